@@ -40,9 +40,9 @@ pub struct EngineInfo {
 pub struct ImageInfo {
     /// The engine's id. It may differ between engines for the same image.
     pub id: String,
-    /// The ports that it exposes.
+    /// The ports that the image exposes.
     pub exposed: Vec<(u16, Protocol)>,
-    /// Whether it defines a health check.
+    /// Whether the image defines a health check.
     pub has_healthcheck: bool,
 }
 
@@ -54,7 +54,7 @@ pub struct BuildRequest {
     pub dockerfile: String,
     /// The build arguments.
     pub args: BTreeMap<String, Sensitive>,
-    /// Other options. An inline Dockerfile in them is already part of the context.
+    /// Other options. If they contain an inline Dockerfile, it is already part of the context.
     pub options: BuildOptions,
     /// The build context, an uncompressed tar archive.
     pub context: ByteStream,
@@ -91,15 +91,15 @@ pub struct ContainerSpec {
     /// The digest, stored as a label.
     pub digest: SpecDigest,
     pub image: String,
-    /// The template. Volume names are those of the declaration.
+    /// The template. Volume names are those in the declaration.
     pub template: ContainerTemplate,
     /// The host ports for both `ports` and `expose`, by container port. Additional ports that the
-    /// template publishes for single addresses are bound, too.
+    /// template publishes at single addresses are also bound.
     pub ports: BTreeMap<(u16, Protocol), PortBinding>,
     /// Directories of the node, for the manager and for credentials.
     pub binds: Vec<HostBind>,
     pub host_network: bool,
-    /// Whether the engine starts it at boot and restarts it when it exits.
+    /// Whether the engine starts the container at boot and restarts it when it exits.
     pub starts_with_engine: bool,
 }
 
@@ -126,23 +126,23 @@ pub struct HostBind {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case", tag = "state")]
 pub enum ContainerState {
-    /// Created, but never started.
+    /// The container was created, but never started.
     Created,
     Running {
-        /// The result of its health check; `None` if it has none.
+        /// The result of the container's health check; `None` if it has none.
         health: Option<Health>,
     },
-    /// Running, but paused.
+    /// The container is paused.
     Paused,
     Exited {
         code: i64,
-        /// When it exited, if the engine reports it.
+        /// When the container exited, if the engine reports it.
         at: Option<DateTime<Utc>>,
     },
 }
 
 impl ContainerState {
-    /// Whether its processes exist, including paused ones.
+    /// Returns whether the container's processes exist, paused or not.
     pub fn is_running(&self) -> bool {
         matches!(self, Self::Running { .. } | Self::Paused)
     }
@@ -152,31 +152,31 @@ impl ContainerState {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Health {
-    /// In its start period.
+    /// The container is in its start period.
     Starting,
     Healthy,
-    /// Failed too many times.
+    /// The health check failed too many times.
     Unhealthy,
 }
 
-/// A container as the engine reports it, including its labels.
+/// A container as the engine reports it, with its labels.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ObservedContainer {
     pub id: ContainerId,
     pub name: String,
     pub role: Role,
-    /// The digest in its label.
+    /// The digest in the container's label.
     pub digest: SpecDigest,
-    /// The version of the digest's input in its label.
+    /// The version of the digest's input in the container's label.
     pub digest_version: String,
     pub state: ContainerState,
-    /// When it was last started, in whole microseconds.
+    /// When the container was last started, in whole microseconds.
     pub started_at: Option<DateTime<Utc>>,
     /// The host ports that are bound: container port, protocol, host port.
     pub ports: Vec<(u16, Protocol, u16)>,
-    /// The ports that it or its image exposes, published or not.
+    /// The ports that the container or its image exposes, published or not.
     pub exposed: Vec<(u16, Protocol)>,
-    /// Whether the engine runs a health check for it.
+    /// Whether the engine runs a health check for the container.
     pub has_healthcheck: bool,
 }
 
@@ -205,7 +205,7 @@ pub struct LogOptions {
 }
 
 impl LogOptions {
-    /// The last lines that exist now, up to this number.
+    /// Selects the last existing lines, up to this number.
     pub fn last(lines: u32) -> Self {
         Self {
             tail: Some(lines),
@@ -218,11 +218,11 @@ impl LogOptions {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct LogLine {
-    /// Whether it was written to standard error.
+    /// Whether the line was written to standard error.
     pub stderr: bool,
     /// The line without its line break; invalid UTF-8 is replaced.
     pub text: String,
-    /// When it was written, if requested.
+    /// When the line was written, if requested.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub at: Option<DateTime<Utc>>,
 }
@@ -241,7 +241,7 @@ pub struct ExecCommand {
 }
 
 impl ExecCommand {
-    /// A command without a terminal.
+    /// Creates a command without a terminal.
     pub fn new<W: Into<String>>(command: impl IntoIterator<Item = W>) -> Self {
         Self {
             command: command.into_iter().map(Into::into).collect(),
@@ -268,8 +268,8 @@ pub enum ExecOutput {
     Exit(i64),
 }
 
-/// A running command in a container. Dropping it closes the command's input and output; a command
-/// that ignores both keeps running.
+/// A running command in a container. Dropping this value closes the command's input and output; a
+/// command that ignores both keeps running.
 pub struct ExecSession {
     /// The engine's id of the session, for [`ContainerRuntime::resize_exec`].
     pub id: String,
@@ -299,31 +299,32 @@ pub struct EngineEvent {
 ///
 /// # Guarantees
 /// - `ensure_*` may be repeated with the same name and digest. It does not change existing objects,
-///   except that it starts a container. `stop` and `remove_*` of a missing object are Ok.
-/// - `state` is complete or an error, never partial, and contains only objects of this platform
-///   (except images: all).
+///   except that it starts a container. `stop` and `remove_*` return Ok for a missing object.
+/// - `state` is complete or an error, never partial. It contains all images of the engine, but of
+///   the other objects only those of this platform.
 /// - Containers, networks and volumes have the platform's id from their creation.
-/// - A cancelled call leaves a state from which the same call continues.
+/// - If a call is cancelled, the same call continues from the resulting state.
 ///
 /// # Errors
-/// A name that an object of another platform uses is [`crate::Error::Conflict`], and so is a used
-/// host port, unless it was only preferred. An engine that does not answer is
+/// A name that an object of another platform uses is [`crate::Error::Conflict`], and so is a host
+/// port that is in use, unless the port was only preferred. An engine that does not answer is
 /// [`crate::Error::Unreachable`].
 #[async_trait]
 pub trait ContainerRuntime: Debug + Send + Sync + 'static {
-    /// Information about the engine. Engines may start processes to answer it.
+    /// Returns information about the engine. Engines may start processes to answer this call.
     async fn info(&self) -> Result<EngineInfo>;
 
     /// Checks that the engine answers, as cheaply as possible.
     async fn ping(&self) -> Result<()>;
 
-    /// All objects of the platform.
+    /// Returns all objects of the platform.
     async fn state(&self) -> Result<EngineState>;
 
-    /// A container of the platform by its name or id, as in `state`; `None` if it does not exist.
+    /// Returns a container of the platform by its name or id, as in `state`; `None` if it does not
+    /// exist.
     async fn container(&self, container: &str) -> Result<Option<ObservedContainer>>;
 
-    /// An image by its name, if the engine has it.
+    /// Returns an image by its name, if the engine has it.
     async fn image(&self, name: &str) -> Result<Option<ImageInfo>>;
 
     /// Builds an image; each output line of the engine is passed to `progress`.
@@ -342,8 +343,8 @@ pub trait ContainerRuntime: Debug + Send + Sync + 'static {
     /// Imports an archive from `export_image`.
     async fn import_image(&self, archive: ByteStream) -> Result<()>;
 
-    /// Removes an image's name. Ok if it does not exist or if a container uses it; in the latter
-    /// case it is kept.
+    /// Removes an image's name. Returns Ok if the image does not exist, or if a container uses it;
+    /// in the latter case, the image is kept.
     async fn remove_image(&self, name: &str) -> Result<()>;
 
     /// Ensures that the container and its volumes exist, and that the container is running.
@@ -361,7 +362,7 @@ pub trait ContainerRuntime: Debug + Send + Sync + 'static {
     /// Removes a named volume of the platform.
     async fn remove_volume(&self, volume: &VolumeName) -> Result<()>;
 
-    /// The output of a container, by its name or the engine's id.
+    /// Returns the output of a container, by its name or the engine's id.
     async fn logs(
         &self,
         container: &str,
@@ -369,27 +370,28 @@ pub trait ContainerRuntime: Debug + Send + Sync + 'static {
     ) -> Result<BoxStream<'static, Result<LogLine>>>;
 
     /// Runs a command in a running container. A container that is not running is
-    /// [`crate::Error::Conflict`]. A program that does not exist is an exit code (126 or 127), as
-    /// in a shell. Never retried automatically: only the caller knows whether a command may run
-    /// twice.
+    /// [`crate::Error::Conflict`]. If the program does not exist, the exit code is 126 or 127, as
+    /// in a shell. The call is never retried automatically: only the caller knows whether a command
+    /// may run twice.
     async fn exec(&self, container: &str, command: &ExecCommand) -> Result<ExecSession>;
 
-    /// Sets the size of a command's terminal. Ok if the command has ended.
+    /// Sets the size of a command's terminal. Returns Ok if the command has ended.
     async fn resize_exec(&self, id: &str, size: TerminalSize) -> Result<()>;
 
-    /// The events of the platform's containers from now on; ends when the engine stops.
+    /// Returns the events of the platform's containers from now on; the stream ends when the engine
+    /// stops.
     async fn events(&self) -> Result<BoxStream<'static, Result<EngineEvent>>>;
 }
 
-/// A readiness check of an address, made from where the manager runs.
+/// Checks the readiness of an address, from where the manager runs.
 ///
 /// # Guarantees
-/// Changes nothing, and ends within `timeout`.
+/// A check changes nothing, and ends within `timeout`.
 #[async_trait]
 pub trait ReadinessProbe: Debug + Send + Sync + 'static {
-    /// Whether a TCP connection can be opened.
+    /// Returns whether a TCP connection can be opened.
     async fn tcp(&self, ip: IpAddr, port: u16, timeout: Duration) -> bool;
 
-    /// Whether `GET path` returns a status from 200 to 399.
+    /// Returns whether `GET path` returns a status from 200 to 399.
     async fn http(&self, ip: IpAddr, port: u16, path: &str, timeout: Duration) -> bool;
 }

@@ -15,8 +15,8 @@ use crate::error::{Error, Result};
 
 /// Text that may be a secret. `Debug` and `Display` do not show it.
 ///
-/// It is serialised in clear text, because a declaration must reach the manager. What contains it
-/// must be encrypted with the [`PlatformKey`], or sent over TLS or SSH.
+/// The text is serialized unencrypted, because a declaration must reach the manager. Data that
+/// contains it must be encrypted with the [`PlatformKey`], or sent over TLS or SSH.
 #[derive(Clone)]
 pub struct Sensitive(SecretString);
 
@@ -26,7 +26,7 @@ impl Sensitive {
         Self(SecretString::from(value.into()))
     }
 
-    /// The value, for the code that needs it.
+    /// Returns the value, for the code that needs it.
     pub fn expose(&self) -> &str {
         self.0.expose_secret()
     }
@@ -75,7 +75,7 @@ impl fmt::Debug for PlatformKey {
 }
 
 impl PlatformKey {
-    /// A new key from the operating system's random number generator.
+    /// Creates a key with the operating system's random number generator.
     pub fn generate() -> Self {
         let bytes: [u8; KEY_BYTES] = rand::rng().random();
         Self(SecretSlice::from(bytes.to_vec()))
@@ -95,7 +95,7 @@ impl PlatformKey {
         }
     }
 
-    /// The key as text, for the file that stores it.
+    /// Returns the key as text, for the file that stores it.
     pub fn to_hex(&self) -> Sensitive {
         Sensitive::new(hex::encode(self.0.expose_secret()))
     }
@@ -136,7 +136,7 @@ impl PlatformKey {
             .map_err(|_| corrupt())
     }
 
-    /// HMAC-SHA256 of `data`, in hexadecimal, with a key derived for `purpose`.
+    /// Returns the HMAC-SHA256 of `data`, in hexadecimal, with a key derived for `purpose`.
     pub fn sign(&self, purpose: &str, data: &[u8]) -> String {
         hex::encode(mac(&self.derived(purpose), data))
     }
@@ -161,14 +161,14 @@ fn mac(key: &[u8], data: &[u8]) -> [u8; KEY_BYTES] {
     mac.finalize().into_bytes().into()
 }
 
-/// SHA-256 in hexadecimal, for tokens that are stored only as hashes. Tokens have 256 random bits,
-/// so they cannot be guessed, and a plain hash is sufficient.
+/// Returns the SHA-256 of a token in hexadecimal, for tokens that are stored only as hashes. Tokens
+/// have 256 random bits, so they cannot be guessed, and a plain hash is sufficient.
 pub fn token_hash(token: &Sensitive) -> String {
     use sha2::Digest;
     hex::encode(Sha256::digest(token.expose().as_bytes()))
 }
 
-/// A new random token of 256 bits, in hexadecimal.
+/// Creates a random token of 256 bits, in hexadecimal.
 pub fn new_token() -> Sensitive {
     let bytes: [u8; KEY_BYTES] = rand::rng().random();
     Sensitive::new(hex::encode(bytes))

@@ -1,9 +1,9 @@
 //! Finds the known name that is most similar to a mistyped one, for hints.
 
-/// The maximum length of names for which a suggestion is made.
+/// The maximum length of a name for which a suggestion is made.
 const MAX_LENGTH: usize = 64;
 
-/// The known name that `name` is most likely a misspelling of.
+/// Returns the known name that `name` is most likely a misspelling of.
 pub(crate) fn nearest<'k>(name: &str, known: impl IntoIterator<Item = &'k str>) -> Option<&'k str> {
     if name.len() > MAX_LENGTH {
         return None;

@@ -1,4 +1,4 @@
-//! Follows the manager until it has settled, and summarises the result.
+//! Follows the manager until it has settled, and summarizes the result.
 
 use std::collections::BTreeMap;
 use std::time::Duration;

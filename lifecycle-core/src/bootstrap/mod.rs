@@ -73,7 +73,7 @@ use crate::secret::PlatformKey;
 /// How long a newly started manager may take to answer.
 const MANAGER_ANSWERS_WITHIN: Duration = Duration::from_mins(2);
 
-/// How long the cloud may take to answer one request, including throttled attempts.
+/// How long the cloud may take to answer one request, with all throttled attempts.
 const CLOUD_ANSWERS_WITHIN: Duration = Duration::from_mins(5);
 
 /// How long connecting to a node may take.

@@ -24,8 +24,8 @@ const CHUNKS_AHEAD: usize = 8;
 /// Code bases that are directories.
 ///
 /// A name is a path relative to the root, or an absolute one, like Compose's `build.context`; so it
-/// may lead out of the root (`../shared`). It is normalised: `./a/../b` and `b` are the same code
-/// base. `list` returns the folders of the root that contain a `Dockerfile`.
+/// may lead out of the root (`../shared`). Names are normalized: `./a/../b` and `b` are the same
+/// code base. `list` returns the folders of the root that contain a `Dockerfile`.
 ///
 /// # Caveats
 /// Files that `.dockerignore` excludes are neither in the digest nor in the archive, except

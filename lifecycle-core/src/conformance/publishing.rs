@@ -37,7 +37,8 @@ pub async fn all(store: &dyn CodePublisher, work: &Path) {
     outdated_code_bases_are_reported(store, work).await;
 }
 
-/// Digest and archive equal those of the directory, including modes, links and empty directories.
+/// Checks that digest and archive equal those of the directory; modes, links and empty directories
+/// are part of them.
 pub async fn the_store_equals_the_directory(store: &dyn CodePublisher, work: &Path) {
     let local = LocalCode::new(work, "same");
     let name = "conformance-same";

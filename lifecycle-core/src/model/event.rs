@@ -83,7 +83,7 @@ pub enum EventKind {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct NewEvent {
-    /// When it happened.
+    /// When the event happened.
     #[serde(serialize_with = "crate::clock::six_digits::serialize")]
     pub at: DateTime<Utc>,
     /// The type of the event.

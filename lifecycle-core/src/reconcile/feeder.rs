@@ -33,13 +33,13 @@ const DRAIN_ACKNOWLEDGED_WITHIN: Duration = Duration::from_secs(2);
 /// The longest line of an agent's report.
 const LONGEST_LINE: usize = 64 * 1024;
 
-/// Feeds all agents. Dropping it ends the feeds; the agents keep their tables.
+/// Feeds all agents. Dropping the feeder ends the feeds; the agents keep their tables.
 #[derive(Debug)]
 pub(super) struct Feeder {
     shared: Arc<Shared>,
     epoch: Epoch,
     tables: watch::Sender<Option<Arc<Table>>>,
-    /// The first version that contains all present names.
+    /// The first version that contains all current names.
     named_since: u64,
     feeds: BTreeMap<NodeName, Feed>,
 }
@@ -62,7 +62,7 @@ enum Accepted {
     Nothing { since: DateTime<Utc>, why: String },
 }
 
-/// Which container is fed.
+/// The agent's container that is fed.
 #[derive(Debug, Clone, PartialEq, Eq)]
 struct Agent {
     machine: ObservedNode,
@@ -83,7 +83,8 @@ impl Drop for Feed {
 }
 
 impl Feeder {
-    /// Feeds no agent yet. Reports other than acceptance go to `reports`.
+    /// Creates a feeder that feeds no agent yet. Reports other than those of acceptance are sent to
+    /// `reports`.
     pub(super) fn new(
         backends: Backends,
         epoch: Epoch,
@@ -110,7 +111,7 @@ impl Feeder {
         self.shared.changed.notified().await;
     }
 
-    /// Sends a table to all agents, unless it is the one that they have.
+    /// Sends a table to all agents, unless they already have it.
     pub(super) fn update(&mut self, platform: PlatformId, mut table: Table) {
         self.shared.platform.send_replace(Some(platform));
         let latest = self.tables.borrow().clone();
@@ -126,7 +127,7 @@ impl Feeder {
         self.tables.send_replace(Some(Arc::new(table)));
     }
 
-    /// Feeds exactly the agents that run now. The feed of a node that does not answer stays.
+    /// Feeds exactly the agents that are running. The feed of a node that does not answer is kept.
     pub(super) fn follow(&mut self, observed: &Observed) {
         self.feeds
             .retain(|node, _| observed.nodes.contains_key(node));
@@ -149,7 +150,7 @@ impl Feeder {
             if self.feeds.get(node).is_some_and(|feed| feed.agent == agent) {
                 continue;
             }
-            // End the old feed before the new one begins.
+            // End the old feed before the new one starts.
             self.feeds.remove(node);
             self.shared.lost(node, "it has just started".into());
             let feeding = feed(
@@ -167,7 +168,7 @@ impl Feeder {
         self.shared.accepted.send_modify(|count| *count += 1);
     }
 
-    /// The state of each running agent's table.
+    /// Returns the state of each running agent's table.
     pub(super) fn views(&self) -> BTreeMap<NodeName, AgentView> {
         let agents = self.shared.agents();
         let views = agents.iter().map(|(node, accepted)| {
@@ -187,8 +188,8 @@ impl Feeder {
         views.collect()
     }
 
-    /// Waits until every agent that can be reached has accepted the latest table, and so sends no new
-    /// connections to what is about to be stopped.
+    /// Waits until every reachable agent has accepted the latest table, and therefore opens no new
+    /// connections to instances that are about to be stopped.
     pub(super) fn drain_acknowledged(&self) -> impl Future<Output = ()> + Send + 'static {
         let version = self.tables.borrow().as_ref().map_or(0, |t| t.version);
         let shared = Arc::clone(&self.shared);
@@ -199,7 +200,8 @@ impl Feeder {
                     accepted.borrow_and_update();
                     let acknowledges = |accepted: &Accepted| match accepted {
                         Accepted::Version(has) => *has >= version,
-                        // It cannot confirm a table; it retries a failed connection at another endpoint.
+                        // Such an agent cannot confirm a table; it retries a failed connection at
+                        // another endpoint.
                         Accepted::Nothing { .. } => true,
                     };
                     if shared.agents().values().all(acknowledges)
@@ -220,7 +222,8 @@ impl Feeder {
 }
 
 impl Shared {
-    /// A poisoned lock is safe to use: each change is one insertion.
+    /// Returns the agents. A poisoned lock is safe to use, because each change is a single
+    /// insertion.
     fn agents(&self) -> MutexGuard<'_, BTreeMap<NodeName, Accepted>> {
         self.agents.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -358,7 +361,7 @@ fn late() -> Error {
     }
 }
 
-/// Handles one line of an agent; returns the version that it has.
+/// Handles one line from an agent; returns the version of the agent's table.
 fn handle_report(shared: &Shared, node: &NodeName, line: &str) -> Result<u64> {
     let report: Report = serde_json::from_str(line).map_err(|error| unread(&error))?;
     let version = report.version;
@@ -373,7 +376,7 @@ fn handle_report(shared: &Shared, node: &NodeName, line: &str) -> Result<u64> {
         ReportKind::NoReadyEndpoint { .. }
         | ReportKind::CannotListen { .. }
         | ReportKind::Draining { .. } => {
-            // The receiver may be gone; this feed then ends too.
+            // The receiver may be gone; then this feed ends too.
             drop(shared.reports.send((node.clone(), report)));
         }
     }

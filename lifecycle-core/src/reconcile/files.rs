@@ -1,6 +1,6 @@
-//! Files of a declaration that a container mounts. On the node they are in a directory named after
-//! the container, so that a replacement gets its own directory, and the files of a removed container
-//! are removed with it.
+//! Files of a declaration that a container mounts. On the node, they are in a directory that is
+//! named after the container, so that a replacement gets its own directory, and the files of a
+//! removed container are removed with it.
 
 use bytes::Bytes;
 
@@ -11,13 +11,13 @@ use crate::runtime::HostBind;
 
 use super::execute::node_directory;
 
-/// The directory of a container's files on its node.
+/// Returns the directory of a container's files on its node.
 fn directory(platform: PlatformId, container: &str) -> String {
     format!("{}/files/{container}", node_directory(platform))
 }
 
-/// Writes a container's files to the node if they are not there, and returns the mounts. Either all
-/// files are written or none. The directories above them are open to root only.
+/// Writes a container's files to the node if they do not exist there, and returns the mounts.
+/// Either all files are written or none. Only root can open the directories above them.
 pub(super) async fn ship(
     host: &dyn NodeAccess,
     platform: PlatformId,
@@ -55,8 +55,9 @@ pub(super) async fn remove(
     Ok(())
 }
 
-/// Unpacks into a temporary directory and renames it, which is atomic. An existing directory is kept;
-/// temporary directories of interrupted attempts are removed.
+/// Returns the script that unpacks the files into a temporary directory and then renames the
+/// directory, which is atomic. An existing directory is kept; temporary directories of interrupted
+/// attempts are removed.
 fn script(directory: &str) -> String {
     format!(
         "set -eu
@@ -70,7 +71,7 @@ mv -T \"$part\" '{directory}' || [ -d '{directory}' ]"
     )
 }
 
-/// All mounts as one archive, each under its position.
+/// Returns all mounts as one archive, each under its position.
 fn archive(mounts: &[ShippedMount]) -> Result<Bytes> {
     let failed = |error| Error::io("packing the declaration's files", error);
     let mut archive = tar::Builder::new(Vec::new());
@@ -138,7 +139,7 @@ mod tests {
     use crate::model::FileContents;
 
     fn file(mode: u32, text: &str) -> ShippedFile {
-        // Only root may create files of other users.
+        // Only root may create files that belong to other users.
         ShippedFile {
             mode,
             uid: 0,

@@ -1,5 +1,5 @@
-//! What is declared and what is observed of it, by position instead of by name. Built once per
-//! plan, so that planning does no lookups by name in its loops.
+//! The declaration and the observation, indexed by position instead of by name. The index is built
+//! once per plan, so that planning does no lookups by name in its loops.
 
 use std::collections::BTreeMap;
 
@@ -17,7 +17,7 @@ pub(super) struct Seen<'a> {
     pub(super) node_position: Option<usize>,
     pub(super) view: &'a NodeView,
     pub(super) container: &'a ObservedContainer,
-    /// How often it ended by itself.
+    /// How often the container ended by itself.
     pub(super) endings: Option<&'a Endings>,
 }
 
@@ -40,7 +40,7 @@ impl Seen<'_> {
 pub(super) struct IndexedService<'a> {
     pub(super) name: &'a ServiceName,
     pub(super) service: &'a DeclaredService,
-    /// The position of its first replica.
+    /// The position of the service's first replica.
     pub(super) first: usize,
 }
 
@@ -115,7 +115,8 @@ impl<'a> Index<'a> {
                 all.push(seen);
             }
         }
-        // The plan must not depend on the order in which an engine lists its containers.
+        // Sort the containers, because the plan must not depend on the order in which an engine
+        // lists them.
         for all in self.seen.iter_mut().chain(self.undeclared.values_mut()) {
             if all.len() > 1 {
                 all.sort_by_key(|seen| (seen.node, &seen.container.name, &seen.container.id));
@@ -140,14 +141,14 @@ impl<'a> Index<'a> {
         self.services.get(*position)
     }
 
-    /// The position of a declared replica.
+    /// Returns the position of a declared replica.
     pub(super) fn replica(&self, id: &InstanceId) -> Option<usize> {
         let service = self.service(&id.service)?;
         let number = usize::from(id.replica.0).checked_sub(1)?;
         (id.replica.0 <= service.service.spec.replicas).then_some(service.first + number)
     }
 
-    /// The positions of the services, in start order.
+    /// Returns the positions of the services, in start order.
     pub(super) fn in_start_order(&self) -> Vec<usize> {
         let mut order: Vec<(bool, u32, usize)> = self
             .services
@@ -164,7 +165,7 @@ impl<'a> Index<'a> {
 }
 
 impl IndexedService<'_> {
-    /// The positions of its replicas.
+    /// Returns the positions of the service's replicas.
     pub(super) fn positions(&self) -> std::ops::Range<usize> {
         self.first..self.first + usize::from(self.service.spec.replicas)
     }

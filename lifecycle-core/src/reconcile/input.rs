@@ -1,5 +1,5 @@
-//! The planner's input: the declaration, the observation, the manager's history, and the policy. An
-//! input that was written as JSON gives the same plan when it is read again.
+//! The planner's input: the declaration, the observation, the manager's history, and the policy. If
+//! an input is written as JSON and read again, it gives the same plan.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -14,8 +14,8 @@ use super::step::{Plan, StepId};
 use crate::model::{ContainerId, ContainerRun, InstanceId, NodeName};
 use crate::registry::RejectedSpec;
 
-/// Everything that a plan depends on. Its JSON contains nothing that may be a secret: of each
-/// service it has the fields that the planner reads (see [`Declared`]).
+/// Everything that a plan depends on. The JSON contains nothing that may be a secret: of each
+/// service, it contains only the fields that the planner reads (see [`Declared`]).
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct PlanningInput {
     pub declared: Arc<Declared>,
@@ -28,7 +28,7 @@ pub struct PlanningInput {
 }
 
 impl PlanningInput {
-    /// The input for a platform of which no part exists yet.
+    /// Creates the input for a platform of which no part exists yet.
     pub fn new(declared: Arc<Declared>, now: DateTime<Utc>) -> Self {
         Self {
             declared,
@@ -50,10 +50,11 @@ pub struct RecordedPlan {
 /// What neither the cloud nor the engines report: previous attempts, requests and decisions.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 pub struct History {
-    /// The last known node of each replica: for unreachable nodes, and so that replicas stay there.
+    /// The last known node of each replica. The planner needs it for unreachable nodes, and to keep
+    /// replicas on their nodes.
     pub last_seen: Arc<BTreeMap<InstanceId, NodeName>>,
-    /// Where the previous plan placed the replicas that have no container yet. They stay there,
-    /// so that the images that were brought there are used.
+    /// Where the previous plan placed the replicas that have no container yet. These replicas stay
+    /// there, so that the images that were copied to their nodes are used.
     pub placed: BTreeMap<InstanceId, NodeName>,
     /// Specifications that were rejected because they did not become ready.
     pub rejected: BTreeMap<InstanceId, RejectedSpec>,
@@ -61,28 +62,28 @@ pub struct History {
     pub failures: BTreeMap<StepId, Failure>,
     /// How often containers ended by themselves.
     pub endings: BTreeMap<ContainerId, Endings>,
-    /// Runs of containers to be replaced by a new run.
+    /// Runs of containers that a new run must replace.
     pub restarts: Arc<BTreeMap<InstanceId, ContainerRun>>,
 }
 
 /// A step that failed.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Failure {
-    /// How often in a row.
+    /// How often the step failed in a row.
     pub times: u32,
     /// The time of the next attempt; `None` if only a retry or another declaration triggers one.
     pub again_at: Option<DateTime<Utc>>,
     /// The error of the last attempt.
     pub why: String,
-    /// Whether only a person or another declaration changes it.
+    /// Whether only a person or another declaration can resolve the failure.
     pub is_final: bool,
 }
 
 /// How a container ended by itself.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Endings {
-    /// How often in a row; a run of at least 10 seconds starts a new row.
+    /// How often the container ended in a row; a run of at least 10 seconds starts a new row.
     pub times: u32,
-    /// When it may be started again.
+    /// When the container may be started again.
     pub again_at: DateTime<Utc>,
 }

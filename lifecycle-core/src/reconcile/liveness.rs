@@ -20,8 +20,8 @@ const CHECK_TIMEOUT: Duration = Duration::from_secs(1);
 /// How many checks in a row must fail before a ready container is no longer ready.
 const FAILURES_BEFORE_NOT_READY: u32 = 3;
 
-/// A container that ran at least this long starts a new row of endings when it ends; the same
-/// limit as in Docker's restart policies.
+/// How long a container must have run so that its end starts a new row of endings. The limit is the
+/// same as in Docker's restart policies.
 const RUN_THAT_RESETS: chrono::TimeDelta = chrono::TimeDelta::seconds(10);
 
 /// The longest pause before an ended container is started again.
@@ -30,8 +30,8 @@ const LONGEST_PAUSE: Duration = Duration::from_mins(1);
 /// The pause before a failed check of a ready container is repeated.
 const CHECK_AGAIN: Duration = Duration::from_secs(1);
 
-/// A container that takes long to start is checked less often: the pause is its start time so far
-/// divided by this.
+/// A container that takes long to start is checked less often: the pause between checks is the time
+/// since its start, divided by this number.
 const PART_OF_START: u32 = 20;
 
 /// The result of one readiness check.
@@ -41,12 +41,14 @@ pub(super) enum Answer {
     NotReady,
     /// The engine's own checks have failed as often as its health check allows.
     Unhealthy,
-    /// It does not run, or it is an agent or the manager, which have no readiness.
+    /// The container is not running, or it is an agent or the manager, for which there is no
+    /// readiness.
     NotAsked,
 }
 
-/// Checks a container: by the check that its service declares, else by its health check, else by
-/// a connection to each TCP endpoint. Without any of these, a running container is ready.
+/// Checks a container: with the check that its service declares; otherwise with its health check;
+/// otherwise with a connection to each TCP endpoint. Without any of these, a running container is
+/// ready.
 pub(super) async fn answers(
     declared: &Declared,
     node: &ObservedNode,
@@ -106,7 +108,7 @@ struct Run {
     failures: u32,
 }
 
-/// Which ending was counted last: the start time of the run that ended.
+/// Identifies the ending that was counted last: the start time of the run that ended.
 type Ending = Option<DateTime<Utc>>;
 
 impl Liveness {
@@ -130,7 +132,7 @@ impl Liveness {
         }
     }
 
-    /// Whether these containers are ready, as far as they were checked.
+    /// Returns whether these containers are ready, as far as they were checked.
     pub(super) fn readiness_of(
         &self,
         containers: &[ObservedContainer],
@@ -142,7 +144,7 @@ impl Liveness {
         containers.iter().filter_map(readiness).collect()
     }
 
-    /// How often containers ended by themselves.
+    /// Returns how often containers ended by themselves.
     pub(super) fn endings(&self) -> BTreeMap<ContainerId, Endings> {
         let endings = self.endings.iter();
         endings
@@ -150,7 +152,7 @@ impl Liveness {
             .collect()
     }
 
-    /// How long until these containers are checked again.
+    /// Returns how long until these containers are checked again.
     pub(super) fn next_check(
         &self,
         containers: &[ObservedContainer],
@@ -175,7 +177,7 @@ impl Liveness {
         soonest.min(policy.check_interval)
     }
 
-    /// Forgets how a container ended; restarts the time limit of one that is not ready.
+    /// Forgets how a container ended. If the container is not ready, its time limit starts again.
     pub(super) fn forgive(&mut self, container: &ContainerId, now: DateTime<Utc>) {
         self.endings.remove(container);
         if let Some(run) = self.runs.get_mut(container)
@@ -185,7 +187,7 @@ impl Liveness {
         }
     }
 
-    /// Takes one observation into account.
+    /// Processes one observation of a container.
     pub(super) fn note(
         &mut self,
         container: &ObservedContainer,
@@ -195,7 +197,7 @@ impl Liveness {
         match &container.state {
             ContainerState::Running { .. } if answer == Answer::NotAsked => {}
             ContainerState::Running { .. } => self.note_running(container, answer, now),
-            // Includes a container that ended before an observation saw it run.
+            // This also counts a container that ended before it was observed running.
             ContainerState::Exited { at, .. } => self.note_ending(container, *at, now),
             ContainerState::Created | ContainerState::Paused => {}
         }
@@ -210,7 +212,7 @@ impl Liveness {
             failures: 0,
         });
         if run.started_at != container.started_at {
-            // It was started again; its time limit still counts from the first start.
+            // The container was started again; its time limit still counts from the first start.
             let since = match run.readiness {
                 Readiness::Waiting { since } => since,
                 Readiness::Ready { .. } => container.started_at.unwrap_or(now),
@@ -256,7 +258,7 @@ impl Liveness {
         let before = previous
             .filter(|_| !ran_long)
             .map_or(0, |(endings, _)| endings.times);
-        // At once, then after 1 s, 2 s, 4 s, up to a minute.
+        // Restart immediately, then after 1 s, 2 s, 4 s, up to a minute.
         let pause = match before {
             0 => Duration::ZERO,
             n => Duration::from_secs(1 << (n - 1).min(6)).min(LONGEST_PAUSE),

@@ -1,7 +1,8 @@
 //! The control loop: observe → plan → execute → record.
 //!
-//! It is level-triggered: no decision depends on an event; events only make it faster.
-//! 1. [`observe`]: what exists, complete per node; otherwise the node is unknown.
+//! The control loop is level-triggered: its decisions depend on observations; events only make it
+//! faster.
+//! 1. [`observe`]: collects what exists; a node's observation is complete, or the node is unknown.
 //! 2. [`plan`](mod@plan): a pure function that returns the steps from the observed to the declared
 //!    state, each with its reason.
 //! 3. [`execute`]: runs steps whose needs are met; every step can be repeated.

@@ -14,8 +14,8 @@ use crate::runtime::{EngineInfo, EngineState};
 /// What exists, as the cloud, the engines and the agents report it.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 pub struct Observed {
-    /// Since when and why the cloud's list of nodes is unavailable. `nodes` then are those of its
-    /// latest list.
+    /// Since when and why the cloud's list of nodes is unavailable. In this case, `nodes` contains
+    /// the nodes of the latest list.
     pub cloud_unknown: Option<Unknown>,
     /// Every node of this platform that the cloud lists, and its engine. Unchanged views are shared
     /// with the previous observation.
@@ -36,17 +36,17 @@ pub enum AgentView {
 /// An observed node.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct NodeView {
-    /// The cloud's report.
+    /// The machine as the cloud reports it.
     pub machine: ObservedNode,
-    /// Since when it has been starting or stopping, as far as observed.
+    /// Since when the node has been starting or stopping, as far as observed.
     #[serde(default)]
     pub changing_since: Option<DateTime<Utc>>,
     pub engine: EngineView,
-    /// Since when and why it does not respond, while that is too short to count as unknown. `engine`
-    /// then is its last report.
+    /// Since when and why the node has not responded, while that is too short for the node to count
+    /// as unknown. In this case, `engine` is the last report of the engine.
     #[serde(default)]
     pub not_responding: Option<Unknown>,
-    /// Readiness of its containers, which the engine does not report.
+    /// Readiness of the node's containers, which the engine does not report.
     #[serde(default)]
     pub readiness: BTreeMap<ContainerId, Readiness>,
 }
@@ -55,21 +55,21 @@ pub struct NodeView {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case", tag = "is")]
 pub enum EngineView {
-    /// It has not been polled yet.
+    /// The engine has not been polled yet.
     NotAsked,
     /// The host answers, but no engine does.
     Missing,
-    /// All resources of the platform on it.
+    /// The engine's complete report of the platform's resources.
     Known {
         info: EngineInfo,
         state: EngineState,
     },
-    /// It does not respond.
+    /// The node does not respond.
     Unknown(Unknown),
 }
 
 impl NodeView {
-    /// A node whose engine was not polled yet.
+    /// Creates the view of a node whose engine was not polled yet.
     pub fn not_asked(machine: ObservedNode) -> Self {
         Self {
             machine,
@@ -80,7 +80,7 @@ impl NodeView {
         }
     }
 
-    /// The engine's contents, if they are known.
+    /// Returns the engine's contents, if they are known.
     pub fn engine_state(&self) -> Option<&EngineState> {
         match &self.engine {
             EngineView::Known { state, .. } => Some(state),
@@ -88,7 +88,8 @@ impl NodeView {
         }
     }
 
-    /// Whether containers that were last observed on it may still run there unobserved.
+    /// Returns whether containers that were last observed on the node may still run there
+    /// unobserved.
     pub fn may_run_unseen(&self) -> bool {
         // A stopped VM runs no containers, and does not start by itself.
         self.machine.power != Power::Stopped
@@ -100,11 +101,11 @@ impl NodeView {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case", tag = "is")]
 pub enum Readiness {
-    /// Its check has not passed since the container started.
+    /// The container's check has not passed since the container started.
     Waiting {
-        /// Since when this replica has been starting, including restarts.
+        /// Since when this replica has been starting; a restart does not reset this time.
         since: DateTime<Utc>,
     },
-    /// Its check passed.
+    /// The container's check passed.
     Ready { at: DateTime<Utc> },
 }

@@ -54,7 +54,7 @@ pub async fn observe_once(
     }
 }
 
-/// Whether every node that runs was asked, whatever it answered.
+/// Returns whether every running node was polled, whatever the answer was.
 pub(super) fn is_complete(observed: &Observed) -> bool {
     observed
         .nodes

@@ -1,5 +1,6 @@
-//! Which node each replica is placed on. Constraints, reserved resources, volumes and host ports
-//! rule nodes out. A replica stays on its node; new ones are spread. Pure and deterministic.
+//! Decides which node each replica is placed on. Constraints, reserved resources, volumes and host
+//! ports exclude nodes. A replica stays on its node; new replicas are spread over the nodes. The
+//! functions are pure and deterministic.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
@@ -15,7 +16,7 @@ use crate::model::{Constraint, InstanceId, NodeName, NodeSpec, Protocol, Resourc
 pub struct Placement {
     /// The node of each replica that fits on one.
     pub nodes: BTreeMap<InstanceId, NodeName>,
-    /// Why each of the others fits on no node.
+    /// Why each of the other replicas fits on no node.
     pub unplaceable: BTreeMap<InstanceId, String>,
 }
 
@@ -152,8 +153,8 @@ impl<'i, 'a> Homes<'i, 'a> {
         }
     }
 
-    /// The node of a replica whose only container runs the declared specification: no other node
-    /// could be better.
+    /// Returns the node of a replica whose only container runs the declared specification, because
+    /// no other node can be better.
     fn runs_at(&self, replica: usize, service: &DeclaredService) -> Option<usize> {
         let [seen] = self.index.seen[replica].as_slice() else {
             return None;
@@ -196,9 +197,10 @@ impl<'i, 'a> Homes<'i, 'a> {
         homes.sort_unstable();
     }
 
-    /// The volume that rules a node out for a replica, and the node that has its data. A replica
-    /// that ran before is bound to the volume of its own node. A new one is bound only if its
-    /// service has a single replica, since each of several replicas has its own data.
+    /// Returns the volume that excludes a node for a replica, and the node that has the volume's
+    /// data. A replica that ran before is bound to the volume on its own node. A new replica is
+    /// bound only if its service has a single replica, since each of several replicas has its own
+    /// data.
     fn bound(
         &self,
         node: usize,
@@ -230,7 +232,8 @@ impl<'i, 'a> Homes<'i, 'a> {
         })
     }
 
-    /// Whether the volumes of a node are known. A node that was not observed may have any.
+    /// Returns whether the volumes of a node are known. A node that was not observed may have any
+    /// volume.
     fn is_known(&self, node: usize) -> bool {
         let view = self.observed.nodes.get(self.index.nodes[node]);
         view.is_none_or(|view| view.engine_state().is_some())
@@ -240,24 +243,25 @@ impl<'i, 'a> Homes<'i, 'a> {
 /// What ties a replica to a node, in order of strength.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 enum Home {
-    /// A container of the declared specification runs there.
+    /// A container of the declared specification is running on the node.
     Runs,
-    /// It was last seen there and may still run, since the node cannot be observed.
+    /// The replica was last seen on the node and may still run there, since the node cannot be
+    /// observed.
     MayRun,
-    /// A container of an old specification runs there.
+    /// A container of an old specification is running on the node.
     RunsOldSpec,
-    /// A stopped container of the declared specification is there.
+    /// The node has a stopped container of the declared specification.
     Stopped,
     LastSeen,
-    /// A stopped container of an old specification is there.
+    /// The node has a stopped container of an old specification.
     StoppedOldSpec,
     HasVolume,
-    /// The previous plan placed it there.
+    /// The previous plan placed the replica on the node.
     WasPlaced,
 }
 
-/// How many replicas of one service and how many replicas a node has, and the node's position:
-/// the order in which nodes are tried.
+/// How many replicas of one service a node has, how many replicas it has in total, and its
+/// position: the order in which nodes are tried.
 type Rank = (u32, usize, usize);
 
 /// With more unplaced replicas than this, a service gets its own sorted set of nodes.
@@ -268,7 +272,7 @@ const MANY_REPLICAS: usize = 16;
 struct Taken {
     instances: usize,
     reserved: Resources,
-    /// The replica that has each host port.
+    /// The replica that uses each host port.
     ports: BTreeMap<(u16, Protocol), usize>,
     /// The number of replicas of each service.
     services: BTreeMap<usize, u32>,
@@ -308,8 +312,9 @@ impl<'a> Placing<'_, 'a> {
         self.placed.nodes[replica] = Some(self.index.nodes[node]);
     }
 
-    /// Places the replicas of one service that are tied to no node: each on the node with the
-    /// fewest replicas of the service, then with the fewest of all.
+    /// Places the replicas of one service that are tied to no node. Each is placed on the node with
+    /// the fewest replicas of the service; of several such nodes, on the one with the fewest
+    /// replicas in total.
     fn spread(
         &mut self,
         service_position: usize,
@@ -324,7 +329,7 @@ impl<'a> Placing<'_, 'a> {
         let holders = holders.map_or(&[][..], Vec::as_slice);
         let mut no_node: Option<String> = None;
         for replica in replicas {
-            // If one replica fits nowhere, neither do the following ones.
+            // If one replica fits nowhere, the following ones do not fit either.
             if let Some(why) = &no_node {
                 self.placed.unplaceable.insert(replica, why.clone());
                 continue;
@@ -351,7 +356,7 @@ impl<'a> Placing<'_, 'a> {
         }
     }
 
-    /// A node's place in the order for one service.
+    /// Returns a node's rank for one service.
     fn rank(&self, node: usize, service_position: usize) -> Rank {
         let taken = &self.taken[node];
         let same = taken
@@ -362,7 +367,7 @@ impl<'a> Placing<'_, 'a> {
         (same, taken.instances, node)
     }
 
-    /// The nodes that meet a service's constraints.
+    /// Returns the nodes that meet a service's constraints.
     fn candidates(&self, service_position: usize, service: &DeclaredService) -> BTreeSet<Rank> {
         let nodes = self.specs.iter().enumerate();
         nodes
@@ -387,7 +392,7 @@ impl<'a> Placing<'_, 'a> {
             })
     }
 
-    /// The best node, found without a sorted set.
+    /// Returns the best node without using a sorted set.
     fn choose(
         &self,
         replica: usize,
@@ -413,7 +418,8 @@ impl<'a> Placing<'_, 'a> {
         best.map(|(_, node)| node)
     }
 
-    /// A node that has the image and is otherwise as good as the chosen one, or the chosen one.
+    /// Returns a node that has the image and is otherwise as good as the chosen node; if there is
+    /// none, returns the chosen node.
     fn holder(
         &self,
         chosen: usize,
@@ -435,7 +441,7 @@ impl<'a> Placing<'_, 'a> {
         holders.find(suits).unwrap_or(chosen)
     }
 
-    /// Why a replica fits on no node, as text.
+    /// Returns why a replica fits on no node, as text.
     fn obstacles(
         &self,
         replica: usize,
@@ -463,7 +469,7 @@ impl<'a> Placing<'_, 'a> {
         each.join("; ")
     }
 
-    /// Why a replica does not fit on a node.
+    /// Returns why a replica does not fit on a node.
     fn obstacle<'s>(
         &'s self,
         node: usize,
@@ -508,7 +514,7 @@ impl<'a> Placing<'_, 'a> {
     }
 }
 
-/// Why a replica does not fit on a node. Becomes text only if no node is left.
+/// Why a replica does not fit on a node. The value is converted to text only if no node is left.
 #[derive(Debug)]
 enum Obstacle<'a> {
     Constraint(&'a Constraint),

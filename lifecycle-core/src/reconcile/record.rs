@@ -1,5 +1,5 @@
-//! Brings the registry in line with what is observed: one batch of changes with their events. A
-//! pure function; the driver commits its result.
+//! Updates the registry to the observation: one batch of changes with their events. This is a pure
+//! function; the driver commits its result.
 
 use std::collections::{BTreeMap, BTreeSet, HashSet};
 
@@ -18,7 +18,7 @@ use crate::model::{
 use crate::registry::{Batch, Change, NodeRecord, Snapshot};
 use crate::runtime::{ContainerState, ObservedContainer, Role};
 
-/// The changes that the registry needs.
+/// Returns the changes that the registry needs.
 pub(super) fn record(
     input: &PlanningInput,
     plan: &Plan,
@@ -40,10 +40,10 @@ pub(super) fn record(
     recording.batch
 }
 
-/// What is in progress, as far as it is recorded.
+/// The recorded operations that are in progress.
 #[derive(Debug, Default)]
 pub(super) struct UnderWay {
-    /// Containers that are being stopped. Their endpoints are withdrawn before that.
+    /// Containers that are being stopped. Their endpoints are withdrawn before the stop.
     pub(super) stopping: BTreeSet<ContainerId>,
     /// Changes of nodes that the cloud has accepted and that have not ended.
     pub(super) operations: BTreeMap<NodeName, CloudOperation>,
@@ -140,12 +140,12 @@ impl Recording<'_> {
         }
     }
 
-    /// A recorded container that no engine lists now.
+    /// Handles a recorded container that no engine currently lists.
     fn unseen(&mut self, mut record: InstanceRecord, represented: &HashSet<&InstanceId>) {
         let view = self.observed.nodes.get(&record.node).map(AsRef::as_ref);
         let keeps_state = match view.map(|view| &view.engine) {
             Some(EngineView::Unknown(_)) => false,
-            // Not observed yet, so the record may still be right.
+            // The engine was not observed yet, so the record may still be right.
             Some(EngineView::NotAsked) => {
                 view.is_some_and(|view| view.machine.power == Power::Running)
             }
@@ -307,7 +307,7 @@ fn node_record(
     }
 }
 
-/// The endpoints of a container: each published port at its node's private address.
+/// Returns the endpoints of a container: each published port at its node's private address.
 pub(super) fn endpoints(view: &NodeView, container: &ObservedContainer) -> Vec<Endpoint> {
     let Some(ip) = view.machine.addresses.private else {
         return Vec::new();

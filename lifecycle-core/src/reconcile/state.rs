@@ -1,5 +1,5 @@
-//! The state of an instance: the one place that decides it. The planner asks for the state of a
-//! replica, [`super::record`] for the states of the containers that the registry keeps.
+//! Decides the state of an instance; no other code does. The planner asks for the state of a
+//! replica, [`super::record`] for the states of the containers that the registry stores.
 
 use super::index::Seen;
 use super::observe::{EngineView, NodeView, Readiness};
@@ -10,10 +10,10 @@ use crate::runtime::{ContainerState, ObservedContainer};
 /// What the planner concludes about a replica beyond what its container shows.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(super) enum Verdict {
-    /// Nothing: the container's own state is the replica's.
+    /// Nothing: the replica has the state of its container.
     #[default]
     Open,
-    /// The container ran to its end, and is to stay like that.
+    /// The container completed, and must not be started again.
     Completed,
     /// The declared specification is not started in this round.
     NotStarted,
@@ -21,10 +21,10 @@ pub(super) enum Verdict {
     Failed { why: String },
 }
 
-/// The state of a replica that has the container `seen`.
+/// Returns the state of a replica that has the container `seen`.
 ///
-/// A replica that failed or was not started may have a container that is ready: an older one that
-/// still serves.
+/// A replica that failed or was not started may still have a ready container: an older one that
+/// continues to serve.
 pub(super) fn of_replica(seen: &Seen<'_>, verdict: Verdict) -> InstanceState {
     match verdict {
         Verdict::Failed { why } => InstanceState::Failed { why },
@@ -33,8 +33,8 @@ pub(super) fn of_replica(seen: &Seen<'_>, verdict: Verdict) -> InstanceState {
     }
 }
 
-/// The state of a replica or a recorded container that no engine shows. `view`: the node that
-/// it was last seen on, if it may still run there.
+/// Returns the state of a replica or a recorded container that no engine lists. `view` is the node
+/// that it was last seen on, if it may still run there.
 pub(super) fn without_container(view: Option<&NodeView>, verdict: Verdict) -> InstanceState {
     match (view.map(|view| &view.engine), verdict) {
         (Some(EngineView::Unknown(unknown)), _) => InstanceState::Unknown {
@@ -46,7 +46,7 @@ pub(super) fn without_container(view: Option<&NodeView>, verdict: Verdict) -> In
     }
 }
 
-/// The state of a container. `status`: the planned status of its replica.
+/// Returns the state of a container. `status` is the planned status of its replica.
 pub(super) fn of_planned_container(
     view: &NodeView,
     container: &ObservedContainer,

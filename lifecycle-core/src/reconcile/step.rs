@@ -1,4 +1,4 @@
-//! The parts of a plan as data: steps, why each is in the plan, and what holds others.
+//! The parts of a plan as data: the steps, why each step is in the plan, and what holds others.
 
 mod action;
 mod id;
@@ -19,7 +19,7 @@ pub use action::Action;
 pub(crate) use action::Work;
 pub use id::StepId;
 
-/// Why a step is in the plan: the difference between what is declared and what is observed.
+/// Why a step is in the plan: a difference between the declaration and the observation.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "kebab-case", tag = "because")]
@@ -31,7 +31,7 @@ pub enum Reason {
     NodeStopped,
     /// The node is about to be created, and a new node has no engine.
     NodeIsNew,
-    /// The node runs, and no engine responds on it.
+    /// The node is running, but no engine responds on it.
     EngineMissing,
     /// The cloud failed to create the node, and nothing ever ran on it.
     NodeFailed,
@@ -39,9 +39,9 @@ pub enum Reason {
     NodeNotDeclared,
     /// The node does not have an image that is needed there.
     ImageAbsent {
-        /// The service or node that needs it.
+        /// The service or node that needs the image.
         needed_by: Subject,
-        /// Whether it is built, copied or pulled, and why.
+        /// Whether the image is built, copied or pulled, and why.
         how: String,
     },
     /// Service addresses need an agent, and none runs on the node.
@@ -69,22 +69,22 @@ pub enum Reason {
     },
     /// The service's declaration changed.
     SpecChanged {
-        /// The first digits of the digest that runs.
+        /// The first digits of the running container's digest.
         from: String,
-        /// The first digits of the digest that is declared.
+        /// The first digits of the declared digest.
         to: String,
     },
-    /// Another replica is now declared to have the replica's host port, and the replica itself is
-    /// to have it elsewhere or not at all.
+    /// Another replica is now declared to have this replica's host port. This replica is declared
+    /// to have the port elsewhere or not at all.
     PortPasses {
         /// The host port.
         port: u16,
-        /// The replica that is declared to have it.
+        /// The replica that is declared to have the port.
         to: InstanceId,
     },
     /// The replica is now placed on another node.
     Moved {
-        /// The node that it was on.
+        /// The node that the replica was on.
         from: NodeName,
     },
     /// Another container of the replica is ready and replaces this one.
@@ -93,9 +93,9 @@ pub enum Reason {
     NotDeclared,
     /// A restart was requested.
     RestartRequested,
-    /// The new specification did not become ready, so the previous one comes back.
+    /// The new specification did not become ready, so the previous one is restored.
     RolledBack {
-        /// Why the new one was rejected.
+        /// Why the new specification was rejected.
         why: String,
     },
 }
@@ -154,14 +154,14 @@ impl fmt::Display for Reason {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct Step {
-    /// The step's identity.
+    /// The id of the step.
     pub id: StepId,
-    /// What it does.
+    /// What the step does.
     #[serde(flatten)]
     pub action: Action,
-    /// The steps of the same plan that must be done before it.
+    /// The steps of the same plan that must be done before this step.
     pub needs: BTreeSet<StepId>,
-    /// Why it is in the plan.
+    /// Why the step is in the plan.
     pub reason: Reason,
 }
 
@@ -173,7 +173,7 @@ pub struct Step {
 pub enum HeldBy {
     /// The cloud does not respond.
     CloudUnknown {
-        /// Since when.
+        /// The time since which this is the case.
         since: DateTime<Utc>,
         /// The error.
         why: String,
@@ -182,17 +182,17 @@ pub enum HeldBy {
     NodeUnknown {
         /// The node.
         node: NodeName,
-        /// Since when.
+        /// The time since which this is the case.
         since: DateTime<Utc>,
         /// The error.
         why: String,
     },
-    /// The node has not responded for a short time. No step begins on it until it responds, or
+    /// The node has not responded for a short time. No step starts on it until it responds or
     /// counts as unreachable.
     NodeNotResponding {
         /// The node.
         node: NodeName,
-        /// Since when.
+        /// The time since which this is the case.
         since: DateTime<Utc>,
         /// The error.
         why: String,
@@ -201,13 +201,13 @@ pub enum HeldBy {
     NodeChanging {
         /// The node.
         node: NodeName,
-        /// What it is doing, for example `starting`.
+        /// The change in progress, for example `starting`.
         power: String,
-        /// Since when, as far as it was observed.
+        /// The time since which this is the case, if it was observed.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         since: Option<DateTime<Utc>>,
     },
-    /// A node that the replica needs cannot be used. The plan has the reason under the node.
+    /// A node that the replica needs cannot be used. The plan contains the reason under the node.
     Node {
         /// The node.
         node: NodeName,
@@ -216,36 +216,37 @@ pub enum HeldBy {
     Agent {
         /// The node.
         node: NodeName,
-        /// Since when.
+        /// The time since which this is the case.
         since: DateTime<Utc>,
-        /// Why not.
+        /// Why the agent does not have the addresses.
         why: String,
     },
-    /// The node does not have the image yet. The plan has the reason under the step that brings it.
+    /// The node does not have the image yet. The plan contains the reason under the step that
+    /// brings the image.
     Image {
         /// The image.
         image: String,
     },
-    /// Another replica has a host port that this one is declared to have, and keeps it.
+    /// Another replica has, and keeps, a host port that this one is declared to have.
     Port {
         /// The host port.
         port: u16,
-        /// The replica that has it.
+        /// The replica that has the port.
         holder: InstanceId,
     },
-    /// The container runs and is not ready yet.
+    /// The container is running but not ready yet.
     NotReadyYet {
-        /// Since when it runs.
+        /// When the container started.
         since: Option<DateTime<Utc>>,
     },
     /// A service that this one depends on is not up.
     Dependency {
         /// The service.
         service: ServiceName,
-        /// What it has to reach first.
+        /// The condition that the service has to meet first.
         condition: DependencyCondition,
     },
-    /// The service starts last, and another one is not up.
+    /// The service starts last, and another service is not up.
     StartsLast {
         /// One of the services that are not up.
         service: ServiceName,
@@ -254,31 +255,32 @@ pub enum HeldBy {
     Backoff {
         /// The step that failed.
         step: StepId,
-        /// When it is retried.
+        /// When the step is retried.
         until: DateTime<Utc>,
-        /// How often it has failed in a row.
+        /// How often the step has failed in a row.
         failures: u32,
         /// The last error.
         why: String,
     },
-    /// A restart of the replica was requested, and another replica restarts before it.
+    /// A restart of the replica was requested, and another replica restarts first.
     RestartsAfter {
-        /// The replica that restarts before it.
+        /// The replica that restarts first.
         replica: InstanceId,
     },
-    /// The replica is no longer declared, and another service stops before it.
+    /// The replica is no longer declared, and another service stops first.
     StopsAfter {
-        /// One of the services that stop before it.
+        /// One of the services that stop first.
         service: ServiceName,
     },
     /// The node is no longer declared, and containers on it have not moved away yet.
     StillUsed,
     /// The replica fits on no node.
     NoNodeFits {
-        /// What rules out each node.
+        /// What excludes each node.
         why: String,
     },
-    /// It failed. Only another declaration or a retry by a person changes that.
+    /// The service, replica or node failed. Only another declaration or a retry by a person changes
+    /// that.
     Failed {
         /// What happened.
         why: String,
@@ -286,7 +288,7 @@ pub enum HeldBy {
 }
 
 impl HeldBy {
-    /// Since when, as far as it is known.
+    /// Returns the time since which this is the case, if it is known.
     pub fn since(&self) -> Option<DateTime<Utc>> {
         match self {
             Self::CloudUnknown { since, .. }
@@ -358,22 +360,23 @@ fn time_of_day(at: DateTime<Utc>) -> impl fmt::Display {
     at.format("%H:%M:%S")
 }
 
-/// Something that is declared and that no step of the plan can begin.
+/// Something that is declared and that no step of the plan can start.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct Held {
     /// What is held.
     pub subject: Subject,
-    /// Why.
+    /// Why it is held.
     #[serde(flatten)]
     pub by: HeldBy,
-    /// When the round stops waiting for it. Absent if the round does not wait for this cause.
+    /// When the round stops waiting for the cause. Absent if the round does not wait for this
+    /// cause.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub waits_until: Option<DateTime<Utc>>,
 }
 
 impl Held {
-    /// A hold that the round does not wait for.
+    /// Creates a hold that the round does not wait for.
     pub fn new(subject: Subject, by: HeldBy) -> Self {
         Self {
             subject,
@@ -387,31 +390,32 @@ impl Held {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct InstanceStatus {
-    /// The node that it is placed on.
+    /// The node that the replica is placed on.
     pub node: Option<NodeName>,
-    /// Its container, if it has one.
+    /// The replica's container, if it has one.
     pub container: Option<ContainerId>,
-    /// Its state.
+    /// The replica's state.
     pub state: InstanceState,
-    /// Whether it will not change within this round: it is ready, completed or failed, or waits
-    /// for something that failed.
+    /// Whether the status will not change within this round: the replica is ready, completed or
+    /// failed, or waits for something that failed.
     pub settled: bool,
 }
 
-/// The ordered difference between what is declared and what is observed.
+/// The ordered difference between the declaration and the observation.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Plan {
-    /// What is to be done. Each step comes after those that it needs.
+    /// The steps to run. Each step comes after those that it needs.
     pub steps: Vec<Step>,
     /// What cannot be done now, and why.
     pub held: Vec<Held>,
     /// The status of each declared replica.
     pub instances: BTreeMap<InstanceId, InstanceStatus>,
-    /// Whether the round has ended: every node is usable or failed, every replica is ready,
+    /// Whether the round has ended: every node is usable or failed, and every replica is ready,
     /// completed or failed.
     #[serde(default)]
     pub settled: bool,
-    /// Specifications that this plan rejects, since they failed and the previous one can come back.
+    /// Specifications that this plan rejects, since they failed and the previous ones can be
+    /// restored.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub rejects: Vec<RejectedSpec>,
     /// The next time at which the plan changes without a new observation.
@@ -419,7 +423,7 @@ pub struct Plan {
 }
 
 impl Plan {
-    /// Whether there is nothing to do and nothing to wait for.
+    /// Returns whether there is nothing to do and nothing to wait for.
     pub fn is_empty(&self) -> bool {
         self.steps.is_empty() && self.held.is_empty()
     }

@@ -1,5 +1,5 @@
-//! Where connections to service addresses go, computed from what is declared and observed. Pure;
-//! the feeder sends the result to the agents.
+//! Computes where connections to service addresses are forwarded, from the declaration and the
+//! observation. The functions are pure; the feeder sends the result to the agents.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{Ipv4Addr, SocketAddr};
@@ -11,8 +11,8 @@ use crate::model::{ContainerId, Epoch, ImageSource, Protocol, ServiceName};
 use crate::network::{Backend, ServiceEntry, Table};
 use crate::runtime::{ContainerState, ObservedContainer, Role};
 
-/// The current table, without epoch and version. `stopping`: containers that are about to be
-/// stopped and get no new connections. `None` if the platform has no agents.
+/// Returns the current table, without epoch and version. `stopping` contains containers that are
+/// about to be stopped and get no new connections. Returns `None` if the platform has no agents.
 pub(super) fn table(
     declared: &Declared,
     observed: &Observed,
@@ -67,7 +67,7 @@ pub(super) fn table(
     })
 }
 
-/// A service without its instances.
+/// Returns the entry of a service, without its instances.
 fn entry(declared: &Declared, name: &ServiceName, address: Ipv4Addr) -> ServiceEntry {
     let mut ports: BTreeSet<(u16, Protocol)> = BTreeSet::new();
     let mut aliases: BTreeSet<String> = BTreeSet::new();
@@ -98,8 +98,8 @@ fn is_ready(view: &NodeView, container: &ObservedContainer) -> bool {
         )
 }
 
-/// Whether `new` has names, addresses or ports that `old` does not have. Containers that start under
-/// `new` need them; where connections go may follow a moment later.
+/// Returns whether `new` has names, addresses or ports that `old` does not have. Containers that
+/// start under `new` need these; changed backends may reach the agents a moment later.
 pub(super) fn adds_names(old: &Table, new: &Table) -> bool {
     old.block != new.block
         || new.services.iter().any(|(name, service)| {

@@ -30,17 +30,17 @@ pub struct WatchPolicy {
     pub node_timeout: Duration,
     /// How long the cloud may take to list its nodes.
     pub cloud_timeout: Duration,
-    /// How many polls in a row must fail before a node counts as unknown. Until then its endpoints
-    /// stay published, and no step begins on it.
+    /// How many polls in a row must fail before a node counts as unknown. Until then, its endpoints
+    /// stay published, and no step starts on it.
     pub failures_before_unknown: u32,
-    /// How long it must also have been unreachable.
+    /// How long a node must also have been unreachable before it counts as unknown.
     pub unknown_after: Duration,
     /// The time limit of a poll after a failed one.
     pub again_timeout: Duration,
     /// How often everything on a node is listed. Between two lists, the engine's events report
     /// changes.
     pub node_interval: Duration,
-    /// How often the cloud is polled at rest.
+    /// How often the cloud is polled while nothing is changing.
     pub cloud_interval: Duration,
     /// How often the readiness of a ready container is checked.
     pub check_interval: Duration,
@@ -65,7 +65,7 @@ impl Default for WatchPolicy {
     }
 }
 
-/// The latest observations and the tasks that update them. Dropping it ends the tasks.
+/// The latest observations and the tasks that update them. Dropping this value ends the tasks.
 #[derive(Debug)]
 pub(super) struct Watcher {
     shared: Arc<Shared>,
@@ -78,7 +78,7 @@ struct Shared {
     policy: WatchPolicy,
     declared: watch::Receiver<Option<Arc<Declared>>>,
     views: Mutex<Views>,
-    /// The number of the latest request to observe again; a view keeps which requests it has
+    /// The number of the latest request to observe again. A view records which requests it has
     /// served.
     requests: AtomicU64,
     cloud_requested: Notify,
@@ -149,7 +149,8 @@ impl Watcher {
         self.shared.changed.notified().await;
     }
 
-    /// Requests a new list of a node; [`Watcher::has_seen_node`] returns whether it is complete.
+    /// Requests a new list of everything on a node; [`Watcher::has_seen_node`] returns whether it
+    /// is complete.
     pub(super) fn request_node(&self, node: &NodeName) -> u64 {
         let request = self.shared.requests.fetch_add(1, Ordering::SeqCst) + 1;
         if let Some(slot) = self.shared.views().nodes.get_mut(node) {
@@ -159,7 +160,7 @@ impl Watcher {
         request
     }
 
-    /// Requests a new list of nodes.
+    /// Requests a new list of the cloud's nodes.
     pub(super) fn request_cloud(&self) -> u64 {
         let request = self.shared.requests.fetch_add(1, Ordering::SeqCst) + 1;
         self.shared.views().cloud_request = request;
@@ -168,7 +169,7 @@ impl Watcher {
     }
 
     /// Forgets how these containers ended and restarts the time limit of those that are not ready,
-    /// in the latest observation too.
+    /// also in the latest observation.
     pub(super) fn forgive(&self, containers: &BTreeSet<ContainerId>, now: DateTime<Utc>) {
         let mut views = self.shared.views();
         let Views {
@@ -186,7 +187,8 @@ impl Watcher {
         }
     }
 
-    /// Whether the node's engine was listed since this request; true for a node that is gone.
+    /// Returns whether the node's engine was listed since this request; true for a node that is
+    /// gone.
     pub(super) fn has_seen_node(&self, node: &NodeName, request: u64) -> bool {
         self.shared
             .views()
@@ -195,7 +197,7 @@ impl Watcher {
             .is_none_or(|slot| slot.as_of >= request)
     }
 
-    /// Whether the cloud was polled since this request.
+    /// Returns whether the cloud was polled since this request.
     pub(super) fn has_seen_cloud(&self, request: u64) -> bool {
         self.shared
             .views()
@@ -204,8 +206,8 @@ impl Watcher {
             .is_some_and(|c| c.as_of >= request)
     }
 
-    /// The current observation, and how often containers ended by themselves; `None` until the cloud
-    /// was polled once.
+    /// Returns the current observation, and how often containers ended by themselves; `None` until
+    /// the cloud was polled once.
     pub(super) fn observed(&self) -> Option<(Observed, BTreeMap<ContainerId, Endings>)> {
         let views = self.shared.views();
         let cloud = views.cloud.as_ref()?;

@@ -1,5 +1,5 @@
-//! Computes the effect of a batch before anything is written. Registries, the databases of kinds and
-//! the control loop's copy all apply the same effect.
+//! Computes the effect of a batch before anything is written. Registries, the databases for kinds
+//! of objects, and the control loop's copy all apply the same effect.
 
 use std::collections::BTreeMap;
 use std::net::Ipv4Addr;
@@ -88,7 +88,7 @@ impl Effect {
         current: Option<&(Generation, Declaration)>,
     ) -> Result<()> {
         let current = self.declarations.last().or(current);
-        // Checked first, so that repeating a call whose response was lost gets the same response.
+        // Check this first, so that a repeated call whose response was lost gets the same response.
         if current.is_some_and(|(_, same)| *same == declaration) {
             return Ok(());
         }
@@ -116,7 +116,7 @@ impl Effect {
 impl Snapshot {
     /// Applies the changes of a batch that a registry has accepted.
     ///
-    /// # Errors
+    /// The same as those of [`super::Registry::commit`] for a declaration.
     /// As [`super::Registry::commit`] for a declaration.
     pub(crate) fn apply(&mut self, changes: Vec<Change>) -> Result<()> {
         let effect = Effect::of(changes, self.declaration.as_ref())?;
@@ -124,7 +124,7 @@ impl Snapshot {
         Ok(())
     }
 
-    /// Applies an outcome. Operations and credentials are not part of a snapshot.
+    /// Applies an effect. Operations and credentials are not part of a snapshot.
     pub(super) fn take(&mut self, effect: Effect) {
         if let Some(declared) = effect.declarations.into_iter().next_back() {
             self.declaration = Some(declared);
@@ -152,7 +152,7 @@ fn merge<K: Ord, V>(into: &mut BTreeMap<K, V>, changes: BTreeMap<K, Option<V>>) 
 }
 
 impl Change {
-    /// The same with its times as registries keep them.
+    /// Returns the same effect with its times as registries store them.
     pub(super) fn stored(mut self) -> Self {
         match &mut self {
             Self::PutNode(record) => {
@@ -188,10 +188,11 @@ pub(super) fn stored(time: DateTime<Utc>) -> DateTime<Utc> {
     time.trunc_subsecs(6)
 }
 
-/// The longest lease: a hundred years, so that all registries can store its end.
+/// The longest lease: a hundred years, so that all registries can store the time at which it
+/// expires.
 pub(super) const MAX_LEASE: Duration = Duration::from_hours(100 * 365 * 24);
 
-/// When a lease that is acquired now expires.
+/// Returns when a lease that is acquired now expires.
 pub(super) fn lease_end(now: DateTime<Utc>, ttl: Duration) -> DateTime<Utc> {
     stored(now + ttl.min(MAX_LEASE))
 }

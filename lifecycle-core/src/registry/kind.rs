@@ -1,5 +1,5 @@
-//! Separate databases for kinds of objects: copies of a part of the central registry, for services
-//! that query one kind and should not load the central database.
+//! Separate databases for kinds of objects. Each is a copy of a part of the central registry, for
+//! services that query one kind and should put no load on the central database.
 //!
 //! The central registry remains authoritative, so all guarantees of [`Registry`] hold for all
 //! objects; the database of a kind follows it with a short delay ([`super::mirror`]).
@@ -26,10 +26,10 @@ pub struct Mirrored {
     pub of: RegistryId,
     /// Whether the previous contents of the database are deleted first.
     pub replace_all: bool,
-    /// The changes of the state. The declaration in them is the part for these kinds.
+    /// The changes to the state. Their declaration contains only the part for these kinds.
     pub changes: Effect,
-    /// The id before the first event. Greater than the database's latest if the central registry
-    /// has deleted events in between; then older events are deleted.
+    /// The id that precedes the first event. It is greater than the database's latest id if the
+    /// central registry has deleted events in between; in this case, older events are deleted.
     pub after: u64,
     /// The events of these kinds, with the ids of the central registry.
     pub events: Vec<Event>,
@@ -46,7 +46,7 @@ pub struct Mirrored {
 ///   and is not replaced, or is a central registry.
 #[async_trait]
 pub trait KindDatabase: Registry {
-    /// The registry that it follows; `None` before the first mirroring.
+    /// Returns the registry that the database follows; `None` before the first mirroring.
     async fn follows(&self) -> Result<Option<RegistryId>>;
 
     /// Writes changes of the central registry, which the holder of `epoch` leads.
@@ -62,9 +62,9 @@ pub trait Databases: Debug + Send + Sync + 'static {
     /// Checks that [`Databases::prepare`] would succeed. Changes nothing.
     async fn check(&self, url: &Sensitive, platform: PlatformId, key: &PlatformKey) -> Result<()>;
 
-    /// Prepares a central registry for `platform`: it answers, its tables are migrated, and it is
-    /// encrypted with `key`. A registry that this platform left behind when it was removed, and
-    /// whose key was lost, is reused.
+    /// Prepares a central registry for `platform`, so that it answers, its tables are migrated, and
+    /// it is encrypted with `key`. If this platform left a registry behind when the platform was
+    /// removed, and the key of that registry was lost, the registry is reused.
     async fn prepare(&self, url: &Sensitive, platform: PlatformId, key: &PlatformKey)
     -> Result<()>;
 
@@ -87,7 +87,7 @@ pub trait Databases: Debug + Send + Sync + 'static {
     ) -> Result<Arc<dyn KindDatabase>>;
 }
 
-/// The error for mirroring to a central registry.
+/// Creates the error for mirroring to a central registry.
 pub(super) fn is_central(what: &str) -> Error {
     Error::Invalid {
         what: what.to_owned(),
@@ -96,7 +96,8 @@ pub(super) fn is_central(what: &str) -> Error {
     }
 }
 
-/// The error if the mirror of another registry has taken the database over.
+/// Creates the error that is returned if the mirror of another registry has taken the database
+/// over.
 pub(super) fn follows_another(what: &str) -> Error {
     Error::Conflict {
         what: what.to_owned(),

@@ -48,7 +48,7 @@ struct Held {
 }
 
 impl MemoryRegistry {
-    /// An empty registry whose leases expire by `clock`.
+    /// Creates an empty registry whose leases expire by `clock`.
     pub fn new(clock: Arc<dyn Clock>) -> Self {
         Self {
             clock,
@@ -57,7 +57,7 @@ impl MemoryRegistry {
         }
     }
 
-    /// The id of this registry.
+    /// Returns the id of this registry.
     pub fn id(&self) -> RegistryId {
         self.id.clone()
     }
@@ -67,7 +67,8 @@ impl MemoryRegistry {
         self.state().snapshot.manager = Some(endpoint);
     }
 
-    /// Ignores poisoning: the state is only changed after nothing can fail any more.
+    /// Returns the state. Ignores poisoning, because the state is only changed after nothing can
+    /// fail any more.
     fn state(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }

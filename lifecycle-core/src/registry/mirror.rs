@@ -1,9 +1,9 @@
 //! Keeps the database of a kind up to date with the central registry.
 //!
-//! One pass compares both and writes the difference. So a pass after a crash, after days of
-//! unavailability, or with an empty database works the same way. Events are copied in order with
-//! their ids, so the database's latest event is the position of the copy, and no other counter is
-//! needed.
+//! One pass compares both databases and writes the difference. Therefore, a pass works the same way
+//! after a crash, after days of unavailability, or with an empty database. Events are copied in
+//! order with their ids, so the database's latest event is the position of the copy, and no other
+//! counter is needed.
 
 use std::collections::BTreeMap;
 use std::collections::BTreeSet;
@@ -35,10 +35,10 @@ const PACE: Duration = Duration::from_millis(500);
 /// The maximum delay until a change without a notification is noticed.
 const POLL_EVERY: Duration = Duration::from_secs(10);
 
-/// The first delay after a database was unavailable; doubled each time.
+/// The first delay after a database was unavailable; it doubles each time.
 const MIN_BACKOFF: Duration = Duration::from_secs(1);
 
-/// The maximum of this delay.
+/// The longest delay after a database was unavailable.
 const MAX_BACKOFF: Duration = Duration::from_mins(1);
 
 /// How often old events are deleted.
@@ -63,7 +63,7 @@ enum Failure {
 }
 
 impl Mirror {
-    /// Copies the objects of `kinds` from the central registry `registry`.
+    /// Creates a mirror of the objects of `kinds` in the central registry `registry`.
     pub fn new(kinds: BTreeSet<Kind>, registry: RegistryId, central: Arc<dyn Registry>) -> Self {
         Self {
             kinds,
@@ -137,8 +137,8 @@ impl Mirror {
         }
     }
 
-    /// The next events after `position` up to `last`: the id before the first one, the events, and
-    /// the id up to which none is missing.
+    /// Returns the next events after `position` up to `last`: the id before the first event, the
+    /// events, and the id up to which no event is missing.
     async fn events(&self, position: u64, last: u64) -> Result<(u64, Vec<Event>, u64)> {
         let mut after = position;
         loop {
@@ -162,8 +162,8 @@ impl Mirror {
 struct Part<'a> {
     of: &'a BTreeSet<Kind>,
     central: &'a Snapshot,
-    /// The previous contents of the database: they contain the class of services that are no longer
-    /// declared but still have instances.
+    /// The previous contents of the database, which contain the class of services that are no
+    /// longer declared but still have instances.
     held: &'a Snapshot,
 }
 
@@ -184,7 +184,7 @@ impl Part<'_> {
         class(self.held).is_some() || self.held.instances.values().any(its)
     }
 
-    /// The part of the central registry that belongs in the database.
+    /// Returns the part of the central registry that belongs in the database.
     fn state(&self) -> Snapshot {
         let declaration = self.central.declaration.as_ref();
         Snapshot {
@@ -223,7 +223,8 @@ impl Part<'_> {
         its
     }
 
-    /// Whether an event is copied to the database. Events of the whole platform are not.
+    /// Returns whether an event is copied to the database. Events of the whole platform are not
+    /// copied.
     fn concerns(&self, event: &Event) -> bool {
         match &event.event.subject {
             Subject::Platform => false,
@@ -234,7 +235,7 @@ impl Part<'_> {
     }
 }
 
-/// The changes from `held` to `desired`.
+/// Returns the changes from `held` to `desired`.
 fn difference(held: &Snapshot, desired: &Snapshot) -> Effect {
     let declared = desired.declaration.clone();
     Effect {
@@ -286,14 +287,15 @@ struct Copied {
 /// The progress of a copy.
 #[derive(Debug, Clone, Copy, Default)]
 struct Reached {
-    /// The latest notification that it has processed.
+    /// The latest notification that the copy has processed.
     change: u64,
-    /// Whether it cannot be written at the moment.
+    /// Whether the database currently cannot be written.
     unavailable: bool,
 }
 
 impl Mirrors {
-    /// Mirrors of the central registry `registry`; each kind with the URL of its database.
+    /// Creates the mirrors of the central registry `registry`; each kind has the URL of its
+    /// database.
     pub fn new(
         registry: RegistryId,
         databases: Arc<dyn Databases>,
@@ -323,14 +325,14 @@ impl Mirrors {
         }
     }
 
-    /// Notifies the mirrors of a change in the central registry. Without it, the change is noticed
-    /// later.
+    /// Notifies the mirrors of a change in the central registry. Without this call, they notice the
+    /// change later.
     pub fn notify(&self) {
         self.changes.send_modify(|count| *count += 1);
     }
 
-    /// Waits until every available database has the current state of the central registry, for at
-    /// most `within`.
+    /// Waits until every available database has the current state of the central registry, but at
+    /// most for `within`.
     pub async fn caught_up(&self, within: Duration) {
         self.notify();
         let change = *self.changes.borrow();
@@ -381,13 +383,13 @@ struct Copier<'a> {
     clock: &'a dyn Clock,
     database: Option<Arc<dyn KindDatabase>>,
     unavailable: Option<Unavailable>,
-    /// When old events were last deleted there.
+    /// When old events were last deleted in the database.
     dropped: Option<tokio::time::Instant>,
 }
 
 struct Unavailable {
     since: DateTime<Utc>,
-    /// Whether the central registry has an event about it.
+    /// Whether the central registry has an event about the unavailability.
     recorded: bool,
 }
 
@@ -406,7 +408,7 @@ impl Copier<'_> {
                     });
                     self.set_available().await;
                     tokio::time::sleep(PACE).await;
-                    // A dropped sender sends no more notifications; polling continues.
+                    // If the sender is dropped, there are no more notifications; polling continues.
                     drop(tokio::time::timeout(POLL_EVERY, changed.changed()).await);
                 }
                 Err(failure) => {
@@ -454,7 +456,7 @@ impl Copier<'_> {
         outcome
     }
 
-    /// A copy keeps events no longer than the central registry.
+    /// Deletes old events, because a copy keeps events no longer than the central registry.
     async fn drop_old(&mut self, database: &dyn KindDatabase) -> std::result::Result<(), Failure> {
         if self
             .dropped
@@ -525,7 +527,7 @@ impl Copier<'_> {
                     unavailable.recorded = true;
                 }
             }
-            // It is already logged; the next attempt records the event.
+            // A later attempt records the event.
             Err(error) => tracing::warn!(error = %error.chain(), "cannot record an event"),
         }
     }

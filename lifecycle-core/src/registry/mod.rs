@@ -1,7 +1,7 @@
 //! The registry: the central database, as a trait.
 //!
-//! Everything in it is declared, observable again, or history: a lost registry is rebuilt from the
-//! user's files, the cloud's tags and the engines' labels. Keep it that way.
+//! Everything in the registry is declared, can be observed again, or is history: a lost registry is
+//! rebuilt from the user's files, the cloud's tags and the engines' labels. Keep it that way.
 //!
 //! [`MemoryRegistry`] ends with its process; `SqlRegistry` (feature `sql`) is a SQLite file or a
 //! PostgreSQL database. All of them use the same code to compute the effect of a batch. Kinds of
@@ -57,14 +57,14 @@ pub struct NodeRecord {
     pub engine: Option<EngineInfo>,
     /// The pinned SSH host keys, in OpenSSH format.
     pub host_keys: Vec<String>,
-    /// Since when and why it does not respond.
+    /// Since when and why the node does not respond.
     pub unknown: Option<Unknown>,
     /// The change of the node that is in progress in the cloud.
     pub operation: Option<CloudOperation>,
 }
 
 impl NodeRecord {
-    /// A node of which only the name is known.
+    /// Creates a record of a node of which only the name is known.
     pub fn new(name: NodeName) -> Self {
         Self {
             name,
@@ -85,8 +85,8 @@ pub struct Unknown {
     pub why: String,
 }
 
-/// A specification of an instance that did not become ready. It is not retried until another one is
-/// declared.
+/// An instance's specification that did not become ready. It is not retried until another
+/// specification is declared.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct RejectedSpec {
     pub id: InstanceId,
@@ -101,7 +101,7 @@ pub struct RejectedSpec {
 pub enum Credential {
     /// SHA-256 in hexadecimal; sufficient to verify a presented credential.
     Hash(String),
-    /// Encrypted with the platform key, because its value is needed.
+    /// The credential, encrypted with the platform key, because its value is needed.
     Sealed(Sensitive),
 }
 
@@ -109,7 +109,7 @@ pub enum Credential {
 #[derive(Debug, Clone, PartialEq)]
 #[non_exhaustive]
 pub enum Change {
-    /// A new generation. It must be based on the generation `expected`.
+    /// Adds a new generation, which must be based on the generation `expected`.
     Declare {
         /// The generation that the declaration is based on; `None` if there was none.
         expected: Option<Generation>,
@@ -119,7 +119,7 @@ pub enum Change {
     PutNode(Box<NodeRecord>),
     /// Deletes a node. Ok if it does not exist.
     DeleteNode(NodeName),
-    /// Stores an instance, keyed by its container; exactly the endpoints in the record are
+    /// Stores an instance, keyed by its container. Exactly the endpoints in the record are
     /// published.
     PutInstance(Box<InstanceRecord>),
     /// Deletes an instance and its endpoints. Ok if it does not exist.
@@ -153,7 +153,7 @@ pub struct Batch {
 }
 
 impl Batch {
-    /// A batch with one change.
+    /// Creates a batch with one change.
     pub fn of(change: Change) -> Self {
         Self {
             changes: vec![change],
@@ -168,7 +168,7 @@ impl Batch {
         self
     }
 
-    /// Whether it contains neither changes nor events.
+    /// Returns whether the batch contains neither changes nor events.
     pub fn is_empty(&self) -> bool {
         self.changes.is_empty() && self.events.is_empty()
     }
@@ -216,7 +216,7 @@ pub enum Lease {
 }
 
 impl Lease {
-    /// The epoch of the caller.
+    /// Returns the epoch of the caller.
     ///
     /// # Errors
     /// [`crate::Error::Conflict`] if another process is the leader.
@@ -236,7 +236,7 @@ impl Lease {
 pub enum EventPage {
     /// The events after the cursor, oldest first.
     Events(Vec<Event>),
-    /// Events after the cursor were deleted, or the cursor is not of this registry.
+    /// Events after the cursor were deleted, or this registry never assigned the cursor.
     Gone {
         /// The oldest stored id, or the id of the next event if there are none.
         oldest: u64,
@@ -263,8 +263,8 @@ pub enum EventPage {
 #[async_trait]
 pub trait Registry: Debug + Send + Sync + 'static {
     /// Tries to become the leader as `holder` for `ttl`. The current holder keeps its epoch and
-    /// extends its lease, even after the lease has expired if no other took over; a new holder gets
-    /// the next epoch. Therefore `holder` must identify one run of one process.
+    /// extends its lease, even after the lease has expired if no other process has taken over; a
+    /// new holder gets the next epoch. Therefore, `holder` must identify one run of one process.
     async fn acquire_lease(&self, holder: &str, ttl: Duration) -> Result<Lease>;
 
     /// Releases the lease; the epoch ends when the next holder acquires it. Does nothing if another
@@ -274,23 +274,23 @@ pub trait Registry: Debug + Send + Sync + 'static {
     /// Records a batch.
     async fn commit(&self, epoch: Epoch, batch: Batch) -> Result<Committed>;
 
-    /// The current state.
+    /// Returns the current state.
     async fn snapshot(&self) -> Result<Snapshot>;
 
-    /// A stored credential.
+    /// Returns a stored credential.
     async fn credential(&self, name: &str) -> Result<Option<Credential>>;
 
-    /// The operation with this id, if it exists.
+    /// Returns the operation with this id, if it exists.
     async fn operation(&self, id: crate::model::OperationId) -> Result<Option<Operation>>;
 
-    /// All operations that have not ended, oldest first.
+    /// Returns all operations that have not ended, oldest first.
     async fn open_operations(&self) -> Result<Vec<Operation>>;
 
-    /// At most `limit` events with ids greater than `after`. [`EventPage::Gone`] if some of them
-    /// were deleted, or if this registry never assigned the id `after`.
+    /// Returns at most `limit` events with ids greater than `after`; [`EventPage::Gone`] if some of
+    /// them were deleted, or if this registry never assigned the id `after`.
     async fn events(&self, after: u64, limit: u32) -> Result<EventPage>;
 
-    /// Deletes the oldest events: those before `before`, and all but the latest `keep`. The
-    /// remaining ones have no gaps.
+    /// Deletes the oldest events: those before `before`, and all but the latest `keep`. The ids of
+    /// the remaining events have no gaps.
     async fn prune_events(&self, before: DateTime<Utc>, keep: u64) -> Result<()>;
 }

@@ -8,8 +8,8 @@ use crate::model::{NodeName, ServiceName, Subject};
 
 impl Snapshot {
     /// Resolves a name: a service, one of its replicas (`web-2`), or a node. A service takes
-    /// precedence over a replica or node of the same name; the prefix `node:` or `service:` selects
-    /// one.
+    /// precedence over a replica or node with the same name; the prefix `node:` or `service:`
+    /// selects a node or a service explicitly.
     ///
     /// # Errors
     /// [`Error::NotFound`], with the most similar name.

@@ -1,5 +1,5 @@
-//! All calls from outside go through here: they take time, may fail, are recorded if they change
-//! something, and never return to a crashed process.
+//! Executes all calls that processes make to the simulated world. A call takes time, may fail, is
+//! recorded if it changes something, and never returns to a crashed process.
 
 use std::time::Duration;
 
@@ -50,7 +50,7 @@ pub(super) struct Call {
 }
 
 impl Call {
-    /// `n1: what`, by which faults are selected.
+    /// Returns the title of the call, such as `n1: what`, by which faults are selected.
     fn title(&self) -> String {
         match &self.node {
             Some(node) => format!("{node}: {}", self.what),
@@ -146,7 +146,7 @@ impl Actor {
         self.incarnation != state.incarnation || self.incarnation <= state.crashed
     }
 
-    /// The duration of a call, drawn from the number of calls to the machine.
+    /// Returns the duration of a call, drawn from the number of calls to the machine.
     fn takes(&self, call: &Call) -> Duration {
         let mut state = self.world.lock();
         let state = &mut *state;
@@ -162,7 +162,7 @@ impl Actor {
         state.rules.chance.between(call.takes, &purpose, *calls)
     }
 
-    /// The time at which a call takes effect.
+    /// Handles a call at the time at which it takes effect.
     fn step<T, A>(&self, call: &Call, waited: bool, act: &mut Option<A>) -> Step<T>
     where
         A: FnOnce(&mut State, Instant) -> Result<Done<T>>,
@@ -270,7 +270,7 @@ impl Actor {
         }
     }
 
-    /// Fails if the machine went down or became unreachable meanwhile: the response is lost.
+    /// Fails if the machine went down or became unreachable during the call: the response is lost.
     fn still_there(&self, call: &Call) -> Result<()> {
         let now = Instant::now();
         let mut state = self.world.lock();

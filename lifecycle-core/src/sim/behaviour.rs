@@ -1,5 +1,5 @@
-//! How containers behave: as the test sets for a service, else according to their command, else
-//! they run forever and become ready soon.
+//! How containers behave: as the test specifies for a service; otherwise according to their
+//! command; otherwise they run forever and become ready soon.
 
 use std::time::Duration;
 
@@ -9,7 +9,7 @@ use crate::runtime::LogLine;
 /// How a container exits on its own.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Exit {
-    /// The time after its start.
+    /// The time from the container's start to its exit.
     pub after: Duration,
     pub code: i64,
 }
@@ -17,57 +17,57 @@ pub struct Exit {
 /// How the containers of a service behave, from their next start on.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Behaviour {
-    /// How long after its start it answers; drawn by default.
+    /// How long after its start a container answers; drawn randomly by default.
     pub ready_after: Option<Duration>,
-    /// It never answers, and its health check fails.
+    /// Whether the container never answers and its health check fails.
     pub never_ready: bool,
-    /// It exits on its own.
+    /// When and how the container exits on its own, if it does.
     pub exits: Option<Exit>,
-    /// How long after its start it stops answering and its health check fails.
+    /// How long after its start the container stops answering and its health check fails.
     pub unhealthy_after: Option<Duration>,
-    /// Its image has a health check.
+    /// Whether the container's image has a health check.
     pub has_healthcheck: bool,
-    /// The ports that its image exposes.
+    /// The ports that the container's image exposes.
     pub exposed: Vec<(u16, Protocol)>,
 }
 
 impl Behaviour {
-    /// It answers this long after its start.
+    /// Makes the container answer this long after its start.
     #[must_use]
     pub fn ready_after(mut self, after: Duration) -> Self {
         self.ready_after = Some(after);
         self
     }
 
-    /// It never answers.
+    /// Makes the container never answer.
     #[must_use]
     pub fn never_ready(mut self) -> Self {
         self.never_ready = true;
         self
     }
 
-    /// It exits on its own.
+    /// Makes the container exit on its own.
     #[must_use]
     pub fn exits(mut self, after: Duration, code: i64) -> Self {
         self.exits = Some(Exit { after, code });
         self
     }
 
-    /// It stops answering this long after its start.
+    /// Makes the container stop answering this long after its start.
     #[must_use]
     pub fn unhealthy_after(mut self, after: Duration) -> Self {
         self.unhealthy_after = Some(after);
         self
     }
 
-    /// Its image has a health check.
+    /// Gives the container's image a health check.
     #[must_use]
     pub fn with_healthcheck(mut self) -> Self {
         self.has_healthcheck = true;
         self
     }
 
-    /// Its image exposes this TCP port.
+    /// Makes the container's image expose this TCP port.
     #[must_use]
     pub fn exposes(mut self, port: u16) -> Self {
         self.exposed.push((port, Protocol::Tcp));
@@ -129,7 +129,7 @@ fn shell_line(line: &str) -> Simulated {
     performance.ending(passed, 0)
 }
 
-/// What follows a statement.
+/// What happens after a statement.
 enum Then {
     Continues,
     Ends(i64),

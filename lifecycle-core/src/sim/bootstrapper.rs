@@ -20,8 +20,9 @@ use crate::secret::{PlatformKey, Sensitive};
 const KEY: &str = "0000000000000000000000000000000000000000000000000000000000000000";
 
 impl SimWorld {
-    /// A bootstrapper for a new platform in this world. Every image in the declaration can be
-    /// pulled. The caller may replace its parts, such as the reporter or the code store.
+    /// Creates a bootstrapper for a new platform in this world. Every image in the declaration can
+    /// be pulled. The caller may replace parts of the bootstrapper, such as the reporter or the
+    /// code store.
     pub fn bootstrapper(&self, declaration: &Declaration) -> Result<Bootstrapper> {
         for service in declaration.services.values() {
             match &service.source {

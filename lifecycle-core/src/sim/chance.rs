@@ -18,12 +18,12 @@ impl Draws {
         mixed ^ (mixed >> 31)
     }
 
-    /// A number from 0 to `bound`, exclusive; the bias of the remainder is negligible here.
+    /// Returns a number from 0 to `bound`, exclusive; the bias of the remainder is negligible here.
     fn below(&mut self, bound: u64) -> u64 {
         self.next() % bound.max(1)
     }
 
-    /// A number from 0 to 1.
+    /// Returns a number from 0 to 1.
     fn share(&mut self) -> f64 {
         let high = u32::try_from(self.next() >> 32).unwrap_or(u32::MAX);
         f64::from(high) / (f64::from(u32::MAX) + 1.0)
@@ -46,7 +46,8 @@ impl Chance {
         self.seed
     }
 
-    /// FNV-1a of the purpose, which is stable, unlike the standard library's hashers.
+    /// Creates the draws for a purpose. Uses FNV-1a, which is stable, unlike the standard library's
+    /// hashers.
     fn draws(self, purpose: &[&str], number: u64) -> Draws {
         let mut hash = 0xcbf2_9ce4_8422_2325_u64 ^ self.seed;
         let mut mix = |byte: u8| {
@@ -60,7 +61,7 @@ impl Chance {
         Draws(hash)
     }
 
-    /// A duration in the span, scaled by the world's pace.
+    /// Returns a duration in the span, scaled by the world's pace.
     pub(super) fn between(self, span: Span, purpose: &[&str], number: u64) -> Duration {
         let least = micros(span.least);
         let most = micros(span.most).max(least);
@@ -69,31 +70,32 @@ impl Chance {
         self.paced(Duration::from_micros(least + drawn))
     }
 
-    /// A duration scaled by the world's pace.
+    /// Returns a duration scaled by the world's pace.
     pub(super) fn paced(self, duration: Duration) -> Duration {
         duration.saturating_mul(self.pace_percent) / 100
     }
 
-    /// Whether an event with this rate happens.
+    /// Returns whether an event with this rate happens.
     pub(super) fn happens(self, rate: f64, purpose: &[&str], number: u64) -> bool {
         rate > 0.0 && self.draws(purpose, number).share() < rate
     }
 
-    /// 64 hexadecimal digits.
+    /// Returns 64 hexadecimal digits.
     pub(super) fn hex(self, purpose: &[&str], number: u64) -> String {
         let mut draws = self.draws(purpose, number);
         let bytes = (0..4).flat_map(|_| draws.next().to_be_bytes());
         hex::encode(bytes.collect::<Vec<u8>>())
     }
 
-    /// A public key in OpenSSH format: the fixed head of an ed25519 key, and 32 random bytes.
+    /// Returns a public key in OpenSSH format: the fixed head of an ed25519 key, and 32 random
+    /// bytes.
     pub(super) fn host_key(self, purpose: &[&str], number: u64) -> String {
         const ALPHABET: &[u8; 64] =
             b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
         let mut draws = self.draws(purpose, number);
         let mut key = String::from("ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAI");
         for index in 0..43 {
-            // The first byte shares its bits with the last byte of the head.
+            // The first byte has some bits in common with the last byte of the head.
             let bound = if index == 0 { 16 } else { 64 };
             let at = usize::try_from(draws.below(bound)).unwrap_or_default();
             key.push(char::from(ALPHABET[at]));

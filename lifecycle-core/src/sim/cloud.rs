@@ -242,7 +242,7 @@ fn missing_size(state: &State, spec: &NodeSpec) -> Option<Error> {
     })
 }
 
-/// A change without an effect.
+/// Completes a change that has no effect.
 fn done_already(state: &mut State, change: NodeChange) -> Done<CloudOperation> {
     let token = state.new_token();
     let status = (0, OperationStatus::Done);
@@ -407,7 +407,7 @@ fn poll(state: &mut State, operation: &CloudOperation, now: Instant) -> Result<C
     }
 }
 
-/// Cuts the power; returns until when that takes, if it takes time.
+/// Cuts the power; if that takes time, returns the time at which it is done.
 fn fence(
     state: &mut State,
     owner: &Owner,

@@ -26,7 +26,7 @@ struct CodeBase {
 }
 
 impl CodeBase {
-    /// These files, without those that their `.dockerignore` excludes.
+    /// Creates a code base from these files, without those that their `.dockerignore` excludes.
     fn of_files(files: &[(&str, &str)]) -> Self {
         let ignore = files.iter().find(|(path, _)| *path == IGNORE_FILE);
         let ignore = ignore.map_or("", |(_, text)| text);
@@ -81,7 +81,7 @@ impl CodeBase {
         Ok(bytes)
     }
 
-    /// The number of bytes that the previous version does not contain.
+    /// Returns the number of bytes that the previous version does not contain.
     fn new_bytes(&self, previous: Option<&Self>) -> u64 {
         let is_new = |path: &String, bytes: &Bytes| {
             previous.and_then(|previous| previous.contents.get(path)) != Some(bytes)

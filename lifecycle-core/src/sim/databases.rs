@@ -32,7 +32,7 @@ struct Database {
 }
 
 impl SimDatabases {
-    /// Databases whose leases expire by `clock`.
+    /// Creates databases whose leases expire by `clock`.
     pub fn new(clock: Arc<dyn Clock>) -> Self {
         Self {
             clock,
@@ -40,7 +40,7 @@ impl SimDatabases {
         }
     }
 
-    /// The database at a URL, whether it is available or not.
+    /// Returns the database at a URL, whether it is available or not.
     pub fn at(&self, url: &str) -> Arc<MemoryRegistry> {
         self.with(url, |database| Arc::clone(&database.registry))
     }
@@ -50,7 +50,8 @@ impl SimDatabases {
         self.with(url, |database| database.unavailable = unavailable);
     }
 
-    /// A connection to the database at a URL, which works only while the database is available.
+    /// Returns a connection to the database at a URL. The connection works only while the database
+    /// is available.
     pub fn connect(&self, url: &Sensitive) -> Arc<dyn KindDatabase> {
         Arc::new(Connection {
             databases: self.clone(),
@@ -58,7 +59,7 @@ impl SimDatabases {
         })
     }
 
-    /// Replaces the database at a URL by an empty one.
+    /// Replaces the database at a URL with an empty one.
     pub fn lose(&self, url: &str) {
         let empty = self.empty();
         self.with(url, |database| database.registry = empty);

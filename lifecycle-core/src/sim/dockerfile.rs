@@ -115,7 +115,7 @@ fn read(text: &str, given: &BTreeMap<String, String>) -> Result<Dockerfile> {
     }
 }
 
-/// The instructions, without comments and with continued lines joined.
+/// Returns the instructions, without comments and with continued lines joined.
 fn joined_lines(text: &str) -> Vec<String> {
     let mut lines = Vec::new();
     let mut open = String::new();

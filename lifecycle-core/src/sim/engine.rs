@@ -1,5 +1,5 @@
-//! The container engine of a simulated machine: images, containers, volumes, ports. It gets the
-//! time from its callers; due changes are applied when it is accessed.
+//! The container engine of a simulated machine: images, containers, volumes, ports. The engine gets
+//! the time from its callers; due changes are applied when the engine is accessed.
 
 mod ports;
 mod start;
@@ -66,7 +66,7 @@ pub(super) struct Container {
     stop_requested: bool,
     restart_at: Option<Instant>,
     pub(super) log: Vec<LogLine>,
-    /// The current table, if it is an agent. Stored on the node's disk.
+    /// The current table, if the container is an agent. It is stored on the node's disk.
     pub(super) table: Option<Table>,
 }
 
@@ -272,12 +272,12 @@ impl Engine {
         }
     }
 
-    /// The number of the latest event.
+    /// Returns the number of the latest event.
     pub(super) fn last_event(&self) -> u64 {
         self.event_count
     }
 
-    /// The first event of a platform after this number.
+    /// Returns the first event of a platform after this number.
     pub(super) fn event_after(&self, number: u64, owner: PlatformId) -> Option<(u64, EngineEvent)> {
         self.events
             .iter()
@@ -321,7 +321,7 @@ impl Engine {
             .collect()
     }
 
-    /// A container by its name or id, as in real engines.
+    /// Finds a container by its name or id, as in real engines.
     pub(super) fn find(&self, name_or_id: &str) -> Option<&Container> {
         self.containers
             .get(name_or_id)
@@ -348,7 +348,7 @@ impl Engine {
         !used && self.images.remove(name).is_some()
     }
 
-    /// A container by its name; fails if it belongs to another platform.
+    /// Returns a container by its name; fails if it belongs to another platform.
     fn owned(&self, name: &str, owner: PlatformId) -> Result<Option<&Container>> {
         match self.containers.get(name) {
             Some(container) if container.owner() != owner => Err(Error::Conflict {
@@ -381,7 +381,7 @@ impl Engine {
         }
     }
 
-    /// How long a container takes to stop on request, and its exit code.
+    /// Returns how long a container takes to stop on request, and its exit code.
     pub(super) fn stopping(
         &self,
         name: &str,
@@ -443,12 +443,12 @@ impl Engine {
         runs
     }
 
-    /// A running container stops answering, and its health check fails.
+    /// Makes a running container stop answering and its health check fail.
     pub(super) fn make_unhealthy(&mut self, name: &str, now: Instant) -> bool {
         match self.containers.get_mut(name).map(|c| &mut c.phase) {
             Some(Phase::Running(run)) => {
                 run.unready_at = Some(now);
-                // Makes the change be reported once.
+                // Report the change once.
                 run.health_reported = now.checked_sub(Duration::from_nanos(1)).unwrap_or(now);
                 true
             }
@@ -488,7 +488,7 @@ impl Engine {
         Ok(self.volumes.remove(&(owner, volume.clone())))
     }
 
-    /// Whether a host port is answered.
+    /// Returns whether something answers on a host port.
     pub(super) fn answers(&self, port: u16, protocol: Protocol, now: Instant) -> bool {
         self.bound
             .get(&(port, protocol))
@@ -496,7 +496,7 @@ impl Engine {
             .is_some_and(|container| container.answers(now))
     }
 
-    /// Descriptions of a platform's remaining objects.
+    /// Returns descriptions of a platform's remaining objects.
     pub(super) fn leftovers(&self, owner: PlatformId) -> Vec<String> {
         let containers = self
             .containers
@@ -512,7 +512,7 @@ impl Engine {
     }
 }
 
-/// The name under which a role's behaviour is scripted.
+/// Returns the name under which a role's behavior is scripted.
 fn service_in(role: &Role) -> &str {
     match role {
         Role::Instance(id) => id.service.as_str(),
@@ -521,7 +521,7 @@ fn service_in(role: &Role) -> &str {
     }
 }
 
-/// The service in an image name `<platform>/<service>:<digest>`.
+/// Returns the service in an image name `<platform>/<service>:<digest>`.
 fn service_of(image: &str) -> &str {
     let last = image.rsplit('/').next().unwrap_or(image);
     last.split(':').next().unwrap_or(last)

@@ -1,5 +1,5 @@
 //! Commands in simulated containers: the commands that the simulation can interpret, and the
-//! agent's end of the manager's feed.
+//! agent's side of the manager's feed.
 
 use std::pin::Pin;
 
@@ -72,7 +72,7 @@ fn run_to_end(
             sleep(exit.after).await;
             return Ok(ExecOutput::Exit(exit.code));
         }
-        // It runs until its input is closed.
+        // The command runs until its input is closed.
         let mut lines = BufReader::new(input).lines();
         while let Ok(Some(_)) = lines.next_line().await {}
         Ok(ExecOutput::Exit(0))
@@ -80,7 +80,7 @@ fn run_to_end(
     stream::iter(output).chain(end).boxed()
 }
 
-/// Runs the agent's end of the feed: it applies each table that is not older than its current one.
+/// Runs the agent's side of the feed: applies each table that is not older than the current one.
 fn run_feed(
     runtime: SimRuntime,
     container: String,
@@ -110,7 +110,7 @@ fn run_feed(
     .boxed()
 }
 
-/// The agent's report about `table`; updates `current` if the table is accepted.
+/// Returns the agent's report about `table`; updates `current` if the table is accepted.
 pub(super) fn accepted(current: &mut Option<Table>, table: Table) -> Report {
     let newest = current.as_ref().map(|t| (t.epoch, t.version));
     let offered = (table.epoch, table.version);

@@ -58,7 +58,7 @@ impl FaultPlan {
 }
 
 impl State {
-    /// For how long a call to the cloud is throttled, if it is.
+    /// Returns for how long a call to the cloud is throttled, if it is throttled.
     pub(super) fn throttled(&mut self, title: &str, now: Instant) -> Option<Duration> {
         let plan = &mut self.faults;
         if plan.throttles > 0 {
@@ -123,7 +123,7 @@ impl Faults {
         state.faults.throttle_for = after;
     }
 
-    /// Lets the cloud allow `burst` calls at once, and one more every `per_call`.
+    /// Makes the cloud allow a burst of `burst` calls, and one more call every `per_call`.
     pub fn budget(&self, burst: u32, per_call: Duration) {
         self.world.lock().faults.budget = Some(Budget {
             burst,
@@ -157,7 +157,7 @@ impl Faults {
         self.touch(node, |machine, _, _| machine.outage = Outage::None)
     }
 
-    /// Starts or restarts the node, not by a request of the platform.
+    /// Starts or restarts the node without a request from the platform.
     pub fn reboot(&self, node: &NodeName) -> Result<()> {
         let now = Instant::now();
         self.touch(node, |machine, rules, ledger| {
@@ -173,7 +173,7 @@ impl Faults {
             machine.power_off(now, Power::Stopping, ledger);
             machine.gone = true;
         })?;
-        // The next access finds it deleted.
+        // Access the node, so that the deletion is applied.
         let _ = self.world.node(node);
         Ok(())
     }

@@ -223,7 +223,7 @@ fn first_line(script: &str) -> String {
         .collect()
 }
 
-/// The effect of a script on a host.
+/// Computes the effect of a script on a host.
 fn run(state: &mut State, number: u64, node: &NodeName, script: &str) -> Result<Done<HostOutput>> {
     let output = |code: u32, stdout: String| HostOutput {
         code,
@@ -261,7 +261,7 @@ fn run(state: &mut State, number: u64, node: &NodeName, script: &str) -> Result<
     }
 }
 
-/// The information that every simulated engine returns.
+/// Returns the information that every simulated engine reports.
 pub(super) fn engine_info() -> EngineInfo {
     EngineInfo {
         version: "20.10.24".into(),

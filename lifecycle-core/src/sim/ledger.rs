@@ -10,26 +10,26 @@ use crate::model::{InstanceId, NodeName, PlatformId, SpecDigest};
 /// The outcome of an effect.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum EffectOutcome {
-    /// It changed something.
+    /// The effect changed something.
     Changed,
     /// There was nothing to change.
     Unchanged,
-    /// It failed with this error.
+    /// The effect failed with this error.
     Refused(String),
-    /// The process crashed before it.
+    /// The process crashed before the effect.
     NotDone,
 }
 
 /// A call that changes something, in the order in which the effects happened.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct EffectRecord {
-    /// The number, starting at 1; continues across incarnations.
+    /// The number of the effect, starting at 1; numbers continue across incarnations.
     pub number: u64,
-    /// When it happened.
+    /// When the effect happened.
     pub at: DateTime<Utc>,
-    /// The incarnation that caused it.
+    /// The incarnation that caused the effect.
     pub incarnation: u64,
-    /// The node that it concerned.
+    /// The node that the effect concerned.
     pub node: Option<NodeName>,
     /// The effect, for example `ensure demo-ab12cd-db-1-0123456789ab`.
     pub what: String,
@@ -77,7 +77,7 @@ impl fmt::Display for ContainerOnNode {
 pub enum Violation {
     /// One instance ran in two containers with the same specification.
     Duplicated {
-        /// When it was detected.
+        /// When the violation was detected.
         at: DateTime<Utc>,
         instance: InstanceId,
         /// The containers.
@@ -86,7 +86,7 @@ pub enum Violation {
     /// One instance ran in two containers with different specifications. A move or an update that
     /// starts the new container first does this intentionally.
     Overlapping {
-        /// When it was detected.
+        /// When the violation was detected.
         at: DateTime<Utc>,
         instance: InstanceId,
         /// The containers.
@@ -101,9 +101,9 @@ pub enum Violation {
     BuiltTwice {
         at: DateTime<Utc>,
         image: String,
-        /// The node that built it again.
+        /// The node that built the image again.
         node: NodeName,
-        /// The node that had it.
+        /// The node that already had the image.
         holder: NodeName,
     },
 }
@@ -131,7 +131,7 @@ pub(super) struct Ledger {
     pub(super) operations: BTreeMap<String, (u64, OperationStatus)>,
     /// The containers that run an instance, with their node and digest.
     running: BTreeMap<InstanceKey, BTreeMap<Running, (NodeName, SpecDigest)>>,
-    /// Instances of which a container started since the last check.
+    /// Instances with a container that has started since the last check.
     suspects: BTreeSet<InstanceKey>,
     /// The machines on which an image was built.
     built: BTreeMap<(PlatformId, String), BTreeSet<u64>>,

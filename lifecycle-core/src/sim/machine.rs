@@ -38,7 +38,7 @@ pub(super) struct Transition {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum System {
     Down,
-    /// It answers from then on.
+    /// The operating system is booting, and answers from this time on.
     Boots(Instant),
     Up,
 }
@@ -48,9 +48,9 @@ pub(super) enum System {
 pub(super) enum Outage {
     #[default]
     None,
-    /// It is frozen; a reboot ends that.
+    /// The machine is frozen; a reboot ends this outage.
     Paused,
-    /// The network is down; a reboot does not change that.
+    /// The machine's network is down; a reboot does not end this outage.
     Partitioned,
 }
 
@@ -78,7 +78,7 @@ pub(super) struct Machine {
     pub(super) calls: u64,
 }
 
-/// The image name of a machine without an engine.
+/// The image name for a machine without an engine.
 const BARE: &str = "bare";
 
 impl Machine {
@@ -109,7 +109,7 @@ impl Machine {
         }
     }
 
-    /// The engine, with its location.
+    /// Returns the engine, with its location.
     pub(super) fn engine_here(&mut self) -> (&mut Engine, Here<'_>) {
         let here = Here {
             number: self.number,
@@ -129,7 +129,7 @@ impl Machine {
         format!("sim-{}", self.number)
     }
 
-    /// Whether its operating system is running and reachable.
+    /// Returns whether the machine's operating system is running and reachable.
     pub(super) fn is_reachable(&self) -> bool {
         self.is_up() && self.outage == Outage::None
     }
@@ -262,7 +262,7 @@ impl Machine {
         self.notify();
     }
 
-    /// Starts a change; replaces one in progress.
+    /// Starts a change; it replaces a change in progress.
     pub(super) fn begin(&mut self, transition: Transition, ledger: &mut Ledger) {
         if let Some(replaced) = self.transition.take() {
             ledger

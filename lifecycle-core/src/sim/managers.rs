@@ -1,6 +1,6 @@
 //! The manager's process in the simulation: for each running manager container, a real [`Manager`]
-//! runs as a task, with the files that the bootstrapper wrote to the node. The registry of a node
-//! outlives its managers, like its file.
+//! runs as a task, with the files that the bootstrapper wrote to the node. A node's registry
+//! outlives the managers on that node, as a registry's file does.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -66,7 +66,7 @@ struct Process {
 }
 
 impl SimManagers {
-    /// The managers of `world`; `driver` has the options of their control loops.
+    /// Creates the managers of `world`; `driver` has the options of their control loops.
     pub fn new(world: SimWorld, driver: DriverOptions) -> Self {
         let databases = SimDatabases::new(Arc::new(world.clock()));
         Self(Arc::new(Inner {
@@ -79,7 +79,7 @@ impl SimManagers {
         }))
     }
 
-    /// The databases that they use.
+    /// Returns the databases that the managers use.
     pub fn databases(&self) -> SimDatabases {
         self.0.databases.clone()
     }
@@ -91,7 +91,7 @@ impl SimManagers {
         broken.insert(digest.get(..12).unwrap_or(digest).to_owned());
     }
 
-    /// The registry in the file of a node, if a manager ever ran there.
+    /// Returns the registry in the file of a node, if a manager ever ran there.
     pub fn registry(&self, node: &NodeName) -> Option<Arc<MemoryRegistry>> {
         let registries = &self.0.registries;
         let registries = registries.lock().unwrap_or_else(PoisonError::into_inner);
@@ -100,7 +100,8 @@ impl SimManagers {
 }
 
 impl Inner {
-    /// The manager whose container runs on `node`; starts its process if necessary.
+    /// Returns the manager whose container runs on `node`; starts the manager's process if
+    /// necessary.
     fn manager(&self, node: &NodeName, platform: PlatformId) -> Result<Arc<Manager>> {
         let unreachable = || Error::Unreachable {
             what: "the manager's API".into(),
@@ -173,7 +174,7 @@ impl Inner {
         broken.iter().any(|digest| image.ends_with(digest))
     }
 
-    /// The registry that a manager on `node` uses.
+    /// Returns the registry that a manager on `node` uses.
     fn registry(
         &self,
         handover: &Handover,

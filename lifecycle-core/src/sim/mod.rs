@@ -1,14 +1,15 @@
-//! A simulated world: a cloud, its machines, their engines, a code store, and faults, behind the
-//! same traits as the real ones.
+//! A simulated world: a cloud, its machines, their engines, a code store, and faults. The world
+//! implements the same traits as the real backends.
 //!
-//! Everything is drawn from a seed and takes time by `tokio::time`, so that with a paused clock a
-//! platform of thousands of nodes runs in seconds, and the same seed with the same calls gives
-//! exactly the same run. No call scans the whole world.
+//! All random values are drawn from a seed, and all durations pass in `tokio::time`. With a paused
+//! clock, a platform of thousands of nodes therefore runs in seconds, and the same seed with the
+//! same calls gives exactly the same run. No call scans the whole world.
 //!
 //! The world outlives the processes that act on it. Handles ([`SimWorld::cloud`],
-//! [`SimWorld::connector`] and so on) belong to an *incarnation*: one run of a process. When it
-//! crashes ([`Faults::crash_at`]), its handles never return again; the test drops what uses them,
-//! calls [`SimWorld::next_incarnation`], and starts again with the same world.
+//! [`SimWorld::connector`] and so on) belong to an *incarnation*: one run of a process. When the
+//! process crashes ([`Faults::crash_at`]), the handles of its incarnation never return again; the
+//! test drops everything that uses them, calls [`SimWorld::next_incarnation`], and starts again
+//! with the same world.
 //!
 //! | file | contents |
 //! |---|---|
@@ -19,7 +20,7 @@
 //! | `machine`, `engine` | a VM, and its containers |
 //! | `managers`, `bootstrapper` | the manager's process, and a bootstrapper (feature `api`) |
 //! | `databases` | registries in databases |
-//! | `behaviour` | scripted behaviour of services |
+//! | `behaviour` | scripted behavior of services |
 //! | `dockerfile` | reading Dockerfiles |
 //! | `fault`, `ledger` | faults, and invariants |
 //! | `options`, `chance` | durations, and random draws |

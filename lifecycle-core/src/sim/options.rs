@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 use std::time::Duration;
 
-/// A range from which a duration is drawn, both ends included.
+/// A range from which a duration is drawn; both limits are part of the range.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Span {
     pub least: Duration,
@@ -11,7 +11,7 @@ pub struct Span {
 }
 
 impl Span {
-    /// A range in milliseconds.
+    /// Creates a range in milliseconds.
     pub const fn millis(least: u64, most: u64) -> Self {
         Self {
             least: Duration::from_millis(least),
@@ -71,13 +71,13 @@ impl Default for Latencies {
 /// How often calls fail randomly, each from 0 (never) to 1 (always).
 #[derive(Debug, Clone, Copy, Default, PartialEq)]
 pub struct FaultRates {
-    /// A call to the cloud is throttled.
+    /// How often a call to the cloud is throttled.
     pub throttled: f64,
-    /// A call to a host or an engine is interrupted before it takes effect.
+    /// How often a call to a host or an engine is interrupted before it takes effect.
     pub interrupted: f64,
-    /// An effect happens, but its response is lost.
+    /// How often an effect happens but its response is lost.
     pub reply_lost: f64,
-    /// Creating a VM fails.
+    /// How often creating a VM fails.
     pub provision_fails: f64,
 }
 
@@ -97,7 +97,7 @@ pub struct SimOptions {
 }
 
 impl SimOptions {
-    /// The default options with this seed.
+    /// Returns the default options with this seed.
     pub fn seeded(seed: u64) -> Self {
         Self {
             seed,

@@ -90,7 +90,7 @@ impl SimRuntime {
             .await
     }
 
-    /// The notification channel of the machine; an error if this boot is over.
+    /// Returns the notification channel of the machine; an error if this boot is over.
     fn watch(&self) -> Result<watch::Receiver<u64>> {
         let state = self.actor.world().lock();
         let machine = state.machines.get(&self.machine);
@@ -107,7 +107,8 @@ impl SimRuntime {
         }
     }
 
-    /// Waits until something is found in the engine. `Ok(None)` ends the search.
+    /// Waits until `find` finds something in the engine. Returns `Ok(None)` if `find` ends the
+    /// search.
     async fn await_in_engine<T>(
         &self,
         signal: &mut watch::Receiver<u64>,
@@ -234,7 +235,7 @@ enum Search<T> {
 /// The result of searching an engine.
 enum SearchResult<T> {
     Found(T),
-    /// Nothing yet, and nothing will change before this time.
+    /// Nothing was found, and nothing will change before this time.
     Nothing(Option<Instant>),
     Unreachable(Duration),
     Over,
@@ -548,7 +549,7 @@ struct Following {
 }
 
 impl Following {
-    /// The next line; `None` if the container has exited.
+    /// Returns the next line; `None` if the container has exited.
     async fn next(&mut self) -> Result<Option<LogLine>> {
         if let Some(line) = self.waiting.pop_front() {
             return Ok(Some(line));

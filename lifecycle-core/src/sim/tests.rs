@@ -81,7 +81,7 @@ async fn connected(world: &SimWorld, owner: &Owner, name: &str) -> (ObservedNode
     }
 }
 
-/// A world with one node that has an engine and the image `base:1`.
+/// Creates a world with one node that has an engine and the image `base:1`.
 async fn one_node() -> (SimWorld, Owner, NodeHandle) {
     let world = SimWorld::new(1);
     world.preload_image("base:1");
@@ -286,7 +286,7 @@ async fn a_reboot_restarts_only_containers_that_start_with_the_engine() {
         handle.runtime.state().await.is_err(),
         "a handle must be valid for one boot only"
     );
-    // The boot to replace has ended: nothing happens a second time.
+    // The boot to replace has ended, so nothing happens a second time.
     change(&cloud, restart).await;
     assert_eq!(
         cloud.get(&node("n1")).await.unwrap().unwrap().boot_id,

@@ -48,13 +48,13 @@ pub(super) struct Rules {
     pub(super) behaviours: BTreeMap<String, Behaviour>,
     pub(super) preloaded: BTreeMap<String, Image>,
     pub(super) pullable: BTreeMap<String, Image>,
-    /// The outputs of hosts for scripts that contain a text.
+    /// The output of hosts for each script that contains the given text.
     pub(super) answers: Vec<(String, HostOutput)>,
     began: Instant,
 }
 
 impl Rules {
-    /// The date of the world at an instant.
+    /// Returns the date in the world at an instant.
     pub(super) fn date(&self, at: Instant) -> DateTime<Utc> {
         chrono::Duration::from_std(at.saturating_duration_since(self.began))
             .ok()
@@ -108,7 +108,7 @@ impl State {
         }
     }
 
-    /// Checks the instances that started since the last check.
+    /// Checks the instances with a container that has started since the last check.
     pub(super) fn check(&mut self, now: Instant) {
         while let Some(key) = self.ledger.take_suspect() {
             for number in self.ledger.machines_running(&key) {
@@ -119,7 +119,7 @@ impl State {
         }
     }
 
-    /// A machine of a platform (or of none) by its name, after applying due changes.
+    /// Returns a machine of a platform (or of none) by its name, after applying due changes.
     pub(super) fn find(
         &mut self,
         owner: Option<PlatformId>,
@@ -131,7 +131,7 @@ impl State {
         self.machines.get_mut(&number)
     }
 
-    /// The numbers of all machines of a platform, sorted by name.
+    /// Returns the numbers of all machines of a platform, sorted by name.
     pub(super) fn numbers(&self, owner: PlatformId) -> Vec<u64> {
         self.named
             .get(&Some(owner))
@@ -139,7 +139,7 @@ impl State {
             .unwrap_or_default()
     }
 
-    /// The numbers of all machines with this name, of any platform.
+    /// Returns the numbers of all machines with this name, of any platform.
     pub(super) fn numbers_named(&self, name: &NodeName) -> Vec<u64> {
         self.named
             .values()
@@ -166,7 +166,7 @@ impl State {
         self.machines.entry(number).or_insert(machine)
     }
 
-    /// Gives a machine without a platform to a platform.
+    /// Assigns a machine that belongs to no platform to a platform.
     pub(super) fn hand_over(&mut self, name: &NodeName, owner: &Owner) -> Option<&mut Machine> {
         let number = self.named.get_mut(&None)?.remove(name)?;
         self.named
@@ -209,13 +209,13 @@ pub struct SimWorld {
 }
 
 impl SimWorld {
-    /// A world with default options and this seed. Must be created inside the runtime in which it
-    /// is used, because its time starts now.
+    /// Creates a world with default options and this seed. A world must be created inside the
+    /// runtime in which it is used, because its time starts at its creation.
     pub fn new(seed: u64) -> Self {
         Self::with_options(SimOptions::seeded(seed))
     }
 
-    /// A world with these options.
+    /// Creates a world with these options.
     pub fn with_options(options: SimOptions) -> Self {
         let rules = Rules {
             chance: Chance::new(options.seed, options.pace_percent),
@@ -259,7 +259,7 @@ impl SimWorld {
         self.crashes.send_replace(incarnation);
     }
 
-    /// The clock of the world; it follows `tokio::time`.
+    /// Returns the clock of the world, which follows `tokio::time`.
     pub fn clock(&self) -> TokioClock {
         self.clock
     }
@@ -269,33 +269,33 @@ impl SimWorld {
         Actor::new(self.clone(), incarnation)
     }
 
-    /// The cloud account of a platform, for the current incarnation.
+    /// Returns the cloud account of a platform, for the current incarnation.
     pub fn cloud(&self, owner: &Owner) -> SimCloud {
         SimCloud::new(self.actor(), owner.clone())
     }
 
-    /// Connections to nodes as a platform sees them, for the current incarnation.
+    /// Returns connections to nodes as a platform sees them, for the current incarnation.
     pub fn connector(&self, owner: &Owner) -> SimConnector {
         SimConnector::new(self.actor(), owner.clone())
     }
 
-    /// Prepares hosts of this world.
+    /// Returns a preparer for hosts of this world.
     pub fn preparer(&self) -> SimPreparer {
         SimPreparer
     }
 
-    /// Readiness checks, for the current incarnation.
+    /// Returns the readiness checks, for the current incarnation.
     pub fn probe(&self) -> SimProbe {
         SimProbe::new(self.actor())
     }
 
-    /// The code store, for the current incarnation.
+    /// Returns the code store, for the current incarnation.
     pub fn code(&self) -> SimCodeStore {
         SimCodeStore::new(self.actor())
     }
 
-    /// All backends for a platform of this world and the current incarnation. The registry is
-    /// passed in, because it outlives incarnations.
+    /// Returns all backends for a platform of this world and the current incarnation. The caller
+    /// passes the registry, because it outlives incarnations.
     pub fn backends(&self, owner: &Owner, registry: Arc<dyn Registry>) -> Backends {
         let (seed, incarnation) = {
             let state = self.lock();
@@ -314,12 +314,12 @@ impl SimWorld {
         }
     }
 
-    /// Controls faults.
+    /// Returns the control of faults.
     pub fn faults(&self) -> Faults {
         Faults::new(self.clone())
     }
 
-    /// The current incarnation of the acting process, starting at 1.
+    /// Returns the current incarnation of the acting process, starting at 1.
     pub fn incarnation(&self) -> u64 {
         self.lock().incarnation
     }
@@ -375,7 +375,7 @@ impl SimWorld {
         self.lock().rules.answers.push((text.to_owned(), output));
     }
 
-    /// Adds a running machine without a platform, to be adopted.
+    /// Adds a running machine that belongs to no platform, to be adopted.
     pub fn add_machine(&self, spec: &NodeSpec) {
         let now = Instant::now();
         let mut state = self.lock();
@@ -424,13 +424,13 @@ impl SimWorld {
         Err(missing())
     }
 
-    /// The actual state of a node, immediately and without a call.
+    /// Returns the actual state of a node, immediately and without a call.
     pub fn node(&self, node: &NodeName) -> Option<ObservedNode> {
         self.with_machine(node, |machine, rules, _| machine.observed(rules))
             .ok()
     }
 
-    /// All containers of a node, of any platform, immediately and without a call.
+    /// Returns all containers of a node, of any platform, immediately and without a call.
     pub fn containers(&self, node: &NodeName) -> Vec<ObservedContainer> {
         let now = Instant::now();
         self.with_machine(node, |machine, rules, _| {
@@ -439,7 +439,7 @@ impl SimWorld {
         .unwrap_or_default()
     }
 
-    /// The latest table that the agent of a node received.
+    /// Returns the latest table that the agent of a node received.
     pub fn agent_table(&self, node: &NodeName) -> Option<Table> {
         self.with_machine(node, |machine, _, _| {
             let mut containers = machine.engine.containers.values();
@@ -449,7 +449,7 @@ impl SimWorld {
         .flatten()
     }
 
-    /// The image of a container.
+    /// Returns the image of a container.
     pub fn image_of(&self, node: &NodeName, container: &str) -> Option<String> {
         self.with_machine(node, |machine, _, _| {
             let found = machine.engine.containers.values();
@@ -460,7 +460,7 @@ impl SimWorld {
         .flatten()
     }
 
-    /// The names of all images on a node.
+    /// Returns the names of all images on a node.
     pub fn images(&self, node: &NodeName) -> BTreeSet<String> {
         self.with_machine(node, |machine, _, _| {
             machine.engine.images.keys().cloned().collect()
@@ -468,20 +468,20 @@ impl SimWorld {
         .unwrap_or_default()
     }
 
-    /// How often an engine was installed on a node.
+    /// Returns how often an engine was installed on a node.
     pub fn installed(&self, node: &NodeName) -> u32 {
         self.with_machine(node, |machine, _, _| machine.prepared)
             .unwrap_or_default()
     }
 
-    /// A file of a node: its mode and contents.
+    /// Returns a file of a node: its mode and contents.
     pub fn file(&self, node: &NodeName, path: &str) -> Option<(u32, Bytes)> {
         self.with_machine(node, |machine, _, _| machine.files.get(path).cloned())
             .ok()
             .flatten()
     }
 
-    /// The paths of all files that were written to a node.
+    /// Returns the paths of all files that were written to a node.
     pub fn files(&self, node: &NodeName) -> Vec<String> {
         self.with_machine(node, |machine, _, _| {
             machine.files.keys().cloned().collect()
@@ -489,7 +489,7 @@ impl SimWorld {
         .unwrap_or_default()
     }
 
-    /// Writes a file on a node, like a program on the node.
+    /// Writes a file on a node, as a program on the node would.
     pub fn write_file(&self, node: &NodeName, path: &str, contents: &str) {
         let file = (0o600, Bytes::from(contents.to_owned()));
         // A deleted node has no programs.
@@ -499,7 +499,7 @@ impl SimWorld {
         .ok();
     }
 
-    /// Whether an address is answered now.
+    /// Returns whether something currently answers at an address.
     pub fn answers(&self, ip: IpAddr, port: u16) -> bool {
         let now = Instant::now();
         self.lock().at_address(ip, now).is_some_and(|machine| {
@@ -507,29 +507,29 @@ impl SimWorld {
         })
     }
 
-    /// The number of calls, by their first word, for example `state`.
+    /// Returns the number of calls, by the first word of their title, for example `state`.
     pub fn calls(&self) -> BTreeMap<String, u64> {
         self.lock().calls_by_word.clone()
     }
 
-    /// All effects, in order.
+    /// Returns all effects, in order.
     pub fn effects(&self) -> Vec<EffectRecord> {
         self.lock().ledger.effects.clone()
     }
 
-    /// All effects as text: the same seed and calls give the same text.
+    /// Returns all effects as text: the same seed and calls give the same text.
     pub fn transcript(&self) -> String {
         let state = self.lock();
         let lines = state.ledger.effects.iter().map(ToString::to_string);
         lines.collect::<Vec<_>>().join("\n")
     }
 
-    /// All violations of invariants.
+    /// Returns all violations of invariants.
     pub fn violations(&self) -> Vec<Violation> {
         self.lock().ledger.violations.clone()
     }
 
-    /// Descriptions of everything that remains of a platform; empty after its removal.
+    /// Returns descriptions of everything that remains of a platform; empty after its removal.
     pub fn leftovers(&self, owner: &Owner) -> Vec<String> {
         let now = Instant::now();
         let mut state = self.lock();
@@ -556,7 +556,7 @@ impl SimWorld {
 }
 
 impl Rules {
-    /// An image without declarations.
+    /// Returns an image without declarations.
     pub(super) fn plain_image(&self, name: &str) -> Image {
         Image {
             id: format!("sha256:{}", self.chance.hex(&["image", name], 0)),

@@ -1,5 +1,6 @@
-//! Agents: one on each node, from the manager's image. It has the services' addresses before any
-//! container that may use them starts there, and is removed when no such container is left.
+//! Agents: one on each node, run from the manager's image. An agent has the services' addresses
+//! before any container that may use them starts on the node, and is removed when no such container
+//! is left.
 
 use std::collections::BTreeSet;
 
@@ -25,7 +26,7 @@ impl<'a> Planning<'a> {
         }
     }
 
-    /// Opens when containers on the node can find every service by its name.
+    /// Returns a gate that opens when containers on the node can find every service by its name.
     pub(super) fn agent_gate(&self, node: &NodeName) -> Gate {
         self.agent_gates.get(node).cloned().unwrap_or(Gate::Open)
     }
@@ -61,7 +62,7 @@ impl<'a> Planning<'a> {
             node: node.clone(),
         };
         match self.propose(action, needs, reason) {
-            // Whether it has the addresses is known only once it runs.
+            // Whether the agent has the addresses is known only once it is running.
             Gate::Open | Gate::After(_) => {
                 let by = HeldBy::Agent {
                     node: node.clone(),
@@ -81,7 +82,7 @@ impl<'a> Planning<'a> {
         containers.filter(|c| c.role == Role::Agent).collect()
     }
 
-    /// Opens when the node's agent has the services' addresses.
+    /// Returns a gate that opens when the node's agent has the services' addresses.
     fn has_addresses(&mut self, node: &NodeName) -> Gate {
         let (since, why) = match self.observed.agents.get(node) {
             Some(AgentView::UpToDate) => return Gate::Open,
@@ -97,8 +98,8 @@ impl<'a> Planning<'a> {
         Gate::Blocked(self.block(Subject::Node(node.clone()), by, settled))
     }
 
-    /// Opens when the node has the agent's image. The manager runs from it, so the manager's node
-    /// has it; it is not built or pulled anywhere.
+    /// Returns a gate that opens when the node has the agent's image. The manager runs from this
+    /// image, so the manager's node has it; the image is not built or pulled anywhere.
     fn agent_image(&mut self, node: &'a NodeName, agents: &'a Agents) -> Gate {
         let needed_by = Subject::Node(node.clone());
         self.existing_image(node, &agents.image, &needed_by)
@@ -109,7 +110,7 @@ impl<'a> Planning<'a> {
     }
 
     /// Removes the agents of nodes on which no container is left that could use a service name. An
-    /// agent on a node that is deleted goes with the node.
+    /// agent on a node that is deleted is deleted with the node.
     pub(super) fn unneeded_agents(&mut self) {
         let observed = self.observed;
         for (node, view) in &observed.nodes {

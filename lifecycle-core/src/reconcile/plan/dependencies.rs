@@ -1,5 +1,5 @@
-//! The start order: a service starts after those that it depends on, `starts: last` after all
-//! others.
+//! The start order: a service starts after the services that it depends on; a service with `starts:
+//! last` starts after all others.
 
 use std::collections::BTreeSet;
 
@@ -12,13 +12,13 @@ use crate::reconcile::step::{HeldBy, StepId};
 /// The steps after which a service's dependencies are up, or the dependency that is not up.
 pub(super) type Dependencies = Result<BTreeSet<StepId>, Blocked>;
 
-/// A step that waits for more replicas than this waits for the last of them only, so that plans
-/// for thousands of replicas stay small. That is enough: the driver plans again after each step,
-/// and the new plan waits for whichever replica is left.
+/// A step that has to wait for more replicas than this waits only for the last of them, so that
+/// plans for thousands of replicas stay small. That is enough, because the driver plans again after
+/// each step, and the new plan waits for the replicas that are left.
 const MANY_REPLICAS: usize = 16;
 
 impl Planning<'_> {
-    /// What a service waits for before its replicas may start.
+    /// Returns what a service waits for before its replicas may start.
     pub(super) fn dependencies(&self, service: &DeclaredService) -> Dependencies {
         let mut steps = BTreeSet::new();
         for (name, condition) in &service.spec.depends_on {

@@ -8,7 +8,7 @@ use crate::reconcile::declared::listed_name;
 use crate::reconcile::step::{Action, Held, HeldBy, Reason, StepId};
 
 impl<'a> Planning<'a> {
-    /// Opens when the replica's node has its service's image.
+    /// Returns a gate that opens when the replica's node has the image of the replica's service.
     pub(super) fn service_image(&mut self, replica: PlacedReplica<'a>) -> Gate {
         let PlacedReplica { node, service, .. } = replica;
         let name = &service.spec.name;
@@ -40,7 +40,7 @@ impl<'a> Planning<'a> {
         self.first_image(action, image, needed_by, needs, how)
     }
 
-    /// The gate of an image whose build failed: it would fail on every node.
+    /// Returns the gate of an image whose build failed, because the build would fail on every node.
     fn failed_build(&mut self, node: &NodeName, image: &str, needed_by: &Subject) -> Option<Gate> {
         let mut failures = self.history.failures.iter();
         let (_, failure) =
@@ -55,7 +55,7 @@ impl<'a> Planning<'a> {
         Some(self.set_image_gate(node, image.to_owned(), Gate::blocked(by, true)))
     }
 
-    /// Opens when the node has an image that this platform does not build.
+    /// Returns a gate that opens when the node has an image that this platform does not build.
     fn named_image(&mut self, node: &NodeName, image: &str, needed_by: &Subject) -> Gate {
         if let Some(gate) = self.existing_image(node, image, needed_by) {
             return gate;
@@ -68,8 +68,8 @@ impl<'a> Planning<'a> {
         self.first_image(action, image, needed_by, BTreeSet::new(), how)
     }
 
-    /// The gate of an image that a node has, or that this plan brings to one. `None` if the image
-    /// has to be built or pulled.
+    /// Returns the gate of an image that a node has, or that this plan brings to a node; `None` if
+    /// the image has to be built or pulled.
     pub(super) fn existing_image(
         &mut self,
         node: &NodeName,
@@ -98,7 +98,7 @@ impl<'a> Planning<'a> {
         };
         let from = holders.and_then(|h| h.iter().find(responds)).copied();
         if from.is_none() && holders.is_some() {
-            // The nodes that have it do not respond now, but may soon.
+            // The nodes that have the image do not respond now, but may respond soon.
             let by = HeldBy::Image {
                 image: image.to_owned(),
             };
@@ -159,8 +159,8 @@ impl<'a> Planning<'a> {
 
     fn set_image_gate(&mut self, node: &NodeName, image: String, gate: Gate) -> Gate {
         let gate = match gate {
-            // The hold of the failed step has another subject, so whatever waits for the image
-            // names it. A failed build is the reason itself.
+            // The failed step is held under another subject, so whatever waits for the image names
+            // the image as the reason. A failed build is itself the reason.
             Gate::Blocked(blocked) if !matches!(blocked.by, HeldBy::Failed { .. }) => {
                 let by = HeldBy::Image {
                     image: image.clone(),

@@ -1,5 +1,5 @@
-//! Instances: replicas one after the other in the start order. A replica without a container of the
-//! declared specification gets one here.
+//! Instances: plans the replicas one after the other in the start order. Creates a container for
+//! each replica that has none of the declared specification.
 
 use std::collections::BTreeSet;
 
@@ -75,8 +75,8 @@ impl<'a> Planning<'a> {
         }
     }
 
-    /// A replica whose node cannot be used now. It is not started elsewhere, since it may still
-    /// run on its node.
+    /// Plans a replica whose node cannot be used now. The replica is not started on another node,
+    /// since it may still run on its own.
     fn on_blocked_node(
         &mut self,
         replica: PlacedReplica<'a>,
@@ -105,7 +105,7 @@ impl<'a> Planning<'a> {
         containers: &Containers<'a>,
         dependencies: &Dependencies,
     ) -> (InstanceStatus, Up) {
-        // A container of an earlier specification serves until its successor may start.
+        // A container of an earlier specification keeps serving until its successor may start.
         let serving = containers.others.iter().find(|seen| seen.is_running());
         let up = serving.map_or(Up::default(), Planning::up_of);
         let planned = |verdict, settled| (status(replica, serving, verdict, settled), up);
@@ -160,7 +160,7 @@ impl<'a> Planning<'a> {
         }
     }
 
-    /// The steps that a new container needs, apart from the service's dependencies.
+    /// Returns the steps that a new container needs, apart from the service's dependencies.
     fn needs_of_new(&mut self, replica: PlacedReplica<'a>) -> Result<BTreeSet<StepId>, Blocked> {
         let mut needs = BTreeSet::new();
         let node = self.node_gates.get(replica.node);
@@ -171,7 +171,7 @@ impl<'a> Planning<'a> {
         Ok(needs)
     }
 
-    /// Why a replica without any container is created on its node.
+    /// Returns why a replica without any container is created on its node.
     fn reason_to_create(&self, replica: PlacedReplica<'a>) -> Reason {
         let view = self.observed.nodes.get(replica.node);
         let state = view.and_then(|view| view.engine_state());
@@ -188,7 +188,8 @@ impl<'a> Planning<'a> {
         }
     }
 
-    /// Opens when the replica cannot run unobserved on a node other than its own.
+    /// Returns a gate that opens when the replica cannot run unobserved on a node other than its
+    /// own.
     fn gone_elsewhere(&mut self, replica: PlacedReplica<'a>) -> Gate {
         let observed = self.observed;
         let elsewhere = |last: &&NodeName| *last != replica.node;

@@ -1,5 +1,5 @@
-//! Keeps a container running: starts it if it never was, and again after it ended if its restart
-//! policy asks for that.
+//! Keeps a container running: starts it if it was never started, and starts it again after it ended
+//! if its restart policy requires that.
 
 use chrono::{DateTime, Utc};
 
@@ -15,7 +15,7 @@ use crate::runtime::ContainerState;
 
 impl<'a> Planning<'a> {
     /// Keeps the container `seen` of a replica running. A container that was stopped for one of
-    /// `others` is started again. `restoring`: why, if it comes back after a rollback.
+    /// `others` is started again. `restoring` is the reason if a rollback restores the container.
     pub(super) fn keep_running(
         &mut self,
         replica: PlacedReplica<'a>,
@@ -84,7 +84,7 @@ impl<'a> Planning<'a> {
         Verdict::Failed { why }
     }
 
-    /// A container that ended by itself: it completed, failed for good, or is started again.
+    /// Plans a container that ended by itself: it completed, failed for good, or is started again.
     fn ended(
         &mut self,
         replica: PlacedReplica<'a>,
@@ -138,7 +138,8 @@ impl<'a> Planning<'a> {
         self.start_again(replica, seen, others, dependencies, reason, failed)
     }
 
-    /// Starts a container that exists. `failed`: why the replica counts as failed all the same.
+    /// Starts a container that exists. `failed` is the reason if the replica counts as failed
+    /// nevertheless.
     pub(super) fn start_again(
         &mut self,
         replica: PlacedReplica<'a>,
@@ -163,7 +164,7 @@ impl<'a> Planning<'a> {
         let freed = if container.digest == replica.service.digest {
             self.free_ports(replica, needs)
         } else {
-            // The host ports of an earlier specification are not known any more.
+            // The host ports of an earlier specification are no longer known.
             Ok(needs)
         };
         let stopped = freed.and_then(|needs| self.stop_running(id, others, &reason, needs));
@@ -193,7 +194,7 @@ impl<'a> Planning<'a> {
         }
     }
 
-    /// What dependent services see of a replica that has this container.
+    /// Returns what dependent services see of a replica that has this container.
     pub(super) fn up_of(seen: &Seen<'_>) -> Up {
         match seen.container.state {
             ContainerState::Running { .. } => Up {
@@ -213,7 +214,7 @@ impl<'a> Planning<'a> {
     }
 }
 
-/// Whether a container was stopped so that `other` could start, rather than ended by itself.
+/// Returns whether a container was stopped so that `other` could start, and did not end by itself.
 fn was_stopped_for(seen: &Seen<'_>, other: &Seen<'_>) -> bool {
     if other.container.state == ContainerState::Created {
         // `other` has no start time to compare with. A container that ended once may have been
@@ -223,7 +224,7 @@ fn was_stopped_for(seen: &Seen<'_>, other: &Seen<'_>) -> bool {
     other.container.started_at > seen.container.started_at
 }
 
-/// How often a container ended by itself, and when it may start again.
+/// Returns how often a container ended by itself, and when it may start again.
 fn endings(seen: &Seen<'_>) -> Option<(u32, DateTime<Utc>)> {
     let endings = seen.endings?;
     Some((endings.times, endings.again_at))

@@ -1,5 +1,5 @@
-//! Leftovers: containers and nodes that are no longer declared. Services stop in reverse start
-//! order.
+//! Leftovers: removes containers and nodes that are no longer declared. Services stop in reverse
+//! start order.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -12,7 +12,7 @@ use crate::reconcile::step::{Action, HeldBy, Reason, StepId};
 use crate::runtime::{ObservedContainer, Role};
 
 impl<'a> Planning<'a> {
-    /// Stops and removes a container. The gate opens when it is removed.
+    /// Stops and removes a container. The returned gate opens when the container is removed.
     pub(super) fn stop_and_remove(
         &mut self,
         instance: &InstanceId,

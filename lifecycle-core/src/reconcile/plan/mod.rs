@@ -1,19 +1,18 @@
-//! The planner: a pure function from what is declared and what is observed to the steps
-//! between them. It does no I/O and knows no clock and no randomness, so the same input gives the
-//! same plan.
+//! The planner: a pure function that returns the steps from the observed to the declared state. It
+//! uses no I/O, no clock and no random numbers, so the same input gives the same plan.
 //!
 //! - [`nodes`]: nodes are created, started and prepared for Docker.
 //! - [`agents`]: service names work on a node before a container that may use them starts there.
 //! - [`images`]: an image is built or pulled on one node and copied to the others.
-//! - [`dependencies`]: a service starts after those that it depends on, `starts: last` after all
-//!   others.
+//! - [`dependencies`]: a service starts after those that it depends on; a service with `starts:
+//!   last` starts after all others.
 //! - [`instances`]: replicas are created on the nodes that they are placed on.
-//! - [`keep_running`]: containers that never started or that ended are started.
-//! - [`replacement`]: an old container is stopped before its successor starts, and comes back if
+//! - [`keep_running`]: containers that were never started, or that ended, are started.
+//! - [`replacement`]: an old container is stopped before its successor starts, and is restored if
 //!   the successor fails.
 //! - [`restart`]: a container is restarted on request, one replica after the other.
 //! - [`ports`]: a host port passes from one replica to another.
-//! - [`leftovers`]: what is no longer declared is removed in reverse start order.
+//! - [`leftovers`]: objects that are no longer declared are removed in reverse start order.
 //! - [`text`]: a plan as text.
 
 mod agents;
@@ -51,13 +50,13 @@ pub struct Policy {
     /// Whether creating and starting the manager's node is left to the bootstrapper: true in the
     /// manager, false in the bootstrapper.
     pub spares_manager_node: bool,
-    /// Whether only nodes are planned for. The bootstrapper does that: the manager alone acts on
-    /// engines.
+    /// Whether the plan contains only steps for nodes. The bootstrapper sets this, because only the
+    /// manager acts on engines.
     pub only_nodes: bool,
-    /// How often an instance may end without having been ready before it counts as failed. It is
-    /// still started again.
+    /// How often an instance may end without having been ready before it counts as failed. The
+    /// instance is still started again.
     pub endings_before_failed: u32,
-    /// How often in a row a step may fail before it counts as failed. It is still retried.
+    /// How often in a row a step may fail before it counts as failed. The step is still retried.
     pub failures_before_failed: u32,
     /// How long a node may be unknown before its replicas count as failed for the round.
     pub unknown_before_failed: Duration,
@@ -83,7 +82,7 @@ impl Default for Policy {
     }
 }
 
-/// Plans the steps from what is observed to what is declared.
+/// Plans the steps from the observed to the declared state.
 pub fn plan(input: &PlanningInput) -> Plan {
     let index = Index::new(&input.declared, &input.observed, &input.history);
     let mut planning = Planning::new(input, &index);
@@ -99,22 +98,22 @@ pub fn plan(input: &PlanningInput) -> Plan {
     planning.finish()
 }
 
-/// Whether something may go on.
+/// Whether something may continue.
 #[derive(Debug, Clone)]
 enum Gate {
-    /// Now.
+    /// It may continue now.
     Open,
-    /// Once this step is done.
+    /// It may continue once this step is done.
     After(StepId),
-    /// Not in this plan.
+    /// It cannot continue in this plan.
     Blocked(Blocked),
 }
 
-/// Why something cannot go on in this plan.
+/// Why something cannot continue in this plan.
 #[derive(Debug, Clone)]
 struct Blocked {
     by: HeldBy,
-    /// Whether this will not change within the round.
+    /// Whether the reason remains for the rest of the round.
     settled: bool,
 }
 
@@ -123,7 +122,7 @@ impl Blocked {
         Self { by, settled }
     }
 
-    /// What it means for a replica: whatever stays blocked for the round has failed.
+    /// Returns the verdict on a replica: a replica that stays blocked for the round has failed.
     fn verdict(&self) -> Verdict {
         if self.settled {
             Verdict::Failed {
@@ -140,7 +139,7 @@ impl Gate {
         Self::Blocked(Blocked::new(by, settled))
     }
 
-    /// Adds the step that has to be done before, if there is one.
+    /// Adds the step that the gate waits for to `needs`, if there is one.
     fn pass(self, needs: &mut BTreeSet<StepId>) -> Result<(), Blocked> {
         match self {
             Self::Open => {}
@@ -171,9 +170,10 @@ struct Planning<'a> {
     unreachable_deletions: BTreeMap<&'a NodeName, Gate>,
     /// Host ports of containers that are no longer declared; each gate opens when the port is free.
     undeclared_ports: BTreeMap<HostPort<'a>, Gate>,
-    /// Declared host ports, and the replica and running container that have each of them now.
+    /// Declared host ports, each with the replica and the running container that currently use it.
     port_holders: BTreeMap<HostPort<'a>, (usize, Seen<'a>)>,
-    /// The containers that this plan stops, and the order in which they were added.
+    /// The gates of the containers that this plan stops, and the order in which the stops were
+    /// added.
     stops: BTreeMap<&'a ContainerId, Gate>,
     stop_order: Vec<&'a ContainerId>,
     image_gates: BTreeMap<NodeName, BTreeMap<String, Gate>>,
@@ -190,14 +190,14 @@ struct Planning<'a> {
 /// A declared replica and the node that it is placed on.
 #[derive(Debug, Clone, Copy)]
 struct PlacedReplica<'a> {
-    /// Its position in the index.
+    /// The replica's position in the index.
     position: usize,
     id: &'a InstanceId,
     service: &'a DeclaredService,
     node: &'a NodeName,
 }
 
-/// A port of a node.
+/// A host port of a node.
 type HostPort<'a> = (&'a NodeName, u16, Protocol);
 
 /// What services that depend on a replica see of it.
@@ -250,8 +250,8 @@ impl<'a> Planning<'a> {
         }
     }
 
-    /// Adds a step to the plan, unless its node does not respond or the step failed and waits to
-    /// be retried.
+    /// Adds a step to the plan, unless the step's node does not respond, or the step failed and
+    /// waits to be retried.
     fn propose(&mut self, action: Action, needs: BTreeSet<StepId>, reason: Reason) -> Gate {
         let view = self.observed.nodes.get(action.node());
         if let Some(not_responding) = view.and_then(|view| view.not_responding.as_ref()) {
@@ -306,7 +306,8 @@ impl<'a> Planning<'a> {
         });
     }
 
-    /// When the round stops waiting for the cause of a hold. Only for causes that it waits for.
+    /// Returns when the round stops waiting for the cause of a hold; `None` for a cause that the
+    /// round does not wait for.
     fn waits_until(&self, subject: &Subject, by: &HeldBy) -> Option<DateTime<Utc>> {
         let patience = match by {
             HeldBy::Backoff { until, .. } => return Some(*until),
@@ -333,7 +334,7 @@ impl<'a> Planning<'a> {
         }
     }
 
-    /// Whether `patience` has passed since `since`. If not, the plan changes at that time.
+    /// Returns whether `patience` has passed since `since`. If not, the plan changes at that time.
     fn has_passed(&mut self, since: DateTime<Utc>, patience: Duration) -> bool {
         let Some(end) = chrono::Duration::from_std(patience)
             .ok()
@@ -345,7 +346,8 @@ impl<'a> Planning<'a> {
         end <= self.now
     }
 
-    /// Returns the plan. Its steps are in order already: each is proposed after those it needs.
+    /// Returns the plan. Its steps are already in order, because each was proposed after the steps
+    /// that it needs.
     fn finish(mut self) -> Plan {
         let gates = self.node_gates.values().chain(self.agent_gates.values());
         let nodes_settled = gates.into_iter().all(|gate| match gate {
@@ -363,7 +365,7 @@ impl<'a> Planning<'a> {
     }
 }
 
-/// The status of a replica that has the container `seen`, or none.
+/// Returns the status of a replica that has the container `seen`, or no container.
 fn status(
     replica: PlacedReplica<'_>,
     seen: Option<&Seen<'_>>,

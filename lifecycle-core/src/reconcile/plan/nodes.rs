@@ -1,4 +1,4 @@
-//! Nodes: each declared node exists, runs, and has an engine.
+//! Nodes: ensures that each declared node exists, is running, and has an engine.
 
 use std::collections::BTreeSet;
 
@@ -16,8 +16,8 @@ impl Planning<'_> {
         }
     }
 
-    /// Deletes undeclared nodes that cannot be observed. Their replicas may start elsewhere only
-    /// after that, since until then they may still run there.
+    /// Deletes undeclared nodes that cannot be observed. Their replicas may start on other nodes
+    /// only after the deletion, since until then they may still run on the deleted node.
     pub(super) fn delete_unreachable_nodes(&mut self) {
         let observed = self.observed;
         for (node, view) in &observed.nodes {
@@ -33,7 +33,7 @@ impl Planning<'_> {
         }
     }
 
-    /// Whether a node was created for this platform and is no longer declared.
+    /// Returns whether a node was created for this platform and is no longer declared.
     pub(super) fn is_to_delete(&self, node: &NodeName, view: &NodeView) -> bool {
         let spared = self.policy.spares_manager_node && *node == self.declared.manager_node;
         !spared && view.machine.created && !self.declared.nodes.contains_key(node)
@@ -74,7 +74,7 @@ impl Planning<'_> {
                     BTreeSet::new(),
                     Reason::NodeStopped,
                 );
-                // Whether it has an engine is known only once it runs.
+                // Whether the node has an engine is known only once it is running.
                 match start {
                     Gate::Open | Gate::After(_) => {
                         Gate::blocked(HeldBy::Node { node: node.clone() }, false)
@@ -106,7 +106,7 @@ impl Planning<'_> {
         }
     }
 
-    /// A node that is starting or stopping.
+    /// Plans a node that is starting or stopping.
     fn changing(&mut self, node: &NodeName, view: &NodeView, power: &str) -> Gate {
         let since = view.changing_since;
         let by = HeldBy::NodeChanging {
@@ -119,8 +119,8 @@ impl Planning<'_> {
         self.block_node(node, by, settled)
     }
 
-    /// A node that failed is deleted and created again. A node that ever ran something is left as
-    /// it is, since the failure may be that of a later change.
+    /// Plans a node that failed: it is deleted and created again. A node that ever ran something is
+    /// not changed, since the failure may be that of a later change.
     fn failed(&mut self, node: &NodeName, view: &NodeView, spared: bool) -> Gate {
         let why = if spared {
             "the cloud reports that the manager's own node failed"

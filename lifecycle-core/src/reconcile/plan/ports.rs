@@ -1,6 +1,6 @@
-//! Host ports that pass from one replica to another. A replica that is to be replaced or to move
-//! is stopped before the replica that is declared to have its port now starts. It is stopped even
-//! if its own successor cannot start yet, since that may wait for the other replica.
+//! Host ports that pass from one replica to another. A replica that has to be replaced or moved is
+//! stopped before the replica that is now declared to have its port starts. It is stopped even if
+//! its own successor cannot start yet, since the successor may wait for the other replica.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -10,7 +10,7 @@ use crate::reconcile::declared::Declared;
 use crate::reconcile::index::{Index, Seen};
 use crate::reconcile::step::{HeldBy, Reason, StepId};
 
-/// Which running containers of declared replicas have host ports that are declared.
+/// Returns which running containers of declared replicas have declared host ports.
 pub(super) fn holders<'a>(
     declared: &'a Declared,
     index: &Index<'a>,
@@ -38,8 +38,8 @@ pub(super) fn holders<'a>(
 }
 
 impl<'a> Planning<'a> {
-    /// Stops the containers that have a host port which the replica needs. Returns what the
-    /// replica needs before it may start.
+    /// Stops the containers that use a host port which the replica needs. Returns the steps that
+    /// the replica needs before it may start.
     pub(super) fn free_ports(
         &mut self,
         replica: PlacedReplica<'a>,
@@ -80,8 +80,8 @@ impl<'a> Planning<'a> {
         Ok(needs)
     }
 
-    /// Whether a container is the one that its replica is to run in: the one of the declared
-    /// specification or, if that was rejected, the previous one.
+    /// Returns whether the replica should run in this container: the container of the declared
+    /// specification or, if that was rejected, of the previous one.
     fn keeps_running(&self, position: usize, seen: Seen<'a>) -> bool {
         let id = &self.index.replicas[position];
         let Some(service) = self.index.service(&id.service).map(|s| s.service) else {

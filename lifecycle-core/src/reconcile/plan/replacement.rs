@@ -1,5 +1,5 @@
 //! Replacement: an old container is stopped before its successor starts. If the declared
-//! specification fails, the previous one comes back.
+//! specification fails, the previous one is restored.
 
 use std::collections::BTreeSet;
 
@@ -15,18 +15,19 @@ use crate::runtime::ContainerState;
 
 /// The containers of a replica.
 pub(super) struct Containers<'a> {
-    /// The one on the replica's node that has the declared specification.
+    /// The container on the replica's node that has the declared specification.
     pub(super) current: Option<Seen<'a>>,
-    /// All others.
+    /// All other containers.
     pub(super) others: Vec<Seen<'a>>,
 }
 
 impl<'a> Containers<'a> {
-    /// The container that comes back when the declared specification is rejected.
+    /// Returns the container to restore when the declared specification is rejected.
     ///
-    /// That is the one that runs on the node, else the one that was started first there: a
-    /// container that becomes ready removes all older ones, so later ones were never ready. A
-    /// service that runs once has none, since an earlier version would not do the same work.
+    /// This is the container that is running on the node; otherwise the one that was started first
+    /// there: a container that becomes ready removes all older ones, so later ones were never
+    /// ready. A service that runs once has no such container, since an earlier version would not do
+    /// the same work.
     pub(super) fn previous(&self, replica: PlacedReplica<'a>) -> Option<Seen<'a>> {
         if replica.service.runs_once {
             return None;
@@ -39,7 +40,7 @@ impl<'a> Containers<'a> {
     }
 }
 
-/// The return to a previous specification, after the declared one was rejected.
+/// The rollback to a previous specification, after the declared one was rejected.
 pub(super) struct Rollback<'a> {
     pub(super) previous: Seen<'a>,
     /// When the declared specification was rejected.
@@ -61,8 +62,8 @@ impl<'a> Planning<'a> {
         }
     }
 
-    /// Stops a container; a container that several replicas need stopped is stopped once. The gate
-    /// opens when it is stopped.
+    /// Stops a container, only once even if several replicas require that. The returned gate opens
+    /// when the container is stopped.
     pub(super) fn stop(
         &mut self,
         id: &InstanceId,
@@ -98,7 +99,7 @@ impl<'a> Planning<'a> {
         reason: &Reason,
         mut needs: BTreeSet<StepId>,
     ) -> Result<BTreeSet<StepId>, Blocked> {
-        // A container that was never ready is no better to return to than a stopped one.
+        // Rolling back to a container that was never ready is no better than to a stopped one.
         let is_ready = |seen: &Seen<'a>| Self::up_of(seen).ready;
         if !others.iter().any(is_ready) {
             return Ok(needs);
@@ -110,8 +111,8 @@ impl<'a> Planning<'a> {
         Ok(needs)
     }
 
-    /// Stops the containers among `others` that run. Returns what a successor needs before it may
-    /// start.
+    /// Stops the running containers among `others`. Returns the steps that a successor needs before
+    /// it may start.
     pub(super) fn stop_running(
         &mut self,
         id: &InstanceId,
@@ -127,9 +128,9 @@ impl<'a> Planning<'a> {
         Ok(needs)
     }
 
-    /// Plans a replica whose declared specification has its container. It is kept running, and
-    /// the containers that it replaces are removed once it is ready. If it fails, the previous
-    /// specification comes back.
+    /// Plans a replica that has a container of the declared specification. The container is kept
+    /// running, and the containers that it replaces are removed once it is ready. If it fails, the
+    /// previous specification is restored.
     pub(super) fn keep(
         &mut self,
         replica: PlacedReplica<'a>,
@@ -182,8 +183,8 @@ impl<'a> Planning<'a> {
         (status, up)
     }
 
-    /// Starts the previous container again. Once it runs, older containers are removed; the
-    /// rejected one is stopped, and kept for a while so that its output can be read.
+    /// Starts the previous container again. Once it is running, older containers are removed; the
+    /// rejected container is stopped, and kept for a while so that its output can be read.
     pub(super) fn roll_back(
         &mut self,
         replica: PlacedReplica<'a>,
@@ -224,7 +225,7 @@ impl<'a> Planning<'a> {
     }
 }
 
-/// Why `other` is replaced by a container of `digest` on `node`.
+/// Returns why `other` is replaced by a container of `digest` on `node`.
 pub(super) fn replaced(other: &Seen<'_>, node: &NodeName, digest: &SpecDigest) -> Reason {
     if other.node == node {
         Reason::SpecChanged {

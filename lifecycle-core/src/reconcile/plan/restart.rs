@@ -1,5 +1,5 @@
-//! Restarts that were requested: the same container is stopped and started again. Replicas of a
-//! service restart one after the other, so that the others serve meanwhile.
+//! Requested restarts: the same container is stopped and started again. Replicas of a service
+//! restart one after the other, so that the other replicas continue to serve.
 
 use super::dependencies::Dependencies;
 use super::{Gate, PlacedReplica, Planning, status};
@@ -10,7 +10,7 @@ use crate::reconcile::step::{Action, HeldBy, InstanceStatus, Reason};
 use crate::runtime::ObservedContainer;
 
 impl<'a> Planning<'a> {
-    /// Whether a restart was requested while this run of the container lasted.
+    /// Returns whether a restart was requested during this run of the container.
     pub(super) fn is_to_restart(&self, id: &InstanceId, container: &ObservedContainer) -> bool {
         self.history.restarts.get(id).is_some_and(|run| {
             run.container == container.id && Some(run.started_at) == container.started_at
@@ -31,7 +31,7 @@ impl<'a> Planning<'a> {
             return status;
         }
         let planned = |settled| status(replica, Some(&seen), Verdict::Open, settled);
-        // A container is stopped only if it could be started again.
+        // Stop a container only if it could be started again.
         let mut needs = match dependencies {
             Ok(steps) => steps.clone(),
             Err(blocked) => {
@@ -63,7 +63,8 @@ impl<'a> Planning<'a> {
         planned(false)
     }
 
-    /// The first replica of the same service that restarts before this one and is not up again.
+    /// Returns the first replica of the same service that restarts before this one and is not up
+    /// again.
     fn restarts_before(&self, replica: PlacedReplica<'a>) -> Option<InstanceId> {
         (1..replica.id.replica.0).find_map(|number| {
             let id = InstanceId {
@@ -73,7 +74,8 @@ impl<'a> Planning<'a> {
             if !self.history.restarts.contains_key(&id) {
                 return None;
             }
-            // The replicas of a service have consecutive positions, and earlier ones are planned.
+            // The replicas of a service have consecutive positions, and earlier ones are already
+            // planned.
             let distance = replica.id.replica.0 - number;
             let position = replica.position.checked_sub(distance.into())?;
             let is_up = self.up[position].ready || self.up[position].completed;

@@ -1,9 +1,9 @@
-//! What steps do. Everything that the planner and the control loop have to know about an action
-//! is one row of one table.
+//! The actions of steps. Everything that the planner and the control loop have to know about an
+//! action is in one row of one table.
 //!
-//! A new action has three places, which `tests/source/actions.rs` checks: here its variant and its
-//! row in [`Action::facts`], in `Execution::act` how it is carried out, and in the planner the
-//! module that proposes it.
+//! A new action has three places, which `tests/source/actions.rs` checks: its variant and its row
+//! in [`Action::facts`] here; `Execution::act`, which carries it out; and the module of the planner
+//! that proposes it.
 
 use std::fmt;
 
@@ -28,7 +28,7 @@ pub enum Action {
         /// The node's name.
         node: NodeName,
     },
-    /// Prepares a node for Docker: its packages, its engine.
+    /// Prepares a node for Docker: installs packages and the engine.
     PrepareNode {
         /// The node's name.
         node: NodeName,
@@ -44,7 +44,7 @@ pub enum Action {
         image: String,
         /// The service whose declaration describes the build.
         service: ServiceName,
-        /// The node that builds it.
+        /// The node that builds the image.
         node: NodeName,
     },
     /// Copies an image from another node.
@@ -60,7 +60,7 @@ pub enum Action {
     PullImage {
         /// The image's name.
         image: String,
-        /// The node that pulls it.
+        /// The node that pulls the image.
         node: NodeName,
     },
     /// Starts the node's agent and removes older agents.
@@ -92,8 +92,8 @@ pub enum Action {
         instance: InstanceId,
         /// The container's name.
         container: String,
-        /// The engine's id of the container. In JSON a step and its action are one object, which has
-        /// an `id` already.
+        /// The engine's id of the container. The field is renamed in JSON, where a step and its
+        /// action are one object that already has an `id`.
         #[serde(rename = "container_id")]
         id: ContainerId,
         /// The container's node.
@@ -105,8 +105,8 @@ pub enum Action {
         instance: InstanceId,
         /// The container's name.
         container: String,
-        /// The engine's id of the container. In JSON a step and its action are one object, which has
-        /// an `id` already.
+        /// The engine's id of the container. The field is renamed in JSON, where a step and its
+        /// action are one object that already has an `id`.
         #[serde(rename = "container_id")]
         id: ContainerId,
         /// The container's node.
@@ -114,7 +114,8 @@ pub enum Action {
     },
 }
 
-/// What kind of work an action is: how long it may take and how much of it runs at once.
+/// The type of work of an action, which determines how long it may take and how many such actions
+/// run concurrently.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Work {
     CreateNode,
@@ -134,7 +135,7 @@ pub(crate) enum Verb {
     Provision,
     Prepare,
     Delete,
-    /// Builds, copies or pulls an image: whichever is chosen, it meets the same need.
+    /// Builds, copies or pulls an image; all three meet the same need.
     Image,
     Agent,
     RemoveAgent,
@@ -143,7 +144,7 @@ pub(crate) enum Verb {
     Remove,
 }
 
-/// All that is known about an action.
+/// The facts about an action.
 struct Facts<'a> {
     node: &'a NodeName,
     verb: Verb,
@@ -151,9 +152,9 @@ struct Facts<'a> {
     object: Option<&'a str>,
     about: About<'a>,
     work: Work,
-    /// Another node that has to answer.
+    /// Another node that has to respond.
     from: Option<&'a NodeName>,
-    /// The container that no longer runs afterwards.
+    /// The container that is no longer running after the action.
     ends: Option<&'a ContainerId>,
     words: Words<'a>,
 }
@@ -321,7 +322,7 @@ impl Action {
         }
     }
 
-    /// The action's identity.
+    /// Returns the action's id.
     pub fn id(&self) -> StepId {
         let Facts {
             node, verb, object, ..
@@ -329,18 +330,19 @@ impl Action {
         StepId::new(node.clone(), verb, object)
     }
 
-    /// The node that the action works on. The limits per node count it there.
+    /// Returns the node that the action works on, and to whose limits it counts.
     pub fn node(&self) -> &NodeName {
         self.facts().node
     }
 
-    /// The nodes that have to answer: the action's own, and the one that an image is copied from.
+    /// Returns the nodes that have to respond: the action's own node, and the one that an image is
+    /// copied from.
     pub(crate) fn nodes(&self) -> impl Iterator<Item = &NodeName> {
         let Facts { node, from, .. } = self.facts();
         std::iter::once(node).chain(from)
     }
 
-    /// What the action is reported under.
+    /// Returns the subject that the action is reported under.
     pub fn subject(&self) -> Subject {
         let Facts { node, about, .. } = self.facts();
         match about {
@@ -350,7 +352,7 @@ impl Action {
         }
     }
 
-    /// The replica that the action works on, if it works on one.
+    /// Returns the replica that the action works on, if it works on one.
     pub fn instance(&self) -> Option<&InstanceId> {
         match self.facts().about {
             About::Instance(instance) => Some(instance),
@@ -358,28 +360,29 @@ impl Action {
         }
     }
 
-    /// The image that the action brings to its node, if it brings one.
+    /// Returns the image that the action brings to its node, if it brings one.
     pub(crate) fn image(&self) -> Option<&str> {
         let Facts { verb, object, .. } = self.facts();
         object.filter(|_| verb == Verb::Image)
     }
 
-    /// The container that the action stops or removes, if it does.
+    /// Returns the container that the action stops or removes, if there is one.
     pub(crate) fn ended_container(&self) -> Option<&ContainerId> {
         self.facts().ends
     }
 
-    /// Whether the action stops a running container, so that agents drain its connections first.
+    /// Returns whether the action stops a running container, so that agents drain its connections
+    /// first.
     pub(crate) fn waits_for_drain(&self) -> bool {
         self.facts().verb == Verb::Stop
     }
 
-    /// The kind of work.
+    /// Returns the type of work.
     pub(crate) fn work(&self) -> Work {
         self.facts().work
     }
 
-    /// Whether the cloud shows the effect, rather than the node's engine.
+    /// Returns whether the cloud shows the effect, rather than the node's engine.
     pub fn is_at_cloud(&self) -> bool {
         match self.work() {
             Work::CreateNode | Work::StartNode | Work::DeleteNode => true,

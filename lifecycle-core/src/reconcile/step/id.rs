@@ -33,12 +33,12 @@ impl StepId {
         }
     }
 
-    /// The node that the step works on.
+    /// Returns the node that the step works on.
     pub fn node(&self) -> &NodeName {
         &self.node
     }
 
-    /// The image that the step brings to its node, if it brings one.
+    /// Returns the image that the step brings to its node, if it brings one.
     pub fn image(&self) -> Option<&str> {
         self.object.as_deref().filter(|_| self.verb == Verb::Image)
     }

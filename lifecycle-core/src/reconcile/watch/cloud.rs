@@ -15,7 +15,7 @@ use crate::reconcile::observe::NodeView;
 use crate::registry::Unknown;
 
 pub(super) async fn watch_cloud(shared: Arc<Shared>) {
-    // The tasks of the nodes live in this set, so they end with this task.
+    // This set contains the nodes' tasks, so they end with this task.
     let mut tasks = JoinSet::new();
     loop {
         let as_of = shared.requests.load(Ordering::SeqCst);
@@ -94,7 +94,7 @@ fn publish_cloud(
         let name = machine.name.clone();
         let mut slot = if let Some(mut slot) = slots.remove(&name) {
             if slot.view.machine.provider_id != machine.provider_id {
-                // Another machine under the same name: what was on the old one is gone.
+                // Another machine has the same name: everything on the old machine is gone.
                 slot.view = Arc::new(NodeView::not_asked(machine.clone()));
             }
             is_awaited |= slot.machine.send_if_modified(|old| {

@@ -23,14 +23,14 @@ use crate::reconcile::observe::{EngineView, NodeView};
 use crate::registry::Unknown;
 use crate::runtime::{EngineEvent, EngineInfo, EngineState, ObservedContainer};
 
-/// The pause before a stream of events that ended is opened again.
+/// How long to wait before a stream of events that ended is opened again.
 const EVENTS_AGAIN: Duration = Duration::from_secs(1);
-/// The time limit for the host's answer when its engine does not answer.
+/// How long the host may take to answer when its engine does not answer.
 const HOST_ANSWERS_WITHIN: Duration = Duration::from_secs(10);
 /// The pause after the first failure; it doubles with each one.
 const FIRST_BACKOFF: Duration = Duration::from_millis(250);
 
-/// The watch of one node.
+/// Watches one node.
 pub(super) struct NodeWatch {
     pub(super) shared: Arc<Shared>,
     pub(super) name: NodeName,
@@ -44,7 +44,7 @@ type Events = BoxStream<'static, Result<EngineEvent>>;
 
 /// The state of the watch.
 enum State {
-    /// Everything has to be listed; after failed attempts, with their history.
+    /// Everything on the node has to be listed. After failed attempts, contains their history.
     Listing(Option<Outage>),
     /// The engine's contents are known; its events keep them up to date.
     Following(Box<Following>),
@@ -52,7 +52,7 @@ enum State {
     WithoutEngine,
     /// Neither host nor engine answers.
     Unreachable(Outage),
-    /// The VM does not run, so it has no engine to poll.
+    /// The VM is not running, so it has no engine to poll.
     Off,
 }
 
@@ -60,7 +60,7 @@ enum State {
 struct Following {
     machine: ObservedNode,
     handle: NodeHandle,
-    /// `None` after the stream has ended.
+    /// The stream of events; `None` after it has ended.
     events: Option<Events>,
     info: EngineInfo,
     state: EngineState,
@@ -68,16 +68,16 @@ struct Following {
     as_of: u64,
     list_at: Instant,
     check_at: Instant,
-    /// When the engine is pinged.
+    /// When the engine is pinged next.
     ping_at: Instant,
 }
 
-/// Since when a node has not answered.
+/// Describes since when a node has not answered.
 #[derive(Debug)]
 struct Outage {
-    /// When the first failed attempt began.
+    /// When the first failed attempt started.
     began: Instant,
-    /// When it failed.
+    /// When the first attempt failed.
     since: DateTime<Utc>,
     failures: u32,
 }
@@ -102,7 +102,7 @@ impl NodeWatch {
         }
     }
 
-    /// The next state; `None` when the node is gone.
+    /// Returns the next state; `None` when the node is gone.
     async fn next(&mut self, state: State) -> Option<State> {
         match state {
             State::Listing(outage) => Some(self.list(outage).await),
@@ -125,7 +125,7 @@ impl NodeWatch {
         }
     }
 
-    /// Waits for the next wakeup; `None` when the node is gone.
+    /// Waits for the next wakeup; returns `None` when the node is gone.
     async fn wakeup(
         &mut self,
         events: Option<&mut Events>,
@@ -190,7 +190,7 @@ impl NodeWatch {
         }
     }
 
-    /// Lists everything on the engine; `None` if the host answers but no engine does.
+    /// Lists everything on the engine; returns `None` if the host answers but no engine does.
     async fn ask(&self, machine: &ObservedNode, as_of: u64) -> Result<Option<Following>> {
         let handle = self.shared.backends.connector.connect(machine).await?;
         let info = match handle.runtime.info().await {
@@ -202,7 +202,7 @@ impl NodeWatch {
                 return Ok(None);
             }
         };
-        // Opened before the list, so that no later change is missed.
+        // Open the stream before listing, so that no later change is missed.
         let events = handle.runtime.events().await?;
         let state = handle.runtime.state().await?;
         let now = Instant::now();
@@ -254,7 +254,8 @@ impl NodeWatch {
         if following.events.is_none() {
             return State::Listing(None);
         }
-        // `info` cannot change while the stream of events is open: both end with the engine.
+        // `info` cannot change while the stream of events is open, because the stream ends with the
+        // engine.
         let state = following.handle.runtime.state();
         let Ok(state) = self.within(self.shared.policy.node_timeout, state).await else {
             return State::Listing(None);
@@ -269,8 +270,8 @@ impl NodeWatch {
         State::Following(Box::new(following))
     }
 
-    /// Whether the engine still answers. Its stream of events does not end for a long time after a
-    /// node has stopped responding.
+    /// Returns whether the engine still answers. After a node has stopped responding, its stream of
+    /// events stays open for a long time.
     async fn ping(&self, following: &mut Following) -> bool {
         let limit = self.shared.policy.again_timeout;
         let answer = self.within(limit, following.handle.runtime.ping()).await;
@@ -341,9 +342,9 @@ impl NodeWatch {
         self.publish(view, following.as_of);
     }
 
-    /// Publishes the engine's view. Notifies subscribers only if the view or a readiness differs, or
-    /// if it was requested: a plan for every observation of every node would cost more than all
-    /// other work.
+    /// Publishes the engine's view. Notifies subscribers only if the view or a readiness differs,
+    /// or if the observation was requested: a plan for every observation of every node would cost
+    /// more than all other work.
     fn publish(&self, engine: EngineView, as_of: u64) {
         let mut views = self.shared.views();
         let readiness = match &engine {
@@ -371,7 +372,7 @@ impl NodeWatch {
         }
     }
 
-    /// Publishes that the node does not answer: first as not responding, later as unknown.
+    /// Publishes that the node does not answer: at first as not responding, later as unknown.
     fn publish_outage(&self, outage: &Outage, error: &Error, as_of: u64) {
         let policy = &self.shared.policy;
         let unknown = Unknown {
@@ -397,8 +398,8 @@ impl NodeWatch {
 }
 
 impl Following {
-    /// Takes this event and all queued ones; returns the containers that they concern. At the end of
-    /// the stream, schedules a list, which opens a new stream.
+    /// Handles this event and all queued ones; returns the containers that they concern. At the end
+    /// of the stream, schedules a list, which opens a new stream.
     fn changed(&mut self, event: Option<Result<EngineEvent>>) -> BTreeSet<ContainerId> {
         let mut changed = BTreeSet::new();
         let mut next = Some(event);
@@ -410,7 +411,7 @@ impl Following {
                 next = events.and_then(|events| events.next().now_or_never());
             } else {
                 self.events = None;
-                // Limits the rate if the engine ends every stream at once.
+                // Limit the rate in case the engine ends every stream immediately.
                 self.list_at = self.list_at.min(Instant::now() + EVENTS_AGAIN);
             }
         }

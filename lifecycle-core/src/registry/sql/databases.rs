@@ -1,5 +1,5 @@
-//! Registries in databases by URL: the central one, as the bootstrapper uses it, and the databases
-//! of kinds.
+//! Opens registries in databases by URL: the central one, as the bootstrapper uses it, and the
+//! databases for kinds of objects.
 
 use std::sync::Arc;
 
@@ -28,7 +28,7 @@ pub struct SqlDatabases {
 }
 
 impl SqlDatabases {
-    /// Opens databases; those without their own clock use `clock`.
+    /// Creates an opener of databases. Databases without their own clock use `clock`.
     pub fn new(clock: Arc<dyn Clock>) -> Self {
         Self { clock }
     }
@@ -82,7 +82,7 @@ impl SqlRegistry {
     async fn record_manager(&self, endpoint: ManagerEndpoint) -> Result<()> {
         self.bounded(async {
             let write = self.write().await?;
-            // Ordered with other writes.
+            // Order this write with other writes.
             lease::lock(&write.session).await.map_err(self.failed())?;
             let effect = Effect {
                 manager: Some(endpoint),
@@ -141,7 +141,8 @@ impl KindDatabase for SqlRegistry {
                 .map_err(self.failed())?;
             let writer = self.writer(session);
             for (generation, _) in &update.changes.declarations {
-                // The part of a generation changes with the set of kinds that share the database.
+                // Which part of a generation is stored changes with the set of kinds that share the
+                // database.
                 declaration::Entity::delete_many()
                     .filter(declaration::Column::Generation.eq(signed(generation.0)?))
                     .exec(session)

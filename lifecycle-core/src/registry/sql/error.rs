@@ -1,6 +1,6 @@
 //! Maps database errors to errors of the core, in this one place.
 //!
-//! They name the database as the user knows it, without its password.
+//! The errors name the database as the user knows it, without its password.
 
 use sea_orm::{DbErr, RuntimeErr, SqlxError};
 
@@ -75,7 +75,7 @@ fn refusal(location: &str, code: &str, message: String, error: DbErr) -> Error {
             why: message,
             hint: "use the URL of the primary server, not of a standby".into(),
         },
-        // Serialisation failure, deadlock, lock or statement timeout; busy, locked.
+        // Serialization failure, deadlock, lock or statement timeout; busy, locked.
         "40001" | "40P01" | "55P03" | "57014" | "5" | "6" | "261" | "262" | "517" => {
             Error::Interrupted { what, source }
         }

@@ -19,7 +19,8 @@ use crate::registry::effect::{MAX_LEASE, lease_end};
 /// The name of the only lease.
 const MANAGER: &str = "manager";
 
-/// Locks the row of the lease; until the session ends, no other session can change it or write.
+/// Locks the row of the lease. Until the session ends, no other session can change the row or
+/// write.
 pub(super) async fn lock(session: &Session) -> Result<Model, DbErr> {
     Entity::find_by_id(MANAGER)
         .lock_exclusive()
@@ -35,7 +36,7 @@ pub(super) async fn acquire(
     ttl: Duration,
     now: DateTime<Utc>,
 ) -> Result<Model, DbErr> {
-    // Locked first, so that the row does not change before it is read.
+    // Lock the row first, so that it does not change before it is read.
     lock(session).await?;
     let (time, end): (SimpleExpr, SimpleExpr) = if session.is_postgres() {
         let seconds = ttl.min(MAX_LEASE).as_secs_f64();

@@ -17,7 +17,7 @@ use crate::error::{Error, Result};
 
 /// The timeout for opening a connection, and for getting one from the pool.
 const CONNECT: Duration = Duration::from_secs(5);
-/// The timeout of one statement.
+/// The timeout for one statement.
 const STATEMENT: Duration = Duration::from_secs(45);
 /// How long a write waits for a previous one.
 const LOCK: Duration = Duration::from_secs(30);
@@ -35,7 +35,7 @@ pub(super) enum Location {
     },
 }
 
-/// Does not show the password.
+/// Displays the location without the password.
 impl fmt::Display for Location {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
@@ -55,7 +55,7 @@ impl fmt::Display for Location {
 }
 
 impl Location {
-    /// Parses a URL. Errors do not quote it.
+    /// Parses a URL. Errors do not quote the URL.
     pub(super) fn of(url: &str) -> Result<Self> {
         let invalid = |why: String| {
             Error::Invalid {
@@ -100,7 +100,8 @@ impl Location {
         }
     }
 
-    /// Connects. For SQLite, this process owns the file while it holds the lock.
+    /// Connects to the database. While this process holds the lock of a SQLite file, no other
+    /// process uses the file.
     pub(super) async fn connect(
         &self,
         url: &str,
@@ -123,8 +124,8 @@ impl Location {
                     .await
                     .map_err(|error| Error::failed(what, error.to_string()))??;
                 lock = Some(taken);
-                // No minimum number of connections: two concurrent first connections would both
-                // enable the write-ahead log, for which SQLite returns an error to one of them.
+                // Set no minimum number of connections: two concurrent first connections would both
+                // enable the write-ahead log, and SQLite returns an error to one of them.
                 options
                     .max_connections(4)
                     .idle_timeout(None::<Duration>)
@@ -161,8 +162,8 @@ impl Location {
     }
 }
 
-/// The lock next to a database file. Its holder is the leader; it is released when the process
-/// ends.
+/// The lock next to a database file. Its holder is the leader; the lock is released when the
+/// process ends.
 #[derive(Debug)]
 pub(super) struct FileLock {
     _file: File,
@@ -216,14 +217,15 @@ impl FileLock {
     }
 }
 
-/// The lock file is never removed: a process that still has it open could lock a deleted file.
+/// Returns the path of the lock file. The lock file is never removed, because a process that still
+/// has it open could lock a deleted file.
 fn lock_path(database: &Path) -> PathBuf {
     let mut name = database.as_os_str().to_owned();
     name.push(".lock");
     PathBuf::from(name)
 }
 
-/// Options to open a file for writing, accessible only to its owner.
+/// Returns options to open a file for writing, accessible only to its owner.
 fn private() -> OpenOptions {
     let mut options = OpenOptions::new();
     options.write(true);

@@ -1,10 +1,10 @@
 //! The registry in a database: SQLite for one manager, PostgreSQL for several managers and for
 //! services that read it directly. Both have the same tables.
 //!
-//! A write is one transaction that first locks the row of the lease. This serialises all writes,
-//! which defines the order of event ids, and prevents a takeover between the check of the epoch and
-//! the write. The effect of a batch is computed in memory from the few rows that it concerns, then
-//! written with few statements.
+//! A write is one transaction that first locks the row of the lease. The lock serializes all
+//! writes, which defines the order of event ids, and prevents a takeover between the check of the
+//! epoch and the write. The effect of a batch is computed in memory from the few rows that it
+//! concerns, and is then written with few statements.
 //!
 //! Other services may rely on the view `endpoints(service, class, replica, node, ip, port,
 //! protocol, ready_since)`; everything else may change between versions.
@@ -59,10 +59,10 @@ pub struct SqlRegistry {
     clock: Arc<dyn Clock>,
     location: String,
     id: RegistryId,
-    /// For SQLite: writers queue here in order. SQLite's own waiting is unordered polling, which
-    /// can starve a writer.
+    /// Used only for SQLite: writers queue here in order. SQLite's own waiting is unordered
+    /// polling, which can starve a writer.
     writers: Option<Mutex<()>>,
-    /// For SQLite; declared last, so that it is released last.
+    /// Used only for SQLite; declared last, so that it is released last.
     lock: Option<FileLock>,
 }
 
@@ -136,7 +136,7 @@ impl SqlRegistry {
         })
     }
 
-    /// The id of this registry, by which databases of kinds recognise it.
+    /// Returns the id of this registry, by which the databases for kinds of objects recognize it.
     pub fn id(&self) -> RegistryId {
         self.id.clone()
     }
@@ -206,7 +206,7 @@ impl SqlRegistry {
         }
     }
 
-    /// A session that reads a consistent state.
+    /// Starts a session that reads a consistent state.
     async fn read(&self) -> Result<Session> {
         let options = if self.lock.is_some() {
             TransactionOptions::default()
@@ -221,7 +221,7 @@ impl SqlRegistry {
         transaction.map(Session::new).map_err(self.failed())
     }
 
-    /// A session that writes.
+    /// Starts a session that writes.
     async fn write(&self) -> Result<Write<'_>> {
         let turn = match &self.writers {
             Some(writers) => Some(writers.lock().await),
@@ -385,7 +385,7 @@ impl Registry for SqlRegistry {
     async fn prune_events(&self, before: DateTime<Utc>, keep: u64) -> Result<()> {
         self.bounded(async {
             let write = self.write().await?;
-            // Like a commit: the counter is locked until the session ends.
+            // As in a commit, the counter is locked until the session ends.
             lease::lock(&write.session).await.map_err(self.failed())?;
             self.writer(&write.session)
                 .prune_events(before, keep)

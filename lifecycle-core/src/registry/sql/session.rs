@@ -1,6 +1,6 @@
 //! A transaction that converts values to the format of the tables: in SQLite, times are RFC 3339
-//! with six digits and `Z`, so that they can be sorted as text; in PostgreSQL, texts have no NUL
-//! characters, which it rejects.
+//! with six digits and `Z`, so that they can be sorted as text; in PostgreSQL, texts contain no NUL
+//! characters, because PostgreSQL rejects them.
 
 use async_trait::async_trait;
 use chrono::SecondsFormat;

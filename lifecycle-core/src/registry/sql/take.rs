@@ -17,12 +17,12 @@ use crate::secret::new_token;
 /// The intended use of a database.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Use {
-    /// As the central registry, for the owner of the key.
+    /// The database is the central registry, for the owner of the key.
     Central,
-    /// As the central registry of a platform that may have lost its encryption key when it was
-    /// removed.
+    /// The database is the central registry of a platform that may have lost its encryption key
+    /// when it was removed.
     CentralOf(PlatformId),
-    /// For a kind of objects of a platform.
+    /// The database is for a kind of objects of a platform.
     Kind(PlatformId),
 }
 
@@ -41,8 +41,8 @@ impl SqlRegistry {
         if is_kind && found.follows.is_none() && found.registry.is_some() {
             return Err(is_central(&self.location));
         }
-        // With a wrong key, existing data could not be decrypted, and new data would be lost for
-        // others.
+        // With a wrong key, existing data could not be decrypted, and other processes could not
+        // decrypt new data.
         let check = self.key.sign("registry key check", b"");
         match found.key_check.as_deref() {
             Some(known) if known == check => {}
@@ -76,8 +76,8 @@ impl SqlRegistry {
         Ok(())
     }
 
-    /// Whether data that is encrypted with a lost key can be deleted: it belongs to the same
-    /// platform, and is a copy or was left behind when the platform was removed.
+    /// Returns whether data that is encrypted with a lost key can be deleted: the data belongs to
+    /// the same platform, and is a copy or was left behind when the platform was removed.
     async fn may_forget(
         &self,
         usage: Use,

@@ -321,7 +321,7 @@ impl Writer<'_> {
     }
 }
 
-/// The row that numbers events.
+/// Returns the row that numbers events.
 pub(super) async fn counter(session: &Session, location: &str) -> Result<event_counter::Model> {
     event_counter::Entity::find_by_id(SINGLE)
         .one(session)

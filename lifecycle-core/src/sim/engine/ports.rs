@@ -11,7 +11,7 @@ use crate::runtime::PortBinding;
 const CHOSEN: std::ops::RangeInclusive<u16> = 20_000..=29_999;
 
 impl Engine {
-    /// The host ports that a container gets if it starts now.
+    /// Returns the host ports that a container gets if it starts now.
     pub(super) fn ports_for(
         &self,
         container: &Container,

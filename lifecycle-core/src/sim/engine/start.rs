@@ -1,4 +1,5 @@
-//! Creating and starting containers: their command, when they become ready, when they exit.
+//! Creates and starts containers: determines their command, when they become ready, and when they
+//! exit.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -13,7 +14,7 @@ use crate::sim::behaviour::simulate;
 use crate::sim::ledger::{ContainerOnNode, Ledger, Violation};
 use crate::sim::world::Rules;
 
-/// How long a health check that never passes takes to be unhealthy.
+/// How long a health check that never passes takes to report "unhealthy".
 const UNHEALTHY_AFTER: Duration = Duration::from_secs(30);
 
 impl Engine {

@@ -51,7 +51,7 @@ impl Model {
     }
 }
 
-/// A separate purpose for each name, so that credentials cannot be swapped.
+/// Returns a separate purpose for each name, so that credentials cannot be swapped.
 fn purpose(name: &str) -> String {
     format!("{PURPOSE} {name}")
 }

@@ -1,4 +1,5 @@
-//! The table of generations of the declaration. They contain secrets, so they are encrypted.
+//! The table of generations of the declaration. Declarations contain secrets, so they are
+//! encrypted.
 
 use chrono::{DateTime, Utc};
 use sea_orm::entity::prelude::*;

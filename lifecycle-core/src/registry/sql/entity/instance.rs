@@ -17,7 +17,7 @@ pub struct Model {
     pub replica: i32,
     pub node: String,
     pub digest: String,
-    /// The state as one word; the next two columns contain its details.
+    /// The name of the state; the next two columns contain its details.
     pub state: String,
     pub state_why: Option<String>,
     pub state_since: Option<DateTimeUtc>,

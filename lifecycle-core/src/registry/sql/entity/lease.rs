@@ -1,4 +1,4 @@
-//! The table of leases. Every write first locks the row of the lease, which serialises writes and
+//! The table of leases. Every write first locks the row of the lease, which serializes writes and
 //! delays a takeover until they are done.
 
 use sea_orm::entity::prelude::*;

@@ -71,7 +71,7 @@ pub(super) fn from_json<T: DeserializeOwned>(what: &str, value: Value) -> Result
     serde_json::from_value(value).map_err(|error| damaged(what, error.to_string()))
 }
 
-/// Converts a value to a word, as serde serialises it.
+/// Converts an enum value to its name, as serde serializes it.
 pub(super) fn word(value: &impl Serialize) -> Result<String> {
     match json(value)? {
         Value::String(word) => Ok(word),
@@ -82,7 +82,7 @@ pub(super) fn word(value: &impl Serialize) -> Result<String> {
     }
 }
 
-/// Converts a value from a word.
+/// Converts a name to an enum value.
 pub(super) fn from_word<T: DeserializeOwned>(what: &str, word: String) -> Result<T> {
     from_json(what, Value::String(word))
 }
@@ -116,7 +116,7 @@ pub(super) fn unseal<T: DeserializeOwned>(
     })
 }
 
-/// The error for invalid data in the registry.
+/// Creates the error for invalid data in the registry.
 pub(super) fn damaged(what: &str, why: impl Into<String>) -> Error {
     Error::Corrupt {
         what: format!("{what} in the registry"),

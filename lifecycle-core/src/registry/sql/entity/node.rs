@@ -7,7 +7,7 @@ use crate::error::Result;
 use crate::registry::{NodeRecord, Unknown};
 use crate::secret::PlatformKey;
 
-/// The cloud's token may be confidential, so it is encrypted.
+/// The purpose for encrypting the cloud's token, which may be confidential.
 const PURPOSE: &str = "cloud operation";
 
 #[derive(Clone, Debug, PartialEq, Eq, DeriveEntityModel)]
@@ -15,7 +15,7 @@ const PURPOSE: &str = "cloud operation";
 pub struct Model {
     #[sea_orm(primary_key, auto_increment = false)]
     pub name: String,
-    /// For readers in SQL, like the two addresses; also part of `observed`.
+    /// The power state, for readers in SQL, like the two addresses; it is also part of `observed`.
     pub power: Option<String>,
     pub private_ip: Option<String>,
     pub public_ip: Option<String>,

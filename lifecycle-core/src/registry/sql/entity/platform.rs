@@ -20,7 +20,7 @@ pub struct Model {
     pub manager_node: Option<String>,
     pub manager_ip: Option<String>,
     pub manager_port: Option<i32>,
-    /// Detects a wrong platform key before anything is encrypted with it.
+    /// A value that detects a wrong platform key before anything is encrypted with the key.
     pub key_check: Option<String>,
     /// The id of this registry, if it is a central one.
     pub registry: Option<String>,

@@ -13,7 +13,7 @@ pub struct Model {
     pub name: String,
     pub class: String,
     pub replicas: i32,
-    /// The generation that declares it.
+    /// The generation that declares the service.
     pub generation: i64,
 }
 

@@ -17,7 +17,7 @@ impl MigrationName for Migration {
 #[async_trait]
 impl MigrationTrait for Migration {
     async fn up(&self, manager: &SchemaManager) -> Result<(), DbErr> {
-        // One at a time, because SQLite cannot add two columns in one statement.
+        // Add one column at a time, because SQLite cannot add two columns in one statement.
         for column in ["registry", "follows"] {
             let add = Table::alter()
                 .table("platform")

@@ -28,8 +28,8 @@ impl MigratorTrait for Migrator {
 /// Migrates the tables within `transaction`, so that a failed step leaves no changes.
 pub(super) async fn up(transaction: &DatabaseTransaction, location: &str) -> Result<()> {
     if transaction.get_database_backend() == DatabaseBackend::Postgres {
-        // If two managers start at the same time, the second waits here and then finds the tables
-        // migrated.
+        // If two managers start at the same time, the second one waits here and then finds migrated
+        // tables.
         const LOCK: i64 = 0x006c_6966_6563_7963;
         transaction
             .execute_raw(Statement::from_sql_and_values(
@@ -63,7 +63,8 @@ pub(super) async fn up(transaction: &DatabaseTransaction, location: &str) -> Res
     Migrator::up(transaction, None).await.map_err(at(location))
 }
 
-/// The steps that were applied. Changes nothing, because the database may be of a newer version.
+/// Returns the steps that were applied. Changes nothing, because the database may be of a newer
+/// version.
 async fn applied(transaction: &DatabaseTransaction) -> std::result::Result<Vec<String>, DbErr> {
     use sea_orm::{EntityName, EntityTrait};
 

@@ -29,7 +29,8 @@ pub struct CloudCapabilities {
     pub name: &'static str,
     /// Whether the provider can create nodes; if not, they must exist already.
     pub provisions: bool,
-    /// Whether it reports the SSH host keys of new nodes, so that the first connection is verified.
+    /// Whether the provider reports the SSH host keys of new nodes, so that the first connection is
+    /// verified.
     pub knows_host_keys: bool,
     /// Whether `fence` is supported.
     pub fences: bool,

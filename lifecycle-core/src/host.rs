@@ -1,5 +1,5 @@
-//! The operating system of a node: commands, files, connections, and its preparation for
-//! containers.
+//! The operating system of a node: running commands, writing files, opening connections, and
+//! preparing the node for containers.
 
 use std::fmt::Debug;
 use std::sync::Arc;

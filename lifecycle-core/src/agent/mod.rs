@@ -1,11 +1,11 @@
 //! The agent of the service network, which makes service addresses work on its node.
 //!
-//! It routes the block of service addresses to a network namespace of its own on the node, answers
-//! DNS on the block's first address there, and listens on each service's address and ports. It
-//! forwards connections to ready endpoints on any node. The manager sends it the services and
-//! endpoints as [`Table`](crate::network::Table)s. The last table is kept on disk, so names and
-//! traffic keep working while the manager is down, and a restarted agent serves before the manager
-//! connects.
+//! The agent routes the block of service addresses to a network namespace of its own on the node,
+//! answers DNS on the block's first address in that namespace, and listens on each service's
+//! address and ports. It forwards connections to ready endpoints on any node. The manager sends the
+//! services and endpoints to the agent as [`Table`](crate::network::Table)s. The last table is kept
+//! on disk, so names and traffic keep working while the manager is down, and a restarted agent
+//! serves before the manager connects.
 //!
 //! | module | contents |
 //! |---|---|
@@ -153,7 +153,7 @@ pub async fn run(options: AgentOptions) -> Result<()> {
     tasks.spawn(metrics::serve(metrics, view));
     tasks.spawn(control::serve(control, tables, reporter));
     tasks.spawn(engine.run(incoming));
-    // None of the tasks ends by itself.
+    // None of the tasks is expected to end.
     match tasks.join_next().await {
         Some(Err(error)) => Err(Error::Failed {
             what: "the agent".into(),

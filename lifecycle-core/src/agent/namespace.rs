@@ -21,7 +21,7 @@ type Job = Box<dyn FnOnce() + Send>;
 /// Where sockets for service addresses are created.
 #[derive(Debug)]
 pub(super) enum Addresses {
-    /// In the node's own network: the block is local anyway.
+    /// In the node's own network, because the block is local there.
     OnNode,
     /// In a separate network namespace, to which the block is routed.
     Namespace(Namespace),

@@ -32,7 +32,8 @@ impl ResolvConf {
         for line in text.lines() {
             let mut words = line.split_ascii_whitespace();
             match words.next() {
-                // std cannot parse an address with a zone (`fe80::1%eth0`), so it is skipped.
+                // std cannot parse an address with a zone (`fe80::1%eth0`), so such an address is
+                // skipped.
                 Some("nameserver") => conf
                     .servers
                     .extend(words.next().and_then(|word| word.parse::<IpAddr>().ok())),

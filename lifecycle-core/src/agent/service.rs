@@ -65,7 +65,7 @@ type Target = (Arc<Backend>, SocketAddr);
 /// The backends for new connections to a service.
 #[derive(Debug, Default)]
 pub(super) struct Targets {
-    /// How long a connection waits if there are none.
+    /// How long a connection waits if there are no backends.
     pub(super) wait: Duration,
     ports: BTreeMap<(u16, Protocol), Vec<Target>>,
     turn: AtomicUsize,
@@ -153,7 +153,7 @@ impl Backend {
     }
 }
 
-/// Counts a connection of a backend until it is dropped.
+/// Counts a connection of a backend until this value is dropped.
 #[derive(Debug)]
 pub(super) struct Lease {
     pub(super) backend: Arc<Backend>,
@@ -179,7 +179,7 @@ impl Drop for Lease {
     }
 }
 
-/// Increments a counter for as long as it is held.
+/// Increments a counter for as long as this value is held.
 #[derive(Debug)]
 pub(super) struct Counted<'a>(&'a AtomicU64);
 

@@ -35,6 +35,7 @@ use crate::runtime::{ExecCommand, LogOptions};
 
 /// The manager's API, wherever the manager runs.
 ///
+/// # Errors
 /// If the manager does not respond or is not the leader, a call returns an error that may be
 /// retried. An unknown name is [`crate::Error::NotFound`], and so is a cursor whose events are no
 /// longer stored.

@@ -66,7 +66,8 @@ pub struct EventOptions {
     pub since: Option<DateTime<Utc>>,
     /// Continue with new events as they are recorded.
     pub follow: bool,
-    /// Only events about these subjects; a service includes its replicas. All events if empty.
+    /// Only events about these subjects; a service stands for its replicas too. All events if
+    /// empty.
     pub about: Vec<Subject>,
 }
 

@@ -142,7 +142,7 @@ pub fn services(snapshot: &Snapshot, round: &Round) -> Vec<ServiceV1> {
 fn instance(id: &InstanceId, record: Option<&InstanceRecord>, round: &Round) -> InstanceV1 {
     let planned = round.plan.instances.get(id);
     let state = match (record, planned) {
-        // For a replica without a running container, the plan contains more than the record.
+        // If the replica has no running container, the plan contains more than the record.
         (Some(r), Some(p)) if matches!(r.state, InstanceState::Stopped) => p.state.clone(),
         (Some(record), _) => record.state.clone(),
         (None, Some(planned)) => planned.state.clone(),
@@ -201,7 +201,7 @@ pub fn waits(plan: &Plan) -> Vec<WaitV1> {
             continue;
         };
         let what = match &held.by {
-            // These texts already name the subject.
+            // The texts of these holds already name the subject.
             HeldBy::CloudUnknown { .. }
             | HeldBy::NodeUnknown { .. }
             | HeldBy::NodeNotResponding { .. }

@@ -42,7 +42,7 @@ pub enum PlatformState {
     Running,
     /// A replica failed, or a node does not respond.
     Degraded,
-    /// It is being deleted.
+    /// The platform is being deleted.
     Deleting,
     /// A state that only a newer manager knows.
     #[serde(other)]
@@ -91,19 +91,19 @@ pub struct NodeV1 {
 #[serde(rename_all = "kebab-case")]
 #[non_exhaustive]
 pub enum NodeStateV1 {
-    /// It is declared, but the cloud has no such node.
+    /// The node is declared, but the cloud has no such node.
     Absent,
-    /// It is starting.
+    /// The node is starting.
     Starting,
-    /// It is running.
+    /// The node is running.
     Running,
-    /// It is stopping.
+    /// The node is stopping.
     Stopping,
-    /// It is stopped.
+    /// The node is stopped.
     Stopped,
-    /// The cloud could not create it, or lost it.
+    /// The cloud could not create the node, or lost it.
     Failed,
-    /// It does not respond, or it has a state that only a newer manager knows.
+    /// The node does not respond, or has a state that only a newer manager knows.
     #[serde(other)]
     Unknown,
 }
@@ -165,8 +165,8 @@ pub struct InstanceV1 {
     pub node: Option<NodeName>,
     /// The replica's state.
     pub state: InstanceStateV1,
-    /// The reason for the state, if there is one. For a ready replica: why it still runs with its
-    /// previous declaration.
+    /// The reason for the state, if there is one. For a ready replica, this is the reason why it
+    /// still runs with its previous declaration.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub why: Option<String>,
     /// When the engine started the replica's container.
@@ -175,7 +175,7 @@ pub struct InstanceV1 {
     /// When the replica's readiness check passed.
     #[serde(serialize_with = "crate::clock::six_digits::optional")]
     pub ready_at: Option<DateTime<Utc>>,
-    /// The addresses of its ports; empty unless it is ready.
+    /// The addresses of the replica's ports; empty unless the replica is ready.
     pub endpoints: Vec<EndpointV1>,
 }
 
@@ -185,17 +185,18 @@ pub struct InstanceV1 {
 #[serde(rename_all = "kebab-case")]
 #[non_exhaustive]
 pub enum InstanceStateV1 {
-    /// Its container runs, but its readiness check has not passed yet.
+    /// The replica's container is running, but its readiness check has not passed yet.
     Starting,
-    /// Its readiness check passed.
+    /// The replica's readiness check passed.
     Ready,
-    /// It ended with exit code 0, and its dependents wait for its completion.
+    /// The replica ended with exit code 0, and its dependents wait for its completion.
     Completed,
-    /// Its container does not run, or it has none.
+    /// The replica's container is not running, or the replica has no container.
     Stopped,
-    /// It did not become ready in time, or ended with an error.
+    /// The replica did not become ready in time, or ended with an error.
     Failed,
-    /// Its node does not respond, or it has a state that only a newer manager knows.
+    /// The replica's node does not respond, or the replica has a state that only a newer manager
+    /// knows.
     #[serde(other)]
     Unknown,
 }

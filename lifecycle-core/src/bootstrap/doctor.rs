@@ -33,9 +33,9 @@ const OLDEST_ENGINE: u32 = 20;
 pub enum Health {
     /// No problem.
     Ok,
-    /// It works now, but may soon fail.
+    /// The checked part works now, but may soon fail.
     Warning,
-    /// It does not work.
+    /// The checked part does not work.
     Error,
 }
 

@@ -113,7 +113,7 @@ pub struct Bootstrapper {
     pub registry: RegistrySpec,
     /// The code store, and the credentials for the manager. Only `up` uses it.
     pub access: Access,
-    /// Opens databases, if the registry or a part of it is in one.
+    /// Opens databases; used if the registry or a part of it is in a database.
     pub databases: Arc<dyn Databases>,
 }
 

@@ -29,14 +29,14 @@ pub enum Progress {
         /// The output line.
         text: String,
     },
-    /// It succeeded.
+    /// The work succeeded.
     Done {
         key: String,
         /// A description.
         what: String,
         took: std::time::Duration,
     },
-    /// It failed; it may be retried later.
+    /// The work failed; it may be retried later.
     Failed {
         key: String,
         /// A description.
@@ -45,7 +45,7 @@ pub enum Progress {
     },
     /// Something is waited for or still running. Repeated every few seconds.
     Waiting {
-        /// The key of the start report, if there was one.
+        /// The key of the report about the start, if there was one.
         key: String,
         what: String,
         since: DateTime<Utc>,

@@ -32,7 +32,7 @@ pub struct Removal {
 pub enum Contents {
     /// The engine reported the resources.
     Known {
-        /// The instances that have a container there.
+        /// The instances that have a container on the node.
         instances: BTreeSet<InstanceId>,
         volumes: BTreeSet<VolumeName>,
     },

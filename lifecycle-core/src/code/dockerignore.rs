@@ -155,7 +155,7 @@ fn translate(pattern: &str) -> Option<String> {
         && text.starts_with(|c| c != '/')
         && !text.contains(['*', '?', '[', ']', '\\'])
     {
-        // At the start, this matches the end of any path.
+        // At the start of a pattern, `**foo` matches the end of any path.
         regex.push_str(".*");
         chars = text.chars().peekable();
     }

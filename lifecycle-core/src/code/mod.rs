@@ -2,7 +2,7 @@
 //!
 //! [`DirectoryStore`] reads code bases from the user's directories; a [`CodePublisher`] receives
 //! them, for others to build from; [`PublishedStore`] contains their archives on the manager's
-//! node; [`CachingStore`] caches there what the manager reads from another store.
+//! node; [`CachingStore`] caches on that node what the manager reads from another store.
 
 pub mod archive;
 mod caching;

@@ -14,8 +14,8 @@ use crate::stream::ByteStream;
 /// A directory of `<digest>.tar` files, written by the publisher of the code bases.
 ///
 /// # Caveats
-/// It knows contents but not names: `list` is [`Error::Unsupported`], and the digest of a name is
-/// [`Error::NotFound`]. The declaration contains the digests that it needs.
+/// The store knows contents but not names: `list` is [`Error::Unsupported`], and the digest of a
+/// name is [`Error::NotFound`]. The declaration contains the digests that it needs.
 #[derive(Debug, Clone)]
 pub struct PublishedStore {
     directory: PathBuf,

@@ -51,7 +51,7 @@ pub async fn all(bench: &dyn CodeBench) -> Checked {
     Ok(())
 }
 
-/// The list is sorted, and contains what was written until it is removed.
+/// The list is sorted, and contains each code base until it is removed.
 pub async fn names_are_listed_in_order(bench: &dyn CodeBench) -> Checked {
     let names = ["conformance-b", "conformance-a", "conformance-c"];
     for name in names {

@@ -489,8 +489,8 @@ pub async fn logs_separate_the_streams(fixture: &RuntimeFixture) {
     fixture.remove(&spec.name).await;
 }
 
-/// A command in a container reports its output by stream, and its exit code last; its input ends
-/// when it is closed.
+/// A command in a container reports its output by stream, and its exit code last. When the caller
+/// closes the input, the command's input ends.
 pub async fn commands_run_in_containers(fixture: &RuntimeFixture) {
     let runtime = &fixture.runtime;
     let spec = fixture.container("exec", &fixture.runs_long);

@@ -11,9 +11,9 @@ use crate::secret::Sensitive;
 /// A code base, identified by name and contents.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct CodeBaseRef {
-    /// Its name in the code store, or its path relative to the Compose file.
+    /// The name of the code base in the code store, or its path relative to the Compose file.
     pub name: String,
-    /// SHA-256 of its files (paths, modes and contents, sorted), in hexadecimal.
+    /// SHA-256 of the code base's files (paths, modes and contents, sorted), in hexadecimal.
     pub digest: String,
 }
 

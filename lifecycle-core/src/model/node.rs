@@ -90,7 +90,7 @@ impl Resources {
 pub struct Addresses {
     /// The address in the platform's network.
     pub private: Option<IpAddr>,
-    /// The address for access from outside, if there is one.
+    /// The address for access from outside the platform's network, if there is one.
     pub public: Option<IpAddr>,
 }
 

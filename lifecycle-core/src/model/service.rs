@@ -253,7 +253,7 @@ pub enum RestartPolicy {
         /// The maximum number of consecutive restarts.
         max_retries: Option<u32>,
     },
-    /// Same as `Always`: only the manager stops containers.
+    /// The same as `Always`, because only the manager stops containers.
     UnlessStopped,
 }
 

@@ -1,4 +1,4 @@
-//! The table that the manager sends to an agent: every service with its address, its ports, and its
+//! The table that the manager sends to an agent: every service with its address, ports, and
 //! backends.
 
 use std::collections::{BTreeMap, BTreeSet};

@@ -45,7 +45,7 @@ impl Credentials {
     /// Returns the secret for the cloud.
     ///
     /// # Errors
-    /// [`Error::Invalid`] if it is not set.
+    /// [`Error::Invalid`] if the secret is not set.
     pub fn cloud(&self) -> CoreResult<&Sensitive> {
         self.cloud.as_ref().ok_or_else(|| missing("cloud.login"))
     }
@@ -53,7 +53,7 @@ impl Credentials {
     /// Returns the secret for the code store.
     ///
     /// # Errors
-    /// [`Error::Invalid`] if it is not set.
+    /// [`Error::Invalid`] if the secret is not set.
     pub fn code(&self) -> CoreResult<&Sensitive> {
         self.code.as_ref().ok_or_else(|| missing("code"))
     }

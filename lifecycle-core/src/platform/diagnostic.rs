@@ -10,7 +10,7 @@ use crate::similar::nearest;
 /// One problem in a file.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Diagnostic {
-    /// The file, relative to the project directory if it is inside.
+    /// The file, relative to the project directory if the file is inside it.
     pub file: String,
     /// The line, starting at 1; `None` if the problem concerns the whole file.
     pub line: Option<usize>,

@@ -2,8 +2,8 @@
 //! services.
 //!
 //! The syntax is that of the Compose Specification: `KEY=value` or `KEY: value`, an optional
-//! `export`, comments, quoted values that may span lines, escapes such as `\
-//! ` in double quotes, and variables everywhere except in single quotes.
+//! `export`, comments, quoted values that may span lines, escapes such as `\n` in double quotes,
+//! and variables everywhere except in single quotes.
 
 use std::collections::BTreeMap;
 

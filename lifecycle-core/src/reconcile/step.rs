@@ -37,7 +37,7 @@ pub enum Reason {
     NodeFailed,
     /// The node was created for this platform and is no longer declared.
     NodeNotDeclared,
-    /// The node does not have an image that is needed there.
+    /// The node does not have an image that something on it needs.
     ImageAbsent {
         /// The service or node that needs the image.
         needed_by: Subject,
@@ -60,11 +60,11 @@ pub enum Reason {
     },
     /// The replica's container was created but never started.
     NeverStarted,
-    /// The replica's container ended, and its restart policy starts it again.
+    /// The replica's container ended, and the restart policy starts it again.
     Ended {
         /// The exit code.
         code: i64,
-        /// How often it has ended since it was last ready.
+        /// How often the container has ended since it was last ready.
         times: u32,
     },
     /// The service's declaration changed.
@@ -366,7 +366,7 @@ fn time_of_day(at: DateTime<Utc>) -> impl fmt::Display {
 pub struct Held {
     /// What is held.
     pub subject: Subject,
-    /// Why it is held.
+    /// Why the subject is held.
     #[serde(flatten)]
     pub by: HeldBy,
     /// When the round stops waiting for the cause. Absent if the round does not wait for this

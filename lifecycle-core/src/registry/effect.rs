@@ -116,8 +116,8 @@ impl Effect {
 impl Snapshot {
     /// Applies the changes of a batch that a registry has accepted.
     ///
+    /// # Errors
     /// The same as those of [`super::Registry::commit`] for a declaration.
-    /// As [`super::Registry::commit`] for a declaration.
     pub(crate) fn apply(&mut self, changes: Vec<Change>) -> Result<()> {
         let effect = Effect::of(changes, self.declaration.as_ref())?;
         self.take(effect);

@@ -42,7 +42,7 @@ impl CodeBase {
         base
     }
 
-    /// The contents of a local directory.
+    /// Reads a local directory.
     fn read(directory: &Path) -> Result<Self> {
         if !directory.is_dir() {
             let what = format!("directory `{}`", directory.display());

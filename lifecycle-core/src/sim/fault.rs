@@ -147,7 +147,7 @@ impl Faults {
         self.touch(node, |machine, _, _| machine.outage = Outage::Partitioned)
     }
 
-    /// Freezes the node: the cloud reports that it is running, but it does not answer.
+    /// Freezes the node: the cloud reports that the node is running, but the node does not answer.
     pub fn pause(&self, node: &NodeName) -> Result<()> {
         self.touch(node, |machine, _, _| machine.outage = Outage::Paused)
     }
@@ -166,7 +166,7 @@ impl Faults {
         })
     }
 
-    /// Deletes the node with everything on it from the cloud.
+    /// Deletes the node from the cloud, with everything on it.
     pub fn destroy(&self, node: &NodeName) -> Result<()> {
         let now = Instant::now();
         self.touch(node, |machine, _, ledger| {
@@ -187,7 +187,7 @@ impl Faults {
         })
     }
 
-    /// Makes a running container stop answering, and its health check fail.
+    /// Makes a running container stop answering and its health check fail.
     pub fn make_unhealthy(&self, node: &NodeName, container: &str) -> Result<()> {
         let now = Instant::now();
         self.on_container(node, container, |machine, _| {

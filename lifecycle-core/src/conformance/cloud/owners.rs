@@ -43,8 +43,8 @@ pub async fn platforms_are_separate(bench: &dyn CloudBench) -> Checked {
     done("delete_shared", theirs.delete_shared().await)
 }
 
-/// A machine without a platform is not changed until it is adopted. Then it is a normal node, but
-/// deleting it only releases it.
+/// A machine without a platform is not changed until a platform adopts it. An adopted machine is a
+/// normal node, but deleting it only releases it.
 pub async fn an_adopted_machine_is_released_and_never_deleted(bench: &dyn CloudBench) -> Checked {
     let (ours, theirs, [_, spec]) = (bench.ours(), bench.theirs(), bench.nodes());
     let node = Subject::new(ours.as_ref(), &spec);

@@ -124,11 +124,11 @@ pub(crate) enum Work {
     PrepareNode,
     Image,
     Container,
-    /// A container that gets its service's grace period to stop.
+    /// Stopping a container, which gets its service's grace period.
     StoppingContainer,
 }
 
-/// What an action does to its node, or to an image or a container there, as step ids name it.
+/// What an action does to its node, or to an image or a container on the node, as step ids name it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub(crate) enum Verb {

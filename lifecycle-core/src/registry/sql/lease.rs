@@ -1,7 +1,7 @@
 //! The lease, and the epoch that every write is checked against.
 //!
-//! In PostgreSQL, the server's clock is used, which is the same for all managers. In SQLite, one
-//! process has the file, and its clock is used.
+//! In PostgreSQL, the clock of the server is used, which is the same for all managers. In SQLite,
+//! the clock of the only process that uses the file is used.
 
 use std::time::Duration;
 

@@ -361,7 +361,7 @@ impl Engine {
     }
 }
 
-/// The listeners that a table requires.
+/// Returns the listeners that a table requires.
 fn listeners(table: &Table) -> impl Iterator<Item = ListenerKey> {
     table.services.iter().flat_map(|(name, entry)| {
         let ports = entry.ports.iter();
@@ -381,7 +381,7 @@ async fn stop(tasks: impl IntoIterator<Item = JoinHandle<()>>) {
     }
 }
 
-/// The reason why a table is invalid, if any.
+/// Returns the reason why a table is invalid, if there is one.
 fn invalid(table: &Table) -> Option<String> {
     let block = table.block;
     let mut taken = HashMap::new();

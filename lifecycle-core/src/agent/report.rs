@@ -149,8 +149,8 @@ impl Reporter {
             .retain(|address, _| addresses.contains(address));
     }
 
-    /// The current state, for a new listener: the number of connections of each draining instance,
-    /// and the addresses on which listening failed.
+    /// Returns the current state for a new listener: the number of connections of each draining
+    /// instance, and the addresses on which listening failed.
     pub(super) fn current(&self) -> Vec<Report> {
         let state = self.state();
         let draining = state.draining.iter();

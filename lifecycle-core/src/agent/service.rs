@@ -130,12 +130,12 @@ impl Backend {
         }
     }
 
-    /// The number of connections that are open or being opened.
+    /// Returns the number of connections that are open or being opened.
     pub(super) fn open(&self) -> u64 {
         self.open.load(Ordering::Relaxed)
     }
 
-    /// Whether the backend may receive new connections.
+    /// Returns whether the backend may receive new connections.
     pub(super) fn takes_new(&self) -> bool {
         self.ready.load(Ordering::Relaxed)
     }

@@ -45,7 +45,7 @@ pub struct ServerIdentity {
     pub expires_at: DateTime<Utc>,
 }
 
-/// The name in the certificate of a platform's manager.
+/// Returns the name in the certificate of a platform's manager.
 pub fn server_name(platform: PlatformId) -> String {
     format!("{platform}.lifecycle.internal")
 }

@@ -126,7 +126,7 @@ impl ApiClient {
         })
     }
 
-    /// Whether every service is ready: `GET /readyz`.
+    /// Returns whether every service is ready: `GET /readyz`.
     pub async fn is_ready(&self) -> Result<bool> {
         let response = self.exchange(Method::GET, "/readyz", None, None).await?;
         let status = response.status();
@@ -134,7 +134,8 @@ impl ApiClient {
         Ok(status == StatusCode::OK)
     }
 
-    /// The addresses of the ready replicas of a service: `GET /v1/services/{name}/endpoints`.
+    /// Returns the addresses of the ready replicas of a service: `GET
+    /// /v1/services/{name}/endpoints`.
     pub async fn endpoints(&self, service: &ServiceName) -> Result<Vec<EndpointV1>> {
         self.get(&format!("/v1/services/{service}/endpoints")).await
     }

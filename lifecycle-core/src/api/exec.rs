@@ -144,8 +144,8 @@ fn broken(why: &str) -> Error {
     }
 }
 
-/// The manager's side: transfers input and output over a connection, until the command has ended
-/// or the client has disconnected.
+/// Runs the manager's side: transfers input and output over a connection, until the command has
+/// ended or the client has disconnected.
 pub async fn serve(io: impl AsyncRead + AsyncWrite + Send, conversation: Conversation) {
     let (mut sink, mut frames) = Framed::new(io, codec()).split();
     let Conversation { input, mut output } = conversation;
@@ -174,7 +174,7 @@ pub async fn serve(io: impl AsyncRead + AsyncWrite + Send, conversation: Convers
     }
 }
 
-/// The client's side: transfers input and output over a connection.
+/// Runs the client's side: transfers input and output over a connection.
 pub(super) fn converse<T>(io: T) -> Conversation
 where
     T: AsyncRead + AsyncWrite + Send + 'static,

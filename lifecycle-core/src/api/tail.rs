@@ -31,7 +31,7 @@ pub enum Since {
 }
 
 impl Since {
-    /// The absolute time, where `now` is the current time.
+    /// Returns the absolute time, where `now` is the current time.
     pub fn time(self, now: DateTime<Utc>) -> DateTime<Utc> {
         match self {
             Self::At(at) => at,

@@ -15,7 +15,7 @@ use crate::model::{
 use crate::reconcile::{HeldBy, Plan, Round};
 use crate::registry::Snapshot;
 
-/// The state of the platform as a whole.
+/// Returns the state of the platform as a whole.
 pub fn platform(
     name: &PlatformName,
     id: PlatformId,
@@ -57,7 +57,7 @@ pub fn platform(
     }
 }
 
-/// All declared or recorded nodes.
+/// Returns all declared or recorded nodes.
 pub fn nodes(snapshot: &Snapshot) -> Vec<NodeV1> {
     let declared = snapshot
         .declaration
@@ -99,7 +99,7 @@ pub fn nodes(snapshot: &Snapshot) -> Vec<NodeV1> {
         .collect()
 }
 
-/// All declared services with their replicas.
+/// Returns all declared services with their replicas.
 pub fn services(snapshot: &Snapshot, round: &Round) -> Vec<ServiceV1> {
     let mut records: BTreeMap<&InstanceId, &InstanceRecord> = BTreeMap::new();
     for record in snapshot.instances.values() {
@@ -177,7 +177,7 @@ fn instance(id: &InstanceId, record: Option<&InstanceRecord>, round: &Round) -> 
     }
 }
 
-/// The progress of the current round, with the plan if requested.
+/// Returns the progress of the current round, with the plan if requested.
 pub fn progress(round: &Round, open: bool, with_plan: bool) -> ProgressV1 {
     ProgressV1 {
         generation: round.generation().0,
@@ -219,7 +219,7 @@ pub fn waits(plan: &Plan) -> Vec<WaitV1> {
     waits
 }
 
-/// Whether every declared replica is ready or completed, and no change is in progress.
+/// Returns whether every declared replica is ready or completed, and no change is in progress.
 pub fn is_ready(round: &Round) -> bool {
     round.settled
         && !round.is_deleting()
@@ -230,7 +230,7 @@ pub fn is_ready(round: &Round) -> bool {
             .all(|i| matches!(i.state, InstanceState::Ready | InstanceState::Completed))
 }
 
-/// The state of an operation.
+/// Returns the state of an operation.
 pub fn operation(operation: &Operation) -> OperationV1 {
     let (state, why) = match &operation.state {
         OperationState::Running => (OperationStateV1::Running, None),

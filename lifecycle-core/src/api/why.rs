@@ -420,7 +420,7 @@ fn is_up(state: &InstanceState) -> bool {
     matches!(state, InstanceState::Ready | InstanceState::Completed)
 }
 
-/// Whether a step is about the subject, or provides an image that it needs.
+/// Returns whether a step is about the subject, or provides an image that the subject needs.
 fn is_for(step: &Step, subject: &Subject) -> bool {
     use crate::reconcile::Reason;
     step.action.subject() == *subject

@@ -30,7 +30,7 @@ pub struct Preview {
 }
 
 impl Preview {
-    /// Whether `up` would change nothing.
+    /// Returns whether `up` would change nothing.
     pub fn is_nothing(&self) -> bool {
         self.manager_runs && self.problems.is_empty() && self.plan.is_empty()
     }

@@ -55,7 +55,7 @@ impl PreviousFiles {
             .or_else(|| previous.first())
     }
 
-    /// Whether files of a manager are kept.
+    /// Returns whether files of a manager are kept.
     pub(super) fn has(&self, of: &ObservedContainer) -> bool {
         self.lists(&name(of))
     }

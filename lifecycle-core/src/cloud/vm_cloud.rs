@@ -510,7 +510,7 @@ impl CloudProvider for VmCloud {
     }
 }
 
-/// Whether the cloud shows that a change is in progress or finished.
+/// Returns whether the cloud shows that a change is in progress or finished.
 fn is_shown(change: &NodeChange, before: Option<&Before>, vm: Option<&ObservedNode>) -> bool {
     let id = before.map(|before| &before.vm);
     let is_same = vm.map(|vm| &vm.provider_id) == id;
@@ -524,8 +524,8 @@ fn is_shown(change: &NodeChange, before: Option<&Before>, vm: Option<&ObservedNo
     }
 }
 
-/// The progress of a change that another process started, judged by what the cloud shows. Does not
-/// start anything: polling must not re-create a node that was deleted in the meantime.
+/// Returns the progress of a change that another process started, judged by what the cloud shows.
+/// Does not start anything: polling must not re-create a node that was deleted in the meantime.
 fn observed(
     change: &NodeChange,
     before: Option<&Before>,
@@ -654,7 +654,7 @@ mod tests {
         }
     }
 
-    /// What a process that did not start the change reports: done, under way, or failed.
+    /// Returns what a process that did not start the change reports: done, under way, or failed.
     fn answer(change: &NodeChange, boot: Option<&str>, now: Option<&ObservedNode>) -> &'static str {
         let before = Before {
             vm: "vm-1".into(),

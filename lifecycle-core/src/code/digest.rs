@@ -69,13 +69,13 @@ impl Selection {
         Ok(Self(rules))
     }
 
-    /// Whether the entry at this path belongs to the code base.
+    /// Returns whether the entry at this path belongs to the code base.
     pub fn includes(&self, path: &str) -> bool {
         path != OWN_DIRECTORY && (ALWAYS_SENT.contains(&path) || !self.0.excludes(path))
     }
 
-    /// Whether entries below the directory at this path may belong to the code base, even if the
-    /// directory itself does not.
+    /// Returns whether entries below the directory at this path may belong to the code base, even
+    /// if the directory itself does not.
     pub fn may_include_below(&self, path: &str) -> bool {
         path != OWN_DIRECTORY && (!self.0.excludes(path) || self.0.may_include_below(path))
     }

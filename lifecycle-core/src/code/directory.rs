@@ -391,7 +391,7 @@ mod tests {
         );
     }
 
-    /// The context of Docker's classic builder for the same files.
+    /// Compares with the context of Docker's classic builder for the same files.
     #[test]
     fn excludes_the_same_files_as_docker() {
         const FILES: [&str; 12] = [

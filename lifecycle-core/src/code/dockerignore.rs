@@ -103,13 +103,13 @@ impl Rules {
         Ok(rules)
     }
 
-    /// Whether a path of the context (with `/`) is excluded.
+    /// Returns whether a path of the context (with `/`) is excluded.
     pub(super) fn excludes(&self, path: &str) -> bool {
         let last = self.matched(path).iter().next_back();
         last.is_some_and(|pattern| !self.exceptions[pattern.as_usize()])
     }
 
-    /// The patterns that match a path or one of its parents.
+    /// Returns the patterns that match a path or one of its parents.
     fn matched(&self, path: &str) -> PatternSet {
         let mut matched = PatternSet::new(self.exceptions.len());
         if let Some(patterns) = &self.patterns {
@@ -118,7 +118,7 @@ impl Rules {
         matched
     }
 
-    /// Whether an exception may match something below a directory.
+    /// Returns whether an exception may match something below a directory.
     pub(super) fn may_include_below(&self, directory: &str) -> bool {
         let below = format!("{directory}/");
         let mut prefixes = self.exception_prefixes.iter();
@@ -233,7 +233,7 @@ mod tests {
         Rules::parse(rules).unwrap().excludes(path)
     }
 
-    /// The examples of Docker's documentation of `.dockerignore`.
+    /// Checks the examples in Docker's documentation of `.dockerignore`.
     #[test]
     fn matches_the_documented_examples() {
         for (rules, path, out) in [
@@ -426,7 +426,7 @@ mod tests {
         }
     }
 
-    /// Checking a path costs one search, regardless of the number of patterns and parents.
+    /// Checks that a path needs only one search, regardless of the number of patterns and parents.
     #[test]
     fn all_patterns_are_one_set() {
         let text = format!("{}!keep\n", "**/node_modules/\n".repeat(52));

@@ -13,7 +13,7 @@ use crate::error::{Error, Result};
 /// A code store that the checks can write to.
 #[async_trait]
 pub trait CodeBench: Debug + Send + Sync {
-    /// The store.
+    /// Returns the store.
     fn store(&self) -> &dyn CodeStore;
 
     /// Writes a code base with these files (path, contents), replacing one with the same name.
@@ -51,7 +51,7 @@ pub async fn all(bench: &dyn CodeBench) -> Checked {
     Ok(())
 }
 
-/// The list is sorted, and contains each code base until it is removed.
+/// Checks that the list is sorted, and contains each code base until it is removed.
 pub async fn names_are_listed_in_order(bench: &dyn CodeBench) -> Checked {
     let names = ["conformance-b", "conformance-a", "conformance-c"];
     for name in names {
@@ -76,7 +76,7 @@ pub async fn names_are_listed_in_order(bench: &dyn CodeBench) -> Checked {
     Ok(())
 }
 
-/// A missing code base has neither digest nor archive.
+/// Checks that a missing code base has neither a digest nor an archive.
 pub async fn a_missing_code_base_is_not_found(bench: &dyn CodeBench) -> Checked {
     let outcome = bench.store().digest("conformance-absent").await;
     is_not_found(&outcome)?;
@@ -87,7 +87,7 @@ pub async fn a_missing_code_base_is_not_found(bench: &dyn CodeBench) -> Checked 
     is_not_found(&bench.store().archive(&code).await.map(|_| ()))
 }
 
-/// The same files must have the same digest in every store, so that stores can be compared.
+/// Checks that the same files have the same digest in every store, so that stores can be compared.
 pub async fn the_digest_is_the_same_in_every_store(bench: &dyn CodeBench) -> Checked {
     let name = "conformance-golden";
     write(bench, name, &FILES).await?;
@@ -99,8 +99,8 @@ pub async fn the_digest_is_the_same_in_every_store(bench: &dyn CodeBench) -> Che
     remove(bench, name).await
 }
 
-/// The same files have the same digest, regardless of the code base's name; each change of a path
-/// or of contents changes the digest.
+/// Checks that the same files have the same digest, regardless of the code base's name, and that
+/// each change of a path or of contents changes the digest.
 pub async fn digests_depend_only_on_contents(bench: &dyn CodeBench) -> Checked {
     let name = "conformance-digest";
     write(bench, name, &FILES).await?;
@@ -136,7 +136,8 @@ pub async fn digests_depend_only_on_contents(bench: &dyn CodeBench) -> Checked {
     remove(bench, name).await
 }
 
-/// An archive contains the files in order, without times and owners, and is reproducible.
+/// Checks that an archive contains the files in order, without times and owners, and is
+/// reproducible.
 pub async fn an_archive_contains_what_the_digest_covers(bench: &dyn CodeBench) -> Checked {
     let name = "conformance-archive";
     write(bench, name, &FILES).await?;
@@ -156,7 +157,7 @@ pub async fn an_archive_contains_what_the_digest_covers(bench: &dyn CodeBench) -
     remove(bench, name).await
 }
 
-/// Requesting a digest that is no longer current is a conflict.
+/// Checks that requesting a digest that is no longer current is a conflict.
 pub async fn an_outdated_digest_is_a_conflict(bench: &dyn CodeBench) -> Checked {
     let name = "conformance-outdated";
     write(bench, name, &FILES).await?;
@@ -172,7 +173,7 @@ pub async fn an_outdated_digest_is_a_conflict(bench: &dyn CodeBench) -> Checked 
     remove(bench, name).await
 }
 
-/// Files that `.dockerignore` excludes are neither in the digest nor in the archive.
+/// Checks that files that `.dockerignore` excludes are neither in the digest nor in the archive.
 pub async fn ignored_files_are_excluded(bench: &dyn CodeBench) -> Checked {
     let name = "conformance-ignored";
     let ignore = (".dockerignore", "# built\ntarget\n*.log\n!keep.log\n");
@@ -195,7 +196,7 @@ pub async fn ignored_files_are_excluded(bench: &dyn CodeBench) -> Checked {
     remove(bench, name).await
 }
 
-/// The files of an archive, in order; directories are skipped.
+/// Returns the files of an archive, in order; directories are skipped.
 fn unpacked(archive: &[u8]) -> std::io::Result<Vec<(String, String)>> {
     let mut archive = tar::Archive::new(archive);
     let mut files = Vec::new();

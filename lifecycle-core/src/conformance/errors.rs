@@ -5,7 +5,7 @@ use std::time::Duration;
 use crate::error::{BuildPlace, Error};
 use crate::model::{Epoch, NodeName};
 
-/// One error of each kind, with all optional fields set.
+/// Returns one error of each kind, with all optional fields set.
 pub fn one_of_each() -> Vec<Error> {
     let mut all = vec![Error::not_found_with_hint(
         "service bd",

@@ -61,7 +61,7 @@ pub async fn the_store_equals_the_directory(store: &dyn CodePublisher, work: &Pa
     local.is_there(store, name).await;
 }
 
-/// Unchanged contents are not written again.
+/// Checks that unchanged contents are not written again.
 pub async fn unchanged_files_are_not_sent(store: &dyn CodePublisher, work: &Path) {
     let local = LocalCode::new(work, "twice");
     let name = "conformance-twice";
@@ -80,7 +80,7 @@ pub async fn unchanged_files_are_not_sent(store: &dyn CodePublisher, work: &Path
     local.is_there(store, name).await;
 }
 
-/// Excluded files are neither in the digest nor sent.
+/// Checks that excluded files are neither in the digest nor sent.
 pub async fn excluded_files_are_not_sent(store: &dyn CodePublisher, work: &Path) {
     let local = LocalCode::new(work, "excluded");
     let name = "conformance-excluded";
@@ -93,7 +93,7 @@ pub async fn excluded_files_are_not_sent(store: &dyn CodePublisher, work: &Path)
     local.is_there(store, name).await;
 }
 
-/// Names are paths: `a`, `a/b` and `a/b/c` are three code bases.
+/// Checks that names are paths: `a`, `a/b` and `a/b/c` are three code bases.
 pub async fn code_bases_may_be_nested(store: &dyn CodePublisher, work: &Path) {
     let local = LocalCode::new(work, "within");
     let names = [
@@ -112,7 +112,7 @@ pub async fn code_bases_may_be_nested(store: &dyn CodePublisher, work: &Path) {
     }
 }
 
-/// Readers during a publish get one complete version or the other.
+/// Checks that readers get one complete version or the other during a publish.
 pub async fn readers_see_either_version(store: &dyn CodePublisher, work: &Path) {
     let local = LocalCode::new(work, "readers");
     let name = "conformance-readers";
@@ -157,7 +157,8 @@ pub async fn readers_see_either_version(store: &dyn CodePublisher, work: &Path) 
     local.is_there(store, name).await;
 }
 
-/// Concurrent publishers succeed or get a conflict; the result is one complete version.
+/// Checks that concurrent publishers succeed or get a conflict, and that the result is one complete
+/// version.
 pub async fn concurrent_publishers_do_not_mix(store: &dyn CodePublisher, work: &Path) {
     let (one, two) = (LocalCode::new(work, "one"), LocalCode::new(work, "two"));
     let name = "conformance-several";
@@ -177,7 +178,7 @@ pub async fn concurrent_publishers_do_not_mix(store: &dyn CodePublisher, work: &
     winner.is_there(store, name).await;
 }
 
-/// A missing directory is not an empty code base.
+/// Checks that a missing directory does not count as an empty code base.
 pub async fn a_missing_directory_is_not_found_and_changes_nothing(
     store: &dyn CodePublisher,
     work: &Path,
@@ -196,7 +197,8 @@ pub async fn a_missing_directory_is_not_found_and_changes_nothing(
     assert_eq!(still, kept.code);
 }
 
-/// Code bases that differ or are missing in the store are outdated until they are published.
+/// Checks that code bases that differ or are missing in the store are outdated until they are
+/// published.
 pub async fn outdated_code_bases_are_reported(store: &dyn CodePublisher, work: &Path) {
     let local = LocalCode::new(work, "differs");
     let names = ["same", "changed", "new", "remote"].map(|n| format!("conformance-differs-{n}"));

@@ -172,7 +172,8 @@ pub async fn all(fixture: &RuntimeFixture) {
     images_are_copied(fixture).await;
 }
 
-/// Stopping and removing missing objects is Ok; starting them and reading their output is not.
+/// Checks that stopping and removing missing objects is Ok, and that starting them and reading
+/// their output is not.
 pub async fn missing_objects_are_no_error(fixture: &RuntimeFixture) {
     let runtime = &fixture.runtime;
     let info = done("info", runtime.info().await);
@@ -191,7 +192,7 @@ pub async fn missing_objects_are_no_error(fixture: &RuntimeFixture) {
     is_not_found("logs", &logs.map(|_| ()));
 }
 
-/// An image is found by the name under which the state lists it.
+/// Checks that an image is found by the name under which the state lists it.
 pub async fn images_are_found_by_name(fixture: &RuntimeFixture) {
     let state = done("state", fixture.runtime.state().await);
     assert!(
@@ -207,7 +208,7 @@ pub async fn images_are_found_by_name(fixture: &RuntimeFixture) {
     assert_eq!(done("image", fixture.runtime.image(&absent).await), None);
 }
 
-/// Ensuring a running container changes nothing.
+/// Checks that ensuring a running container changes nothing.
 pub async fn ensure_twice_is_the_same_container(fixture: &RuntimeFixture) {
     let spec = fixture.container("twice", &fixture.runs_long);
     let first = fixture.ensure(&spec).await;
@@ -247,7 +248,7 @@ pub async fn ensure_twice_is_the_same_container(fixture: &RuntimeFixture) {
     fixture.remove(&spec.name).await;
 }
 
-/// A stopped container is started again, not re-created.
+/// Checks that a stopped container is started again, not re-created.
 pub async fn ensure_restarts_a_stopped_container(fixture: &RuntimeFixture) {
     let spec = fixture.container("again", &fixture.runs_long);
     let first = fixture.ensure(&spec).await;
@@ -275,7 +276,7 @@ pub async fn ensure_restarts_a_stopped_container(fixture: &RuntimeFixture) {
     fixture.remove(&spec.name).await;
 }
 
-/// A name belongs to one specification.
+/// Checks that a name belongs to one specification.
 pub async fn another_digest_is_a_conflict(fixture: &RuntimeFixture) {
     let spec = fixture.container("digest", &fixture.runs_long);
     let first = fixture.ensure(&spec).await;
@@ -292,7 +293,7 @@ pub async fn another_digest_is_a_conflict(fixture: &RuntimeFixture) {
     fixture.remove(&spec.name).await;
 }
 
-/// No container is created if its image is missing.
+/// Checks that no container is created if its image is missing.
 pub async fn a_missing_image_creates_no_container(fixture: &RuntimeFixture) {
     let spec = ContainerSpec {
         image: fixture.tag("absent"),
@@ -303,7 +304,8 @@ pub async fn a_missing_image_creates_no_container(fixture: &RuntimeFixture) {
     assert_eq!(fixture.find(&spec.name).await, None);
 }
 
-/// The exit and the exit code of a command are reported, and the container is not restarted.
+/// Checks that the exit and the exit code of a command are reported, and that the container is not
+/// restarted.
 pub async fn exit_codes_are_reported(fixture: &RuntimeFixture) {
     for (service, command, code) in [
         ("zero", &fixture.exits_0, 0),
@@ -325,7 +327,7 @@ pub async fn exit_codes_are_reported(fixture: &RuntimeFixture) {
     }
 }
 
-/// A fixed host port is a conflict while another container uses it.
+/// Checks that a fixed host port is a conflict while another container uses it.
 pub async fn a_used_fixed_port_is_a_conflict(fixture: &RuntimeFixture) {
     let port = fixture.free_port;
     let fixed = |service| ContainerSpec {
@@ -347,7 +349,7 @@ pub async fn a_used_fixed_port_is_a_conflict(fixture: &RuntimeFixture) {
     fixture.remove(&two.name).await;
 }
 
-/// A preferred host port that is in use is replaced by the next free one.
+/// Checks that a preferred host port that is in use is replaced by the next free one.
 pub async fn a_used_preferred_port_is_replaced(fixture: &RuntimeFixture) {
     let port = fixture.free_port;
     let preferred = |service| ContainerSpec {
@@ -372,7 +374,7 @@ pub async fn a_used_preferred_port_is_replaced(fixture: &RuntimeFixture) {
     fixture.remove(&two.name).await;
 }
 
-/// Containers of other platforms are neither shown nor changed.
+/// Checks that containers of other platforms are neither shown nor changed.
 pub async fn containers_of_other_platforms_are_not_changed(fixture: &RuntimeFixture) {
     let (stranger, other) = &fixture.stranger;
     let spec = fixture.container("foreign", &fixture.runs_long);
@@ -489,8 +491,8 @@ pub async fn logs_separate_the_streams(fixture: &RuntimeFixture) {
     fixture.remove(&spec.name).await;
 }
 
-/// A command in a container reports its output by stream, and its exit code last. When the caller
-/// closes the input, the command's input ends.
+/// Checks that a command in a container reports its output by stream, and its exit code last. When
+/// the caller closes the input, the command's input ends.
 pub async fn commands_run_in_containers(fixture: &RuntimeFixture) {
     let runtime = &fixture.runtime;
     let spec = fixture.container("exec", &fixture.runs_long);
@@ -533,8 +535,8 @@ pub async fn commands_run_in_containers(fixture: &RuntimeFixture) {
     fixture.remove(name).await;
 }
 
-/// The exit of a container is an event with its id; the container can then be observed by that id,
-/// with the same result as in `state`.
+/// Checks that the exit of a container is an event with the container's id, and that the container
+/// can then be observed by this id, with the same result as in `state`.
 pub async fn the_end_of_a_container_is_an_event(fixture: &RuntimeFixture) {
     let mut events = done("events", fixture.runtime.events().await);
     let spec = fixture.container("event", &fixture.exits_0);
@@ -564,8 +566,8 @@ pub async fn the_end_of_a_container_is_an_event(fixture: &RuntimeFixture) {
     assert_eq!(observe(&id.0).await, None, "after its removal");
 }
 
-/// An image is built from its context, reports its ports and health check, and remains while it is
-/// used.
+/// Checks that an image is built from its context, reports its ports and health check, and remains
+/// while it is used.
 pub async fn images_are_built_and_removed(fixture: &RuntimeFixture) {
     let tag = fixture.tag("built");
     let dockerfile = format!(
@@ -607,7 +609,7 @@ pub async fn images_are_built_and_removed(fixture: &RuntimeFixture) {
     assert_eq!(done("image", fixture.runtime.image(&tag).await), None);
 }
 
-/// An image that one engine exports can be imported by another, under the same name.
+/// Checks that an image that one engine exports can be imported by another, under the same name.
 pub async fn images_are_copied(fixture: &RuntimeFixture) {
     let tag = fixture.tag("copied");
     let outcome = fixture.runtime.export_image(&tag).await;
@@ -628,7 +630,7 @@ pub async fn images_are_copied(fixture: &RuntimeFixture) {
     done("remove", fixture.runtime.remove_image(&tag).await);
 }
 
-/// A build context with one file.
+/// Creates a build context with one file.
 fn context(dockerfile: &str) -> ByteStream {
     let mut archive = tar::Builder::new(Vec::new());
     let mut header = tar::Header::new_ustar();

@@ -149,7 +149,7 @@ pub enum CodeStoreSpec {
 }
 
 impl CodeStoreSpec {
-    /// Whether code bases are local directories.
+    /// Returns whether code bases are local directories.
     pub fn is_default(&self) -> bool {
         *self == Self::default()
     }

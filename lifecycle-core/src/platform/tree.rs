@@ -170,7 +170,7 @@ impl Node {
         }
     }
 
-    /// Whether this is a null value.
+    /// Returns whether this is a null value.
     pub(super) fn is_null(&self) -> bool {
         match &self.value {
             Value::Scalar { text, plain: true } => {

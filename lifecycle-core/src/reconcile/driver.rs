@@ -261,7 +261,7 @@ impl Driver {
         }
     }
 
-    /// One pass: observe, plan, record, launch, publish.
+    /// Runs one pass: observes, plans, records, launches, publishes.
     async fn round(&mut self) -> Result<()> {
         self.take_target();
         self.take_retries().await?;

@@ -32,7 +32,7 @@ pub(super) enum Verdict {
     Ignore,
 }
 
-/// The domain of a platform's services.
+/// Returns the domain of a platform's services.
 pub(in crate::agent) fn domain(platform: &PlatformName) -> String {
     format!("{platform}.internal")
 }

@@ -225,7 +225,7 @@ impl<'a> Subject<'a> {
         Ok(())
     }
 
-    /// Missing nodes and those of other platforms cannot be adopted.
+    /// Checks that missing nodes and nodes of other platforms cannot be adopted.
     async fn cannot_be_adopted(&self) -> Checked {
         let outcome = self.cloud.adopt(&self.spec.name).await;
         let is_refused = match &outcome {

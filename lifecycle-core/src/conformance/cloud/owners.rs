@@ -6,7 +6,8 @@ use super::{
 };
 use crate::cloud::{ObservedNode, Power};
 
-/// Two platforms in one account cannot see or change each other's nodes, even with the same names.
+/// Checks that two platforms in one account cannot see or change each other's nodes, even if the
+/// nodes have the same names.
 pub async fn platforms_are_separate(bench: &dyn CloudBench) -> Checked {
     let (ours, theirs, [spec, _]) = (bench.ours(), bench.theirs(), bench.nodes());
     let own = Subject::new(ours.as_ref(), &spec);
@@ -43,8 +44,8 @@ pub async fn platforms_are_separate(bench: &dyn CloudBench) -> Checked {
     done("delete_shared", theirs.delete_shared().await)
 }
 
-/// A machine without a platform is not changed until a platform adopts it. An adopted machine is a
-/// normal node, but deleting it only releases it.
+/// Checks that a machine without a platform is not changed until a platform adopts it, that an
+/// adopted machine is a normal node, and that deleting it only releases it.
 pub async fn an_adopted_machine_is_released_and_never_deleted(bench: &dyn CloudBench) -> Checked {
     let (ours, theirs, [_, spec]) = (bench.ours(), bench.theirs(), bench.nodes());
     let node = Subject::new(ours.as_ref(), &spec);

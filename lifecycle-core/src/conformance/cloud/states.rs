@@ -6,14 +6,15 @@ use super::{
 use crate::cloud::{ObservedNode, Power, carry_out};
 use crate::error::Error;
 
-/// Preflight accepts the nodes of the other checks.
+/// Checks that preflight accepts the nodes of the other checks.
 pub async fn preflight_reports_no_problems(bench: &dyn CloudBench) -> Checked {
     let report = done("preflight", bench.ours().preflight(&bench.nodes()).await)?;
     ensure!(report.problems.is_empty(), "{:#?}", report.problems);
     Ok(())
 }
 
-/// Deleting a missing node is Ok, and so is fencing it; it cannot be started, stopped or adopted.
+/// Checks that deleting or fencing a missing node is Ok, and that a missing node cannot be started,
+/// stopped or adopted.
 pub async fn an_absent_node(bench: &dyn CloudBench) -> Checked {
     let (cloud, [spec, _]) = (bench.ours(), bench.nodes());
     let node = Subject::new(cloud.as_ref(), &spec);
@@ -28,7 +29,7 @@ pub async fn an_absent_node(bench: &dyn CloudBench) -> Checked {
     node.is_absent("after changes of what is absent").await
 }
 
-/// However often a node is provisioned, also concurrently, there is only one.
+/// Checks that there is only one node, however often it is provisioned, also concurrently.
 pub async fn provision_is_idempotent(bench: &dyn CloudBench) -> Checked {
     let (cloud, [spec, _]) = (bench.ours(), bench.nodes());
     let node = Subject::new(cloud.as_ref(), &spec);
@@ -57,8 +58,8 @@ pub async fn provision_is_idempotent(bench: &dyn CloudBench) -> Checked {
     node.remove().await
 }
 
-/// Changes whose result already exists do not affect a running node; it can be restarted, stopped,
-/// fenced and deleted.
+/// Checks that changes whose result already exists do not affect a running node, and that it can be
+/// restarted, stopped, fenced and deleted.
 pub async fn a_running_node(bench: &dyn CloudBench) -> Checked {
     let (cloud, [spec, _]) = (bench.ours(), bench.nodes());
     let node = Subject::new(cloud.as_ref(), &spec);
@@ -109,7 +110,7 @@ pub async fn a_running_node(bench: &dyn CloudBench) -> Checked {
     node.remove().await
 }
 
-/// A stopped node remains stopped until it is started, and can be deleted.
+/// Checks that a stopped node remains stopped until it is started, and that it can be deleted.
 pub async fn a_stopped_node(bench: &dyn CloudBench) -> Checked {
     let (cloud, [spec, _]) = (bench.ours(), bench.nodes());
     let node = Subject::new(cloud.as_ref(), &spec);
@@ -161,8 +162,8 @@ fn is_same_machine(one: &ObservedNode, other: &ObservedNode) -> Checked {
     Ok(())
 }
 
-/// A node that the cloud failed to create can be created again or deleted. This is checked only if
-/// the bench can make the cloud fail.
+/// Checks that a node that the cloud failed to create can be created again or deleted, if the bench
+/// can make the cloud fail.
 pub async fn a_failed_node_is_created_again(bench: &dyn CloudBench) -> Checked {
     let (cloud, [spec, _]) = (bench.ours(), bench.nodes());
     let node = Subject::new(cloud.as_ref(), &spec);
@@ -189,7 +190,8 @@ pub async fn a_failed_node_is_created_again(bench: &dyn CloudBench) -> Checked {
     Ok(())
 }
 
-/// The list contains each node, running or not, sorted by name, with the same values as `get`.
+/// Checks that the list contains each node, running or not, sorted by name, with the same values as
+/// `get`.
 pub async fn list_is_complete_and_shows_only_this_platform(bench: &dyn CloudBench) -> Checked {
     let cloud = bench.ours();
     let cloud = cloud.as_ref();
@@ -236,8 +238,8 @@ pub async fn list_is_complete_and_shows_only_this_platform(bench: &dyn CloudBenc
     Ok(())
 }
 
-/// Shared resources exist as long as there is a node, are deleted with the last one, and are
-/// created again.
+/// Checks that shared resources exist as long as there is a node, are deleted with the last node,
+/// and are created again.
 pub async fn shared_resources_are_deleted_last(bench: &dyn CloudBench) -> Checked {
     let (cloud, [spec, _]) = (bench.ours(), bench.nodes());
     let node = Subject::new(cloud.as_ref(), &spec);

@@ -55,7 +55,7 @@ impl Kind {
         }
     }
 
-    /// The final state if this change is executed after `first`.
+    /// Returns the final state if this change is executed after `first`.
     fn goal_after(self, first: Self) -> Goal {
         match self {
             Self::Provision if first == Self::Delete => Goal::Running,
@@ -177,8 +177,8 @@ impl Subject<'_> {
     }
 }
 
-/// Each pair of changes: the same change joins the one in progress, a deletion replaces it, any
-/// other one fails or waits.
+/// Checks each pair of changes: the same change joins the one in progress, a deletion replaces it,
+/// and any other change fails or waits.
 pub async fn a_change_in_progress_is_not_overwritten(bench: &dyn CloudBench) -> Checked {
     let (cloud, [spec, _]) = (bench.ours(), bench.nodes());
     let node = Subject::new(cloud.as_ref(), &spec);
@@ -203,7 +203,8 @@ pub async fn a_change_in_progress_is_not_overwritten(bench: &dyn CloudBench) -> 
     node.remove().await
 }
 
-/// After a fence, a node is not running and is not started again, whatever change was in progress.
+/// Checks that a node is not running after a fence, and is not started again, whatever change was
+/// in progress.
 pub async fn a_fence_replaces_a_change_in_progress(bench: &dyn CloudBench) -> Checked {
     let (cloud, [spec, _]) = (bench.ours(), bench.nodes());
     if !cloud.capabilities().fences {
@@ -222,7 +223,7 @@ pub async fn a_fence_replaces_a_change_in_progress(bench: &dyn CloudBench) -> Ch
     node.remove().await
 }
 
-/// Another process can poll every operation until it ends.
+/// Checks that another process can poll every operation until the operation ends.
 pub async fn another_process_can_poll(bench: &dyn CloudBench) -> Checked {
     let (cloud, other, [spec, _]) = (bench.ours(), bench.ours(), bench.nodes());
     let node = Subject::new(cloud.as_ref(), &spec);
@@ -247,8 +248,8 @@ pub async fn another_process_can_poll(bench: &dyn CloudBench) -> Checked {
     Ok(())
 }
 
-/// If a caller is cancelled at any time during a change, the same call can finish it, and the list
-/// shows everything that exists.
+/// Checks that, if a caller is cancelled at any time during a change, the same call can finish the
+/// change, and the list shows everything that exists.
 pub async fn a_cancelled_change_can_be_repeated(bench: &dyn CloudBench) -> Checked {
     let (cloud, [spec, _]) = (bench.ours(), bench.nodes());
     let node = Subject::new(cloud.as_ref(), &spec);

@@ -20,7 +20,7 @@ use crate::registry::{Batch, Change, NodeRecord, Registry, RejectedSpec, Snapsho
 use crate::runtime::EngineInfo;
 use crate::secret::Sensitive;
 
-/// A time with microseconds, which must be preserved.
+/// Returns a time with microseconds, which must be preserved.
 pub(super) fn at(second: u32) -> DateTime<Utc> {
     DateTime::<Utc>::UNIX_EPOCH
         + TimeDelta::days(20_000)
@@ -119,7 +119,7 @@ pub(super) fn declare(expected: Option<Generation>, declaration: &Declaration) -
     }
 }
 
-/// A platform with one service whose environment contains `text`.
+/// Returns a platform with one service whose environment contains `text`.
 pub(super) fn declaration(text: &str) -> Result<Declaration> {
     let mut service = ServiceSpec::new(
         ServiceName::try_from("db")?,

@@ -90,7 +90,7 @@ impl<'a> Planning<'a> {
         gate
     }
 
-    /// If an old container is ready, removes the stopped ones first, so that a rollback cannot
+    /// Removes stopped containers first if an old container is ready, so that a rollback cannot
     /// pick them.
     pub(super) fn remove_stopped(
         &mut self,

@@ -178,7 +178,7 @@ fn words<const N: usize>(parts: [&dyn fmt::Display; N]) -> Words<'_> {
 }
 
 impl Action {
-    /// The table of actions.
+    /// Returns the action's row in the table of actions.
     fn facts(&self) -> Facts<'_> {
         let on_node = |node, verb, work, words| Facts {
             node,

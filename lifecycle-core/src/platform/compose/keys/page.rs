@@ -160,7 +160,7 @@ fn page() -> String {
     page
 }
 
-/// `UPDATE_DOCS=1 cargo test -p lifecycle-core compose_page` rewrites the page.
+/// To rewrite the page, run `UPDATE_DOCS=1 cargo test -p lifecycle-core compose_page`.
 #[test]
 fn the_compose_page_is_up_to_date() {
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../docs/compose.md");
@@ -202,8 +202,9 @@ fn read(before: &str, key: &str, value: &str, after: &str) -> (Vec<String>, Vec<
     )
 }
 
-/// A key that is supported or checked is read: an invalid value is a problem. Every key without
-/// effect is reported, on its own or with the mapping that contains it.
+/// Checks that every key that is supported or checked is read, so that an invalid value is a
+/// problem, and that every key without effect is reported, on its own or with the mapping that
+/// contains it.
 #[test]
 fn every_key_has_the_effect_in_its_table() {
     const NONSENSE: &str = "{'?': [[]]}";

@@ -75,7 +75,7 @@ pub enum Error {
         #[serde(default, skip_serializing_if = "Option::is_none", with = "source_text")]
         source: Option<Source>,
     },
-    /// The request cannot be served yet, for example because this manager does not lead.
+    /// The request cannot be served yet, for example because this manager is not the leader.
     #[error("{what} is not ready: {why}")]
     #[non_exhaustive]
     NotReady {
@@ -111,7 +111,7 @@ pub enum Error {
         reported: Option<String>,
         hint: String,
     },
-    /// Too many requests.
+    /// The backend received too many requests.
     #[error("{what} is throttled")]
     #[non_exhaustive]
     Throttled {
@@ -173,7 +173,7 @@ pub enum Error {
         /// The registry's epoch.
         current: Epoch,
     },
-    /// A name breaks its rule.
+    /// A name does not follow its rule.
     #[error(transparent)]
     Name(#[from] InvalidName),
     /// The operating system reported an error for a file or directory.
@@ -241,7 +241,7 @@ impl std::fmt::Display for BuildPlace {
     }
 }
 
-/// A name that breaks its rule.
+/// A name that does not follow its rule.
 #[derive(Debug, Clone, PartialEq, Eq, Error, Serialize, Deserialize)]
 #[error("`{value}` is not a valid {what}: {rule}")]
 #[non_exhaustive]

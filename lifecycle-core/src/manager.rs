@@ -33,10 +33,10 @@ use crate::secret::{PlatformKey, Sensitive, token_hash};
 pub use exec::{CommandInput, Conversation};
 pub use output::{InstanceOutput, Output};
 
-/// The registry's name for the hash of the admin token.
+/// The name under which the registry stores the hash of the admin token.
 const ADMIN_TOKEN: &str = "admin-token";
 
-/// The registry's name for the read token.
+/// The name under which the registry stores the read token.
 const READ_TOKEN: &str = "read-token";
 
 /// The page size for reading the latest events.
@@ -494,8 +494,9 @@ impl Manager {
         }
     }
 
-    /// Subscribes to the latest round, which is the default one while this manager does not lead.
-    /// A receiver is notified when the plan or the running steps change, and when the round ends.
+    /// Subscribes to the latest round. While this manager is not the leader, this is the default
+    /// round. A receiver is notified when the plan or the running steps change, and when the round
+    /// ends.
     pub fn rounds(&self) -> watch::Receiver<Arc<Round>> {
         self.rounds.subscribe()
     }

@@ -17,7 +17,7 @@ const LISTENS_WITHIN: Duration = Duration::from_secs(10);
 /// How long the agent may take to report whether it has a table.
 const ANSWERS_WITHIN: Duration = Duration::from_secs(2);
 
-/// Poll interval.
+/// The interval between polls.
 const ASK_AGAIN: Duration = Duration::from_millis(50);
 
 /// Copies lines from `from` to the agent with the state directory `state`, and the agent's reports
@@ -67,8 +67,8 @@ pub async fn feed(
 /// Checks that an agent with the state directory `state` is running and has an active table.
 ///
 /// # Errors
-/// [`Error::Unreachable`] if none is running, [`Error::Failed`] if it has no table,
-/// [`Error::Interrupted`] if it does not respond.
+/// [`Error::Unreachable`] if no agent is running, [`Error::Failed`] if the agent has no table,
+/// [`Error::Interrupted`] if the agent does not respond.
 pub async fn check(state: &Path) -> Result<()> {
     let mut answer = Vec::new();
     let interrupted = |error: std::io::Error| Error::Interrupted {

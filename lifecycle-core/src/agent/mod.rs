@@ -80,7 +80,7 @@ pub struct AgentOptions {
     /// which needs `NET_ADMIN` and `SYS_ADMIN`. A block within 127.0.0.0/8 is local without a
     /// route.
     pub route: bool,
-    /// Number of threads for traffic. `None`: the number of processors.
+    /// The number of threads for traffic; by default, the number of processors.
     pub threads: Option<NonZeroUsize>,
     /// The maximum number of connections per service that wait for a ready endpoint. Further ones
     /// are reset immediately.

@@ -37,7 +37,8 @@ pub(super) struct Namespace {
 }
 
 impl Addresses {
-    /// Runs `make` where service addresses are local, and returns what it creates.
+    /// Runs `make` in the network in which service addresses are local, and returns what `make`
+    /// creates.
     pub(super) fn make<T: Send + 'static>(
         &self,
         make: impl FnOnce() -> io::Result<T> + Send + 'static,

@@ -111,7 +111,8 @@ impl Reporter {
         self.state().report(kind)
     }
 
-    /// Records that an address is in use and cannot be listened on. Returns whether this is new.
+    /// Records that listening on an address failed because the address is in use. Returns whether
+    /// this is new.
     pub(super) fn cannot_listen(
         &self,
         service: Option<&ServiceName>,
@@ -142,7 +143,7 @@ impl Reporter {
         self.state().failed_listeners.remove(&(at, protocol));
     }
 
-    /// Forgets failures of all other addresses, which are no longer needed.
+    /// Forgets failures of all addresses except these, because the others are no longer needed.
     pub(super) fn keep_only(&self, addresses: &BTreeSet<(SocketAddr, Protocol)>) {
         self.state()
             .failed_listeners
@@ -172,7 +173,7 @@ impl Reporter {
         }
     }
 
-    /// Sends what is due; returns whether something remains for later.
+    /// Sends the reports that are due; returns whether some remain for later.
     fn send_due(&self) -> bool {
         // Without a listener, keep what is due.
         if self.listeners.receiver_count() == 0 {

@@ -16,7 +16,7 @@ const IDLE: Duration = Duration::from_secs(30);
 const ASK_EVERY: Duration = Duration::from_secs(10);
 const ASK: u32 = 3;
 
-/// Raises the limit of open files to the maximum: each connection needs two.
+/// Raises the limit of open files to the maximum, because each connection needs two files.
 pub(super) fn raise_limit() {
     let limit = getrlimit(Resource::Nofile);
     let most = Rlimit {

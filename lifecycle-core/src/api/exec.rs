@@ -36,13 +36,13 @@ const BROKEN: u8 = 19;
 pub struct ExecV1 {
     /// The program and its arguments.
     pub command: Vec<String>,
-    /// The user in the container. If absent, the image's user.
+    /// The user in the container; if absent, the image's user.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub user: Option<String>,
     /// The working directory in the container.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub working_dir: Option<String>,
-    /// The size of the command's terminal. If absent, it has none.
+    /// The size of the command's terminal; if absent, the command has no terminal.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub terminal: Option<TerminalSize>,
 }

@@ -63,7 +63,7 @@ pub trait ManagerApi: Debug + Send + Sync + 'static {
     /// Returns the cursor of the latest event.
     async fn last_event(&self) -> Result<u64>;
 
-    /// Replaces the declaration. An identical one changes nothing.
+    /// Replaces the declaration. An identical declaration changes nothing.
     async fn apply(&self, declaration: &Declaration) -> Result<AppliedV1>;
 
     /// Plans what a declaration would change, without changing anything.

@@ -60,9 +60,9 @@ impl FromStr for Since {
 /// Selects events.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct EventOptions {
-    /// Only this many of the latest existing events.
+    /// Return only this many of the latest existing events.
     pub tail: Option<u32>,
-    /// Only events from this time on.
+    /// Return only events from this time on.
     pub since: Option<DateTime<Utc>>,
     /// Continue with new events as they are recorded.
     pub follow: bool,

@@ -23,22 +23,22 @@ const DEEPEST: usize = 8;
 /// How many events are shown as evidence.
 const EVIDENCE: usize = 12;
 
-/// `GET /v1/why/{name}`.
+/// The response to `GET /v1/why/{name}`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[non_exhaustive]
 pub struct WhyV1 {
-    /// The service, replica, node or platform that this explains.
+    /// The service, replica, node or platform whose state is explained.
     pub subject: Subject,
     /// The answer in a sentence.
     pub answer: String,
-    /// Facts from its declaration.
+    /// Facts from the subject's declaration.
     pub declared: Vec<FactV1>,
-    /// Facts from the latest observation of it.
+    /// Facts from the latest observation of the subject.
     pub observed: Vec<FactV1>,
-    /// The latest plan's decisions about it, and about the causes of its delay.
+    /// The latest plan's decisions about the subject, and about the causes of its delay.
     pub decided: Vec<DecisionV1>,
-    /// The latest events about it and about the causes of its delay, oldest first.
+    /// The latest events about the subject and about the causes of its delay, oldest first.
     pub evidence: Vec<Event>,
 }
 

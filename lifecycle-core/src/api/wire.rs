@@ -17,7 +17,7 @@ use crate::model::{
 use crate::reconcile::{Plan, RunningStep};
 use crate::runtime::LogLine;
 
-/// `GET /v1/platform`.
+/// The response to `GET /v1/platform`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[non_exhaustive]
 pub struct PlatformV1 {
@@ -158,7 +158,7 @@ pub struct InstanceV1 {
     pub id: String,
     /// The replica's number.
     pub replica: u16,
-    /// The engine's id of its container, if it has one.
+    /// The engine's id of the replica's container, if there is one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub container: Option<String>,
     /// The replica's node; absent if it fits on no node.
@@ -305,13 +305,14 @@ impl From<Endpoint> for EndpointV1 {
     }
 }
 
-/// `GET /v1/progress`. With `?plan=false`, it omits the plan, which grows with the platform.
+/// The response to `GET /v1/progress`. With `?plan=false`, the response omits the plan, which grows
+/// with the platform.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[non_exhaustive]
 pub struct ProgressV1 {
     /// The generation that the manager is applying.
     pub generation: u64,
-    /// Whether the API accepts all changes.
+    /// Whether the API accepts every type of change, which it does after the first round.
     pub open: bool,
     /// Whether the round has ended: no step is running, and the manager waits for nothing.
     pub settled: bool,
@@ -401,7 +402,7 @@ pub struct RetriedV1 {
     pub retried: Vec<String>,
 }
 
-/// `GET /v1/events` with `Accept: application/json`.
+/// The response to `GET /v1/events` with `Accept: application/json`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[non_exhaustive]
 pub struct EventsV1 {

@@ -23,7 +23,7 @@ pub struct Timed {
 #[serde(transparent)]
 pub struct Durations(BTreeMap<String, Vec<f64>>);
 
-/// The kinds of steps that create a node.
+/// The types of steps that create a node.
 const KINDS: [&str; 2] = ["provision", "prepare"];
 
 fn key(provider: &str, kind: &str, size: Option<&str>) -> String {
@@ -43,7 +43,8 @@ fn id(kind: &str, node: &NodeName) -> String {
 }
 
 impl Durations {
-    /// Records the durations of these nodes; ignores other steps. Returns whether it recorded any.
+    /// Records how long the steps that create these nodes took; ignores other steps. Returns
+    /// whether anything was recorded.
     pub fn record<'n>(
         &mut self,
         provider: &str,

@@ -7,13 +7,13 @@
 pub enum ExitStatus {
     /// Success.
     Done = 0,
-    /// Something failed, was not confirmed, or `doctor` found a problem.
+    /// A command failed or was not confirmed, or `doctor` found a problem.
     Failed = 1,
-    /// Wrong arguments or files, or missing secrets; nothing was changed.
+    /// Arguments or files were wrong, or secrets were missing; nothing was changed.
     Refused = 2,
     /// `exec` could not run the command.
     NotRun = 125,
-    /// Interrupted; running the same command again continues.
+    /// The command was interrupted; running the same command again continues it.
     Interrupted = 130,
 }
 

@@ -48,7 +48,7 @@ pub struct ServiceFailure {
     /// `<service>-<replica>`.
     pub instance: String,
     pub why: String,
-    /// The last lines of its output.
+    /// The last lines of the replica's output.
     pub last_lines: Vec<String>,
 }
 

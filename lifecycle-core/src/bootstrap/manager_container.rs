@@ -64,7 +64,7 @@ struct ManagerForm<'a> {
 }
 
 impl Bootstrapper {
-    /// Ensures that the manager runs with the current specification, and answers.
+    /// Ensures that the manager is running with the current specification and answers.
     pub(super) async fn manager(
         &self,
         machine: &ObservedNode,

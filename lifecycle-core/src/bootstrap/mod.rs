@@ -79,7 +79,7 @@ const CLOUD_ANSWERS_WITHIN: Duration = Duration::from_mins(5);
 /// How long connecting to a node may take.
 const CONNECTED_WITHIN: Duration = Duration::from_mins(2);
 
-/// How long short work on a node may take.
+/// How long a short operation on a node may take.
 const NODE_ANSWERS_WITHIN: Duration = Duration::from_mins(5);
 
 /// How long sending one code base or image to a node may take.
@@ -96,7 +96,7 @@ const PACE: Duration = Duration::from_millis(200);
 pub struct Bootstrapper {
     /// The backends. Their registry is a temporary one, never the platform's.
     pub backends: Backends,
-    /// The local container engine; images that it has need not be pulled again.
+    /// The local container engine; images in this engine need not be pulled again.
     pub operator_engine: Option<Arc<dyn ContainerRuntime>>,
     /// The state of the platform on this machine.
     pub state: Arc<dyn OperatorState>,
@@ -383,9 +383,9 @@ impl Bootstrapper {
             .ok_or_else(|| Error::not_found(format!("node {name}")))
     }
 
-    /// Copies the code bases of services to the manager's node, which reads only that copy. Files
-    /// are named by content, so existing ones are not sent again. If code bases are in a shared
-    /// store, the manager reads them from there.
+    /// Copies the code bases of services to the manager's node; the manager reads only that copy.
+    /// Files are named by content, so existing ones are not sent again. If code bases are in a
+    /// shared store, nothing is copied, because the manager reads them from that store.
     async fn publish_code(&self, node: &NodeHandle, declaration: &Declaration) -> Result<()> {
         if !self.access.code.is_default() {
             return Ok(());

@@ -66,7 +66,7 @@ impl Bootstrapper {
                 && *listed != image
         });
         for unused in of_manager {
-            // An image that a container uses is kept.
+            // The engine keeps an image that a container uses.
             node.runtime.remove_image(unused).await?;
         }
         Ok(())

@@ -102,8 +102,8 @@ impl Bootstrapper {
             .until(observing)
             .await?;
         if observed.cloud_unknown.is_some() && self.state.placement().await?.is_none() {
-            // The platform was never started from here, so assume that nothing exists; the problems
-            // already report that the cloud does not answer.
+            // The platform was never started from this machine, so assume that nothing exists; the
+            // problems already report that the cloud does not answer.
             observed = Observed::default();
         }
         let policy = Policy {

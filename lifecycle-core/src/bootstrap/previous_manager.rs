@@ -1,6 +1,6 @@
 //! The files of a manager that is being replaced: its hand-over and its registry. They are kept
-//! until the new manager answers, and restored if it does not. Only a registry in a file is kept;
-//! one in a database has other readers and its own backups.
+//! until the new manager answers, and restored if it does not answer. Only a registry in a file is
+//! kept; a registry in a database has other readers and its own backups.
 
 use super::Bootstrapper;
 use super::handover::handover_directory;

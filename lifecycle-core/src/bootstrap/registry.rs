@@ -1,6 +1,6 @@
-//! How the bootstrapper uses a registry in databases: it checks that they are usable before it
-//! changes anything, and records the manager's endpoint in the central one. Only the manager opens
-//! a registry in a file.
+//! How the bootstrapper uses a registry in databases: it checks that the databases are usable
+//! before it changes anything, and records the manager's endpoint in the central database. Only the
+//! manager opens a registry in a file.
 
 use super::Bootstrapper;
 use super::progress::Progress;
@@ -60,7 +60,7 @@ fn is_unreachable(error: &Error) -> bool {
     )
 }
 
-/// Adds a hint to the error of an unreachable database; nothing was changed yet.
+/// Adds a hint to the error of an unreachable database. Call this only before anything is changed.
 fn with_hint(error: Error) -> Error {
     if !is_unreachable(&error) {
         return error;

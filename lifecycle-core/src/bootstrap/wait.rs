@@ -25,7 +25,7 @@ const GRACE: Duration = Duration::from_mins(1);
 /// How long a control loop may neither run a step nor report a wait.
 const IDLE: Duration = Duration::from_mins(5);
 
-/// How long a step may take if the manager reports no end.
+/// How long a step may take if the manager reports no time limit for it.
 const LONGEST_STEP: Duration = Duration::from_hours(2);
 
 /// How many waits of a control loop are reported individually.
@@ -86,7 +86,7 @@ impl<'a> Wait<'a> {
         self.within(self.limit, work).await
     }
 
-    /// Repeats an attempt that may succeed later, until the limit.
+    /// Repeats an attempt that may succeed later, until it succeeds or the limit is reached.
     ///
     /// # Errors
     /// That of the last attempt.
@@ -181,10 +181,10 @@ impl<'a> LoopWatch<'a> {
         self.next_report
     }
 
-    /// Processes what the loop currently runs and waits for.
+    /// Processes the loop's current steps and waits.
     ///
     /// # Errors
-    /// [`Error::TimedOut`] if something should have ended.
+    /// [`Error::TimedOut`] if a step or a wait should have ended.
     pub(super) fn update(&mut self, running: &[RunningStep], waits: &[WaitV1]) -> Result<()> {
         let now = self.clock.now();
         let mut open: Vec<Progress> = running

@@ -172,7 +172,7 @@ fn open(root: &Path, path: &str) -> io::Result<(u64, File)> {
     opened.map_err(|error| io::Error::new(error.kind(), format!("`{path}`: {error}")))
 }
 
-/// Sends what is written to a stream, in chunks.
+/// A writer that sends its input to a stream, in chunks.
 struct Chunks {
     pending: BytesMut,
     sender: mpsc::Sender<io::Result<Bytes>>,

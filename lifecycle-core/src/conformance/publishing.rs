@@ -234,7 +234,7 @@ pub async fn outdated_code_bases_are_reported(store: &dyn CodePublisher, work: &
     assert_eq!(found, []);
 }
 
-/// Local code bases.
+/// Code bases in a local directory.
 struct LocalCode {
     root: PathBuf,
     store: DirectoryStore,
@@ -288,7 +288,7 @@ async fn archive(store: &dyn CodeStore, code: &CodeBaseRef) -> Result<Vec<u8>> {
         .map_err(|error| Error::io("reading an archive", error))
 }
 
-/// Properties that simple stores may not preserve.
+/// Gives the files properties that simple stores may not preserve.
 #[cfg(unix)]
 fn special(directory: &Path) {
     use std::os::unix::fs::{PermissionsExt as _, symlink};

@@ -46,13 +46,14 @@ pub struct RuntimeFixture {
     pub prefix: String,
     /// An image on the engine that exposes no port and has no health check.
     pub image: String,
-    /// A command in it that runs for minutes.
+    /// A command in this image that runs for minutes.
     pub runs_long: Vec<String>,
-    /// A command in it that soon exits with code 0.
+    /// A command in this image that soon exits with code 0.
     pub exits_0: Vec<String>,
-    /// A command in it that soon exits with code 3.
+    /// A command in this image that soon exits with code 3.
     pub exits_3: Vec<String>,
-    /// A command in it that writes `out` to standard output and `err` to standard error, and exits.
+    /// A command in this image that writes `out` to standard output and `err` to standard error,
+    /// and exits.
     pub prints: Vec<String>,
     /// The first of three consecutive free host ports from 20000 to 29999.
     pub free_port: u16,
@@ -412,8 +413,9 @@ pub async fn containers_of_other_platforms_are_not_changed(fixture: &RuntimeFixt
     done("their own", stranger.remove_container(&own.name).await);
 }
 
-/// Volumes are created with the container that uses them, are listed, remain after the container is
-/// removed, and can be removed; volumes of two platforms with the same name are separate.
+/// Checks that volumes are created with the container that uses them, are listed, remain after the
+/// container is removed, and can be removed; and that volumes of two platforms with the same name are
+/// separate.
 pub async fn volumes_belong_to_the_platform(fixture: &RuntimeFixture) {
     let volume = done("name", VolumeName::try_from("conformance-data"));
     let mut spec = fixture.container("volume", &fixture.runs_long);
@@ -458,8 +460,8 @@ pub async fn volumes_belong_to_the_platform(fixture: &RuntimeFixture) {
     );
 }
 
-/// Lines are complete and assigned to a stream; a tail returns the last ones; a followed log ends
-/// with its container.
+/// Checks that lines are complete and assigned to a stream, that a tail returns the last lines, and
+/// that a followed log ends with its container.
 pub async fn logs_separate_the_streams(fixture: &RuntimeFixture) {
     let spec = fixture.container("prints", &fixture.prints);
     fixture.ensure(&spec).await;

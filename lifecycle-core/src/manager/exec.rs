@@ -122,7 +122,7 @@ fn converse(handle: NodeHandle, session: ExecSession) -> Conversation {
             // A command that reads no more input can still write output.
             open &= done.is_ok();
         }
-        // The caller closed the input and may still read the output, so the task goes on.
+        // The caller closed the input and may still read the output, so the task continues.
         drop(stdin);
         std::future::pending::<()>().await;
     });

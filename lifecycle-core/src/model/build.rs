@@ -40,7 +40,7 @@ pub struct BuildSource {
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct BuildOptions {
-    /// A Dockerfile that replaces the one of the code base.
+    /// A Dockerfile that replaces the code base's own one.
     #[serde(skip_serializing_if = "is_default")]
     pub inline: Option<String>,
     /// The stage to build; the last one by default.

@@ -96,7 +96,7 @@ pub struct DeviceMapping {
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct DeviceRequest {
-    /// The driver; by default, the engine chooses one with the capabilities.
+    /// The driver; by default, the engine chooses one with the required capabilities.
     #[serde(skip_serializing_if = "is_default")]
     pub driver: Option<String>,
     /// The number of devices; -1 means all. Cannot be combined with `ids`.

@@ -40,7 +40,7 @@ impl fmt::Display for Subject {
 pub enum EventKind {
     /// A new generation was accepted.
     Declared,
-    /// There is a plan with steps that no earlier plan of this process contained.
+    /// A plan contains steps that no earlier plan of this process contained.
     Planned,
     /// A step started.
     StepStarted,

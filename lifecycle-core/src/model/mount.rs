@@ -111,7 +111,7 @@ pub struct ShippedFile {
     /// The id of the owner; root by default.
     #[serde(default, skip_serializing_if = "is_default")]
     pub uid: u32,
-    /// The id of the group; root's by default.
+    /// The id of the group; the group of root by default.
     #[serde(default, skip_serializing_if = "is_default")]
     pub gid: u32,
     pub contents: FileContents,

@@ -59,7 +59,7 @@ pub struct ServiceSpec {
     /// The services that this service depends on, with the condition for each.
     #[serde(default)]
     pub depends_on: BTreeMap<ServiceName, DependencyCondition>,
-    /// An HTTP check that decides readiness, instead of the health check or a TCP connection.
+    /// An HTTP check that determines readiness, instead of the health check or a TCP connection.
     #[serde(default)]
     pub ready: Option<HttpReadiness>,
     /// How long an instance may take to become ready after its start.

@@ -29,9 +29,9 @@ pub struct Block {
 }
 
 impl Block {
-    /// The largest prefix: 254 addresses.
+    /// The longest prefix: a block with 254 addresses.
     const MAX_PREFIX: u8 = 24;
-    /// The smallest prefix: a shorter one would use whole private ranges.
+    /// The shortest prefix: an even shorter one would use whole private ranges.
     const MIN_PREFIX: u8 = 12;
 
     /// Returns the address on which the agent answers DNS.

@@ -27,7 +27,7 @@ pub enum ReportKind {
     /// The table was rejected for this reason; the active table is newer.
     Refused { why: String },
     /// Connections to a service were reset because no endpoint became ready within the limit. At
-    /// most one report per second and service.
+    /// most one such report is sent per second and service.
     NoReadyEndpoint {
         service: ServiceName,
         /// The requested port.
@@ -38,7 +38,7 @@ pub enum ReportKind {
     /// The agent cannot listen on an address of the table, because something else on the node uses
     /// the address. The agent retries until it succeeds.
     CannotListen {
-        /// The service that the address belongs to. `None`: the agent's own address for DNS.
+        /// The service that the address belongs to; `None` for the agent's own address for DNS.
         service: Option<ServiceName>,
         address: SocketAddr,
         protocol: Protocol,

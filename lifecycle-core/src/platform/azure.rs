@@ -9,7 +9,7 @@ pub struct AzureSpec {
     pub subscription: String,
     /// The region, for example `westeurope`.
     pub location: String,
-    /// The resource group; without it, the platform creates and deletes its own.
+    /// The resource group; without it, the platform creates and deletes its own resource group.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub resource_group: Option<String>,
     /// The address block of the network (IPv4 CIDR).
@@ -18,7 +18,7 @@ pub struct AzureSpec {
     /// Sizes for nodes without a size: the first one that is available is used.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub sizes: Vec<String>,
-    /// Zones for nodes: the first one with capacity is used. Empty: Azure chooses.
+    /// Zones for nodes: the first one with capacity is used. If empty, Azure chooses.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub zones: Vec<String>,
     /// The image for nodes without an image, as `publisher:offer:sku:version`.
@@ -27,7 +27,7 @@ pub struct AzureSpec {
     /// The user account on new nodes.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub account: Option<String>,
-    /// Addresses from which SSH is allowed; empty: from everywhere.
+    /// Addresses from which SSH is allowed; if empty, SSH is allowed from everywhere.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub ssh_from: Vec<String>,
     /// Whether new nodes get a public address.

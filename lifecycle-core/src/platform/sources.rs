@@ -37,8 +37,8 @@ pub struct Sources {
     pub project_dir: PathBuf,
     /// The environment for variables. It overrides `.env`.
     pub environment: BTreeMap<String, String>,
-    /// Files of variables; later ones override earlier ones, the environment overrides all. If
-    /// empty, `.env` in the project directory is used if it exists.
+    /// Files of variables. Later files override earlier ones, and the environment overrides all of
+    /// them. If empty, `.env` in the project directory is used if it exists.
     pub env_files: Vec<PathBuf>,
     /// A name that overrides the one in the files.
     pub name: Option<PlatformName>,

@@ -19,8 +19,9 @@ use crate::secret::PlatformKey;
 
 /// A declaration with everything that is derived from it.
 ///
-/// Its JSON is for a recorded [`PlanningInput`](super::PlanningInput): a service's `spec` is
-/// reduced to the fields that the planner reads, so that nothing that may be a secret is written.
+/// The JSON of this type is part of a recorded [`PlanningInput`](super::PlanningInput): a service's
+/// `spec` is reduced to the fields that the planner reads, so that nothing that may be a secret is
+/// written.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Declared {
     pub generation: Generation,

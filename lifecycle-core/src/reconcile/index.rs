@@ -44,7 +44,7 @@ pub(super) struct IndexedService<'a> {
     pub(super) first: usize,
 }
 
-/// Everything by its position in the order of names.
+/// All declared objects and their observations, by position in the order of names.
 #[derive(Debug)]
 pub(super) struct Index<'a> {
     pub(super) nodes: Vec<&'a NodeName>,

@@ -100,7 +100,7 @@ pub(super) struct Liveness {
     on_node: BTreeMap<NodeName, BTreeSet<ContainerId>>,
 }
 
-/// One start of a container.
+/// One run of a container, from its start.
 #[derive(Debug)]
 struct Run {
     started_at: Option<DateTime<Utc>>,

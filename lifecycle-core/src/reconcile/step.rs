@@ -25,7 +25,7 @@ pub use id::StepId;
 #[serde(rename_all = "kebab-case", tag = "because")]
 #[non_exhaustive]
 pub enum Reason {
-    /// The node is declared, and the cloud has no node of that name.
+    /// The node is declared, but the cloud has no node of that name.
     NodeAbsent,
     /// The node is declared and stopped.
     NodeStopped,

@@ -369,7 +369,7 @@ impl Mirrors {
             keeper.run(self.changes.subscribe())
         });
         futures_util::future::join_all(kept).await;
-        // Without mirrors, nothing can end.
+        // Without mirrors there is nothing to do, so wait forever.
         std::future::pending::<()>().await;
     }
 }

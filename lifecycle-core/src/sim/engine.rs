@@ -426,7 +426,7 @@ impl Engine {
         Ok(runs)
     }
 
-    /// Kills the process of a container, not by a request of the platform.
+    /// Kills the process of a container without a request from the platform.
     pub(super) fn kill(
         &mut self,
         name: &str,

@@ -20,7 +20,8 @@ pub enum EffectOutcome {
     NotDone,
 }
 
-/// A call that changes something, in the order in which the effects happened.
+/// The record of a call that changes something. Records are in the order in which the effects
+/// happened.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct EffectRecord {
     /// The number of the effect, starting at 1; numbers continue across incarnations.

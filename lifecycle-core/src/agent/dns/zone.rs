@@ -11,8 +11,8 @@ use hickory_proto::serialize::binary::{BinDecodable as _, BinDecoder};
 use crate::model::PlatformName;
 use crate::network::{Block, Table};
 
-/// The time to live of an answer, in seconds. Addresses are sticky, but the address of a removed
-/// service may be assigned to another one.
+/// The time to live of an answer, in seconds. A service keeps its address, but the address of a
+/// removed service may be assigned to another one.
 const TTL: u32 = 10;
 
 /// The largest UDP response that we accept, as RFC 9715 recommends.

@@ -26,7 +26,7 @@ pub(super) fn read(
     true
 }
 
-/// Reads `HOST[:CONTAINER[:PERMISSIONS]]`, or the same as a mapping.
+/// Reads `HOST[:CONTAINER[:PERMISSIONS]]`, or a mapping with the same settings.
 fn mapping(item: &Field<'_>, report: &mut Report) -> Option<DeviceMapping> {
     let mut source = None;
     let mut target = None;

@@ -9,7 +9,7 @@ use crate::model::{OnFailure, Replacement, ReplacementOrder, RestartPolicy};
 /// The maximum number of replicas that are replaced at a time.
 const MOST: u32 = 10_000;
 
-/// Reads how replicas are replaced. It has no effect yet.
+/// Reads how replicas are replaced. These settings have no effect yet.
 pub(super) fn replacement(field: &Field<'_>, report: &mut Report) -> Replacement {
     let mut replacement = Replacement::default();
     for (key, field) in supported_entries(field, keys::REPLACEMENT, report) {

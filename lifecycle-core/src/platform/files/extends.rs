@@ -1,5 +1,5 @@
-//! `extends`: a service based on another one, of the same or another file (`05-services.md` of the
-//! specification).
+//! `extends`: a service that is based on another one, in the same file or in another file
+//! (`05-services.md` of the specification).
 
 use std::collections::HashMap;
 use std::path::PathBuf;

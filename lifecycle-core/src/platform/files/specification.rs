@@ -483,7 +483,7 @@ fn including_twice_is_allowed_but_differences_conflict() {
 #[test]
 fn replaces_variables_as_in_12_interpolation() {
     for (text, expected) in [
-        // Set, empty, and unset.
+        // Variables that are set, empty, and unset.
         ("$SET ${SET}", "set set"),
         (
             "${SET:-default} ${EMPTY:-default} ${NONE:-default}",

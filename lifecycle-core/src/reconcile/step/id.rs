@@ -14,8 +14,8 @@ use crate::model::NodeName;
 
 /// The identity of a step: the same step in two plans has the same id.
 ///
-/// Written as `node/<node>/<verb>` for a step on the node itself, and as
-/// `node/<node>/<verb>/<object>` for a step on an image or a container there.
+/// An id is written as `node/<node>/<verb>` for a step on the node itself, and as
+/// `node/<node>/<verb>/<object>` for a step on an image or a container of the node.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Deserialize)]
 #[serde(try_from = "String")]
 pub struct StepId {

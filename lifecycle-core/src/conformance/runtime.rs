@@ -414,8 +414,8 @@ pub async fn containers_of_other_platforms_are_not_changed(fixture: &RuntimeFixt
 }
 
 /// Checks that volumes are created with the container that uses them, are listed, remain after the
-/// container is removed, and can be removed; and that volumes of two platforms with the same name are
-/// separate.
+/// container is removed, and can be removed, and that volumes of two platforms with the same name
+/// are separate.
 pub async fn volumes_belong_to_the_platform(fixture: &RuntimeFixture) {
     let volume = done("name", VolumeName::try_from("conformance-data"));
     let mut spec = fixture.container("volume", &fixture.runs_long);

@@ -40,7 +40,7 @@ pub(super) fn record(
     recording.batch
 }
 
-/// The recorded operations that are in progress.
+/// Recorded activities that are in progress: stops of containers and changes of nodes.
 #[derive(Debug, Default)]
 pub(super) struct UnderWay {
     /// Containers that are being stopped. Their endpoints are withdrawn before the stop.

@@ -135,7 +135,7 @@ impl Answerer {
                     let this = Arc::clone(&self);
                     connections.spawn(async move {
                         let _permit = permit;
-                        // The stream has ended: the client was idle or sent an invalid message.
+                        // The stream ends when the client is idle or sends an invalid message.
                         drop(this.serve_stream(stream).await);
                     });
                 }

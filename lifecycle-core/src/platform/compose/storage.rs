@@ -362,7 +362,7 @@ fn anonymous(item: &Field<'_>, target: &str, report: &mut Report) -> Option<Moun
     Some(Mounted::Anonymous(target.to_owned()))
 }
 
-/// Mounts a path: an absolute path is one of the node, a relative one leads to the user's files.
+/// Mounts a path: an absolute path refers to the node, a relative one to the user's files.
 fn path(
     item: &Field<'_>,
     source: &str,

@@ -113,8 +113,8 @@ impl Driver {
         Ok(forgotten.into_iter().collect())
     }
 
-    /// Restarts containers that exited, regardless of their restart policy, and starts the time
-    /// limit again for containers that are not ready.
+    /// Makes containers that exited start again, regardless of their restart policy, and restarts the
+    /// time limit of containers that are not ready. Returns descriptions of these containers.
     fn forgive_containers(&mut self, subject: &Subject, now: DateTime<Utc>) -> Vec<String> {
         let Some(latest) = &self.latest else {
             return Vec::new();

@@ -66,8 +66,8 @@ pub struct EventOptions {
     pub since: Option<DateTime<Utc>>,
     /// Continue with new events as they are recorded.
     pub follow: bool,
-    /// Only events about these subjects; a service stands for its replicas too. All events if
-    /// empty.
+    /// Return only events about these subjects; for a service, also those about its replicas. If
+    /// empty, return all events.
     pub about: Vec<Subject>,
 }
 

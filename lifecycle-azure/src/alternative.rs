@@ -1,4 +1,4 @@
-//! The alternatives for a node's VM, in the user's order of preference: each size in each zone.
+//! The alternatives for a node's VM (each size in each zone), in the user's order of preference.
 //! Alternatives that Azure could not provide are recorded in Azure tags, so that a later attempt
 //! continues after them.
 
@@ -10,10 +10,11 @@ use lifecycle_core::model::NodeSpec;
 use crate::arm::failure::Refusal;
 use crate::options::AzureOptions;
 
-/// The longest tag value: "Use tags to organize your Azure resources", limitations.
+/// The maximum length of a tag value, according to the limitations in "Use tags to organize your
+/// Azure resources".
 const LONGEST: usize = 256;
 
-/// One size in one zone, or in a zone that Azure chooses.
+/// A VM size in one zone, or in a zone that Azure chooses.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Alternative {
     pub(crate) size: String,
@@ -30,8 +31,8 @@ impl fmt::Display for Alternative {
 }
 
 impl Alternative {
-    /// All alternatives for a node, the preferred first: all zones of one size before the next
-    /// size.
+    /// Returns all alternatives for a node, the preferred one first: all zones of one size before
+    /// the next size.
     pub(crate) fn of(options: &AzureOptions, spec: &NodeSpec) -> Vec<Self> {
         let sizes: Vec<&String> = match &spec.size {
             Some(size) => std::iter::once(size).chain(&spec.alternatives).collect(),
@@ -56,12 +57,12 @@ impl Alternative {
         all
     }
 
-    /// Compares sizes without regard to case.
+    /// Whether both are the same alternative. Sizes are compared without regard to case.
     pub(crate) fn is(&self, other: &Self) -> bool {
         self.size.eq_ignore_ascii_case(&other.size) && self.zone == other.zone
     }
 
-    /// Its form in a tag: `Standard_B2s/1`.
+    /// Returns the text for a tag, for example `Standard_B2s/1`.
     fn written(&self) -> String {
         match &self.zone {
             Some(zone) => format!("{}/{zone}", self.size),
@@ -99,8 +100,8 @@ impl Tried {
         Self(entries.filter(|e| !e.is_empty()).map(entry).collect())
     }
 
-    /// The tag's value, or `None` if it is empty. If it is too long, the oldest entries are
-    /// dropped.
+    /// Returns the value for the tag, or `None` if no alternative has failed. If the value is too
+    /// long, the oldest entries are dropped.
     pub(crate) fn written(&self) -> Option<String> {
         let entries = self
             .0
@@ -116,7 +117,7 @@ impl Tried {
         self.0.is_empty()
     }
 
-    /// Whether `alternative` is the last one.
+    /// Whether `alternative` is the last one that failed.
     pub(crate) fn ends_with(&self, alternative: &Alternative) -> bool {
         self.0.last().is_some_and(|(last, _)| last.is(alternative))
     }
@@ -129,14 +130,15 @@ impl Tried {
         self
     }
 
-    /// The part of `all` after the last tried one; all of them if that is not among them.
+    /// Returns the part of `all` after the last alternative that was tried, or `all` if it does not
+    /// contain that one.
     pub(crate) fn rest<'a>(&self, all: &'a [Alternative]) -> &'a [Alternative] {
         let last = self.0.last();
         let place = last.and_then(|(last, _)| all.iter().position(|one| one.is(last)));
         place.map_or(all, |place| all.get(place + 1..).unwrap_or_default())
     }
 
-    /// The error that no alternative is left, with the last refusal.
+    /// Returns the error that no alternative is left, with the last refusal.
     pub(crate) fn exhausted(&self, what: String, refusal: Refusal) -> Error {
         let last = refusal.into_error(what);
         match (last, self.0.len()) {

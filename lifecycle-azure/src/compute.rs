@@ -1,5 +1,5 @@
 //! Azure's compute service through its generated client. Requests are only sent with `send`; the
-//! client's own polling is not used, because it reads the wrong field of an operation.
+//! client's own polling is not used, because it reads an operation's state from the wrong field.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -16,7 +16,7 @@ use crate::arm::transport::{Transport, pages, sent, waiting_time};
 use crate::credential::Credential;
 use crate::vm::Vm;
 
-/// The API version for requests without the generated client.
+/// The API version for requests that do not use the generated client.
 pub(crate) const COMPUTE: &str = "2024-07-01";
 
 /// The VMs of one subscription.
@@ -59,8 +59,8 @@ impl Compute {
         let client = azure_mgmt_compute::Client::builder(credential)
             .endpoint(endpoint)
             .scopes(&[scope])
-            // The caller decides on retries; the client's own would sleep as long as Azure
-            // requests.
+            // The caller decides whether to retry. The client's own retries would sleep for as long
+            // as Azure requests.
             .retry(RetryOptions::none())
             .transport(TransportOptions::new(transport))
             .build()
@@ -72,7 +72,7 @@ impl Compute {
         })
     }
 
-    /// A VM with its instance view.
+    /// Returns a VM with its instance view.
     pub(crate) async fn get(&self, group: &str, name: &str) -> Result<Option<Vm>> {
         let vms = self.client.virtual_machines_client();
         let request = vms
@@ -89,9 +89,9 @@ impl Compute {
         Vm::read(vm).map(Some)
     }
 
-    /// All VMs of the subscription with their instance views. Azure returns models and instance
-    /// views in two lists. A VM that is only in the first was created between the two requests, and
-    /// is read separately.
+    /// Returns all VMs of the subscription with their instance views. Azure returns models and
+    /// instance views in two separate lists. A VM that is only in the list of models was created
+    /// between the two requests; it is read separately.
     pub(crate) async fn list(&self) -> Result<Vec<Vm>> {
         let (models, statuses) = tokio::try_join!(self.pages(false), self.pages(true))?;
         let key = |vm: &models::VirtualMachine| vm.resource.id.as_ref().map(|id| id.to_lowercase());
@@ -115,7 +115,8 @@ impl Compute {
         Ok(vms)
     }
 
-    /// The VMs of the subscription that are a node by their tags or, without tags, by their names.
+    /// Returns the VMs of the subscription that represent `node`, according to their tags or,
+    /// without tags, according to their names.
     pub(crate) async fn named(&self, node: &NodeName) -> Result<Vec<Vm>> {
         let mut found = Vec::new();
         for vm in self.pages(false).await? {

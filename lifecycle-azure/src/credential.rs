@@ -26,18 +26,18 @@ use crate::arm::failure::Failure;
 use crate::arm::transport::hidden;
 use crate::trust;
 
-/// How long before its expiry a token is replaced.
+/// A token is replaced this long before it expires.
 const SPARE: TimeDelta = TimeDelta::minutes(5);
-/// Limit for one login method. A machine outside Azure has no managed identity endpoint, and
-/// requests to it get no response.
+/// Timeout for one login method. A machine outside Azure has no managed identity endpoint, so a
+/// request to it gets no response.
 const LOGIN: Duration = Duration::from_secs(20);
 const CONNECT: Duration = Duration::from_secs(5);
 /// Azure's instance metadata service, which exists on every Azure VM. `azure_identity` requests
 /// managed identity tokens from it.
 const METADATA: (Ipv4Addr, u16) = (Ipv4Addr::new(169, 254, 169, 254), 80);
-/// Connection timeout after which the machine does not count as an Azure VM. The metadata service
-/// runs on the VM's host and responds quickly. Microsoft's other clients use the same timeout in
-/// their credential chains.
+/// Timeout for a connection to the metadata service. A machine that cannot connect within this time
+/// is not an Azure VM: the service runs on the VM's host and responds quickly. Microsoft's other
+/// clients use the same timeout in their credential chains.
 const PROBE: Duration = Duration::from_secs(1);
 /// The environment variables by which `azure_identity` finds managed identities outside VMs.
 const OTHER_SOURCES: [&str; 2] = ["IDENTITY_ENDPOINT", "MSI_ENDPOINT"];
@@ -52,13 +52,13 @@ pub enum Login {
     AzureCli,
     /// The identity of the VM that this process runs on.
     ManagedIdentity {
-        /// The client id of a user-assigned identity. Without it, the system-assigned identity or
-        /// the only one.
+        /// The client id of a user-assigned identity. Without a client id, the system-assigned
+        /// identity or the only identity is used.
         client: Option<String>,
     },
-    /// A user-assigned identity of the VM that this process runs on, by its resource id.
+    /// A user-assigned identity of the VM that this process runs on, selected by its resource id.
     AssignedIdentity {
-        /// `/subscriptions/…/userAssignedIdentities/…`
+        /// The identity's resource id: `/subscriptions/…/userAssignedIdentities/…`.
         id: String,
     },
     /// An application with a secret.
@@ -127,8 +127,8 @@ impl fmt::Debug for Credential {
 }
 
 impl Credential {
-    /// `authority_host`: Entra's address, if it is not the public one. `authority`: the trusted
-    /// certificate authority, in PEM. `scope`: the tokens' scope.
+    /// `authority_host`: the URL of Entra, if it is not the public one. `authority`: the trusted
+    /// certificate authority, in PEM. `scope`: the scope of the tokens.
     pub(crate) fn new(
         login: Login,
         authority_host: Option<&str>,
@@ -143,12 +143,13 @@ impl Credential {
         })
     }
 
-    /// A token that is valid for at least some minutes.
+    /// Returns a token that is valid for at least a few minutes.
     ///
     /// # Errors
     /// [`Error::Denied`] with all attempted methods and the error of each.
     pub(crate) async fn token(&self) -> Result<Sensitive> {
-        // Held while a token is requested, so that concurrent callers share one request.
+        // The lock is held while a token is requested, so that concurrent callers share one
+        // request.
         let mut kept = self.token.lock().await;
         let now = SystemClock.now();
         if let Some((token, expires)) = kept.as_ref()
@@ -173,7 +174,8 @@ impl Credential {
                 tried.push((way, why.to_owned()));
                 continue;
             }
-            // Created for each request: a cached credential would return a token that was rejected.
+            // The credential is created for each request, because a cached one would return a token
+            // that was rejected.
             let asked = async {
                 open(&way, &self.options)?
                     .get_token(&[&self.scope], None)
@@ -199,8 +201,8 @@ impl Credential {
     }
 }
 
-/// Whether a managed identity endpoint may exist. This is checked before the login, which would
-/// otherwise retry for a long time.
+/// Whether a managed identity endpoint may exist. Without this check before the login, the login
+/// would retry for a long time.
 async fn may_be_azure() -> bool {
     if OTHER_SOURCES
         .iter()
@@ -212,12 +214,12 @@ async fn may_be_azure() -> bool {
     matches!(tokio::time::timeout(PROBE, connection).await, Ok(Ok(_)))
 }
 
-/// The first line of an error. The lines after it are advice for programmers.
+/// Returns the first line of an error. The other lines are advice for programmers.
 fn first_line(error: &str) -> String {
     error.lines().next().unwrap_or_default().to_owned()
 }
 
-/// The error with each attempted method, why it failed, and a hint.
+/// Returns the error with each attempted method, why it failed, and a hint.
 fn denied(tried: &[(Login, String)]) -> Error {
     let whys = tried
         .iter()
@@ -289,7 +291,7 @@ fn open(way: &Login, options: &ClientOptions) -> azure_core::Result<Arc<dyn Toke
     })
 }
 
-/// For the generated client of Azure's compute service, which uses an older trait.
+/// Provides tokens to the generated client of Azure's compute service, which uses an older trait.
 #[async_trait]
 impl legacy::auth::TokenCredential for Credential {
     async fn get_token(&self, _: &[&str]) -> legacy::Result<legacy::auth::AccessToken> {

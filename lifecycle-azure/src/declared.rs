@@ -13,10 +13,11 @@ use crate::options::AzureOptions;
 use crate::provider::Azure;
 
 impl Azure {
-    /// The nodes as the bootstrapper reaches them. It alone creates `manager_node`.
+    /// Creates the provider for the bootstrapper, which reaches the nodes from outside. Only the
+    /// bootstrapper creates `manager_node`.
     ///
     /// # Errors
-    /// [`Error::Invalid`] names the value that cannot be used, or the secret that is missing.
+    /// [`Error::Invalid`] names the invalid value or the missing secret.
     pub fn for_bootstrapper(
         spec: &AzureSpec,
         credentials: &Credentials,
@@ -30,10 +31,10 @@ impl Azure {
         Self::new(options)
     }
 
-    /// The nodes as the manager reaches them, from its own node.
+    /// Creates the provider for the manager, which reaches the nodes from its own node.
     ///
     /// # Errors
-    /// As [`Azure::for_bootstrapper`].
+    /// The same errors as [`Azure::for_bootstrapper`].
     pub fn for_manager(
         spec: &AzureSpec,
         credentials: &Credentials,
@@ -53,8 +54,8 @@ impl Azure {
 }
 
 impl AzureOptions {
-    /// The options that `spec` declares, for an owner, a key, and a login method. Other options
-    /// have their defaults.
+    /// Returns the options that `spec` declares, for an owner, a key, and a login method. All other
+    /// options have their default values.
     ///
     /// # Errors
     /// [`Error::Invalid`] for an invalid network.
@@ -95,7 +96,8 @@ impl AzureOptions {
 }
 
 impl Login {
-    /// The login method that `spec` names; `credentials` contains the secret that it may need.
+    /// Returns the login method that `spec` names; `credentials` contains the secret that the
+    /// method may need.
     ///
     /// # Errors
     /// [`Error::Invalid`] if a required secret is missing.
@@ -118,7 +120,7 @@ impl Login {
 }
 
 impl AzureFiles {
-    /// The code store that `spec` declares; `credentials` contains its secret.
+    /// Creates the code store that `spec` declares; `credentials` contains its secret.
     ///
     /// # Errors
     /// [`Error::Invalid`] names the invalid value, or the missing secret.

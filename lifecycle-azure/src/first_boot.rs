@@ -13,7 +13,7 @@ use ssh_key::{LineEnding, PrivateKey};
 #[derive(Debug)]
 pub(crate) struct HostKey {
     private: Sensitive,
-    /// The public key in OpenSSH form, without a comment.
+    /// The public key in OpenSSH format, without a comment.
     pub(crate) public: String,
 }
 
@@ -32,7 +32,8 @@ impl HostKey {
         })
     }
 
-    /// The `customData` of a VM, in base64. JSON is valid YAML, so no YAML writer is needed.
+    /// Returns the `customData` of a VM, in Base64. JSON is valid YAML, so no YAML writer is
+    /// needed.
     pub(crate) fn custom_data(&self) -> Sensitive {
         let config = json!({
             "ssh_deletekeys": true,
@@ -41,7 +42,8 @@ impl HostKey {
                 "ed25519_private": self.private.expose(),
                 "ed25519_public": self.public,
             },
-            // If this fails, the node's preparation does it: the network may not be available yet.
+            // If the packages cannot be installed now because the network is not available yet, the
+            // node's preparation installs them.
             "package_update": true,
             "packages": ["docker.io"],
         });

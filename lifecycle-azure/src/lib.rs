@@ -1,11 +1,11 @@
-//! Azure for `lifecycle-core`: VMs as nodes ([`Azure`]), an Azure Files share as code store
-//! ([`AzureFiles`]), and a simulator of both that Microsoft's own clients accept (feature
+//! Azure backends for `lifecycle-core`: VMs as nodes ([`Azure`]), an Azure Files share as the code
+//! store ([`AzureFiles`]), and a simulator of both that Microsoft's own clients accept (feature
 //! `simulator`).
 //!
-//! All requests to Resource Manager (`arm`) use one transport, which keeps within Azure's rate
-//! limits and parses its errors. VMs are managed through the generated client of the compute
-//! service (`compute`), and all other resources by our own requests. `provider` implements
-//! [`Azure`] from Azure's state alone; `files` implements [`AzureFiles`].
+//! All requests to Resource Manager (`arm`) use one transport, which respects Azure's rate limits
+//! and parses its errors. VMs are managed through the generated client of the compute service
+//! (`compute`), and all other resources through this crate's own requests. `provider` implements
+//! [`Azure`] and keeps no state outside Azure; `files` implements [`AzureFiles`].
 
 mod alternative;
 mod arm;

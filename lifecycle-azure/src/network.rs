@@ -1,6 +1,6 @@
 //! The resources that all nodes of a platform share: a resource group, a security group that allows
 //! only SSH from outside, and a network. They are created before the first node and removed after
-//! the last.
+//! the last node.
 
 use std::time::Duration;
 
@@ -18,13 +18,14 @@ use crate::tags::{self, Tags};
 pub(crate) const RESOURCES: &str = "2021-04-01";
 pub(crate) const NETWORK: &str = "2023-09-01";
 
-/// Limit for creating or removing a group or a network.
+/// Time limit for creating or removing a group or a network.
 const DEADLINE: Duration = Duration::from_mins(10);
-/// Number of checks before a resource left in the group counts as foreign. A disk or an address is
-/// deleted a little after its VM, and Azure's list of a group lags behind.
+/// How often the group is checked before a remaining resource counts as foreign. A disk or an
+/// address is deleted shortly after its VM, and Azure's list of a group lags behind.
 const GROUP_CHECKS: usize = 12;
 
-/// Limit for tags per resource: "Use tags to organize your Azure resources".
+/// The maximum number of tags per resource, according to "Use tags to organize your Azure
+/// resources".
 const TAGS: usize = 50;
 
 /// The shared resources of one platform.
@@ -32,9 +33,10 @@ const TAGS: usize = 50;
 pub(crate) struct Shared {
     client: Client,
     options: AzureOptions,
-    /// Whether this process has seen all of them; locked while they are created.
+    /// Whether this process has seen all shared resources; locked while they are created.
     there: Mutex<bool>,
-    /// Locked while the network's tags are changed, because Azure replaces all tags at once.
+    /// Locked while the network's tags are changed, because Azure always replaces all tags
+    /// together.
     notes: Mutex<()>,
 }
 
@@ -48,7 +50,7 @@ impl Shared {
         }
     }
 
-    /// The resource group's path.
+    /// Returns the resource group's path.
     pub(crate) fn group(&self) -> String {
         let AzureOptions { subscription, .. } = &self.options;
         format!(
@@ -75,12 +77,13 @@ impl Shared {
         )
     }
 
-    /// The path of the nodes' subnet.
+    /// Returns the path of the nodes' subnet.
     pub(crate) fn subnet(&self) -> String {
         format!("{}/subnets/nodes", self.virtual_network())
     }
 
-    /// Called when a resource is unexpectedly missing, so that all are checked again.
+    /// Called when a resource is unexpectedly missing, so that all shared resources are checked
+    /// again.
     pub(crate) async fn forget(&self) {
         *self.there.lock().await = false;
     }
@@ -124,9 +127,9 @@ impl Shared {
         Ok(())
     }
 
-    /// The rules in addition to Azure's default rules, which allow traffic between nodes and deny
-    /// it from outside. One rule per source: a rule accepts several blocks, but not several service
-    /// tags.
+    /// Returns the rules in addition to Azure's default rules, which allow traffic between nodes
+    /// and deny traffic from outside. There is one rule per source, because a rule accepts several
+    /// blocks but not several service tags.
     fn ssh_rules(&self) -> Vec<Value> {
         let rule = |(number, source): (usize, &String)| {
             json!({
@@ -157,7 +160,7 @@ impl Shared {
                         self.client.put(path, version, body).await?
                     }
                     Some(failed) => failed,
-                    // Also if a resource that was being removed is gone now.
+                    // The resource never existed, or its removal has finished.
                     None => self.client.put(path, version, body).await?,
                 };
                 if is_ready(path, &found)? {
@@ -169,8 +172,8 @@ impl Shared {
         in_time(path, make).await
     }
 
-    /// Removes the platform's shared resources if nothing uses them. Foreign resources in the
-    /// platform's group are kept, and the group with them.
+    /// Removes the platform's shared resources if nothing uses them. If the platform's group
+    /// contains foreign resources, both they and the group are kept.
     pub(crate) async fn remove(&self) -> Result<()> {
         let mut there = self.there.lock().await;
         *there = false;
@@ -190,8 +193,8 @@ impl Shared {
         Ok(())
     }
 
-    /// The failed alternatives of a node whose VM is gone, so that the next attempt continues after
-    /// them.
+    /// Returns the failed alternatives of a node whose VM is gone, so that the next attempt
+    /// continues after them.
     pub(crate) async fn tried(&self, node: &NodeName) -> Result<Tried> {
         let network = self.client.get(&self.virtual_network(), NETWORK).await?;
         let tags = Tags::read(network.as_ref().and_then(|network| network.get("tags")));
@@ -216,7 +219,7 @@ impl Shared {
             return Ok(());
         }
         if after.len() > TAGS {
-            // The records of other nodes disappear when their VMs exist.
+            // The tags of other nodes are removed when their VMs exist.
             return Err(Error::throttled(
                 format!("recording the failed alternatives of node {node}"),
                 Some(self.options.poll_every),
@@ -268,7 +271,7 @@ pub(crate) fn is_failed(resource: &Value) -> bool {
     })
 }
 
-/// Whether a resource is ready; a failed one is an error.
+/// Whether a resource is ready. A failed resource is an error.
 pub(crate) fn is_ready(path: &str, resource: &Value) -> Result<bool> {
     match state(resource) {
         Some(state) if is_failed(resource) => Err(Error::failed(

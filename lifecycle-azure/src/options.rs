@@ -15,7 +15,8 @@ const PUBLIC: &str = "https://management.azure.com";
 /// The default VM size.
 const SIZE: &str = "Standard_B2s";
 const IMAGE: &str = "Debian:debian-12:12-gen2:latest";
-/// Account names that Azure rejects: "Virtual Machines - Create Or Update", `adminUsername`.
+/// Account names that Azure rejects, according to `adminUsername` in "Virtual Machines - Create Or
+/// Update".
 const RESERVED: [&str; 30] = [
     "a",
     "actuser",
@@ -48,10 +49,11 @@ const RESERVED: [&str; 30] = [
     "user4",
     "user5",
 ];
-/// The longest part of a platform's name in the names of shared resources: Azure allows 64
-/// characters for a network's name, including the suffix `-123456-vnet`.
+/// The maximum length of a platform's name within the names of shared resources: Azure allows 64
+/// characters for a network's name, and the suffix is `-123456-vnet`.
 const PREFIX: usize = 50;
-/// Limit for sources of SSH: each is a rule, and Azure allows 1000 rules per group.
+/// The maximum number of sources for SSH: each source is a rule, and Azure allows 1000 rules per
+/// group.
 const SOURCES: usize = 1_000;
 const ACCOUNT: &str = "lifecycle";
 
@@ -63,44 +65,44 @@ pub struct AzureOptions {
     pub location: String,
     /// The platform that the nodes belong to.
     pub owner: Owner,
-    /// The public key, in OpenSSH form, that the account on each new node accepts.
+    /// The public key, in OpenSSH format, that the account on each new node accepts.
     pub authorized_key: String,
     pub account: String,
     pub login: Login,
-    /// The resource group. Without one, a group of the platform's own is created and removed.
+    /// The resource group. If `None`, a new group is created for the platform, and removed with it.
     pub resource_group: Option<String>,
     /// The address block of the nodes' network: `/29` or larger.
     pub network: (Ipv4Addr, u8),
-    /// The allowed sources of SSH: at most 1000 addresses, blocks, or service tags such as
-    /// `Internet`; `*` for everywhere.
+    /// The sources from which SSH is allowed: at most 1000 addresses, blocks, or service tags such
+    /// as `Internet`; `*` allows all sources.
     pub ssh_from: Vec<String>,
-    /// Whether new nodes get a public address. Without one they are reachable inside the network
-    /// only.
+    /// Whether new nodes get a public address. Nodes without one can only be reached from inside
+    /// the network.
     pub public_ip: bool,
-    /// The sizes for nodes that declare none; the first available one is used.
+    /// The default VM sizes; the first available one is used.
     pub sizes: Vec<String>,
-    /// The availability zones of new nodes. Each size is tried in all zones before the next size.
-    /// If empty, Azure chooses the zone.
+    /// The availability zones of new nodes. Each size is tried in all zones before the next size is
+    /// tried. If empty, Azure chooses the zone.
     pub zones: Vec<String>,
-    /// The resource id of a user-assigned identity that the manager's VM gets when it is created,
-    /// for its login. An existing VM is left unchanged.
+    /// The resource id of a user-assigned identity that the manager uses to log in. The manager's
+    /// VM gets the identity when it is created; an existing VM is left unchanged.
     pub identity: Option<String>,
     /// The node whose VM gets the identity.
     pub manager_node: Option<NodeName>,
     /// The default image, as `publisher:offer:sku:version`.
     pub image: String,
-    /// Resource Manager's address, for other clouds and the simulator.
+    /// The URL of Resource Manager, for other clouds and the simulator.
     pub endpoint: String,
-    /// Entra's address, if it is not the public one.
+    /// The URL of Entra, if it is not the public one.
     pub authority_host: Option<String>,
-    /// The only trusted certificate authority, in PEM. Without it the public ones are trusted.
+    /// The only trusted certificate authority, in PEM. If `None`, the public ones are trusted.
     pub certificate_authority: Option<String>,
     /// The poll interval where Azure specifies none.
     pub poll_every: Duration,
 }
 
 impl AzureOptions {
-    /// The defaults for a subscription, a region, an owner, and a key.
+    /// Returns the default options for a subscription, a region, an owner, and a key.
     pub fn new(
         subscription: impl Into<String>,
         location: impl Into<String>,
@@ -130,8 +132,8 @@ impl AzureOptions {
         }
     }
 
-    /// Validates what can be validated without a request to Azure, and returns Resource Manager's
-    /// address.
+    /// Validates everything that can be validated without a request to Azure. Returns the URL of
+    /// Resource Manager.
     pub(crate) fn check(&self) -> Result<Url> {
         let invalid = |what: &str, value: &str, why: &str, hint: &str| {
             Error::invalid(format!("{what} `{value}`"), why, hint)
@@ -156,7 +158,7 @@ impl AzureOptions {
                 hint,
             ));
         }
-        // "Naming rules and restrictions for Azure resources": Microsoft.Resources.
+        // From "Naming rules and restrictions for Azure resources", section Microsoft.Resources.
         let fits = |group: &str| {
             (1..=90).contains(&group.len())
                 && !group.ends_with('.')
@@ -274,19 +276,19 @@ impl AzureOptions {
         Ok(())
     }
 
-    /// The name of the resource group.
+    /// Returns the name of the resource group.
     pub(crate) fn group(&self) -> String {
         self.resource_group.clone().unwrap_or_else(|| self.prefix())
     }
 
-    /// The name prefix of all shared resources.
+    /// Returns the common prefix of the names of all shared resources.
     pub(crate) fn prefix(&self) -> String {
         let name: String = self.owner.name.as_str().chars().take(PREFIX).collect();
         format!("{name}-{}", self.owner.id.short())
     }
 }
 
-/// Whether tokens may be sent to this address. Plain http is allowed only for this machine.
+/// Whether tokens may be sent to this address. Plain HTTP is allowed only for this machine.
 fn is_endpoint(url: &Url) -> bool {
     let is_here = match url.host() {
         Some(url::Host::Domain(name)) => name == "localhost",
@@ -297,7 +299,7 @@ fn is_endpoint(url: &Url) -> bool {
     url.scheme() == "https" || (url.scheme() == "http" && is_here)
 }
 
-/// Whether a rule accepts this source: an address, a block, or a service tag.
+/// Whether a security rule accepts this source: an address, a block, or a service tag.
 fn is_source(source: &str) -> bool {
     let (address, length) = source
         .split_once('/')
@@ -313,7 +315,7 @@ fn is_source(source: &str) -> bool {
     source == "*" || is_word(source)
 }
 
-/// Checks that this is the id of a user-assigned identity.
+/// Checks that `id` is the resource id of a user-assigned identity.
 pub(crate) fn check_identity(id: &str) -> Result<()> {
     let is_segment = |text: &str| {
         !text.is_empty()
@@ -359,7 +361,7 @@ pub(crate) fn check_identity(id: &str) -> Result<()> {
     ))
 }
 
-/// The parts of an image's name.
+/// Splits an image's name into its parts.
 pub(crate) fn image(name: &str) -> Result<[&str; 4]> {
     // The parts are also used in URLs.
     let is_part = |part: &str| {

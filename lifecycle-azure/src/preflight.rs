@@ -1,5 +1,5 @@
 //! Checks that take seconds and change nothing: whether the login works, and whether the
-//! subscription can have these VMs in this region.
+//! subscription can create the declared VMs in the region.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -16,8 +16,7 @@ use crate::arm::transport::pages;
 use crate::compute::{COMPUTE, Compute};
 use crate::options::{AzureOptions, image};
 
-/// The estimated time to create a VM before one was observed. This is an assumption; an observed
-/// time replaces it.
+/// The assumed time to create a VM. It is used only until a real time was observed.
 const USUAL: Duration = Duration::from_mins(3);
 
 const SUBSCRIPTIONS: &str = "2022-12-01";
@@ -27,7 +26,7 @@ const SUBSCRIPTIONS: &str = "2022-12-01";
 struct Size {
     family: String,
     cores: u64,
-    /// The zones that offer it.
+    /// The zones that offer the size.
     zones: Vec<String>,
     restrictions: Vec<Restriction>,
 }
@@ -35,13 +34,13 @@ struct Size {
 /// Why a size is not available to this subscription.
 #[derive(Debug)]
 struct Restriction {
-    /// The affected zones; the whole region if this is empty.
+    /// The affected zones; if empty, the whole region.
     zones: Vec<String>,
     why: String,
 }
 
 impl Size {
-    /// The reason why the size is not available, with a hint.
+    /// Returns the reason why the size is not available, with a hint.
     fn refuses(&self, kind: &Alternative, location: &str) -> Option<String> {
         let Alternative { size, zone } = kind;
         let holds = |one: &&Restriction| {
@@ -67,20 +66,20 @@ impl Size {
     }
 }
 
-/// Number of cores by lower-case family name, and in total under `cores`.
+/// The number of cores by lower-case family name; the total is under `cores`.
 type Cores = BTreeMap<String, u64>;
 
-/// What a region offers, and the subscription's quotas.
+/// The VMs that a region offers, and the subscription's quotas.
 #[derive(Debug)]
 struct Offer<'a> {
     location: &'a str,
     sizes: Vec<(String, Size)>,
-    /// The used and the allowed number of cores.
+    /// The number of used and of allowed cores.
     usages: BTreeMap<String, (u64, u64)>,
 }
 
 impl Offer<'_> {
-    /// The size of an alternative, or the reason why it is not available, with a hint.
+    /// Returns the size of an alternative, or the reason why it is not available, with a hint.
     fn find(&self, kind: &Alternative) -> Result<&Size, String> {
         let location = self.location;
         let name = &kind.size;
@@ -109,11 +108,12 @@ impl Offer<'_> {
             })
     }
 
-    /// Chooses a node's alternative, given the cores that the preceding nodes need: the first that
-    /// is offered and fits the quotas, else the first that is offered. Adds its cores to `needed`.
+    /// Chooses a node's alternative, given the cores that the preceding nodes need: the first one
+    /// that is offered and fits the quotas, otherwise the first one that is offered. Adds its cores
+    /// to `needed`.
     ///
     /// # Errors
-    /// The reason for each alternative why it is not available.
+    /// If no alternative is available: the reason for each of them.
     fn choose<'k>(
         &self,
         all: &'k [Alternative],
@@ -141,10 +141,10 @@ impl Offer<'_> {
     }
 }
 
-/// The quota name for all families together.
+/// The name of the quota for all families together.
 const ALL: &str = "cores";
 
-/// Checks those of `nodes` that do not exist yet.
+/// Checks the nodes in `nodes` that do not exist yet.
 pub(crate) async fn check(
     options: &AzureOptions,
     client: &Client,
@@ -347,7 +347,7 @@ fn restriction(restriction: &models::ResourceSkuRestrictions) -> Restriction {
     }
 }
 
-/// The used and the allowed number of cores, by lower-case family name.
+/// Returns the number of used and of allowed cores, by lower-case family name.
 async fn usages(options: &AzureOptions, compute: &Compute) -> Result<BTreeMap<String, (u64, u64)>> {
     let usages = compute.client().usage_client();
     let request = usages.list(&options.location, &options.subscription);

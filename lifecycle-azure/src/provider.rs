@@ -1,12 +1,12 @@
 //! [`CloudProvider`] on Azure. Each node is a VM, and all state is kept in Azure.
 //!
-//! No state in this process is lost with it: a VM's tags contain its platform, the attempt that
-//! created it, and its host key.
+//! The process keeps no state that would be lost with it: a VM's tags contain its platform, the
+//! attempt that created the VM, and its host key.
 //!
-//! - `ownership`: which VM is a node of the platform.
-//! - `observation`: the state of nodes.
-//! - `provision`: creation.
-//! - `power`: power operations and deletion.
+//! - `ownership`: determines which VM is a node of the platform.
+//! - `observation`: reads the state of nodes.
+//! - `provision`: creates nodes.
+//! - `power`: changes the power state of nodes, and deletes nodes.
 
 mod observation;
 mod ownership;
@@ -36,7 +36,7 @@ use crate::options::AzureOptions;
 use crate::preflight;
 use crate::vm::Vm;
 
-/// Limit for a fence. Azure's power-off without a shutdown takes seconds to minutes.
+/// Time limit for a fence. Azure's power-off without a shutdown takes seconds to minutes.
 const FENCE: Duration = Duration::from_mins(15);
 
 /// The longest wait between two polls.
@@ -45,16 +45,16 @@ const LONGEST_WAIT: Duration = Duration::from_mins(5);
 /// Nodes that are VMs on Azure.
 ///
 /// # Guarantees
-/// Those of [`CloudProvider`]. A node's disk, network interface, and public address are created and
-/// deleted with the VM.
+/// The guarantees are those of [`CloudProvider`]. A node's disk, network interface, and public
+/// address are created and deleted with the VM.
 ///
 /// # Caveats
-/// - Stopped means deallocated: it costs no compute, and its private address is kept.
-/// - A boot is identified by the time of the VM's last power change, so a reboot from inside the
-///   system is not detected.
+/// - A stopped node is deallocated: it costs nothing for compute, and keeps its private address.
+/// - A boot is identified by the time of the VM's last power change, so a reboot from inside the VM
+///   is not detected.
 /// - An existing node is left unchanged even if its declaration changes: its size, its zone, and
 ///   whether it has the manager's identity.
-/// - The shared network is left unchanged: another `ssh_from` applies only to networks created
+/// - The shared network is left unchanged: a changed `ssh_from` applies only to networks created
 ///   later.
 ///
 /// # Errors
@@ -71,52 +71,52 @@ pub struct Azure {
 #[derive(Debug, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case", tag = "wait")]
 enum Token {
-    /// Nothing to wait for.
+    /// There is nothing to wait for.
     Nothing,
     /// No request was sent, but a change by another caller is in progress.
     Settles,
     /// A VM is being created, perhaps after removing one whose creation failed.
     Provision {
         removes: Option<String>,
-        /// The earliest next poll that Azure allows.
+        /// The earliest time at which Azure allows the next poll.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         not_before: Option<DateTime<Utc>>,
     },
     /// An Azure operation is in progress.
     Operation {
         url: String,
-        /// The earliest next poll that Azure allows.
+        /// The earliest time at which Azure allows the next poll.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         not_before: Option<DateTime<Utc>>,
     },
 }
 
 impl Token {
-    /// The remaining wait before the next poll.
+    /// Returns the remaining wait before the next poll.
     fn wait(&self) -> Option<Duration> {
         let (Self::Provision { not_before, .. } | Self::Operation { not_before, .. }) = self else {
             return None;
         };
         let left = (*not_before)? - SystemClock.now();
-        // Bounds the wait in case the clock was set back.
+        // The limit protects against a clock that was set back.
         left.to_std().ok().map(|left| left.min(LONGEST_WAIT))
     }
 }
 
-/// The time of the next poll, if Azure requests a wait.
+/// Returns the time of the next poll, if Azure requests a wait.
 fn not_before(after: Option<Duration>) -> Option<DateTime<Utc>> {
     let after = TimeDelta::from_std(after?).ok()?;
     SystemClock.now().checked_add_signed(after)
 }
 
 impl Azure {
-    /// Validates the options. Sends no request to Azure yet.
+    /// Validates the options without sending a request to Azure.
     ///
     /// # Errors
     /// [`Error::Invalid`] for invalid options.
     pub fn new(options: AzureOptions) -> Result<Self> {
         let endpoint = options.check()?;
-        // The public address is used as scope even with the simulator, because tokens name their
+        // The public address is used as scope even with the simulator, because a token contains its
         // audience.
         let scope = "https://management.azure.com/.default";
         let authority = options.certificate_authority.as_deref();

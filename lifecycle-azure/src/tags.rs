@@ -16,20 +16,20 @@ pub(crate) const NODE: &str = "lifecycle.node";
 pub(crate) const CREATED: &str = "lifecycle.created";
 /// The id of the attempt that created the VM, which also appears in the log.
 pub(crate) const RUN: &str = "lifecycle.run";
-/// On a VM that is one of several alternatives: the alternatives that failed before. On the
-/// network, followed by a node's name: the same, between the removal of a failed VM and the next
-/// attempt.
+/// On a VM that is one of several alternatives, the alternatives that failed before it. On the
+/// network, followed by a node's name, the same list between the removal of a failed VM and the
+/// next attempt.
 pub(crate) const TRIED: &str = "lifecycle.tried";
-/// The public part of the host key of its SSH server.
+/// The public part of the VM's SSH host key.
 pub(crate) const HOST_KEY: &str = "lifecycle.host-key";
-/// The account on the VM.
+/// The user account on the VM.
 pub(crate) const ACCOUNT: &str = "lifecycle.account";
 
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(crate) struct Tags(BTreeMap<String, String>);
 
 impl Tags {
-    /// The tags of a resource that this program creates for an owner.
+    /// Returns the tags of a resource that this program creates for an owner.
     pub(crate) fn of(owner: &Owner) -> Self {
         Self::default()
             .with(PLATFORM, owner.name.as_str())
@@ -38,7 +38,7 @@ impl Tags {
     }
 
     /// Sets a tag. A tag whose key differs only in case is replaced, because Azure treats both as
-    /// one and rejects duplicates.
+    /// the same tag and rejects duplicates.
     pub(crate) fn with(self, key: &str, value: &str) -> Self {
         let mut tags = self.without(key);
         tags.0.insert(key.to_owned(), value.to_owned());

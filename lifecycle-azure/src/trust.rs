@@ -1,5 +1,5 @@
-//! TLS trust: Mozilla's certificate authorities, which are compiled in because the manager's image
-//! contains no certificates, or the one that the user configures.
+//! The certificate authorities that TLS clients trust: Mozilla's, which are compiled in because the
+//! manager's image contains no certificates, or the one that the user configures.
 
 use std::sync::Arc;
 
@@ -8,16 +8,17 @@ use rustls::pki_types::CertificateDer;
 use rustls::pki_types::pem::PemObject as _;
 use rustls::{ClientConfig, RootCertStore};
 
-/// The TLS configuration of a client. `authority`, in PEM, is the only trusted authority if given.
+/// Returns the TLS configuration for a client. `authority`, in PEM, is the only trusted authority
+/// if given.
 ///
 /// # Errors
-/// [`Error::Invalid`] if it contains no certificate.
+/// [`Error::Invalid`] if `authority` contains no certificate.
 pub(crate) fn client_config(authority: Option<&str>) -> Result<ClientConfig> {
     let roots = match authority {
         None => webpki_roots::TLS_SERVER_ROOTS.iter().cloned().collect(),
         Some(pem) => named(pem)?,
     };
-    // A separate provider, independent of the process's default.
+    // This provider is independent of the process's default one.
     let provider = Arc::new(rustls::crypto::ring::default_provider());
     let config = ClientConfig::builder_with_provider(provider)
         .with_safe_default_protocol_versions()

@@ -20,21 +20,21 @@ const INTERFACES: &str = "2020-11-01";
 pub(crate) struct Vm {
     pub(crate) id: String,
     pub(crate) name: String,
-    /// Azure's unique id of the VM. A re-created VM with the same name has another one.
+    /// Azure's unique id of the VM. A re-created VM with the same name has a different id.
     pub(crate) unique_id: String,
     pub(crate) tags: Tags,
     pub(crate) state: State,
     power: Option<Power>,
-    /// Whether it is stopped and deallocated.
+    /// Whether the VM is stopped and deallocated.
     pub(crate) is_deallocated: bool,
-    /// Whether it is being deallocated.
+    /// Whether the VM is being deallocated.
     pub(crate) is_deallocating: bool,
-    /// When its state last changed, in Azure's form.
+    /// When the VM's state last changed, in Azure's format.
     changed: Option<String>,
-    /// The path of its first network interface.
+    /// The path of the VM's first network interface.
     pub(crate) interface: Option<String>,
     pub(crate) account: Option<String>,
-    /// Its size and zone.
+    /// The VM's size and zone.
     pub(crate) kind: Alternative,
 }
 
@@ -130,18 +130,18 @@ impl Vm {
         })
     }
 
-    /// The name of its resource group.
+    /// Returns the name of the VM's resource group.
     pub(crate) fn group(&self) -> &str {
         // /subscriptions/<id>/resourceGroups/<name>/…
         self.id.split('/').nth(4).unwrap_or_default()
     }
 
-    /// Whether it is being created and never ran, or its creation failed.
+    /// Whether the VM never ran: it is being created, or its creation failed.
     pub(crate) fn never_ran(&self) -> bool {
         self.power.is_none()
     }
 
-    /// Its power state.
+    /// Returns the VM's power state.
     pub(crate) fn power(&self) -> Power {
         match (&self.state, self.power) {
             (State::Deleting, _) => Power::Stopping,
@@ -151,8 +151,8 @@ impl Vm {
         }
     }
 
-    /// Identifies the current boot. Azure has no boot id, but starting and restarting change the
-    /// timestamp of the VM's power state.
+    /// Returns an identifier of the current boot. Azure has no boot id, but starting and restarting
+    /// change the timestamp of the VM's power state.
     pub(crate) fn boot_id(&self) -> Option<String> {
         let runs = self.power() == Power::Running;
         runs.then(|| {
@@ -164,7 +164,7 @@ impl Vm {
         })
     }
 
-    /// The VM's node: by its tag, or by its name without a tag.
+    /// Returns the VM's node: the one in its tag or, without a tag, the one with the VM's name.
     pub(crate) fn node(&self) -> Option<NodeName> {
         self.tags
             .node()
@@ -179,13 +179,13 @@ impl Vm {
         self.power == Some(Power::Starting)
     }
 
-    /// Whether it is off and no change in progress will start it.
+    /// Whether the VM is off and no change in progress will start it.
     pub(crate) fn is_off(&self) -> bool {
         self.power() == Power::Stopped && !matches!(self.state, State::Changing(_))
     }
 
-    /// The alternatives that failed so far, including this VM if Azure has no capacity for it.
-    /// After other failures the same alternative may be tried again.
+    /// Returns the alternatives that failed so far, and this VM's own if Azure has no capacity for
+    /// it. After other failures, the same alternative may be tried again.
     pub(crate) fn tried(&self) -> Tried {
         let tried = Tried::read(self.tags.get(tags::TRIED));
         match &self.state {
@@ -196,17 +196,17 @@ impl Vm {
         }
     }
 
-    /// Whether it was created as one of several alternatives.
+    /// Whether the VM was created as one of several alternatives.
     pub(crate) fn has_alternatives(&self) -> bool {
         self.tags.get(tags::TRIED).is_some()
     }
 
-    /// The id of the attempt that created it.
+    /// Returns the id of the attempt that created the VM.
     pub(crate) fn run(&self) -> &str {
         self.tags.get(tags::RUN).unwrap_or("unknown")
     }
 
-    /// Whether this program created it.
+    /// Whether this program created the VM.
     pub(crate) fn is_created(&self) -> bool {
         self.tags.get(tags::CREATED) == Some("yes")
     }
@@ -234,7 +234,8 @@ pub(crate) struct Attempt<'a> {
     pub(crate) key: &'a HostKey,
 }
 
-/// The create request for a VM with its disk, interface, and address, which are deleted with it.
+/// Returns the request that creates a VM with its disk, interface, and address, which are deleted
+/// with the VM.
 pub(crate) fn create_request(
     options: &AzureOptions,
     spec: &NodeSpec,
@@ -328,7 +329,8 @@ pub(crate) fn with_identity(vm: &models::VirtualMachine, identity: &str) -> Resu
     Ok(vm)
 }
 
-/// The addresses of a network interface: its private address, and the path of its public one.
+/// Returns the addresses of a network interface: its private address, and the path of its public
+/// one.
 pub(crate) fn addresses(interface: &Value) -> (Option<std::net::IpAddr>, Option<String>) {
     let configurations = interface.pointer("/properties/ipConfigurations");
     let all = configurations.and_then(Value::as_array);
@@ -368,7 +370,7 @@ mod tests {
         for power in ["stopped", "deallocated"] {
             assert!(vm("Succeeded", power).is_off());
             assert!(vm("Failed", power).is_off());
-            // An accepted start appears in the power state a little later.
+            // An accepted start appears in the power state only after a delay.
             assert!(!vm("Updating", power).is_off());
             assert!(!vm("Deleting", power).is_off());
         }

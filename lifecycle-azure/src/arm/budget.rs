@@ -1,9 +1,9 @@
-//! Azure's rate limits per subscription, as token buckets that are tracked here so that they are
-//! not exceeded. If Azure reports that a bucket is empty, it is closed for the time that Azure
-//! specifies. Each provider tracks its own requests; the use by others, in this process or
-//! elsewhere, is only known from Azure's refusals.
+//! Azure's rate limits per subscription, as token buckets that are tracked here so that requests do
+//! not exceed them. If Azure reports that a bucket is empty, the bucket is closed for the time that
+//! Azure specifies. Each provider tracks only its own requests; it learns about the requests of
+//! others, in this process or elsewhere, only from Azure's refusals.
 //!
-//! The sizes are those of "Understand how Azure Resource Manager throttles requests" (per
+//! The bucket sizes are those in "Understand how Azure Resource Manager throttles requests" (per
 //! subscription, principal, and region) and "Troubleshooting API throttling errors – Compute".
 
 use std::sync::{Mutex, PoisonError};
@@ -12,10 +12,10 @@ use std::time::Duration;
 use http::Method;
 use tokio::time::{Instant, sleep_until};
 
-/// The share of a bucket that this provider uses: others use it too, and clocks differ.
+/// The fraction of a bucket that this provider uses: others use the bucket too, and clocks differ.
 const SHARE: f64 = 0.9;
 
-/// The longest wait of a request for its turn; a longer one is refused.
+/// The longest time that a request waits for its turn. If it would have to wait longer, it fails.
 const PATIENCE: Duration = Duration::from_secs(10);
 
 /// The bucket that a request uses.
@@ -58,8 +58,8 @@ impl Bucket {
         }
     }
 
-    /// Takes one request and returns when it may be sent, or, as an error, the wait if that is too
-    /// long.
+    /// Takes one token. Returns when the request may be sent or, if that is too late, the required
+    /// wait as an error.
     fn take(&mut self, now: Instant) -> Result<Instant, Duration> {
         if let Some(until) = self.closed_until.filter(|until| *until > now) {
             return Err(until - now);
@@ -93,14 +93,14 @@ impl Budgets {
         }
     }
 
-    /// Waits until a request may be sent.
+    /// Waits until a request with this method may be sent.
     ///
     /// # Errors
-    /// The required wait, if it is long or Azure has specified it.
+    /// The required wait, if it is too long or was specified by Azure.
     pub(crate) async fn turn(&self, method: &Method) -> Result<(), Duration> {
         let at = self.with(method, |bucket| bucket.take(Instant::now()))?;
         sleep_until(at).await;
-        // The bucket may have been closed meanwhile.
+        // The bucket may have been closed while this request waited.
         self.with(method, |bucket| {
             let now = Instant::now();
             match bucket.closed_until.filter(|until| *until > now) {
@@ -110,7 +110,8 @@ impl Budgets {
         })
     }
 
-    /// Called when Azure has throttled a request: sends no request of its kind for this long.
+    /// Called when Azure has throttled a request: sends no request that uses the same bucket for
+    /// this long.
     pub(crate) fn close(&self, method: &Method, wait: Duration) {
         let until = Instant::now() + wait;
         self.with(method, |bucket| {
@@ -145,7 +146,7 @@ mod tests {
         }
         let took = begun.elapsed();
         assert!((4_900..=5_100).contains(&took.as_millis()), "{took:?}");
-        // Other kinds have separate buckets.
+        // Reads have a separate bucket.
         budgets.turn(&Method::GET).await.unwrap();
         budgets.turn(&Method::DELETE).await.unwrap();
         assert_eq!(begun.elapsed(), took);
@@ -169,7 +170,7 @@ mod tests {
         let turns = (0..400).map(|_| budgets.turn(&Method::PUT));
         let ended = futures_util::future::join_all(turns).await;
         let refused: Vec<Duration> = ended.into_iter().filter_map(Result::err).collect();
-        assert_eq!(refused.len(), 130, "180 at once, 90 within ten seconds");
+        assert_eq!(refused.len(), 130, "180 immediately, 90 within ten seconds");
         assert!(refused.iter().all(|wait| *wait > PATIENCE), "{refused:?}");
     }
 }

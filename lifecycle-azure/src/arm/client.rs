@@ -13,7 +13,7 @@ use url::Url;
 use super::failure::{Failure, Refusal};
 use super::transport::{Answer, PAGES, Transport, retry_after};
 
-/// A client of Resource Manager.
+/// Sends requests to Resource Manager.
 #[derive(Debug, Clone)]
 pub(crate) struct Client {
     endpoint: Url,
@@ -30,7 +30,7 @@ pub(crate) enum Progress {
     },
     Done,
     Failed(Refusal),
-    /// Azure no longer knows the operation.
+    /// Azure no longer has the operation.
     Gone,
 }
 
@@ -42,7 +42,7 @@ impl Client {
         }
     }
 
-    /// A resource, or `None` if it does not exist.
+    /// Returns a resource, or `None` if it does not exist.
     pub(crate) async fn get(&self, path: &str, version: &str) -> Result<Option<Value>> {
         let what = format!("reading {path}");
         match self
@@ -55,7 +55,7 @@ impl Client {
         }
     }
 
-    /// All items of a list, over all of its pages.
+    /// Returns all items of a list, from all of its pages.
     pub(crate) async fn list(&self, path: &str, version: &str) -> Result<Vec<Value>> {
         let what = || format!("listing {path}");
         let mut items = Vec::new();
@@ -79,7 +79,8 @@ impl Client {
         ))
     }
 
-    /// Creates or replaces a resource; returns it as Azure shows it, perhaps still being created.
+    /// Creates or replaces a resource. Returns the resource as Azure reports it, possibly still
+    /// being created.
     pub(crate) async fn put(&self, path: &str, version: &str, body: &Value) -> Result<Value> {
         let url = self.url(path, version)?;
         let answer = self.request(Method::PUT, url, Some(body)).await;
@@ -88,7 +89,8 @@ impl Client {
             .map_err(|failure| failure.into_error(format!("creating {path}")))
     }
 
-    /// Creates a resource that does not exist; returns how long to wait before the first poll.
+    /// Requests the creation of a resource that does not exist. Returns how long to wait before the
+    /// first poll.
     pub(crate) async fn create(
         &self,
         path: &str,
@@ -114,7 +116,7 @@ impl Client {
             .map_err(|failure| failure.into_error(format!("changing {path}")))
     }
 
-    /// Starts the deletion of a resource; an absent one is Ok.
+    /// Starts the deletion of a resource. Succeeds if the resource is absent.
     pub(crate) async fn delete(&self, path: &str, version: &str) -> Result<()> {
         match self
             .request(Method::DELETE, self.url(path, version)?, None)
@@ -126,7 +128,8 @@ impl Client {
         }
     }
 
-    /// Reads the progress of an operation, from the URL that Azure returned at its start.
+    /// Reads the progress of an operation, from the URL that Azure returned when it started the
+    /// operation.
     pub(crate) async fn operation(&self, url: &str) -> Result<Progress> {
         let what = "polling an operation";
         let answer = match self.request(Method::GET, given(url)?, None).await {
@@ -208,7 +211,8 @@ impl Client {
     }
 }
 
-/// Parses a URL that Azure returned or that was stored. The transport checks that it is Azure's.
+/// Parses a URL that Azure returned or that was stored. The transport checks that the URL belongs
+/// to Azure.
 fn given(url: &str) -> Result<Url> {
     url.parse().map_err(|error: url::ParseError| {
         Error::denied(

@@ -14,10 +14,11 @@ pub(crate) enum Failure {
     /// Azure refused the request, or an operation failed.
     #[error("{0}")]
     Refused(Refusal),
-    /// Not sent, because a token must only go to Azure; contains the target address.
+    /// The request was not sent, because a token must only be sent to Azure. Contains the target
+    /// address.
     #[error("{0} is not an address of Azure")]
     Elsewhere(String),
-    /// Not sent, because Azure would have throttled it.
+    /// The request was not sent, because Azure would have throttled it. Contains the required wait.
     #[error("the rate limit is used up")]
     Held(Duration),
     #[error("the connection could not be opened")]
@@ -26,7 +27,7 @@ pub(crate) enum Failure {
     Broken(#[source] reqwest::Error),
     #[error("no response in time")]
     TimedOut(#[source] reqwest::Error),
-    /// The login failed, with the core's error.
+    /// The login failed.
     #[error("the login failed")]
     Login(#[source] Box<Error>),
     /// A response that violates the protocol.
@@ -62,7 +63,7 @@ pub(crate) struct Refusal {
 impl Refusal {
     /// Parses the body of an error response, or the `error` of an operation: `{"error": {…}}`, or
     /// the same without the envelope, as in Compute's 429. Each member is parsed separately, so
-    /// that an unexpected one does not hide the others.
+    /// that the others are available even if one has an unexpected type.
     pub(crate) fn read(
         status: Option<StatusCode>,
         retry_after: Option<Duration>,
@@ -136,8 +137,9 @@ impl Refusal {
         self.is(&["OperationPreempted", "Canceled"])
     }
 
-    /// The one place that interprets Azure's statuses, codes and messages. Codes come before the
-    /// status, since quotas, sizes and locks share the status of a conflict.
+    /// Interprets Azure's statuses, codes, and messages; no other code does. Codes are checked
+    /// before the status, because errors about quotas, sizes, and locks have the same status as a
+    /// conflict.
     fn meaning(&self) -> Meaning {
         let throttled = self.status == Some(StatusCode::TOO_MANY_REQUESTS)
             || (self.status == Some(StatusCode::SERVICE_UNAVAILABLE) && self.retry_after.is_some());
@@ -147,7 +149,7 @@ impl Refusal {
         if self.is(&["PublicIPCountLimitReached"]) {
             return Meaning::Quota(Quota::PublicAddresses);
         }
-        // This code has several causes; only the message shows that it is a quota.
+        // This code has several causes; only the message shows that a quota is exceeded.
         let message = self.message.to_lowercase();
         let is_quota = self.is(&["OperationNotAllowed"]) && message.contains("quota");
         if is_quota || self.is(&["QuotaExceeded"]) {
@@ -172,7 +174,7 @@ impl Refusal {
             "InUseSubnetCannotBeDeleted",
             "InUseNetworkSecurityGroupCannotBeDeleted",
             "NicInUse",
-            // Reserved for three minutes, according to the message.
+            // According to the message, the NIC stays reserved for three minutes.
             "NicReservedForAnotherVm",
             "PublicIPAddressCannotBeDeleted",
         ]) {
@@ -242,15 +244,15 @@ impl Refusal {
 enum Meaning {
     Throttled,
     Quota(Quota),
-    /// Such a VM is not available to this subscription there.
+    /// This subscription cannot use the size in this region or zone.
     NotSold,
-    /// Azure has no capacity left for such a VM.
+    /// Azure has no capacity left for this size.
     Full,
-    /// Another resource uses it, so it cannot be deleted.
+    /// The resource cannot be deleted, because another resource uses it.
     InUse,
     Denied(Denial),
     Absent,
-    /// It exists already, or another request changes it.
+    /// The resource exists already, or another request is changing it.
     Taken,
     Invalid,
     ServerFailed,
@@ -260,9 +262,9 @@ enum Meaning {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Quota {
     PublicAddresses,
-    /// All sizes of the region together.
+    /// The quota for all sizes in the region together.
     Region,
-    /// The sizes of one family.
+    /// The quota for the sizes of one family.
     Family,
 }
 
@@ -299,7 +301,7 @@ impl Denial {
 }
 
 impl Failure {
-    /// Azure's error response, if this is one.
+    /// Returns Azure's error response, if the failure is one.
     pub(crate) fn refusal(&self) -> Option<&Refusal> {
         match self {
             Self::Refused(refusal) => Some(refusal),

@@ -1,5 +1,5 @@
-//! Sends requests to Resource Manager, within its rate limits and with timeouts. Errors are
-//! returned as data, which the generated client's errors do not contain.
+//! Sends requests to Resource Manager within its rate limits, with timeouts. Returns errors as
+//! structured data, because the errors of the generated client contain only text.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -20,17 +20,19 @@ use super::failure::{Failure, Refusal};
 use crate::credential::Credential;
 use crate::trust;
 
-/// Limit for opening a connection.
+/// Timeout for opening a connection.
 const CONNECT: Duration = Duration::from_secs(15);
-/// Limit for a complete response.
+/// Timeout for a complete response.
 const ANSWER: Duration = Duration::from_mins(1);
 /// The wait after a throttled request if Azure specifies none.
 const DEFAULT_WAIT: Duration = Duration::from_secs(10);
-/// The longest accepted wait: a server may send numbers that clocks cannot hold.
+/// The longest accepted wait. A longer one is reduced to this, because a server may send a number
+/// that overflows the clock.
 const LONGEST: Duration = Duration::from_hours(24);
-/// Limit for the size of a response, in bytes: the list of a region's sizes has several million.
+/// The maximum size of a response, in bytes. The list of a region's sizes has several million
+/// bytes.
 const LARGEST: usize = 64 << 20;
-/// Limit for the number of pages of a list, in case a server never ends one.
+/// The maximum number of pages of a list, in case a server keeps returning links to further pages.
 pub(crate) const PAGES: usize = 1_000;
 
 /// The transport to Resource Manager.
@@ -52,8 +54,8 @@ pub(crate) struct Answer {
 }
 
 impl Transport {
-    /// `endpoint`: Resource Manager's address; `authority`: the certificate authority, in PEM, that
-    /// replaces the public ones.
+    /// `endpoint`: the URL of Resource Manager; `authority`: the certificate authority, in PEM,
+    /// that replaces the public ones.
     pub(crate) fn new(
         endpoint: &Url,
         credential: Arc<Credential>,
@@ -79,7 +81,7 @@ impl Transport {
     /// one.
     ///
     /// # Errors
-    /// [`Failure::Refused`] for every status except 2xx.
+    /// [`Failure::Refused`] for every status other than 2xx.
     pub(crate) async fn send(&self, request: reqwest::Request) -> Result<Answer, Failure> {
         let again = request.try_clone();
         let outcome = self.send_once(request).await;
@@ -97,7 +99,7 @@ impl Transport {
         }
     }
 
-    /// The authorization header.
+    /// Returns the value of the authorization header.
     pub(crate) async fn bearer(&self) -> Result<HeaderValue, Failure> {
         let token = self.credential.token().await;
         let token = token.map_err(|error| Failure::Login(Box::new(error)))?;
@@ -108,8 +110,8 @@ impl Transport {
     }
 
     async fn send_once(&self, request: reqwest::Request) -> Result<Answer, Failure> {
-        // Checked here and not where links are parsed, because the generated client follows links
-        // by itself.
+        // The origin is checked here, not where links are parsed, because the generated client
+        // follows links by itself.
         if request.url().origin() != self.origin {
             return Err(Failure::Elsewhere(request.url().to_string()));
         }
@@ -150,7 +152,7 @@ impl Transport {
     }
 }
 
-/// The requested wait; Azure sends whole seconds.
+/// Returns the requested wait; Azure sends whole seconds.
 pub(crate) fn retry_after(headers: &HeaderMap) -> Option<Duration> {
     waiting_time(headers.get(RETRY_AFTER)?.to_str().ok()?)
 }
@@ -161,7 +163,7 @@ pub(crate) fn waiting_time(text: &str) -> Option<Duration> {
     Some(Duration::from_secs(seconds).min(LONGEST))
 }
 
-/// For the generated client.
+/// Sends the requests of the generated client through this transport.
 #[async_trait]
 impl legacy::HttpClient for Transport {
     async fn execute_request(&self, request: &legacy::Request) -> legacy::Result<legacy::Response> {
@@ -210,7 +212,7 @@ pub(crate) fn hidden(failure: Failure) -> legacy::Error {
 /// the token and the whole body, which may include a VM's private key.
 ///
 /// # Errors
-/// The failure inside the generated client's error.
+/// The failure that is wrapped in the generated client's error.
 pub(crate) async fn sent<T>(
     request: impl Future<Output = legacy::Result<T>>,
 ) -> Result<T, Failure> {
@@ -218,10 +220,10 @@ pub(crate) async fn sent<T>(
     outcome.map_err(revealed)
 }
 
-/// All pages of a list of the generated client.
+/// Returns all pages of a list from the generated client.
 ///
 /// # Errors
-/// Those of [`sent`], and [`Failure::Unreadable`] for a list that does not end.
+/// The errors of [`sent`], and [`Failure::Unreadable`] for a list that does not end.
 pub(crate) async fn pages<T>(
     pages: impl Stream<Item = legacy::Result<T>>,
 ) -> Result<Vec<T>, Failure> {

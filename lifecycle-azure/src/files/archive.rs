@@ -19,7 +19,7 @@ use super::share::Share;
 enum Part {
     /// Bytes of the archive format.
     Frame(Bytes),
-    /// Bytes of a file, which are fetched.
+    /// Bytes of a file, which must be fetched.
     Piece(Piece),
     /// The end of a file, with its expected hash.
     End { path: String, sha256: [u8; 32] },
@@ -32,7 +32,7 @@ enum Ready {
     End { path: String, sha256: [u8; 32] },
 }
 
-/// The archive of a code base.
+/// Streams the archive of a code base.
 pub(super) fn stream(share: Share, name: &Name, contents: Contents) -> Result<ByteStream> {
     let doing = format!("reading code base `{name}`");
     let mut parts = Vec::new();
@@ -69,7 +69,8 @@ pub(super) fn stream(share: Share, name: &Name, contents: Contents) -> Result<By
     };
     let ready = stream::iter(parts).map(fetch).buffered(PARALLEL);
     let checked = ready.scan(Some(Sha256::new()), |state, part| {
-        // End the stream after an error, because a reader could mistake a part for the whole.
+        // End the stream after an error, because a reader could mistake an incomplete archive for a
+        // complete one.
         let item = state.take().map(|mut hash| {
             let outcome = part.and_then(|part| check(&mut hash, part));
             if outcome.is_ok() {

@@ -1,4 +1,5 @@
-//! The entries of a code base and the location of their bytes in the share, for both forms.
+//! The entries of a code base and the location of their bytes in the share, for both published and
+//! plain code bases.
 
 use std::ops::Range;
 
@@ -8,7 +9,7 @@ use lifecycle_core::code::digest::{Hasher, Kind};
 #[derive(Debug)]
 pub(super) struct Contents {
     pub(super) digest: String,
-    /// Sorted by path.
+    /// The entries, sorted by path.
     pub(super) entries: Vec<Entry>,
 }
 
@@ -17,7 +18,7 @@ pub(super) struct Contents {
 pub(super) struct Entry {
     pub(super) path: String,
     pub(super) kind: Kind,
-    /// A regular file's bytes; `None` for directories and links.
+    /// The bytes of a regular file; `None` for directories and links.
     pub(super) body: Option<Body>,
 }
 
@@ -25,7 +26,7 @@ pub(super) struct Entry {
 pub(super) struct Body {
     pub(super) size: u64,
     pub(super) sha256: [u8; 32],
-    /// Their location, in order.
+    /// The location of the bytes, in order.
     pub(super) pieces: Vec<Piece>,
 }
 
@@ -35,7 +36,7 @@ pub(super) struct Piece {
     /// The file in the share.
     pub(super) path: String,
     pub(super) range: Range<u64>,
-    /// The expected hash, if it is known for this piece alone.
+    /// The expected hash of this piece, if the piece has a hash of its own.
     pub(super) sha256: Option<[u8; 32]>,
 }
 

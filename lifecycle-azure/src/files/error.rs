@@ -1,4 +1,4 @@
-//! Maps Azure's errors to the core's. This is the only place that does so.
+//! Maps the errors of Azure Files to the core's errors; no other code does.
 
 use std::fmt;
 use std::time::Duration;
@@ -20,12 +20,12 @@ pub(super) struct ShareInfo {
     pub(super) timeout: Duration,
 }
 
-/// The kind of credential for requests.
+/// The type of credential that signs requests.
 #[derive(Debug)]
 pub(super) enum CredentialKind {
     Key,
     Sas {
-        /// The expiry time that the signature states.
+        /// The expiry time that the signature contains.
         expires: Option<String>,
     },
 }
@@ -41,7 +41,7 @@ impl fmt::Display for ShareInfo {
 }
 
 impl ShareInfo {
-    /// Converts an error; `doing` describes the operation on `path` of the share. opendal's own
+    /// Converts an error; `doing` describes the operation on `path` in the share. opendal's own
     /// text is never included, because it may contain a URL with a signature.
     pub(super) fn explain(&self, path: &str, doing: &str, error: &opendal::Error) -> Error {
         let what = format!("{doing} ({self})");
@@ -145,7 +145,7 @@ fn of_opendal(what: String, error: &opendal::Error) -> Error {
         _ if error.is_temporary() => {
             Error::interrupted(what, Some("the response was cut short".into()))
         }
-        // Its text is omitted for the same reason as above.
+        // opendal's text is omitted, because it may contain a URL with a signature.
         kind => Error::failed(what, format!("the client reports {kind}")),
     }
 }

@@ -1,5 +1,5 @@
-//! A local directory to publish. It is read once for its digest and chunks, and again chunk by
-//! chunk while sending.
+//! A local directory to publish. It is read once to compute its digest and chunks, and then again,
+//! chunk by chunk, to send them.
 
 use std::collections::BTreeMap;
 use std::fs::File;
@@ -42,7 +42,7 @@ pub(super) struct Source {
 }
 
 impl LocalEntry {
-    /// The entry in the index's form.
+    /// Converts the entry to the format of the index.
     pub(super) fn stored(&self, chunks: &BTreeMap<Sha, Chunk>, doing: &str) -> Result<Stored> {
         let found = |sha: &Sha| match chunks.get(sha) {
             Some(chunk) => Ok(chunk.clone()),
@@ -163,7 +163,7 @@ fn chunks_of(path: &Path, sources: &mut BTreeMap<Sha, Source>) -> Result<(Sha, V
     }
 }
 
-/// Runs blocking disk access on a thread for blocking work.
+/// Runs blocking disk access on one of the runtime's threads for blocking work.
 async fn blocking<T: Send + 'static>(
     doing: &str,
     work: impl FnOnce() -> Result<T> + Send + 'static,

@@ -1,15 +1,15 @@
 //! Code bases on an Azure Files share.
 //!
-//! A code base is stored in the share in one of two forms:
+//! A code base is stored in the share in one of two layouts:
 //!
 //! - **published** ([`CodePublisher`](lifecycle_core::code::CodePublisher)): the directory
 //!   `<name>/.lifecycle/` contains immutable chunks of the contents, and records of versions (see
 //!   [`version`]). This preserves what a share cannot store: executable bits, symbolic links, and
-//!   names that Windows forbids or does not distinguish. A version becomes visible as a whole with
-//!   the single small write that completes a publish, so readers see either the previous or the new
-//!   one and concurrent publishers do not mix;
-//! - **plain**: files that were copied to the share over SMB or with any tool. They are read
-//!   unchanged ([`plain`]); the share's entity tags show which have changed.
+//!   names that Windows forbids or that differ only in case. A version becomes visible as a whole
+//!   with the single small write that completes a publish. Readers therefore see either the
+//!   previous or the new version, and the contents of concurrent publishers are not mixed;
+//! - **plain**: files that were copied to the share over SMB or with any other tool. They are read
+//!   unchanged ([`plain`]); the share's entity tags show which files have changed.
 //!
 //! | module | contents |
 //! |---|---|
@@ -55,12 +55,12 @@ use plain::Known;
 use share::Share;
 use version::Version;
 
-/// Number of concurrent requests. With chunks of at most [`CHUNK`] this bounds the memory of a
-/// transfer, whatever the size of the files.
+/// The number of concurrent requests. Because chunks have at most [`CHUNK`] bytes, this bounds the
+/// memory of a transfer, whatever the size of the files.
 const PARALLEL: usize = 8;
 
-/// The most bytes per read or write. This is below Azure's limit of 4 MiB for one write, so that a
-/// request finishes within its timeout even over a slow connection.
+/// The maximum number of bytes per read or write. It is below Azure's limit of 4 MiB for a write,
+/// so that a request finishes within its timeout even over a slow connection.
 const CHUNK: usize = 2 << 20;
 
 /// The file that identifies a plain code base.
@@ -88,7 +88,7 @@ struct Memory {
 }
 
 impl AzureFiles {
-    /// A builder for a share of a storage account.
+    /// Returns a builder for a share of a storage account.
     pub fn builder(account: &str, share: &str, credential: FilesCredential) -> AzureFilesBuilder {
         AzureFilesBuilder::new(account, share, credential)
     }
@@ -147,7 +147,8 @@ impl AzureFiles {
             return Ok(false);
         }
         match self.current(name, doing).await {
-            // It exists but cannot be read. A request for it returns the reason.
+            // The code base exists but cannot be read. A request for its contents returns the
+            // reason.
             Err(Error::Conflict { .. } | Error::Corrupt { .. } | Error::Invalid { .. }) => Ok(true),
             outcome => Ok(outcome?.is_some()),
         }

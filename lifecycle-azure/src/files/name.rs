@@ -7,11 +7,11 @@ use lifecycle_core::code::DirectoryStore;
 use lifecycle_core::code::digest::OWN_DIRECTORY;
 use lifecycle_core::{Error, Result};
 
-/// The longest part of a path, in characters: Azure's limit.
+/// Azure's limit for the length of one path component, in characters.
 const LONGEST: usize = 255;
 
-/// A directory of a share. The root is an empty name; it is written `.`, like the project's own
-/// directory.
+/// A directory of a share. The root is stored as an empty name and written as `.`, like the
+/// project's own directory.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Name(String);
 
@@ -32,17 +32,18 @@ impl Name {
         }
     }
 
-    /// Its directory in the share; empty for the root.
+    /// Returns the directory in the share; empty for the root.
     pub(super) fn directory(&self) -> &str {
         &self.0
     }
 
-    /// The path of an entry in its directory.
+    /// Returns the path of an entry in this directory.
     pub(super) fn join(&self, path: &str) -> String {
         join(&self.0, path)
     }
 
-    /// Each ancestor directory, starting at the root, with the name of its child on the path.
+    /// Iterates over all ancestor directories, starting at the root, each with the name of its
+    /// child on the path.
     pub(super) fn ancestors(&self) -> impl Iterator<Item = (&str, &str)> {
         let ends = self.0.match_indices('/').map(|(end, _)| end);
         let ends = ends.chain((!self.0.is_empty()).then_some(self.0.len()));
@@ -55,7 +56,7 @@ impl Name {
     }
 }
 
-/// The path of an entry in a directory; an empty directory is the root.
+/// Returns the path of an entry in a directory; an empty directory is the root.
 pub(super) fn join(directory: &str, path: &str) -> String {
     if directory.is_empty() {
         path.to_owned()
@@ -70,7 +71,7 @@ impl fmt::Display for Name {
     }
 }
 
-/// The reason why `part` cannot be part of a path in a share, if any.
+/// Returns the reason why `part` is not a valid path component in a share, if any.
 pub(super) fn fault(part: &str) -> Option<&'static str> {
     if part.is_empty() || part == "." || part == ".." {
         return Some("it refers to a directory outside the share, or to the whole share");

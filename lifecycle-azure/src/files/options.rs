@@ -19,7 +19,7 @@ use super::share::Share;
 use super::transport::Transport;
 use crate::trust;
 
-/// Limit for one request, which transfers up to 2 MiB.
+/// The default timeout for one request, which transfers up to 2 MiB.
 const TIMEOUT: Duration = Duration::from_mins(2);
 /// The shortest allowed request timeout.
 const SHORTEST_TIMEOUT: Duration = Duration::from_millis(10);
@@ -67,51 +67,51 @@ impl AzureFilesBuilder {
         }
     }
 
-    /// The service's address; by default `https://<account>.file.core.windows.net`. Plain http is
-    /// accepted only for this machine.
+    /// Sets the URL of the service; by default `https://<account>.file.core.windows.net`. Plain
+    /// HTTP is accepted only for this machine.
     #[must_use]
     pub fn endpoint(mut self, url: &str) -> Self {
         self.endpoint = Some(url.to_owned());
         self
     }
 
-    /// The directory of the share that contains the code bases; by default the root.
+    /// Sets the directory in the share that contains the code bases; by default the root.
     #[must_use]
     pub fn root(mut self, directory: &str) -> Self {
         self.root = Some(directory.to_owned());
         self
     }
 
-    /// The only trusted certificate authority, in PEM. It replaces Mozilla's authorities.
+    /// Sets the only trusted certificate authority, in PEM. It replaces Mozilla's authorities.
     #[must_use]
     pub fn authority(mut self, pem: &str) -> Self {
         self.authority = Some(pem.to_owned());
         self
     }
 
-    /// The timeout of a request, at least 10 ms; by default two minutes.
+    /// Sets the timeout for a request, at least 10 ms; by default two minutes.
     #[must_use]
     pub fn timeout(mut self, timeout: Duration) -> Self {
         self.timeout = timeout;
         self
     }
 
-    /// How long a superseded version stays readable, at least ten minutes; by default a day. A
-    /// publish must finish within half of it.
+    /// Sets how long a superseded version stays readable: at least ten minutes, by default a day. A
+    /// publish must finish within half of this time.
     #[must_use]
     pub fn keep(mut self, keep: Duration) -> Self {
         self.keep = keep;
         self
     }
 
-    /// The source of new ids.
+    /// Sets the source of new ids.
     #[must_use]
     pub fn ids(mut self, ids: Arc<dyn IdSource>) -> Self {
         self.ids = ids;
         self
     }
 
-    /// Validates the options. Sends no request yet.
+    /// Validates the options without sending a request.
     ///
     /// # Errors
     /// [`Error::Invalid`] names the invalid value; it never contains a secret.
@@ -203,7 +203,7 @@ impl AzureFilesBuilder {
                 .map_err(|error| Error::failed("composing the URL", error.to_string()));
         };
         let invalid = |why: &str| {
-            // A query may contain a signature.
+            // The query may contain a signature, so it is not shown.
             let shown = text.split(['?', '#', '@']).next().unwrap_or_default();
             let hint = format!(
                 "use `https://{}.file.core.windows.net`, or remove it",

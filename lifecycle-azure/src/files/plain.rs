@@ -104,7 +104,7 @@ async fn selection(share: &Share, root: &Name, top: &[Listed], doing: &str) -> R
     Selection::parse(&text, &format!("{path}` in `{}", share.info().share))
 }
 
-/// All entries of the code base, and its files as they were listed.
+/// Returns all entries of the code base, and its files as the share listed them.
 async fn walk(
     share: &Share,
     root: &Name,
@@ -161,8 +161,7 @@ fn pieces(path: &str, size: u64) -> impl Iterator<Item = Piece> {
     })
 }
 
-/// Reads one piece at a time, because the number of concurrent reads is bounded by the number of
-/// files.
+/// Hashes a file. Reads one piece at a time, because several files are read concurrently.
 async fn hash(share: &Share, path: &str, size: u64, doing: &str) -> Result<[u8; 32]> {
     let mut hash = Sha256::new();
     for piece in pieces(path, size) {

@@ -1,7 +1,7 @@
 //! Publishes a local directory as a new version of a code base in the share.
 //!
 //! Only chunks that the share lacks are sent. Files that others may be reading are never changed.
-//! The version becomes visible when its record is written, which comes last.
+//! The version becomes visible when its record is written, as the last step.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
@@ -31,7 +31,8 @@ struct Previous {
 }
 
 impl Previous {
-    /// The chunks that need not be sent, by their hash. A chunk that was removed is not included.
+    /// The chunks that need not be sent, by their hash. A chunk that was removed from the share is
+    /// not usable.
     fn usable(&self) -> BTreeMap<Sha, Chunk> {
         let named = self.version.iter().flat_map(|version| version.chunks());
         named
@@ -51,8 +52,8 @@ impl Previous {
     }
 }
 
-/// An interrupted publish only leaves files that later ones remove. A publish that takes more than
-/// half of the retention is aborted ([`Error::TimedOut`]).
+/// An interrupted publish only leaves files that later publishes remove. A publish that takes more
+/// than half of the retention is aborted ([`Error::TimedOut`]).
 #[async_trait]
 impl CodePublisher for AzureFiles {
     async fn publish(&self, name: &str, directory: &Path) -> Result<Published> {
@@ -101,9 +102,9 @@ impl CodePublisher for AzureFiles {
 }
 
 impl AzureFiles {
-    /// Rejects names that would mix code bases. A share does not distinguish case, so two names
-    /// that differ only in case would share their contents. And a code base below plain files would
-    /// become part of these.
+    /// Rejects names that would mix code bases. Names in a share are case-insensitive, so two names
+    /// that differ only in case would share their contents. Moreover, a code base below plain files
+    /// would become part of the plain code base.
     async fn refuse_confusion(&self, name: &Name, doing: &str) -> Result<()> {
         for (directory, next) in name.ancestors() {
             let listed = self.share.list(directory, doing).await?;
@@ -138,7 +139,8 @@ impl AzureFiles {
         Ok(())
     }
 
-    /// Files that were copied there by other means are never overwritten.
+    /// Rejects a directory with files that were copied to the share by other means, because
+    /// publishing must never overwrite them.
     pub(super) async fn refuse_plain(&self, name: &Name, doing: &str) -> Result<()> {
         let top = self.share.list(name.directory(), doing).await?;
         match self.stray(name, &top, doing).await? {
@@ -154,10 +156,10 @@ impl AzureFiles {
         }
     }
 
-    /// The previous version and the chunks that can be reused.
+    /// Reads the previous version and the chunks that can be reused.
     async fn previous(&self, name: &Name, doing: &str) -> Result<Previous> {
         let version = match self.current(name, doing).await {
-            // Parts of it are missing.
+            // Parts of the previous version are missing.
             Err(Error::Conflict { .. }) => None,
             outcome => outcome?,
         };
@@ -249,7 +251,7 @@ impl AzureFiles {
         let file = || version::file_name(number, self.ids.uuid());
         let directory = version::directory(name);
         self.share.write_new(&directory, file, bytes, doing).await?;
-        // Read it back, as any reader would.
+        // Read the version back, as any reader would.
         let conflict = |why: &str| {
             Error::conflict(format!("code base `{name}` in {}", self.share.info()), why)
         };
@@ -266,7 +268,7 @@ impl AzureFiles {
         if version.is_there(&chunks) {
             return Ok(chunks);
         }
-        // No reader could use it.
+        // No reader could use this version.
         self.share
             .delete(&format!("{directory}/{file}"), doing)
             .await?;
@@ -275,7 +277,8 @@ impl AzureFiles {
         ))
     }
 
-    /// A file of this directory, or below it, that does not belong to a published code base.
+    /// Returns a file in or below this directory that does not belong to a published code base, if
+    /// any.
     pub(super) async fn stray(
         &self,
         name: &Name,

@@ -11,11 +11,12 @@ use super::share::{Listed, Share};
 use super::version::{self, MOST_OF_RECORD, Record, Version};
 use super::{AzureFiles, PARALLEL};
 
-/// Number of times the records are listed again because a listed one was removed.
+/// How often the records are listed if a listed record was removed before it was read.
 const LISTS: usize = 3;
 
 impl AzureFiles {
-    /// The current version; `None` if the code base was never published completely, or was removed.
+    /// Returns the current version; `None` if the code base was never published completely, or was
+    /// removed.
     pub(super) async fn current(&self, name: &Name, doing: &str) -> Result<Option<Arc<Version>>> {
         Ok(self
             .current_named(name, doing)
@@ -23,7 +24,7 @@ impl AzureFiles {
             .map(|(_, version)| version))
     }
 
-    /// The current version with the file name of its record.
+    /// Returns the current version with the file name of its record.
     pub(super) async fn current_named(
         &self,
         name: &Name,
@@ -36,7 +37,7 @@ impl AzureFiles {
                 return Ok(None);
             }
             match self.newest(name, &records, doing).await {
-                // It was removed after it was listed, or was superseded long ago.
+                // The record was removed after it was listed, or was superseded long ago.
                 Err(Error::NotFound { .. }) => {}
                 outcome => return outcome,
             }
@@ -69,12 +70,12 @@ impl AzureFiles {
             }
             tracing::debug!(%name, record = record.name, "a record is incomplete");
         }
-        // Its first publish has not finished.
+        // The first publish of this code base has not finished.
         Ok(None)
     }
 }
 
-/// The records of a code base, oldest first.
+/// Returns the records of a code base, oldest first.
 pub(super) async fn records(share: &Share, name: &Name, doing: &str) -> Result<Vec<Listed>> {
     let mut records = share.list(&version::directory(name), doing).await?;
     records.retain(|one| !one.is_directory && version::number(&one.name).is_some());
@@ -82,7 +83,7 @@ pub(super) async fn records(share: &Share, name: &Name, doing: &str) -> Result<V
     Ok(records)
 }
 
-/// The version of a record; `None` if the record is incomplete.
+/// Reads the version of a record; `None` if the record is incomplete.
 pub(super) async fn read(
     share: &Share,
     name: &Name,

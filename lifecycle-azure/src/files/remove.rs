@@ -10,16 +10,17 @@ use super::version;
 use super::{AzureFiles, PARALLEL};
 
 impl AzureFiles {
-    /// Removes a published code base from the share. An absent one is Ok. Code bases below it are
-    /// kept.
+    /// Removes a published code base from the share. Succeeds if the code base is absent. Code
+    /// bases in directories below it are kept.
     ///
     /// # Errors
-    /// [`Error::Invalid`] if the name is that of a plain code base.
+    /// [`Error::Invalid`] if `name` is a plain code base.
     pub async fn remove(&self, name: &str) -> Result<()> {
         let name = Name::parse(name)?;
         let doing = format!("removing code base `{name}`");
         self.refuse_plain(&name, &doing).await?;
-        // Remove the oldest first, so that no previous version becomes current for a moment.
+        // Remove the oldest version first, so that no previous version becomes current for a
+        // moment.
         let versions = version::directory(&name);
         for record in published::records(&self.share, &name, &doing).await? {
             let path = format!("{versions}/{}", record.name);

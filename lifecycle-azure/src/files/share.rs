@@ -14,9 +14,10 @@ use tokio::time::Instant;
 use super::error::ShareInfo;
 
 const TRIES: usize = 3;
-/// The first wait; each further one doubles.
+/// The wait before the first retry; it doubles with each further retry.
 const FIRST_WAIT: Duration = Duration::from_millis(200);
-/// A longer wait is left to the caller.
+/// The longest wait within a request; if Azure asks for a longer one, the request fails and the
+/// caller decides.
 const LONGEST_WAIT: Duration = Duration::from_secs(30);
 
 #[derive(Debug, Clone)]
@@ -24,22 +25,23 @@ pub(super) struct Listed {
     pub(super) name: String,
     pub(super) is_directory: bool,
     pub(super) size: u64,
-    /// Changes whenever the file changes.
+    /// The entity tag, which changes whenever the file changes.
     pub(super) etag: Option<String>,
-    /// By the share's clock, in seconds since 1970.
+    /// The time of the last change by the share's clock, in seconds since 1970.
     pub(super) modified: Option<i64>,
 }
 
-/// A share, or the directory of it that contains the code bases.
+/// A share, or the directory in a share that contains the code bases.
 #[derive(Debug, Clone)]
 pub(super) struct Share {
     operator: Operator,
     info: Arc<ShareInfo>,
-    /// The directory to which paths are relative, with a trailing `/` unless it is the root.
+    /// The directory that paths are relative to, with a trailing `/` unless it is the root.
     /// opendal's own root option is not used, because it creates only the last of several missing
     /// directories.
     root: String,
-    /// The time until which Azure asks for no requests. All requests share it.
+    /// No request is sent before this time, because Azure has throttled one. All requests share
+    /// this value.
     throttled_until: Arc<Mutex<Option<Instant>>>,
 }
 
@@ -62,7 +64,7 @@ impl Share {
         &self.info
     }
 
-    /// The entries of a directory, unordered. An absent directory is empty.
+    /// Returns the entries of a directory, unordered. An absent directory counts as empty.
     pub(super) async fn list(&self, directory: &str, doing: &str) -> Result<Vec<Listed>> {
         let path = match directory {
             "" => self.root.clone(),
@@ -72,7 +74,7 @@ impl Share {
             .try_often(&path, doing, || self.operator.list(&path))
             .await?;
         let inside = |entry: &opendal::Entry| {
-            // The directory itself is listed too.
+            // The list also contains the directory itself.
             entry.path() != path && entry.path() != "/"
         };
         let listed = entries.iter().filter(|entry| inside(entry)).map(|entry| {
@@ -119,9 +121,9 @@ impl Share {
     }
 
     /// Writes a new file of at most 4 MiB into a directory, and creates missing parent directories.
-    /// Each attempt calls for a new name. A file is created with zeros before it is written, so a
-    /// request that was cancelled and arrives late would overwrite a later attempt with the same
-    /// name. Returns the name of the written file.
+    /// `name` is called before each attempt and must return a new file name: Azure creates a file
+    /// with zeros before it is written, so a cancelled request that arrives late would overwrite
+    /// the file of a later attempt with the same name. Returns the name of the written file.
     pub(super) async fn write_new(
         &self,
         directory: &str,
@@ -142,7 +144,7 @@ impl Share {
         self.try_often(directory, doing, write).await
     }
 
-    /// Deletes a file, or an empty directory (with a trailing `/`). An absent one is Ok.
+    /// Deletes a file, or an empty directory (with a trailing `/`). Succeeds if it is absent.
     pub(super) async fn delete(&self, path: &str, doing: &str) -> Result<()> {
         let path = &format!("{}{path}", self.root);
         self.try_often(path, doing, || self.operator.delete(path))
@@ -152,7 +154,7 @@ impl Share {
     /// Waits while Azure throttles requests.
     ///
     /// # Errors
-    /// [`Error::Throttled`] if that is long.
+    /// [`Error::Throttled`] if the wait would be long.
     async fn wait(&self, doing: &str) -> Result<()> {
         let until = *self
             .throttled_until

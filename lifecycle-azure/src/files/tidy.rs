@@ -2,8 +2,8 @@
 //!
 //! A superseded version is kept for a while ([`AzureFilesBuilder::keep`]), because it may still be
 //! read, and a publish in progress may reuse its chunks. Such a publish finishes within half of
-//! that time, so nothing needs the removed files. All times are the share's own; no other machine's
-//! clock is used.
+//! this retention time, so no reader or publisher needs the removed files. All times are from the
+//! share's clock; no other machine's clock is used.
 //!
 //! [`AzureFilesBuilder::keep`]: super::AzureFilesBuilder::keep
 
@@ -21,7 +21,7 @@ use super::{AzureFiles, PARALLEL};
 impl AzureFiles {
     /// Removes superseded versions and the chunks that only they need; returns the number of
     /// removed files. `chunks` must have been listed before the records, so that every version that
-    /// may use one of them is seen here.
+    /// may use one of these chunks is found.
     pub(super) async fn tidy(&self, name: &Name, chunks: &[Listed], doing: &str) -> Result<usize> {
         let share = &self.share;
         let records = published::records(share, name, doing).await?;
@@ -44,7 +44,8 @@ impl AzureFiles {
             .buffered(PARALLEL)
             .try_collect()
             .await?;
-        // A version is superseded by the next complete one; an incomplete one was never current.
+        // A version is superseded by the next complete version; an incomplete version was never
+        // current.
         let superseded = |index: usize| {
             let mut later = versions[index + 1..].iter();
             later
@@ -74,7 +75,8 @@ impl AzureFiles {
             .map(|chunk| format!("{directory}/{}", chunk.name))
             .collect();
         let removed = gone.len() + unneeded.len();
-        // Remove records first, the oldest first: no record may lack a chunk.
+        // Remove the records before their chunks, the oldest record first, so that no record ever
+        // refers to a missing chunk.
         for record in gone {
             let path = format!("{}/{record}", version::directory(name));
             share.delete(&path, doing).await?;

@@ -1,5 +1,5 @@
 //! HTTP transport to Azure Files: timeouts, TLS without system certificates, and error responses as
-//! data, which opendal's errors contain only as text.
+//! structured data, because opendal's errors contain them only as text.
 
 use std::time::Duration;
 
@@ -12,9 +12,9 @@ use thiserror::Error as ThisError;
 
 use crate::arm::transport::retry_after;
 
-/// Limit for opening a connection.
+/// Timeout for opening a connection.
 const CONNECT: Duration = Duration::from_secs(15);
-/// Limit between two pieces of a response.
+/// Timeout between two pieces of a response.
 const READ_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// Why there is no usable response. Contains no URL, which may include a signature.
@@ -50,7 +50,7 @@ impl From<reqwest_013::Error> for Trouble {
 
 impl From<Trouble> for opendal::Error {
     fn from(trouble: Trouble) -> Self {
-        // The kind does not matter, because our errors are created from the source.
+        // The kind is not used, because this crate creates its errors from the source.
         Self::new(ErrorKind::Unexpected, "").set_source(trouble)
     }
 }
@@ -110,8 +110,8 @@ impl HttpTransport for Transport {
     }
 }
 
-/// Parses an error response. opendal must see "absent" and "exists already" itself, because it
-/// relies on them to create directories.
+/// Parses an error response. "Absent" and "exists already" are left to opendal, because it relies
+/// on them to create directories.
 fn refused(status: StatusCode, headers: &HeaderMap) -> Option<Trouble> {
     let text = |name: &str| {
         let value = headers.get(name).and_then(|value| value.to_str().ok());

@@ -6,9 +6,9 @@
 //! ```
 //!
 //! The first line of a record is the SHA-256 of the rest, so that an incomplete record (still being
-//! written, or abandoned) is recognised. The rest names the chunks of the index. The index lists
-//! all entries with kind, digest, and chunks. The complete record with the highest number is the
-//! current version. Every attempt to write one of these files has a unique id in the file name.
+//! written, or abandoned) is recognized. The rest names the chunks of the index. The index lists
+//! all entries with their type, digest, and chunks. The complete record with the highest number is
+//! the current version. Every attempt to write one of these files has a unique id in the file name.
 //! Nothing can therefore overwrite a file that is in use, not even a cancelled request that arrives
 //! late.
 
@@ -25,13 +25,13 @@ use super::contents::{Body, Contents, Entry, Piece};
 use super::name::Name;
 use super::share::Listed;
 
-/// Incremented when an older reader would misread the format.
+/// The version of the format. It is incremented if an older reader would misread the new format.
 const FORM: u32 = 1;
 
-/// The largest record: the limit of a single write.
+/// The maximum size of a record: the limit for a single write.
 pub(super) const MOST_OF_RECORD: usize = 4 << 20;
 
-/// The largest index: enough for some million files.
+/// The maximum size of an index: enough for several million files.
 const MOST_OF_INDEX: u64 = 512 << 20;
 
 /// A SHA-256; hexadecimal when serialized.
@@ -64,7 +64,7 @@ pub(super) struct Chunk {
 }
 
 impl Chunk {
-    /// Whether its name is valid and it can be read in one request.
+    /// Whether the chunk's name is valid and the chunk can be read in one request.
     fn is_sound(&self) -> bool {
         let mut bytes = self.name.bytes();
         !self.name.is_empty()
@@ -102,22 +102,22 @@ pub(super) struct Record {
     pub(super) index: Vec<Chunk>,
 }
 
-/// The directory of a code base's records.
+/// Returns the directory for a code base's records.
 pub(super) fn directory(name: &Name) -> String {
     name.join(&format!("{OWN_DIRECTORY}/versions"))
 }
 
-/// The directory of a code base's chunks.
+/// Returns the directory for a code base's chunks.
 pub(super) fn chunks(name: &Name) -> String {
     name.join(&format!("{OWN_DIRECTORY}/chunks"))
 }
 
-/// The file name of a record. Names sort by number.
+/// Returns the file name of a record. File names sort by number.
 pub(super) fn file_name(number: u64, id: Uuid) -> String {
     format!("{number:020}-{}", id.simple())
 }
 
-/// The number in a record's file name; `None` if the file is not a record.
+/// Returns the number in a record's file name; `None` if the file is not a record.
 pub(super) fn number(file_name: &str) -> Option<u64> {
     let (number, id) = file_name.split_once('-')?;
     Uuid::try_parse(id).ok()?;
@@ -182,7 +182,7 @@ impl Record {
     }
 }
 
-/// The part of a record that all formats have.
+/// The part of a record that is the same in all versions of the format.
 #[derive(Deserialize)]
 struct Form {
     form: u32,
@@ -220,7 +220,7 @@ impl Version {
         let entries: BTreeMap<String, Stored> =
             serde_json::from_slice(index).map_err(|error| corrupt(error.to_string()))?;
         for (path, stored) in &entries {
-            // The path will be used on a disk.
+            // The entry will be written to a disk under this path.
             let leads_out = path.split('/').any(|part| matches!(part, "" | "." | ".."));
             if leads_out {
                 return Err(corrupt(format!("`{path}` is not a path in a code base")));
@@ -247,7 +247,7 @@ impl Version {
         }
     }
 
-    /// All chunks, including those of the index.
+    /// Iterates over all chunks, those of the index too.
     pub(super) fn chunks(&self) -> impl Iterator<Item = &Chunk> {
         let of_files = self.entries.values().flat_map(|stored| match stored {
             Stored::File { chunks, .. } => chunks.as_slice(),
@@ -303,7 +303,7 @@ impl Version {
     }
 }
 
-/// The piece to read for a chunk.
+/// Returns the piece to read for a chunk.
 pub(super) fn piece(directory: &str, chunk: &Chunk) -> Piece {
     Piece {
         path: format!("{directory}/{}", chunk.name),

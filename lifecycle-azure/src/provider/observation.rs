@@ -16,7 +16,7 @@ use crate::vm::{self, Vm};
 const SSH: u16 = 22;
 
 impl Azure {
-    /// All nodes, sorted by name.
+    /// Returns all nodes, sorted by name.
     pub(super) async fn nodes(&self) -> Result<Vec<ObservedNode>> {
         let mut vms = self.compute.list().await?;
         vms.retain(|vm| vm.tags.are_of(&self.options.owner));
@@ -54,7 +54,8 @@ impl Azure {
         for vm in &vms {
             let addresses = match addresses(vm) {
                 Some(addresses) => addresses,
-                // Not in the lists, because Azure creates them one after the other.
+                // The lists may lack a new VM's interface or address, because Azure creates these
+                // resources one after the other.
                 None => self.addresses(vm).await?,
             };
             let node = self.observed(vm, addresses);

@@ -12,12 +12,12 @@ use crate::compute::COMPUTE;
 use crate::tags::{self, Tags};
 use crate::vm::{State, Vm};
 
-/// Limit for changing tags, which usually takes seconds.
+/// Time limit for changing tags, which usually takes seconds.
 const TAGS: Duration = Duration::from_mins(5);
 
 impl Azure {
-    /// The VM of a node, owned by this platform or not: the one of its name in the platform's
-    /// group, or an adopted one.
+    /// Returns the VM of a node, whether or not this platform owns it: the VM with the node's name
+    /// in the platform's group, or an adopted VM.
     pub(super) async fn vm(&self, node: &NodeName) -> Result<Option<Vm>> {
         let found = self
             .compute
@@ -46,7 +46,7 @@ impl Azure {
         }
     }
 
-    /// The node's VM, if it belongs to this platform.
+    /// Returns the node's VM, if it belongs to this platform.
     pub(super) async fn owned(&self, node: &NodeName) -> Result<Option<Vm>> {
         match self.vm(node).await? {
             Some(vm) if !vm.tags.are_of(&self.options.owner) => Err(Error::conflict(
@@ -77,7 +77,7 @@ impl Azure {
                 .with(tags::PLATFORM, owner.name.as_str())
                 .with(tags::PLATFORM_ID, &owner.id.to_string())
                 .with(tags::NODE, node.as_str())
-                // Overwrites the value of a previous platform.
+                // This overwrites the value that a previous platform may have set.
                 .with(tags::CREATED, "no");
             self.set_tags(&vm, &tags).await?;
         }

@@ -15,9 +15,10 @@ use crate::compute::{Action, Begun};
 use crate::vm::{State, Vm};
 
 impl Azure {
-    /// Starts an action on a VM, unless `is_done` returns that nothing needs to be done. Azure
-    /// would let it replace another change in progress. Only a deletion may do that, and the same
-    /// action again, because a change that Azure has lost track of can only be finished that way.
+    /// Starts an action on a VM, unless `is_done` returns true for the VM. Azure would let any
+    /// action replace a change in progress. This function allows that only for a deletion, and for
+    /// the action that is already in progress, because a change that Azure has lost track of can
+    /// only be finished that way.
     pub(super) async fn begin_action(
         &self,
         node: &NodeName,
@@ -62,7 +63,7 @@ impl Azure {
         }
     }
 
-    /// Starts the deletion of a VM that this program created, and releases any other.
+    /// Starts the deletion of a VM that this program created; releases any other VM.
     pub(super) async fn begin_delete(&self, node: &NodeName) -> Result<Token> {
         let Some(vm) = self.owned(node).await? else {
             self.shared.note_tried(node, &Tried::default()).await?;
@@ -73,13 +74,13 @@ impl Azure {
             return Ok(Token::Nothing);
         }
         if vm.has_alternatives() && !vm.tried().is_empty() && vm.never_ran() {
-            // If the node is provisioned again, it continues with the next alternative.
+            // If the node is provisioned again, provisioning continues with the next alternative.
             self.shared.note_tried(node, &vm.tried()).await?;
         }
         self.begin_action(node, Action::Delete, |_| false).await
     }
 
-    /// Polls the VM itself, for a change whose operation does not report its result.
+    /// Polls the VM itself. Used for a change whose operation does not report a result.
     pub(super) async fn poll_settling(&self, change: &NodeChange) -> Result<CloudProgress> {
         let node = change.node();
         let is_deletion = matches!(change, NodeChange::Delete { .. });
@@ -119,9 +120,11 @@ impl Azure {
                 after: after.or(Some(self.options.poll_every)),
                 message: status.map(|status| format!("Azure reports {status}")),
             }),
-            // Azure forgets an operation long after its end; the next observation shows the result.
+            // Azure forgets an operation long after it ended; the next observation shows the
+            // result.
             Progress::Done | Progress::Gone => Ok(CloudProgress::Done),
-            // Replaced by the same action, which is still running, or by another one.
+            // The operation was replaced by another request for the same action, which is still
+            // running, or by another action.
             Progress::Failed(refusal) if refusal.is_preempted() => self.poll_settling(change).await,
             Progress::Failed(refusal) => Err(refusal.into_error(format!("VM {node}"))),
         }
@@ -147,7 +150,7 @@ impl Azure {
         }
     }
 
-    /// Powers a VM off; returns only when Azure reports that it is off.
+    /// Powers a VM off. Returns only when Azure reports that the VM is off.
     pub(super) async fn power_off(&self, node: &NodeName) -> Result<Fenced> {
         while let Some(vm) = self.owned(node).await? {
             if vm.is_off() {
@@ -159,7 +162,8 @@ impl Azure {
                 State::Failed(_) if vm.never_ran() => Action::Deallocate,
                 _ => Action::PowerOff,
             };
-            // Sent once and then polled: each request would restart it.
+            // The request is sent once and then polled, because every further request would restart
+            // the operation.
             let begun = self.compute.begin(vm.group(), &vm.name, action).await;
             match begun {
                 Ok(Begun {
@@ -184,7 +188,7 @@ impl Azure {
     }
 }
 
-/// Whether this same action is in progress.
+/// Whether `action` is in progress on the VM.
 fn is_in_progress(action: Action, vm: &Vm) -> bool {
     match action {
         Action::Start => vm.is_being_started(),

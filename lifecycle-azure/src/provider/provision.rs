@@ -1,5 +1,5 @@
-//! Creation of a VM: request, polling, re-creation or the next alternative after a failure, final
-//! settings.
+//! Creates a VM: sends the request, polls it, creates the VM again or tries the next alternative
+//! after a failure, and applies the final settings.
 
 use std::time::Duration;
 
@@ -54,8 +54,9 @@ impl Azure {
         }
     }
 
-    /// Starts the removal of a VM whose creation failed. Its alternative is recorded first, where
-    /// the next attempt finds it; after the last alternative, the first is tried again.
+    /// Starts the removal of a VM whose creation failed. Before that, the VM's alternative is
+    /// recorded for the next attempt. After the last alternative, the next attempt starts with the
+    /// first one again.
     async fn remove_failed(&self, spec: &NodeSpec, vm: &Vm) -> Result<Option<Duration>> {
         let name = &spec.name;
         let all = Alternative::of(&self.options, spec);
@@ -81,8 +82,8 @@ impl Azure {
         Ok(begun.after)
     }
 
-    /// Requests the VM with the first alternative that Azure does not reject at once. Returns how
-    /// long to wait before the first poll, if Azure specifies a wait.
+    /// Requests the VM with the first alternative that Azure does not reject immediately. Returns
+    /// how long to wait before the first poll, if Azure specifies a wait.
     async fn create(&self, spec: &NodeSpec) -> Result<Option<Duration>> {
         let name = &spec.name;
         self.shared.ensure().await?;
@@ -135,7 +136,7 @@ impl Azure {
         })
     }
 
-    /// Sends the create request for a VM, with an identity for the manager's node.
+    /// Sends the create request for a VM, with an identity if the VM is the manager's node.
     async fn ask_for(
         &self,
         name: &NodeName,
@@ -202,7 +203,7 @@ impl Azure {
             }
             State::Deleting => Err(Error::failed(format!("VM {name}"), "it is being removed")),
             State::Failed(ref refusal) if vm.never_ran() => self.next(spec, &vm, refusal).await,
-            // It is or was running: a later change failed.
+            // The VM is running or was running, so a later change failed, not its creation.
             State::Failed(_) | State::Succeeded => {
                 if !self.settle(&vm).await? {
                     return in_progress("Azure is making its address static");
@@ -215,7 +216,7 @@ impl Azure {
         }
     }
 
-    /// What to do after a failed creation: the next alternative, if there is one and it may
+    /// Handles a failed creation: continues with the next alternative, if there is one and it may
     /// succeed.
     async fn next(&self, spec: &NodeSpec, vm: &Vm, refusal: &Refusal) -> Result<CloudProgress> {
         let name = &spec.name;
@@ -239,8 +240,7 @@ impl Azure {
         })
     }
 
-    /// Ensures that a VM of the platform keeps its private address. The create request of a VM
-    /// cannot specify this.
+    /// Makes the private address of a VM static. The request that creates a VM cannot specify this.
     pub(super) async fn settle(&self, vm: &Vm) -> Result<bool> {
         let Some(path) = vm.interface.as_ref().filter(|_| vm.is_created()) else {
             return Ok(true);

@@ -1,4 +1,4 @@
-//! The simulator's certificate authority. Clients connect to Azure over https only.
+//! The simulator's certificate authority. Clients connect to Azure only over HTTPS.
 
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -11,13 +11,13 @@ use rcgen::{
 use rustls::ServerConfig;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer};
 
-/// A certificate authority that exists as long as its simulator.
+/// A certificate authority that exists only as long as its simulator.
 #[derive(Debug)]
 pub struct Authority {
     issuer: CertifiedIssuer<'static, KeyPair>,
 }
 
-/// The certificate and key of an https listener.
+/// The certificate and key of an HTTPS listener.
 pub struct ServerIdentity {
     chain: Vec<CertificateDer<'static>>,
     key: PrivatePkcs8KeyDer<'static>,
@@ -37,7 +37,7 @@ impl Authority {
     /// Creates an authority.
     ///
     /// # Errors
-    /// If the operating system provides no randomness.
+    /// Fails if the operating system provides no randomness.
     pub fn new() -> Result<Self> {
         let key = KeyPair::generate().map_err(|e| failed(&e))?;
         let mut parameters = CertificateParams::default();
@@ -51,7 +51,7 @@ impl Authority {
         Ok(Self { issuer })
     }
 
-    /// The authority's certificate, in PEM, which clients must trust.
+    /// Returns the authority's certificate, in PEM, which clients must trust.
     pub fn pem(&self) -> String {
         self.issuer.pem()
     }
@@ -60,7 +60,8 @@ impl Authority {
     /// `known_as`.
     ///
     /// # Errors
-    /// If `known_as` contains an invalid name, or the operating system provides no randomness.
+    /// Fails if `known_as` contains an invalid name, or the operating system provides no
+    /// randomness.
     pub fn issue(&self, address: IpAddr, known_as: &[String]) -> Result<ServerIdentity> {
         let key = KeyPair::generate().map_err(|e| failed(&e))?;
         let mut names = vec!["localhost".to_owned(), "127.0.0.1".into(), "::1".into()];
@@ -87,7 +88,8 @@ impl Authority {
 }
 
 impl ServerIdentity {
-    /// Uses its own crypto provider, because the process may not have chosen one.
+    /// Returns the TLS configuration for a listener. It uses its own crypto provider, because the
+    /// process may not have chosen one.
     pub(crate) fn server_config(&self) -> Result<Arc<ServerConfig>> {
         let failed = |error: rustls::Error| {
             Error::failed("using the simulator's certificate", error.to_string())

@@ -13,7 +13,7 @@ use super::entra::Tokens;
 use super::host::HostBackend;
 use super::options::SimulatorOptions;
 
-/// Cheap to clone; all clones share one state.
+/// The shared state. It is cheap to clone; all clones share the same state.
 #[derive(Debug, Clone)]
 pub(crate) struct Cloud(Arc<Parts>);
 
@@ -27,7 +27,7 @@ pub(crate) struct Parts {
     pub(crate) hosts: Arc<dyn HostBackend>,
     /// The tasks that run operations.
     pub(crate) tasks: TaskTracker,
-    /// Cancels all of them.
+    /// Cancels all tasks.
     pub(crate) stop: CancellationToken,
     pub(crate) state: Mutex<ArmState>,
 }
@@ -37,7 +37,8 @@ impl Cloud {
         Self(Arc::new(parts))
     }
 
-    /// The state of Resource Manager, locked, with its time set to now. Never held across an await.
+    /// Locks the state of Resource Manager, and sets its time to now. The lock must not be held
+    /// across an await.
     pub(crate) fn arm(&self) -> MutexGuard<'_, ArmState> {
         let mut arm = self.state.lock().unwrap_or_else(PoisonError::into_inner);
         arm.now = self.clock.now();

@@ -13,28 +13,29 @@ use lifecycle_core::{Error, Result};
 
 use super::host::{HostBackend, HostChange, HostFailure, HostRequest};
 
-/// Limit for a change. The first host may have to wait for its image to be built.
+/// Time limit for a change. The first host may have to wait for its image to be built.
 const LIMIT: Duration = Duration::from_mins(30);
 
 /// Chooses the cloud for each host. Hosts differ in their accounts and first boots, so each may
 /// have its own provider.
 pub trait HostClouds: fmt::Debug + Send + Sync + 'static {
-    /// The cloud and node for a host. The same request always gets the same placement.
+    /// Returns the cloud and node for a host. The same request always gets the same placement.
     ///
     /// # Errors
-    /// If there cannot be such a host.
+    /// Fails if such a host is not possible.
     fn placement(&self, request: &HostRequest) -> Result<HostPlacement>;
 
-    /// The address outside its network at which the host with a private address is reachable.
+    /// Returns the address at which the host with a private address is reachable from outside its
+    /// network.
     fn public_address(&self, private: Ipv4Addr) -> Option<Ipv4Addr>;
 }
 
 /// The cloud and node of a host.
 #[derive(Debug, Clone)]
 pub struct HostPlacement {
-    /// The cloud that creates it.
+    /// The cloud that creates the host.
     pub cloud: Arc<dyn CloudProvider>,
-    /// Its node in that cloud.
+    /// The host's node in that cloud.
     pub node: NodeSpec,
 }
 
@@ -43,13 +44,13 @@ pub struct HostPlacement {
 pub struct CloudHosts {
     clouds: Arc<dyn HostClouds>,
     placements: Mutex<BTreeMap<String, HostPlacement>>,
-    /// Read-locked while a host is created; shared resources are removed only when no host is being
-    /// created.
+    /// Read-locked while a host is being created; shared resources are removed only when no host is
+    /// being created.
     creating: tokio::sync::RwLock<()>,
 }
 
 impl CloudHosts {
-    /// Hosts in the clouds that `clouds` chooses.
+    /// Creates a backend whose hosts are in the clouds that `clouds` chooses.
     pub fn new(clouds: Arc<dyn HostClouds>) -> Self {
         Self {
             clouds,
@@ -92,8 +93,8 @@ impl CloudHosts {
 
     async fn create_host(&self, request: &HostRequest) -> Result<()> {
         let placement = self.clouds.placement(request)?;
-        // Recorded before its creation, so that the host of an interrupted creation is deleted with
-        // its VM.
+        // The placement is recorded before the host is created, so that the host of an interrupted
+        // creation is deleted with its VM.
         self.placements()
             .insert(request.vm.clone(), placement.clone());
         let _guard = self.creating.read().await;
@@ -104,7 +105,7 @@ impl CloudHosts {
             LIMIT,
         )
         .await?;
-        // An existing host of an interrupted call may have been stopped since.
+        // If an interrupted call created the host, the host may have been stopped since.
         self.start(&placement).await
     }
 
@@ -132,8 +133,8 @@ impl CloudHosts {
         let node = placement.node.name.clone();
         carry_out(placement.cloud.as_ref(), NodeChange::Delete { node }, LIMIT).await?;
         self.placements().remove(vm);
-        // A host that is being created needs the shared resources; they are removed with the last
-        // host.
+        // A host that is being created needs the shared resources, so they are removed only with
+        // the last host.
         let Ok(_guard) = self.creating.try_write() else {
             return Ok(());
         };

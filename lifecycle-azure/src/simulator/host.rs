@@ -8,34 +8,34 @@ use std::ops::RangeInclusive;
 use async_trait::async_trait;
 use lifecycle_core::secret::Sensitive;
 
-/// The host to create.
+/// Describes the host to create.
 #[derive(Debug, Clone)]
 pub struct HostRequest {
-    /// The VM's id, in lower case.
+    /// The id of the host's VM, in lower case.
     pub vm: String,
     pub host_name: String,
     pub cores: u32,
-    /// Its operating system: `debian`, `ubuntu`.
+    /// The operating system: `debian` or `ubuntu`.
     pub system: String,
     pub admin: String,
-    /// The public keys of that account, in OpenSSH form.
+    /// The public keys of that account, in OpenSSH format.
     pub ssh_keys: Vec<String>,
-    /// The custom data for its first boot, in base64, as the client sent it.
+    /// The custom data for the first boot, in Base64, as the client sent it.
     pub custom_data: Option<Sensitive>,
-    /// The private address that Azure shows for it.
+    /// The private address that Azure shows for the VM.
     pub private_address: Option<Ipv4Addr>,
     pub subnet: Option<HostSubnet>,
-    /// The TCP ports that are open from outside its network: none without a public address, else
-    /// those that the security groups of its subnet and its interface allow.
+    /// The TCP ports that are open from outside the network: none without a public address,
+    /// otherwise those that the security groups of the subnet and the interface allow.
     pub inbound_ports: Vec<RangeInclusive<u16>>,
 }
 
 /// The subnet of a host.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct HostSubnet {
-    /// Its id, in lower case.
+    /// The subnet's id, in lower case.
     pub id: String,
-    /// The first address of its block.
+    /// The first address of the subnet's block.
     pub address: Ipv4Addr,
     pub prefix_length: u8,
 }
@@ -44,21 +44,21 @@ pub struct HostSubnet {
 #[derive(Debug, Clone)]
 #[non_exhaustive]
 pub enum HostChange {
-    /// Create and start it.
+    /// Create and start the host.
     Create(HostRequest),
-    /// Start it.
+    /// Start the host.
     Start { vm: String },
-    /// Restart it.
+    /// Restart the host.
     Restart { vm: String },
-    /// Stop it and keep its resources.
+    /// Stop the host and keep its resources.
     PowerOff {
         vm: String,
-        /// Whether to stop it at once, without a shutdown of its operating system.
+        /// Whether to stop the host immediately, without a shutdown of its operating system.
         skip_shutdown: bool,
     },
-    /// Stop it and release its resources.
+    /// Stop the host and release its resources.
     Deallocate { vm: String },
-    /// Delete it.
+    /// Delete the host.
     Delete { vm: String },
 }
 
@@ -74,21 +74,22 @@ pub struct HostFailure {
 ///
 /// # Guarantees
 /// A change returns when it is complete. Each change may be repeated, and deleting an absent host
-/// is Ok.
+/// succeeds.
 ///
 /// # Caveats
-/// A change in progress is dropped when a later operation replaces it, and when the simulator ends.
+/// A change in progress is dropped when a later operation replaces it, and when the simulator
+/// stops.
 ///
 /// # Errors
-/// The error of the VM's operation.
+/// A [`HostFailure`] becomes the error of the VM's operation.
 #[async_trait]
 pub trait HostBackend: fmt::Debug + Send + Sync + 'static {
     /// Applies a change.
     async fn change(&self, change: HostChange) -> Result<(), HostFailure>;
 
-    /// The address outside its network at which the host with a private address is reachable. The
-    /// VM's public address then shows it. Without one, the VM keeps the simulator's unroutable
-    /// address.
+    /// Returns the address at which the host with a private address is reachable from outside its
+    /// network. Azure then shows it as the VM's public address. If this returns `None`, the VM
+    /// keeps the simulator's unroutable address.
     fn public_address(&self, _private: Ipv4Addr) -> Option<Ipv4Addr> {
         None
     }

@@ -1,5 +1,5 @@
-//! Serves a router on an address of this machine, over http or https, until it is dropped. All
-//! services of the simulator use it.
+//! Serves a router on an address of this machine, over HTTP or HTTPS. All services of the simulator
+//! use it.
 
 use std::io;
 use std::net::SocketAddr;
@@ -33,11 +33,11 @@ pub struct Listener {
 }
 
 impl Listener {
-    /// Serves `router` at `address` (port 0 selects a free port): over https with an identity, else
-    /// over http.
+    /// Serves `router` at `address` (port 0 selects a free port): over HTTPS if `identity` is
+    /// given, otherwise over HTTP.
     ///
     /// # Errors
-    /// If the address cannot be bound.
+    /// Fails if the address cannot be bound.
     pub async fn start(
         address: SocketAddr,
         router: Router,
@@ -59,7 +59,7 @@ impl Listener {
                 tokio::spawn(ended(server.handle(handle.clone()).serve(service), bound))
             }
         };
-        // Wait until it accepts connections, so that no client connects too early.
+        // Wait until the server accepts connections, so that no client connects too early.
         handle.listening().await;
         Ok(Self {
             address: bound,
@@ -69,17 +69,17 @@ impl Listener {
         })
     }
 
-    /// The address that it is bound to.
+    /// Returns the address that the listener is bound to.
     pub fn address(&self) -> SocketAddr {
         self.address
     }
 
-    /// Its URL, without a path or trailing slash.
+    /// Returns the listener's URL, without a path or trailing slash.
     pub fn url(&self) -> String {
         format!("{}://{}", self.scheme(), self.address)
     }
 
-    /// Its URL with another name or address of this machine.
+    /// Returns the listener's URL with another name or address of this machine.
     pub fn url_at(&self, host: &str) -> String {
         format!("{}://{host}:{}", self.scheme(), self.address.port())
     }
@@ -88,7 +88,8 @@ impl Listener {
         if self.secure { "https" } else { "http" }
     }
 
-    /// Stops it: requests in progress may take another second, then their connections are closed.
+    /// Stops the listener: requests in progress may take another second, then their connections are
+    /// closed.
     pub async fn stop(mut self) {
         self.handle.graceful_shutdown(Some(LAST_REQUESTS));
         if let Err(error) = (&mut self.served).await {
@@ -109,18 +110,18 @@ async fn ended(server: impl Future<Output = io::Result<()>>, address: SocketAddr
     }
 }
 
-/// An extension of a response that closes the connection without sending the response.
+/// An extension of a response: the connection is closed without sending the response.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct BreakConnection;
 
-/// A response that closes the connection.
+/// Returns a response that closes the connection.
 pub(crate) fn broken() -> Response {
     let mut response = Response::new(Body::empty());
     response.extensions_mut().insert(BreakConnection);
     response
 }
 
-/// Adapts the router to hyper. Only here can a connection be closed without a response.
+/// Adapts the router to hyper. A connection can only be closed without a response at this layer.
 #[derive(Debug, Clone)]
 struct Connections(Router);
 

@@ -1,5 +1,5 @@
 //! A simulator of Azure, for tests and experiments. Microsoft's own clients accept its responses.
-//! `docs/azure-simulator.md` lists what it covers and where it differs from Azure on purpose.
+//! `docs/azure-simulator.md` describes what it covers and where it deliberately differs from Azure.
 //!
 //! ```no_run
 //! # async fn example() -> lifecycle_core::Result<()> {
@@ -78,16 +78,16 @@ impl AzureSimulator {
     /// tests can pause and advance it.
     ///
     /// # Errors
-    /// If an address cannot be bound.
+    /// Fails if an address cannot be bound.
     pub async fn start(options: SimulatorOptions) -> Result<Self> {
         Self::start_with(options, Arc::new(NoHosts)).await
     }
 
-    /// Starts a simulator with hosts behind its VMs; the options' delays are added to the time that
-    /// the hosts take.
+    /// Starts a simulator with hosts behind its VMs; the delays in the options are added to the
+    /// time that the hosts take.
     ///
     /// # Errors
-    /// If an address cannot be bound.
+    /// Fails if an address cannot be bound.
     pub async fn start_with(
         options: SimulatorOptions,
         hosts: Arc<dyn HostBackend>,
@@ -147,13 +147,13 @@ impl AzureSimulator {
         })
     }
 
-    /// The address of its http endpoint.
+    /// Returns the address of the HTTP endpoint.
     pub fn address(&self) -> SocketAddr {
         self.http.address()
     }
 
-    /// Its URL by address or, if clients cannot connect to that (`0.0.0.0`), by the first name in
-    /// `known_as`.
+    /// Returns a listener's URL with its address or, if clients cannot connect to that address
+    /// (`0.0.0.0`), with the first name in `known_as`.
     fn url(&self, listener: &Listener) -> String {
         match self.options().known_as.first() {
             Some(name) if listener.address().ip().is_unspecified() => listener.url_at(name),
@@ -161,80 +161,80 @@ impl AzureSimulator {
         }
     }
 
-    /// The URL of Azure Resource Manager, Entra, and the managed identity over http:
+    /// Returns the URL of Azure Resource Manager, Entra, and the managed identity over HTTP:
     /// `http://127.0.0.1:<port>`.
     pub fn endpoint(&self) -> String {
         self.url(&self.http)
     }
 
-    /// The same over https. Clients must trust [`authority_pem`](Self::authority_pem).
+    /// Returns the same URL over HTTPS. Clients must trust [`authority_pem`](Self::authority_pem).
     pub fn secure_endpoint(&self) -> String {
         self.url(&self.https)
     }
 
-    /// The URL of Azure Files over http.
+    /// Returns the URL of Azure Files over HTTP.
     pub fn files_endpoint(&self) -> String {
         self.url(&self.files_http)
     }
 
-    /// The same over https, with the same certificate authority.
+    /// Returns the URL of Azure Files over HTTPS, with the same certificate authority.
     pub fn secure_files_endpoint(&self) -> String {
         self.url(&self.files_https)
     }
 
-    /// The storage accounts and their contents.
+    /// Returns the storage accounts and their contents.
     pub fn files(&self) -> &FilesService {
         &self.files
     }
 
-    /// The certificate authority of the https endpoints, in PEM.
+    /// Returns the certificate authority of the HTTPS endpoints, in PEM.
     pub fn authority_pem(&self) -> String {
         self.authority.pem()
     }
 
-    /// The value of `IDENTITY_ENDPOINT` for a client with a managed identity in App Service's form;
-    /// `IDENTITY_HEADER` is [`SimulatorOptions::identity_header`].
+    /// Returns the value of `IDENTITY_ENDPOINT` for a client that uses a managed identity over the
+    /// App Service protocol; `IDENTITY_HEADER` is [`SimulatorOptions::identity_header`].
     pub fn identity_endpoint(&self) -> String {
         format!("{}{}", self.endpoint(), identity::APP_SERVICE_PATH)
     }
 
-    /// The recorded requests and their outcomes.
+    /// Returns the recorded requests and their outcomes.
     pub fn requests(&self) -> &Requests {
         &self.requests
     }
 
-    /// The injected faults.
+    /// Returns the injected faults.
     pub fn faults(&self) -> &Faults {
         &self.faults
     }
 
-    /// The options that it was started with.
+    /// Returns the options with which the simulator was started.
     pub fn options(&self) -> &SimulatorOptions {
         &self.cloud.options
     }
 
-    /// The use of Azure's rate limits, by name.
+    /// Returns the use of Azure's rate limits, by name.
     pub fn budgets(&self) -> Vec<BudgetReading> {
         self.cloud.budgets.readings(self.cloud.clock.now())
     }
 
-    /// The VMs, sorted by id, including data that Azure's API never returns.
+    /// Returns the VMs, sorted by id, with data that Azure's API never returns.
     pub fn vms(&self) -> Vec<SimulatedVm> {
         vm::all(&self.cloud.arm())
     }
 
-    /// Serves the router of another service at a free port over http. Its requests are recorded and
+    /// Serves the router of another service at a free port over HTTP. Its requests are recorded and
     /// subject to faults like all others.
     ///
     /// # Errors
-    /// If there is no free port.
+    /// Fails if there is no free port.
     pub async fn listen(&self, router: Router) -> Result<Listener> {
         let free = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 0);
         Listener::start(free, observed(router, &self.requests, &self.faults), None).await
     }
 
-    /// Stops it and waits until all operations in progress have ended. Dropping it stops it without
-    /// waiting.
+    /// Stops the simulator and waits until all operations in progress have ended. Dropping the
+    /// simulator stops it without waiting.
     pub async fn stop(self) {
         let Self {
             cloud,

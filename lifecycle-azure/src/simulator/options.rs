@@ -1,4 +1,4 @@
-//! The options of a simulated Azure: credentials, offers, delays.
+//! The options of a simulated Azure: credentials, available sizes and quotas, delays.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -9,16 +9,16 @@ use std::time::Duration;
 use lifecycle_core::secret::Sensitive;
 
 /// The addresses of a simulator and what it simulates. The default is one tenant with one
-/// subscription and one client, without delays, at free ports of this machine.
+/// subscription and one client, without delays, on free ports of this machine.
 #[derive(Debug, Clone)]
 pub struct SimulatorOptions {
-    /// The address of the http endpoint; port 0 selects a free port.
+    /// The address of the HTTP endpoint; port 0 selects a free port.
     pub http: SocketAddr,
-    /// The address of the https endpoint; port 0 selects a free port.
+    /// The address of the HTTPS endpoint; port 0 selects a free port.
     pub https: SocketAddr,
-    /// The address of Azure Files over http; port 0 selects a free port.
+    /// The address of Azure Files over HTTP; port 0 selects a free port.
     pub files_http: SocketAddr,
-    /// The address of Azure Files over https; port 0 selects a free port.
+    /// The address of Azure Files over HTTPS; port 0 selects a free port.
     pub files_https: SocketAddr,
     /// Further names and addresses by which clients reach the simulator. Its certificates are valid
     /// for them.
@@ -32,28 +32,29 @@ pub struct SimulatorOptions {
     pub clients: Vec<Client>,
     /// The client id of the machine's managed identity.
     pub managed_identity: String,
-    /// The required value of `X-IDENTITY-HEADER` for the managed identity in App Service's form.
+    /// The required value of `X-IDENTITY-HEADER` for the managed identity over the App Service
+    /// protocol.
     pub identity_header: Sensitive,
     pub token_life: Duration,
     pub subscriptions: Vec<String>,
     pub delays: Delays,
     /// The value of `Retry-After` while an operation is in progress, in whole seconds. Azure's
-    /// compute service often sends none.
+    /// compute service often does not send it.
     pub poll_after: Option<Duration>,
-    /// Number of items per page of a list.
+    /// The number of items per page of a list.
     pub page_size: usize,
-    /// Quota of cores per location, by the family's name in `Microsoft.Compute/skus`; other
+    /// The quota of cores per location, by the family's name in `Microsoft.Compute/skus`; other
     /// families have [`default_quota`](Self::default_quota).
     pub quotas: BTreeMap<String, u32>,
-    /// Quota of cores per location for any other family.
+    /// The quota of cores per location for any other family.
     pub default_quota: u32,
-    /// Quota of cores per location for all families together.
+    /// The quota of cores per location for all families together.
     pub regional_quota: u32,
     /// VM sizes that are not available to this subscription (location, size).
     pub restricted_sizes: Vec<(String, String)>,
-    /// Whether requests beyond Azure's rate limits get 429. They are counted in any case.
+    /// Whether requests beyond Azure's rate limits get 429. Requests are always counted.
     pub enforce_budgets: bool,
-    /// How long a NIC stays reserved for a VM whose creation was refused.
+    /// How long a NIC stays reserved for a VM whose creation was rejected.
     pub nic_reservation: Duration,
 }
 
@@ -76,7 +77,7 @@ impl fmt::Debug for Client {
 #[derive(Clone)]
 pub struct StorageAccount {
     pub name: String,
-    /// Its key, in Base64.
+    /// The account's key, in Base64.
     pub key: Sensitive,
     pub shares: Vec<String>,
 }
@@ -90,7 +91,7 @@ impl fmt::Debug for StorageAccount {
     }
 }
 
-/// The duration of operations, from the request to their end.
+/// The durations of operations, from the request to the end of the operation.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Delays {
     /// To create or resize a VM.
@@ -106,7 +107,7 @@ pub struct Delays {
 }
 
 impl Delays {
-    /// The same delay for all operations.
+    /// Uses the same delay for all operations.
     pub const fn all(delay: Duration) -> Self {
         Self {
             create: delay,
@@ -127,13 +128,13 @@ pub const TENANT: &str = "11111111-1111-1111-1111-111111111111";
 pub const SUBSCRIPTION: &str = "22222222-2222-2222-2222-222222222222";
 /// The default client.
 pub const CLIENT: &str = "33333333-3333-3333-3333-333333333333";
-/// The default client's secret. It is valid for a simulator only.
+/// The default client's secret. It is valid only for a simulator.
 pub const CLIENT_SECRET: &str = "the-simulators-own-secret";
 /// The default managed identity.
 pub const MANAGED_IDENTITY: &str = "44444444-4444-4444-4444-444444444444";
 /// The default storage account.
 pub const STORAGE_ACCOUNT: &str = "simulatedfiles";
-/// The default storage account's key. It is valid for a simulator only.
+/// The default storage account's key. It is valid only for a simulator.
 pub const STORAGE_KEY: &str = "dGhlLXNpbXVsYXRvcnMtb3duLXN0b3JhZ2Uta2V5";
 /// The default storage account's share.
 pub const STORAGE_SHARE: &str = "code";

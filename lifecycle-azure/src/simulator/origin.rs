@@ -1,4 +1,5 @@
-//! The scheme and authority that a client used for its request. Links in responses use the same.
+//! The scheme and authority that a client used for its request. Links in responses use the same
+//! scheme and authority.
 
 use std::convert::Infallible;
 use std::fmt;
@@ -7,7 +8,7 @@ use axum::extract::FromRequestParts;
 use axum::http::header::HOST;
 use axum::http::request::Parts;
 
-/// `http://127.0.0.1:1234`, as the client wrote it.
+/// The origin as the client wrote it, for example `http://127.0.0.1:1234`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Origin(String);
 

@@ -22,19 +22,19 @@ use tokio::sync::watch;
 use super::listener::BreakConnection;
 use super::selector::Selector;
 
-/// Number of requests kept; the oldest are dropped first.
+/// The number of requests that are kept; the oldest are dropped first.
 const KEPT: usize = 100_000;
 
-/// One request and its outcome.
+/// A request and its outcome.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Recorded {
     pub method: Method,
-    /// Its path, as it was sent.
+    /// The path, as it was sent.
     pub path: String,
-    /// Its query, without the question mark and with `…` in place of a signature; empty if there is
-    /// none.
+    /// The query, without the question mark and with `…` in place of a signature; empty if there is
+    /// no query.
     pub query: String,
-    /// When it arrived, by the simulator's clock.
+    /// When the request arrived, by the simulator's clock.
     pub at: DateTime<Utc>,
     pub outcome: Outcome,
 }
@@ -42,7 +42,7 @@ pub struct Recorded {
 /// The outcome of a request.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Outcome {
-    /// Not answered yet, or the client disconnected before.
+    /// The request has not been answered yet, or the client disconnected before it was answered.
     Open,
     Answered {
         status: StatusCode,
@@ -54,7 +54,7 @@ pub enum Outcome {
 }
 
 impl Recorded {
-    /// The status, if it was answered.
+    /// Returns the status of the response, if there was a response.
     pub fn status(&self) -> Option<StatusCode> {
         match self.outcome {
             Outcome::Answered { status, .. } => Some(status),
@@ -62,7 +62,7 @@ impl Recorded {
         }
     }
 
-    /// Whether its method is a write.
+    /// Whether the request's method is a write.
     pub fn is_write(&self) -> bool {
         self.method != Method::GET && self.method != Method::HEAD
     }
@@ -77,22 +77,23 @@ struct Shared {
     clock: Arc<dyn Clock>,
     list: Mutex<VecDeque<Recorded>>,
     changed: watch::Sender<()>,
-    /// The file to which each finished request is appended, one per line.
+    /// The file to which each finished request is appended, one request per line.
     file: Option<Mutex<File>>,
 }
 
 impl Requests {
-    /// An empty list; times are taken from `clock`.
+    /// Creates an empty list; times are taken from `clock`.
     pub fn new(clock: Arc<dyn Clock>) -> Self {
         Self::with(clock, None)
     }
 
-    /// An empty list that also appends each finished request to the file at `path`, before the
-    /// client gets the response: a line of JSON with `at`, `method`, `path`, and `status`, which is
-    /// null if the connection was closed. Queries are omitted because they may contain signatures.
+    /// Creates an empty list that also appends each finished request to the file at `path`, before
+    /// the client gets the response. Each request is a line of JSON with `at`, `method`, `path`,
+    /// and `status`, which is null if the connection was closed. Queries are omitted because they
+    /// may contain signatures.
     ///
     /// # Errors
-    /// If the file cannot be opened.
+    /// Fails if the file cannot be opened.
     pub fn written_to(clock: Arc<dyn Clock>, path: &Path) -> Result<Self> {
         let file = File::options().append(true).create(true).open(path);
         let file = file.map_err(|error| Error::io(format!("opening {}", path.display()), error))?;
@@ -128,12 +129,12 @@ impl Requests {
         self.0.list.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// All recorded requests.
+    /// Returns all recorded requests.
     pub fn all(&self) -> Vec<Recorded> {
         self.list().iter().cloned().collect()
     }
 
-    /// The requests that `selector` selects.
+    /// Returns the requests that `selector` selects.
     pub fn matching(&self, selector: &Selector) -> Vec<Recorded> {
         self.list()
             .iter()
@@ -142,20 +143,20 @@ impl Requests {
             .collect()
     }
 
-    /// The number of requests that `selector` selects.
+    /// Returns the number of requests that `selector` selects.
     pub fn count(&self, selector: &Selector) -> usize {
         self.matching(selector).len()
     }
 
-    /// The requests whose method is a write.
+    /// Returns the requests whose method is a write.
     pub fn writes(&self) -> Vec<Recorded> {
         let mut writes = self.all();
         writes.retain(Recorded::is_write);
         writes
     }
 
-    /// Requests that repeated an earlier method and path before the `Retry-After` of its 429 or 503
-    /// had passed.
+    /// Returns the requests that repeated an earlier method and path before the `Retry-After` of
+    /// the earlier 429 or 503 had passed.
     pub fn too_early(&self) -> Vec<Recorded> {
         let mut waits: HashMap<(Method, String), DateTime<Utc>> = HashMap::new();
         let mut early = Vec::new();
@@ -190,7 +191,7 @@ impl Requests {
         }
     }
 
-    /// Removes all recorded requests, including open ones.
+    /// Removes all recorded requests, even those that have not been answered yet.
     pub fn clear(&self) {
         self.list().clear();
     }
@@ -217,7 +218,7 @@ impl Requests {
             outcome,
             ..open.clone()
         });
-        // Search by value: positions change when the list is cleared.
+        // Search by value, because positions change when the list is cleared.
         if let Some(found) = self.list().iter_mut().rev().find(|one| **one == open) {
             open.outcome = outcome;
             *found = open;

@@ -2,7 +2,7 @@
 
 use axum::http::Method;
 
-/// Selects requests. The default selects all.
+/// Selects requests. The default selects every request.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Selector {
     method: Option<Method>,
@@ -24,15 +24,15 @@ impl Selector {
         }
     }
 
-    /// Restricts to paths that contain `part`, ignoring case.
+    /// Restricts the selection to paths that contain `part`, without regard to case.
     #[must_use]
     pub fn path(mut self, part: &str) -> Self {
         self.path_part = Some(part.to_lowercase());
         self
     }
 
-    /// Restricts to paths that end with `end`, ignoring case, for example to a VM itself and not
-    /// its actions.
+    /// Restricts the selection to paths that end with `end`, without regard to case: for example to
+    /// a VM itself, but not its actions.
     #[must_use]
     pub fn path_end(mut self, end: &str) -> Self {
         self.path_end = Some(end.to_lowercase());

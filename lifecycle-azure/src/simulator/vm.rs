@@ -1,4 +1,4 @@
-//! A VM as tests see it, including data that Azure's API never returns.
+//! A VM with data for tests that Azure's API never returns.
 
 use std::net::Ipv4Addr;
 
@@ -11,18 +11,18 @@ use super::arm::vm::Power;
 /// A simulated VM.
 #[derive(Debug, Clone)]
 pub struct SimulatedVm {
-    /// Its id, in the case that it was created with.
+    /// The VM's id, with its case as at the VM's creation.
     pub id: String,
     pub name: String,
     pub size: String,
-    /// `Creating`, `Updating`, `Succeeded`, `Failed`, `Deleting`.
+    /// The provisioning state: `Creating`, `Updating`, `Succeeded`, `Failed`, or `Deleting`.
     pub provisioning: &'static str,
-    /// `running`, `stopped`, `deallocated`, or a state between them; `None` before its host is
-    /// created.
+    /// The power state: `running`, `stopped`, `deallocated`, or a state between them; `None` before
+    /// the VM's host is created.
     pub power: Option<&'static str>,
     pub private_address: Option<Ipv4Addr>,
     pub public_address: Option<Ipv4Addr>,
-    /// The custom data for its first boot, in base64, as received. It may contain host keys.
+    /// The custom data for the first boot, in Base64, as received. It may contain host keys.
     pub custom_data: Option<Sensitive>,
 }
 

@@ -13,7 +13,7 @@ use super::state::ArmState;
 
 /// Addresses are taken from the block for benchmarks (RFC 2544), which is not routed.
 const FIRST: Ipv4Addr = Ipv4Addr::new(198, 18, 0, 1);
-/// Number of usable addresses in that block.
+/// The number of usable addresses in that block.
 const COUNT: u32 = (1 << 17) - 2;
 
 #[derive(Debug)]
@@ -22,7 +22,7 @@ pub(crate) struct PublicAddress {
     sku: String,
     method: Method,
     address: Option<Ipv4Addr>,
-    /// Whether it is deleted with the VM that uses it.
+    /// The address's `deleteOption`: whether it is deleted with the VM that uses it.
     delete_with_vm: Option<String>,
     idle_minutes: u64,
     zones: Option<Value>,
@@ -52,7 +52,7 @@ impl PublicAddress {
         self.delete_with_vm = Some(option.to_owned());
     }
 
-    /// The IP configuration that it belongs to.
+    /// Returns the IP configuration that uses this address.
     fn user(&self, arm: &ArmState) -> Option<String> {
         let own = self.head.id.key();
         arm.interfaces
@@ -81,7 +81,7 @@ pub(crate) fn follow_vm(arm: &mut ArmState, key: &Key, running: bool) {
     }
 }
 
-/// Shows another address, at which the host behind the VM is reachable.
+/// Sets the address to one at which the host behind the VM is reachable.
 pub(crate) fn reach_at(arm: &mut ArmState, key: &Key, at: Ipv4Addr) {
     if let Some(found) = arm.addresses.get_mut(key)
         && found.address.is_some()

@@ -82,7 +82,8 @@ impl Answer {
                 "{origin}/subscriptions/{}/providers/{}/locations/{}/operations/{id}?api-version={version}",
                 operation.subscription, operation.namespace, operation.location
             );
-            // Only a 202 has nothing else that leads to the result.
+            // Only a 202 needs a `Location`: other responses already contain the result or its
+            // path.
             if self.status == StatusCode::ACCEPTED {
                 link(LOCATION, format!("{url}&monitor=true"));
             }

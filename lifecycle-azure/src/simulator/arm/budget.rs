@@ -25,31 +25,33 @@ const fn rate(size: f64, per_second: f64) -> Rate {
 const READS: Rate = rate(250.0, 25.0);
 const WRITES: Rate = rate(200.0, 10.0);
 const DELETES: Rate = rate(200.0, 10.0);
-/// Compute, per VM: to create or change it; to start, stop, or delete it.
+/// Compute, per VM: one bucket for creating or changing it, and one for starting, stopping, or
+/// deleting it.
 const MACHINE: Rate = rate(12.0, 4.0 / 60.0);
-/// Compute, per subscription and location, for the same two kinds.
+/// Compute, per subscription and location: the same two buckets.
 const COMPUTE: Rate = rate(1500.0, 500.0 / 60.0);
 
 /// The use of a rate limit.
 #[derive(Debug, Clone, PartialEq)]
 pub struct BudgetReading {
-    /// `writes`, `reads`, `deletes`, or compute's (`PutVM`, `VMActions`), followed by what it is
-    /// counted per: subscription and principal, subscription and location, or a VM's id in lower
-    /// case.
+    /// The bucket's name: `writes`, `reads`, `deletes`, or one of compute's (`PutVM`, `VMActions`),
+    /// followed by the scope: subscription and principal, subscription and location, or a VM's id
+    /// in lower case.
     pub name: String,
-    /// Number of requests counted.
+    /// The number of counted requests.
     pub requests: u64,
-    /// Number of requests that arrived when nothing was left. They are refused if limits are
-    /// enforced.
+    /// The number of requests that arrived when no requests were left. They are rejected if limits
+    /// are enforced.
     pub beyond: u64,
-    /// Number of requests left now.
+    /// The number of requests that are left now.
     pub left: u32,
 }
 
 #[derive(Debug)]
 struct Bucket {
     rate: Rate,
-    /// Below 0 if requests continue while nothing is left, which lengthens the wait.
+    /// The number of tokens. It is below 0 if requests continue while no tokens are left, which
+    /// lengthens the wait.
     level: f64,
     at: DateTime<Utc>,
     requests: u64,
@@ -63,7 +65,7 @@ impl Bucket {
         self.at = now;
     }
 
-    /// Counts a request. Returns how long to wait if nothing was left.
+    /// Counts a request. Returns how long to wait if no requests were left.
     fn take(&mut self, now: DateTime<Utc>) -> Option<Duration> {
         self.fill(now);
         self.requests += 1;
@@ -93,9 +95,9 @@ pub(crate) struct Budgets(Mutex<BTreeMap<String, Bucket>>);
 /// The cost of a request.
 #[derive(Debug)]
 pub(crate) struct Spent {
-    /// How long to wait, if a limit is reached.
+    /// How long the client must wait, if a limit is reached.
     pub(crate) wait: Option<Duration>,
-    /// Whether the limit is one of the compute service.
+    /// Whether the limit belongs to the compute service.
     pub(crate) compute: bool,
     /// The headers with the remaining number of requests.
     pub(crate) headers: Vec<(&'static str, String)>,
@@ -181,7 +183,7 @@ impl Budgets {
         spent
     }
 
-    /// The remaining requests of each bucket.
+    /// Returns the use of each bucket.
     pub(crate) fn readings(&self, now: DateTime<Utc>) -> Vec<BudgetReading> {
         let mut buckets = self.buckets();
         let reading = |(name, bucket): (&String, &mut Bucket)| {

@@ -1,4 +1,4 @@
-//! A request in the form for handlers.
+//! A validated request, which the handlers receive.
 
 use std::collections::BTreeMap;
 
@@ -9,7 +9,7 @@ use crate::simulator::cloud::Cloud;
 use crate::simulator::fault::Injected;
 use crate::simulator::origin::Origin;
 
-/// A validated request: it has a valid token and an API version.
+/// A request with a valid token and an API version.
 #[derive(Debug)]
 pub(crate) struct Call<'a> {
     pub(crate) cloud: &'a Cloud,
@@ -17,14 +17,14 @@ pub(crate) struct Call<'a> {
     pub(crate) path: &'a str,
     pub(crate) query: &'a BTreeMap<String, String>,
     pub(crate) headers: &'a HeaderMap,
-    /// Null if there is none.
+    /// The body as JSON; null if the request has no body.
     pub(crate) body: &'a Value,
     pub(crate) origin: &'a Origin,
     pub(crate) injected: &'a Injected,
 }
 
 impl Call<'_> {
-    /// A query parameter; names ignore case.
+    /// Returns a query parameter; names are case-insensitive.
     pub(crate) fn parameter(&self, name: &str) -> Option<&str> {
         self.query
             .iter()

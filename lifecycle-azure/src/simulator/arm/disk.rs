@@ -13,7 +13,7 @@ pub(crate) struct Disk {
     pub(crate) head: Head,
     pub(crate) sku: String,
     pub(crate) size_gib: u64,
-    /// `Linux`, for a disk with an operating system.
+    /// `Linux` for a disk with an operating system.
     pub(crate) os: Option<&'static str>,
     pub(crate) vm: Option<ResourceId>,
     pub(crate) created: DateTime<Utc>,

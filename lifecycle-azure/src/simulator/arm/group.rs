@@ -105,7 +105,7 @@ pub(crate) fn get(arm: &ArmState, subscription: &str, name: &str) -> Result<Answ
     arm.group(subscription, name).map(|g| Answer::ok(g.show()))
 }
 
-/// Whether it exists, without a body.
+/// Answers whether a group exists, without a body.
 pub(crate) fn exists(arm: &ArmState, subscription: &str, name: &str) -> Answer {
     match arm.group(subscription, name) {
         Ok(_) => Answer::new(StatusCode::NO_CONTENT),
@@ -137,8 +137,8 @@ pub(crate) fn list(call: &Call<'_>, arm: &ArmState, subscription: &str) -> Resul
     paged(call, inside)
 }
 
-/// Deletes a group with everything in it. Unlike other operations it has no status to poll: the
-/// path that it returns answers 202 until everything is gone.
+/// Deletes a group with everything in it. Unlike other operations, the deletion has no status
+/// document: the returned path answers 202 until all resources are gone.
 pub(crate) fn delete(
     call: &Call<'_>,
     arm: &mut ArmState,
@@ -202,8 +202,8 @@ fn keys<R: Resource>(arm: &ArmState, inside: &str) -> Vec<Key> {
         .collect()
 }
 
-/// Removes the resources of a group, users before what they use; stops at a resource that another
-/// group uses.
+/// Removes the resources of a group, each before the resources that it uses. Stops at a resource
+/// that another group uses.
 fn empty(arm: &mut ArmState, inside: &str) -> Result<(), Problem> {
     remove::<vm::VmResource>(arm, inside)?;
     remove::<super::disk::Disk>(arm, inside)?;

@@ -1,5 +1,5 @@
-//! Resource ids: `/subscriptions/…/resourceGroups/…/providers/…`. They keep the case that they were
-//! created with, and are compared ignoring case.
+//! Resource ids: `/subscriptions/…/resourceGroups/…/providers/…`. They keep the case with which
+//! they were created, and are compared without regard to case.
 
 use std::fmt;
 
@@ -8,12 +8,12 @@ use std::fmt;
 pub(crate) struct ResourceId {
     pub(crate) subscription: String,
     pub(crate) group: String,
-    /// `Microsoft.Compute/virtualMachines`.
+    /// The resource type, for example `Microsoft.Compute/virtualMachines`.
     pub(crate) kind: &'static str,
     pub(crate) name: String,
 }
 
-/// An id in lower case, the key of a resource.
+/// The key of a resource: its id in lower case.
 pub(crate) type Key = String;
 
 impl ResourceId {
@@ -30,7 +30,7 @@ impl ResourceId {
         self.to_string().to_lowercase()
     }
 
-    /// The id of another resource in the same group.
+    /// Returns the id of another resource in the same group.
     pub(crate) fn sibling(&self, kind: &'static str, name: &str) -> Self {
         Self::new(&self.subscription, &self.group, kind, name)
     }
@@ -54,12 +54,12 @@ impl PartialEq for ResourceId {
 
 impl Eq for ResourceId {}
 
-/// The key of a resource group.
+/// Returns the key of a resource group.
 pub(crate) fn group_key(subscription: &str, group: &str) -> Key {
     format!("/subscriptions/{subscription}/resourcegroups/{group}").to_lowercase()
 }
 
-/// The key of an id in any case.
+/// Returns the key for an id, which may be in any case.
 pub(crate) fn key_of(id: &str) -> Key {
     id.trim_end_matches('/').to_lowercase()
 }

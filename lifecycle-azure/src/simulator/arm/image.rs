@@ -11,7 +11,7 @@ pub(crate) struct Image {
     publisher: &'static str,
     offer: &'static str,
     sku: &'static str,
-    /// Oldest first.
+    /// The versions, oldest first.
     versions: &'static [&'static str],
     architecture: Architecture,
     generation: &'static str,
@@ -100,7 +100,7 @@ static IMAGES: [Image; 8] = [
     ),
 ];
 
-/// The image that a VM requests, and its exact version.
+/// Returns the image that a VM requests, and its exact version.
 pub(crate) fn image_of(
     reference: &Value,
     size: &Size,
@@ -155,7 +155,8 @@ impl Image {
     }
 }
 
-/// One of the lists or an image, for the path after `locations/<location>/publishers`.
+/// Returns a list of publishers, offers, SKUs, or versions, or an image, for the path after
+/// `locations/<location>/publishers`.
 pub(crate) fn browse(subscription: &str, location: &str, rest: &[&str]) -> Option<Answer> {
     let at = format!(
         "/Subscriptions/{subscription}/Providers/Microsoft.Compute/Locations/{location}/Publishers"

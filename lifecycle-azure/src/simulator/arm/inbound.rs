@@ -1,8 +1,8 @@
-//! Inbound traffic: the TCP ports of a VM that security groups leave open from outside.
+//! Inbound traffic: determines which TCP ports of a VM its security groups leave open from outside.
 //!
-//! Azure distinguishes sources by address. In the simulator all outside traffic comes from one
-//! machine, the simulator's own, which represents every source. A rule that allows any block
-//! outside the network allows it, and a rule that denies the whole Internet denies it.
+//! Azure distinguishes sources by address. In the simulator, all outside traffic comes from one
+//! machine, the simulator's own, which represents every source. This traffic is allowed by a rule
+//! that allows any block outside the network, and denied by a rule that denies the whole Internet.
 
 use std::net::Ipv4Addr;
 use std::ops::RangeInclusive;
@@ -22,10 +22,11 @@ type Rule = Map<String, Value>;
 /// For each port, the decision of the first rule that applies.
 type Verdicts = Vec<Option<bool>>;
 
-/// Number of ports, including the invalid port 0.
+/// The number of ports; the invalid port 0 is counted too.
 const PORTS: usize = 1 << 16;
 
-/// The ports of an interface that are open from outside. Without a public address there are none.
+/// Returns the ports of an interface that are open from outside. Without a public address, no port
+/// is open.
 pub(crate) fn open_from_outside(arm: &ArmState, interface: &Interface) -> Vec<RangeInclusive<u16>> {
     let Some(primary) = interface.primary() else {
         return Vec::new();
@@ -37,7 +38,7 @@ pub(crate) fn open_from_outside(arm: &ArmState, interface: &Interface) -> Vec<Ra
     let (Some(public), Some(around)) = (public, surroundings(arm, &primary.subnet)) else {
         return Vec::new();
     };
-    // Both groups must allow it, the subnet's and the interface's.
+    // Both groups must allow the traffic, the subnet's and the interface's.
     let groups: Vec<&SecurityGroup> = [around.security_group, interface.security_group()]
         .into_iter()
         .flatten()
@@ -91,7 +92,7 @@ fn is(rule: &Rule, property: &str, value: &str) -> bool {
     found.is_some_and(|found| found.eq_ignore_ascii_case(value))
 }
 
-/// The values of a property, or of its plural form.
+/// Returns the values of a property, or of the property with the plural name.
 fn texts<'r>(rule: &'r Rule, property: &str) -> Vec<&'r str> {
     let one = rule.get(property).and_then(Value::as_str);
     let plural = match property.strip_suffix("Prefix") {
@@ -110,7 +111,7 @@ fn is_everywhere(text: &str) -> bool {
     ["*", "internet", "any", "0.0.0.0/0"].contains(&text.to_ascii_lowercase().as_str())
 }
 
-/// An address block in a rule; a single address is a block too.
+/// Parses an address block in a rule; a single address is a block too.
 fn block(text: &str) -> Option<Ipv4Net> {
     let address = || Some(Ipv4Net::from(text.parse::<Ipv4Addr>().ok()?));
     text.parse().ok().or_else(address)

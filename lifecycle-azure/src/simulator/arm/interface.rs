@@ -22,7 +22,7 @@ pub(crate) struct Interface {
     mac: String,
     accelerated: bool,
     forwarding: bool,
-    /// A VM whose creation was refused, and until when the interface stays reserved for it.
+    /// A VM whose creation was rejected, and until when the interface stays reserved for it.
     reserved: Option<(ResourceId, DateTime<Utc>)>,
 }
 
@@ -39,7 +39,7 @@ pub(crate) struct IpConfiguration {
 }
 
 impl Interface {
-    /// Its configurations with their ids.
+    /// Iterates over the configurations with their ids.
     pub(crate) fn configurations(&self) -> impl Iterator<Item = (String, &IpConfiguration)> {
         self.configurations
             .iter()
@@ -54,14 +54,15 @@ impl Interface {
         self.security_group.as_deref()
     }
 
-    /// The keys of its public addresses.
+    /// Iterates over the keys of the public addresses.
     pub(crate) fn public_addresses(&self) -> impl Iterator<Item = &Key> {
         self.configurations
             .iter()
             .filter_map(|one| one.public.as_ref())
     }
 
-    /// The configuration by which it is reached within its network.
+    /// Returns the configuration with the address at which the interface is reached within its
+    /// network.
     pub(crate) fn primary(&self) -> Option<&IpConfiguration> {
         self.configurations.iter().find(|one| one.primary)
     }
@@ -79,7 +80,7 @@ impl Interface {
         self.reserved = Some((vm.clone(), until));
     }
 
-    /// The reason why `vm` cannot use it, if any.
+    /// Returns the reason why `vm` cannot use this interface, if any.
     pub(crate) fn held_from(&self, vm: &ResourceId, now: DateTime<Utc>) -> Option<Problem> {
         match &self.vm {
             Some(other) if other != vm => Some(self.used_by(other)),
@@ -175,7 +176,8 @@ impl Resource for Interface {
     }
 }
 
-/// The public address that a configuration refers to; another resource must not use it.
+/// Returns the public address that a configuration refers to; no other resource may use this
+/// address.
 fn public_of(
     arm: &mut ArmState,
     configuration: &Value,
@@ -280,7 +282,7 @@ impl Declared for Interface {
     }
 }
 
-/// A MAC address with Azure's prefix.
+/// Generates a MAC address with Azure's prefix.
 fn mac(ids: &dyn IdSource) -> String {
     let bytes = ids.uuid().into_bytes();
     format!(

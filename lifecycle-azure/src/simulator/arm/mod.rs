@@ -43,7 +43,7 @@ use super::entra::{self, Claims};
 use super::fault::{Injected, throttled_body};
 use super::origin::Origin;
 
-/// Limit for the size of a request.
+/// The maximum size of a request body.
 const BODY: usize = 4 << 20;
 
 /// Handles every request that is not for a token.

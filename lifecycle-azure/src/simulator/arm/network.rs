@@ -79,7 +79,7 @@ impl Network {
             .find(|subnet| subnet.name.eq_ignore_ascii_case(name))
     }
 
-    /// The first subnet not in `kept` that is in use, and its user.
+    /// Returns the error for the first subnet that is in use but is not in `kept`, if any.
     fn used_subnet(&self, arm: &ArmState, kept: &[Subnet]) -> Option<Problem> {
         let gone = |subnet: &&Subnet| {
             !kept
@@ -123,7 +123,7 @@ impl Network {
     }
 }
 
-/// The IP configurations in a subnet.
+/// Iterates over the IP configurations in a subnet.
 fn users<'w>(arm: &'w ArmState, subnet: &'w str) -> impl Iterator<Item = String> + 'w {
     arm.interfaces
         .values()
@@ -175,12 +175,12 @@ fn subnet_of(
     })
 }
 
-/// The id in `{"id": …}`.
+/// Returns the id in `{"id": …}`.
 pub(crate) fn reference(value: Option<&Value>) -> Option<String> {
     value?.get("id")?.as_str().map(str::to_owned)
 }
 
-/// The error for a reference to a resource that does not exist.
+/// Returns the error for a reference to a resource that does not exist.
 pub(crate) fn missing_reference(id: &str, by: &ResourceId) -> Refusal {
     let message = format!(
         "Resource {id} referenced by resource {by} was not found. Please make sure that the referenced resource exists, and that \
@@ -257,7 +257,7 @@ impl Declared for Network {
     }
 }
 
-/// A subnet's network and name, from its id.
+/// Splits a subnet's id into the key of its network and the subnet's name.
 fn split(id: &str) -> Option<(Key, &str)> {
     let position = id.to_lowercase().rfind(SUBNETS)?;
     let (network, subnet) = id.split_at_checked(position)?;
@@ -318,7 +318,7 @@ pub(crate) fn pick_address(
     Ok(address)
 }
 
-/// The security groups of all subnets, with the subnets' ids.
+/// Iterates over the security groups of all subnets, with the subnets' ids.
 pub(crate) fn subnet_security_groups(arm: &ArmState) -> impl Iterator<Item = (String, &str)> {
     arm.networks.values().flat_map(|network| {
         network.subnets.iter().filter_map(|subnet| {
@@ -342,7 +342,7 @@ pub(crate) struct Surroundings<'w> {
     pub(crate) security_group: Option<&'w str>,
 }
 
-/// The surroundings of the VMs in the subnet with this id.
+/// Returns the surroundings of the VMs in the subnet with this id.
 pub(crate) fn surroundings<'w>(arm: &'w ArmState, id: &str) -> Option<Surroundings<'w>> {
     let (network, name) = split(id)?;
     let network = arm.networks.get(&network)?;

@@ -16,7 +16,7 @@ use super::state::ArmState;
 use crate::simulator::cloud::Cloud;
 use crate::simulator::fault::Injected;
 
-/// How long a finished operation can be polled.
+/// How long an operation can be polled after it has finished.
 const KEPT: TimeDelta = TimeDelta::hours(24);
 
 pub(crate) type OperationId = Uuid;
@@ -28,12 +28,12 @@ pub(crate) struct Operation {
     pub(crate) location: String,
     pub(crate) started: DateTime<Utc>,
     pub(crate) end: Option<End>,
-    /// What polling shows after its success: the path of a resource, or nothing.
+    /// The path of the resource that polling returns after the operation's success, if any.
     pub(crate) result: Option<String>,
     stop: CancellationToken,
 }
 
-/// The end of an operation.
+/// When and how an operation ended.
 #[derive(Debug)]
 pub(crate) struct End {
     at: DateTime<Utc>,
@@ -49,7 +49,7 @@ pub(crate) enum Outcome {
 }
 
 impl Operation {
-    /// The status that a polling client gets.
+    /// Returns the status document that a polling client gets.
     pub(crate) fn status(&self, id: OperationId) -> Value {
         let written = |time: DateTime<Utc>| time.to_rfc3339_opts(SecondsFormat::Micros, true);
         let mut status = json!({"startTime": written(self.started), "name": id});
@@ -117,7 +117,8 @@ pub(crate) struct Begin {
 }
 
 impl Begin {
-    /// An operation on a resource that takes `delay` and shows nothing after its success.
+    /// Creates an operation on a resource. It takes `delay`, and polling returns no resource after
+    /// its success.
     pub(crate) fn on<R: Resource>(
         call: &Call<'_>,
         id: &ResourceId,
@@ -134,15 +135,15 @@ impl Begin {
         }
     }
 
-    /// Shows the resource with this path after its success.
+    /// Makes polling return the resource with this path after the operation's success.
     pub(crate) fn showing(mut self, path: String) -> Self {
         self.result = Some(path);
         self
     }
 }
 
-/// Starts an operation. After its delay `work` runs, and then `finish` updates the state with the
-/// result, unless a later operation has replaced this one.
+/// Starts an operation. After the operation's delay, `work` runs. Then `finish` updates the state
+/// with the result, unless a later operation has replaced this one.
 pub(crate) fn begin(
     cloud: &Cloud,
     arm: &mut ArmState,
@@ -188,7 +189,7 @@ pub(crate) fn begin(
         };
         let mut arm = cloud.arm();
         let arm = &mut *arm;
-        // If it was replaced meanwhile, the later operation makes the change.
+        // If this operation was replaced meanwhile, the later operation makes the change.
         if arm
             .operations
             .get(id)

@@ -9,8 +9,8 @@ use super::call::Call;
 use super::id::Key;
 use super::problem::{Problem, Refusal};
 
-/// One page of `items`, which are sorted by key. The link to the next page contains the last key of
-/// this one, so that no item is repeated or skipped when resources are created or deleted
+/// Returns a page of `items`, which are sorted by key. The link to the next page contains this
+/// page's last key, so that no item is repeated or skipped when resources are created or deleted
 /// meanwhile.
 pub(crate) fn paged(
     call: &Call<'_>,

@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 
 use crate::simulator::host::HostFailure;
 
-/// An error in Azure's form.
+/// An error in Azure's format.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub(crate) struct Problem {
     pub(crate) code: String,
@@ -70,7 +70,7 @@ pub(crate) struct Refusal {
     pub(crate) headers: Vec<(HeaderName, HeaderValue)>,
 }
 
-/// The error for a missing required property.
+/// Returns the error for a missing required property.
 pub(crate) fn required(property: &str) -> Refusal {
     Problem::new(
         "InvalidParameter",
@@ -80,7 +80,7 @@ pub(crate) fn required(property: &str) -> Refusal {
     .bad_request()
 }
 
-/// The error for an invalid property.
+/// Returns the error for an invalid property.
 pub(crate) fn invalid(property: &str, why: impl Into<String>) -> Refusal {
     Problem::new("InvalidParameter", why)
         .at(property)

@@ -17,7 +17,7 @@ use super::problem::{Problem, Refusal, invalid, required};
 use super::sku::known_location;
 use super::state::{ArmState, Table};
 
-/// Tags by name. Names keep the case in which they were set.
+/// Tags by name. Names keep the case with which they were set.
 pub(crate) type Tags = BTreeMap<String, String>;
 
 /// The common properties of all resources.
@@ -51,7 +51,7 @@ impl Provisioning {
         }
     }
 
-    /// The state after an operation.
+    /// Returns the state after an operation.
     pub(crate) fn after(result: &Result<(), Problem>) -> Self {
         match result {
             Ok(()) => Self::Succeeded,
@@ -61,9 +61,9 @@ impl Provisioning {
 }
 
 pub(crate) trait Resource: Sized + Send + 'static {
-    /// `Microsoft.Compute/virtualMachines`.
+    /// The resource type, for example `Microsoft.Compute/virtualMachines`.
     const KIND: &'static str;
-    /// Its resource provider: `Microsoft.Compute`.
+    /// The resource provider, for example `Microsoft.Compute`.
     const NAMESPACE: &'static str;
 
     fn table(arm: &ArmState) -> &Table<Self>;
@@ -71,21 +71,22 @@ pub(crate) trait Resource: Sized + Send + 'static {
     fn head(&self) -> &Head;
     fn head_mut(&mut self) -> &mut Head;
 
-    /// The contents of `properties`, except for the state.
+    /// Returns the contents of `properties`, except for the state.
     fn properties(&self, arm: &ArmState) -> Map<String, Value>;
 
-    /// The members next to `properties`.
+    /// Returns the members next to `properties`.
     fn top_level(&self) -> Map<String, Value> {
         Map::new()
     }
 
-    /// The error that it is in use and cannot be deleted, if so.
+    /// If the resource is in use, returns the error that it cannot be deleted.
     fn in_use(&self, arm: &ArmState) -> Option<Problem>;
 
-    /// Releases the resources that it holds. It has already been removed from its table.
+    /// Releases the other resources that this resource holds. It has already been removed from its
+    /// table.
     fn removed(self, _world: &mut ArmState) {}
 
-    /// The resource in the form of Azure's responses.
+    /// Returns the resource as JSON, as in Azure's responses.
     fn show(&self, arm: &ArmState) -> Value {
         let head = self.head();
         let mut properties = self.properties(arm);
@@ -106,7 +107,7 @@ pub(crate) trait Resource: Sized + Send + 'static {
     }
 }
 
-/// The common implementation of [`Resource`], given the table of the resource kind in the state.
+/// The common implementation of [`Resource`], given the table for the resource type in the state.
 macro_rules! stored_in {
     ($table:ident) => {
         fn table(
@@ -129,10 +130,11 @@ macro_rules! stored_in {
 }
 pub(crate) use stored_in;
 
-/// A resource that a PUT creates or replaces as a whole.
+/// A resource type whose PUT creates or replaces the whole resource.
 pub(crate) trait Declared: Resource {
-    /// The resource that `body` declares; `before` is the one to be replaced. Changes nothing else
-    /// in the state, except for what a refusal may leave behind.
+    /// Returns the resource that `body` declares; `before` is the resource to be replaced. Leaves
+    /// the rest of the state unchanged, except for changes that Azure also makes for a rejected
+    /// request.
     fn declare(
         arm: &mut ArmState,
         head: Head,
@@ -142,7 +144,7 @@ pub(crate) trait Declared: Resource {
     ) -> Result<Self, Refusal>;
 }
 
-/// The existing resource with this id, or the error that it does not exist.
+/// Returns the existing resource with this id, or the error that it does not exist.
 pub(crate) fn find<'w, R: Resource>(arm: &'w ArmState, id: &ResourceId) -> Result<&'w R, Refusal> {
     arm.group(&id.subscription, &id.group)?;
     R::table(arm).get(&id.key()).ok_or_else(|| not_found(id))
@@ -157,7 +159,7 @@ pub(crate) fn not_found(id: &ResourceId) -> Refusal {
     Problem::new("ResourceNotFound", message).not_found()
 }
 
-/// The tags in a body.
+/// Returns the tags in a body.
 pub(crate) fn tags_of(body: &Value) -> Result<Option<Tags>, Refusal> {
     match body.get("tags") {
         None | Some(Value::Null) => Ok(None),
@@ -173,7 +175,7 @@ pub(crate) fn tags_of(body: &Value) -> Result<Option<Tags>, Refusal> {
     }
 }
 
-/// The common properties of a resource that a PUT creates or replaces.
+/// Returns the common properties of a resource that a PUT creates or replaces.
 pub(crate) fn head_of(
     call: &Call<'_>,
     id: &ResourceId,
@@ -205,7 +207,7 @@ pub(crate) fn head_of(
         return Err(Problem::new("LocationNotAvailableForResourceType", message).bad_request());
     }
     Ok(Head {
-        // The id keeps the case of the first PUT.
+        // The id keeps the case that it had in the first PUT.
         id: before.map_or_else(|| id.clone(), |before| before.id.clone()),
         location,
         tags: tags_of(call.body)?.unwrap_or_default(),
@@ -218,7 +220,7 @@ pub(crate) fn get<R: Resource>(arm: &ArmState, id: &ResourceId) -> Result<Answer
     find::<R>(arm, id).map(|found| Answer::ok(found.show(arm)))
 }
 
-/// One page of the resources of a kind in a subscription or a group.
+/// Returns a page of the resources of one type in a subscription or a group.
 pub(crate) fn list<R: Resource>(
     call: &Call<'_>,
     arm: &ArmState,
@@ -232,7 +234,7 @@ pub(crate) fn list<R: Resource>(
     paged(call, found)
 }
 
-/// Replaces the tags, as PATCH does for every kind of resource here.
+/// Replaces the tags, as PATCH does for every simulated resource type except VMs.
 pub(crate) fn patch_tags<R: Resource>(
     call: &Call<'_>,
     arm: &mut ArmState,
@@ -276,8 +278,8 @@ pub(crate) fn conditions(call: &Call<'_>, before: Option<&Head>) -> Result<(), R
     }
 }
 
-/// Creates or replaces a resource. The change is visible at once, with the state `Updating` until
-/// its operation ends.
+/// Creates or replaces a resource. The change is visible immediately, with the state `Updating`
+/// until its operation ends.
 pub(crate) fn put<R: Declared>(
     call: &Call<'_>,
     arm: &mut ArmState,
@@ -285,7 +287,8 @@ pub(crate) fn put<R: Declared>(
 ) -> Result<Answer, Refusal> {
     arm.open_group(&id.subscription, &id.group)?;
     let key = id.key();
-    // Removed from its table while it is replaced, and restored if the request is refused.
+    // The resource is not in its table while it is being replaced; it is restored if the request is
+    // rejected.
     let before = R::table_mut(arm).remove(&key);
     let declared = conditions(call, before.as_ref().map(R::head)).and_then(|()| {
         let head = head_of(
@@ -332,7 +335,7 @@ pub(crate) fn put<R: Declared>(
     Ok(Answer::new(status).body(shown).following(operation))
 }
 
-/// Deletes a resource, unless another one uses it; an absent resource is Ok.
+/// Deletes a resource, unless another resource uses it. Succeeds if the resource is absent.
 pub(crate) fn delete<R: Resource>(
     call: &Call<'_>,
     arm: &mut ArmState,
@@ -346,7 +349,7 @@ pub(crate) fn delete<R: Resource>(
         return Ok(Answer::new(StatusCode::NO_CONTENT));
     };
     if let Some(problem) = found.in_use(arm) {
-        // Each provider has its own status for this.
+        // Each provider uses a different status for this error.
         return Err(match R::NAMESPACE {
             "Microsoft.Compute" => problem.conflict(),
             _ => problem.bad_request(),
@@ -358,7 +361,7 @@ pub(crate) fn delete<R: Resource>(
     }
     let finish = move |arm: &mut ArmState, worked: Result<(), Problem>| {
         let used = R::table(arm).get(&key).and_then(|found| found.in_use(arm));
-        // Another resource may have started to use it meanwhile.
+        // Another resource may have started to use this one meanwhile.
         let worked = worked.and_then(|()| used.map_or(Ok(()), Err));
         match &worked {
             Ok(()) => {

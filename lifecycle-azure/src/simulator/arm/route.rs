@@ -1,4 +1,5 @@
-//! Routes paths to resources. Azure's paths ignore case, so this is not done by the router.
+//! Routes paths to resources. Azure's paths are case-insensitive and axum's are not, so axum's
+//! router is not used.
 
 use axum::http::{Method, StatusCode};
 use serde_json::{Value, json};
@@ -281,7 +282,7 @@ fn no_operation(id: &str) -> Refusal {
     Problem::new("NotFound", message).not_found()
 }
 
-/// An operation's status; with `monitor=true` its result.
+/// Returns an operation's status or, with `monitor=true`, its result.
 fn operation(call: &Call<'_>, arm: &ArmState, id: &str) -> Answered {
     let id = operation_id(id)?;
     let found = arm
@@ -310,7 +311,7 @@ fn operation(call: &Call<'_>, arm: &ArmState, id: &str) -> Answered {
     }
 }
 
-/// The resource with this id.
+/// Returns the resource with this id.
 fn at(arm: &ArmState, id: &str) -> Option<Value> {
     fn on<R: Resource>(arm: &ArmState, key: &str) -> Option<Value> {
         R::table(arm).get(key).map(|found| found.show(arm))
@@ -324,7 +325,8 @@ fn at(arm: &ArmState, id: &str) -> Option<Value> {
         .or_else(|| network::show_subnet_at(arm, id))
 }
 
-/// The progress of a resource group's deletion, which has no status document: 202 until it is gone.
+/// Answers a poll of a resource group's deletion, which has no status document: 202 until the group
+/// is gone.
 fn group_operation(call: &Call<'_>, arm: &ArmState, id: &str) -> Answered {
     let id = operation_id(id)?;
     let found = arm

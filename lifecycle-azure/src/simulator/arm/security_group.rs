@@ -111,7 +111,7 @@ impl Rule {
         })
     }
 
-    /// The values that must be unique in a group.
+    /// Returns the rule's values that must be unique in a group.
     fn place(&self) -> (Option<u64>, String) {
         let direction = self.properties.get("direction").and_then(Value::as_str);
         (
@@ -122,7 +122,7 @@ impl Rule {
 }
 
 impl SecurityGroup {
-    /// The declared rules for inbound traffic, in the order in which they apply.
+    /// Returns the declared rules for inbound traffic, in the order in which they apply.
     pub(crate) fn inbound_rules(&self) -> Vec<&Map<String, Value>> {
         let number = |rule: &&Map<String, Value>| rule.get("priority").and_then(Value::as_u64);
         let mut rules: Vec<_> = self

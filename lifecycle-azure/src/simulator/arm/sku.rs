@@ -15,7 +15,7 @@ pub(crate) const LOCATIONS: [(&str, &str); 4] = [
     ("eastus", "East US"),
 ];
 
-/// A processor architecture in Azure's form.
+/// A processor architecture, named as in Azure.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Architecture {
     X64,
@@ -34,7 +34,7 @@ impl Architecture {
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) struct Size {
     pub(crate) name: &'static str,
-    /// The unit of quotas.
+    /// The family; quotas are counted per family.
     pub(crate) family: &'static str,
     pub(crate) family_label: &'static str,
     pub(crate) cores: u32,
@@ -90,7 +90,7 @@ pub(crate) static SIZES: [Size; 13] = [
     size("Standard_F4s_v2", FSV2, 4, 8, 8, 32768, Architecture::X64),
 ];
 
-/// The normalized name of a location: `West Europe` is `westeurope`.
+/// Returns the normalized name of a location: for `West Europe`, `westeurope`.
 pub(crate) fn location_name(written: &str) -> String {
     written
         .chars()
@@ -111,7 +111,7 @@ fn restricted(call: &Call<'_>, location: &str, name: &str) -> bool {
         .any(|(at, size)| location_name(at) == location && size.eq_ignore_ascii_case(name))
 }
 
-/// The size that a VM requests, if it is available.
+/// Returns the size that a VM requests, if it is available.
 pub(crate) fn size_of(
     call: &Call<'_>,
     location: &str,

@@ -15,7 +15,7 @@ use super::problem::{Problem, Refusal};
 use super::security_group::SecurityGroup;
 use super::vm::VmResource;
 
-/// Resources of one kind, by key.
+/// Resources of one type, by key.
 pub(crate) type Table<R> = BTreeMap<Key, R>;
 
 /// The complete state as plain data, protected by one lock.
@@ -29,7 +29,7 @@ pub(crate) struct ArmState {
     pub(crate) disks: Table<Disk>,
     pub(crate) vms: Table<VmResource>,
     pub(crate) operations: Operations,
-    /// Number of public addresses allocated so far; an address is never reused.
+    /// The number of public addresses allocated so far. An address is never reused.
     pub(crate) given_addresses: u32,
     /// The time of the request that is being handled.
     pub(crate) now: DateTime<Utc>,
@@ -45,7 +45,7 @@ impl ArmState {
             })
     }
 
-    /// A group in which resources may be created or changed.
+    /// Returns a group in which resources may be created or changed.
     pub(crate) fn open_group(&self, subscription: &str, name: &str) -> Result<&Group, Refusal> {
         let group = self.group(subscription, name)?;
         if group.deleting {

@@ -52,7 +52,7 @@ pub(crate) fn list(call: &Call<'_>) -> Answer {
     Answer::ok(json!({ "value": shown }))
 }
 
-/// The subscription with this id, in the case of the options.
+/// Returns the subscription with this id, with its case as in the options.
 pub(crate) fn find<'c>(call: &Call<'c>, id: &str) -> Result<&'c str, Refusal> {
     let known = &call.cloud.options.subscriptions;
     let found = known.iter().find(|known| known.eq_ignore_ascii_case(id));
@@ -102,7 +102,7 @@ pub(crate) fn providers(subscription: &str) -> Answer {
     Answer::ok(json!({ "value": shown }))
 }
 
-/// One provider. All are registered, so registering one changes nothing.
+/// Returns one provider. All providers are registered, so registering one changes nothing.
 pub(crate) fn provider(subscription: &str, namespace: &str) -> Result<Answer, Refusal> {
     let found = PROVIDERS
         .iter()
@@ -169,7 +169,7 @@ impl Filter {
     }
 }
 
-/// A summary of all resources in a subscription or a group.
+/// Returns a summary of all resources in a subscription or a group.
 pub(crate) fn resources(call: &Call<'_>, arm: &ArmState, prefix: &Key) -> Result<Answer, Refusal> {
     let filter = call
         .parameter("$filter")

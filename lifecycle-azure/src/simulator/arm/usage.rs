@@ -13,9 +13,9 @@ use super::sku::{SIZES, Size};
 use super::state::ArmState;
 use crate::simulator::options::SimulatorOptions;
 
-/// Quota of VMs per subscription and location.
+/// The quota of VMs per subscription and location.
 const MACHINES: u32 = 25_000;
-/// Quota of public addresses per subscription and location.
+/// The quota of public addresses per subscription and location.
 const ADDRESSES: u32 = 1_000;
 
 fn limit(options: &SimulatorOptions, family: &str) -> u32 {
@@ -26,8 +26,8 @@ fn limit(options: &SimulatorOptions, family: &str) -> u32 {
         .map_or(options.default_quota, |(_, limit)| *limit)
 }
 
-/// The cores of all VMs in a location by family, whether they are running or deallocated. A VM
-/// without a host counts too, as long as it exists.
+/// Returns the cores of all VMs in a location by family, whether the VMs are running or
+/// deallocated. A VM without a host counts too, as long as it exists.
 fn cores(arm: &ArmState, subscription: &str, location: &str) -> BTreeMap<&'static str, u32> {
     let mut used = BTreeMap::new();
     for vm in arm.vms.values() {

@@ -6,7 +6,7 @@ use chrono::{DateTime, SecondsFormat};
 
 use super::{Claims, RESOURCE_MANAGER, Tokens};
 
-/// The error for a request's token, with Azure's texts.
+/// The error for an invalid token, with Azure's texts.
 #[derive(Debug)]
 pub(crate) struct BearerProblem {
     pub(crate) code: &'static str,

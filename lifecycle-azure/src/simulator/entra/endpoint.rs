@@ -56,8 +56,8 @@ impl Entra {
     }
 }
 
-/// Issues a token to a client with its secret, or with an assertion, whose signature only a real
-/// Entra could verify.
+/// Issues a token to a client that sends its secret or an assertion. Only a real Entra could verify
+/// the assertion's signature.
 pub(crate) async fn token(
     State(entra): State<Arc<Entra>>,
     Path(tenant): Path<String>,
@@ -134,7 +134,7 @@ pub(crate) async fn token(
     }
 }
 
-/// The discovery document with a tenant's endpoints.
+/// Returns the discovery document with a tenant's endpoints.
 pub(crate) async fn discovery(
     State(entra): State<Arc<Entra>>,
     Path(tenant): Path<String>,

@@ -25,7 +25,7 @@ pub(crate) const RESOURCE_MANAGER: [&str; 2] = [
     "https://management.core.windows.net",
 ];
 
-/// The claims of a token. It has the form of a JSON Web Token, which some clients parse.
+/// The claims of a token. The token is formatted as a JSON Web Token, which some clients parse.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub(crate) struct Claims {
     pub(crate) aud: String,
@@ -35,7 +35,7 @@ pub(crate) struct Claims {
     pub(crate) exp: i64,
     pub(crate) tid: String,
     pub(crate) appid: String,
-    /// The principal, whose rate limits requests are counted against.
+    /// The principal; requests count against its rate limits.
     pub(crate) oid: String,
     pub(crate) ver: String,
 }
@@ -108,7 +108,7 @@ impl Tokens {
         })
     }
 
-    /// The claims of a token, if it was issued here.
+    /// Returns the claims of a token, if this simulator issued it.
     fn claims(&self, token: &str) -> Option<Claims> {
         let (signed, signature) = token.rsplit_once('.')?;
         let signature = URL_SAFE_NO_PAD.decode(signature).ok()?;
@@ -118,7 +118,7 @@ impl Tokens {
     }
 }
 
-/// The token endpoints and the discovery documents.
+/// Returns the routes of the token endpoints and the discovery documents.
 pub(crate) fn router(entra: endpoint::Entra) -> Router {
     Router::new()
         .route("/{tenant}/oauth2/v2.0/token", post(endpoint::token))

@@ -57,14 +57,15 @@ fn answer(status: StatusCode, headers: &[(&'static str, String)], body: String) 
         .unwrap_or_else(|error| unusable(&error))
 }
 
-/// A header that HTTP cannot represent is an error in the test, and is reported in the response.
+/// Returns the response for a fault with a header that HTTP cannot represent. Such a header is an
+/// error in the test.
 fn unusable(error: &axum::http::Error) -> Response {
     tracing::error!(%error, "a fault's response cannot be sent");
     broken()
 }
 
-/// Compute's 429 has no envelope and uses the code of an exceeded quota; Resource Manager's own has
-/// the usual form.
+/// Returns the body of a 429. Compute's has no envelope and uses the code for an exceeded quota;
+/// Resource Manager's own has the usual format.
 pub(crate) fn throttled_body(compute: bool, retry_after: Duration) -> Value {
     let seconds = retry_after.as_secs();
     if compute {

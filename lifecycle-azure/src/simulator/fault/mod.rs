@@ -1,4 +1,5 @@
-//! Fault injection, by request (the n-th that a selector selects) or by seed (a share of all).
+//! Fault injection, either for selected requests (for example the n-th that a selector selects) or
+//! from a seed (for a fraction of all requests).
 //!
 //! Some faults act on the request itself, in the middleware here. Others act on the operation that
 //! the request starts (a VM's allocation, an operation's result) and are passed on with the
@@ -19,12 +20,12 @@ pub(crate) use middleware::{inject, throttled_body};
 pub use seeded::FaultRates;
 use seeded::Seeded;
 
-/// A fault.
+/// A fault that hits one request.
 #[derive(Debug, Clone, PartialEq)]
 #[non_exhaustive]
 pub enum Fault {
-    /// 429 with `Retry-After`, in the form of the service that the path belongs to; the request has
-    /// no effect.
+    /// 429 with `Retry-After`, in the format of the service that the path belongs to; the request
+    /// has no effect.
     Throttled {
         /// The requested wait, in whole seconds.
         retry_after: Duration,
@@ -39,29 +40,29 @@ pub enum Fault {
     Dropped,
     /// The request is processed, then the connection is closed: the response is lost.
     AnswerLost,
-    /// The response is delayed by this much.
+    /// The response is delayed by this duration.
     SlowAnswer(Duration),
-    /// The operation that the request starts takes this much longer.
+    /// The operation that the request starts takes longer by this duration.
     SlowOperation(Duration),
     /// The operation that the request starts ends as `Failed` and changes nothing more.
     OperationFails { code: String, message: String },
     /// There is no capacity for the VM that the request creates or starts: its operation ends as
     /// `Failed` with `AllocationFailed`.
     AllocationFailed,
-    /// The request that creates a VM is refused because of a quota.
+    /// The request that creates a VM is rejected because of a quota.
     QuotaExceeded,
     /// The operation that the request starts never ends: a created VM stays `Creating`.
     NeverEnds,
 }
 
 impl Fault {
-    /// A response with an error in Resource Manager's form.
+    /// Returns a response with an error in Resource Manager's format.
     pub fn error(status: StatusCode, code: &str, message: &str) -> Self {
         let body = serde_json::json!({"error": {"code": code, "message": message}});
         Self::json(status, &body)
     }
 
-    /// Azure Storage's response under overload: 503 with `Retry-After`.
+    /// Returns Azure Storage's response to overload: 503 with `Retry-After`.
     pub fn server_busy(retry_after: Duration) -> Self {
         Self::Answer {
             status: StatusCode::SERVICE_UNAVAILABLE,
@@ -76,7 +77,7 @@ impl Fault {
         }
     }
 
-    /// A response with a JSON body.
+    /// Returns a response with a JSON body.
     pub fn json(status: StatusCode, body: &Value) -> Self {
         Self::Answer {
             status,
@@ -86,7 +87,7 @@ impl Fault {
     }
 }
 
-/// Faults for the operation that a request starts, as an extension of the request.
+/// The faults for the operation that a request starts; stored as an extension of the request.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub(crate) struct Injected {
     pub(crate) slow: Duration,
@@ -96,13 +97,13 @@ pub(crate) struct Injected {
     pub(crate) never_ends: bool,
 }
 
-/// A fault that has been added and its remaining counts.
+/// A fault that was added, with its remaining counts.
 #[derive(Debug)]
 struct Planned {
     selector: Selector,
-    /// Number of requests to let pass first.
+    /// The number of requests to let pass first.
     pass: usize,
-    /// Number of requests still to be hit; `None` for all.
+    /// The number of requests that are still to be hit; `None` for all.
     strikes: Option<usize>,
     fault: Fault,
 }
@@ -116,7 +117,7 @@ pub struct When {
 }
 
 impl When {
-    /// The next request that `selector` selects, once.
+    /// Hits only the next request that `selector` selects.
     pub fn next(selector: Selector) -> Self {
         Self {
             selector,
@@ -125,26 +126,26 @@ impl When {
         }
     }
 
-    /// The next request with this method and a path that contains `part`, once.
+    /// Hits only the next request with this method and a path that contains `part`.
     pub fn request(method: Method, part: &str) -> Self {
         Self::next(Selector::method(method).path(part))
     }
 
-    /// The `n`-th such request from now on, counted from 1.
+    /// Hits the `n`-th selected request from now on, counted from 1.
     #[must_use]
     pub fn nth(mut self, n: usize) -> Self {
         self.pass = n.saturating_sub(1);
         self
     }
 
-    /// This many such requests in a row.
+    /// Hits this many selected requests in a row.
     #[must_use]
     pub fn times(mut self, count: usize) -> Self {
         self.strikes = Some(count);
         self
     }
 
-    /// Every such request from then on.
+    /// Hits every further selected request too.
     #[must_use]
     pub fn always(mut self) -> Self {
         self.strikes = None;
@@ -167,7 +168,8 @@ impl Faults {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Adds a fault. Several may hit one request, in the order in which they were added.
+    /// Adds a fault. Several faults may hit the same request, in the order in which they were
+    /// added.
     pub fn add(&self, when: When, fault: Fault) {
         self.state().planned.push(Planned {
             selector: when.selector,
@@ -177,9 +179,10 @@ impl Faults {
         });
     }
 
-    /// Makes a share of all requests fail, as the seed determines. Whether a request fails depends
-    /// on the seed, its method, its path, and the number of earlier requests like it, but not on
-    /// how requests of different paths interleave. Replaces an earlier seed.
+    /// Makes a fraction of all requests fail; the seed determines which. Whether a request fails
+    /// depends on the seed, its method, its path, and the number of earlier requests with the same
+    /// method and path, but not on how requests with different paths interleave. Replaces an
+    /// earlier seed.
     pub fn seed(&self, seed: u64, rates: FaultRates) {
         self.state().seeded = Some(Seeded::new(seed, rates));
     }
@@ -189,8 +192,8 @@ impl Faults {
         *self.state() = State::default();
     }
 
-    /// Number of added faults that have not been used up: 0 when all faults of a test have
-    /// occurred. Faults that hit always are not counted.
+    /// Returns the number of added faults that have not been used up; 0 means that all faults of a
+    /// test have occurred. Faults added with [`When::always`] are not counted.
     pub fn pending(&self) -> usize {
         self.state()
             .planned
@@ -199,7 +202,7 @@ impl Faults {
             .sum()
     }
 
-    /// The faults that hit this request; each is counted as used.
+    /// Returns the faults that hit this request, and counts each of them as used.
     fn strike(&self, method: &Method, path: &str) -> Vec<Fault> {
         let mut state = self.state();
         let mut faults = Vec::new();

@@ -1,4 +1,4 @@
-//! Faults that a seed determines.
+//! Determines faults from a seed.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -9,27 +9,27 @@ use uuid::Uuid;
 
 use super::Fault;
 
-/// The share of requests that each fault hits, between 0 and 1. At most one fault hits a request;
-/// the shares are applied in the order of the fields, so their sum should not exceed 1.
+/// The fraction of requests that each fault hits, between 0 and 1. At most one fault hits a
+/// request; the fractions are applied in the order of the fields, so their sum should not exceed 1.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct FaultRates {
     /// 429 with `Retry-After`.
     pub throttled: f64,
-    /// The `Retry-After` of such a response.
+    /// The `Retry-After` of a throttled response.
     pub retry_after: Duration,
     /// 500 without an effect.
     pub internal_error: f64,
     /// The connection is closed before the request has an effect.
     pub dropped: f64,
-    /// The request is processed and its response lost.
+    /// The request is processed, but its response is lost.
     pub answer_lost: f64,
     /// The operation that a request starts takes longer.
     pub slow_operation: f64,
-    /// By how much.
+    /// By how much a slow operation takes longer.
     pub slowness: Duration,
     /// The operation that a request starts fails.
     pub operation_fails: f64,
-    /// No capacity for a VM.
+    /// There is no capacity for a VM.
     pub allocation_fails: f64,
 }
 
@@ -47,7 +47,7 @@ impl FaultRates {
         allocation_fails: 0.0,
     };
 
-    /// This share for every transient fault: 429, 500, closed connections, lost responses.
+    /// Uses this fraction for every transient fault: 429, 500, closed connections, lost responses.
     pub const fn transient(share: f64) -> Self {
         Self {
             throttled: share,
@@ -120,7 +120,7 @@ impl Seeded {
     }
 }
 
-/// A number from 0 to 1 that depends only on its arguments.
+/// Returns a number from 0 to 1 that depends only on the arguments.
 fn share(seed: u64, key: &str, nth: u64) -> f64 {
     let mut hash = Sha256::new();
     hash.update(seed.to_be_bytes());
@@ -142,7 +142,7 @@ mod tests {
                 if interleaved {
                     seeded.strike(&Method::GET, "/other");
                 }
-                // Each path has its own id, as operations have.
+                // Each path has its own id, like the paths of operations.
                 seeded.strike(&Method::GET, &format!("/op/{}", Uuid::from_u128(i)))
             })
             .collect()

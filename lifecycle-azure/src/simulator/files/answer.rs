@@ -1,4 +1,4 @@
-//! Responses in Azure's form: errors as XML with a code, and the headers that every response has.
+//! Responses in Azure's format: errors as XML with a code, and the headers that every response has.
 
 use axum::body::Body;
 use axum::extract::Request;
@@ -14,7 +14,7 @@ pub(super) struct Refusal {
     status: StatusCode,
     code: &'static str,
     message: String,
-    /// For a failed authentication: the details.
+    /// The details of a failed authentication.
     detail: Option<String>,
 }
 
@@ -130,7 +130,7 @@ impl Refusal {
     }
 }
 
-/// The common headers of a response.
+/// The values for the common headers of a response.
 #[derive(Debug)]
 pub(super) struct Stamp {
     id: Uuid,
@@ -200,7 +200,7 @@ impl Stamp {
     }
 }
 
-/// A header's value; `None` for text that a header cannot contain.
+/// Converts text to a header's value; `None` if a header cannot contain it.
 fn text(value: &str) -> Option<HeaderValue> {
     HeaderValue::from_str(value).ok()
 }
@@ -231,7 +231,7 @@ impl Answer {
         self.header("content-type", "application/xml").body(body)
     }
 
-    /// Without a body, for a write.
+    /// Completes the response to a write, which has no body.
     pub(super) fn written(self) -> Response {
         self.header("x-ms-request-server-encrypted", "true").empty()
     }
@@ -241,12 +241,12 @@ impl Answer {
     }
 }
 
-/// A time in the form of HTTP headers.
+/// Formats a time for HTTP headers.
 pub(super) fn http_date(time: DateTime<Utc>) -> String {
     time.format("%a, %d %b %Y %H:%M:%S GMT").to_string()
 }
 
-/// A time in the form of file system properties: in steps of 100 ns.
+/// Formats a time for file system properties, which have a resolution of 100 ns.
 pub(super) fn file_time(time: DateTime<Utc>) -> String {
     format!("{}0Z", time.format("%Y-%m-%dT%H:%M:%S%.6f"))
 }

@@ -7,7 +7,7 @@ use percent_encoding::percent_decode_str;
 
 use super::answer::Refusal;
 
-/// The largest request body: the limit of Put Range.
+/// The maximum size of a request body: the limit of Put Range.
 pub(super) const MOST_BYTES: usize = 4 << 20;
 
 #[derive(Debug)]
@@ -19,7 +19,7 @@ pub(super) struct Call {
     pub(super) share: Option<String>,
     /// The path in the share, decoded.
     pub(super) path: Vec<String>,
-    /// The parameters, decoded, in their order.
+    /// The parameters, decoded, in their original order.
     pub(super) query: Vec<(String, String)>,
     pub(super) headers: HeaderMap,
     pub(super) body: Bytes,
@@ -66,7 +66,7 @@ impl Call {
         })
     }
 
-    /// A parameter's value; names ignore case.
+    /// Returns a parameter's value; names are case-insensitive.
     pub(super) fn parameter(&self, name: &str) -> Option<&str> {
         self.query
             .iter()
@@ -78,7 +78,7 @@ impl Call {
         self.headers.get(name)?.to_str().ok()
     }
 
-    /// A header's value as a number of bytes.
+    /// Returns a header's value as a number of bytes.
     pub(super) fn number(&self, name: &'static str) -> Result<Option<u64>, Refusal> {
         let Some(text) = self.header(name) else {
             return Ok(None);
@@ -89,7 +89,7 @@ impl Call {
         }
     }
 
-    /// The metadata in the headers `x-ms-meta-…`.
+    /// Returns the metadata in the headers `x-ms-meta-…`.
     pub(super) fn metadata(&self) -> std::collections::BTreeMap<String, String> {
         self.headers
             .iter()
@@ -100,7 +100,7 @@ impl Call {
             .collect()
     }
 
-    /// The byte range of the request: start (inclusive) and end (exclusive).
+    /// Returns the byte range of the request: start (inclusive) and end (exclusive).
     pub(super) fn range(&self) -> Result<Option<(u64, Option<u64>)>, Refusal> {
         let Some(text) = self.header("x-ms-range").or_else(|| self.header("range")) else {
             return Ok(None);

@@ -9,7 +9,7 @@ use bytes::BytesMut;
 #[derive(Debug, Clone, Default)]
 pub(super) struct Contents {
     size: u64,
-    /// The written ranges by offset. They do not overlap, and none exceeds the size.
+    /// The written ranges by offset. They do not overlap, and none extends beyond the file's size.
     written: BTreeMap<u64, Bytes>,
 }
 
@@ -60,7 +60,7 @@ impl Contents {
         }
     }
 
-    /// The bytes from `start` to `end`, both within the file.
+    /// Returns the bytes from `start` to `end`, both within the file.
     pub(super) fn read(&self, start: u64, end: u64) -> Bytes {
         let length = usize::try_from(end.saturating_sub(start)).unwrap_or_default();
         let mut all = BytesMut::zeroed(length);
@@ -76,7 +76,8 @@ impl Contents {
         all.freeze()
     }
 
-    /// The written ranges, first and last byte, in sectors of 512 bytes as in Azure.
+    /// Returns the first and the last byte of each written range, in sectors of 512 bytes as in
+    /// Azure.
     pub(super) fn ranges(&self) -> Vec<(u64, u64)> {
         const SECTOR: u64 = 512;
         let mut ranges: Vec<(u64, u64)> = Vec::new();

@@ -13,7 +13,7 @@ use super::answer::{Answer, Refusal, file_time, http_date};
 use super::call::Call;
 use super::tree::{Directory, Entry, etag};
 
-/// One page of a list, and where the next begins.
+/// A page of a list, and where the next page begins.
 struct Page<T> {
     items: Vec<T>,
     next: Option<String>,
@@ -53,7 +53,7 @@ fn read_marker(marker: &str) -> Option<String> {
     String::from_utf8(STANDARD.decode(name).ok()?).ok()
 }
 
-/// Repeats the parameters of a list request, as Azure does.
+/// Returns the parameters of a list request, which Azure repeats in the response.
 fn asked(call: &Call) -> String {
     let mut xml = String::new();
     for (parameter, element) in [
@@ -79,7 +79,7 @@ fn end(next: Option<&str>) -> String {
     }
 }
 
-/// The list of a directory.
+/// Returns the list of a directory's entries.
 pub(super) fn directory(
     call: &Call,
     most: usize,
@@ -153,7 +153,7 @@ pub(super) fn directory(
     Ok(Answer::new(StatusCode::OK).xml(xml))
 }
 
-/// The list of an account's shares.
+/// Returns the list of an account's shares.
 pub(super) fn shares(call: &Call, most: usize, account: &Account) -> Result<Response, Refusal> {
     let prefix = call.parameter("prefix").unwrap_or_default();
     let shares = account

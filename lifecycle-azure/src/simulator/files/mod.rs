@@ -1,13 +1,13 @@
 //! Azure Files over REST: shares, directories, files, ranges, metadata, and lists, kept in memory.
 //!
 //! A request is parsed ([`call`]), its signature and permissions are checked ([`authorization`]),
-//! and one of the [`operations`] applies it to the [`tree`] of a share. Keys and shared access
-//! signatures are computed as Azure does, so that Microsoft's own clients are accepted and a wrong
-//! key is rejected.
+//! and one of the [`operations`] applies the request to the [`tree`] of a share. Keys and shared
+//! access signatures are computed as Azure does, so that Microsoft's own clients are accepted and a
+//! wrong key is rejected.
 //!
 //! Not checked: the checksum of a body (`Content-MD5`), and conditional headers, which the service
-//! does not support for files. Not simulated, and rejected as such: copies, renames, leases,
-//! snapshots, handles, stored access policies, user delegation, NFS.
+//! does not support for files. Not simulated, and rejected: copies, renames, leases, snapshots,
+//! handles, stored access policies, user delegation, NFS.
 
 mod answer;
 mod authorization;
@@ -74,7 +74,7 @@ impl fmt::Debug for Account {
 }
 
 impl FilesService {
-    /// A service without accounts.
+    /// Creates a service without accounts.
     pub fn new(clock: Arc<dyn Clock>, ids: Arc<dyn IdSource>) -> Self {
         let state = Mutex::new(FilesState {
             accounts: BTreeMap::new(),
@@ -120,7 +120,7 @@ impl FilesService {
         self.state().page = entries.clamp(1, PAGE);
     }
 
-    /// All files of a share by path, with their sizes in bytes; empty for an absent share.
+    /// Returns all files of a share by path, with their sizes in bytes; empty for an absent share.
     pub fn files(&self, account: &str, share: &str) -> BTreeMap<String, u64> {
         self.state()
             .accounts
@@ -130,22 +130,22 @@ impl FilesService {
             .unwrap_or_default()
     }
 
-    /// A shared access signature of an account; `None` if the account does not exist.
+    /// Returns a shared access signature for an account; `None` if the account does not exist.
     pub fn account_sas(&self, account: &str, terms: &AccountSas) -> Option<SecretString> {
         let state = self.state();
         let account = state.accounts.get(account)?;
         Some(terms.sign(&account.name, account.key.expose_secret()))
     }
 
-    /// A shared access signature of a share; `None` if the account does not exist.
+    /// Returns a shared access signature for a share; `None` if the account does not exist.
     pub fn share_sas(&self, account: &str, terms: &ShareSas) -> Option<SecretString> {
         let state = self.state();
         let account = state.accounts.get(account)?;
         Some(terms.sign(&account.name, account.key.expose_secret()))
     }
 
-    /// The service's routes. `secure` means that they are served over https, which some signatures
-    /// require.
+    /// Returns the service's routes. `secure` means that they are served over HTTPS, which some
+    /// signatures require.
     pub fn router(&self, secure: bool) -> Router {
         Router::new()
             .fallback(serve)

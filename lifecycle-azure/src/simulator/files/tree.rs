@@ -1,5 +1,5 @@
-//! A share's directories and files. Names keep their case and are compared ignoring case, as on
-//! Windows.
+//! A share's directories and files. Names keep their case and are compared without regard to case,
+//! as on Windows.
 
 use std::collections::BTreeMap;
 
@@ -15,7 +15,7 @@ pub(super) struct Share {
     pub(super) modified: DateTime<Utc>,
     pub(super) etag: u64,
     root: Directory,
-    /// Incremented with each change; the source of ids and entity tags.
+    /// The number of the last change; ids and entity tags are derived from it.
     changes: u64,
 }
 
@@ -36,7 +36,7 @@ pub(super) struct Properties {
 #[derive(Debug)]
 pub(super) struct Directory {
     pub(super) properties: Properties,
-    /// By name in lower case.
+    /// The entries, by name in lower case.
     pub(super) entries: BTreeMap<String, Entry>,
 }
 
@@ -64,7 +64,7 @@ impl Entry {
     }
 }
 
-/// An entity tag in the form of a header.
+/// Returns an entity tag as a header's value.
 pub(super) fn etag(number: u64) -> String {
     format!("\"0x8DD{number:012X}\"")
 }
@@ -88,13 +88,13 @@ impl Properties {
             .header("x-ms-file-parent-id", self.parent.to_string())
     }
 
-    /// Records a change; `number` must be new.
+    /// Records a change; `number` must not have been used before.
     pub(super) fn change(&mut self, number: u64, now: DateTime<Utc>) {
         self.etag = number;
         self.modified = now;
     }
 
-    /// Adds only the headers that identify the state.
+    /// Adds only the headers that identify the current state.
     pub(super) fn stamp(&self, answer: Answer) -> Answer {
         answer
             .header("etag", etag(self.etag))
@@ -173,7 +173,7 @@ impl Share {
         Ok(directory)
     }
 
-    /// The parent directory of `path`, and the name in it.
+    /// Returns the parent directory of `path`, and the name within that directory.
     fn parent<'p>(&mut self, path: &'p [String]) -> Result<(&mut Directory, &'p str), Refusal> {
         let (name, parent) = path.split_last().ok_or_else(Refusal::type_mismatch)?;
         match self.directory(parent) {
@@ -217,7 +217,7 @@ impl Share {
         Ok(directory.entries.entry(key).or_insert(created).properties())
     }
 
-    /// Creates a file of zeros in an existing directory, replacing a previous file.
+    /// Creates a file of zeros in an existing directory. Replaces a previous file.
     pub(super) fn make_file(
         &mut self,
         path: &[String],
@@ -265,7 +265,7 @@ impl Share {
         Ok(())
     }
 
-    /// All files with their sizes.
+    /// Returns all files with their sizes.
     pub(super) fn files(&self) -> BTreeMap<String, u64> {
         let mut found = BTreeMap::new();
         let mut left = vec![(String::new(), &self.root)];

@@ -1,5 +1,5 @@
 //! Actions on an existing VM: start, restart, power off, deallocate, delete. A later operation
-//! replaces one in progress.
+//! replaces an operation in progress.
 
 use axum::http::StatusCode;
 
@@ -42,7 +42,7 @@ pub(super) fn replace_operation(
     operation
 }
 
-/// The VM, unless it is being deleted.
+/// Returns the VM, unless it is being deleted.
 pub(super) fn changeable<'w>(
     arm: &'w ArmState,
     id: &ResourceId,
@@ -72,7 +72,7 @@ pub(crate) fn act(
         .is_some_and(|value| value.eq_ignore_ascii_case("true"));
     let (change, delay) = match action {
         "start" => (HostChange::Start { vm }, delays.start),
-        // `redeploy` and `reapply` only restart the VM here.
+        // In the simulator, `redeploy` and `reapply` only restart the VM.
         "restart" | "redeploy" | "reapply" => (HostChange::Restart { vm }, delays.restart),
         "poweroff" => {
             let change = HostChange::PowerOff { vm, skip_shutdown };
@@ -95,7 +95,7 @@ fn change_power(
     let before = vm.power;
     let has_host = before.is_some();
     let (during, after) = match &change {
-        // It has no host yet, so starting it tries to create the host again.
+        // The VM has no host yet, so starting it tries again to create the host.
         HostChange::Start { .. } if !has_host => {
             let operation = begin_creation(call, arm, id)?;
             set(arm, &id.key(), Provisioning::Updating, None);
@@ -136,7 +136,7 @@ fn change_power(
     let key = id.key();
     let finish_key = key.clone();
     let finish = move |arm: &mut ArmState, worked: Result<(), Problem>| {
-        // After a failed action the power state is unchanged.
+        // A failed action leaves the power state unchanged.
         let power = if worked.is_ok() { Some(after) } else { before };
         set(arm, &finish_key, Provisioning::after(&worked), power);
         worked

@@ -80,7 +80,7 @@ fn valid_name(name: &str) -> bool {
     (1..=64).contains(&name.len()) && name.chars().all(allowed) && !name.ends_with(['-', '.'])
 }
 
-/// Starts the creation of a VM's host; also after an earlier failure.
+/// Starts the creation of a VM's host, for a new VM or after an earlier failure.
 pub(super) fn begin_creation(
     call: &Call<'_>,
     arm: &mut ArmState,
@@ -130,7 +130,7 @@ pub(super) fn begin_creation(
     ))
 }
 
-/// The error of an operation without capacity for a VM.
+/// Returns the error for a VM for which Azure has no capacity.
 pub(super) fn allocation_failed() -> Problem {
     Problem::new(
         "AllocationFailed",
@@ -141,7 +141,7 @@ pub(super) fn allocation_failed() -> Problem {
 }
 
 /// Checks that the disks do not exist: a disk is created from an image or empty, and never
-/// overwrites another.
+/// overwrites another disk.
 fn disks_are_new(arm: &ArmState, id: &ResourceId, request: &VmRequest) -> Result<(), Refusal> {
     let disks = request.data_disks.iter().chain([&request.os_disk]);
     for name in disks.filter_map(|disk| disk.name.as_deref()) {
@@ -159,7 +159,7 @@ fn disks_are_new(arm: &ArmState, id: &ResourceId, request: &VmRequest) -> Result
     Ok(())
 }
 
-/// The existing interfaces that a request names, if the VM can use them.
+/// Returns the existing interfaces that a request names, if the VM can use them.
 fn named_interfaces(
     arm: &ArmState,
     id: &ResourceId,
@@ -189,7 +189,7 @@ fn named_interfaces(
     Ok(Some(attached))
 }
 
-/// Creates all interfaces that are declared inside the VM, or none of them.
+/// Creates either all interfaces that are declared inside the VM, or none of them.
 fn make_interfaces(
     call: &Call<'_>,
     arm: &mut ArmState,
@@ -211,7 +211,7 @@ fn make_interfaces(
     Ok(created.attached)
 }
 
-/// The resources created so far.
+/// The resources that were created so far, for a rollback.
 #[derive(Debug, Default)]
 struct Created {
     attached: Vec<Attached>,
@@ -219,8 +219,9 @@ struct Created {
     addresses: Vec<Key>,
 }
 
-/// The id of a new resource that is created with a VM. Its name has an unpredictable suffix, so
-/// that clients read it from the VM. The suffix is the same in every run, for seeded faults.
+/// Returns the id for a new resource that is created with a VM. Its name has an unpredictable
+/// suffix, so that clients must read it from the VM. The suffix is the same in every run with the
+/// same requests, so that seeded faults are reproducible.
 fn id_for_part<R: Resource>(arm: &ArmState, vm: &Head, name: &str, digits: usize) -> ResourceId {
     let mut tried = 0_u32;
     loop {

@@ -45,9 +45,10 @@ pub(crate) struct VmResource {
     others: Map<String, Value>,
     /// The members next to `properties`: zones, identity, plan.
     top_level: Map<String, Value>,
-    /// `None` before the VM has a host.
+    /// The power state; `None` before the VM has a host.
     power: Option<Power>,
-    /// The address of its host outside its network, if it is not an address of the simulator.
+    /// The address at which the VM's host is reachable from outside its network, if it is not an
+    /// address of the simulator.
     reached_at: Option<Ipv4Addr>,
     /// The operation in progress.
     operation: Option<OperationId>,
@@ -55,7 +56,7 @@ pub(crate) struct VmResource {
     changed: DateTime<Utc>,
 }
 
-/// The operating system's properties.
+/// The properties of a VM's operating system.
 #[derive(Debug)]
 struct System {
     computer_name: String,
@@ -72,7 +73,7 @@ struct Attached {
     id: ResourceId,
     primary: Option<bool>,
     delete_option: Option<String>,
-    /// The name of the configuration, if the interface was created with the VM.
+    /// The name of the network interface configuration, if the interface was created with the VM.
     configuration: Option<String>,
 }
 
@@ -119,7 +120,7 @@ impl VmResource {
         self.power
     }
 
-    /// The custom data for its first boot, in base64, as received.
+    /// Returns the custom data for the VM's first boot, in Base64, as received.
     pub(crate) fn custom_data(&self) -> Option<&Sensitive> {
         self.system.custom_data.as_ref()
     }
@@ -137,7 +138,7 @@ impl VmResource {
         Some(self.primary_interface(arm)?.primary()?.private)
     }
 
-    /// The subnet of its primary interface.
+    /// Returns the subnet of the VM's primary interface.
     fn subnet(&self, arm: &ArmState) -> Option<HostSubnet> {
         let id = &self.primary_interface(arm)?.primary()?.subnet;
         let block = surroundings(arm, id)?.block;
@@ -194,7 +195,7 @@ pub(crate) fn mark_deleting(arm: &mut ArmState, key: &Key) {
     }
 }
 
-/// Ends the deletion of a VM that still exists.
+/// Marks a VM as failed, because its deletion failed.
 pub(crate) fn mark_failed(arm: &mut ArmState, key: &Key, problem: Problem) {
     if let Some(vm) = arm.vms.get_mut(key) {
         vm.head.state = Provisioning::Failed(problem);
@@ -243,7 +244,7 @@ impl Resource for VmResource {
         None
     }
 
-    /// Resources with `deleteOption: Delete` are deleted with it; others are detached.
+    /// Deletes the VM's resources with `deleteOption: Delete`, and detaches the others.
     fn removed(self, arm: &mut ArmState) {
         for attached in self.interfaces {
             let key = attached.id.key();

@@ -12,10 +12,10 @@ use crate::simulator::arm::network::reference;
 use crate::simulator::arm::problem::{Problem, Refusal, invalid, required};
 use crate::simulator::arm::sku::{Size, size_of};
 
-/// The longest custom data, in base64.
+/// The maximum length of custom data, in Base64.
 const CUSTOM_DATA: usize = 87_380;
 
-/// Administrator names that Azure rejects: a selection.
+/// A selection of the administrator names that Azure rejects.
 const REFUSED_ADMINS: [&str; 16] = [
     "administrator",
     "admin",
@@ -76,7 +76,7 @@ pub(super) struct DiskRequest {
 /// Existing interfaces, or interfaces to create with the VM.
 #[derive(Debug)]
 pub(super) enum NetworkRequest {
-    /// (id, primary, delete option)
+    /// The interfaces: (id, primary, delete option).
     Existing(Vec<(String, Option<bool>, Option<String>)>),
     Configured(Vec<Value>),
 }
@@ -199,7 +199,7 @@ fn system_of(body: &Value) -> Result<System, Refusal> {
     }
     let mut shown = profile.clone();
     if let Some(shown) = shown.as_object_mut() {
-        // Azure never returns these.
+        // Azure never returns these values.
         for secret in ["adminPassword", "customData"] {
             shown.remove(secret);
         }
@@ -267,7 +267,8 @@ fn network_of(body: &Value) -> Result<NetworkRequest, Refusal> {
     }
 }
 
-/// Zones, plan, and identity. Azure generates the ids of a system-assigned identity.
+/// Returns the zones, the plan, and the identity. Azure generates the ids of a system-assigned
+/// identity.
 pub(super) fn top_level_of(call: &Call<'_>) -> Map<String, Value> {
     let mut top_level = Map::new();
     for name in ["zones", "plan", "identity"] {
@@ -290,7 +291,7 @@ pub(super) fn top_level_of(call: &Call<'_>) -> Map<String, Value> {
             .into_iter()
             .flatten()
         {
-            // All identities are the same here: the one of the metadata service.
+            // In the simulator, all identities are the same: the metadata service's identity.
             *ids = json!({
                 "principalId": call.cloud.ids.uuid(),
                 "clientId": call.cloud.options.managed_identity,

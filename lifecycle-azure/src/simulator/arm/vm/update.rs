@@ -58,7 +58,7 @@ fn fixed(property: &str) -> Refusal {
         .conflict()
 }
 
-/// A PUT for an existing VM.
+/// Handles a PUT for an existing VM.
 pub(super) fn put(call: &Call<'_>, arm: &mut ArmState, id: &ResourceId) -> Result<Answer, Refusal> {
     let vm = changeable(arm, id)?;
     let head = head_of(call, id, Some(&vm.head), Provisioning::Updating)?;
@@ -67,7 +67,7 @@ pub(super) fn put(call: &Call<'_>, arm: &mut ArmState, id: &ResourceId) -> Resul
     change(call, arm, id, size, Some(head.tags))
 }
 
-/// A PATCH: members that it omits are kept.
+/// Handles a PATCH: omitted members are kept.
 pub(crate) fn patch(
     call: &Call<'_>,
     arm: &mut ArmState,
@@ -174,7 +174,7 @@ fn change(
         }
     }
     let (operation, state) = if never_made {
-        // Its creation failed or is in progress, so try it again.
+        // The VM's creation failed or is in progress, so start it again.
         (begin_creation(call, arm, id)?, Provisioning::Creating)
     } else {
         let delay = call.cloud.options.delays.create;

@@ -100,7 +100,7 @@ fn expanded(call: &Call<'_>) -> bool {
     })
 }
 
-/// A VM; with `$expand=instanceView` it includes the instance view.
+/// Returns a VM, with `$expand=instanceView` together with its instance view.
 pub(crate) fn get(call: &Call<'_>, arm: &ArmState, id: &ResourceId) -> Result<Answer, Refusal> {
     let vm = find::<VmResource>(arm, id)?;
     Ok(Answer::ok(vm.show_expanded(arm, expanded(call))))
@@ -110,7 +110,8 @@ pub(crate) fn instance_view(arm: &ArmState, id: &ResourceId) -> Result<Answer, R
     find::<VmResource>(arm, id).map(|vm| Answer::ok(vm.instance()))
 }
 
-/// The VMs of a subscription or a group, also with `statusOnly=true` or `$expand=instanceView`.
+/// Returns the VMs of a subscription or a group. Supports `statusOnly=true` and
+/// `$expand=instanceView`.
 pub(crate) fn list(call: &Call<'_>, arm: &ArmState, prefix: &Key) -> Result<Answer, Refusal> {
     let status = call
         .parameter("statusOnly")

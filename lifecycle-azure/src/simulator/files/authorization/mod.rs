@@ -19,7 +19,7 @@ use super::operations::Operation;
 
 pub use sas::{AccountSas, ShareSas};
 
-/// The account of a request, if the request is authorized.
+/// Returns the account of a request, if the request is authorized.
 pub(super) fn authorize(
     call: &Call,
     operation: Operation,
@@ -41,7 +41,7 @@ pub(super) fn authorize(
     ))
 }
 
-/// The HMAC-SHA256 of a text under an account's key, in Base64.
+/// Returns the HMAC-SHA256 of a text with an account's key, in Base64.
 fn signature(key: &[u8], text: &str) -> String {
     mac(key, text).map_or_else(String::new, |mac| {
         STANDARD.encode(mac.finalize().into_bytes())
@@ -56,7 +56,7 @@ fn is_signature(key: &[u8], text: &str, claimed: &str) -> bool {
     mac(key, text).is_some_and(|mac| mac.verify_slice(&claimed).is_ok())
 }
 
-/// HMAC accepts keys of any length, so this is always `Some`.
+/// Computes the HMAC of a text. HMAC accepts keys of any length, so the result is always `Some`.
 fn mac(key: &[u8], text: &str) -> Option<Hmac<Sha256>> {
     let mut mac = Hmac::<Sha256>::new_from_slice(key).ok()?;
     mac.update(text.as_bytes());

@@ -14,7 +14,7 @@ use super::super::call::Call;
 use super::super::operations::{Level, Operation};
 use super::{is_signature, signature};
 
-/// The API version of signatures that are created here.
+/// The API version of the signatures that this simulator creates.
 const VERSION: &str = "2022-11-02";
 
 /// The terms of a signature for a whole account.
@@ -24,7 +24,7 @@ pub struct AccountSas {
     pub permissions: String,
     /// The resource types: `s`ervice, `c`ontainers (shares), `o`bjects (directories and files).
     pub resource_types: String,
-    /// Start of validity, if not at once.
+    /// When the signature becomes valid; `None` if immediately.
     pub starts: Option<DateTime<Utc>>,
     pub expires: DateTime<Utc>,
 }
@@ -33,9 +33,9 @@ pub struct AccountSas {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ShareSas {
     pub share: String,
-    /// The permissions in it, such as `rcwdl`.
+    /// The permissions, such as `rcwdl`.
     pub permissions: String,
-    /// Start of validity, if not at once.
+    /// When the signature becomes valid; `None` if immediately.
     pub starts: Option<DateTime<Utc>>,
     pub expires: DateTime<Utc>,
 }
@@ -107,14 +107,14 @@ fn token(
     SecretString::from(token)
 }
 
-/// The string to sign for an account's signature.
+/// Returns the string to sign for an account's signature.
 fn account_text(account: &str, get: &dyn Fn(&str) -> String) -> String {
     let mut text = format!("{account}\n");
     for name in ["sp", "ss", "srt", "st", "se", "sip", "spr", "sv"] {
         text.push_str(&get(name));
         text.push('\n');
     }
-    // Since this version an encryption scope is signed too.
+    // Since this version, an encryption scope is signed too.
     if get("sv").as_str() >= "2020-12-06" {
         text.push_str(&get("ses"));
         text.push('\n');
@@ -122,7 +122,7 @@ fn account_text(account: &str, get: &dyn Fn(&str) -> String) -> String {
     text
 }
 
-/// The string to sign for a share's or a file's signature.
+/// Returns the string to sign for a share's or a file's signature.
 fn share_text(account: &str, path: &str, get: &dyn Fn(&str) -> String) -> String {
     let mut text = String::new();
     for name in ["sp", "st", "se"] {
@@ -172,7 +172,7 @@ pub(super) fn check(
             _ => Err(Refusal::unauthenticated().because("sr is invalid")),
         }
     };
-    // The URL need not name the account; the signature identifies it.
+    // The URL need not name the account, because the signature identifies it.
     let mut owner = None;
     for account in accounts.values() {
         if is_signature(account.key.expose_secret(), &text(&account.name)?, &claimed) {
@@ -240,7 +240,7 @@ fn check_time(get: &dyn Fn(&str) -> String, now: DateTime<Utc>) -> Result<(), Re
     )))
 }
 
-/// Parses a time in any of the forms that a signature may use.
+/// Parses a time in any of the formats that a signature may use.
 fn read_time(text: &str) -> Option<DateTime<Utc>> {
     let time = ["%Y-%m-%dT%H:%M:%S%.fZ", "%Y-%m-%dT%H:%MZ"]
         .iter()

@@ -13,7 +13,7 @@ use super::super::answer::Refusal;
 use super::super::call::Call;
 use super::is_signature;
 
-/// The tolerated difference of a client's clock.
+/// How much a client's clock may differ.
 const SKEW: TimeDelta = TimeDelta::minutes(15);
 
 /// The headers that are signed by position, even if they are absent.
@@ -81,9 +81,9 @@ fn full(call: &Call, account: &str) -> String {
     let mut text = format!("{}\n", call.method);
     for name in BY_PLACE {
         let value = match (name, call.header(name)) {
-            // Versions since 2015-02-21 sign an empty value for an empty body.
+            // API versions since 2015-02-21 sign an empty value for an empty body.
             ("content-length", Some("0")) | (_, None) => "",
-            // The other date header is signed instead.
+            // `x-ms-date` is signed instead.
             ("date", _) if call.header("x-ms-date").is_some() => "",
             (_, Some(value)) => value,
         };
@@ -176,7 +176,7 @@ mod tests {
         }
     }
 
-    /// The example of "Authorize with Shared Key".
+    /// Tests the example from "Authorize with Shared Key".
     #[test]
     fn a_request_is_signed_as_documented() {
         let call = call(
@@ -199,7 +199,7 @@ mod tests {
         assert_eq!(full(&call, "myaccount"), expected);
     }
 
-    /// The example of "Shared Key Lite".
+    /// Tests the example from "Shared Key Lite".
     #[test]
     fn shared_key_lite_signs_fewer_headers() {
         let call = call(

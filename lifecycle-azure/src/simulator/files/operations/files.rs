@@ -13,10 +13,10 @@ use super::super::answer::{Answer, Refusal};
 use super::super::call::Call;
 use super::super::tree::{File, Share};
 
-/// Number of bytes of a file per piece of a response.
+/// The number of bytes in each piece of a response.
 const PART: usize = 1 << 20;
 
-/// The largest file, in bytes.
+/// The maximum size of a file, in bytes.
 const MOST_BYTES: u64 = 4 << 40;
 
 /// The content headers of read responses, and the request headers that set them.
@@ -98,7 +98,7 @@ pub(super) fn read(call: &Call, share: &mut Share) -> Result<Response, Refusal> 
     if status == StatusCode::PARTIAL_CONTENT {
         answer = answer.header("content-range", format!("bytes {start}-{}/{size}", end - 1));
     }
-    // In pieces, because most of a large file may be zeros that use no memory.
+    // The response is sent in pieces, because most of a large file may be zeros that use no memory.
     let contents = file.contents.clone();
     let parts = (start..end).step_by(PART).map(move |at| {
         let part = contents.read(at, end.min(at.saturating_add(PART as u64)));

@@ -104,8 +104,8 @@ impl Operation {
         }
     }
 
-    /// Whether a share's own signature covers it: all operations except those on the share as a
-    /// whole.
+    /// Whether a share's own signature covers operations at this level: all operations except those
+    /// on the share as a whole.
     pub(super) fn is_within_share(self) -> bool {
         !matches!(
             self,
@@ -117,7 +117,7 @@ impl Operation {
         )
     }
 
-    /// The permissions of which one is required.
+    /// Returns the permissions, of which one is required.
     pub(super) fn permissions(self) -> &'static str {
         match self {
             Self::ListShares | Self::List => "l",

@@ -42,6 +42,7 @@ fn errors() -> Vec<Error> {
         Error::stale_epoch(Epoch(1), Epoch(2)),
         Error::Name(ServiceName::try_from("A b").unwrap_err()),
         Error::io(what(), std::io::Error::other(MARK)),
+        Error::not_ready(what(), why()),
     ]
 }
 

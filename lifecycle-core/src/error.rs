@@ -40,7 +40,7 @@ pub enum Error {
         hint: Option<String>,
     },
     /// Something already exists, has changed since it was read, or is in use.
-    #[error("{what} is in conflict: {why}")]
+    #[error("{what}: {why}")]
     #[non_exhaustive]
     Conflict { what: String, why: String },
     /// A value that cannot be used.
@@ -86,7 +86,7 @@ pub enum Error {
         after: Duration,
     },
     /// An operation took longer than its limit.
-    #[error("{what} did not end within {}", humantime::format_duration(*.after))]
+    #[error("{what} timed out after {}", humantime::format_duration(*.after))]
     #[non_exhaustive]
     TimedOut {
         what: String,
@@ -96,7 +96,7 @@ pub enum Error {
     },
     /// A change in the cloud has exceeded its limit and is still in progress.
     #[error(
-        "{what} did not end within {}{}",
+        "{what} did not complete within {}{}",
         humantime::format_duration(*.after),
         .reported.as_ref().map(|reported| format!("; the cloud last reported: {reported}")).unwrap_or_default()
     )]
@@ -112,7 +112,7 @@ pub enum Error {
         hint: String,
     },
     /// The backend received too many requests.
-    #[error("{what} is throttled")]
+    #[error("{what} was throttled: too many requests")]
     #[non_exhaustive]
     Throttled {
         what: String,
@@ -177,7 +177,7 @@ pub enum Error {
     #[error(transparent)]
     Name(#[from] InvalidName),
     /// The operating system reported an error for a file or directory.
-    #[error("{what}")]
+    #[error("{what} failed")]
     #[non_exhaustive]
     Io {
         /// The failed action and the file.
@@ -312,8 +312,8 @@ impl Error {
             | Self::Exhausted { hint, .. } => Some(hint),
             Self::NotFound { hint, .. } => hint.as_deref(),
             Self::Build { .. } => Some(
-                "correct the Dockerfile or its files and run `bootstrapper up`; if the cause is \
-                 somewhere else, run `bootstrapper retry NAME` to build it again",
+                "correct the Dockerfile or its files and run `bootstrapper up`; if \
+                 the files are correct, run `bootstrapper retry NAME` to build the image again",
             ),
             Self::Name(name) => Some(&name.rule),
             Self::Conflict { .. }

@@ -527,8 +527,8 @@ async fn separate_networks_are_a_warning_and_other_network_keys_are_not() {
              job: {{image: x, network_mode: none}}\nnetworks: {networks}\n"
         )
     };
-    let apart = "compose.yaml:5:1: networks: separate networks do not isolate services, neither on one \
-                 node nor between nodes: every service can reach every other by name";
+    let apart = "compose.yaml:5:1: networks: separate networks do not isolate services, whether on \
+                 one node or between nodes: every service can reach every other service by name";
     for (web, networks, warned, blocks) in [
         ("[front]", "{front: , back: }", true, false),
         // A null value is the same as a missing key.

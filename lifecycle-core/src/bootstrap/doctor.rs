@@ -94,7 +94,12 @@ impl Bootstrapper {
         const HINT: &str = "start Docker, or set DOCKER_HOST=unix://<socket>; your user needs permission \
                             to use the socket";
         let Some(engine) = &self.operator_engine else {
-            return Finding::new(Health::Error, WHAT, "its socket does not exist", HINT);
+            return Finding::new(
+                Health::Error,
+                WHAT,
+                "the engine's socket does not exist",
+                HINT,
+            );
         };
         match self.within(WHAT, engine.info()).await {
             Ok(info) => engine_version(WHAT, &info.version),
@@ -111,13 +116,13 @@ impl Bootstrapper {
                 let nodes = futures_util::future::join_all(nodes).await;
                 findings.push(Finding::ok(
                     "cloud",
-                    format!("it answers; number of nodes: {}", machines.len()),
+                    format!("responds; number of nodes: {}", machines.len()),
                 ));
                 findings.extend(self.check_jump_host().await);
                 findings.extend(nodes.into_iter().flatten());
             }
             Err(error) => {
-                let hint = "no other check is possible until the cloud answers";
+                let hint = "fix the access to the cloud first; the checks of nodes need it";
                 findings.push(Finding::failed("cloud", &error, hint));
             }
         }
@@ -127,12 +132,12 @@ impl Bootstrapper {
 
     /// Checks the jump host, if there is one.
     pub async fn check_jump_host(&self) -> Option<Finding> {
-        const HINT: &str =
-            "check that it is running and that its SSH port is reachable from this machine";
+        const HINT: &str = "check that the jump host is running and that its SSH port is reachable from this \
+             machine";
         let asked = async { Ok(self.backends.connector.jump_host().await) };
         match self.within("the jump host", asked).await {
             Ok(None) => None,
-            Ok(Some((name, Ok(())))) => Some(Finding::ok(name, "it answers")),
+            Ok(Some((name, Ok(())))) => Some(Finding::ok(name, "responds")),
             Ok(Some((name, Err(error)))) => Some(Finding::failed(name, &error, HINT)),
             Err(error) => Some(Finding::failed("jump host", &error, HINT)),
         }
@@ -148,28 +153,34 @@ impl Bootstrapper {
 
     async fn check_manager(&self, platform: PlatformId) -> Finding {
         const WHAT: &str = "manager";
-        const HINT: &str = "run `bootstrapper up` to start it again; its log is on its node (`docker logs` \
-                            of the container with the label lifecycle.role=manager)";
+        const HINT: &str = "run `bootstrapper up` to start the manager again; to read the \
+                            manager's log, run `docker logs` on its node for the container with \
+                            the label lifecycle.role=manager";
         let asked = async { self.client(platform).await?.platform().await };
         match self.within(WHAT, asked).await {
             Ok(platform) => match platform.state {
                 PlatformState::Degraded => Finding::new(
                     Health::Warning,
                     WHAT,
-                    "it answers; the platform is degraded",
+                    "responds; the platform is degraded",
                     "`bootstrapper status` shows what is not ready, `bootstrapper why NAME` shows \
                      why",
                 ),
                 PlatformState::Converging => {
-                    Finding::ok(WHAT, "it answers; it is applying changes")
+                    Finding::ok(WHAT, "responds; changes are being applied")
                 }
-                PlatformState::Deleting => Finding::ok(WHAT, "it is removing the platform"),
-                PlatformState::Running => Finding::ok(WHAT, "it answers; everything is ready"),
+                PlatformState::Deleting => Finding::ok(
+                    WHAT,
+                    "responds; the platform is being \
+                                                              removed",
+                ),
+                PlatformState::Running => Finding::ok(WHAT, "responds; everything is ready"),
                 PlatformState::Unknown => Finding::new(
                     Health::Warning,
                     WHAT,
-                    "it answers; this version of the bootstrapper does not know its state",
-                    "use the bootstrapper of the manager's version",
+                    "responds, but this version of the bootstrapper does not know the reported \
+                     state",
+                    "use a bootstrapper of the same version as the manager",
                 ),
             },
             Err(error) => Finding::failed(WHAT, &error, HINT),
@@ -183,8 +194,8 @@ impl Bootstrapper {
             return vec![Finding::new(
                 Health::Error,
                 about("power"),
-                format!("it is not running: {:?}", machine.power).to_lowercase(),
-                "run `bootstrapper up`, which starts declared nodes",
+                format!("the node is not running: {:?}", machine.power).to_lowercase(),
+                "run `bootstrapper up` to start the declared nodes",
             )];
         }
         let connector = &self.backends.connector;
@@ -202,7 +213,7 @@ impl Bootstrapper {
         let mut findings = Vec::new();
         match asked {
             Ok(answer) => {
-                findings.push(Finding::ok(about("SSH"), "it answers"));
+                findings.push(Finding::ok(about("SSH"), "responds"));
                 // The node read its clock at some time between the two local readings; assume the
                 // middle.
                 let local = before + (after - before) / 2;
@@ -220,8 +231,8 @@ impl Bootstrapper {
             Err(error) => Finding::failed(
                 what,
                 &error,
-                "run `bootstrapper up`, which installs Docker; if it is installed, see `systemctl \
-                 status docker` on the node",
+                "run `bootstrapper up` to install Docker; if Docker is already installed, run \
+                 `systemctl status docker` on the node",
             ),
         });
         findings
@@ -265,7 +276,10 @@ fn clock(what: String, off: chrono::TimeDelta) -> Finding {
     if off.abs() <= MAX_CLOCK_DIFFERENCE {
         return Finding::ok(
             what,
-            format!("differs by {:.1} s from this machine", seconds.abs()),
+            format!(
+                "differs by {:.1} s from the clock of this machine",
+                seconds.abs()
+            ),
         );
     }
     let (by, which) = (
@@ -275,8 +289,8 @@ fn clock(what: String, off: chrono::TimeDelta) -> Finding {
     Finding::new(
         Health::Error,
         what,
-        format!("{by:.0} s {which} this machine"),
-        "synchronise the clocks of both machines (systemd-timesyncd, chrony)",
+        format!("{by:.0} s {which} the clock of this machine"),
+        "synchronize the clocks of both machines (for example with systemd-timesyncd or chrony)",
     )
 }
 
@@ -306,7 +320,7 @@ fn engine_version(what: &str, version: &str) -> Finding {
     Finding::new(
         Health::Warning,
         what,
-        format!("version {version} was never tested"),
+        format!("version {version} has not been tested with this program"),
         format!("install version {OLDEST_ENGINE} or later"),
     )
 }
@@ -325,7 +339,10 @@ mod tests {
         let near = clock("c".into(), chrono::TimeDelta::milliseconds(-120));
         assert_eq!(
             (near.health, near.detail.as_str()),
-            (Health::Ok, "differs by 0.1 s from this machine")
+            (
+                Health::Ok,
+                "differs by 0.1 s from the clock of this machine"
+            )
         );
         let full = disk("d".into(), 1 << 20, 100 << 20);
         assert_eq!(full.health, Health::Warning);

@@ -88,7 +88,7 @@ pub(super) async fn follow(
             failures,
         })
     };
-    let what = "the manager's report of nodes, services and last lines of output";
+    let what = "the manager's report on nodes, services and recent output";
     let outcome = Wait::new(reporter, clock, what, SUMMARY_WITHIN)
         .until::<_, Error>(summary)
         .await?;
@@ -158,7 +158,7 @@ async fn failure(
         why: instance
             .why
             .clone()
-            .unwrap_or_else(|| format!("it is {}", instance.state)),
+            .unwrap_or_else(|| format!("the replica is {}", instance.state)),
         last_lines,
     }
 }

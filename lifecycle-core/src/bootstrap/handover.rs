@@ -173,9 +173,9 @@ impl Handover {
     pub fn read_with(mut file: impl FnMut(&str) -> Option<String>) -> Result<Self> {
         let mut required = |name: &str| {
             file(name).ok_or_else(|| Error::Invalid {
-                what: format!("the file {name} of the hand-over"),
-                why: "it is missing".into(),
-                hint: "run `bootstrapper up` again, which writes the files".into(),
+                what: format!("the hand-over file {name}"),
+                why: "the file is missing".into(),
+                hint: "run `bootstrapper up` again to write the files".into(),
             })
         };
         let config: ManagerConfig = parse(CONFIG, &required(CONFIG)?)?;
@@ -253,7 +253,7 @@ fn cannot_serialise(error: &serde_json::Error) -> Error {
 
 fn parse<T: serde::de::DeserializeOwned>(name: &str, text: &str) -> Result<T> {
     serde_json::from_str(text).map_err(|error| Error::Corrupt {
-        what: format!("the file {name} of the hand-over"),
+        what: format!("the hand-over file {name}"),
         // A declaration contains secrets, so report only the position.
         why: format!("line {}, column {}", error.line(), error.column()),
     })

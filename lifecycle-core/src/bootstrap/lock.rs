@@ -29,7 +29,7 @@ impl StateDirectory {
                     "another `up` or `down` of this platform is running on this machine \
                               (process {by})"
                 ),
-                hint: "wait until it has ended, then run this command again".into(),
+                hint: "wait until that process has exited, then run this command again".into(),
             },
             LockFailure::Io(error) => Error::io(what(), error),
         })

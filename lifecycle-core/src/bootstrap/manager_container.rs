@@ -91,7 +91,10 @@ impl Bootstrapper {
             Ok((client, previous, current, files))
         };
         let (client, previous, current, files) = self
-            .wait("what runs on the manager's node", NODE_ANSWERS_WITHIN)
+            .wait(
+                "the list of containers on the manager's node",
+                NODE_ANSWERS_WITHIN,
+            )
             .until::<_, Error>(observed)
             .await?;
         let rollback_target = files.rollback_target(&previous);
@@ -136,7 +139,7 @@ impl Bootstrapper {
                 }
                 return Err(Error::Failed {
                     what: "starting the lifecycle manager".into(),
-                    why: format!("it does not answer; its last output: {last_output}"),
+                    why: format!("the manager does not respond; its last output: {last_output}"),
                     source: Some(Box::new(error)),
                 });
             };
@@ -149,14 +152,14 @@ impl Bootstrapper {
                 }
                 node.runtime.start_container(&old.name).await
             };
-            self.wait("the previous manager's start", NODE_ANSWERS_WITHIN)
+            self.wait("the start of the previous manager", NODE_ANSWERS_WITHIN)
                 .until(rollback)
                 .await?;
             return Err(Error::Failed {
                 what: "replacing the lifecycle manager".into(),
                 why: format!(
-                    "the new one does not answer, so the previous one was started again; last \
-                     output of the new one: {last_output}"
+                    "the new manager does not respond, so the previous manager was started again; \
+                     last output of the new manager: {last_output}"
                 ),
                 source: Some(Box::new(error)),
             });
@@ -180,7 +183,7 @@ impl Bootstrapper {
     }
 
     async fn answers(&self, client: &dyn ManagerApi) -> Result<()> {
-        self.wait("the manager's first answer", MANAGER_ANSWERS_WITHIN)
+        self.wait("the manager's first response", MANAGER_ANSWERS_WITHIN)
             .repeat(|| client.health())
             .await
     }

@@ -201,7 +201,7 @@ impl Bootstrapper {
     /// Returns the node as the cloud reports it.
     async fn look_up(&self, node: &NodeName) -> Result<Option<ObservedNode>> {
         self.wait(
-            format!("the cloud's answer about node {node}"),
+            format!("the cloud's response about node {node}"),
             CLOUD_ANSWERS_WITHIN,
         )
         .until(self.backends.cloud.get(node))
@@ -259,7 +259,7 @@ impl Bootstrapper {
         Err(Error::Invalid {
             what: "the declaration".into(),
             why: problems.join("; "),
-            hint: "fix the files and run the command again; nothing was changed".into(),
+            hint: "fix the files, then run the command again; nothing was changed".into(),
         })
     }
 
@@ -281,15 +281,15 @@ impl Bootstrapper {
         Ok(Some(Error::Denied {
             what: "access to the platform's nodes".into(),
             why: format!(
-                "its nodes exist ({}), and this machine does not have the platform's secrets: \
-                 they are expected in {}",
+                "the nodes exist ({}), but this machine does not have the platform's secrets, \
+                 which are expected in {}",
                 names.join(", "),
                 kept_in.display()
             ),
             hint: format!(
-                "copy {} from the machine that started the platform, readable only by you; if \
-                 the secrets are lost, delete these nodes in the cloud and run `bootstrapper up`, \
-                 which creates them again; nothing was changed",
+                "copy {} from the machine that started the platform, and make it readable only by \
+                 you; if the secrets are lost, delete these nodes in the cloud, then run \
+                 `bootstrapper up` to create them again; nothing was changed",
                 kept_in.display()
             ),
         }))
@@ -356,7 +356,7 @@ impl Bootstrapper {
                 waits.update(&now.running, &view::waits(&now.plan))?;
                 tokio::select! {
                     changed = rounds.changed() => if changed.is_err() {
-                        return Err(Error::failed("the control loop", "it ended"));
+                        return Err(Error::failed("the control loop", "its task ended unexpectedly"));
                     },
                     () = tokio::time::sleep_until(waits.next_report()) => {}
                 }
@@ -457,7 +457,7 @@ impl Bootstrapper {
             }
             let lookup = self
                 .wait(
-                    "the answer of the engine on this machine",
+                    "the response of the engine on this machine",
                     NODE_ANSWERS_WITHIN,
                 )
                 .until(operator.image(&name))
@@ -523,7 +523,7 @@ fn endpoint(machine: &ObservedNode, declaration: &Declaration) -> Result<Manager
     let ip = machine.addresses.private.ok_or_else(|| {
         Error::failed(
             format!("reaching node {}", machine.name),
-            "the cloud reports no private address for it",
+            "the cloud reports no private address for the node",
         )
     })?;
     Ok(ManagerEndpoint {
@@ -555,7 +555,7 @@ fn nodes_failed(plan: &crate::reconcile::Plan) -> Error {
 fn not_running() -> Error {
     Error::Invalid {
         what: "the platform".into(),
-        why: "it is not running: its manager's node does not exist".into(),
+        why: "the platform is not running: the manager's node does not exist".into(),
         hint: "start it with `bootstrapper up`".into(),
     }
 }
@@ -563,6 +563,6 @@ fn not_running() -> Error {
 /// Computes the keyed digest of one of the bootstrapper's own objects.
 fn own_digest(key: &PlatformKey, form: &impl serde::Serialize) -> Result<String> {
     let bytes = serde_json::to_vec(form)
-        .map_err(|error| Error::failed("serialising the input of a digest", error.to_string()))?;
+        .map_err(|error| Error::failed("serializing the input of a digest", error.to_string()))?;
     Ok(key.sign("manager digest", &bytes))
 }

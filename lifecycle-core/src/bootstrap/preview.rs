@@ -73,7 +73,7 @@ impl Bootstrapper {
         }
         if let Ok(client) = self.client(declaration.id).await
             && self
-                .wait("the manager's answer", MANAGER_ANSWERS_WITHIN)
+                .wait("the manager's response", MANAGER_ANSWERS_WITHIN)
                 .until(client.health())
                 .await
                 .is_ok()

@@ -69,8 +69,8 @@ fn with_hint(error: Error) -> Error {
         what: "the registry's database".into(),
         why: error.chain(),
         hint:
-            "start it, or correct `registry.url` in platform.toml; it must be reachable from this \
-               machine and from the manager's node; nothing was changed"
+            "start the database, or correct `registry.url` in platform.toml; the database must be \
+             reachable from this machine and from the manager's node; nothing was changed"
                 .into(),
     }
 }

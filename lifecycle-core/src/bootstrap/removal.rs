@@ -59,13 +59,15 @@ impl From<EngineState> for Contents {
 impl fmt::Display for Contents {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let (instances, volumes) = match self {
-            Self::Unknown { why } => return write!(f, "its contents are unknown: {why}"),
+            Self::Unknown { why } => {
+                return write!(f, "its services and volumes are unknown: {why}");
+            }
             Self::Known { instances, volumes } => (instances, volumes),
         };
         let instances: Vec<String> = instances.iter().map(ToString::to_string).collect();
         let volumes: Vec<&str> = volumes.iter().map(VolumeName::as_str).collect();
         match (instances.as_slice(), volumes.as_slice()) {
-            ([], []) => f.write_str("no services and no named volumes on it"),
+            ([], []) => f.write_str("no services or named volumes on it"),
             (instances, []) => write!(f, "on it: {}; no named volume", instances.join(", ")),
             ([], volumes) => write!(f, "on it: volumes {}", volumes.join(", ")),
             (instances, volumes) => write!(
@@ -108,21 +110,24 @@ impl Bootstrapper {
                     Ok(Ok(state)) => state.into(),
                     Ok(Err(error)) => Contents::Unknown { why: error.chain() },
                     Err(_) => Contents::Unknown {
-                        why: "it does not answer".into(),
+                        why: "the node does not respond".into(),
                     },
                 };
                 Removal { node, contents }
             })
             .buffered(PARALLEL_QUERIES)
             .collect::<Vec<_>>();
-        self.wait("the contents of the nodes", limit)
+        self.wait("the services and volumes on the nodes", limit)
             .until(async { Ok(asked.await) })
             .await
     }
 
     async fn contents(&self, node: &ObservedNode) -> Result<EngineState> {
         if node.power != Power::Running {
-            return Err(Error::failed("querying it", "it is not running"));
+            return Err(Error::failed(
+                "listing its services and volumes",
+                "the node is not running",
+            ));
         }
         let handle = self.backends.connector.connect(node).await?;
         handle.runtime.state().await

@@ -21,7 +21,7 @@ impl Bootstrapper {
         let client = client.as_ref();
         let asked = async { Ok((client.last_event().await?, runs(client, name).await?)) };
         let (cursor, replaces) = self
-            .wait("the manager's answer", ACCEPTED_WITHIN * 2)
+            .wait("the manager's response", ACCEPTED_WITHIN * 2)
             .until::<_, Error>(asked)
             .await?;
         let names = replaces.keys().map(ToString::to_string).collect();
@@ -35,7 +35,7 @@ impl Bootstrapper {
         let ended = follow_operation(client, operation.id(), cursor, reporter, clock).await?;
         match ended.why {
             None => Ok(names),
-            Some(why) => Err(Error::failed(format!("the restart of {name}"), why)),
+            Some(why) => Err(Error::failed(format!("restarting {name}"), why)),
         }
     }
 }

@@ -267,7 +267,7 @@ impl OperatorState for StateDirectory {
 
     async fn store_placement(&self, placed: &ManagerPlacement) -> Result<()> {
         let text = serde_json::to_string_pretty(placed).map_err(|error| {
-            Error::failed("serialising the manager's placement", error.to_string())
+            Error::failed("serializing the manager's placement", error.to_string())
         })?;
         self.write(PLACED, &text).await
     }
@@ -301,7 +301,7 @@ impl OperatorState for StateDirectory {
 
     async fn store_durations(&self, durations: &Durations) -> Result<()> {
         let text = serde_json::to_string_pretty(durations).map_err(|error| {
-            Error::failed("serialising the durations of nodes", error.to_string())
+            Error::failed("serializing the durations of nodes", error.to_string())
         })?;
         Self::write_in(&self.shared_directory, DURATIONS, &text).await
     }

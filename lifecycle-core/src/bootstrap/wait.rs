@@ -131,7 +131,8 @@ impl<'a> Wait<'a> {
                     after: limit,
                 }))
             }),
-            () = reports => Err(E::from(Error::failed(&self.what, "reporting ended unexpectedly"))),
+            () = reports => Err(E::from(Error::failed(&self.what, "reporting the progress ended \
+                                                                   unexpectedly"))),
         }
     }
 
@@ -243,7 +244,7 @@ impl<'a> LoopWatch<'a> {
             }
             if more > 0 {
                 self.reporter.report(Progress::Note {
-                    text: format!("{more} more waits"),
+                    text: format!("waiting for {more} more"),
                 });
             }
         }
@@ -260,7 +261,7 @@ impl<'a> LoopWatch<'a> {
         let since = self.clock.now() - ago;
         self.reporter.report(Progress::Waiting {
             key: "wait/manager".into(),
-            what: "the manager's answer".into(),
+            what: "the manager's response".into(),
             since,
             until: after(since, limit),
             detail: Some(error.chain()),

@@ -61,9 +61,9 @@ impl Credentials {
 
 fn missing(key: &str) -> Error {
     Error::Invalid {
-        what: format!("the secret of `{key}`"),
-        why: "it is not set".to_owned(),
-        hint: format!("set it in `{key}` of platform.toml"),
+        what: format!("the secret for `{key}`"),
+        why: "the secret is not set".to_owned(),
+        hint: format!("set the secret under `{key}` in platform.toml"),
     }
 }
 

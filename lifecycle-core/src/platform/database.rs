@@ -79,7 +79,7 @@ fn check(url: &str) -> Result<Password, String> {
         .ok_or("not a PostgreSQL URL: it does not start with `postgres://`")?;
     let bad = |why: &str| format!("not a PostgreSQL URL: {why}");
     if rest.chars().any(|c| c.is_whitespace() || c.is_control()) {
-        return Err(bad("it contains spaces or line breaks"));
+        return Err(bad("the URL contains spaces or line breaks"));
     }
     let (location, query) = rest.split_once('?').unwrap_or((rest, ""));
     let (authority, database) = location.split_once('/').unwrap_or((location, ""));
@@ -105,7 +105,7 @@ fn check(url: &str) -> Result<Password, String> {
     let bare = host.trim_start_matches('[').trim_end_matches(']');
     let is_loopback = bare.parse::<IpAddr>().is_ok_and(|ip| ip.is_loopback());
     if is_loopback || bare.eq_ignore_ascii_case("localhost") {
-        let why = format!("`{host}` is a different machine for the manager than for you");
+        let why = format!("on the manager's node, `{host}` is the node itself");
         return Err(format!(
             "{why}; use a host name or address that the nodes can reach"
         ));

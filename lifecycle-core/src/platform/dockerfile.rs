@@ -73,7 +73,7 @@ pub(super) fn read(text: &str, args: &BTreeMap<String, String>) -> Result<Docker
     if seen_from {
         Ok(Dockerfile { bases, exposes })
     } else {
-        Err("it has no `FROM` line".to_owned())
+        Err("the file has no `FROM` line".to_owned())
     }
 }
 
@@ -206,7 +206,10 @@ mod tests {
             read("ARG X\nFROM $X\n", &none),
             Err("line 2: `FROM $X` has no image".into())
         );
-        assert_eq!(read("RUN x\n", &none), Err("it has no `FROM` line".into()));
+        assert_eq!(
+            read("RUN x\n", &none),
+            Err("the file has no `FROM` line".into())
+        );
         assert!(read("FROM ${X\n", &none).is_err());
     }
 }

@@ -157,7 +157,8 @@ impl Draft {
         }
         if name.is_none() {
             report.file_problem(
-                "the platform has no name, and the name of its directory is not valid as one",
+                "the platform has no name, and the name of its directory is not a valid platform \
+                 name",
                 "add `name:` at the top of the file",
             );
         }
@@ -305,7 +306,7 @@ async fn read_dockerfile(
         .collect();
     dockerfile::read(&String::from_utf8_lossy(&content), &args).map_err(|why| {
         CodeBaseProblem::Dockerfile {
-            message: format!("`{file}` of `{}`: {why}", code.name),
+            message: format!("`{file}` in the code base `{}`: {why}", code.name),
             help: "fix the Dockerfile, or set the argument in `build.args`",
         }
     })

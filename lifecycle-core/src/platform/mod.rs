@@ -136,7 +136,10 @@ impl ManagerSpec {
             Err(Error::Invalid {
                 what: what.into(),
                 why,
-                hint: format!("leave it at {stays}, or take the platform down first"),
+                hint: format!(
+                    "set it to {stays} again, or remove the platform with `bootstrapper \
+                               down` first"
+                ),
             })
         };
         if self.node != declared.node {

@@ -20,8 +20,8 @@ pub fn schema() -> Value {
         (
             "size",
             words(
-                "The provider's name of the machine size; with several, the first one that is \
-                 available is used. Not for local nodes",
+                "The provider's name for the machine size; in a list, the first available size is \
+                 used. Not for local nodes",
             ),
         ),
         (

@@ -170,7 +170,7 @@ fn search(directory: &Path) -> Result<Vec<PathBuf>> {
         }
     }
     Err(Error::not_found(format!(
-        "a `{}` in `{}` or above it",
+        "a `{}` in `{}` or its parent directories",
         COMPOSE_FILES[0],
         start.display()
     )))

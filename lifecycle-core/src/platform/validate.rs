@@ -311,7 +311,7 @@ impl<'a> Check<'a> {
         report.problem_with_help(
             at,
             &path,
-            format!("{who} need the host port {port}/{protocol}, and {places} there for it"),
+            format!("{who} need the host port {port}/{protocol}, but {places} available"),
             help,
         );
     }

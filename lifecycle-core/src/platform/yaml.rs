@@ -150,7 +150,10 @@ impl Builder {
             Event::SequenceEnd | Event::MappingEnd => self.end(at),
             Event::Alias(anchor) => {
                 let Some(node) = self.anchors.get(&anchor) else {
-                    return fail(at, "this alias refers to a value that contains it");
+                    return fail(
+                        at,
+                        "this alias refers to a value that contains the alias itself",
+                    );
                 };
                 let weight = node.weight();
                 if self.open.len() + depth(node) > MAX_DEPTH {
@@ -378,7 +381,7 @@ mod tests {
             ("a: *b\n", "f:1:4: "),
             (
                 "a: &a [*a]\n",
-                "f:1:8: this alias refers to a value that contains it",
+                "f:1:8: this alias refers to a value that contains the alias itself",
             ),
             ("? [a]\n: b\n", "f:1:3: a key must be a single value"),
             ("a: 1\n---\nb: 2\n", "f:2:1: a second document starts here"),

@@ -135,7 +135,7 @@ async fn manager_that_never_responds() {
     assert!(began.elapsed() < Duration::from_mins(10), "{error:?}");
     let waits = reports.waits_since(began);
     let has = |text: &str| waits.iter().any(|wait| wait.contains(text));
-    assert!(has("the manager's first answer"), "{waits:#?}");
+    assert!(has("the manager's first response"), "{waits:#?}");
 }
 
 #[tokio::test(start_paused = true)]

@@ -58,7 +58,7 @@ pub(super) fn read(
             {
                 field.problem_with_help(
                     report,
-                    "`dockerfile_inline` replaces the Dockerfile",
+                    "`dockerfile` and `dockerfile_inline` cannot be combined",
                     "keep only one of the two",
                 );
             }
@@ -165,7 +165,7 @@ fn directory(field: &Field<'_>, report: &mut Report) -> Option<String> {
         field.problem_with_help(
             report,
             "remote build contexts are not supported",
-            "download it, and set the local directory",
+            "download the context, and set `context` to the local directory",
         );
         return None;
     }

@@ -82,10 +82,10 @@ fn mode(field: &Field<'_>, modes: &[&str], report: &mut Report) -> Option<String
         field.problem_with_help(
             report,
             format!(
-                "`{text}`: sharing with another container is not supported, because it may be \
-                     on another node"
+                "`{text}`: sharing with another container is not supported, because that container \
+                 may be on another node"
             ),
-            "remove it, or run both processes in one container",
+            "remove this key, or run both processes in one container",
         );
         return None;
     }

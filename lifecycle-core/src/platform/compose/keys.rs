@@ -171,7 +171,7 @@ pub(super) const SERVICE: &[Key] = &[
     supported("hostname", ""),
     supported(
         "image",
-        "no effect together with `build`: the name of a built image is chosen by the platform",
+        "no effect together with `build`: the platform chooses the name of a built image",
     ),
     supported("init", ""),
     supported(

@@ -172,7 +172,7 @@ fn block_io(field: &Field<'_>, block_io: &mut BlockIo, report: &mut Report) {
                 }
             }
             let Some((path, amount)) = path.zip(amount) else {
-                item.problem(report, "`path`, or `weight` or `rate`, is missing");
+                item.problem(report, "`path` and either `weight` or `rate` are required");
                 continue;
             };
             let path = path.to_owned();

@@ -110,8 +110,8 @@ fn one(
         report.problem_with_help(
             field.at,
             &field.path,
-            format!("its contents are set more than once: {}", named.join(", ")),
-            "keep only one",
+            format!("the contents are set more than once: {}", named.join(", ")),
+            "keep only one of these keys",
         );
     }
     found

@@ -77,8 +77,8 @@ pub(super) fn read<'a>(
                 report.warning(
                     field.at,
                     &field.path,
-                    "the names of containers are chosen by the platform; this one becomes an \
-                     additional name of the service",
+                    "the platform chooses the names of containers; this name becomes an additional \
+                     name for the service",
                 );
                 connected.aliases.push(Alias {
                     service: spec.name.clone(),
@@ -124,8 +124,8 @@ fn mode(field: &Field<'_>, report: &mut Report) -> NetworkMode {
                     "`{text}`: containers cannot share a network, because they may be on \
                      different nodes"
                 ),
-                "let the service have its own ports and use its name to connect, or run both \
-                 processes in one container",
+                "give the service its own network and connect to it by name, or run both processes \
+                 in one container",
             );
             NetworkMode::Platform
         }
@@ -332,7 +332,8 @@ pub(super) fn settle(field: &Field<'_>, container: &mut ContainerTemplate, repor
     if !connection.has_own_resolvers() {
         for key in ["dns_opt", "dns_search"] {
             if let Some(field) = field.get(key).filter(|field| !field.is_null()) {
-                let consequence = "the platform's resolver does not support it; set `dns`, too";
+                let consequence = "the platform's resolver does not support this key; set `dns`, \
+                                   too";
                 report.unsupported(field.at, &field.path, consequence, true);
             }
         }
@@ -364,8 +365,8 @@ pub(super) fn settle(field: &Field<'_>, container: &mut ContainerTemplate, repor
                 .is_some_and(|host| host != port.container_port)
     });
     if let Some(ports) = field.get("ports").filter(|_| mapped) {
-        let consequence = "with the node's network, ports are not mapped: each is open on the \
-                           node with the number that the process opens";
+        let consequence = "with the node's network, ports are not mapped: the process opens its \
+                           ports directly on the node";
         report.unsupported(ports.at, &ports.path, consequence, true);
     }
     let published = container
@@ -435,8 +436,8 @@ pub(super) fn warn_about_isolation(
             .any(|other| one.is_disjoint(other))
     });
     if apart {
-        let message = "separate networks do not isolate services, neither on one node nor \
-                       between nodes: every service can reach every other by name";
+        let message = "separate networks do not isolate services, whether on one node or between \
+                       nodes: every service can reach every other service by name";
         report.warning(field.at, &field.path, message);
     }
 }

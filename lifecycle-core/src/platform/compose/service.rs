@@ -115,7 +115,7 @@ pub(super) fn read<'a>(
     let build = build::read(build_field.as_ref(), code.as_ref(), project, reader.report);
     match image {
         Some((_, field)) if build.is_some() => {
-            let consequence = "the name of a built image is chosen by the platform";
+            let consequence = "the platform chooses the name of a built image";
             reader
                 .report
                 .unsupported(field.at, &field.path, consequence, false);
@@ -441,7 +441,10 @@ impl Reader<'_, '_> {
                 && !older.node.is_same_value(found.node)
             {
                 let newer: Vec<&str> = newer.into_iter().filter(|part| !part.is_empty()).collect();
-                let message = format!("`{}` sets the same to a different value", newer.join("."));
+                let message = format!(
+                    "`{}` sets the same option to a different value",
+                    newer.join(".")
+                );
                 older.problem_with_help(self.report, message, "keep only one of the two");
             }
         }

@@ -322,15 +322,15 @@ pub(super) fn address(text: &str) -> Result<String, String> {
     match scheme {
         "https" => Ok(text.trim_end_matches('/').to_owned()),
         "http" => Err(bad(
-            "secrets are sent to it, so it must start with `https://`",
+            "secrets are sent to this URL, so the URL must start with `https://`",
         )),
-        _ => Err(bad("it must start with `https://`")),
+        _ => Err(bad("the URL must start with `https://`")),
     }
 }
 
 pub(super) fn filled(text: &str) -> Result<String, String> {
     match text.trim() {
-        "" => Err("it is empty".to_owned()),
+        "" => Err("the value is empty".to_owned()),
         text => Ok(text.to_owned()),
     }
 }

@@ -87,7 +87,8 @@ pub(super) const TOP: &[Key] = &[
     supported("include", "see *Several files*"),
     supported(
         "networks",
-        "only their names; a platform has one network, in which all services reach each other",
+        "only the names are used; a platform has one network, in which all services can reach each \
+         other",
     ),
     supported("configs", "see below"),
     supported("secrets", "see below"),
@@ -119,7 +120,7 @@ pub(super) const SERVICE: &[Key] = &[
     ),
     supported(
         "container_name",
-        "an additional name of the service; the names of containers are chosen by the platform",
+        "an additional name for the service; the platform chooses the names of containers",
     ),
     harmless("cpu_count", WINDOWS),
     harmless("cpu_percent", WINDOWS),
@@ -149,22 +150,24 @@ pub(super) const SERVICE: &[Key] = &[
     supported("entrypoint", ""),
     supported(
         "env_file",
-        "including `required` and `format: raw`; read where the command runs",
+        "with `required` and `format: raw`; the files are read on the machine where the command \
+         runs",
     ),
     supported(
         "environment",
-        "a key without a value is taken from the environment of the command",
+        "a key without a value gets its value from the environment of the command",
     ),
     supported(
         "expose",
-        "other services can reach these ports; each is mapped to a host port from 20000 to 29999",
+        "other services can reach these ports; each port is mapped to a host port from 20000 to \
+         29999",
     ),
     supported("extends", "see *Several files*"),
     changes(
         "external_links",
         "containers outside the platform cannot be reached by name",
     ),
-    supported("extra_hosts", "including `host-gateway`"),
+    supported("extra_hosts", "`host-gateway` is supported, too"),
     supported("gpus", "`all`, or a list; placement does not consider them"),
     supported("group_add", ""),
     supported("healthcheck", "see below"),
@@ -176,21 +179,21 @@ pub(super) const SERVICE: &[Key] = &[
     supported("init", ""),
     supported(
         "ipc",
-        "`host`, `none`, `private`, `shareable`; not that of another container, which may be on \
-         another node",
+        "`host`, `none`, `private`, `shareable`; not the namespace of another container, because \
+         that container may be on another node",
     ),
     harmless("isolation", WINDOWS),
     supported("label_file", ""),
     supported("labels", ""),
     supported(
         "links",
-        "an alias becomes an additional name of the service in the whole platform; the linked \
+        "an alias becomes an additional name for the service in the whole platform; the linked \
          service starts first",
     ),
     supported(
         "logging",
-        "the engine must be able to read the driver's output, or `logs` shows nothing; default: \
-         JSON files with rotation",
+        "`logs` shows output only if the engine can read the driver's output; default: JSON files \
+         with rotation",
     ),
     changes("mac_address", "the engine chooses the address"),
     supported("mem_limit", "same as `deploy.resources.limits.memory`"),
@@ -206,20 +209,21 @@ pub(super) const SERVICE: &[Key] = &[
     ),
     supported(
         "network_mode",
-        "`host`, `none`, `bridge`; not the network of another container, which may be on another \
-         node. With `host`, ports are open on the node as the process opens them, and `ports` and \
-         `expose` declare them",
+        "`host`, `none`, `bridge`; not the network of another container, because that container \
+         may be on another node. With `host`, the process opens its ports directly on the node; \
+         list these ports in `ports` or `expose`",
     ),
     supported(
         "networks",
-        "names and `aliases`; all services of a platform reach each other, whatever networks they \
-         list",
+        "names and `aliases`; all services of a platform can reach each other, whatever networks \
+         they list",
     ),
     supported("oom_kill_disable", "if the node's kernel supports it"),
     supported("oom_score_adj", ""),
     supported(
         "pid",
-        "`host`; not that of another container, which may be on another node",
+        "`host`; not the namespace of another container, because that container may be on another \
+         node",
     ),
     supported("pids_limit", "same as `deploy.resources.limits.pids`"),
     changes(
@@ -234,14 +238,17 @@ pub(super) const SERVICE: &[Key] = &[
     changes("provider", "external providers are not supported"),
     supported(
         "pull_policy",
-        "`missing` and `build`; other values are reported as having no effect",
+        "`missing` and `build`; other values have no effect, and `up` reports them",
     ),
     changes(
         "pull_refresh_after",
         "an image is pulled only if the node does not have it",
     ),
     supported("read_only", ""),
-    supported("restart", "done by the manager; default `always`"),
+    supported(
+        "restart",
+        "the manager restarts containers; default `always`",
+    ),
     supported("runtime", ""),
     supported("scale", "same as `deploy.replicas`"),
     supported(
@@ -282,7 +289,7 @@ pub(super) const BUILD: &[Key] = &[
     ),
     supported(
         "args",
-        "a key without a value is taken from the environment of the command",
+        "a key without a value gets its value from the environment of the command",
     ),
     supported(
         "cache_from",
@@ -321,7 +328,7 @@ pub(super) const BUILD: &[Key] = &[
     ),
     supported("shm_size", ""),
     changes("ssh", "the build cannot use an SSH agent"),
-    harmless("tags", "the names of images are chosen by the platform"),
+    harmless("tags", "the platform chooses the names of images"),
     supported("target", ""),
     changes("ulimits", "the build uses the engine's defaults"),
 ];
@@ -330,8 +337,8 @@ pub(super) const DEPENDENCY: &[Key] = &[
     supported("condition", "all three values"),
     supported(
         "required",
-        "`false` ignores a dependency that no active profile enables; an enabled one is waited \
-         for like any other",
+        "with `false`, a dependency that no active profile enables is ignored; an enabled \
+         dependency is waited for like any other",
     ),
     changes("restart", "restarting a service does not restart others"),
 ];
@@ -363,7 +370,7 @@ pub(super) const DEPLOY: &[Key] = &[
     ),
     checked(
         "update_config",
-        "all replicas of a changed service are stopped at once, then the new ones start",
+        "all replicas of a changed service are stopped together, then the new replicas start",
     ),
 ];
 
@@ -407,7 +414,10 @@ pub(super) const HEALTHCHECK: &[Key] = &[
     supported("disable", ""),
     supported("interval", ""),
     supported("retries", ""),
-    harmless("start_interval", "`interval` applies from the start"),
+    harmless(
+        "start_interval",
+        "`interval` is also used during the start period",
+    ),
     supported("start_period", ""),
     supported(
         "test",
@@ -419,17 +429,17 @@ pub(super) const HEALTHCHECK: &[Key] = &[
 pub(super) const PORT: &[Key] = &[
     harmless(
         "app_protocol",
-        "only a hint for gateways, which are not used",
+        "a hint for gateways only, and the platform has no gateways",
     ),
     supported(
         "host_ip",
-        "other services still reach the port, through an automatically chosen one",
+        "other services still reach the port, through an automatically chosen host port",
     ),
     harmless(
         "mode",
-        "a port is published on the nodes where replicas run",
+        "a port is published only on the nodes where replicas run",
     ),
-    harmless("name", "only for readers"),
+    harmless("name", "a name for readers only"),
     supported("protocol", "`tcp` and `udp`"),
     supported(
         "published",
@@ -455,9 +465,12 @@ pub(super) const MOUNT: &[Key] = &[
 ];
 
 pub(super) const VOLUME: &[Key] = &[
-    supported("driver", "a driver that the engine of each node has"),
+    supported("driver", "the engine on each node must have the driver"),
     supported("driver_opts", ""),
-    supported("external", "it must exist on the node; it is never removed"),
+    supported(
+        "external",
+        "the volume must exist on the node, and is never removed",
+    ),
     supported("labels", ""),
     supported("name", "the name in the engine"),
 ];
@@ -470,8 +483,8 @@ pub(super) const NETWORK: &[Key] = &[
     changes("enable_ipv6", "services have IPv4 addresses"),
     changes(
         "external",
-        "the platform's own network is used; containers on the external one cannot be reached by \
-         name",
+        "the platform's own network is used; containers on the external network cannot be reached \
+         by name",
     ),
     changes(
         "internal",
@@ -485,10 +498,10 @@ pub(super) const NETWORK: &[Key] = &[
 pub(super) const SERVICE_NETWORK: &[Key] = &[
     supported(
         "aliases",
-        "additional names of the service in the whole platform",
+        "additional names for the service in the whole platform",
     ),
     changes("driver_opts", "the platform's own network is used"),
-    harmless("gw_priority", "there is one network"),
+    harmless("gw_priority", "a platform has one network"),
     changes("interface_name", "the engine names the interface"),
     changes(
         "ipv4_address",
@@ -497,7 +510,7 @@ pub(super) const SERVICE_NETWORK: &[Key] = &[
     changes("ipv6_address", "services have IPv4 addresses"),
     changes("link_local_ips", "the engine chooses addresses"),
     changes("mac_address", "the engine chooses the address"),
-    harmless("priority", "there is one network"),
+    harmless("priority", "a platform has one network"),
 ];
 
 pub(super) const CONFIG: &[Key] = &[
@@ -554,7 +567,10 @@ pub(super) const BIND: &[Key] = &[
         "a missing directory of the node is created, unless this is `false`",
     ),
     supported("propagation", ""),
-    changes("recursive", "mounts below the directory are included"),
+    changes(
+        "recursive",
+        "mounts below the directory are always included",
+    ),
     harmless("selinux", "nodes do not use SELinux"),
 ];
 
@@ -606,7 +622,10 @@ pub(super) const RESTART_POLICY: &[Key] = &[
         "the manager increases the delay after each failure",
     ),
     supported("max_attempts", ""),
-    changes("window", "the count restarts after a replica was ready"),
+    changes(
+        "window",
+        "attempts are counted from 0 again after a replica has been ready",
+    ),
 ];
 
 pub(super) const REPLACEMENT: &[Key] = &[

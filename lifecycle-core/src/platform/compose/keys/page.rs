@@ -30,18 +30,18 @@ before it changes anything. An unknown key is an error.
 
 **Service names.** The name of a service resolves in every container of the platform, on every node,
 even before the service is ready: `db:5432` is answered by a ready replica on any node, and several
-replicas share the connections. `db.<platform>.internal` and the aliases of the service work, too;
+replicas share the connections. `db.<platform>.internal` and the aliases of the service resolve, too;
 names are not case-sensitive. A name has one address, which is the same everywhere. A connection to it
 waits for a ready replica as long as `[network] wait` in `platform.toml` allows (30 s); then it is reset,
 and an event is recorded. Only known ports are reachable: those of `ports`, `expose`, `x-lifecycle.ready`,
-and the `EXPOSE` lines of the Dockerfile or image. A port that a process opens without any of these is
-not reachable for other services; add it to `expose`. All other names are resolved by the resolvers of the
+and the `EXPOSE` lines of the Dockerfile or image. Other
+services cannot reach any other port that a process opens; add such a port to `expose`. All other names are resolved by the resolvers of the
 node. Only IPv4, TCP and UDP are supported; the client address that a service sees is that of the client's
 node.
 
 **Files next to the Compose file.** Nodes have no copy of your directory. The contents of a relative
 path (`./nginx.conf:/etc/nginx/nginx.conf`), a config or a secret are therefore read where the command
-runs, sent in the declaration (which the registry stores encrypted), written to a directory of root on the
+runs, sent in the declaration (which the registry stores encrypted), written to a directory owned by root on the
 node before the container is created, and mounted **read-only**. The contents are part of the container's
 specification: a changed file replaces the containers that mount it. The limits are 1 MiB for a mount,
 500 KiB for a config or secret, and 16 MiB for all together. A `.dockerignore` in a mounted directory
@@ -55,51 +55,51 @@ node, unless it is inside the directory of the Compose file; data that is writte
 the service moves. `up` reports for each mount how it is interpreted, if that may be unexpected.
 
 **Volumes keep a service on its node.** A replica with a named volume on a node runs only on that node.
-If it cannot run there, the plan reports that it waits, and for which volume.
+If the replica cannot run there, the plan reports that the replica waits, and for which volume.
 
-**Networks.** A platform has one network. All services reach each other by name, whatever `networks`
-they list: separate networks do not isolate services, neither on one node nor between nodes, and `up`
+**Networks.** A platform has one network. All services can reach each other by name, whatever `networks`
+they list: separate networks do not isolate services, whether on one node or between nodes, and `up`
 warns about this. If a network is `internal: true`, which requests isolation from outside, you must
 accept that it has no effect (`--accept-unsupported`).
 
 **Privileges.** `privileged`, `cap_add`, `devices`, `pid: host`, paths of the node and similar keys are
 granted as requested. Anyone who may declare services has root access to the nodes.
 
-**Several files.** The files are those of `-f`, in their order; else those in `COMPOSE_FILE`
-(separated by `:`, or by the value of `COMPOSE_PATH_SEPARATOR`); else `compose.yaml`, `compose.yml`,
-`docker-compose.yml` or `docker-compose.yaml`, in the project directory or its nearest parent directory
-that has one, with `compose.override.yml`, `compose.override.yaml`, `docker-compose.override.yml` or
+**Several files.** The files are those given with `-f`, in that order; without `-f`, those in `COMPOSE_FILE`
+(separated by `:`, or by the value of `COMPOSE_PATH_SEPARATOR`); without either, `compose.yaml`, `compose.yml`,
+`docker-compose.yml` or `docker-compose.yaml`, in the project directory or the nearest parent directory
+that contains one of these, with `compose.override.yml`, `compose.override.yaml`, `docker-compose.override.yml` or
 `docker-compose.override.yaml` next to it. Relative paths refer to the directory of the first file.
 
 - *Merge*: each file is merged over the previous ones. Mappings are merged key by key, lists are
   concatenated, single values are replaced. `command`, `entrypoint` and `healthcheck.test` are replaced
   as a whole; `environment`, `labels`, `args` and similar keys are merged by name, in both of their
-  forms; in `ports`, `volumes`, `tmpfs`, `devices`, `secrets`, `configs`, `expose`, `dns` and lists of
-  words, an entry replaces an earlier one for the same thing (the same port, the same path in the
+  syntaxes; in `ports`, `volumes`, `tmpfs`, `devices`, `secrets`, `configs`, `expose`, `dns` and lists of
+  plain values, an entry replaces an earlier one for the same thing (the same port, the same path in the
   container). `!reset` removes the value of an earlier file, `!override` replaces it. Two values of
   types that cannot be merged are an error.
-- *`include`*: the short form, and the long form with `path`, `project_directory` and `env_file`.
+- *`include`*: the short syntax, and the long syntax with `path`, `project_directory` and `env_file`.
   Each entry is a separate project, with its own directory for relative paths and its own `.env`, which
-  the variables of the main project override. A resource that is declared in both is an error, unless
-  the two are identical; an override file may change what is included. Up to 24 levels.
-- *`extends`*: a service of the same file or of another one (`file`), in chains of up to 64;
+  the variables of the main project override. A resource that both projects declare is an error, unless
+  the two declarations are identical; an override file may change included resources. Includes can be nested up to 24 levels deep.
+- *`extends`*: a service in the same file or in another file (`file`), in chains of up to 64 services;
   a cycle is an error. Paths in the other file are relative to its directory. Other resources that the
   extended service needs (volumes, networks, other services) are not copied.
-- *`profiles`*: a service with profiles is disabled unless one of them is active, by `--profile` or
+- *`profiles`*: a service with profiles is disabled unless one of them is activated with `--profile` or
   `COMPOSE_PROFILES` (`*` for all). A dependency on a disabled service is an error, unless
-  it has `required: false`; then it is ignored.
-- *Variables*: `$VAR`, `${VAR:-default}`, `${VAR:?message}`, `${VAR:+instead}`, the forms without the
-  colon, all of them nested, and `$$` for a dollar sign, in every value but not in keys, before
-  files are merged. The environment overrides the `.env` file next to the first Compose file (or the
+  it has `required: false`; such a dependency is ignored.
+- *Variables*: `$VAR`, `${VAR:-default}`, `${VAR:?message}`, `${VAR:+instead}`, the variants without the
+  colon, nested variables, and `$$` for a dollar sign. They are expanded in every value but not in
+  keys, before files are merged. The environment overrides the `.env` file next to the first Compose file (or the
   files in `COMPOSE_ENV_FILES`). `COMPOSE_PROJECT_NAME` sets the platform's name if `-p` does not;
   its value is the platform's name in every file.
 - YAML anchors, aliases and merge keys are supported, and extension fields (`x-…`) are ignored.
 
-Differences from Compose: only local files can be included or extended, no URLs; a file contains one
-YAML document; a service that its profiles disable is not checked; two entries of one list in *one*
-file for the same thing are an error; `secrets` and `configs` of an included project take `environment`
-from the variables of the main project; `x-lifecycle.code` names a code base in the platform's code
-store, in every file.
+Differences from Compose: only local files can be included or extended, not URLs; a file must contain a single
+YAML document; a service that its profiles disable is not checked; two entries for the same thing in one list of *one*
+file are an error; `secrets` and `configs` of an included project take `environment`
+from the variables of the main project; in every file, `x-lifecycle.code` names a code base in the platform's
+code store.
 
 Settings that Compose does not have are under `x-lifecycle` of a service:
 
@@ -107,8 +107,8 @@ Settings that Compose does not have are under `x-lifecycle` of a service:
 |---|---|
 | `class` | `microservice` (the default), `application` or `model` |
 | `code` | the name of a code base in the code store, instead of `build.context`; `build` may still set `dockerfile` and `args` |
-| `starts` | `last`: after all services that do not start last |
-| `api` | `read`: its containers get access to the manager's API for reading |
+| `starts` | `last`: the service starts after all services without `starts: last` |
+| `api` | `read`: the containers of the service get read access to the manager's API |
 | `ready` | when the service is ready: `{port: 8080, path: /health}` or `http://:8080/health`; the port must be in `ports` or `expose` |
 | `ready_within` | how long an instance may take to become ready; default 5 minutes |
 ";
@@ -125,22 +125,22 @@ fn page() -> String {
         ("`deploy.resources`", RESOURCES),
         ("`deploy.resources.limits`", LIMITS),
         ("`deploy.resources.reservations`", RESERVATIONS),
-        ("`env_file[]`, long form", ENV_FILE),
+        ("`env_file[]`, long syntax", ENV_FILE),
         ("`healthcheck`", HEALTHCHECK),
-        ("`ports[]`, long form", PORT),
-        ("`volumes[]` of a service, long form", MOUNT),
+        ("`ports[]`, long syntax", PORT),
+        ("`volumes[]` of a service, long syntax", MOUNT),
         ("`volumes[].bind`", BIND),
         ("`volumes[].tmpfs`", TMPFS),
         ("`volumes[].volume`", VOLUME_MOUNT),
         (
-            "`configs[]` and `secrets[]` of a service, long form",
+            "`configs[]` and `secrets[]` of a service, long syntax",
             MATERIAL,
         ),
         ("`networks.<name>` of a service", SERVICE_NETWORK),
         ("`logging`", LOGGING),
         ("`ulimits.<name>`", ULIMIT),
         ("`blkio_config`", BLOCK_IO),
-        ("`devices[]`, long form", DEVICE),
+        ("`devices[]`, long syntax", DEVICE),
         (
             "`gpus[]` and `deploy.resources.reservations.devices[]`",
             DEVICE_REQUEST,

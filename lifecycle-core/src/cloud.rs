@@ -389,7 +389,7 @@ mod tests {
         assert!(matches!(error, Error::Overdue { .. }), "{error:?}");
         assert_eq!(
             error.chain(),
-            "starting node n1 did not end within 1m; the cloud last reported: it updates"
+            "starting node n1 did not complete within 1m; the cloud last reported: it updates"
         );
         assert!(error.hint().unwrap().contains("cloud.deadlines.start"));
         assert_eq!(took.as_secs(), 60);

@@ -217,7 +217,9 @@ impl Manager {
             error = driver.run() => error,
             error = self.renew(epoch) => error,
             error = self.follow() => error,
-            () = self.mirror(epoch) => Error::failed("updating the mirror databases", "the task ended"),
+            () = self.mirror(epoch) => Error::failed("updating the mirror databases", "its task \
+                                                                                       ended \
+                                                                                       unexpectedly"),
         }
     }
 
@@ -358,8 +360,8 @@ impl Manager {
                 }
                 Ok(Lease::HeldBy { holder, .. }) => {
                     return Error::Conflict {
-                        what: "the lease".into(),
-                        why: format!("{holder} holds it"),
+                        what: "renewing the lease failed".into(),
+                        why: format!("{holder} holds the lease"),
                     };
                 }
                 // The manager keeps leading if the registry is unavailable for less than the lease;
@@ -399,7 +401,7 @@ impl Manager {
             tokio::select! {
                 biased;
                 changed = rounds.changed() => if changed.is_err() {
-                    return Error::failed("the control loop", "it ended");
+                    return Error::failed("the control loop", "its task ended unexpectedly");
                 },
                 () = self.accepted.notified() => {}
             }
@@ -469,8 +471,8 @@ impl Manager {
         if accepted == Accepted::AfterFirstRound && !self.is_open() {
             return Err(Error::not_ready(
                 "the manager",
-                "its first round after the start has not ended; until then it accepts only `up`, \
-                 `down`, `retry` and `exec`",
+                "its first round after the start is not complete; until then, it accepts only \
+                 `up`, `down`, `retry` and `exec`",
             ));
         }
         let guard = self.epoch.lock().await;
@@ -525,7 +527,7 @@ impl Manager {
             .any(is_platform_deletion)
         {
             return Err(Error::Conflict {
-                what: "the declaration".into(),
+                what: "the declaration was rejected".into(),
                 why: "the platform is being deleted".into(),
             });
         }
@@ -606,17 +608,17 @@ impl Manager {
             return Err(Error::Invalid {
                 what: "the declaration".into(),
                 why: format!(
-                    "it is for platform {}, but this manager manages {}",
+                    "the declaration is for platform {}, but this manager manages {}",
                     declaration.id, self.options.platform
                 ),
-                hint: "send it to the manager of that platform".into(),
+                hint: "send the declaration to the manager of that platform".into(),
             });
         }
         if declaration.name != self.options.name {
             return Err(Error::Invalid {
                 what: "the platform's name".into(),
                 why: format!(
-                    "it is {}, but this manager's platform is {}",
+                    "the declared name is {}, but this manager's platform is {}",
                     declaration.name, self.options.name
                 ),
                 hint: "restore the previous name; to rename a platform, delete it first".into(),

@@ -58,7 +58,7 @@ pub(super) async fn serve(
                     oldest_first.push_back(feeders.spawn(feeder.serve(stream)));
                 }
                 Err(error) => {
-                    tracing::warn!(%error, "cannot accept a feeder");
+                    tracing::warn!(%error, "cannot accept the connection of a feeder");
                     tokio::time::sleep(PAUSE).await;
                 }
             },

@@ -132,7 +132,7 @@ impl Engine {
             return;
         };
         if let Err(error) = self.apply(last.clone(), false).await {
-            tracing::error!(error = %error.chain(), "cannot apply the last table");
+            tracing::error!(error = %error.chain(), "cannot apply the stored table");
             self.last = Some(last);
         }
     }
@@ -156,7 +156,8 @@ impl Engine {
             let (offered, current) = ((table.epoch, table.version), (ours.epoch, ours.version));
             if offered < current {
                 return refused(format!(
-                    "epoch {}, version {} is older than the active epoch {}, version {}",
+                    "the table (epoch {}, version {}) is older than the active table (epoch {}, \
+                     version {})",
                     offered.0, offered.1, current.0, current.1
                 ));
             }
@@ -389,7 +390,7 @@ fn invalid(table: &Table) -> Option<String> {
         let address = entry.address;
         if !block.contains(address) || address == block.agent() {
             return Some(format!(
-                "{address} of {name} is not in {block}, or is the agent's own address"
+                "the address {address} of {name} is not in {block}, or is the agent's own address"
             ));
         }
         if let Some(other) = taken.insert(address, name) {
@@ -398,7 +399,7 @@ fn invalid(table: &Table) -> Option<String> {
             ));
         }
         if entry.ports.iter().any(|(port, _)| *port == 0) {
-            return Some(format!("{name} has a port 0"));
+            return Some(format!("{name} has a port with the number 0"));
         }
         for backend in &entry.backends {
             for at in backend.endpoints.values() {

@@ -54,7 +54,7 @@ pub async fn feed(
         }
     };
     let interrupted = |source| Error::Interrupted {
-        what: "feeding the agent".into(),
+        what: "sending tables to the agent".into(),
         source,
     };
     match ended {

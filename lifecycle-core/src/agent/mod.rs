@@ -160,6 +160,9 @@ pub async fn run(options: AgentOptions) -> Result<()> {
             why: "one of its tasks panicked".into(),
             source: Some(Box::new(error)),
         }),
-        _ => Err(Error::failed("the agent", "one of its tasks ended")),
+        _ => Err(Error::failed(
+            "the agent",
+            "one of its tasks ended unexpectedly",
+        )),
     }
 }

@@ -82,7 +82,7 @@ impl Namespace {
         let denied = |why: String| Error::Denied {
             what: "creating a network for service addresses".into(),
             why,
-            hint: "the agent needs the capabilities NET_ADMIN and SYS_ADMIN".into(),
+            hint: "give the agent's container the capabilities NET_ADMIN and SYS_ADMIN".into(),
         };
         spawned.map_err(|error| denied(error.to_string()))?;
         let network = network.recv().map_err(|error| denied(error.to_string()))?;
@@ -120,7 +120,7 @@ impl Namespace {
                 .block_on(inside.accept_block())
                 .map_err(|error| io::Error::other(error.chain()))
         })
-        .map_err(|error| Error::io(format!("receiving {block}"), error))?;
+        .map_err(|error| Error::io(format!("receiving the traffic for {block}"), error))?;
         link.add_route().await?;
         if let Some(previous) = self.linked.take() {
             route::Link::of(previous).remove().await?;

@@ -129,7 +129,9 @@ impl Link {
         let denied = |why: &dyn Display| Error::Denied {
             what: what(),
             why: why.to_string(),
-            hint: "the agent needs NET_ADMIN and SYS_ADMIN in the node's own network".into(),
+            hint: "run the agent in the node's own network, with the capabilities NET_ADMIN and \
+                   SYS_ADMIN"
+                .into(),
         };
         changed.map_err(|error| denied(&error))
     }

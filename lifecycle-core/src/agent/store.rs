@@ -38,7 +38,8 @@ impl Store {
                 Err(TryLockError::WouldBlock) => {}
             }
             if !is_logged {
-                tracing::warn!(directory = %directory.display(), "waiting for another agent to end");
+                tracing::warn!(directory = %directory.display(), "waiting for another agent to \
+                                                                  exit");
                 is_logged = true;
             }
             tokio::time::sleep(ASK_AGAIN).await;
@@ -74,15 +75,16 @@ impl Store {
             Ok(text) => text,
             Err(error) => {
                 if error.kind() != io::ErrorKind::NotFound {
-                    tracing::error!(path = %path.display(), %error, "cannot read the last table");
+                    tracing::error!(path = %path.display(), %error, "cannot read the stored table");
                 }
                 return None;
             }
         };
         serde_json::from_slice(&text)
-            .inspect_err(
-                |error| tracing::error!(path = %path.display(), %error, "the last table is damaged"),
-            )
+            .inspect_err(|error| {
+                tracing::error!(path = %path.display(), %error, "the stored table is \
+                                                                         damaged")
+            })
             .ok()
     }
 

@@ -129,11 +129,11 @@ fn read_output(mut frame: Bytes) -> Result<ExecOutput> {
         STDERR => Ok(ExecOutput::Stderr(payload)),
         EXIT => match payload.as_ref().try_into() {
             Ok(code) => Ok(ExecOutput::Exit(i64::from_be_bytes(code))),
-            Err(_) => Err(broken("a frame with an invalid exit code")),
+            Err(_) => Err(broken("the response contains an invalid exit code")),
         },
         BROKEN => Err(serde_json::from_slice(&payload)
-            .unwrap_or_else(|_| broken("an error of an unknown kind"))),
-        _ => Err(broken("a frame of an unknown kind")),
+            .unwrap_or_else(|_| broken("the response contains an unknown error"))),
+        _ => Err(broken("the response contains a frame of an unknown type")),
     }
 }
 
@@ -210,7 +210,7 @@ fn receive<T: AsyncRead + AsyncWrite + Send + 'static>(
         let output = match frames.next().await {
             Some(Ok(frame)) => read_output(frame.freeze()),
             Some(Err(error)) => Err(broken(&error.to_string())),
-            None => Err(broken("the connection ended before the command did")),
+            None => Err(broken("the connection ended before the command finished")),
         };
         let goes_on = matches!(output, Ok(ExecOutput::Stdout(_) | ExecOutput::Stderr(_)));
         Some((output, goes_on.then_some((frames, pump))))

@@ -74,7 +74,7 @@ impl ManagerApi for LocalApi {
             }
             EventPage::Gone { oldest } => Err(Error::not_found_with_hint(
                 format!("the event after cursor {after}"),
-                format!("the oldest stored event is {oldest}; start from it or from `latest`"),
+                format!("start from {oldest}, which is the oldest stored event, or from `latest`"),
             )),
         }
     }

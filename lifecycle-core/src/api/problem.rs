@@ -111,10 +111,10 @@ pub fn for_reader(error: &Error) -> Option<Error> {
         | Error::Io { .. } => Some(match error.retry() {
             Retry::After(_) => Error::not_ready(
                 "the manager",
-                "it cannot reach a resource that it needs; its log contains the cause",
+                "it cannot reach a required resource; see the manager's log for the cause",
             ),
             Retry::Replan | Retry::Never => {
-                Error::failed("the request", "the manager's log contains the cause")
+                Error::failed("the request", "see the manager's log for the cause")
             }
         }),
     }
@@ -202,7 +202,7 @@ mod tests {
         let error = response(409, &body);
         assert_eq!(
             error.to_string(),
-            "generation 3 is in conflict: it is 4 now"
+            "generation 3: it is 4 now"
         );
     }
 

@@ -218,7 +218,7 @@ impl Known<'_> {
             )
         }));
         if lines.is_empty() {
-            lines.push("it has no container".into());
+            lines.push("the replica has no container".into());
         }
         lines
     }
@@ -248,22 +248,22 @@ impl Known<'_> {
             format!("{:?}", view.machine.power).to_lowercase()
         ));
         lines.push(match &view.engine {
-            EngineView::NotAsked => "its engine has not been polled yet".into(),
-            EngineView::Missing => "the host responds, but no Docker engine on it does".into(),
+            EngineView::NotAsked => "the node's engine has not been polled yet".into(),
+            EngineView::Missing => "the node responds, but no Docker engine responds on it".into(),
             EngineView::Known { info, state } => format!(
                 "Docker {} responds; {} containers of this platform",
                 info.version,
                 state.containers.len()
             ),
             EngineView::Unknown(unknown) => format!(
-                "it has been unreachable since {}: {}",
+                "the node has been unreachable since {}: {}",
                 unknown.since.format("%H:%M:%S"),
                 unknown.why
             ),
         });
         if let Some(unknown) = &view.not_responding {
             lines.push(format!(
-                "not responding since {}: {}",
+                "the node has not responded since {}: {}",
                 unknown.since.format("%H:%M:%S"),
                 unknown.why
             ));
@@ -463,12 +463,12 @@ fn service_facts(generation: Generation, spec: &ServiceSpec) -> Vec<String> {
         });
     }
     for constraint in &spec.constraints {
-        lines.push(format!("only where {constraint}"));
+        lines.push(format!("placed only where {constraint}"));
     }
     let check = match &spec.ready {
-        Some(ready) => format!("GET :{}{} answers", ready.port, ready.path),
+        Some(ready) => format!("GET :{}{} succeeds", ready.port, ready.path),
         None if spec.container.healthcheck.is_some() => "its health check passes".into(),
-        None => "its ports accept connections, or it runs if it has none".into(),
+        None => "its ports accept connections, or its container runs if it has no ports".into(),
     };
     lines.push(format!(
         "ready when {check}, within {}",
@@ -510,7 +510,7 @@ fn container_text(
     };
     let endings = match endings {
         None | Some(0) => String::new(),
-        Some(times) => format!("; it has ended on its own {times}×"),
+        Some(times) => format!("; the container has exited on its own {times}×"),
     };
     format!("container {} on {node} {state}{endings}", container.name)
 }

@@ -438,7 +438,7 @@ impl From<InstanceOutput> for ServiceLogLine {
                 let line = LogLine {
                     at: None,
                     stderr: true,
-                    text: format!("the rest of its output is unavailable: {why}"),
+                    text: format!("the rest of the output is unavailable: {why}"),
                 };
                 (line, true)
             }

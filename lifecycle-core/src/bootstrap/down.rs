@@ -140,12 +140,12 @@ impl Bootstrapper {
         }
         if node.power != Power::Running {
             return Err(Error::Unreachable {
-                what: format!(
-                    "node {} (it is not running; start it so that the platform's resources on it \
-                     can be removed)",
-                    node.name
+                what: format!("node {}", node.name),
+                source: Some(
+                    "the node is not running; start the node so that the platform's resources on \
+                     it can be removed"
+                        .into(),
                 ),
-                source: None,
             });
         }
         let clear = async {

@@ -223,8 +223,8 @@ impl Bootstrapper {
             .ok_or_else(not_running)?;
         if machine.power != Power::Running {
             return Err(Error::Unreachable {
-                what: format!("the manager (its node {} is not running)", machine.name),
-                source: None,
+                what: "the manager".into(),
+                source: Some(format!("its node {} is not running", machine.name).into()),
             });
         }
         let node = self.connect(&machine).await?;

@@ -146,8 +146,8 @@ impl<'a> ProgressListener<'a> {
             after,
             reported: last.clone(),
             hint: format!(
-                "the change continues in the cloud, and the next run resumes it; if it always takes \
-                 this long, raise `cloud.deadlines.{key}`"
+                "wait: the change continues in the cloud, and the next run resumes the change; if \
+                 such changes always take this long, raise `cloud.deadlines.{key}`"
             ),
         }
     }

@@ -170,8 +170,8 @@ impl Call {
                 Err(error.unwrap_or_else(|| Error::failed(doing(&self.change), why)))
             }
             Ended::Superseded => Err(Error::Conflict {
-                what: doing(&self.change),
-                why: "another change replaced it".into(),
+                what: format!("{} failed", doing(&self.change)),
+                why: "another change replaced this change".into(),
             }),
         }
     }
@@ -324,7 +324,7 @@ impl VmCloud {
             }
             (NodeChange::Provision { .. }, Power::Failed) => Err(Error::failed(
                 doing(change),
-                "the cloud reports that it failed, and this platform did not create it",
+                "the cloud reports that the node failed, and this platform did not create the node",
             )),
             (NodeChange::Provision { .. }, Power::Running | Power::Stopped)
             | (NodeChange::Start { .. }, Power::Running)
@@ -451,7 +451,7 @@ impl CloudProvider for VmCloud {
             before: call.state.borrow().before.clone(),
         };
         let token = serde_json::to_string(&token).map_err(|error| {
-            Error::failed("serialising the token of a change", error.to_string())
+            Error::failed("serializing the token of a change", error.to_string())
         })?;
         Ok(CloudOperation { change, token })
     }
@@ -504,8 +504,8 @@ impl CloudProvider for VmCloud {
         }
         let names: Vec<_> = left.iter().map(|node| node.name.as_str()).collect();
         Err(Error::Conflict {
-            what: "deleting the nodes' shared resources".into(),
-            why: format!("nodes still use it: {}", names.join(", ")),
+            what: "deleting the nodes' shared resources failed".into(),
+            why: format!("these nodes still use them: {}", names.join(", ")),
         })
     }
 }
@@ -546,7 +546,10 @@ fn observed(
     let without_effect = |why: &str| {
         Err(Error::failed(
             doing(change),
-            format!("{why}, and the process that started the change has ended; start it again"),
+            format!(
+                "{why}, and the process that started the change has exited; start the change \
+                     again"
+            ),
         ))
     };
     match (change, vm.power) {
@@ -554,7 +557,7 @@ fn observed(
         (NodeChange::Delete { .. }, _) => without_effect("the node still exists"),
         (_, Power::Failed) => Err(Error::failed(
             doing(change),
-            "the cloud reports that it failed",
+            "the cloud reports that the node failed",
         )),
         // A node that is starting was stopped before.
         (NodeChange::Stop { .. }, Power::Starting | Power::Stopped)
@@ -628,7 +631,7 @@ fn under_way(node: &NodeName) -> Error {
 fn not_ours(node: &NodeName) -> Error {
     Error::Conflict {
         what: format!("VM {node}"),
-        why: "it exists, but does not belong to this platform".into(),
+        why: "the VM exists, but does not belong to this platform".into(),
     }
 }
 

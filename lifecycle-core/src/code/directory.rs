@@ -133,7 +133,10 @@ impl CodeStore for DirectoryStore {
         if now != code.digest {
             return Err(Error::Conflict {
                 what: format!("code base `{}`", code.name),
-                why: format!("its digest is now {now}, not {}", code.digest),
+                why: format!(
+                    "its files have changed: the digest is now {now}, not {}",
+                    code.digest
+                ),
             });
         }
         let (sender, mut receiver) = mpsc::channel(CHUNKS_AHEAD);

@@ -39,7 +39,7 @@ impl PublishedStore {
         } else {
             Err(Error::Invalid {
                 what: format!("digest `{}` of code base `{}`", code.digest, code.name),
-                why: "it is not a SHA-256 in lower-case hexadecimal".to_owned(),
+                why: "it is not a SHA-256 hash in lower-case hexadecimal".to_owned(),
                 hint: "run `bootstrapper up` again".to_owned(),
             })
         }
@@ -57,7 +57,7 @@ impl CodeStore for PublishedStore {
 
     async fn digest(&self, name: &str) -> Result<CodeBaseRef> {
         Err(Error::not_found(format!(
-            "the name `{name}` among published code bases"
+            "a published code base with the name `{name}`"
         )))
     }
 

@@ -119,7 +119,7 @@ pub async fn publish(
     Err(Error::Conflict {
         what: format!("code base `{}`", published.code.name),
         why: format!(
-            "{} was published, but the store has {}",
+            "digest {} was published, but the store contains digest {}",
             published.code.digest, there.digest
         ),
     })

@@ -67,8 +67,8 @@ impl Manager {
         let record = candidates
             .max_by_key(merit)
             .ok_or_else(|| Error::Conflict {
-                what: format!("a command in {name}"),
-                why: "it has no container".into(),
+                what: format!("running a command in {name} failed"),
+                why: "the replica has no container".into(),
             })?;
         let node = snapshot.nodes.get(&record.node);
         let recorded = node.and_then(|node| node.observed.clone());

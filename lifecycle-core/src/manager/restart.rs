@@ -39,7 +39,7 @@ impl Manager {
         let open = registry.open_operations().await?;
         if open.iter().any(is_platform_deletion) {
             return Err(Error::Conflict {
-                what: format!("the restart of {name}"),
+                what: format!("restarting {name} failed"),
                 why: "the platform is being deleted".into(),
             });
         }
@@ -64,7 +64,7 @@ impl Manager {
         };
         if let Some(why) = obstacle {
             return Err(Error::Conflict {
-                what: format!("the restart of {name}"),
+                what: format!("restarting {name} failed"),
                 why,
             });
         }
@@ -162,7 +162,7 @@ impl Manager {
                         at,
                         why: format!("{id}: {why}"),
                     },
-                    format!("the restart of {service} failed: {id}: {why}"),
+                    format!("restarting {service} failed: {id}: {why}"),
                 ),
             };
             batch.events.push(NewEvent {
@@ -275,7 +275,7 @@ fn outcome<'a>(replaces: &'a BTreeMap<InstanceId, ContainerRun>, round: &Round) 
         if status.settled && !is_up {
             let why = match &status.state {
                 InstanceState::Failed { why } | InstanceState::Unknown { why, .. } => why.clone(),
-                state => format!("it is {}", state.word()),
+                state => format!("the replica is {}", state.word()),
             };
             return Progress::Failed { id, why };
         }

@@ -34,7 +34,7 @@ impl Manager {
             // The control loop has ended; the next one starts without failures.
             Ok(Err(_)) => Ok(Vec::new()),
             Err(_) => Err(Error::TimedOut {
-                what: format!("the retry of {name}"),
+                what: format!("retrying {name}"),
                 after: HANDLED_WITHIN,
             }),
         }

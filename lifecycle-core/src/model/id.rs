@@ -58,7 +58,7 @@ macro_rules! name {
                     Err(InvalidName {
                         what: $kind.into(),
                         value,
-                        rule: $rule.into(),
+                        rule: concat!("use ", $rule).into(),
                     })
                 }
             }
@@ -110,7 +110,8 @@ name!(
     /// The name of a platform, also used as the Compose project name.
     PlatformName,
     "platform name",
-    "lower-case letters, digits, `-` and `_`, starting with a letter or digit, at most 63 characters",
+    "lower-case letters, digits, `-` and `_`, starting with a letter or digit, at most 63 \
+     characters",
     |v| bounded(v, is_lower_or_digit, |c| is_lower_or_digit(c) || c == '-' || c == '_')
 );
 
@@ -118,7 +119,8 @@ name!(
     /// The name of a node: a host name with one label (RFC 1123).
     NodeName,
     "node name",
-    "lower-case letters, digits and `-`, starting and ending with a letter or digit, at most 63 characters",
+    "lower-case letters, digits and `-`, starting and ending with a letter or digit, at most \
+     63 characters",
     |v| bounded(v, is_lower_or_digit, |c| is_lower_or_digit(c) || c == '-') && !v.ends_with('-')
 );
 
@@ -170,7 +172,7 @@ impl FromStr for PlatformId {
         Uuid::parse_str(value).map(Self).map_err(|_| InvalidName {
             what: "platform id".into(),
             value: value.to_owned(),
-            rule: "a UUID".into(),
+            rule: "use a UUID".into(),
         })
     }
 }
@@ -220,7 +222,7 @@ impl TryFrom<String> for InstanceId {
             None => Err(InvalidName {
                 what: "instance id".into(),
                 value,
-                rule: "the name of a service, `-`, and the number of the replica".into(),
+                rule: "use the name of a service, `-`, and the number of the replica".into(),
             }),
         }
     }

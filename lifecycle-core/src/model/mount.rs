@@ -145,7 +145,7 @@ impl FileContents {
                     .map(Cow::Owned)
                     .map_err(|_| Error::Corrupt {
                         what: "the contents of a declared file".to_owned(),
-                        why: "they are not hexadecimal".to_owned(),
+                        why: "the contents are not hexadecimal".to_owned(),
                     })
             }
         }

@@ -140,7 +140,7 @@ pub fn assign<'a>(
     if names.len() as u64 > u64::from(block.capacity()) {
         return Err(Error::Invalid {
             what: format!("the address block `{block}`"),
-            why: format!("it is too small for {} services", names.len()),
+            why: format!("the block is too small for {} services", names.len()),
             hint: "set a larger block in `network.block`".into(),
         });
     }

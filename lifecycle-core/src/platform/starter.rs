@@ -117,7 +117,7 @@ impl Sources {
             Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists => {
                 return Err(Error::Conflict {
                     what: path.display().to_string(),
-                    why: "it already exists".into(),
+                    why: "the file already exists".into(),
                 });
             }
             opened => opened.map_err(failed)?,

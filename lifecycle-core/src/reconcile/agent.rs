@@ -48,8 +48,8 @@ pub(super) async fn ensure(
         .as_ref()
         .filter(|agents| declared.agent_container(agents) == container)
         .ok_or_else(|| Error::Conflict {
-            what: format!("agent {container}"),
-            why: "another agent is declared now".into(),
+            what: format!("preparing the agent {container} failed"),
+            why: "a different agent is declared now".into(),
         })?;
     let directory = directory(declared.owner.id);
     // Containers mount a file from this directory. On the node, only root can open the directories

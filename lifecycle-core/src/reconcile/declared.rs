@@ -66,7 +66,7 @@ impl Agents {
             version: "1",
             image: &image,
         })
-        .map_err(|error| Error::failed("writing the form of a digest", error.to_string()))?;
+        .map_err(|error| Error::failed("serializing the input of a digest", error.to_string()))?;
         Ok(Self {
             digest: SpecDigest::from_hex(key.sign("agent digest", &form)),
             image,
@@ -289,7 +289,12 @@ fn spec_digest(
         image,
         container,
     })
-    .map_err(|error| Error::failed("writing the form of a spec digest", error.to_string()))?;
+    .map_err(|error| {
+        Error::failed(
+            "serializing the input of a specification's digest",
+            error.to_string(),
+        )
+    })?;
     Ok(SpecDigest::from_hex(key.sign("spec digest", &form)))
 }
 
@@ -330,7 +335,9 @@ fn image_name(
                 bases: &source.bases,
                 options: given(&source.options),
             })
-            .map_err(|e| Error::failed("writing the form of an image digest", e.to_string()))?;
+            .map_err(|e| {
+                Error::failed("serializing the input of an image's digest", e.to_string())
+            })?;
             let digest = key.sign("image digest", &form);
             let short = digest.get(..12).unwrap_or(&digest);
             let service = service.name.as_str().to_ascii_lowercase();
@@ -396,8 +403,8 @@ fn ranks(services: &BTreeMap<ServiceName, ServiceSpec>) -> Result<BTreeMap<Servi
                 return Err(Error::Invalid {
                     what: "the start order".into(),
                     why: format!("these services depend on each other: {}", names.join(", ")),
-                    hint: "remove one `depends_on` of the cycle; a service that does not start \
-                           last cannot depend on one that does"
+                    hint: "remove one `depends_on` from the cycle; a service without `starts: \
+                           last` cannot depend on a service with `starts: last`"
                         .into(),
                 });
             }

@@ -240,7 +240,7 @@ impl Driver {
                 }
                 Err(error) if error.retry() == Retry::Never => return error,
                 Err(error) => {
-                    tracing::warn!(error = %error.chain(), "the registry could not be written");
+                    tracing::warn!(error = %error.chain(), "cannot write to the registry");
                     self.read_registry_again().await;
                     self.round().await
                 }
@@ -256,7 +256,7 @@ impl Driver {
                 self.registry = snapshot;
             }
             Err(error) => {
-                tracing::warn!(error = %error.chain(), "the registry cannot be read");
+                tracing::warn!(error = %error.chain(), "cannot read the registry");
             }
         }
     }

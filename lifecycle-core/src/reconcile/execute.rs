@@ -104,7 +104,7 @@ impl Execution {
         let limit = self.limit(action);
         tokio::time::timeout(limit, act).await.unwrap_or_else(|_| {
             Err(Error::TimedOut {
-                what: action.to_string(),
+                what: format!("the step `{action}`"),
                 after: limit,
             })
         })
@@ -263,8 +263,8 @@ impl Execution {
         let service = self.service(service)?;
         let ImageSource::Build(source) = &service.spec.source else {
             return Err(Error::Conflict {
-                what: format!("the image of {}", service.spec.name),
-                why: "it is no longer built from a code base".into(),
+                what: format!("building the image for {} failed", service.spec.name),
+                why: "the service is no longer built from a code base".into(),
             });
         };
         let handle = self.handle(node).await?;

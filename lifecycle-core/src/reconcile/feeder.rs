@@ -152,7 +152,7 @@ impl Feeder {
             }
             // End the old feed before the new one starts.
             self.feeds.remove(node);
-            self.shared.lost(node, "it has just started".into());
+            self.shared.lost(node, "the agent has just started".into());
             let feeding = feed(
                 Arc::clone(&self.shared),
                 node.clone(),
@@ -176,7 +176,7 @@ impl Feeder {
                 Accepted::Version(version) if *version >= self.named_since => AgentView::UpToDate,
                 Accepted::Version(_) => AgentView::Outdated {
                     since: self.shared.backends.clock.now(),
-                    why: "it does not have the addresses of new services yet".into(),
+                    why: "the agent does not have the addresses of new services yet".into(),
                 },
                 Accepted::Nothing { since, why } => AgentView::Outdated {
                     since: *since,
@@ -215,7 +215,7 @@ impl Feeder {
                 .await
                 .is_err()
             {
-                tracing::warn!(version, "not every agent has accepted the table in time");
+                tracing::warn!(version, "some agents have not accepted the table in time");
             }
         }
     }
@@ -258,10 +258,10 @@ async fn feed(
 ) {
     loop {
         let why = match feed_once(&shared, &node, &agent, &mut tables).await {
-            Ok(()) => "the feed ended".to_owned(),
+            Ok(()) => "the connection to the agent ended".to_owned(),
             Err(error) => error.chain(),
         };
-        tracing::debug!(%node, why, "an agent's feed broke off");
+        tracing::debug!(%node, why, "the connection to an agent broke");
         shared.lost(&node, why);
         tokio::time::sleep(AGAIN).await;
         tables.mark_changed();
@@ -274,7 +274,13 @@ async fn feed_once(
     agent: &Agent,
     tables: &mut watch::Receiver<Option<Arc<Table>>>,
 ) -> Result<()> {
-    let ended = |_| Error::failed("feeding an agent", "the manager no longer feeds it");
+    let ended = |_| {
+        Error::failed(
+            "sending tables to an agent",
+            "the manager no longer sends \
+                                                                 tables to this agent",
+        )
+    };
     let platform = loop {
         let latest = tables.borrow_and_update().clone();
         match latest {
@@ -315,10 +321,11 @@ async fn feed_once(
                 }
                 Some(Ok(ExecOutput::Stderr(bytes))) => {
                     let line = String::from_utf8_lossy(&bytes);
-                    tracing::warn!(%node, line = line.trim_end(), "the agent's feed wrote an error");
+                    tracing::warn!(%node, line = line.trim_end(), "the agent's feed command \
+                                                                   reported an error");
                 }
                 Some(Ok(ExecOutput::Exit(code))) => {
-                    return Err(Error::failed("feeding the agent", format!("exit code {code}")));
+                    return Err(Error::failed("sending tables to the agent", format!("exit code {code}")));
                 }
                 Some(Err(error)) => return Err(error),
                 None => return Ok(()),
@@ -331,7 +338,7 @@ async fn feed_once(
                 let until = tokio::time::Instant::now() + ACCEPTS_WITHIN;
                 awaited = Some((table.version, until));
                 let mut line = serde_json::to_vec(table.as_ref())
-                    .map_err(|error| Error::failed("writing a table", error.to_string()))?;
+                    .map_err(|error| Error::failed("serializing a table", error.to_string()))?;
                 line.push(b'\n');
                 let write = async {
                     session.input.write_all(&line).await?;
@@ -341,7 +348,7 @@ async fn feed_once(
                     .await
                     .map_err(|_| late())?
                     .map_err(|error| Error::Interrupted {
-                        what: "feeding the agent".into(),
+                        what: "sending tables to the agent".into(),
                         source: Some(error.into()),
                     })?;
             }
@@ -356,7 +363,7 @@ fn unread(why: &dyn std::fmt::Display) -> Error {
 
 fn late() -> Error {
     Error::TimedOut {
-        what: "the agent's answer to a table".into(),
+        what: "the agent's response to a table".into(),
         after: ACCEPTS_WITHIN,
     }
 }
@@ -369,7 +376,7 @@ fn handle_report(shared: &Shared, node: &NodeName, line: &str) -> Result<u64> {
         ReportKind::Accepted => shared.accepted(node, version),
         ReportKind::Refused { why } => {
             return Err(Error::Conflict {
-                what: "the agent's table".into(),
+                what: "the agent rejected its table".into(),
                 why: why.clone(),
             });
         }

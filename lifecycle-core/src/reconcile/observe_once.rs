@@ -45,7 +45,7 @@ pub async fn observe_once(
             cloud_unknown: Some(Unknown {
                 since: backends.clock.now(),
                 why: format!(
-                    "it has not listed its nodes within {}",
+                    "the cloud has not listed its nodes within {}",
                     humantime::format_duration(patience)
                 ),
             }),

@@ -546,10 +546,12 @@ impl fmt::Display for Obstacle<'_> {
                     "the replica's volume {volume} is on {holder}, and data is not moved"
                 )
             }
-            Self::Full { most } => write!(f, "already has the maximum of {most} per node"),
+            Self::Full { most } => {
+                write!(f, "already runs the maximum number of replicas per node ({most})")
+            }
             Self::Capacity { others } => write!(
                 f,
-                "not enough capacity left next to {others} other replicas"
+                "not enough capacity is left next to {others} other replicas"
             ),
             Self::Port { host_port, by } => {
                 write!(f, "port {host_port} is already used by {by}")

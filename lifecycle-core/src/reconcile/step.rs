@@ -116,17 +116,18 @@ impl fmt::Display for Reason {
                 f.write_str("created for this platform, but no longer declared")
             }
             Self::ImageAbsent { needed_by, how } => write!(f, "needed by {needed_by}; {how}"),
-            Self::AgentAbsent => {
-                f.write_str("service names need an agent on each node, and none runs here")
-            }
+            Self::AgentAbsent => f.write_str(
+                "service names need an agent on each node, and this node has no \
+                             running agent",
+            ),
             Self::AgentOutdated => {
                 f.write_str("the agent belongs to another version of the manager")
             }
             Self::AgentNotNeeded => f.write_str("no service runs here any more"),
-            Self::InstanceAbsent => f.write_str("declared, but it has no container"),
+            Self::InstanceAbsent => f.write_str("declared, but the replica has no container"),
             Self::VolumeIsHere { volume } => write!(
                 f,
-                "declared, but it has no container; its volume {volume} is on this node"
+                "declared, but the replica has no container; its volume {volume} is on this node"
             ),
             Self::NeverStarted => f.write_str("its container was created but never started"),
             Self::Ended { code, times } => write!(
@@ -144,7 +145,8 @@ impl fmt::Display for Reason {
             Self::RestartRequested => f.write_str("a restart was requested"),
             Self::RolledBack { why } => write!(
                 f,
-                "the new specification was rejected ({why}), so the previous one comes back"
+                "the new specification was rejected ({why}), so the previous specification is \
+                 restored"
             ),
         }
     }
@@ -350,7 +352,7 @@ impl fmt::Display for HeldBy {
                 let until = time_of_day(*until);
                 write!(f, "failed {failures}×, next attempt at {until}: {why}")
             }
-            Self::NoNodeFits { why } => write!(f, "fits on no node: {why}"),
+            Self::NoNodeFits { why } => write!(f, "does not fit on any node: {why}"),
             Self::Failed { why } => f.write_str(why),
         }
     }

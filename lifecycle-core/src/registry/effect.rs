@@ -99,9 +99,9 @@ impl Effect {
                 None => "no generation".into(),
             };
             return Err(Error::Conflict {
-                what: "declaration".into(),
+                what: "the declaration was rejected".into(),
                 why: format!(
-                    "it is based on {}, but {} is the current one",
+                    "it is based on {}, but the current one is {}",
                     word(expected),
                     word(current)
                 ),

@@ -91,8 +91,10 @@ pub trait Databases: Debug + Send + Sync + 'static {
 pub(super) fn is_central(what: &str) -> Error {
     Error::Invalid {
         what: what.to_owned(),
-        why: "it is a central registry, not the database of a kind".into(),
-        hint: "use an empty database for the kind in platform.toml".into(),
+        why: "it contains a central registry, but must contain only the records of nodes or of a \
+              service class"
+            .into(),
+        hint: "set an empty database in platform.toml".into(),
     }
 }
 
@@ -101,6 +103,6 @@ pub(super) fn is_central(what: &str) -> Error {
 pub(super) fn follows_another(what: &str) -> Error {
     Error::Conflict {
         what: what.to_owned(),
-        why: "it follows another registry".into(),
+        why: "it is a copy of another registry now".into(),
     }
 }

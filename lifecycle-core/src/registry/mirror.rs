@@ -347,7 +347,7 @@ impl Mirrors {
         });
         let all = futures_util::future::join_all(all);
         if tokio::time::timeout(within, all).await.is_err() {
-            tracing::warn!("not all databases of kinds are up to date");
+            tracing::warn!("some databases for nodes or service classes are not up to date");
         }
     }
 
@@ -415,7 +415,7 @@ impl Copier<'_> {
                     match failure {
                         Failure::Central(error) => {
                             let error = error.chain();
-                            tracing::warn!(%error, "cannot read the registry for its mirror");
+                            tracing::warn!(%error, "cannot read the registry to copy its records");
                         }
                         Failure::Kind(error) => self.set_unavailable(&error).await,
                     }
@@ -442,7 +442,7 @@ impl Copier<'_> {
         let mut outcome = match tokio::time::timeout(PASS_TIMEOUT, copy).await {
             Ok(outcome) => outcome,
             Err(_) => Err(Failure::Kind(Error::TimedOut {
-                what: format!("copying to the database of {}", self.names()),
+                what: format!("copying records to the database for {}", self.names()),
                 after: PASS_TIMEOUT,
             })),
         };
@@ -487,9 +487,10 @@ impl Copier<'_> {
         self.copy
             .reached
             .send_modify(|reached| reached.unavailable = true);
-        tracing::warn!(database = %names, %since, %why, "a kind's database cannot be written");
+        tracing::warn!(database = %names, %since, %why, "cannot write to a database for nodes or \
+                                                         service classes");
         if !unavailable.recorded {
-            let message = format!("the database of {names} cannot be written: {why}");
+            let message = format!("cannot write to the database for {names}: {why}");
             self.record(EventKind::DatabaseUnavailable, since, message)
                 .await;
         }
@@ -501,9 +502,10 @@ impl Copier<'_> {
         };
         let names = self.names();
         let since = unavailable.since;
-        tracing::info!(database = %names, %since, "a kind's database is up to date again");
+        tracing::info!(database = %names, %since, "a database for nodes or service classes is up \
+                                                   to date again");
         if unavailable.recorded {
-            let message = format!("the database of {names} is up to date again");
+            let message = format!("the database for {names} is up to date again");
             self.record(EventKind::DatabaseAvailable, since, message)
                 .await;
         }

@@ -224,8 +224,8 @@ impl Lease {
         match self {
             Self::Held(epoch) => Ok(epoch),
             Self::HeldBy { holder, until } => Err(crate::Error::Conflict {
-                what: "the lease".into(),
-                why: format!("{holder} holds it until {until}"),
+                what: "acquiring the lease failed".into(),
+                why: format!("{holder} holds the lease until {until}"),
             }),
         }
     }

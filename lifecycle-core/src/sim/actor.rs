@@ -305,7 +305,9 @@ fn reach(state: &State, call: &Call) -> Result<(), NoAnswer> {
         return Err(NoAnswer::Timeout);
     }
     if !machine.is_up() {
-        return Err(NoAnswer::Refused("its SSH server does not answer"));
+        return Err(NoAnswer::Refused(
+            "the SSH server of the machine does not respond",
+        ));
     }
     if boot.is_some_and(|boot| boot != machine.boot) {
         return Err(NoAnswer::Refused("the connection broke"));

@@ -210,7 +210,7 @@ impl CloudProvider for SimCloud {
                 let machines = left.iter().filter_map(|number| state.machines.get(number));
                 if machines.into_iter().any(|machine| machine.created) {
                     return Err(Error::Conflict {
-                        what: "the nodes' shared resources".into(),
+                        what: "deleting the nodes' shared resources failed".into(),
                         why: "nodes still use them".into(),
                     });
                 }
@@ -228,7 +228,7 @@ fn missing(node: &NodeName) -> Error {
 fn not_ours(node: &NodeName) -> Error {
     Error::Conflict {
         what: format!("node {node}"),
-        why: "a machine with this name exists that does not belong to this platform".into(),
+        why: "a machine with this name exists, but does not belong to this platform".into(),
     }
 }
 
@@ -384,13 +384,13 @@ fn poll(state: &mut State, operation: &CloudOperation, now: Instant) -> Result<C
         .0;
     state.advance(number, now);
     let status = state.ledger.operations.get(&operation.token);
-    let what = || format!("change of node {}", operation.change.node());
+    let what = || format!("the change of node {}", operation.change.node());
     match status.map(|(_, status)| status).ok_or_else(lost)? {
         OperationStatus::Done => Ok(CloudProgress::Done),
         OperationStatus::Failed(why) => Err(Error::failed(what(), why.clone())),
         OperationStatus::Overtaken => Err(Error::Conflict {
-            what: what(),
-            why: "another change replaced it".into(),
+            what: format!("{} failed", what()),
+            why: "another change replaced this change".into(),
         }),
         OperationStatus::UnderWay => {
             let left = state

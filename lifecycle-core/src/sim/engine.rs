@@ -353,7 +353,7 @@ impl Engine {
         match self.containers.get(name) {
             Some(container) if container.owner() != owner => Err(Error::Conflict {
                 what: format!("container {name}"),
-                why: "it belongs to another platform".into(),
+                why: "the container belongs to another platform".into(),
             }),
             found => Ok(found),
         }

@@ -35,7 +35,7 @@ pub(super) fn start(
     if !host.runs {
         return Err(Error::Conflict {
             what: format!("container {container}"),
-            why: "it is not running".into(),
+            why: "the container is not running".into(),
         });
     }
     let (ours, theirs) = duplex(BUFFER);

@@ -196,7 +196,7 @@ impl SimRuntime {
         if let Some(base) = file.bases.iter().find(|base| !images.contains_key(*base)) {
             return Err(Error::failed(
                 format!("building {tag}"),
-                format!("pull access denied for {base}, it is not on this engine"),
+                format!("pull access denied for {base}: the image is not on this engine"),
             ));
         }
         let base = file.last_base.and_then(|base| images.get(&base)).cloned();
@@ -357,7 +357,7 @@ impl ContainerRuntime for SimRuntime {
     async fn import_image(&self, archive: ByteStream) -> Result<()> {
         let archive = collected(archive, "reading the image").await?;
         let (name, image): (String, Image) = serde_json::from_slice(&archive)
-            .map_err(|error| Error::failed("import of an image", error.to_string()))?;
+            .map_err(|error| Error::failed("importing an image", error.to_string()))?;
         let call = self.effect(format!("import {name}"), |l| l.transfer);
         self.at_engine(call, |engine, _, _, _, _| {
             let changed = engine.images.get(&name) != Some(&image);

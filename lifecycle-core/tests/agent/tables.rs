@@ -32,7 +32,10 @@ async fn rejects_older_epochs_and_versions() {
     old.epoch = Epoch(2);
     let report = previous.send(&old).await;
     assert_eq!((report.epoch, report.version), (Epoch(3), 5));
-    assert!(why(report).contains("epoch 2, version 9 is older than the active epoch 3, version 5"));
+    assert!(why(report).contains(
+        "the table (epoch 2, version 9) is older than the active table \
+                                  (epoch 3, version 5)"
+    ));
     let report = previous.send(&table(81, 4)).await;
     assert!(why(report).contains("older"));
     // The same version again changes nothing, whatever its contents.

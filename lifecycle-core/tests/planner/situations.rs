@@ -656,7 +656,7 @@ fn places_a_replica_on_the_node_of_its_volume() {
     let reason = start.unwrap().reason.to_string();
     assert_eq!(
         reason,
-        "declared, but it has no container; its volume data is on this node"
+        "declared, but the replica has no container; its volume data is on this node"
     );
 }
 
@@ -696,7 +696,7 @@ fn respects_the_maximum_per_node() {
     let target = declared(&["n1", "n2"], vec![spec]);
     let text = text(&World::empty().plan(&target));
     assert!(
-        text.contains("n1 and 1 more: already has the maximum of 1 per node"),
+        text.contains("n1 and 1 more: already runs the maximum number of replicas per node (1)"),
         "{text}"
     );
 }

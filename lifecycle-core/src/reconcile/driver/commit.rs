@@ -39,7 +39,7 @@ impl Driver {
             subject: Subject::Platform,
             message: match plan.steps.as_slice() {
                 [only] => format!("plan: {} ({})", only.action, only.reason),
-                steps => format!("plan of {} steps", steps.len()),
+                steps => format!("plan with {} steps", steps.len()),
             },
             data,
         });
@@ -59,7 +59,7 @@ impl Driver {
                 at: now,
                 kind: EventKind::FirstRoundDone,
                 subject: Subject::Platform,
-                message: "the first round has ended".into(),
+                message: "the first round is complete".into(),
                 data: serde_json::Value::Null,
             });
         }

@@ -58,7 +58,7 @@ impl Driver {
             Ok(ended) => ended,
             Err(error) => (
                 error.id(),
-                Err(Error::failed("a step", "it ended without a result")),
+                Err(Error::failed("a step", "the step ended without a result")),
             ),
         };
         let Some(id) = self.task_steps.remove(&task) else {

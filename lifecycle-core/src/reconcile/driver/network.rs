@@ -55,7 +55,7 @@ impl Driver {
             } => (
                 EventKind::CannotListen,
                 service.map_or_else(|| Subject::Node(node.clone()), Subject::Service),
-                format!("the agent of {node} cannot listen at {address}/{protocol}: {why}"),
+                format!("the agent on {node} cannot listen at {address}/{protocol}: {why}"),
                 serde_json::json!({ "node": node, "address": address, "protocol": protocol }),
             ),
             ReportKind::Accepted | ReportKind::Refused { .. } | ReportKind::Draining { .. } => {

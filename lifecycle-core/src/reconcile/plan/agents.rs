@@ -67,7 +67,7 @@ impl<'a> Planning<'a> {
                 let by = HeldBy::Agent {
                     node: node.clone(),
                     since: self.now,
-                    why: "it has not started yet".into(),
+                    why: "the agent has not started yet".into(),
                 };
                 Gate::blocked(by, false)
             }
@@ -87,7 +87,10 @@ impl<'a> Planning<'a> {
         let (since, why) = match self.observed.agents.get(node) {
             Some(AgentView::UpToDate) => return Gate::Open,
             Some(AgentView::Outdated { since, why }) => (*since, why.clone()),
-            None => (self.now, "it has not received the addresses yet".to_owned()),
+            None => (
+                self.now,
+                "the agent has not received the addresses yet".to_owned(),
+            ),
         };
         let by = HeldBy::Agent {
             node: node.clone(),

@@ -36,7 +36,7 @@ impl<'a> Planning<'a> {
             service: name.clone(),
             node: node.clone(),
         };
-        let how = "no node has it, so it is built here";
+        let how = "no node has the image, so it is built here";
         self.first_image(action, image, needed_by, needs, how)
     }
 
@@ -64,7 +64,7 @@ impl<'a> Planning<'a> {
             image: image.to_owned(),
             node: node.clone(),
         };
-        let how = "no node has it, so it is pulled here";
+        let how = "no node has the image, so it is pulled here";
         self.first_image(action, image, needed_by, BTreeSet::new(), how)
     }
 
@@ -105,13 +105,13 @@ impl<'a> Planning<'a> {
             return Some(Gate::blocked(by, false));
         }
         let (from, how) = if let Some(from) = from.cloned() {
-            (from, "another node has it, so it is copied")
+            (from, "another node has the image, so it is copied")
         } else {
             let (from, origin) = self.image_origins.get(image)?;
             needs.insert(origin.clone());
             (
                 from.clone(),
-                "another node is about to have it, so it is copied",
+                "another node will have the image soon, so it is copied",
             )
         };
         let gate = self.propose(

@@ -61,8 +61,8 @@ impl FromStr for StepId {
         let invalid = || InvalidName {
             what: "step id".into(),
             value: value.to_owned(),
-            rule: "`node/`, a node's name, `/` and what is done to the node, or to an image or a \
-                   container that follows after another `/`"
+            rule: "use `node/<node>/<verb>`, or `node/<node>/<verb>/<object>` for a change to an \
+                   image or a container"
                 .into(),
         };
         let rest = value.strip_prefix("node/").ok_or_else(invalid)?;

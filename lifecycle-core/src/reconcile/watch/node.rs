@@ -198,7 +198,7 @@ impl NodeWatch {
             Err(error) => {
                 let answers = HostCommand::new("true").within(HOST_ANSWERS_WITHIN);
                 handle.host.exec(answers).await?;
-                tracing::debug!(node = %self.name, error = %error.chain(), "no engine answers");
+                tracing::debug!(node = %self.name, error = %error.chain(), "no engine responds");
                 return Ok(None);
             }
         };
@@ -238,7 +238,8 @@ impl NodeWatch {
             Wakeup::Event(event) => {
                 let changed = following.changed(event);
                 if let Err(error) = self.inspect(&mut following, &changed).await {
-                    tracing::debug!(node = %self.name, error = %error.chain(), "listing again");
+                    tracing::debug!(node = %self.name, error = %error.chain(), "listing the \
+                                                                                containers again");
                     return Some(State::Listing(None));
                 }
                 self.check(&mut following, Some(&changed)).await;
@@ -282,7 +283,7 @@ impl NodeWatch {
     async fn within<T>(&self, limit: Duration, ask: impl Future<Output = Result<T>>) -> Result<T> {
         timeout(limit, ask).await.unwrap_or_else(|_| {
             Err(Error::TimedOut {
-                what: format!("node {}'s answer", self.name),
+                what: format!("the response of node {}", self.name),
                 after: limit,
             })
         })

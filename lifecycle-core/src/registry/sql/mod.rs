@@ -276,7 +276,7 @@ impl Registry for SqlRegistry {
                 (Some(holder), Some(until)) => Ok(Lease::HeldBy { holder, until }),
                 _ => Err(damaged(
                     "lease",
-                    "it was neither acquired nor held by another",
+                    "it has no holder after an attempt to acquire it",
                 )),
             }
         })

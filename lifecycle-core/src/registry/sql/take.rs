@@ -34,7 +34,7 @@ impl SqlRegistry {
         if found.follows.is_some() && !is_kind {
             return Err(Error::Invalid {
                 what: self.location.clone(),
-                why: "it is the database of a kind, which is a copy of a registry".into(),
+                why: "it contains a copy of records from a central registry".into(),
                 hint: "use the database of the central registry, or an empty one".into(),
             });
         }
@@ -53,10 +53,9 @@ impl SqlRegistry {
                 return Err(Error::Denied {
                     what: self.location.clone(),
                     why: "it is encrypted with the key of another platform".into(),
-                    hint:
-                        "use the platform.key that it was created with, use another database, or \
-                           empty this one if it is not needed"
-                            .into(),
+                    hint: "use the platform.key with which the database was created, use another \
+                         database, or empty this database if it is not needed"
+                        .into(),
                 });
             }
             None => {}

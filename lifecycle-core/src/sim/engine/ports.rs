@@ -38,7 +38,7 @@ impl Engine {
             };
             let conflict = |host: u16| Error::Conflict {
                 what: format!("host port {host}/{protocol}"),
-                why: format!("container {name} cannot use it, because it is in use"),
+                why: format!("the port is in use, so container {name} cannot use it"),
             };
             let host = match binding {
                 PortBinding::Fixed(host) if is_free(host) => host,

@@ -60,7 +60,7 @@ where
 /// Converts a value to JSON.
 pub(super) fn json(value: &impl Serialize) -> Result<Value> {
     serde_json::to_value(value).map_err(|error| Error::Failed {
-        what: "serialising JSON for the registry".into(),
+        what: "serializing JSON for the registry".into(),
         why: error.to_string(),
         source: None,
     })
@@ -76,7 +76,7 @@ pub(super) fn word(value: &impl Serialize) -> Result<String> {
     match json(value)? {
         Value::String(word) => Ok(word),
         other => Err(Error::failed(
-            "serialising a word for the registry",
+            "serializing a value for the registry",
             format!("{other} is not a string"),
         )),
     }
@@ -90,7 +90,7 @@ pub(super) fn from_word<T: DeserializeOwned>(what: &str, word: String) -> Result
 /// Encrypts a value for one purpose.
 pub(super) fn seal(key: &PlatformKey, purpose: &str, value: &impl Serialize) -> Result<Vec<u8>> {
     let plain = serde_json::to_vec(value).map_err(|error| Error::Failed {
-        what: format!("serialising the {purpose} for the registry"),
+        what: format!("serializing the {purpose} for the registry"),
         why: error.to_string(),
         source: None,
     })?;

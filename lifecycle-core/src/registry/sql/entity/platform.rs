@@ -49,7 +49,7 @@ impl Model {
                 ip: parsed(WHAT, ip)?,
                 port: small(WHAT, port)?,
             })),
-            _ => Err(damaged(WHAT, "a part of it is missing")),
+            _ => Err(damaged(WHAT, "a part of the endpoint is missing")),
         }
     }
 }

@@ -57,7 +57,7 @@ pub(super) async fn up(transaction: &DatabaseTransaction, location: &str) -> Res
                 "its tables were changed by a newer version of this program ({})",
                 newer.join(", ")
             ),
-            hint: "use that version or a later one".into(),
+            hint: "use that version or a later version".into(),
         });
     }
     Migrator::up(transaction, None).await.map_err(at(location))

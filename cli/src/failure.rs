@@ -24,7 +24,7 @@ pub(crate) enum Failure {
     #[error("{0}")]
     Files(Diagnostics),
     /// The user's files contain unsupported keys that change behaviour.
-    #[error("the files contain {} unsupported keys that change behaviour", .0.len())]
+    #[error("the files contain {} unsupported keys that change behavior", .0.len())]
     Unsupported(Vec<UnsupportedKey>),
     /// Some services did not start.
     #[error("{} instances of the platform did not start", .0.failures.len())]
@@ -114,16 +114,19 @@ impl Failure {
             Self::Services(outcome) => {
                 let failed = outcome.failures.first().map_or("", |f| f.instance.as_str());
                 let service = failed.rsplit_once('-').map_or(failed, |(name, _)| name);
-                format!("see `bootstrapper logs {service}`; fix the service, then run `up` again")
+                format!(
+                    "find the cause with `bootstrapper logs {service}` and fix it, then run \
+                         `bootstrapper up` again"
+                )
             }
             Self::Unconfirmed => "confirm with --yes".into(),
-            Self::Exists(_) => "edit it, or overwrite it with --force".into(),
+            Self::Exists(_) => "edit the file, or overwrite it with --force".into(),
             Self::ChecksFailed(_) | Self::AlreadyReported => {
                 "see the hint of each failed check above".into()
             }
             Self::Refused => "run the command again and confirm, or use --yes".into(),
-            Self::Interrupted => "running services keep running, and a manager that was started \
-                                  continues its work; run the same command again to continue"
+            Self::Interrupted => "run the same command again to continue; until then, running \
+                                  services and a started manager keep running"
                 .into(),
             Self::OutputClosed | Self::CommandEnded(_) => "run the same command again".into(),
         }

@@ -35,7 +35,7 @@ pub(crate) fn concurrent_up() -> Error {
     Error::denied(
         "this command",
         "another `up` is running in this directory",
-        "wait until it has ended, then run this command again",
+        "wait until that command has exited, then run this command again",
     )
 }
 

@@ -109,7 +109,7 @@ impl Project {
             return Error::invalid(
                 format!("directory `{text}`"),
                 format!(
-                    "it is outside the project directory `{}`",
+                    "the directory is outside the project directory `{}`",
                     self.directory().display()
                 ),
                 "set --project-dir to the project that contains it",
@@ -149,12 +149,12 @@ impl Project {
         Err(Error::invalid(
             file.display().to_string(),
             format!(
-                "it identifies the platform `{}`, but the name is `{name}` now",
+                "the file identifies the platform `{}`, but the platform's name is now `{name}`",
                 identity.name
             ),
             format!(
-                "change the name back to `{}`; or remove that platform with `bootstrapper down`, \
-                 then delete this file",
+                "change the name back to `{}`, or remove that platform with `bootstrapper down` \
+                 and then delete this file",
                 identity.name
             ),
         ))

@@ -57,8 +57,8 @@ pub(crate) fn configuration_directory() -> Result<PathBuf> {
 /// Checks that the user's configuration directory is writable.
 pub(crate) fn check_configuration_directory() -> Finding {
     const WHAT: &str = "configuration directory";
-    const HINT: &str =
-        "make it a directory that you can write to, or set XDG_CONFIG_HOME to another one";
+    const HINT: &str = "create the directory and make it writable for you, or set XDG_CONFIG_HOME to a writable \
+         directory";
     let directory = match configuration_directory() {
         Ok(directory) => directory,
         Err(error) => return Finding::failed(WHAT, &error, HINT),
@@ -140,8 +140,8 @@ pub(crate) fn publisher(access: &Access) -> Result<Arc<dyn CodePublisher>> {
             "`code.store` of platform.toml",
             "with `directory`, services are built from the directories on this machine, and \
                   there is no store to publish to",
-            "run `bootstrapper up`, which uses the local directories; or set \
-                   `store = \"azure-files\"` for a shared store (docs/publish.md)",
+            "run `bootstrapper up` to use the local directories, or set `store = \"azure-files\"` \
+             to use a shared store (docs/publish.md)",
         )),
         CodeStoreSpec::AzureFiles(spec) => {
             Ok(Arc::new(AzureFiles::declared(spec, &access.credentials)?))
@@ -261,8 +261,9 @@ pub(crate) fn engine_socket() -> Result<PathBuf> {
             Some(socket) => Ok(socket.into()),
             None => Err(Error::invalid(
                 format!("DOCKER_HOST={host}"),
-                "local nodes need a Docker engine on this machine, reached by a Unix socket",
-                "unset it, or set it to unix://<socket>",
+                "local nodes need a Docker engine on this machine that is reachable through a Unix \
+                 socket",
+                "unset DOCKER_HOST, or set it to unix://<socket>",
             )),
         },
     }

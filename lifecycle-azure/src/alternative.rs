@@ -156,7 +156,7 @@ impl Tried {
                 Error::exhausted(
                     what,
                     format!(
-                        "Azure cannot provide any of its alternatives: {}; {why}",
+                        "Azure cannot provide any of these alternatives: {}; {why}",
                         each.join(", ")
                     ),
                     hint,

@@ -44,8 +44,9 @@ impl Azure {
         let login = spec.login_of_manager().ok_or_else(|| {
             Error::invalid(
                 "the login of the manager",
-                "the hand-over contains none",
-                "declare `cloud.identity` or a `client-secret`, and run `up` again",
+                "the hand-over files contain no login",
+                "set `cloud.identity`, or a `cloud.login` with `client-secret`, then run \
+                 `bootstrapper up` again",
             )
         })?;
         let login = Login::declared(&login, credentials)?;
@@ -151,8 +152,8 @@ fn network(text: &str) -> Result<(Ipv4Addr, u8)> {
         .ok_or_else(|| {
             Error::invalid(
                 format!("the network `{text}`"),
-                "it is not an IPv4 block",
-                "write it as, for example, `10.90.0.0/16`",
+                "the network is not an IPv4 address block",
+                "write an address block such as `10.90.0.0/16`",
             )
         })
 }

@@ -256,7 +256,7 @@ fn tried_tag(node: &NodeName) -> String {
 async fn in_time(path: &str, change: impl Future<Output = Result<()>>) -> Result<()> {
     tokio::time::timeout(DEADLINE, change)
         .await
-        .unwrap_or_else(|_| Err(Error::timed_out(format!("the change of {path}"), DEADLINE)))
+        .unwrap_or_else(|_| Err(Error::timed_out(format!("changing {path}"), DEADLINE)))
 }
 
 fn state(resource: &Value) -> Option<&str> {

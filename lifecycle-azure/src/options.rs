@@ -201,7 +201,7 @@ impl AzureOptions {
             return Err(invalid(
                 "the account",
                 account,
-                "Azure does not accept it",
+                "Azure does not accept this account name",
                 hint,
             ));
         }
@@ -220,7 +220,7 @@ impl AzureOptions {
                 let hint = "specify an address, a block such as 203.0.113.0/24, or a service tag \
                             such as Internet";
                 return Err(invalid(
-                    "the source of SSH",
+                    "the source for SSH",
                     source,
                     "Azure has no such source",
                     hint,
@@ -231,7 +231,7 @@ impl AzureOptions {
             let hint = "specify fewer, larger blocks";
             let count = self.ssh_from.len().to_string();
             return Err(invalid(
-                "the number of sources of SSH",
+                "the number of sources for SSH",
                 &count,
                 "Azure allows at most 1000",
                 hint,
@@ -253,7 +253,7 @@ impl AzureOptions {
     fn check_vms(&self) -> Result<()> {
         if self.sizes.is_empty() || self.sizes.iter().any(String::is_empty) {
             return Err(Error::invalid(
-                "the sizes of nodes",
+                "the sizes for nodes",
                 "the list is empty or contains an empty size",
                 format!("specify one such as {SIZE}, or remove `size`"),
             ));

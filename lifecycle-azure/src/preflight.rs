@@ -89,7 +89,7 @@ impl Offer<'_> {
             .find(|(known, _)| known.eq_ignore_ascii_case(name));
         let Some((_, size)) = found else {
             return Err(format!(
-                "{location} has no size {name}: choose one of `az vm list-skus --location \
+                "{location} has no size {name}: choose a size from `az vm list-skus --location \
                  {location} --resource-type virtualMachines`"
             ));
         };
@@ -155,8 +155,8 @@ pub(crate) async fn check(
     let path = format!("/subscriptions/{}", options.subscription);
     if client.get(&path, SUBSCRIPTIONS).await?.is_none() {
         report.problems.push(format!(
-            "The login has no access to subscription {}: choose one of `az account list`, or log \
-             in to its tenant.",
+            "The login has no access to subscription {}: choose a subscription from `az account \
+             list`, or log in to the tenant of this subscription.",
             options.subscription
         ));
         return Ok(report);
@@ -283,7 +283,7 @@ async fn images(
             }
         } else {
             report.problems.push(format!(
-                "{} has no image {name}: choose one of `az vm image list --location {0} \
+                "{} has no image {name}: choose an image from `az vm image list --location {0} \
                  --publisher {publisher} --all`.",
                 options.location
             ));

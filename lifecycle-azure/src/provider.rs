@@ -216,7 +216,8 @@ impl CloudProvider for Azure {
             (change, Token::Provision { .. }) => Err(Error::corrupt(
                 "the token of a change on Azure",
                 format!(
-                    "it belongs to a provision, but the change is of kind {}",
+                    "the token belongs to the creation of a node, but node {} is being changed in \
+                     another way",
                     change.node()
                 ),
             )),

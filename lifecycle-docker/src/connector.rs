@@ -33,7 +33,7 @@ impl AddressChoice {
         chosen.ok_or_else(|| {
             Error::unreachable(
                 format!("node {}", node.name),
-                Some("it has no address yet".into()),
+                Some("the node has no address yet".into()),
             )
         })
     }

@@ -23,9 +23,9 @@ pub(crate) enum SshError {
     EndedDuringAuthentication,
     #[error("the host key changed: pinned {pinned}, offered {offered}")]
     HostKeyChanged { pinned: String, offered: String },
-    #[error("no host key is known for it (it offers {offered})")]
+    #[error("no host key is known for this host (the host offers {offered})")]
     HostKeyUnknown { offered: String },
-    #[error("it offers a host certificate, but no certificate authority is trusted")]
+    #[error("the host offers a host certificate, but no certificate authority is trusted")]
     HostCertificate,
     #[error("the pinned host key cannot be parsed: {0}")]
     PinUnreadable(String),
@@ -33,12 +33,12 @@ pub(crate) enum SshError {
     CredentialRefused { user: String },
     #[error("the server refuses to open another session")]
     SessionRefused,
-    #[error("it refused the connection to {target}: {why:?}")]
+    #[error("the host refused the connection to {target}: {why:?}")]
     ForwardRefused {
         target: String,
         why: ChannelOpenFailure,
     },
-    #[error("it did not connect to {target} within {}", .after.as_secs_f32())]
+    #[error("the host did not connect to {target} within {}", .after.as_secs_f32())]
     ForwardTimedOut { target: String, after: Duration },
     #[error("{jump}: {why}")]
     Jump { jump: String, why: Arc<SshError> },
@@ -68,14 +68,14 @@ impl SshError {
             Self::HostKeyChanged { .. } => Error::denied(
                 what,
                 why,
-                "if the machine was reinstalled on purpose, delete the node and bring it up \
-                       again; otherwise another machine may be answering at this address",
+                "if the machine was reinstalled on purpose, delete the node and create it again; \
+                 otherwise, check whether another machine responds at this address",
             ),
             Self::HostKeyUnknown { .. } => Error::denied(
                 what,
                 why,
-                "the provider should report the node's host key; wait until the node has \
-                       booted, or provision it again",
+                "wait until the node has booted and the provider reports its host key, or delete \
+                 the node and create it again",
             ),
             Self::HostCertificate => Error::denied(
                 what,
@@ -86,7 +86,8 @@ impl SshError {
                 what,
                 why,
                 format!(
-                    "check that account `{user}` exists there and accepts this key or password"
+                    "check that account `{user}` exists on the host and accepts this key or \
+                     password"
                 ),
             ),
             Self::ForwardRefused { .. } => {
@@ -119,8 +120,8 @@ impl SshError {
                 what,
                 why,
                 "if the jump host was reinstalled on purpose, configure its new host key \
-                 (`ssh-keyscan` prints it); otherwise another machine may be answering at its \
-                 address",
+                 (`ssh-keyscan` prints it); otherwise, check whether another machine responds at \
+                 its address",
             ),
             Self::CredentialRefused { user } => {
                 let hint = format!(
@@ -136,13 +137,14 @@ impl SshError {
                 what,
                 format!("{jump} forbids connections to {target}"),
                 &format!(
-                    "set `AllowTcpForwarding yes` (or `local`) in its sshd_config for this \
-                     account, remove `DisableForwarding`, and let `PermitOpen` include {target}"
+                    "set `AllowTcpForwarding yes` (or `local`) in the jump host's sshd_config for \
+                     this account, remove `DisableForwarding`, and let `PermitOpen` include \
+                     {target}"
                 ),
             ),
             Self::ForwardRefused { .. } => Error::unreachable(
                 what,
-                Some(format!("{jump} responds but cannot connect to it").into()),
+                Some(format!("{jump} responds, but cannot connect to the node").into()),
             ),
             Self::ForwardTimedOut { after, .. } => {
                 Error::timed_out(format!("{what} ({jump} responds)"), *after)
@@ -205,7 +207,7 @@ pub(crate) const LONGEST_CALL: Duration = Duration::from_hours(2);
 
 fn answered(what: String, status: u16, message: String) -> Error {
     match status {
-        400 => Error::invalid(what, message, "correct its declaration"),
+        400 => Error::invalid(what, message, "correct the declaration"),
         401 | 403 => Error::denied(
             what,
             message,

@@ -129,9 +129,8 @@ async fn debian(host: &dyn NodeAccess) -> Result<String> {
     }
     Err(Error::invalid(
         "the node's operating system",
-        format!("it is {name}, but the engine can be installed on Debian and Ubuntu only"),
-        "install Docker on the node yourself and it will be used, or choose a Debian or \
-               Ubuntu image",
+        format!("the node runs {name}, but the engine can be installed on Debian and Ubuntu only"),
+        "install Docker on the node yourself, or choose a Debian or Ubuntu image",
     ))
 }
 
@@ -213,7 +212,7 @@ async fn answer(host: &dyn NodeAccess) -> Result<EngineInfo> {
     } else {
         None
     };
-    info.ok_or(Error::timed_out("the engine's start", ANSWER))
+    info.ok_or(Error::timed_out("the start of the engine", ANSWER))
 }
 
 const QUICK: Duration = Duration::from_mins(1);

@@ -65,7 +65,7 @@ pub(crate) async fn run(arguments: &Arguments, options: &AzureSimulator) -> Resu
 fn settings(options: &AzureSimulator) -> Result<Settings, Failure> {
     let directory = match &options.directory {
         Some(directory) => std::path::absolute(directory)
-            .map_err(|error| Error::io("finding this directory", error))?,
+            .map_err(|error| Error::io("finding the current directory", error))?,
         None => wiring::configuration_directory()?.join("lifecycle/azure-simulator"),
     };
     Ok(Settings {
@@ -106,8 +106,7 @@ fn print_settings(arguments: &Arguments, azure: &SimulatedAzure) -> Result<(), F
         });
     }
     printer::message(&format!(
-        "The simulated Azure listens at {}, its Azure Files at {}.\n\
-         Add the following lines to a platform.toml. Ctrl-C stops the simulator and removes its machines.\n",
+        "The simulated Azure listens at {}; its Azure Files listen at {}.\nAdd the following lines to a platform.toml. Ctrl-C stops the simulator and removes its machines.\n",
         simulator.secure_endpoint(),
         simulator.secure_files_endpoint()
     ));

@@ -212,7 +212,7 @@ async fn of_platform(
         findings.push(Finding::failed(
             "secrets",
             &error,
-            "copy them to this machine",
+            "copy the secrets to this machine",
         ));
     }
     if findings.iter().all(|f| f.health != Health::Error) {
@@ -224,18 +224,18 @@ async fn of_platform(
     findings.extend(bootstrapper.check_jump_host().await);
     findings.push(Finding::ok(
         "platform",
-        "it was not started from this directory yet",
+        "not started from this directory yet",
     ));
     findings
 }
 
 fn of_report(report: PreflightReport) -> Vec<Finding> {
     let summary = match report.predicted {
-        Some(predicted) => format!("it is feasible; {}", describe_estimate(predicted)),
-        None => "it is feasible".to_owned(),
+        Some(predicted) => format!("all nodes can be created; {}", describe_estimate(predicted)),
+        None => "all nodes can be created".to_owned(),
     };
     let warnings = report.remarks.into_iter().map(|remark| {
-        let hint = "list another size first if you do not want this";
+        let hint = "to avoid this, list another size first";
         Finding::new(Health::Warning, "declaration", remark, hint)
     });
     std::iter::once(Finding::ok("declaration", summary))

@@ -27,7 +27,7 @@ pub(crate) async fn run(arguments: &Arguments, options: &Events) -> Result<(), F
     let mut about = Vec::new();
     for name in &options.names {
         let why = bootstrapper
-            .wait("the manager's answer", commands::ANSWERED_WITHIN)
+            .wait("the manager's response", commands::ANSWERED_WITHIN)
             .until(client.why(name))
             .await?;
         about.push(why.subject);

@@ -26,7 +26,7 @@ pub(crate) async fn run(arguments: &Arguments, options: &Exec) -> Result<(), Fai
         None => options.name.clone(),
     };
     let Conversation { input, mut output } = bootstrapper
-        .wait("the command's start", commands::ANSWERED_WITHIN)
+        .wait("the start of the command", commands::ANSWERED_WITHIN)
         .until(client.exec(&name, command))
         .await?;
     let raw = has_terminal.then(terminal::Raw::new).transpose()?;
@@ -39,7 +39,7 @@ pub(crate) async fn run(arguments: &Arguments, options: &Exec) -> Result<(), Fai
                 ExecOutput::Exit(code) => return Ok::<i64, Failure>(code),
             }
         }
-        Err(Error::failed("the command", "it ended without an exit code").into())
+        Err(Error::failed("the command", "the manager returned no exit code").into())
     };
     let code = if has_terminal {
         tokio::select! {

@@ -26,7 +26,7 @@ pub(crate) async fn run(arguments: &Arguments, options: &Logs) -> Result<(), Fai
         timestamps: options.timestamps,
     };
     let (instances, mut lines) = bootstrapper
-        .wait("the first lines", commands::ANSWERED_WITHIN)
+        .wait("the first lines of output", commands::ANSWERED_WITHIN)
         .until(tail::logs(client.as_ref(), &options.services, &query))
         .await?;
     let mut names = Names::of(instances);

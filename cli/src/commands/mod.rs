@@ -68,8 +68,8 @@ async fn running(
     let not_up = || {
         Error::invalid(
             "the platform",
-            "it was not started from this directory on this machine, or was removed",
-            "start it with `bootstrapper up`",
+            "the platform was not started from this directory on this machine, or was removed",
+            "start the platform with `bootstrapper up`",
         )
     };
     let identity = project.identity()?.ok_or_else(not_up)?;

@@ -19,7 +19,7 @@ use crate::project::Project;
 use crate::{printer, wiring};
 
 /// What is waited for while code bases are compared with the store.
-const COMPARING: &str = "the code store's answer";
+const COMPARING: &str = "the code store's response";
 
 /// How long comparing all code bases with the code store may take.
 const COMPARED_WITHIN: Duration = Duration::from_mins(15);
@@ -173,7 +173,7 @@ pub(crate) async fn before_up(
     if outdated.iter().any(|one| one.published.is_some()) {
         printer::message(&format!(
             "{} the published code bases are used; `bootstrapper publish` or `up --publish` \
-             uploads the ones on this machine",
+             uploads the code bases on this machine",
             paint(Tone::Accent, "hint:")
         ));
     }
@@ -217,10 +217,10 @@ pub(crate) fn describe(outdated: &Outdated) -> String {
     let name = &outdated.local.name;
     match &outdated.published {
         Some(there) => format!(
-            "code base `{name}` differs: {here} on this machine, {} published",
+            "code base `{name}` differs: {here} on this machine, {} in the code store",
             short(there)
         ),
-        None => format!("code base `{name}` ({here}) is on this machine and was never published"),
+        None => format!("code base `{name}` ({here}) is on this machine, but was never published"),
     }
 }
 

@@ -49,7 +49,7 @@ pub(crate) async fn run(arguments: &Arguments, options: &Options) -> Result<(), 
     let client = bootstrapper.client(identity.id).await?;
     let asked = async { tokio::try_join!(client.platform(), client.nodes(), client.services()) };
     let (platform, nodes, services) = bootstrapper
-        .wait("the manager's answer", commands::ANSWERED_WITHIN)
+        .wait("the manager's response", commands::ANSWERED_WITHIN)
         .until(asked)
         .await?;
     let status = Status {

@@ -19,12 +19,12 @@ pub(crate) async fn run(arguments: &Arguments, options: &Why) -> Result<(), Fail
     let (identity, bootstrapper) = commands::running(arguments, progress).await?;
     let client = bootstrapper.client(identity.id).await?;
     let why = bootstrapper
-        .wait("the manager's answer", commands::ANSWERED_WITHIN)
+        .wait("the manager's response", commands::ANSWERED_WITHIN)
         .until(client.why(&options.name))
         .await?;
     if let Some(file) = &options.record {
         let recorded = bootstrapper
-            .wait("the manager's answer", commands::ANSWERED_WITHIN)
+            .wait("the manager's response", commands::ANSWERED_WITHIN)
             .until(client.recorded_plan())
             .await?;
         write(file, &recorded)?;

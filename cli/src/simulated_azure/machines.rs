@@ -143,8 +143,8 @@ impl LocalMachines {
         let name = NodeName::try_from(name.as_str()).map_err(|error| {
             Error::invalid(
                 format!("the VM {machine}"),
-                format!("its name is not valid for a local node: {error}"),
-                "choose another name",
+                format!("the VM's name is not valid for a local node: {error}"),
+                "choose another name for the VM",
             )
         })?;
         let mut assignments = self.assignments();
@@ -173,8 +173,8 @@ impl HostClouds for LocalMachines {
         let subnet = request.subnet.as_ref().ok_or_else(|| {
             Error::invalid(
                 format!("the VM {}", request.vm),
-                "it has no network interface",
-                "give it an interface in a subnet",
+                "the VM has no network interface",
+                "give the VM a network interface in a subnet",
             )
         })?;
         let owner = self.owner_of(subnet)?;

@@ -213,8 +213,8 @@ fn lock(directory: &Path) -> Result<File> {
         Ok(()) => Ok(file),
         Err(TryLockError::WouldBlock) => Err(Error::invalid(
             format!("the directory {}", directory.display()),
-            "another Azure simulator is using it",
-            "stop it, or choose another directory with --directory",
+            "another Azure simulator is using the directory",
+            "stop that simulator, or choose another directory with --directory",
         )),
         Err(TryLockError::Error(error)) => Err(io("locking", &path, error)),
     }

@@ -67,7 +67,7 @@ fn bad_files_and_queries_change_nothing() {
         assert!(
             failed
                 .stderr
-                .contains("hint: start it with `bootstrapper up`"),
+                .contains("hint: start the platform with `bootstrapper up`"),
             "{}",
             failed.stderr
         );

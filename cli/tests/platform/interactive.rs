@@ -87,7 +87,7 @@ fn init_asks_before_overwriting(project: &Project) {
     assert!(
         refused
             .stderr
-            .contains("hint: edit it, or overwrite it with --force")
+            .contains("hint: edit the file, or overwrite it with --force")
     );
     assert_eq!(project.read("platform.toml"), "name = \"meeting\"\n");
     project.ends(0, &["init", "--yes", "--force"]);
@@ -101,7 +101,7 @@ fn commands_without_a_platform_point_to_up(project: &Project) {
         &["restart", "talker"],
     ] {
         let refused = project.ends(1, command);
-        let hint = "hint: start it with `bootstrapper up`";
+        let hint = "hint: start the platform with `bootstrapper up`";
         assert!(
             refused.stderr.contains(hint),
             "{command:?}: {}",

@@ -37,7 +37,7 @@ fn waits_are_shown_with_and_without_a_terminal() {
     let with_spinner = OnTerminal::start(project.command(&["publish"]));
     std::thread::sleep(SHOWN_WITHIN);
     for (screen, text) in [
-        (&on_terminal, "waiting: the code store's answer"),
+        (&on_terminal, "waiting: the code store's response"),
         // After the spinner of the running step.
         (&with_spinner, "publish code base api"),
     ] {
@@ -49,7 +49,7 @@ fn waits_are_shown_with_and_without_a_terminal() {
     with_spinner.interrupts();
     with_spinner.ends(130);
     for (running, text) in [
-        (without, "… waiting: the code store's answer (since "),
+        (without, "… waiting: the code store's response (since "),
         (published, "… publish code base api (since "),
     ] {
         let said = running.kill_after(Duration::ZERO).stderr;

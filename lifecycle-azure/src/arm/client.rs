@@ -75,7 +75,7 @@ impl Client {
         }
         Err(Error::failed(
             what(),
-            format!("it has more than {PAGES} pages"),
+            format!("the list has more than {PAGES} pages"),
         ))
     }
 
@@ -166,7 +166,7 @@ impl Client {
                 status: Some(status.to_owned()),
             },
             None => {
-                let why = Failure::Unreadable("it has no `status`".to_owned());
+                let why = Failure::Unreadable("the response has no `status`".to_owned());
                 return Err(why.into_error(what));
             }
         })

@@ -220,18 +220,18 @@ impl Refusal {
             Meaning::NotSold => Error::exhausted(
                 what,
                 why,
-                "choose another `size` or location: `az vm list-skus --location <location>` \
-                       lists what is available to this subscription",
+                "choose another `size` or location: `az vm list-skus --location <location>` lists \
+                 the sizes that are available to this subscription",
             ),
             Meaning::Full => Error::exhausted(
                 what,
                 why,
-                "Azure has no capacity for this size now: list further ones in `size`, or \
-                       `zones`, choose another location, or retry later",
+                "list more sizes in `size` or more zones in `zones`, choose another location, or \
+                 retry later",
             ),
             Meaning::InUse | Meaning::Taken => Error::conflict(what, why),
             Meaning::Denied(denial) => Error::denied(what, why, denial.hint()),
-            Meaning::Absent => Error::not_found(what),
+            Meaning::Absent => Error::not_found(format!("a resource required for {what}")),
             Meaning::Invalid => Error::invalid(what, why, "correct the setting that Azure names"),
             Meaning::ServerFailed => Error::interrupted(what, Some(Box::new(self))),
             Meaning::Failed => Error::failed(what, why),
@@ -290,7 +290,7 @@ impl Denial {
                  allowed values"
             }
             Self::Lock => "remove the lock (`az lock list` shows it)",
-            Self::Disabled => "enable the subscription again, or choose another",
+            Self::Disabled => "enable the subscription again, or choose another subscription",
             Self::Login => "log in again (`az login`), or check the configured credential",
             Self::Role => {
                 "give the account the role Contributor on the resource group, or on the \
@@ -317,7 +317,10 @@ impl Failure {
             Self::Held(after) => Error::throttled(what, Some(after)),
             Self::Elsewhere(ref url) => Error::denied(
                 what,
-                format!("it refers to {url}, which is not Resource Manager"),
+                format!(
+                    "Azure's response refers to {url}, which is not an address of Resource \
+                         Manager"
+                ),
                 "check `cloud.endpoint`",
             ),
             Self::Unreachable(source) => {

@@ -104,7 +104,7 @@ impl Transport {
         let token = self.credential.token().await;
         let token = token.map_err(|error| Failure::Login(Box::new(error)))?;
         let mut bearer = HeaderValue::from_str(&format!("Bearer {}", token.expose()))
-            .map_err(|_| Failure::Unreadable("a token that is not text".to_owned()))?;
+            .map_err(|_| Failure::Unreadable("the token is not valid text".to_owned()))?;
         bearer.set_sensitive(true);
         Ok(bearer)
     }
@@ -123,7 +123,7 @@ impl Transport {
         let mut body = BytesMut::new();
         while let Some(part) = answer.chunk().await? {
             if body.len() + part.len() > LARGEST {
-                let why = format!("it has more than {LARGEST} bytes");
+                let why = format!("the response has more than {LARGEST} bytes");
                 return Err(Failure::Unreadable(why));
             }
             body.extend_from_slice(&part);

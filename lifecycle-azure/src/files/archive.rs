@@ -113,8 +113,8 @@ impl Share {
         match piece.sha256 {
             Some(expected) if Sha256::digest(&bytes)[..] != expected => Err(Error::corrupt(
                 format!("`{}` in {}", piece.path, self.info()),
-                "its bytes differ from those that were published; remove its directory, and \
-                     publish the code base again",
+                "its contents differ from the published contents; remove its directory from the \
+                 share, then publish the code base again",
             )),
             _ => Ok(bytes),
         }

@@ -89,7 +89,7 @@ impl ShareInfo {
             ("ShareNotFound", _) => Error::not_found_with_hint(
                 self.to_string(),
                 format!(
-                    "create it: az storage share-rm create --storage-account {} --name {}",
+                    "create the share: az storage share-rm create --storage-account {} --name {}",
                     self.account, self.share
                 ),
             ),
@@ -99,7 +99,7 @@ impl ShareInfo {
             | (_, StatusCode::INSUFFICIENT_STORAGE) => Error::exhausted(
                 what,
                 why,
-                format!("raise the quota of {self}, or remove unused files"),
+                format!("raise the quota for {self}, or remove unused files"),
             ),
             (_, StatusCode::CONFLICT | StatusCode::PRECONDITION_FAILED) => {
                 Error::conflict(what, why)
@@ -122,11 +122,11 @@ impl ShareInfo {
             ("AccountIsDisabled", _) => format!("enable storage account `{account}`"),
             (_, CredentialKind::Key) => format!(
                 "use a current key (az storage account keys list --account-name {account}), and \
-                 check that this machine's clock is right"
+                 check that this machine's clock is correct"
             ),
             (_, CredentialKind::Sas { expires }) => {
                 let until = match expires {
-                    Some(time) => format!("; the current one expires at {time}"),
+                    Some(time) => format!("; the current signature expires at {time}"),
                     None => String::new(),
                 };
                 format!(
@@ -143,7 +143,7 @@ impl ShareInfo {
 fn of_opendal(what: String, error: &opendal::Error) -> Error {
     match error.kind() {
         _ if error.is_temporary() => {
-            Error::interrupted(what, Some("the response was cut short".into()))
+            Error::interrupted(what, Some("the response was truncated".into()))
         }
         // opendal's text is omitted, because it may contain a URL with a signature.
         kind => Error::failed(what, format!("the client reports {kind}")),

@@ -82,7 +82,7 @@ impl Source {
             }
             Err(Error::conflict(
                 format!("`{}`", self.path.display()),
-                "it changed while it was being published",
+                "the file changed while it was being published",
             ))
         };
         blocking(doing, read).await

@@ -113,12 +113,12 @@ impl AzureFiles {
             (Some(_), Some(stray)) => Err(Error::invalid(
                 format!("code base `{name}` in {}", self.share.info()),
                 format!(
-                    "it was published, but its directory also contains other files, such \
-                              as `{stray}`"
+                    "the code base was published, but its directory also contains unpublished \
+                     files, such as `{stray}`"
                 ),
                 format!(
-                    "remove the files and publish them instead, or remove `{}` if the files are \
-                     the code base",
+                    "remove these files and publish them instead, or remove `{}` to use these \
+                     files as the code base",
                     name.join(OWN_DIRECTORY)
                 ),
             )),
@@ -127,7 +127,7 @@ impl AzureFiles {
                 self.memory().plain.remove(name.directory());
                 Err(Error::not_found_with_hint(
                     format!("code base `{name}` in {}", self.share.info()),
-                    format!("publish it: `bootstrapper publish {name}`"),
+                    format!("publish the code base: `bootstrapper publish {name}`"),
                 ))
             }
         }

@@ -89,7 +89,7 @@ pub(super) fn fault(part: &str) -> Option<&'static str> {
         return Some("names in a share cannot begin or end with a space, or end with a dot");
     }
     if part.chars().count() > LONGEST {
-        return Some("a part of it is longer than 255 characters");
+        return Some("a part of the name is longer than 255 characters");
     }
     None
 }

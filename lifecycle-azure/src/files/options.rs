@@ -136,7 +136,7 @@ impl AzureFilesBuilder {
         let tls = trust::client_config(self.authority.as_deref())?;
         let transport = HttpTransporter::new(Transport::new(tls, self.timeout)?);
         let operator = Operator::new(config.into_builder())
-            .map_err(|error| info.explain("", "setting up the client of Azure Files", &error))?
+            .map_err(|error| info.explain("", "setting up the client for Azure Files", &error))?
             .with_context(OperationContext::new().with_http_transport(transport));
         Ok(AzureFiles {
             share: Share::new(operator, info, self.root.as_deref().unwrap_or_default()),
@@ -162,7 +162,7 @@ impl AzureFilesBuilder {
             return Err(Error::invalid(
                 format!("file share `{share}`"),
                 "it is not 3 to 63 lower-case letters, digits and single hyphens",
-                "specify only the share's name; for a directory in it, set the root",
+                "specify only the share's name; to use a directory in the share, set the root",
             ));
         }
         let root = self.root.as_deref().unwrap_or_default().trim_matches('/');
@@ -182,14 +182,14 @@ impl AzureFilesBuilder {
 
     fn check_times(&self) -> Result<()> {
         for (what, time, least) in [
-            ("time limit of a request", self.timeout, SHORTEST_TIMEOUT),
-            ("time that versions are kept", self.keep, SHORTEST_KEEP),
+            ("time limit for a request", self.timeout, SHORTEST_TIMEOUT),
+            ("retention time for versions", self.keep, SHORTEST_KEEP),
         ] {
             if time < least {
                 return Err(Error::invalid(
                     format!("{what} {} s for Azure Files", time.as_secs_f64()),
-                    format!("it is less than {} s", least.as_secs_f64()),
-                    "increase it, or remove it",
+                    format!("it is shorter than {} s", least.as_secs_f64()),
+                    "increase the value, or remove it",
                 ));
             }
         }
@@ -206,7 +206,7 @@ impl AzureFilesBuilder {
             // The query may contain a signature, so it is not shown.
             let shown = text.split(['?', '#', '@']).next().unwrap_or_default();
             let hint = format!(
-                "use `https://{}.file.core.windows.net`, or remove it",
+                "use `https://{}.file.core.windows.net`, or remove the endpoint",
                 self.account
             );
             Error::invalid(format!("endpoint `{shown}` of Azure Files"), why, hint)
@@ -221,7 +221,11 @@ impl AzureFilesBuilder {
         match url.scheme() {
             "https" => {}
             "http" if here => {}
-            "http" => return Err(invalid("over plain http others could read the data")),
+            "http" => {
+                return Err(invalid(
+                    "data that is sent over plain HTTP can be read by others",
+                ));
+            }
             _ => return Err(invalid("it is not an https address")),
         }
         if url.query().is_some() || url.fragment().is_some() {
@@ -273,7 +277,7 @@ impl AzureFilesBuilder {
                         if is_url {
                             "it is a URL"
                         } else {
-                            "it lacks `sv` or `sig`"
+                            "`sv` or `sig` is missing"
                         }
                         .to_owned(),
                         "pass the part after the question mark, from `sv=` to the end of \

@@ -87,8 +87,7 @@ impl CodePublisher for AzureFiles {
             Ok(removed) => removed,
             Err(error) => {
                 // The next publish removes them.
-                tracing::warn!(%name, error = error.chain(), "superseded versions could not be \
-                    removed");
+                tracing::warn!(%name, error = error.chain(), "cannot remove superseded versions");
                 0
             }
         };
@@ -115,10 +114,11 @@ impl AzureFiles {
                 return Err(Error::invalid(
                     format!("code base `{name}` in {}", self.share.info()),
                     format!(
-                        "`{}` exists already, and a share does not distinguish case",
+                        "`{}` exists already, and a share does not distinguish upper and lower \
+                         case",
                         name::join(directory, &other.name)
                     ),
-                    "rename one of them",
+                    "rename one of the code bases",
                 ));
             }
             if listed
@@ -131,8 +131,8 @@ impl AzureFiles {
                         "the directory `{}` above it contains files that were not published",
                         if directory.is_empty() { "." } else { directory }
                     ),
-                    "remove those files from the share and publish that code base too, or \
-                           choose another name",
+                    "remove those files from the share and publish that directory as a code base, \
+                     too, or choose another name",
                 ));
             }
         }
@@ -151,7 +151,7 @@ impl AzureFiles {
                     "its directory contains files that were not published, such as \
                               `{stray}`"
                 ),
-                "remove them from the share, or choose another name",
+                "remove these files from the share, or choose another name",
             )),
         }
     }
@@ -273,7 +273,7 @@ impl AzureFiles {
             .delete(&format!("{directory}/{file}"), doing)
             .await?;
         Err(conflict(
-            "parts of it were removed while it was being published; publish it again",
+            "parts of the code base were removed while it was being published; publish it again",
         ))
     }
 

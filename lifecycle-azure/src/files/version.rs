@@ -167,7 +167,7 @@ impl Record {
                     "it has format {}, but only format {FORM} is supported",
                     form.form
                 ),
-                "use the release that published it, or a newer one",
+                "use the release that published the code base, or a newer release",
             ));
         }
         let record: Self =
@@ -203,7 +203,7 @@ pub(super) fn write_index(name: &Name, entries: &BTreeMap<String, Stored>) -> Re
 fn too_large(name: &Name) -> Error {
     Error::invalid(
         format!("code base `{name}`"),
-        "it has too many files",
+        "the code base has too many files",
         "exclude files that no build needs in a `.dockerignore`",
     )
 }

@@ -51,7 +51,7 @@ impl Azure {
         match self.vm(node).await? {
             Some(vm) if !vm.tags.are_of(&self.options.owner) => Err(Error::conflict(
                 format!("VM {node}"),
-                "it exists and does not carry this platform's id",
+                "the VM exists, but does not carry this platform's id",
             )),
             found => Ok(found),
         }
@@ -67,7 +67,7 @@ impl Azure {
             if vm.tags.get(tags::PLATFORM_ID).is_some() {
                 return Err(Error::conflict(
                     format!("VM {node}"),
-                    "it is a node of another platform",
+                    "the VM is a node of another platform",
                 ));
             }
             let owner = &self.options.owner;

@@ -34,7 +34,7 @@ impl Azure {
         if !matches!(action, Action::Delete) {
             let is_done = is_done(&vm);
             match vm.state {
-                State::Deleting => return Err(busy(node, "it is being deleted")),
+                State::Deleting => return Err(busy(node, "the VM is being deleted")),
                 State::Changing(_) if is_done => return Ok(Token::Settles),
                 State::Changing(_) if !is_in_progress(action, &vm) => {
                     return Err(busy(node, "another change is in progress"));
@@ -59,7 +59,7 @@ impl Azure {
             {
                 Ok(Token::Nothing)
             }
-            Err(failure) => Err(failure.into_error(format!("VM {node}"))),
+            Err(failure) => Err(failure.into_error(format!("changing VM {node}"))),
         }
     }
 
@@ -97,15 +97,19 @@ impl Azure {
                 message: Some("Azure reports Deleting".into()),
             }),
             State::Succeeded if is_deletion => {
-                Err(busy(node, "another change has replaced its deletion"))
+                Err(busy(node, "another change has replaced the deletion"))
             }
             State::Changing(state) => Ok(CloudProgress::Running {
                 after: Some(self.options.poll_every),
                 message: Some(format!("Azure reports {state}")),
             }),
             State::Succeeded => Ok(CloudProgress::Done),
-            State::Deleting => Err(Error::failed(format!("VM {node}"), "it is being removed")),
-            State::Failed(refusal) => Err(refusal.into_error(format!("VM {node}"))),
+            State::Deleting => Err(Error::failed(
+                format!("changing VM {node}"),
+                "the VM is being \
+                                                                                 removed",
+            )),
+            State::Failed(refusal) => Err(refusal.into_error(format!("changing VM {node}"))),
         }
     }
 
@@ -126,7 +130,7 @@ impl Azure {
             // The operation was replaced by another request for the same action, which is still
             // running, or by another action.
             Progress::Failed(refusal) if refusal.is_preempted() => self.poll_settling(change).await,
-            Progress::Failed(refusal) => Err(refusal.into_error(format!("VM {node}"))),
+            Progress::Failed(refusal) => Err(refusal.into_error(format!("changing VM {node}"))),
         }
     }
 
@@ -198,5 +202,5 @@ fn is_in_progress(action: Action, vm: &Vm) -> bool {
 }
 
 fn busy(node: &NodeName, why: &str) -> Error {
-    Error::conflict(format!("VM {node}"), why)
+    Error::conflict(format!("changing VM {node}"), why)
 }

@@ -26,8 +26,8 @@ impl Azure {
             Some(vm) if vm.never_ran() && matches!(vm.state, State::Failed(_)) => {
                 if !vm.is_created() {
                     return Err(Error::failed(
-                        format!("VM {name}"),
-                        "Azure could not create it",
+                        format!("creating VM {name}"),
+                        "Azure could not create the VM",
                     ));
                 }
                 let after = self.remove_failed(spec, &vm).await?;
@@ -117,13 +117,13 @@ impl Azure {
                 Err(failure) if failure.refusal().is_some_and(Refusal::is_taken) => {
                     return match self.owned(name).await? {
                         Some(_) => Ok(None),
-                        None => Err(failure.into_error(format!("VM {name}"))),
+                        None => Err(failure.into_error(format!("creating VM {name}"))),
                     };
                 }
                 Err(failure) => {
                     // The network may be missing because another process removed it.
                     self.shared.forget().await;
-                    return Err(failure.into_error(format!("VM {name}")));
+                    return Err(failure.into_error(format!("creating VM {name}")));
                 }
             }
         }
@@ -131,8 +131,8 @@ impl Azure {
             self.shared.note_tried(name, &Tried::default()).await?;
         }
         Err(match refused {
-            Some(refusal) => tried.exhausted(format!("VM {name}"), refusal),
-            None => Error::failed(format!("VM {name}"), "it has no size"),
+            Some(refusal) => tried.exhausted(format!("creating VM {name}"), refusal),
+            None => Error::failed(format!("creating VM {name}"), "the VM has no size"),
         })
     }
 
@@ -175,14 +175,14 @@ impl Azure {
         let Some(vm) = self.owned(name).await? else {
             if removes.is_none() && !self.continues_after_removal(spec).await? {
                 return Err(Error::failed(
-                    format!("VM {name}"),
-                    "it was removed while it was being created",
+                    format!("creating VM {name}"),
+                    "the VM was removed while it was being created",
                 ));
             }
             let after = self.create(spec).await?;
             return Ok(CloudProgress::Running {
                 after: after.or(Some(self.options.poll_every)),
-                message: Some("Azure is re-creating it".to_owned()),
+                message: Some("Azure is re-creating the VM".to_owned()),
             });
         };
         if removes == Some(vm.unique_id.as_str()) {
@@ -201,12 +201,16 @@ impl Azure {
             State::Deleting if self.continues_after_removal(spec).await? => {
                 in_progress("Azure is removing the VM that it could not create")
             }
-            State::Deleting => Err(Error::failed(format!("VM {name}"), "it is being removed")),
+            State::Deleting => Err(Error::failed(
+                format!("creating VM {name}"),
+                "the VM is being \
+                                                                                 removed",
+            )),
             State::Failed(ref refusal) if vm.never_ran() => self.next(spec, &vm, refusal).await,
             // The VM is running or was running, so a later change failed, not its creation.
             State::Failed(_) | State::Succeeded => {
                 if !self.settle(&vm).await? {
-                    return in_progress("Azure is making its address static");
+                    return in_progress("Azure is making the VM's address static");
                 }
                 if vm.has_alternatives() {
                     self.shared.note_tried(name, &Tried::default()).await?;
@@ -223,12 +227,12 @@ impl Azure {
         if !refusal.may_try_alternative() || !vm.is_created() {
             return Err(refusal
                 .clone()
-                .into_error(format!("VM {name} (run {})", vm.run())));
+                .into_error(format!("creating VM {name} (run {})", vm.run())));
         }
         let all = Alternative::of(&self.options, spec);
         let tried = vm.tried();
         let Some(next) = tried.rest(&all).first() else {
-            return Err(tried.exhausted(format!("VM {name}"), refusal.clone()));
+            return Err(tried.exhausted(format!("creating VM {name}"), refusal.clone()));
         };
         let after = self.remove_failed(spec, vm).await?;
         Ok(CloudProgress::Running {

@@ -97,7 +97,7 @@ fn of_requests() -> Vec<Case> {
             expected: Expected::Error(|e| matches!(e, Error::Interrupted { .. }), "interrupted"),
         },
         Case {
-            name: "Answer lost",
+            name: "Response lost",
             about: "The request takes effect, and the connection closes before the response.",
             fault: || Fault::AnswerLost,
             steps: all_steps(),
@@ -114,7 +114,7 @@ fn of_requests() -> Vec<Case> {
         },
         Case {
             name: "503",
-            about: "Azure is briefly out of order.",
+            about: "Azure is briefly unavailable.",
             fault: || {
                 let message = "The service is unavailable now, retry the request later.";
                 Fault::error(
@@ -254,7 +254,7 @@ fn of_capacity() -> Vec<Case> {
         },
         Case {
             name: "NIC reservation",
-            about: "An interface is reserved for a VM whose creation was refused a moment ago.",
+            about: "An interface is reserved for a VM whose creation was rejected shortly before.",
             fault: || {
                 Fault::error(
                     StatusCode::BAD_REQUEST,
@@ -301,7 +301,7 @@ fn of_permissions() -> Vec<Case> {
         ),
         case(
             "Lock",
-            "A lock on the group or the subscription forbids it.",
+            "A lock on the group or the subscription forbids the operation.",
             || {
                 let message = "The scope is locked. Please remove the lock and try again.";
                 Fault::error(StatusCode::CONFLICT, "ScopeLocked", message)
@@ -310,7 +310,7 @@ fn of_permissions() -> Vec<Case> {
         ),
         case(
             "Policy",
-            "A policy of the organisation forbids it.",
+            "A policy of the organization forbids the operation.",
             || {
                 let message = "Resource was disallowed by policy.";
                 Fault::error(StatusCode::FORBIDDEN, "RequestDisallowedByPolicy", message)
@@ -319,7 +319,7 @@ fn of_permissions() -> Vec<Case> {
         ),
         case(
             "Disabled subscription",
-            "The subscription is not paid, or was disabled.",
+            "The subscription is unpaid, or was disabled.",
             || {
                 let message = "The subscription is disabled and therefore marked as read only.";
                 Fault::error(
@@ -352,14 +352,14 @@ fn of_operations() -> Vec<Case> {
     vec![
         Case {
             name: "Slow operation",
-            about: "It takes longer than usual.",
+            about: "The operation takes longer than usual.",
             fault: || Fault::SlowOperation(Duration::from_millis(300)),
             steps: operations(),
             expected: Expected::Usable,
         },
         Case {
             name: "Operation that fails",
-            about: "Azure accepts the operation, and it ends as `Failed`.",
+            about: "Azure accepts the operation, which then fails.",
             fault: || {
                 let message = "An internal execution error occurred. Please retry later.";
                 fails("InternalExecutionError", message)
@@ -382,21 +382,21 @@ fn of_operations() -> Vec<Case> {
         },
         Case {
             name: "VM that stays `Creating`",
-            about: "The operation never ends.",
+            about: "The operation never completes.",
             fault: || Fault::NeverEnds,
             steps: vec![steps::MAKE_VM],
             expected: Expected::Lasts("Azure reports Creating"),
         },
         Case {
             name: "Interface that stays `Updating`",
-            about: "The operation never ends.",
+            about: "The operation never completes.",
             fault: || Fault::NeverEnds,
             steps: vec![steps::FIX_NIC],
-            expected: Expected::Lasts("Azure is making its address static"),
+            expected: Expected::Lasts("Azure is making the VM's address static"),
         },
         Case {
-            name: "Start that goes on",
-            about: "The operation never ends.",
+            name: "Start that never completes",
+            about: "The operation never completes.",
             fault: || Fault::NeverEnds,
             steps: vec![steps::START],
             expected: Expected::Lasts(""),

@@ -17,8 +17,8 @@ also checks that the next run without a fault completes the node exactly once, a
 nothing.
 
 If a step is not listed, the fault cannot occur there. “The node is running” means that the same run
-recovered. All other results are the error of the run: it starts with the attempted operation (…), and the
-hint follows the arrow.
+recovered. All other results show the error of the run: the attempted operation (shown as …), the reason, and
+the hint after the arrow.
 ";
 
 /// The result of a fault at a step.
@@ -36,11 +36,11 @@ pub(crate) fn lasts(says: &str, change: &NodeChange) -> String {
         format!("reports “{says}”")
     };
     let hint = match change {
-        NodeChange::Start { .. } => "start it again",
+        NodeChange::Start { .. } => "start the node again",
         _ => "delete the node, and create it again",
     };
     format!(
-        "{says} until the deadline (`cloud.deadlines`), then fails because it is exceeded → \
+        "{says} until the deadline (`cloud.deadlines`), then fails because the deadline has passed → \
              {hint}"
     )
 }

@@ -86,8 +86,8 @@ fn what(error: &Error) -> &str {
 fn told(error: &Error) -> String {
     let hint = match (error.hint(), error.retry()) {
         (Some(hint), _) => hint.to_owned(),
-        (None, Retry::After(Duration::ZERO) | Retry::Replan) => "run it again".to_owned(),
-        (None, Retry::After(after)) => format!("run it again, not before {after:?}"),
+        (None, Retry::After(Duration::ZERO) | Retry::Replan) => "run the command again".to_owned(),
+        (None, Retry::After(after)) => format!("run the command again, not before {after:?}"),
         (None, Retry::Never) => panic!("it has no hint: {error:?}"),
     };
     // The operating system's texts for connection errors vary.

@@ -555,8 +555,8 @@ fn nodes_failed(plan: &crate::reconcile::Plan) -> Error {
 fn not_running() -> Error {
     Error::Invalid {
         what: "the platform".into(),
-        why: "the platform is not running: the manager's node does not exist".into(),
-        hint: "start it with `bootstrapper up`".into(),
+        why: "it is not running, because the manager's node does not exist".into(),
+        hint: "start the platform with `bootstrapper up`".into(),
     }
 }
 

@@ -158,8 +158,8 @@ impl DockerEngine {
         }
         Err(Error::exhausted(
             format!("host ports for container {}", spec.name),
-            format!("the last {PORT_TRIES} attempted ports are taken"),
-            "free ports between 20000 and 29999 on the node",
+            format!("the last {PORT_TRIES} attempted ports are already in use"),
+            "make ports available between 20000 and 29999 on the node",
         ))
     }
 
@@ -241,9 +241,9 @@ impl DockerEngine {
                     Err(Error::NotFound { .. }) => {
                         return Err(Error::invalid(
                             format!("the external volume {name}"),
-                            "the node's engine has no volume of that name",
-                            "create it there with `docker volume create`, or declare it \
-                                   without `external`",
+                            "the node's engine has no volume with this name",
+                            "create the volume on the node with `docker volume create`, or declare \
+                             the volume without `external`",
                         ));
                     }
                     Err(error) => return Err(error),
@@ -274,8 +274,8 @@ impl DockerEngine {
             port::assign(&spec.ports, taken).ok_or_else(|| {
                 Error::exhausted(
                     format!("host ports for container {}", spec.name),
-                    "all ports of the platform's range are taken",
-                    "free ports between 20000 and 29999 on the node",
+                    "all ports in the platform's range are already in use",
+                    "make ports available between 20000 and 29999 on the node",
                 )
             })?
         };
@@ -317,7 +317,7 @@ impl DockerEngine {
         inspect::container(found)?.ok_or_else(|| {
             Error::conflict(
                 format!("container {name}"),
-                "it is neither an instance nor the manager",
+                "the container is neither an instance nor the manager",
             )
         })
     }
@@ -435,6 +435,6 @@ fn same_digest(spec: &ContainerSpec, found: &ContainerInspectResponse) -> Result
     }
     Err(Error::conflict(
         format!("container {}", spec.name),
-        "it was created from another specification",
+        "the container was created from another specification",
     ))
 }

@@ -43,7 +43,7 @@ impl DockerEngine {
         else {
             return Err(Error::failed(
                 what,
-                "the engine returned no connection for it",
+                "the engine returned no connection for the command",
             ));
         };
         if let Some(size) = command.terminal {
@@ -79,7 +79,7 @@ impl DockerEngine {
             Some(code) => Ok(ExecOutput::Exit(code)),
             None => Err(Error::interrupted(
                 what,
-                Some("the connection ended before the command did".into()),
+                Some("the connection ended before the command finished".into()),
             )),
         }
     }

@@ -39,7 +39,7 @@ impl Watched {
         let failure = Arc::new(Mutex::new(None));
         let slot = Arc::clone(&failure);
         let stream = source.map_err(move |error| {
-            let placeholder = std::io::Error::new(error.kind(), "the source failed");
+            let placeholder = std::io::Error::new(error.kind(), "the source of the archive failed");
             *slot.lock().unwrap_or_else(PoisonError::into_inner) = Some(error);
             placeholder
         });
@@ -54,7 +54,7 @@ impl Watched {
             .unwrap_or_else(PoisonError::into_inner)
             .take();
         match failure {
-            Some(source) => Error::io(format!("{what}: its contents cannot be read"), source),
+            Some(source) => Error::io(format!("{what}: reading the contents"), source),
             None => error,
         }
     }

@@ -142,7 +142,7 @@ async fn relay_answers(access: &SshAccess) -> Result<()> {
                 "the engine's relay returned an unexpected response",
             ))),
             Err(_) => Err(unreachable(io::Error::other(
-                "no engine responds there; it is not installed or not running",
+                "no engine responds on the node; the engine is not installed or not running",
             ))),
         }
     };

@@ -45,7 +45,7 @@ impl Bridge {
         bridge.ok_or_else(|| {
             Error::invalid(
                 what,
-                "it has no IPv4 subnet",
+                "the network has no IPv4 subnet",
                 "enable the engine's default bridge, or configure an address",
             )
         })

@@ -84,7 +84,7 @@ pub(super) fn engine_error(what: &str, error: bollard::errors::Error) -> Error {
         Docker::RequestTimeoutError => Error::timed_out(what, ANSWER_LIMIT),
         Docker::HyperLegacyError { .. } if is_permission(&error) => Error::denied(
             "access to the Docker engine",
-            "its socket belongs to another user or group",
+            "the engine's socket belongs to another user or group",
             "join the group that owns the socket (`docker`) and log in again, or run as root",
         ),
         Docker::HyperLegacyError { .. } => {

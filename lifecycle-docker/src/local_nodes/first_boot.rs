@@ -82,7 +82,7 @@ impl FirstBoot {
         if !self.authorized_keys.iter().all(is_key) {
             return Err(invalid(
                 format!("a key of the account `{account}`"),
-                "it is not one public key in OpenSSH form",
+                "it is not a single public key in OpenSSH format",
                 "pass the line of a `.pub` file, for example `ssh-ed25519 AAAA…`",
             ));
         }
@@ -97,7 +97,7 @@ impl FirstBoot {
             Error::invalid(
                 "the user data of a node",
                 "it is not base64",
-                "encode it, for example with `base64 -w0`",
+                "encode the user data, for example with `base64 -w0`",
             )
         })
     }

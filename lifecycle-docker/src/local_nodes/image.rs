@@ -121,8 +121,8 @@ impl From<Failure> for Error {
         match failure {
             Failure::NoBase(why) => Self::invalid(
                 format!("the base image {BASE_IMAGE}"),
-                format!("the engine does not have it and cannot pull it: {why}"),
-                "run `script/base-image`, which builds it from Debian's packages",
+                format!("the engine does not have the image and cannot pull it: {why}"),
+                "run `script/base-image` to build the image from Debian's packages",
             ),
             Failure::Build(why) => Self::failed("building the image of local nodes", why),
             Failure::Engine(why) => {
@@ -207,7 +207,11 @@ impl Builds {
         tracing::info!(image = flavour.tag(), "building the image of local nodes");
         tokio::time::timeout(BUILD_LIMIT, self.build(docker, flavour))
             .await
-            .unwrap_or_else(|_| Err(Failure::Build("it took longer than 20 minutes".to_owned())))
+            .unwrap_or_else(|_| {
+                Err(Failure::Build(
+                    "the build took longer than 20 minutes".to_owned(),
+                ))
+            })
     }
 
     async fn build(&self, docker: &Docker, flavour: Flavour) -> Result<(), Failure> {
@@ -283,7 +287,9 @@ async fn pull_base(docker: &Docker) -> Result<(), Failure> {
             | bollard::errors::Error::DockerResponseServerError { message: error, .. },
         )) => Err(Failure::NoBase(error)),
         Ok(Err(error)) => Err(Failure::Engine(engine_error(BASE_IMAGE, error).chain())),
-        Err(_) => Err(Failure::NoBase("it took longer than 5 minutes".to_owned())),
+        Err(_) => Err(Failure::NoBase(
+            "pulling took longer than 5 minutes".to_owned(),
+        )),
     }
 }
 

@@ -134,7 +134,7 @@ impl LocalNodes {
         } else if key.contains(['\n', '\r']) || PublicKey::from_openssh(&key).is_err() {
             return Err(Error::invalid(
                 "the key for local nodes",
-                "it is not one public key in OpenSSH form",
+                "it is not a single public key in OpenSSH format",
                 "pass the line of a `.pub` file, for example `ssh-ed25519 AAAA…`",
             ));
         }
@@ -218,7 +218,7 @@ impl LocalNodes {
             if room < nodes {
                 problems.push(format!(
                     "The subnet {subnet} has room for {room} nodes, but {nodes} are declared: \
-                     choose a larger one."
+                     choose a larger subnet."
                 ));
             }
         }
@@ -245,7 +245,7 @@ impl LocalNodes {
             Some(Found::Owned(node_container)) => Ok(Some(node_container)),
             Some(Found::Foreign) => Err(Error::conflict(
                 format!("container {container}"),
-                "it exists and does not carry this platform's id",
+                "the container exists, but does not carry this platform's id",
             )),
         }
     }
@@ -402,7 +402,7 @@ impl LocalNodes {
             Ok(Ok(_)) => None,
             Ok(Err(_)) | Err(_) => Some(format!(
                 "The engine does not have the image {BASE_IMAGE} and cannot pull it: run \
-                 `script/base-image`, which builds it from Debian's packages."
+                 `script/base-image` to build the image from Debian's packages."
             )),
         })
     }
@@ -527,7 +527,7 @@ impl CloudProvider for LocalNodes {
         if !left.is_empty() {
             return Err(Error::conflict(
                 format!("network {}", self.prefix),
-                format!("nodes still use it: {}", left.join(", ")),
+                format!("these nodes still use the network: {}", left.join(", ")),
             ));
         }
         self.sweep(&docker).await
@@ -557,7 +557,7 @@ fn read_keys(archive: &[u8]) -> Result<Vec<String>, String> {
             let mut words = line.split_whitespace();
             match (words.next(), words.next()) {
                 (Some(kind), Some(key)) => Ok(format!("{kind} {key}")),
-                _ => Err("a line of it is not a public key".to_owned()),
+                _ => Err("a line of the file is not a public key".to_owned()),
             }
         })
         .collect()

@@ -54,12 +54,12 @@ impl DesiredNetwork<'_> {
         Err(match self.subnet {
             Some(configured) => Error::invalid(
                 format!("subnet {configured} of local nodes"),
-                "it overlaps another network of the engine",
-                "choose another subnet, or configure none to use a free one",
+                "the subnet overlaps another network of the engine",
+                "choose another subnet, or remove the setting to use a free subnet",
             ),
             None => Error::exhausted(
                 "subnets for local nodes",
-                "all of 10.89.0.0/16 is used",
+                "all of 10.89.0.0/16 is in use",
                 "remove unused Docker networks, or configure a subnet",
             ),
         })
@@ -72,7 +72,10 @@ impl DesiredNetwork<'_> {
             match absent_is_none(docker.remove_network(id).await) {
                 Ok(_) => {}
                 Err(error) if refused_for(&error, "active endpoints") => {
-                    return Err(Error::conflict(self.title(), "containers still use it"));
+                    return Err(Error::conflict(
+                        self.title(),
+                        "containers still use the network",
+                    ));
                 }
                 Err(error) => return Err(engine_error(&self.title(), error)),
             }
@@ -93,7 +96,7 @@ impl DesiredNetwork<'_> {
             .map(|other| {
                 format!(
                     "The subnet {configured} of local nodes overlaps {other}, which this machine \
-                     uses: choose another one, or configure none to use a free one."
+                     uses: choose another subnet, or remove the setting to use a free subnet."
                 )
             }))
     }
@@ -123,7 +126,10 @@ impl DesiredNetwork<'_> {
         if let Some(network) = self.owned(networks).first() {
             return match subnets(network).next() {
                 Some(subnet) => Ok(Some(subnet)),
-                None => Err(Error::corrupt(self.title(), "it has no IPv4 subnet")),
+                None => Err(Error::corrupt(
+                    self.title(),
+                    "the network has no IPv4 subnet",
+                )),
             };
         }
         let foreign = networks
@@ -132,7 +138,7 @@ impl DesiredNetwork<'_> {
         if foreign {
             return Err(Error::conflict(
                 self.title(),
-                "it exists and does not carry this platform's id",
+                "the network exists, but does not carry this platform's id",
             ));
         }
         Ok(None)
@@ -150,7 +156,7 @@ impl DesiredNetwork<'_> {
             .map_err(|error| engine_error(&self.title(), error))?;
         subnets(other)
             .next()
-            .ok_or_else(|| Error::corrupt(self.title(), "it has no IPv4 subnet"))
+            .ok_or_else(|| Error::corrupt(self.title(), "the network has no IPv4 subnet"))
     }
 
     fn request(&self, subnet: Subnet) -> NetworkCreateRequest {

@@ -44,7 +44,7 @@ impl LocalNodes {
         }
         Err(Error::conflict(
             format!("node {}", node_container.node),
-            "it is booting",
+            "the node is booting",
         ))
     }
 
@@ -217,7 +217,7 @@ impl LocalNodes {
         match self.node_container(docker, node).await? {
             Some(node_container) if is_on(node_container.power) => Err(Error::interrupted(
                 what,
-                Some("it was started again meanwhile".into()),
+                Some("the node was started again in the meantime".into()),
             )),
             Some(_) | None => Ok(Fenced {
                 node: node.clone(),
@@ -260,7 +260,7 @@ impl LocalNodes {
         if node_container.id != id {
             return Err(Error::conflict(
                 format!("node {node}"),
-                "it was deleted and created again",
+                "the node was deleted and created again",
             ));
         }
         match node_container.power {
@@ -274,7 +274,7 @@ impl LocalNodes {
                 Err(Error::failed(
                     format!("starting node {node}"),
                     format!(
-                        "it stopped with exit code {code}: {}",
+                        "the node stopped with exit code {code}: {}",
                         self.last_output(docker, &node_container).await
                     ),
                 ))

@@ -182,7 +182,7 @@ impl LocalNodes {
         let address = address.ok_or_else(|| {
             Error::exhausted(
                 format!("addresses in {subnet}"),
-                "all of them have a node",
+                "all addresses are assigned to nodes",
                 "delete nodes, or delete the platform and choose a larger `subnet`",
             )
         })?;
@@ -395,7 +395,7 @@ pub(super) fn start_error(node: &NodeName, error: bollard::errors::Error) -> Err
     match error {
         error if refused_for(&error, "address already in use") => Error::conflict(
             format!("the address of node {node}"),
-            "another container uses it",
+            "another container uses this address",
         ),
         // Here a 404 is about a dependency of the container, not about the container itself.
         bollard::errors::Error::DockerResponseServerError {
@@ -409,6 +409,6 @@ pub(super) fn start_error(node: &NodeName, error: bollard::errors::Error) -> Err
 fn foreign_volume(name: &str) -> Error {
     Error::conflict(
         format!("volume {name}"),
-        "it exists and does not carry this platform's id",
+        "the volume exists, but does not carry this platform's id",
     )
 }

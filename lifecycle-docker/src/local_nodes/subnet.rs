@@ -74,19 +74,19 @@ impl FromStr for Subnet {
             Error::invalid(
                 format!("subnet `{text}`"),
                 why,
-                "write the network's first address and a prefix, for example 10.89.0.0/24",
+                "write the network's first address and a prefix length, for example 10.89.0.0/24",
             )
         };
         let (address, prefix) = text
             .split_once('/')
-            .ok_or_else(|| invalid("it has no prefix"))?;
+            .ok_or_else(|| invalid("it has no prefix length"))?;
         let address = Ipv4Addr::from_str(address)
             .map_err(|_| invalid("its address is not an IPv4 address"))?;
         let prefix = prefix
             .parse::<u8>()
             .ok()
             .filter(|prefix| (WIDEST..=NARROWEST).contains(prefix))
-            .ok_or_else(|| invalid("its prefix is not between 8 and 29"))?;
+            .ok_or_else(|| invalid("its prefix length is not between 8 and 29"))?;
         Self::new(address, prefix)
             .filter(|subnet| subnet.address == address)
             .ok_or_else(|| invalid("its address has bits set beyond the prefix"))

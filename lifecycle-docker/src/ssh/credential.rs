@@ -35,7 +35,7 @@ impl Credential {
                 Err(error) => Err(Error::invalid(
                     "the SSH private key",
                     error.to_string(),
-                    "provide an ed25519 key in OpenSSH form without a passphrase",
+                    "provide an Ed25519 key in OpenSSH format without a passphrase",
                 )),
             },
         }

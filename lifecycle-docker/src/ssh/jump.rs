@@ -59,14 +59,15 @@ impl Jump {
                 name.clone(),
                 why,
                 format!(
-                    "run `ssh-keyscan -p {port} {host}`, compare the printed keys with those its \
-                 owner names, and configure one as `ssh-ed25519 AAAA…`"
+                    "run `ssh-keyscan -p {port} {host}`, compare the printed keys with the keys \
+                     that the owner of the host names, and configure one of them as `ssh-ed25519 \
+                     AAAA…`"
                 ),
             )
         };
         let host_keys = scanned(&jump.host_keys);
         if host_keys.is_empty() {
-            return Err(refused("no host key is known for it".into()));
+            return Err(refused("no host key is known for this host".into()));
         }
         HostKeyCheck::new(&host_keys).map_err(|error| refused(error.to_string()))?;
         let credential = Credential::parse(&jump.credential)?;

@@ -190,7 +190,7 @@ impl SshAccess {
         let (output, sent) = ran.map_err(|e| match e {
             RunError::Ssh(error) => self.core(&error),
             RunError::Input(error) => Error::io(
-                format!("the contents for {} cannot be read", self.host),
+                format!("reading the contents to send to {}", self.host),
                 error,
             ),
         })?;

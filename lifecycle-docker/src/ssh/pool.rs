@@ -428,7 +428,7 @@ impl Pool {
                 })) if !pinned.is_empty() => {
                     return Err(SshError::HostKeyChanged {
                         pinned,
-                        offered: format!("keys of other kinds ({})", theirs.join(", ")),
+                        offered: format!("keys of other types ({})", theirs.join(", ")),
                     });
                 }
                 connected => connected?,

@@ -29,7 +29,7 @@ pub(super) async fn run(
     let Some(upgrade) = upgrade.filter(|_| is_known) else {
         return Err(Problem::bad_request(
             "the request",
-            "it does not request an upgrade to the protocol for commands",
+            "it does not request an upgrade to the protocol for running commands",
             format!("send `Connection: upgrade` and `Upgrade: {PROTOCOL}`"),
         ));
     };

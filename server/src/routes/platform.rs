@@ -39,7 +39,7 @@ fn read(body: &[u8]) -> Result<Declaration, Problem> {
     serde_json::from_slice(body).map_err(|error| {
         request::unreadable_body(
             &error,
-            "send a declaration that the bootstrapper of the manager's version created",
+            "send a declaration that a bootstrapper of the same version as the manager created",
         )
     })
 }

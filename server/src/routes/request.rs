@@ -24,7 +24,7 @@ impl<S: Send + Sync, T: DeserializeOwned> FromRequestParts<S> for Parameters<T> 
             .map_err(|_| {
                 Problem::bad_request(
                     "the query",
-                    "a parameter has the wrong form",
+                    "a parameter has an invalid format",
                     "docs/api.md lists the parameters",
                 )
             })
@@ -62,7 +62,7 @@ impl<S: Send + Sync> FromRequest<S> for Whole {
 /// secrets.
 pub(super) fn unreadable_body(error: &serde_json::Error, hint: &str) -> Problem {
     let why = format!(
-        "it has the wrong form at line {}, column {}",
+        "it has an invalid format at line {}, column {}",
         error.line(),
         error.column()
     );
@@ -73,6 +73,11 @@ fn rejected(rejection: &BytesRejection) -> Problem {
     if rejection.status() == StatusCode::PAYLOAD_TOO_LARGE {
         Problem::too_large(LARGEST_BODY)
     } else {
-        Problem::bad_request("the body", "it ended too early", "send the request again")
+        Problem::bad_request(
+            "the body",
+            "the connection ended before the complete body was \
+                                          received",
+            "send the request again",
+        )
     }
 }

@@ -57,8 +57,8 @@ pub(crate) fn configuration_directory() -> Result<PathBuf> {
 /// Checks that the user's configuration directory is writable.
 pub(crate) fn check_configuration_directory() -> Finding {
     const WHAT: &str = "configuration directory";
-    const HINT: &str = "create the directory and make it writable for you, or set XDG_CONFIG_HOME to a writable \
-         directory";
+    const HINT: &str = "create the directory and make it writable for you, or set \
+                        XDG_CONFIG_HOME to a writable directory";
     let directory = match configuration_directory() {
         Ok(directory) => directory,
         Err(error) => return Finding::failed(WHAT, &error, HINT),

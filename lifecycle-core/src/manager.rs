@@ -217,9 +217,9 @@ impl Manager {
             error = driver.run() => error,
             error = self.renew(epoch) => error,
             error = self.follow() => error,
-            () = self.mirror(epoch) => Error::failed("updating the mirror databases", "its task \
-                                                                                       ended \
-                                                                                       unexpectedly"),
+            () = self.mirror(epoch) => {
+                Error::failed("updating the mirror databases", "its task ended unexpectedly")
+            }
         }
     }
 

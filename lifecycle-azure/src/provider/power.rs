@@ -106,8 +106,7 @@ impl Azure {
             State::Succeeded => Ok(CloudProgress::Done),
             State::Deleting => Err(Error::failed(
                 format!("changing VM {node}"),
-                "the VM is being \
-                                                                                 removed",
+                "the VM is being removed",
             )),
             State::Failed(refusal) => Err(refusal.into_error(format!("changing VM {node}"))),
         }

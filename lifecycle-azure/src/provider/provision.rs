@@ -203,8 +203,7 @@ impl Azure {
             }
             State::Deleting => Err(Error::failed(
                 format!("creating VM {name}"),
-                "the VM is being \
-                                                                                 removed",
+                "the VM is being removed",
             )),
             State::Failed(ref refusal) if vm.never_ran() => self.next(spec, &vm, refusal).await,
             // The VM is running or was running, so a later change failed, not its creation.

@@ -40,8 +40,8 @@ pub(crate) fn lasts(says: &str, change: &NodeChange) -> String {
         _ => "delete the node, and create it again",
     };
     format!(
-        "{says} until the deadline (`cloud.deadlines`), then fails because the deadline has passed → \
-             {hint}"
+        "{says} until the deadline (`cloud.deadlines`), then fails because the deadline \
+         has passed → {hint}"
     )
 }
 

@@ -38,8 +38,8 @@ impl Store {
                 Err(TryLockError::WouldBlock) => {}
             }
             if !is_logged {
-                tracing::warn!(directory = %directory.display(), "waiting for another agent to \
-                                                                  exit");
+                tracing::warn!(directory = %directory.display(),
+                    "waiting for another agent to exit");
                 is_logged = true;
             }
             tokio::time::sleep(ASK_AGAIN).await;
@@ -82,8 +82,7 @@ impl Store {
         };
         serde_json::from_slice(&text)
             .inspect_err(|error| {
-                tracing::error!(path = %path.display(), %error, "the stored table is \
-                                                                         damaged")
+                tracing::error!(path = %path.display(), %error, "the stored table is damaged")
             })
             .ok()
     }

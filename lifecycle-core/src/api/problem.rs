@@ -200,10 +200,7 @@ mod tests {
             "why": "it is 4 now", "since": "2026-01-02T03:04:05Z",
         });
         let error = response(409, &body);
-        assert_eq!(
-            error.to_string(),
-            "generation 3: it is 4 now"
-        );
+        assert_eq!(error.to_string(), "generation 3: it is 4 now");
     }
 
     #[test]

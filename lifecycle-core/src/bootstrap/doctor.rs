@@ -132,8 +132,8 @@ impl Bootstrapper {
 
     /// Checks the jump host, if there is one.
     pub async fn check_jump_host(&self) -> Option<Finding> {
-        const HINT: &str = "check that the jump host is running and that its SSH port is reachable from this \
-             machine";
+        const HINT: &str = "check that the jump host is running and that its SSH port is \
+                            reachable from this machine";
         let asked = async { Ok(self.backends.connector.jump_host().await) };
         match self.within("the jump host", asked).await {
             Ok(None) => None,
@@ -169,11 +169,9 @@ impl Bootstrapper {
                 PlatformState::Converging => {
                     Finding::ok(WHAT, "responds; changes are being applied")
                 }
-                PlatformState::Deleting => Finding::ok(
-                    WHAT,
-                    "responds; the platform is being \
-                                                              removed",
-                ),
+                PlatformState::Deleting => {
+                    Finding::ok(WHAT, "responds; the platform is being removed")
+                }
                 PlatformState::Running => Finding::ok(WHAT, "responds; everything is ready"),
                 PlatformState::Unknown => Finding::new(
                     Health::Warning,

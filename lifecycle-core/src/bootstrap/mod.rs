@@ -356,7 +356,8 @@ impl Bootstrapper {
                 waits.update(&now.running, &view::waits(&now.plan))?;
                 tokio::select! {
                     changed = rounds.changed() => if changed.is_err() {
-                        return Err(Error::failed("the control loop", "its task ended unexpectedly"));
+                        let why = "its task ended unexpectedly";
+                        return Err(Error::failed("the control loop", why));
                     },
                     () = tokio::time::sleep_until(waits.next_report()) => {}
                 }

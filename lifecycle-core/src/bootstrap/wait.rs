@@ -131,8 +131,10 @@ impl<'a> Wait<'a> {
                     after: limit,
                 }))
             }),
-            () = reports => Err(E::from(Error::failed(&self.what, "reporting the progress ended \
-                                                                   unexpectedly"))),
+            () = reports => {
+                let why = "reporting the progress ended unexpectedly";
+                Err(E::from(Error::failed(&self.what, why)))
+            }
         }
     }
 

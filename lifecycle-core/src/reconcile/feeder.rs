@@ -277,8 +277,7 @@ async fn feed_once(
     let ended = |_| {
         Error::failed(
             "sending tables to an agent",
-            "the manager no longer sends \
-                                                                 tables to this agent",
+            "the manager no longer sends tables to this agent",
         )
     };
     let platform = loop {
@@ -321,11 +320,12 @@ async fn feed_once(
                 }
                 Some(Ok(ExecOutput::Stderr(bytes))) => {
                     let line = String::from_utf8_lossy(&bytes);
-                    tracing::warn!(%node, line = line.trim_end(), "the agent's feed command \
-                                                                   reported an error");
+                    tracing::warn!(%node, line = line.trim_end(),
+                        "the agent's feed command reported an error");
                 }
                 Some(Ok(ExecOutput::Exit(code))) => {
-                    return Err(Error::failed("sending tables to the agent", format!("exit code {code}")));
+                    let why = format!("exit code {code}");
+                    return Err(Error::failed("sending tables to the agent", why));
                 }
                 Some(Err(error)) => return Err(error),
                 None => return Ok(()),

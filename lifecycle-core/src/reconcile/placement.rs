@@ -547,7 +547,10 @@ impl fmt::Display for Obstacle<'_> {
                 )
             }
             Self::Full { most } => {
-                write!(f, "already runs the maximum number of replicas per node ({most})")
+                write!(
+                    f,
+                    "already runs the maximum number of replicas per node ({most})"
+                )
             }
             Self::Capacity { others } => write!(
                 f,

@@ -487,8 +487,8 @@ impl Copier<'_> {
         self.copy
             .reached
             .send_modify(|reached| reached.unavailable = true);
-        tracing::warn!(database = %names, %since, %why, "cannot write to a database for nodes or \
-                                                         service classes");
+        tracing::warn!(database = %names, %since, %why,
+            "cannot write to a database for nodes or service classes");
         if !unavailable.recorded {
             let message = format!("cannot write to the database for {names}: {why}");
             self.record(EventKind::DatabaseUnavailable, since, message)
@@ -502,8 +502,8 @@ impl Copier<'_> {
         };
         let names = self.names();
         let since = unavailable.since;
-        tracing::info!(database = %names, %since, "a database for nodes or service classes is up \
-                                                   to date again");
+        tracing::info!(database = %names, %since,
+            "a database for nodes or service classes is up to date again");
         if unavailable.recorded {
             let message = format!("the database for {names} is up to date again");
             self.record(EventKind::DatabaseAvailable, since, message)

@@ -238,8 +238,8 @@ impl NodeWatch {
             Wakeup::Event(event) => {
                 let changed = following.changed(event);
                 if let Err(error) = self.inspect(&mut following, &changed).await {
-                    tracing::debug!(node = %self.name, error = %error.chain(), "listing the \
-                                                                                containers again");
+                    tracing::debug!(node = %self.name, error = %error.chain(),
+                        "listing the containers again");
                     return Some(State::Listing(None));
                 }
                 self.check(&mut following, Some(&changed)).await;

@@ -35,9 +35,9 @@ names are not case-sensitive. A name has one address, which is the same everywhe
 waits for a ready replica as long as `[network] wait` in `platform.toml` allows (30 s); then it is reset,
 and an event is recorded. Only known ports are reachable: those of `ports`, `expose`, `x-lifecycle.ready`,
 and the `EXPOSE` lines of the Dockerfile or image. Other
-services cannot reach any other port that a process opens; add such a port to `expose`. All other names are resolved by the resolvers of the
-node. Only IPv4, TCP and UDP are supported; the client address that a service sees is that of the client's
-node.
+services cannot reach any other port that a process opens; add such a port to `expose`. The
+resolvers of the node resolve all other names. Only IPv4, TCP and UDP are supported; the client
+address that a service sees is that of the client's node.
 
 **Files next to the Compose file.** Nodes have no copy of your directory. The contents of a relative
 path (`./nginx.conf:/etc/nginx/nginx.conf`), a config or a secret are therefore read where the command
@@ -81,7 +81,8 @@ that contains one of these, with `compose.override.yml`, `compose.override.yaml`
 - *`include`*: the short syntax, and the long syntax with `path`, `project_directory` and `env_file`.
   Each entry is a separate project, with its own directory for relative paths and its own `.env`, which
   the variables of the main project override. A resource that both projects declare is an error, unless
-  the two declarations are identical; an override file may change included resources. Includes can be nested up to 24 levels deep.
+  the two declarations are identical; an override file may change included resources.
+  Includes can be nested up to 24 levels deep.
 - *`extends`*: a service in the same file or in another file (`file`), in chains of up to 64 services;
   a cycle is an error. Paths in the other file are relative to its directory. Other resources that the
   extended service needs (volumes, networks, other services) are not copied.
@@ -96,8 +97,8 @@ that contains one of these, with `compose.override.yml`, `compose.override.yaml`
 - YAML anchors, aliases and merge keys are supported, and extension fields (`x-…`) are ignored.
 
 Differences from Compose: only local files can be included or extended, not URLs; a file must contain a single
-YAML document; a service that its profiles disable is not checked; two entries for the same thing in one list of *one*
-file are an error; `secrets` and `configs` of an included project take `environment`
+YAML document; a service that its profiles disable is not checked; two entries for the same thing in
+one list of *one* file are an error; `secrets` and `configs` of an included project take `environment`
 from the variables of the main project; in every file, `x-lifecycle.code` names a code base in the platform's
 code store.
 

@@ -15,9 +15,9 @@ pub(crate) struct Arguments {
     #[arg(long, global = true, default_value = ".")]
     pub(crate) project_dir: PathBuf,
 
-    /// Compose file, relative to the project directory; by default, the names that Docker Compose
-    /// looks for. Several files are merged; later files override earlier ones. Give this option
-    /// before the command, as with `docker compose`
+    /// Compose file, relative to the project directory; by default, the file that `docker compose`
+    /// would use. If this option is repeated, the files are merged; later files override earlier
+    /// files. Give this option before the command, as with `docker compose`
     #[arg(short, long = "file", value_name = "FILE")]
     pub(crate) files: Vec<PathBuf>,
 
@@ -33,7 +33,7 @@ pub(crate) struct Arguments {
     #[arg(long, global = true)]
     pub(crate) json: bool,
 
-    /// When to use colours
+    /// When to use colors
     #[arg(long, global = true, value_name = "WHEN", default_value = "auto")]
     pub(crate) color: Colors,
 
@@ -41,7 +41,7 @@ pub(crate) struct Arguments {
     pub(crate) command: Command,
 }
 
-/// When the output is coloured.
+/// When the output is colored.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub(crate) enum Colors {
     /// On a terminal, unless `NO_COLOR` is set; always if `CLICOLOR_FORCE` is set
@@ -51,11 +51,11 @@ pub(crate) enum Colors {
 }
 
 const EXIT_CODES: &str = "\
-    Exit codes: 0 success; 1 something failed, you did not confirm, or `doctor` found a problem; 2 \
-    wrong arguments or files, or missing secrets: nothing was changed; 130 interrupted (run the same \
-    command again to continue). `exec` returns the exit code of the command; 125 if the command could \
-    not be run.
-    With --json, standard output contains only JSON; a failure is one line {\"error\": {\"kind\", \
+    Exit codes: 0 success; 1 the command failed, you did not confirm, or `doctor` found a problem; 2 \
+    invalid arguments or files, or missing secrets (nothing was changed); 130 interrupted (run the \
+    same command again to continue). `exec` returns the exit code of the command that it runs, or 125 \
+    if that command could not be run.
+    With --json, standard output contains only JSON; a failure is a single line {\"error\": {\"kind\", \
     \"message\", \"hint\", …}}.";
 
 /// The commands.
@@ -67,32 +67,32 @@ pub(crate) enum Command {
     Plan(Plan),
     /// Start the platform, or update it to match the files
     Up(Up),
-    /// Upload code bases to the code store of platform.toml; files that the store already has are
-    /// not sent again
+    /// Upload code bases to the code store that platform.toml declares; files that the store
+    /// already has are not sent again
     Publish(Publish),
     /// Show the state of nodes and services
     #[command(visible_alias = "ps")]
     Status(Status),
     /// Explain the state of a service, a replica or a node
     Why(Why),
-    /// Show the output of services, interleaved
+    /// Show the combined output of services
     Logs(Logs),
-    /// Show past events, and with --follow new ones
+    /// Show past events; with --follow, also new events
     Events(Events),
     /// Run a command in a container of a service; returns the exit code of the command
     Exec(Exec),
     /// Restart the containers of a service, or of one replica
     Restart(Restart),
-    /// Retry failed operations now, after you have fixed the cause
+    /// Retry failed operations immediately, after you have fixed the cause
     Retry(Retry),
     /// Stop the platform and remove it
     Down(Down),
-    /// Check this machine, the files, each node and the manager; report problems and how to fix
+    /// Check this machine, the files, each node and the manager; report problems, and how to fix
     /// them
     Doctor,
-    /// Run a simulated Azure on this machine, to try a platform for Azure without an account
+    /// Run a simulated Azure on this machine, to try a platform for Azure without an Azure account
     AzureSimulator(AzureSimulator),
-    /// Print the JSON Schema of platform.toml, for editors; or of the --json output of a command
+    /// Print the JSON Schema of platform.toml, for editors, or that of a command's --json output
     Schema(Schema),
     /// Print shell completions: `source <(bootstrapper completions bash)`
     Completions(Completions),
@@ -107,7 +107,7 @@ pub(crate) struct Init {
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=50))]
     pub(crate) nodes: Option<u16>,
 
-    /// Do not ask; use the default of everything that is not given
+    /// Do not ask questions; use the default for each value that is not given
     #[arg(short, long)]
     pub(crate) yes: bool,
 
@@ -119,7 +119,7 @@ pub(crate) struct Init {
 /// Arguments of `schema`.
 #[derive(Debug, Args)]
 pub(crate) struct Schema {
-    /// Command whose output to describe; `failure` for the output of any command that fails
+    /// Command whose output the schema describes; `failure` for that of any failed command
     pub(crate) command: Option<Described>,
 }
 
@@ -147,7 +147,7 @@ pub(crate) enum Described {
 /// Arguments of `completions`.
 #[derive(Debug, Args)]
 pub(crate) struct Completions {
-    /// The shell
+    /// Shell to print completions for
     pub(crate) shell: clap_complete::Shell,
 }
 
@@ -161,7 +161,7 @@ pub(crate) struct Man {
 /// Arguments of `plan`.
 #[derive(Debug, Args)]
 pub(crate) struct Plan {
-    /// Plan as if nothing existed yet; needs no Docker and no cloud
+    /// Plan as if nothing existed yet; does not use Docker or a cloud
     #[arg(long)]
     pub(crate) simulate: bool,
 }
@@ -177,11 +177,11 @@ pub(crate) struct Up {
     #[arg(long)]
     pub(crate) all_nodes: bool,
 
-    /// Start the platform in a simulation; needs no Docker and no cloud, and keeps nothing
+    /// Start the platform in a simulation, which does not use Docker or a cloud and keeps nothing
     #[arg(long)]
     pub(crate) simulate: bool,
 
-    /// Continue although the files contain unsupported keys that change behaviour
+    /// Continue even if the files contain unsupported keys that change behavior
     #[arg(long)]
     pub(crate) accept_unsupported: bool,
 
@@ -189,8 +189,8 @@ pub(crate) struct Up {
     #[arg(long)]
     pub(crate) publish: bool,
 
-    /// Do not ask: delete nodes that are no longer declared, and use code bases as they are
-    /// published
+    /// Do not ask for confirmation: delete nodes that are no longer declared, and use the published
+    /// code bases
     #[arg(short, long)]
     pub(crate) yes: bool,
 }
@@ -198,8 +198,8 @@ pub(crate) struct Up {
 /// Arguments of `publish`.
 #[derive(Debug, Args)]
 pub(crate) struct Publish {
-    /// Code bases, by name or by directory of the project; by default, all code bases of the
-    /// Compose file that are on this machine
+    /// Code bases, each given by its name or its directory in the project; by default, all code
+    /// bases of the Compose file that are on this machine
     #[arg(value_name = "NAME|DIR")]
     pub(crate) names: Vec<String>,
 }
@@ -215,11 +215,11 @@ pub(crate) struct Status {
 /// Arguments of `why`.
 #[derive(Debug, Args)]
 pub(crate) struct Why {
-    /// A service, a replica (`web-2`) or a node; `node:NAME` if a service has the same name
+    /// Service, replica (`web-2`) or node; use `node:NAME` for a node if a service has the same
+    /// name
     pub(crate) name: String,
 
-    /// Write the manager's latest plan, with everything that it was made from, to FILE as JSON. It
-    /// contains no secrets
+    /// Write the manager's latest plan and its inputs to FILE as JSON. The file contains no secrets
     #[arg(long, value_name = "FILE")]
     pub(crate) record: Option<PathBuf>,
 }
@@ -227,7 +227,7 @@ pub(crate) struct Why {
 /// Arguments of `exec`.
 #[derive(Debug, Args)]
 pub(crate) struct Exec {
-    /// The service, or one of its replicas (`web-2`)
+    /// Service, or one of its replicas (`web-2`)
     pub(crate) name: String,
 
     /// Number of the replica; by default, a replica that is ready
@@ -242,11 +242,11 @@ pub(crate) struct Exec {
     #[arg(short = 'C', long, value_name = "DIRECTORY")]
     pub(crate) workdir: Option<String>,
 
-    /// Do not allocate a terminal, even if this program runs in one
+    /// Do not allocate a terminal for the command, even if the bootstrapper runs in a terminal
     #[arg(short = 'T', long)]
     pub(crate) no_tty: bool,
 
-    /// The command and its arguments
+    /// Command to run, with its arguments
     #[arg(required = true, trailing_var_arg = true, allow_hyphen_values = true)]
     pub(crate) command: Vec<String>,
 }
@@ -254,7 +254,7 @@ pub(crate) struct Exec {
 /// Arguments of `restart`.
 #[derive(Debug, Args)]
 pub(crate) struct Restart {
-    /// Services or replicas (`web-2`), restarted one after the other
+    /// Services or replicas (`web-2`), which are restarted one after the other
     #[arg(required = true)]
     pub(crate) names: Vec<String>,
 }
@@ -262,7 +262,8 @@ pub(crate) struct Restart {
 /// Arguments of `retry`.
 #[derive(Debug, Args)]
 pub(crate) struct Retry {
-    /// Services, replicas (`web-2`) or nodes; `node:NAME` if a service has the same name
+    /// Services, replicas (`web-2`) or nodes; use `node:NAME` for a node if a service has the same
+    /// name
     #[arg(required = true)]
     pub(crate) names: Vec<String>,
 }
@@ -277,11 +278,11 @@ pub(crate) struct Events {
     #[arg(short, long)]
     pub(crate) follow: bool,
 
-    /// Only events since then: `10m` (ago), or a time (`2026-01-02T03:04:05Z`)
+    /// Only events since WHEN: a duration before now (`10m`), or a time (`2026-01-02T03:04:05Z`)
     #[arg(long, value_name = "WHEN")]
     pub(crate) since: Option<Since>,
 
-    /// Only the last N events; 50 without --since
+    /// Only the last N events; by default 50, or all events with --since
     #[arg(short = 'n', long, value_name = "N")]
     pub(crate) tail: Option<u32>,
 }
@@ -289,18 +290,18 @@ pub(crate) struct Events {
 /// Arguments of `logs`.
 #[derive(Debug, Args)]
 pub(crate) struct Logs {
-    /// The services; all services by default
+    /// Services; by default, all services
     pub(crate) services: Vec<ServiceName>,
 
     /// Keep printing new lines
     #[arg(short, long)]
     pub(crate) follow: bool,
 
-    /// Only the last N lines of each instance
+    /// Only the last N lines of each replica
     #[arg(short = 'n', long, value_name = "N")]
     pub(crate) tail: Option<u32>,
 
-    /// Only lines since then: `10m` (ago), or a time (`2026-01-02T03:04:05Z`)
+    /// Only lines since WHEN: a duration before now (`10m`), or a time (`2026-01-02T03:04:05Z`)
     #[arg(long, value_name = "WHEN")]
     pub(crate) since: Option<Since>,
 
@@ -316,7 +317,7 @@ pub(crate) struct Down {
     #[arg(short, long)]
     pub(crate) yes: bool,
 
-    /// Also remove named volumes on nodes that are kept
+    /// Also remove the platform's named volumes on nodes that are kept
     #[arg(long)]
     pub(crate) volumes: bool,
 }
@@ -329,24 +330,24 @@ pub(crate) struct AzureSimulator {
     #[arg(long, value_name = "ADDRESS")]
     pub(crate) listen: Option<IpAddr>,
 
-    /// Another name or address under which clients reach it, added to its certificates; clients
-    /// elsewhere need it with `--listen 0.0.0.0`
+    /// Additional name or address under which clients reach the simulator; it is added to the
+    /// simulator's certificates. Required with `--listen 0.0.0.0` for clients on other machines
     #[arg(long = "name", value_name = "NAME")]
     pub(crate) names: Vec<String>,
 
-    /// HTTPS port of everything except Azure Files; 0 selects a free port
+    /// HTTPS port for all services except Azure Files; 0 selects a free port
     #[arg(long, value_name = "PORT", default_value_t = 10_443)]
     pub(crate) https: u16,
 
-    /// HTTP port of everything except Azure Files; 0 selects a free port
+    /// HTTP port for all services except Azure Files; 0 selects a free port
     #[arg(long, value_name = "PORT", default_value_t = 10_080)]
     pub(crate) http: u16,
 
-    /// HTTPS port of Azure Files; 0 selects a free port
+    /// HTTPS port for Azure Files; 0 selects a free port
     #[arg(long, value_name = "PORT", default_value_t = 10_444)]
     pub(crate) files_https: u16,
 
-    /// HTTP port of Azure Files; 0 selects a free port
+    /// HTTP port for Azure Files; 0 selects a free port
     #[arg(long, value_name = "PORT", default_value_t = 10_081)]
     pub(crate) files_http: u16,
 
@@ -355,11 +356,11 @@ pub(crate) struct AzureSimulator {
     #[arg(long, value_name = "DIR")]
     pub(crate) directory: Option<PathBuf>,
 
-    /// Create no machines: a VM is only a record, and nothing answers at its address
+    /// Create no machines: a VM is only a record, and nothing responds at its address
     #[arg(long)]
     pub(crate) state_only: bool,
 
-    /// Append one line of JSON for each request to this file
+    /// Append a line of JSON for each request to FILE
     #[arg(long, value_name = "FILE")]
     pub(crate) record: Option<PathBuf>,
 }

@@ -20,7 +20,7 @@ pub fn one_of_each() -> Vec<Error> {
 /// Returns an error of the kind that follows the kind of `previous`. A new kind must be added to
 /// this chain.
 fn after(previous: &Error) -> Option<Error> {
-    let (what, why, hint) = ("the thing", "it is broken", "repair it");
+    let (what, why, hint) = ("the subject", "the reason", "the hint");
     Some(match previous {
         Error::NotFound { .. } => Error::conflict(what, why),
         Error::Conflict { .. } => Error::invalid(what, why, hint),

@@ -76,7 +76,10 @@ pub async fn unchanged_files_are_not_sent(store: &dyn CodePublisher, work: &Path
     assert!(!changed.unchanged && changed.code != first.code);
     local.write(name, &FILES);
     let back = local.publish(store, name).await;
-    assert_eq!(back.code, first.code, "after going back");
+    assert_eq!(
+        back.code, first.code,
+        "after publishing the first version again"
+    );
     local.is_there(store, name).await;
 }
 
@@ -191,7 +194,7 @@ pub async fn a_missing_directory_is_not_found_and_changes_nothing(
     let outcome = store.publish(name, &local.at(name)).await;
     assert!(
         matches!(outcome, Err(Error::NotFound { .. })),
-        "a directory that is absent must be NotFound, was {outcome:?}"
+        "an absent directory must be NotFound, was {outcome:?}"
     );
     let still = done("digest", store.digest(name).await);
     assert_eq!(still, kept.code);
@@ -272,7 +275,7 @@ impl LocalCode {
         let code = done("digest", self.store.digest(name).await);
         assert_eq!(done("digest", store.digest(name).await), code);
         let local = done("the local archive", archive(&self.store, &code).await);
-        let there = done("the archive there", archive(store, &code).await);
+        let there = done("the published archive", archive(store, &code).await);
         assert!(local == there, "`{name}` has a different archive");
     }
 }

@@ -122,7 +122,7 @@ impl RuntimeFixture {
                 tokio::time::sleep(POLL_EVERY).await;
             }
         };
-        in_time(&format!("the end of {name}"), polls).await
+        in_time(&format!("the exit of {name}"), polls).await
     }
 
     async fn logs(&self, name: &str, options: LogOptions) -> Vec<LogLine> {
@@ -226,8 +226,8 @@ pub async fn ensure_twice_is_the_same_container(fixture: &RuntimeFixture) {
         fixture.runtime.ensure_container(&spec),
         fixture.runtime.ensure_container(&spec)
     );
-    assert_eq!(done("ensured at once", left), first);
-    assert_eq!(done("ensured at once", right), first);
+    assert_eq!(done("ensured concurrently", left), first);
+    assert_eq!(done("ensured concurrently", right), first);
     fixture.remove(&spec.name).await;
     let (left, right) = tokio::join!(
         fixture.runtime.ensure_container(&spec),
@@ -346,7 +346,11 @@ pub async fn a_used_fixed_port_is_a_conflict(fixture: &RuntimeFixture) {
     );
     fixture.remove(&one.name).await;
     let second = fixture.ensure(&two).await;
-    assert_eq!(second.ports, [(PORT.0, PORT.1, port)], "once it is free");
+    assert_eq!(
+        second.ports,
+        [(PORT.0, PORT.1, port)],
+        "once the port is free"
+    );
     fixture.remove(&two.name).await;
 }
 
@@ -397,7 +401,7 @@ pub async fn containers_of_other_platforms_are_not_changed(fixture: &RuntimeFixt
     assert_eq!(
         fixture.get(&spec.name).await,
         ours,
-        "another platform changed it"
+        "another platform changed the container"
     );
     fixture.remove(&spec.name).await;
     let own = ContainerSpec {
@@ -435,8 +439,14 @@ pub async fn volumes_belong_to_the_platform(fixture: &RuntimeFixture) {
     };
     fixture.ensure(&spec).await;
     let (stranger, _) = &fixture.stranger;
-    assert!(listed(fixture.runtime.clone()).await, "it is not listed");
-    assert!(!listed(stranger.clone()).await, "another platform sees it");
+    assert!(
+        listed(fixture.runtime.clone()).await,
+        "the volume is not listed"
+    );
+    assert!(
+        !listed(stranger.clone()).await,
+        "another platform sees the volume"
+    );
     done(
         "removing a missing volume",
         stranger.remove_volume(&volume).await,
@@ -446,7 +456,7 @@ pub async fn volumes_belong_to_the_platform(fixture: &RuntimeFixture) {
     fixture.remove(&spec.name).await;
     assert!(
         listed(fixture.runtime.clone()).await,
-        "it was removed with its container"
+        "the volume was removed with its container"
     );
     for _ in 0..2 {
         done(
@@ -456,7 +466,7 @@ pub async fn volumes_belong_to_the_platform(fixture: &RuntimeFixture) {
     }
     assert!(
         !listed(fixture.runtime.clone()).await,
-        "it is listed after its removal"
+        "the volume is listed after its removal"
     );
 }
 
@@ -550,9 +560,9 @@ pub async fn the_end_of_a_container_is_an_event(fixture: &RuntimeFixture) {
                 return event.container;
             }
         }
-        panic!("the events ended before the container's end was reported");
+        panic!("the events ended before the container's exit was reported");
     };
-    let ended = in_time("the event of a container's end", exit_event).await;
+    let ended = in_time("the event for a container's exit", exit_event).await;
     assert_eq!(ended, id, "the event names another container");
     let observe = async |name: &str| {
         let seen = fixture.runtime.container(name).await;
@@ -615,7 +625,7 @@ pub async fn images_are_built_and_removed(fixture: &RuntimeFixture) {
 pub async fn images_are_copied(fixture: &RuntimeFixture) {
     let tag = fixture.tag("copied");
     let outcome = fixture.runtime.export_image(&tag).await;
-    is_not_found("export of an absent image", &outcome.map(|_| ()));
+    is_not_found("exporting an absent image", &outcome.map(|_| ()));
     let Some(other) = &fixture.other_engine else {
         return;
     };

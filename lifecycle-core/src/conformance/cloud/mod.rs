@@ -70,7 +70,7 @@ pub trait CloudBench: Debug + Send + Sync {
 fn unsupported(what: String) -> Error {
     Error::Unsupported {
         what,
-        backend: "this bench".into(),
+        backend: "this test setup".into(),
     }
 }
 
@@ -180,7 +180,7 @@ impl<'a> Subject<'a> {
         ensure_eq!(
             seen.boot_id.is_some(),
             runs,
-            "{after}: a node must have a boot exactly while it is running, {seen:?}"
+            "{after}: a node must have a boot id if and only if the node is running, {seen:?}"
         );
         Ok(seen)
     }

@@ -32,13 +32,16 @@ pub async fn platforms_are_separate(bench: &dyn CloudBench) -> Checked {
     let seen = own.get().await?;
     ensure!(
         seen.provider_id != other.provider_id,
-        "both platforms have one machine: {seen:?}"
+        "both platforms have the same machine: {seen:?}"
     );
     own.done(own.stop()).await?;
     own.remove().await?;
     done("delete_shared", ours.delete_shared().await)?;
     their
-        .is(&other, "this platform's node of the same name was changed")
+        .is(
+            &other,
+            "this platform's node with the same name was changed",
+        )
         .await?;
     their.remove().await?;
     done("delete_shared", theirs.delete_shared().await)
@@ -54,7 +57,7 @@ pub async fn an_adopted_machine_is_released_and_never_deleted(bench: &dyn CloudB
     }
     done("adding a machine", bench.add_unowned(&spec).await)?;
     let found = node.get().await?;
-    ensure!(!found.created, "no platform created it: {found:?}");
+    ensure!(!found.created, "no platform created the machine: {found:?}");
     is_not_listed(&node).await?;
     let boot_id = found.boot_id.as_ref();
     for change in [
@@ -64,7 +67,7 @@ pub async fn an_adopted_machine_is_released_and_never_deleted(bench: &dyn CloudB
         node.restart(boot_id),
         node.delete(),
     ] {
-        let after = format!("{change:?} of a machine of no platform");
+        let after = format!("{change:?} of a machine that belongs to no platform");
         node.refused(change, is_conflict, "Conflict").await?;
         node.is(&found, &after).await?;
     }
@@ -72,10 +75,13 @@ pub async fn an_adopted_machine_is_released_and_never_deleted(bench: &dyn CloudB
         let outcome = ours.fence(&spec.name).await;
         ensure!(
             outcome.as_ref().is_err_and(is_conflict),
-            "the fence of a machine of no platform must be a Conflict, was {outcome:?}"
+            "fencing a machine that belongs to no platform must be a Conflict, was {outcome:?}"
         );
-        node.is(&found, "fenced, but it does not belong to this platform")
-            .await?;
+        node.is(
+            &found,
+            "fenced, although the machine does not belong to this platform",
+        )
+        .await?;
     }
 
     let adopted = done("adopt", ours.adopt(&spec.name).await)?;
@@ -86,16 +92,19 @@ pub async fn an_adopted_machine_is_released_and_never_deleted(bench: &dyn CloudB
     let listed = list(ours.as_ref()).await?;
     ensure!(
         listed.contains(&adopted),
-        "it was adopted and is not listed: {listed:?}"
+        "the machine was adopted, but is not listed: {listed:?}"
     );
     let their = Subject::new(theirs.as_ref(), &spec);
-    their.is_absent("another platform adopted it").await?;
+    their
+        .is_absent("another platform adopted the machine")
+        .await?;
     their.cannot_be_adopted().await?;
     their.remove().await?;
     node.is(&adopted, "deleted by another platform").await?;
 
     node.done(node.provision()).await?;
-    node.is(&adopted, "provisioned, although it exists").await?;
+    node.is(&adopted, "provisioned, although the machine exists")
+        .await?;
     node.done(node.stop()).await?;
     node.has_power(Power::Stopped, "adopted and stopped")
         .await?;
@@ -109,7 +118,7 @@ pub async fn an_adopted_machine_is_released_and_never_deleted(bench: &dyn CloudB
         .await?;
     ensure!(
         third.boot_id != second.boot_id,
-        "a restart is another boot: {third:?}"
+        "a restart must change the boot id: {third:?}"
     );
     done("delete_shared", ours.delete_shared().await)?;
     node.is(&third, "the shared resources were deleted").await?;
@@ -142,7 +151,7 @@ async fn is_not_listed(node: &Subject<'_>) -> Checked {
     let listed = list(node.cloud).await?;
     ensure!(
         !names(&listed).contains(&node.spec.name),
-        "it does not belong to this platform, but is listed: {listed:?}"
+        "the machine does not belong to this platform, but is listed: {listed:?}"
     );
     Ok(())
 }

@@ -26,7 +26,7 @@ pub async fn an_absent_node(bench: &dyn CloudBench) -> Checked {
     }
     node.cannot_be_adopted().await?;
     node.fenced().await?;
-    node.is_absent("after changes of what is absent").await
+    node.is_absent("after changes to an absent node").await
 }
 
 /// Checks that there is only one node, however often it is provisioned, also concurrently.
@@ -37,13 +37,13 @@ pub async fn provision_is_idempotent(bench: &dyn CloudBench) -> Checked {
         carry_out(cloud.as_ref(), node.provision(), DEADLINE),
         carry_out(cloud.as_ref(), node.provision(), DEADLINE),
     );
-    done("first of two provisions at once", left)?;
-    done("second of two provisions at once", right)?;
+    done("first of two concurrent provisions", left)?;
+    done("second of two concurrent provisions", right)?;
     let first = node.has_power(Power::Running, "a new node").await?;
-    ensure!(first.created, "this platform created it: {first:?}");
+    ensure!(first.created, "this platform created the node: {first:?}");
     ensure!(
         first.addresses.private.is_some() || first.addresses.public.is_some(),
-        "a node that runs has an address: {first:?}"
+        "a running node must have an address: {first:?}"
     );
     ensure_eq!(
         !first.ssh.host_keys.is_empty(),
@@ -66,7 +66,7 @@ pub async fn a_running_node(bench: &dyn CloudBench) -> Checked {
     node.done(node.provision()).await?;
     let first = node.get().await?;
     node.done(node.start()).await?;
-    node.is(&first, "started while it runs").await?;
+    node.is(&first, "started while the node runs").await?;
     let adopted = done(
         "adopting a node of this platform",
         cloud.adopt(&spec.name).await,
@@ -74,7 +74,7 @@ pub async fn a_running_node(bench: &dyn CloudBench) -> Checked {
     ensure_eq!(
         adopted,
         first,
-        "adopted, although it belongs to this platform"
+        "adopted, although the node belongs to this platform"
     );
 
     let restart = node.restart(first.boot_id.as_ref());
@@ -82,7 +82,7 @@ pub async fn a_running_node(bench: &dyn CloudBench) -> Checked {
     let second = node.has_power(Power::Running, "after a restart").await?;
     ensure!(
         second.boot_id != first.boot_id,
-        "a restart is another boot: {second:?}"
+        "a restart must change the boot id: {second:?}"
     );
     is_same_machine(&first, &second)?;
     for _ in 0..2 {
@@ -98,7 +98,7 @@ pub async fn a_running_node(bench: &dyn CloudBench) -> Checked {
         let third = node.has_power(Power::Running, "started again").await?;
         ensure!(
             third.boot_id != second.boot_id,
-            "a start after a fence is another boot: {third:?}"
+            "a start after a fence must change the boot id: {third:?}"
         );
     } else {
         let outcome = cloud.fence(&spec.name).await;
@@ -133,7 +133,7 @@ pub async fn a_stopped_node(bench: &dyn CloudBench) -> Checked {
     ensure_eq!(
         adopted,
         stopped,
-        "adopted, although it belongs to this platform"
+        "adopted, although the node belongs to this platform"
     );
     node.fenced().await?;
     node.has_power(Power::Stopped, "after a fence").await?;
@@ -142,7 +142,7 @@ pub async fn a_stopped_node(bench: &dyn CloudBench) -> Checked {
     let second = node.has_power(Power::Running, "after a start").await?;
     ensure!(
         second.boot_id != first.boot_id,
-        "a start is another boot: {second:?}"
+        "a start must change the boot id: {second:?}"
     );
     is_same_machine(&first, &second)?;
     node.done(node.start()).await?;
@@ -175,7 +175,7 @@ pub async fn a_failed_node_is_created_again(bench: &dyn CloudBench) -> Checked {
         bench.fail_provisions(false).await;
         ensure!(
             outcome.is_err(),
-            "the cloud failed to create it, but provision returned Ok"
+            "the cloud failed to create the node, but provision returned Ok"
         );
         node.has_power(Power::Failed, "the cloud failed to create it")
             .await?;
@@ -216,14 +216,14 @@ pub async fn list_is_complete_and_shows_only_this_platform(bench: &dyn CloudBenc
     ensure!(
         addresses(one.name()).map(|seen| seen.addresses)
             != addresses(two.name()).map(|seen| seen.addresses),
-        "two nodes have one address: {listed:?}"
+        "two nodes have the same address: {listed:?}"
     );
 
     two.done(two.stop()).await?;
     ensure_eq!(
         names(&list(cloud).await?),
         expected,
-        "after one was stopped"
+        "after one node was stopped"
     );
     two.has_power(Power::Stopped, "stopped").await?;
     one.has_power(Power::Running, "another node was stopped")
@@ -233,7 +233,7 @@ pub async fn list_is_complete_and_shows_only_this_platform(bench: &dyn CloudBenc
     ensure_eq!(
         names(&list(cloud).await?),
         before,
-        "after both were deleted"
+        "after both nodes were deleted"
     );
     Ok(())
 }
@@ -247,7 +247,7 @@ pub async fn shared_resources_are_deleted_last(bench: &dyn CloudBench) -> Checke
     let outcome = cloud.delete_shared().await;
     ensure!(
         matches!(outcome, Err(Error::Conflict { .. })),
-        "with a node left, delete_shared must be a Conflict, was {outcome:?}"
+        "while a node exists, delete_shared must be a Conflict, was {outcome:?}"
     );
     node.has_power(Power::Running, "delete_shared was refused")
         .await?;

@@ -103,7 +103,7 @@ impl Subject<'_> {
                 let seen = self.has_power(Power::Running, after).await?;
                 ensure!(
                     boot_id.is_none() || seen.boot_id.as_ref() != boot_id,
-                    "{after}: it is in the same boot as before, {seen:?}"
+                    "{after}: the boot id has not changed, {seen:?}"
                 );
                 seen
             }
@@ -122,15 +122,15 @@ impl Subject<'_> {
         let later = self.cloud.begin(self.change(second, boot_id)).await;
 
         if second == Kind::Delete || first == second {
-            let later = done("beginning the second one", later)?;
+            let later = done("beginning the second change", later)?;
             if first == second {
-                done("the first one", self.end(&earlier).await?)?;
+                done("the first change", self.end(&earlier).await?)?;
                 let seen = self.seen().await?;
-                done("the second one", self.end(&later).await?)?;
+                done("the second change", self.end(&later).await?)?;
                 ensure_eq!(self.seen().await?, seen, "the change happened twice");
             }
-            done("the second one", self.end(&later).await?)?;
-            self.reaches(second.goal(), boot_id, "both have ended")
+            done("the second change", self.end(&later).await?)?;
+            self.reaches(second.goal(), boot_id, "both changes are complete")
                 .await?;
             // A replaced change has no further effect, however often it is polled.
             let _ = self.cloud.poll(&earlier).await;
@@ -145,31 +145,33 @@ impl Subject<'_> {
                     done("the deletion", earlier)?;
                     ensure!(
                         later.is_err(),
-                        "it succeeded on a node that is being deleted"
+                        "the change succeeded on a node that is being deleted"
                     );
-                    self.reaches(Goal::Absent, None, "it was deleted").await?;
+                    self.reaches(Goal::Absent, None, "the node was deleted")
+                        .await?;
                     return Ok(true);
                 }
                 if was_under_way && earlier.is_err() {
                     return Ok(false);
                 }
-                done("the second one", later)?;
+                done("the second change", later)?;
                 // The restart may have treated the stop as its own first step.
                 if (first, second) == (Kind::Stop, Kind::Restart) {
                     return Ok(true);
                 }
                 let goal = second.goal_after(first);
-                self.reaches(goal, boot_id, "both have ended").await?;
+                self.reaches(goal, boot_id, "both changes are complete")
+                    .await?;
             }
             Err(error) => {
                 let is_allowed =
                     is_conflict(&error) || (first == Kind::Delete && super::is_not_found(&error));
                 ensure!(
                     is_allowed,
-                    "the second one must be a Conflict, was {error:?}"
+                    "the second change must be a Conflict, was {error:?}"
                 );
-                done("the first one", self.end(&earlier).await?)?;
-                self.reaches(first.goal(), boot_id, "the second one was refused")
+                done("the first change", self.end(&earlier).await?)?;
+                self.reaches(first.goal(), boot_id, "the second change was refused")
                     .await?;
             }
         }

@@ -44,7 +44,8 @@ pub async fn events_are_read_in_pages(registry: &dyn Registry) -> Result<()> {
         assert_eq!(
             registry.events(unknown, 4).await?,
             EventPage::Gone { oldest: 1 },
-            "with a cursor of another registry, events would be missed until their ids reach it"
+            "with a cursor from another registry, events would be missed until their ids reach \
+             that cursor"
         );
     }
     Ok(())

@@ -64,7 +64,7 @@ pub async fn a_lease_is_renewed_released_and_taken_over(backend: &dyn Backend) -
         Lease::HeldBy { until: later, .. } => {
             assert!(later > until, "renewing must extend the lease");
         }
-        Lease::Held(_) => panic!("another's lease was released"),
+        Lease::Held(_) => panic!("the lease of another holder was released"),
     }
 
     backend.pass(ttl + ttl / 10).await;

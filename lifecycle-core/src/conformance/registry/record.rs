@@ -56,7 +56,7 @@ pub async fn a_declaration_creates_the_next_generation(registry: &dyn Registry) 
     assert_eq!(
         other.generation,
         Some(Generation(4)),
-        "every commit must return it"
+        "every commit must return the generation"
     );
     Ok(())
 }

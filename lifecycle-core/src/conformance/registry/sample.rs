@@ -89,7 +89,7 @@ pub(super) fn rejected(service: &str, replica: u16, digest: &str) -> Result<Reje
         id: instance_id(service, replica)?,
         digest: SpecDigest::from_hex(digest),
         at: at(3),
-        why: "it ended with exit code 1".into(),
+        why: "its container ended with exit code 1".into(),
     })
 }
 
@@ -185,7 +185,7 @@ pub(super) async fn populate(registry: &dyn Registry, epoch: Epoch) -> Result<Sn
     let unknown = NodeRecord {
         unknown: Some(Unknown {
             since: at(4),
-            why: "SSH does not answer".into(),
+            why: "SSH does not respond".into(),
         }),
         operation: Some(CloudOperation {
             change: NodeChange::Restart {

@@ -99,7 +99,7 @@ mod tests {
         // A call of the cloud would fail the test: none is expected.
         let cloud = MockCloudProvider::new();
         let mut manager = MockManagerApi::new();
-        let standby = || Error::not_ready("the manager", "it does not lead at the moment");
+        let standby = || Error::not_ready("the manager", "it is not the leader at the moment");
         manager.expect_nodes().returning(move || Err(standby()));
         let error = idle(&cloud, &manager).await.unwrap_err();
         assert!(matches!(error, Error::NotReady { .. }), "{error:?}");

@@ -255,7 +255,7 @@ impl AzureOptions {
             return Err(Error::invalid(
                 "the sizes for nodes",
                 "the list is empty or contains an empty size",
-                format!("specify one such as {SIZE}, or remove `size`"),
+                format!("specify a size such as {SIZE}, or remove `size`"),
             ));
         }
         // Azure numbers the zones of a region.
@@ -378,7 +378,10 @@ pub(crate) fn image(name: &str) -> Result<[&str; 4]> {
             Error::invalid(
                 format!("the image `{name}`"),
                 "it is not `publisher:offer:sku:version`",
-                format!("specify one such as `{IMAGE}`; `az vm image list --all` lists them"),
+                format!(
+                    "specify an image such as `{IMAGE}`; `az vm image list --all` lists the \
+                         available images"
+                ),
             )
         })
 }

@@ -165,7 +165,7 @@ pub enum Error {
     #[non_exhaustive]
     Corrupt { what: String, why: String },
     /// A previous leader tried to write.
-    #[error("epoch {ours} has ended: the registry is at epoch {current}")]
+    #[error("epoch {ours} is no longer current: the registry is at epoch {current}")]
     #[non_exhaustive]
     StaleEpoch {
         /// The epoch of the writer.

@@ -722,5 +722,5 @@ fn is_platform_deletion(operation: &Operation) -> bool {
 }
 
 fn not_leading() -> Error {
-    Error::not_ready("the manager", "it does not lead at the moment")
+    Error::not_ready("the manager", "it is not the leader at the moment")
 }

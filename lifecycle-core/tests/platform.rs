@@ -332,7 +332,7 @@ async fn exponential_growth_is_refused_early() {
                 ("compose.yaml", web("")),
                 (".env", format!("A0=x\n{}", trebling.concat())),
             ],
-            ".env:14:1: in the value of `A13`: variables expand it to more than 1 MiB",
+            ".env:14:1: in the value of `A13`: variables expand this value to more than 1 MiB",
         ),
         (
             vec![

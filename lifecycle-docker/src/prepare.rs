@@ -182,7 +182,7 @@ fn installed(output: HostOutput) -> Result<()> {
         Err(Error::Failed { what, why, .. }) if is_full.contains(&true) => Err(Error::exhausted(
             what,
             why,
-            "free disk space on the node, or give it a larger disk",
+            "free disk space on the node, or give the node a larger disk",
         )),
         result => result.map(drop),
     }

@@ -66,7 +66,7 @@ fn concurrent_up_and_data_loss_are_prevented() {
     assert!(
         unconfirmed.stderr.contains(
             "node b is no longer declared and will be deleted, with everything on it \
-                       (on it: db-1; volumes data)"
+                       (replicas: db-1; volumes: data)"
         ),
         "{}",
         unconfirmed.stderr

@@ -128,7 +128,7 @@ impl AzureFiles {
                 return Err(Error::invalid(
                     format!("code base `{name}` in {}", self.share.info()),
                     format!(
-                        "the directory `{}` above it contains files that were not published",
+                        "the parent directory `{}` contains files that were not published",
                         if directory.is_empty() { "." } else { directory }
                     ),
                     "remove those files from the share and publish that directory as a code base, \
@@ -259,8 +259,8 @@ impl AzureFiles {
             Some((file, version)) if version.digest == record.digest => (file, version),
             _ => {
                 return Err(conflict(
-                    "another publisher published it at the same time, and that version is now the \
-                     current one",
+                    "another publisher published a version at the same time, and that version is \
+                     now current",
                 ));
             }
         };

@@ -41,8 +41,8 @@ impl StaticBinary {
             return Error::Invalid {
                 what: path.display().to_string(),
                 why: "the lifecycle manager's program does not exist".into(),
-                hint: "build it (`cargo build -p lifecycle-manager`) or copy it to the directory \
-                       of the bootstrapper"
+                hint: "build the program (`cargo build -p lifecycle-manager`), or copy it to the \
+                       directory of the bootstrapper"
                     .into(),
             };
         }

@@ -68,11 +68,11 @@ impl fmt::Display for Contents {
         let volumes: Vec<&str> = volumes.iter().map(VolumeName::as_str).collect();
         match (instances.as_slice(), volumes.as_slice()) {
             ([], []) => f.write_str("no services or named volumes on it"),
-            (instances, []) => write!(f, "on it: {}; no named volume", instances.join(", ")),
-            ([], volumes) => write!(f, "on it: volumes {}", volumes.join(", ")),
+            (instances, []) => write!(f, "replicas: {}; no named volumes", instances.join(", ")),
+            ([], volumes) => write!(f, "no services; volumes: {}", volumes.join(", ")),
             (instances, volumes) => write!(
                 f,
-                "on it: {}; volumes {}",
+                "replicas: {}; volumes: {}",
                 instances.join(", "),
                 volumes.join(", ")
             ),

@@ -167,7 +167,7 @@ fn kind(path: &Path, file_type: fs::FileType) -> Result<Option<Kind>> {
     Err(Error::Invalid {
         what: format!("`{}`", path.display()),
         why: "it is not a file, a directory or a symbolic link".to_owned(),
-        hint: format!("remove it, or exclude it in `{IGNORE_FILE}`"),
+        hint: format!("remove the file, or exclude it in `{IGNORE_FILE}`"),
     })
 }
 

@@ -120,7 +120,7 @@ fn expand(
     while let Some(dollar) = rest.find('$') {
         if out.len() > MAX_BYTES {
             return Err(format!(
-                "variables expand it to more than {} MiB",
+                "variables expand this value to more than {} MiB",
                 MAX_BYTES >> 20
             ));
         }
@@ -147,7 +147,7 @@ fn expand(
     out.push_str(rest);
     if out.len() > MAX_BYTES {
         return Err(format!(
-            "variables expand it to more than {} MiB",
+            "variables expand this value to more than {} MiB",
             MAX_BYTES >> 20
         ));
     }
@@ -300,7 +300,7 @@ mod tests {
         let long = |_: &str| Some("x".repeat(1 << 16));
         let text = "$A".repeat(17);
         let refused = interpolate(&text, &long).unwrap_err();
-        assert_eq!(refused, "variables expand it to more than 1 MiB");
+        assert_eq!(refused, "variables expand this value to more than 1 MiB");
     }
 
     #[test]

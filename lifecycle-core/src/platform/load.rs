@@ -341,7 +341,7 @@ impl Overrides {
                 Ok(valid) => name = Some(valid),
                 Err(error) => report.file_problem(
                     format!("`COMPOSE_PROJECT_NAME`: {error}"),
-                    "change it in `.env` or in the environment",
+                    "change the variable in `.env` or in the environment",
                 ),
             }
         }

@@ -69,8 +69,10 @@ pub fn schema() -> Value {
         ),
     ]);
     capacity["required"] = json!(["cpus", "memory"]);
-    capacity["description"] =
-        json!("Resources that services can reserve; without it, reservations are not checked");
+    capacity["description"] = json!(
+        "Resources that services can reserve; without `capacity`, reservations are not \
+               checked"
+    );
     let mut reference = table([
         (
             "env",
@@ -87,7 +89,7 @@ pub fn schema() -> Value {
         (
             "name",
             text(
-                "Name of the platform; by default the name in the Compose file, or the name of \
+                "Name of the platform; by default, the name in the Compose file, or the name of \
                  its directory",
             ),
         ),
@@ -97,7 +99,7 @@ pub fn schema() -> Value {
             json!({
                 "type": "object",
                 "additionalProperties": {"$ref": "#/$defs/node"},
-                "description": "Nodes by name; the manager runs on the first one",
+                "description": "Nodes by name; the manager runs on the first node",
             }),
         ),
         (
@@ -113,7 +115,7 @@ pub fn schema() -> Value {
             table([
                 (
                     "node",
-                    text("The manager's node; by default the first node of the file"),
+                    text("The manager's node; by default, the first node in the file"),
                 ),
                 (
                     "port",
@@ -133,7 +135,7 @@ pub fn schema() -> Value {
                 (
                     "url",
                     url(
-                        "The URL of the central database (PostgreSQL); by default a file on the \
+                        "The URL of the central database (PostgreSQL); by default, a file on the \
                          manager's node",
                     ),
                 ),
@@ -210,7 +212,7 @@ fn cloud() -> Value {
         ),
         (
             "key",
-            secret("The private key for the jump host; by default the platform's own key"),
+            secret("The private key for the jump host; by default, the platform's own key"),
         ),
     ]);
     let mut deadlines = table([
@@ -235,7 +237,7 @@ fn cloud() -> Value {
         ("deadlines", deadlines),
         (
             "subnet",
-            text("The network of the nodes, for example 10.42.0.0/24; by default a free one"),
+            text("The network of the nodes, for example 10.42.0.0/24; by default, a free network"),
         ),
         ("subscription", text("The subscription id (Azure)")),
         (
@@ -244,17 +246,15 @@ fn cloud() -> Value {
         ),
         (
             "resource_group",
-            text("The resource group; by default the platform creates its own (Azure)"),
+            text("The resource group; by default, the platform creates a resource group (Azure)"),
         ),
         (
             "size",
-            words(
-                "Sizes for nodes without a size; the first one that is available is used (Azure)",
-            ),
+            words("Sizes for nodes without a size; the first available size is used (Azure)"),
         ),
         (
             "zones",
-            words("Zones for nodes; the first one with capacity is used (Azure)"),
+            words("Zones for nodes; the first zone with capacity is used (Azure)"),
         ),
         (
             "image",
@@ -268,7 +268,7 @@ fn cloud() -> Value {
         (
             "ssh_from",
             words(
-                "Addresses and blocks from which SSH is allowed; by default from everywhere \
+                "Addresses and blocks from which SSH is allowed; by default, from everywhere \
                  (Azure)",
             ),
         ),
@@ -287,7 +287,8 @@ fn cloud() -> Value {
         (
             "login",
             json!({
-                "description": "The login method; by default several are tried in order (Azure)",
+                "description": "The login method; by default, several methods are tried in order \
+                                (Azure)",
                 "anyOf": [{"enum": settings::cloud::METHODS}, login],
             }),
         ),
@@ -302,9 +303,7 @@ fn cloud() -> Value {
         ),
         (
             "ca",
-            text(
-                "The PEM file with the CA certificate to trust instead of the public ones (Azure)",
-            ),
+            text("The PEM file with the CA certificate to trust instead of the public CAs (Azure)"),
         ),
     ])
 }
@@ -318,7 +317,8 @@ fn code() -> Value {
             "store",
             json!({
                 "enum": settings::code::STORES,
-                "description": "Where code bases are stored: in local directories, or in a share of Azure Files",
+                "description": "Where code bases are stored: in local directories, or in an Azure \
+                                Files share",
             }),
         ),
         (
@@ -330,7 +330,7 @@ fn code() -> Value {
         (
             "directory",
             text(
-                "The directory of the share that contains the code bases; by default its root \
+                "The directory of the share that contains the code bases; by default, its root \
                  (Azure Files)",
             ),
         ),
@@ -343,7 +343,7 @@ fn code() -> Value {
         (
             "ca",
             text(
-                "The PEM file with the CA certificate to trust instead of the public ones (Azure \
+                "The PEM file with the CA certificate to trust instead of the public CAs (Azure \
                  Files)",
             ),
         ),

@@ -482,7 +482,7 @@ impl Engine {
         if let Some(user) = user {
             return Err(Error::Conflict {
                 what: format!("volume {volume}"),
-                why: format!("container {} uses it", user.spec.name),
+                why: format!("container {} uses the volume", user.spec.name),
             });
         }
         Ok(self.volumes.remove(&(owner, volume.clone())))

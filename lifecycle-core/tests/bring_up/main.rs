@@ -205,7 +205,7 @@ async fn removed_nodes_are_reported_with_their_contents() {
     };
     assert_eq!(removal.node.name.as_str(), "n2");
     let contents = removal.contents.to_string();
-    assert!(contents.starts_with("on it: api-"), "{contents}");
+    assert!(contents.starts_with("replicas: api-"), "{contents}");
     stage.up().await.unwrap();
     assert_eq!(stage.removed_by_up().await, []);
     assert!(!stage.leftovers().iter().any(|left| left.contains("n2")));

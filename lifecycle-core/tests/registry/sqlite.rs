@@ -115,7 +115,10 @@ async fn second_process_learns_which_process_uses_the_file() {
         let Error::Conflict { why, .. } = &error else {
             panic!("{error:?}");
         };
-        assert_eq!(*why, format!("process {} is using it", std::process::id()));
+        assert_eq!(
+            *why,
+            format!("process {} is using the registry", std::process::id())
+        );
     }
     first.close().await.unwrap();
     files.open().await.unwrap();

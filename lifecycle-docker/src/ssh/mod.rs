@@ -286,7 +286,7 @@ fn split_path(path: &str) -> Result<(String, String)> {
         )
     };
     if path.contains(['\0', '\n']) {
-        return Err(invalid("it contains a line break or a zero byte"));
+        return Err(invalid("it contains a line break or a NUL byte"));
     }
     match path.rsplit_once('/') {
         Some((directory, name)) if path.starts_with('/') && !matches!(name, "" | "." | "..") => {

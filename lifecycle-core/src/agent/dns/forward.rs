@@ -112,7 +112,7 @@ async fn exchange(server: SocketAddr, over: Over, query: &[u8]) -> io::Result<Ve
             if answers(&answer, query) {
                 Ok(answer)
             } else {
-                Err(io::Error::other("the response is for another query"))
+                Err(io::Error::other("the response is for a different query"))
             }
         }
     }

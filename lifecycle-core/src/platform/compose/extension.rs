@@ -71,7 +71,7 @@ fn readiness(field: &Field<'_>, report: &mut Report) -> Option<HttpReadiness> {
 }
 
 fn short_readiness(text: &str) -> Result<HttpReadiness, String> {
-    let bad = || format!("`{text}` is not of the form `http://:8080/path`");
+    let bad = || format!("`{text}` is not in the format `http://:8080/path`");
     let rest = text.strip_prefix("http://:").ok_or_else(bad)?;
     let (port, path) = match rest.find('/') {
         Some(slash) => rest.split_at(slash),

@@ -77,7 +77,7 @@ fn one(
                     None => field.problem_with_help(
                         report,
                         format!("the environment variable `{name}` is not set"),
-                        "set it in the environment of the command, or in `.env`",
+                        "set the variable in the environment of the command, or in `.env`",
                     ),
                 }
             }

@@ -112,7 +112,7 @@ pub(super) fn read(root: &Node, project: &ProjectContext<'_>, report: &mut Repor
             field.at,
             &field.path,
             "`x-lifecycle` is not valid at the top level",
-            "put it on a service; settings of the whole platform are in `platform.toml`",
+            "move this key to a service; settings of the whole platform are in `platform.toml`",
         );
     }
     let entries = keys::supported_entries(&root, keys::TOP, report);

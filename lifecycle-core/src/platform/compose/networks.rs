@@ -124,8 +124,8 @@ fn mode(field: &Field<'_>, report: &mut Report) -> NetworkMode {
                     "`{text}`: containers cannot share a network, because they may be on \
                      different nodes"
                 ),
-                "give the service its own network and connect to it by name, or run both processes \
-                 in one container",
+                "remove `network_mode` and connect to the other service by its name, or run both \
+                 processes in one container",
             );
             NetworkMode::Platform
         }
@@ -290,7 +290,7 @@ pub(super) fn hosts(field: &Field<'_>, report: &mut Report) -> Vec<String> {
                 Some((name, address)) => add(name, address, &item, report),
                 None => item.problem(
                     report,
-                    format!("`{text}` is not of the form `name=address`"),
+                    format!("`{text}` is not in the format `name=address`"),
                 ),
             }
         }

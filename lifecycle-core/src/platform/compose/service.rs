@@ -211,7 +211,7 @@ impl Reader<'_, '_> {
             }
             Err(error) => {
                 let help = match error.kind() {
-                    std::io::ErrorKind::NotFound => "create it, or set `required: false`",
+                    std::io::ErrorKind::NotFound => "create the file, or set `required: false`",
                     _ => "give a UTF-8 text file that you have permission to read",
                 };
                 let message = format!("`{path}` cannot be read: {error}");
@@ -485,7 +485,7 @@ impl Reader<'_, '_> {
                     "the port {} is not reachable from outside the container",
                     ready.port
                 ),
-                format!("add it to `expose`: `expose: [{}]`", ready.port),
+                format!("add the port to `expose`: `expose: [{}]`", ready.port),
             );
         }
     }
@@ -500,8 +500,8 @@ fn pull_policy(field: &Field<'_>, report: &mut Report) {
     match text {
         "missing" | "if_not_present" | "build" => {}
         "always" | "daily" | "weekly" | "refresh" => {
-            let consequence = "an image is pulled only if the node does not have it; to replace it, use \
-                               its digest or another tag";
+            let consequence = "an image is pulled only if the node does not have it; to update the \
+                               image, use its digest or a different tag";
             report.unsupported(field.at, &field.path, consequence, true);
         }
         "never" => {

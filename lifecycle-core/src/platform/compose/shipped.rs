@@ -66,7 +66,7 @@ pub(super) fn file(
             item.problem_with_help(
                 report,
                 format!("the file `{path}` does not exist"),
-                "create it; the path is relative to the Compose file",
+                "create the file; the path is relative to the Compose file",
             );
             None
         }

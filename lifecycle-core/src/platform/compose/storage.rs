@@ -15,8 +15,8 @@ use crate::model::{
 };
 use crate::secret::Sensitive;
 
-const ANONYMOUS: &str = "a volume without a name is deleted when its container is replaced; \
-                         name it to keep its data";
+const ANONYMOUS: &str = "a volume without a name is deleted when its container is replaced; give \
+                         the volume a name to keep its data";
 const PROPAGATIONS: [(&str, &str); 6] = [
     ("private", "private"),
     ("rprivate", "rprivate"),

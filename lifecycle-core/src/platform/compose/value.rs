@@ -300,7 +300,7 @@ pub(in super::super) fn image(text: &str) -> Result<String, String> {
             .is_some_and(|(kind, hex)| !kind.is_empty() && is_hex(hex));
         if !valid {
             return Err(bad(
-                "the digest is not of the form `sha256:<64 hexadecimal digits>`",
+                "the digest is not in the format `sha256:<64 hexadecimal digits>`",
             ));
         }
     }

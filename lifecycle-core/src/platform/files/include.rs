@@ -300,8 +300,9 @@ impl Assembly<'_> {
                         self.report.describe_position(entry.at)
                     );
                     let help = format!(
-                        "rename one of the two; to change the included one, list a second file after \
-                         it in `path`, or declare `{section}` in an override file"
+                        "rename one of the two; to change the included {kind}, list a second file \
+                         after the included file in `path`, or declare `{section}` in an override \
+                         file"
                     );
                     item.problem_with_help(self.report, message, help);
                 }

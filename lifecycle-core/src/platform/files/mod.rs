@@ -94,7 +94,7 @@ impl<'a> Assembly<'a> {
         if files.is_empty() {
             self.complete = false;
             self.report
-                .file_problem("no Compose file is given", "give one with `--file`");
+                .file_problem("no Compose file is given", "specify a file with `--file`");
         }
         let mut documents = Vec::new();
         for file in files {
@@ -180,7 +180,7 @@ impl<'a> Assembly<'a> {
     ) -> Result<(PathBuf, String), (String, &'static str)> {
         if path.contains("://") || path.starts_with("git@") || path.contains(".git#") {
             let message = format!("`{path}` is remote; only local files are supported");
-            return Err((message, "download it, and refer to the local file"));
+            return Err((message, "download the file, and refer to the local copy"));
         }
         if self.files == MAX_FILES {
             self.files += 1;

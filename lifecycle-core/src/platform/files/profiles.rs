@@ -132,7 +132,7 @@ impl References<'_> {
             names.join(", ")
         );
         let mut help = format!(
-            "activate it with `--profile {}`",
+            "activate the service with `--profile {}`",
             profiles.first().map_or("", String::as_str)
         );
         if is_optional {

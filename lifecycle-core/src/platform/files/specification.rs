@@ -467,8 +467,9 @@ fn including_twice_is_allowed_but_differences_conflict() {
         tree(&changed, 1).err().as_deref(),
         Some(
             "compose.yaml:1:11: include[0]: the service `db` of shared.yaml:1 is also declared \
-             at compose.yaml:2; rename one of the two; to change the included one, list a second \
-             file after it in `path`, or declare `services` in an override file"
+             at compose.yaml:2; rename one of the two; to change the included service, list a \
+             second file after the included file in `path`, or declare `services` in an override \
+             file"
         )
     );
     let overridden = [
@@ -549,7 +550,8 @@ fn enables_services_as_in_15_profiles() {
             vec!["debug"],
             Err(
                 "compose.yaml:17:9: services.zot.depends_on: `bar` is not enabled: none of its \
-                 profiles is active (`test`); activate it with `--profile test`, or set `required: false` here",
+                 profiles is active (`test`); activate the service with `--profile test`, or \
+                 set `required: false` here",
             ),
         ),
         (vec!["debug", "test"], Ok(vec!["foo", "bar", "baz", "zot"])),

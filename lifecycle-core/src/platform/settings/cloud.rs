@@ -209,7 +209,7 @@ fn login(
                 given.problem_with_help(
                     report,
                     "this key is not valid for this login method",
-                    "remove it",
+                    "remove this key",
                 );
             }
             _ => {}

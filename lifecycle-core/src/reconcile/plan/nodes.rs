@@ -125,10 +125,10 @@ impl Planning<'_> {
         let why = if spared {
             "the cloud reports that the manager's own node failed"
         } else if !view.machine.created {
-            "the cloud reports that this node failed; it was not created by this platform, so it \
+            "the cloud reports that this node failed; this platform did not create the node, so it \
              is not replaced"
         } else if !self.policy.provisions {
-            "the cloud reports that this node failed, and this provider cannot create another"
+            "the cloud reports that this node failed, and this provider cannot create another node"
         } else if self.history.last_seen.values().any(|last| last == node) {
             "the cloud reports that this node failed; services ran on it, so it is not replaced"
         } else {

@@ -61,8 +61,8 @@ fn refusal(location: &str, code: &str, message: String, error: DbErr) -> Error {
         "42501" => Error::Denied {
             what,
             why: message,
-            hint: "make the database user the owner of the registry's tables, and allow it to \
-                   create tables"
+            hint: "make the database user the owner of the registry's tables, and allow this user \
+                   to create tables"
                 .into(),
         },
         "3D000" => Error::Invalid {

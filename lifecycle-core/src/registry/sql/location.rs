@@ -203,8 +203,8 @@ impl FileLock {
                 return Err(Error::Conflict {
                     what: format!("registry {shown}"),
                     why: match holder {
-                        Ok(pid) => format!("process {pid} is using it"),
-                        Err(_) => "another process is using it".into(),
+                        Ok(pid) => format!("process {pid} is using the registry"),
+                        Err(_) => "another process is using the registry".into(),
                     },
                 });
             }

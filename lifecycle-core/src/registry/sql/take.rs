@@ -35,7 +35,7 @@ impl SqlRegistry {
             return Err(Error::Invalid {
                 what: self.location.clone(),
                 why: "it contains a copy of records from a central registry".into(),
-                hint: "use the database of the central registry, or an empty one".into(),
+                hint: "use the database of the central registry, or an empty database".into(),
             });
         }
         if is_kind && found.follows.is_none() && found.registry.is_some() {

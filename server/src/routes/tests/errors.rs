@@ -138,7 +138,7 @@ async fn the_platform_is_ready_if_the_manager_is_open_and_everything_is_ready() 
         assert_eq!(is_ready, open && ready);
     }
     let mut manager = MockManagerApi::new();
-    let failed = || Error::not_ready("the manager", "it does not lead at the moment");
+    let failed = || Error::not_ready("the manager", "it is not the leader at the moment");
     manager.expect_progress().returning(move |_| Err(failed()));
     let served = Mocked::new(manager);
     assert!(!served.client(&served.read).is_ready().await.unwrap());

@@ -367,7 +367,7 @@ async fn errors_of_a_jump_host_include_its_name_and_a_hint() {
     absent.ssh.port = 2229;
     let error = refusal(jump(&bastion), &absent).await;
     assert!(matches!(error, Error::Unreachable { .. }), "{error:?}");
-    assert!(error.chain().contains("responds but cannot"), "{error:?}");
+    assert!(error.chain().contains("responds, but cannot"), "{error:?}");
 }
 
 #[tokio::test]

@@ -227,7 +227,7 @@ async fn rejects_a_host_with_another_key() {
     assert!(what.contains("vm1"), "{what}");
     assert!(why.contains("key changed"), "{why}");
     assert_eq!(why.matches("SHA256:").count(), 2, "{why}");
-    assert!(hint.contains("another machine may be answering"), "{hint}");
+    assert!(hint.contains("another machine responds"), "{hint}");
     open(machine.target(), "ops-pw").check().await.unwrap();
 
     // A server without a key of the pinned kind counts as another server.

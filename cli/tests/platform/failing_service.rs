@@ -25,7 +25,7 @@ fn a_failing_service_is_reported_and_fixed() {
         "broken-1: ",
         "exit code 3",
         "    the flux is missing",
-        "hint: see `bootstrapper logs broken`",
+        "hint: find the cause with `bootstrapper logs broken`",
     ] {
         assert!(failed.stderr.contains(text), "{text}: {}", failed.stderr);
     }

@@ -183,7 +183,7 @@ fn logs_of_other_nodes_are_shown(project: &Project) {
     };
     assert_eq!(instances[0], on("b"), "{lines:#?}");
     let message = format!(
-        "warning: {}: the rest of its output is unavailable: ",
+        "warning: {}: the rest of the output is unavailable: ",
         on("c")
     );
     assert!(

@@ -364,7 +364,7 @@ mod tests {
         refused(with_key().endpoint("nonsense"), "`nonsense`");
         refused(with_key().authority("nonsense"), "no certificate");
         refused(with_key().timeout(Duration::ZERO), "time limit");
-        refused(with_key().keep(Duration::from_mins(1)), "versions are kept");
+        refused(with_key().keep(Duration::from_mins(1)), "retention time");
         for bad in ["c2VjcmV0IGtleQ", "", "c2VjcmV0!"] {
             let key = FilesCredential::SharedKey(SecretString::from(bad));
             refused(AzureFiles::builder("account", "code", key), "the key");

@@ -71,7 +71,7 @@ async fn an_expired_or_insufficient_signature_is_denied() {
     let error = store.digest("svc").await.unwrap_err();
     is_denied(
         &error,
-        "the current one expires at ",
+        "the current signature expires at ",
         &["sig=", bench.key.expose_secret()],
     );
 

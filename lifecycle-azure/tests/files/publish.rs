@@ -235,7 +235,7 @@ async fn rejects_names_that_differ_only_in_case() {
     for other in ["team/API", "Team/web"] {
         let error = store.publish(other, root.path()).await.unwrap_err();
         assert!(matches!(error, Error::Invalid { .. }), "{error:?}");
-        assert!(error.to_string().contains("distinguish case"), "{error}");
+        assert!(error.to_string().contains("distinguish upper and lower case"), "{error}");
     }
     // A code base below plain files would be part of them.
     let wire = crate::wire::Wire::new(&bench);

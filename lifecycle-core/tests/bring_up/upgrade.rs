@@ -101,7 +101,7 @@ async fn unresponsive_version_is_replaced_by_the_previous_one_with_its_registry(
     assert!(
         error
             .to_string()
-            .contains("the previous one was started again"),
+            .contains("the previous manager was started again"),
         "{error}"
     );
     let after = managers(&stage);

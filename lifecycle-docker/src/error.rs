@@ -62,7 +62,7 @@ impl SshError {
 
     /// Converts to the core's error; `host` names the node and its address.
     pub(crate) fn for_host(&self, host: &str) -> Error {
-        let what = format!("SSH to {host}");
+        let what = format!("the SSH connection to {host}");
         let why = self.to_string();
         match self {
             Self::HostKeyChanged { .. } => Error::denied(
@@ -112,7 +112,7 @@ impl SshError {
 impl SshError {
     /// Converts an error of the jump host that leads to `host`.
     fn for_jump(&self, jump: &str, host: &str) -> Error {
-        let what = format!("SSH to {host}");
+        let what = format!("the SSH connection to {host}");
         let why = format!("{jump}: {self}");
         let denied = |what, why, hint: &str| Error::denied(what, why, hint);
         match self {
@@ -213,7 +213,7 @@ fn answered(what: String, status: u16, message: String) -> Error {
             message,
             "check the permissions on the engine or at the image's registry",
         ),
-        404 => Error::not_found(format!("{what}: {message}")),
+        404 => Error::not_found(format!("a resource required for {what} ({message})")),
         409 => Error::conflict(what, message),
         429 => Error::throttled(what, None),
         _ => Error::failed(what, message),

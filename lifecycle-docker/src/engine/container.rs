@@ -99,7 +99,7 @@ impl DockerEngine {
     }
 
     async fn inspect(&self, name: &str) -> Result<Option<ContainerInspectResponse>> {
-        let what = format!("container {name}");
+        let what = format!("inspecting container {name}");
         let inspect = self
             .docker
             .inspect_container(name, None::<InspectContainerOptions>);
@@ -231,7 +231,7 @@ impl DockerEngine {
         let volumes: BTreeMap<&VolumeName, &VolumeMount> =
             mounts.map(|mount| (&mount.volume, mount)).collect();
         for (volume, mount) in volumes {
-            let what = format!("volume {volume}");
+            let what = format!("creating volume {volume}");
             let name = spec::volume_name(&self.owner, mount);
             if mount.options.external {
                 // The engine would create a volume of this name if it did not exist.
@@ -405,7 +405,7 @@ impl DockerEngine {
     /// Removes all volumes that carry the platform's label for `volume`, whatever the engine's name
     /// is.
     pub(super) async fn delete_volume(&self, volume: &VolumeName) -> Result<()> {
-        let what = format!("volume {volume}");
+        let what = format!("removing volume {volume}");
         let mut filter = self.filter();
         let labels = filter.entry("label".to_owned()).or_default();
         labels.push(spec::volume_label(volume));

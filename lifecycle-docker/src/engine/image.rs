@@ -68,7 +68,7 @@ impl DockerEngine {
     }
 
     pub(super) async fn find_image(&self, name: &str) -> Result<Option<ImageInfo>> {
-        let what = format!("image {name}");
+        let what = format!("inspecting image {name}");
         match self
             .within(QUICK, &what, self.docker.inspect_image(name))
             .await

@@ -211,7 +211,7 @@ impl ContainerRuntime for DockerEngine {
             query = query.since(i32::try_from(since.timestamp()).unwrap_or(i32::MAX));
         }
         let query = query.build();
-        let what = format!("the output of container {container}");
+        let what = format!("reading the output of container {container}");
         let pieces = self.streams.logs(container, Some(query));
         // The final `None` flushes the remaining partial line.
         let pieces = pieces.map(Some).chain(stream::once(async { None }));
@@ -263,7 +263,7 @@ impl ContainerRuntime for DockerEngine {
         let events = self.streams.events(Some(query.build()));
         Ok(events
             .map(|event| {
-                let event = event.map_err(|e| error::engine("the engine's events", e))?;
+                let event = event.map_err(|e| error::engine("reading the engine's events", e))?;
                 let container = event.actor.and_then(|actor| actor.id);
                 Ok(EngineEvent {
                     container: ContainerId(container.unwrap_or_default().into()),

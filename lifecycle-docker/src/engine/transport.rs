@@ -170,7 +170,7 @@ pub(super) fn client(route: Arc<Route>, share: Share) -> Result<Docker> {
         LONGEST_CALL.as_secs(),
         API_DEFAULT_VERSION,
     )
-    .map_err(|e| error::engine("the engine's client", e))
+    .map_err(|e| error::engine("creating the engine's client", e))
 }
 
 /// Names the body type of bollard's requests, which it does not export.

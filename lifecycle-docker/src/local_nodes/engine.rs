@@ -66,8 +66,9 @@ pub(super) fn engine_error(what: &str, error: bollard::errors::Error) -> Error {
     let what = what.to_owned();
     match error {
         Docker::DockerResponseServerError {
-            status_code: 404, ..
-        } => Error::not_found(what),
+            status_code: 404,
+            message,
+        } => Error::not_found(format!("a resource required for {what} ({message})")),
         Docker::DockerResponseServerError {
             status_code: 409,
             message,

@@ -252,7 +252,7 @@ impl Builds {
                     | bollard::errors::Error::DockerResponseServerError { message: error, .. },
                 ) => return Err(Failure::Build(format!("{error}; last output: {last}"))),
                 Err(error) => {
-                    let error = engine_error("the image of local nodes", error);
+                    let error = engine_error("building the image of local nodes", error);
                     return Err(Failure::Engine(error.chain()));
                 }
             }

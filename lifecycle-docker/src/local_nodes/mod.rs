@@ -228,7 +228,7 @@ impl LocalNodes {
     /// The container with a name or id.
     async fn find(&self, docker: &Docker, container: &str) -> Result<Option<Found>> {
         let answer = absent_is_none(docker.inspect_container(container, None).await)
-            .map_err(|error| engine_error(&format!("container {container}"), error))?;
+            .map_err(|error| engine_error(&format!("inspecting container {container}"), error))?;
         Ok(answer.map(|inspected| NodeContainer::read(inspected, &self.platform_id)))
     }
 
@@ -260,7 +260,7 @@ impl LocalNodes {
         let containers = docker
             .list_containers(Some(options))
             .await
-            .map_err(|error| engine_error("the list of local nodes", error))?;
+            .map_err(|error| engine_error("listing local nodes", error))?;
         let ids = containers.into_iter().filter_map(|container| container.id);
         let found: Vec<Option<Found>> = stream::iter(ids)
             .map(|id| async move { self.find(docker, &id).await })
@@ -323,13 +323,18 @@ impl LocalNodes {
                 all.extend_from_slice(&part);
                 Ok(all)
             });
-        let what = format!("the host keys of node {}", node_container.node);
+        let what = format!("reading the host keys of node {}", node_container.node);
         let Some(archive) =
             absent_is_none(archive.await).map_err(|error| engine_error(&what, error))?
         else {
             return Ok(Vec::new());
         };
-        let keys = read_keys(&archive).map_err(|why| Error::corrupt(what, why))?;
+        let keys = read_keys(&archive).map_err(|why| {
+            Error::corrupt(
+                format!("the host key file of node {}", node_container.node),
+                why,
+            )
+        })?;
         self.known_keys()
             .insert(node_container.id.clone(), keys.clone());
         Ok(keys)
@@ -361,7 +366,7 @@ impl LocalNodes {
         let version = docker
             .version()
             .await
-            .map_err(|error| engine_error("the Docker engine's version", error))?;
+            .map_err(|error| engine_error("reading the Docker engine's version", error))?;
         let mut problems = Vec::new();
         let os = version.os.unwrap_or_default();
         if os != "linux" {

@@ -45,7 +45,9 @@ impl DesiredNetwork<'_> {
                 // Another process created a network of this name. If it is this platform's, it is
                 // found in the next iteration.
                 Err(error) if status(&error) == Some(409) => {}
-                Err(error) => return Err(engine_error(&self.title(), error)),
+                Err(error) => {
+                    return Err(engine_error(&format!("creating {}", self.title()), error));
+                }
             }
             if let Some(subnet) = self.existing(&all(docker).await?)? {
                 return Ok(subnet);
@@ -77,7 +79,9 @@ impl DesiredNetwork<'_> {
                         "containers still use the network",
                     ));
                 }
-                Err(error) => return Err(engine_error(&self.title(), error)),
+                Err(error) => {
+                    return Err(engine_error(&format!("removing {}", self.title()), error));
+                }
             }
         }
         Ok(())
@@ -153,7 +157,7 @@ impl DesiredNetwork<'_> {
             return Ok(subnet);
         };
         absent_is_none(docker.remove_network(created).await)
-            .map_err(|error| engine_error(&self.title(), error))?;
+            .map_err(|error| engine_error(&format!("removing {}", self.title()), error))?;
         subnets(other)
             .next()
             .ok_or_else(|| Error::corrupt(self.title(), "the network has no IPv4 subnet"))
@@ -181,7 +185,7 @@ async fn all(docker: &Docker) -> Result<Vec<Network>> {
     docker
         .list_networks(None::<ListNetworksOptions>)
         .await
-        .map_err(|error| engine_error("the engine's networks", error))
+        .map_err(|error| engine_error("listing the engine's networks", error))
 }
 
 fn subnets(network: &Network) -> impl Iterator<Item = Subnet> {

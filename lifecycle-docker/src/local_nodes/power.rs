@@ -289,8 +289,9 @@ impl LocalNodes {
         let info = docker
             .get_container_archive_info(&node_container.id, Some(options))
             .await;
-        let info = absent_is_none(info)
-            .map_err(|error| engine_error(&format!("node {}", node_container.node), error))?;
+        let info = absent_is_none(info).map_err(|error| {
+            engine_error(&format!("inspecting node {}", node_container.node), error)
+        })?;
         let touched = info
             .and_then(|info| info.modification_time)
             .and_then(|at| moment(&at));

@@ -209,7 +209,7 @@ impl LocalNodes {
             Ok(_) => tracing::info!(%node, %address, "created the container of a local node"),
             // Another process created it meanwhile; its labels are checked below.
             Err(error) if status(&error) == Some(409) => {}
-            Err(error) => return Err(engine_error(&format!("node {node}"), error)),
+            Err(error) => return Err(engine_error(&format!("creating node {node}"), error)),
         }
         self.node_container(docker, node).await
     }
@@ -234,7 +234,10 @@ impl LocalNodes {
             .upload_to_container(&node_container.id, Some(options), archive)
             .await
             .map_err(|error| {
-                engine_error(&format!("the first boot of {}", node_container.node), error)
+                engine_error(
+                    &format!("preparing the first boot of node {}", node_container.node),
+                    error,
+                )
             })
     }
 
@@ -248,7 +251,10 @@ impl LocalNodes {
             Ok(_) => Ok(()),
             Err(error) if status(&error) == Some(409) => Ok(()),
             Err(error) => Err(engine_error(
-                &format!("node {}", node_container.node),
+                &format!(
+                    "removing the unused container of node {}",
+                    node_container.node
+                ),
                 error,
             )),
         }
@@ -265,7 +271,7 @@ impl LocalNodes {
         let volume = docker
             .create_volume(request)
             .await
-            .map_err(|error| engine_error(&format!("volume {name}"), error))?;
+            .map_err(|error| engine_error(&format!("creating volume {name}"), error))?;
         if volume.labels.get(labels::PLATFORM_ID) == Some(&self.platform_id) {
             Ok(name)
         } else {
@@ -276,7 +282,7 @@ impl LocalNodes {
     /// Removes a node's volume. An absent volume is Ok.
     pub(super) async fn remove_volume(&self, docker: &Docker, node: &NodeName) -> Result<()> {
         let name = self.volume_name(node);
-        let what = format!("volume {name}");
+        let what = format!("removing volume {name}");
         let found = absent_is_none(docker.inspect_volume(&name).await)
             .map_err(|error| engine_error(&what, error))?;
         let Some(volume) = found else {
@@ -303,14 +309,14 @@ impl LocalNodes {
         let volumes = docker
             .list_volumes(Some(options))
             .await
-            .map_err(|error| engine_error("the volumes of local nodes", error))?;
+            .map_err(|error| engine_error("listing the volumes of local nodes", error))?;
         for volume in volumes.volumes.unwrap_or_default() {
             absent_is_none(
                 docker
                     .remove_volume(&volume.name, None::<RemoveVolumeOptions>)
                     .await,
             )
-            .map_err(|error| engine_error(&format!("volume {}", volume.name), error))?;
+            .map_err(|error| engine_error(&format!("removing volume {}", volume.name), error))?;
         }
         self.remove_probe(docker).await?;
         let labels = self.labels();
@@ -352,7 +358,7 @@ impl LocalNodes {
             Ok(_) => {}
             // Another process is probing; starting its probe gives the same result.
             Err(error) if status(&error) == Some(409) => {}
-            Err(error) => return Err(engine_error("the probe for privileges", error)),
+            Err(error) => return Err(engine_error("checking the engine's privileges", error)),
         }
         let may = match docker.start_container(&name, None).await {
             Ok(()) => true,
@@ -360,7 +366,7 @@ impl LocalNodes {
                 tracing::debug!("the engine cannot start privileged containers");
                 false
             }
-            Err(error) => return Err(engine_error("the probe for privileges", error)),
+            Err(error) => return Err(engine_error("checking the engine's privileges", error)),
         };
         self.remove_probe(docker).await?;
         Ok(may)
@@ -379,7 +385,7 @@ impl LocalNodes {
             Ok(_) => Ok(()),
             // Another process is removing it.
             Err(error) if status(&error) == Some(409) => Ok(()),
-            Err(error) => Err(engine_error("the probe for privileges", error)),
+            Err(error) => Err(engine_error("checking the engine's privileges", error)),
         }
     }
 

@@ -54,12 +54,12 @@ fn refusal(location: &str, code: &str, message: String, error: DbErr) -> Error {
         }
         "53300" => Error::Unreachable { what, source },
         "28000" | "28P01" => Error::Denied {
-            what,
+            what: format!("access to {what}"),
             why: message,
             hint: "check the user and the password in the database's URL".into(),
         },
         "42501" => Error::Denied {
-            what,
+            what: format!("access to {what}"),
             why: message,
             hint: "make the database user the owner of the registry's tables, and allow this user \
                    to create tables"
@@ -86,12 +86,12 @@ fn refusal(location: &str, code: &str, message: String, error: DbErr) -> Error {
         },
         "11" | "26" => Error::Corrupt { what, why: message },
         "8" | "14" | "1032" | "1544" => Error::Denied {
-            what,
+            what: format!("access to {what}"),
             why: message,
             hint: "give this user read and write access to the file and its directory".into(),
         },
         _ => Error::Failed {
-            what,
+            what: format!("a request to {what}"),
             why: message,
             source,
         },
@@ -107,7 +107,7 @@ fn unreachable(location: &str, error: DbErr) -> Error {
 
 fn failed(location: &str, error: DbErr) -> Error {
     Error::Failed {
-        what: location.to_owned(),
+        what: format!("a request to {location}"),
         why: "the database client failed".into(),
         source: Some(Box::new(error)),
     }

@@ -51,7 +51,7 @@ impl SqlRegistry {
             }
             Some(_) => {
                 return Err(Error::Denied {
-                    what: self.location.clone(),
+                    what: format!("access to {}", self.location),
                     why: "it is encrypted with the key of another platform".into(),
                     hint: "use the platform.key with which the database was created, use another \
                          database, or empty this database if it is not needed"

@@ -51,12 +51,12 @@ pub(crate) enum Colors {
 }
 
 const EXIT_CODES: &str = "\
-    Exit codes: 0 success; 1 the command failed, you did not confirm, or `doctor` found a problem; 2 \
-    invalid arguments or files, or missing secrets (nothing was changed); 130 interrupted (run the \
-    same command again to continue). `exec` returns the exit code of the command that it runs, or 125 \
-    if that command could not be run.
-    With --json, standard output contains only JSON; a failure is a single line {\"error\": {\"kind\", \
-    \"message\", \"hint\", …}}.";
+    Exit codes: 0 success; 1 the command failed, you did not confirm, or `doctor` found a problem; \
+    2 invalid arguments or files, or missing secrets (nothing was changed); 130 interrupted (run the \
+    same command again to continue). `exec` returns the exit code of the command that it runs, or \
+    125 if that command could not be run.
+    With --json, standard output contains only JSON; a failure is a single line \
+    {\"error\": {\"kind\", \"message\", \"hint\", …}}.";
 
 /// The commands.
 #[derive(Debug, Subcommand)]

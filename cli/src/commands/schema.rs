@@ -28,10 +28,11 @@ type Of = fn(&mut SchemaGenerator) -> Schema;
 
 const FAILURE: Of = SchemaGenerator::subschema_for::<Failed>;
 
-const DOCUMENT: &str = "The standard output: the document of the command, or its failure.";
+const DOCUMENT: &str = "The standard output: the command's document, or the failure if the command \
+                        fails.";
 
 const LINES: &str =
-    "One line of the standard output; if the command fails, the last line is the failure.";
+    "A line of the standard output; if the command fails, the last line is the failure.";
 
 /// The schema of a command's `--json` output.
 fn of(described: Described) -> Schema {
@@ -42,8 +43,9 @@ fn of(described: Described) -> Schema {
         Described::Plan => document("plan", SchemaGenerator::subschema_for::<plan::Planned>),
         Described::Up => output(
             "up",
-            "The standard output: the document of the command, or its failure; if only some \
-             replicas did not start, the failure with the part that is up.",
+            "The standard output: the command's document, or the failure if the command fails; if \
+             only some replicas did not start, the failure contains the state of the started \
+             replicas.",
             &[
                 SchemaGenerator::subschema_for::<BroughtUp>,
                 SchemaGenerator::subschema_for::<NotAllUp>,
@@ -60,8 +62,8 @@ fn of(described: Described) -> Schema {
         Described::Events => lines("events", SchemaGenerator::subschema_for::<Event>),
         Described::Exec => output(
             "exec",
-            "The last line of the standard output if the exit code is 125: why the command was \
-             not run. All other output is the command's own.",
+            "If the exit code is 125, the last line of the standard output: why the command was \
+             not run. All other output is that of the command.",
             &[FAILURE],
         ),
         Described::Restart => document(

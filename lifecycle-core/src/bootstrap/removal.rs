@@ -125,7 +125,7 @@ impl Bootstrapper {
     async fn contents(&self, node: &ObservedNode) -> Result<EngineState> {
         if node.power != Power::Running {
             return Err(Error::failed(
-                "listing its services and volumes",
+                "listing containers",
                 "the node is not running",
             ));
         }

@@ -16,7 +16,7 @@ use crate::raw;
 use crate::support::{DEADLINE, azure, azure_with, carry, get, options, spec, writes};
 
 const VM: &str = "/virtualMachines/one";
-/// Two sizes in two zones: four alternatives, of two families.
+/// Two sizes of different families; with two zones, these are four alternatives.
 const SIZES: [&str; 2] = ["Standard_D2s_v5", "Standard_B2s"];
 
 fn choosy(azure: &AzureSimulator) -> Azure {
@@ -32,7 +32,7 @@ fn provision() -> NodeChange {
     NodeChange::Provision { spec: spec("one") }
 }
 
-/// The sizes and zones of all VMs.
+/// Returns the sizes and zones of all VMs.
 async fn kinds(azure: &AzureSimulator) -> Vec<(String, Option<String>)> {
     let vms = raw::list(azure, "Microsoft.Compute/virtualMachines").await;
     let kind = |vm: &Value| {
@@ -43,7 +43,7 @@ async fn kinds(azure: &AzureSimulator) -> Vec<(String, Option<String>)> {
     vms.iter().map(kind).collect()
 }
 
-/// The size and the zone of the single VM.
+/// Returns the size and the zone of the only VM.
 async fn kind(azure: &AzureSimulator) -> (String, Option<String>) {
     let mut kinds = kinds(azure).await;
     assert_eq!(kinds.len(), 1, "{kinds:?}");
@@ -54,13 +54,13 @@ fn is(size: &str, zone: &str) -> (String, Option<String>) {
     (size.to_owned(), Some(zone.to_owned()))
 }
 
-/// Exactly one node exists, and no failed alternatives are recorded.
+/// Checks that exactly one node exists, and that no failed alternatives are recorded.
 async fn is_whole(azure: &AzureSimulator) {
     raw::is_whole(azure).await;
     assert_eq!(notes(azure).await, Vec::<String>::new());
 }
 
-/// The failed alternatives that are recorded on the network.
+/// Returns the failed alternatives that are recorded on the network.
 async fn notes(azure: &AzureSimulator) -> Vec<String> {
     let networks = raw::list(azure, "Microsoft.Network/virtualNetworks").await;
     let tags = networks
@@ -112,12 +112,12 @@ async fn tries_each_zone_before_the_next_size() {
     let operation = ours.begin(provision()).await.unwrap();
     let mut seen = Vec::new();
     loop {
-        // A new process each time: no state is kept in memory.
+        // Each poll uses a new provider, so that no state is kept in memory.
         let progress = choosy(&azure).poll(&operation).await.unwrap();
         let CloudProgress::Running { after, .. } = progress else {
             break;
         };
-        // A requested VM exists until the next poll finds that it failed.
+        // A requested VM exists until the next poll detects that its creation failed.
         seen.extend(kinds(&azure).await);
         tokio::time::sleep(after.unwrap()).await;
     }
@@ -238,7 +238,7 @@ async fn other_errors_do_not_try_another_size() {
     );
     assert_eq!(creations(&azure), 1);
     carry(&choosy(&azure), provision()).await.unwrap();
-    assert_eq!(kind(&azure).await, is(SIZES[0], "1"), "it was not to blame");
+    assert_eq!(kind(&azure).await, is(SIZES[0], "1"), "the alternative did not cause the failure");
     is_whole(&azure).await;
 }
 
@@ -291,7 +291,7 @@ async fn abandoning_a_node_removes_its_record() {
     assert_eq!(notes(&azure).await, Vec::<String>::new());
 }
 
-/// The process dies after each of its requests, and a new one repeats the same change.
+/// The process dies after each of its requests, and a new process repeats the same change.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_process_death_never_duplicates_a_node() {
     let stage = || async {
@@ -326,7 +326,7 @@ async fn a_process_death_never_duplicates_a_node() {
                 () = tokio::time::sleep(DEADLINE) => panic!("{method} {number} of {changes}"),
             }
             for run in 0.. {
-                assert!(run < 5, "{method} {number}: it never ends");
+                assert!(run < 5, "{method} {number}: the change never ends");
                 if carry(&choosy(&azure), provision()).await.is_ok() {
                     break;
                 }

@@ -73,7 +73,7 @@ async fn bounds_an_excessive_wait() {
             after: Some(after), ..
         }) = ours.get(&node).await
         else {
-            panic!("it is throttled");
+            panic!("expected a throttled request");
         };
         assert!(after <= Duration::from_hours(24), "{after:?}");
     }

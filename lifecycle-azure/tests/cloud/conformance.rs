@@ -11,7 +11,8 @@ use lifecycle_core::model::{NodeName, NodeSpec};
 use crate::raw;
 use crate::support::{azure, carry, provider, provision, spec};
 
-/// A simulated Azure; a third platform creates the VMs that belong to neither of the two.
+/// A simulated Azure. A third platform creates the VMs that belong to neither of the two platforms
+/// under test.
 #[derive(Debug)]
 struct Bench(AzureSimulator);
 

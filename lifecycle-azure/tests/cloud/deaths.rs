@@ -7,11 +7,11 @@ use crate::raw::is_whole;
 use crate::steps::{self, PROVISION, Step, one_is_lost};
 use crate::support::{azure, carry, provider, provision};
 
-/// Number of concurrent cases: they mostly wait.
+/// The number of concurrent cases, which mostly wait.
 const AT_ONCE: usize = 8;
 
-/// Provisions in a process that dies when the response to the `nth` request of a kind is lost, and
-/// then in another one. Returns whether there was such a request.
+/// Provisions in a process that dies when the response to the `nth` request for a step is lost, and
+/// then in another process. Returns whether such a request was sent.
 async fn dies(step: &Step, nth: usize) -> bool {
     let azure = azure().await;
     let when = When::next(step.selector()).nth(nth);
@@ -30,8 +30,8 @@ async fn dies(step: &Step, nth: usize) -> bool {
     true
 }
 
-/// Iterates over kinds of requests and not over their number, because the number of polls varies
-/// between runs.
+/// Iterates over the steps instead of over all requests, because the number of polls varies between
+/// runs.
 #[tokio::test(flavor = "multi_thread")]
 async fn another_process_continues_after_a_death_at_any_request() {
     let whole = azure().await;
@@ -56,7 +56,7 @@ async fn another_process_continues_after_a_death_at_any_request() {
         assert!(*struck >= 1, "{step:?}");
         println!("{}: died after {struck} such requests", step.name);
     }
-    // Polls happened repeatedly, so responses to later polls were lost too.
+    // Each of these steps polls repeatedly, so the responses to later polls were lost too.
     for polled in [steps::VM, steps::RULES, steps::NETWORK, steps::NIC] {
         let position = PROVISION.iter().position(|step| *step == polled).unwrap();
         assert!(struck[position] >= 2, "{polled:?}");

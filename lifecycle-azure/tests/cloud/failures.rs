@@ -103,7 +103,7 @@ async fn reports_a_vm_that_stays_creating_until_it_is_abandoned() {
     };
     assert!(message.contains("Creating"), "{message}");
     assert_eq!(get(&ours, "one").await.unwrap().power, Power::Starting);
-    // Abandoned: the node is deleted and created again.
+    // The change is abandoned: the node is deleted and created again.
     let node = NodeName::try_from("one").unwrap();
     carry(&ours, NodeChange::Delete { node }).await.unwrap();
     carry(&ours, provision("one")).await.unwrap();
@@ -122,8 +122,8 @@ async fn another_process_completes_a_started_change() {
     is_whole(&azure).await;
 }
 
-/// The process that started a restart died. Another process must not report it as complete too
-/// early.
+/// The process that started a restart died. Another process must not report the restart as complete
+/// too early.
 #[tokio::test]
 async fn waits_for_a_restart_in_progress() {
     let azure = azure().await;

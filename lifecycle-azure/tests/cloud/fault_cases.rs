@@ -1,4 +1,5 @@
-//! Azure's faults, the steps of a node's life in which they can occur, and their expected results.
+//! Azure's faults, the steps of a node's lifecycle in which they can occur, and their expected
+//! results.
 
 use std::time::Duration;
 
@@ -19,17 +20,17 @@ pub(crate) struct Case {
     pub(crate) expected: Expected,
 }
 
-/// The expected result, if the run does not recover by itself.
+/// The expected result of a run.
 pub(crate) enum Expected {
     /// The run always recovers.
     Usable,
-    /// An error of this kind that contains this text.
+    /// An error that satisfies this function and contains this text.
     Error(fn(&Error) -> bool, &'static str),
     /// The change reports this progress until it is abandoned.
     Lasts(&'static str),
 }
 
-/// All steps in which a request can be refused or lost.
+/// Returns all steps in which a request can be rejected or lost.
 fn all_steps() -> Vec<Step> {
     let mut all = vec![steps::TOKEN];
     all.extend(asked_of_azure());
@@ -59,7 +60,7 @@ fn asked_of_azure() -> Vec<Step> {
     ]
 }
 
-/// The steps that start an asynchronous operation.
+/// Returns the steps that start an asynchronous operation.
 fn operations() -> Vec<Step> {
     vec![
         steps::MAKE_RULES,
@@ -77,7 +78,7 @@ fn fails(code: &str, message: &str) -> Fault {
     }
 }
 
-/// All cases, in the order of the page.
+/// Returns all cases, in the order in which the page lists them.
 pub(crate) fn cases() -> Vec<Case> {
     let mut all = of_requests();
     all.extend(of_capacity());
@@ -86,7 +87,7 @@ pub(crate) fn cases() -> Vec<Case> {
     all
 }
 
-/// Faults of a single request, in any step.
+/// Returns the faults of a single request, in any step.
 fn of_requests() -> Vec<Case> {
     vec![
         Case {
@@ -179,7 +180,7 @@ fn of_requests() -> Vec<Case> {
     ]
 }
 
-/// Faults because of missing capacity or quota.
+/// Returns the faults caused by missing capacity or quota.
 fn of_capacity() -> Vec<Case> {
     let exhausted: fn(&Error) -> bool = |e| matches!(e, Error::Exhausted { .. });
     let vms = || vec![steps::MAKE_VM, steps::START];
@@ -272,7 +273,7 @@ fn of_capacity() -> Vec<Case> {
     ]
 }
 
-/// Faults that a person must resolve.
+/// Returns the faults that a person must resolve.
 fn of_permissions() -> Vec<Case> {
     let denied: fn(&Error) -> bool = |e| matches!(e, Error::Denied { .. });
     let case = |name, about, fault, code| Case {
@@ -347,7 +348,7 @@ fn of_permissions() -> Vec<Case> {
     ]
 }
 
-/// Faults of an operation that Azure has accepted.
+/// Returns the faults of an operation that Azure has accepted.
 fn of_operations() -> Vec<Case> {
     vec![
         Case {

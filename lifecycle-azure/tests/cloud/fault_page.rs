@@ -28,7 +28,7 @@ pub(crate) struct Row {
     pub(crate) outcome: String,
 }
 
-/// The description of a change that does not end.
+/// Describes a change that does not end.
 pub(crate) fn lasts(says: &str, change: &NodeChange) -> String {
     let says = if says.is_empty() {
         "reports no progress".to_owned()
@@ -45,7 +45,7 @@ pub(crate) fn lasts(says: &str, change: &NodeChange) -> String {
     )
 }
 
-/// The page: a table for each fault.
+/// Returns the page, with a table for each fault.
 pub(crate) fn page(cases: &[Case], rows: &[(&str, Row)]) -> String {
     let mut page = INTRO.to_owned();
     for case in cases {

@@ -1,5 +1,6 @@
-//! Every fault at every step of a node's life: its result, its message, and that the next run
-//! creates the node exactly once. The results are a page of the documentation.
+//! Injects every fault at every step of a node's lifecycle. Checks the result and its message, and
+//! that the next run creates the node exactly once. The results are published as a page of the
+//! documentation.
 
 use std::time::Duration;
 
@@ -18,7 +19,7 @@ use crate::steps::{self, Step};
 use crate::support::{azure_with, carry, get, provider, provision};
 use crate::{fault_page, secrets};
 
-/// Number of concurrent cases: they mostly wait.
+/// The number of concurrent cases, which mostly wait.
 const AT_ONCE: usize = 16;
 
 /// The result of a run.
@@ -32,7 +33,7 @@ fn one() -> NodeName {
     NodeName::try_from("one").unwrap()
 }
 
-/// The change that contains `step`.
+/// Returns the change that contains `step`.
 fn change(step: &Step) -> NodeChange {
     if *step == steps::START || *step == steps::POLL_START {
         NodeChange::Start { node: one() }
@@ -69,7 +70,7 @@ async fn run(azure: &AzureSimulator, change: NodeChange, lasts: bool) -> Ended {
     }
 }
 
-/// The operation that an error names.
+/// Returns the operation that an error names.
 fn what(error: &Error) -> &str {
     match error {
         Error::Conflict { what, .. }
@@ -82,13 +83,13 @@ fn what(error: &Error) -> &str {
     }
 }
 
-/// The text of an error for the page: the error and its hint.
+/// Returns the text of an error for the page: the error and its hint.
 fn told(error: &Error) -> String {
     let hint = match (error.hint(), error.retry()) {
         (Some(hint), _) => hint.to_owned(),
         (None, Retry::After(Duration::ZERO) | Retry::Replan) => "run the command again".to_owned(),
         (None, Retry::After(after)) => format!("run the command again, not before {after:?}"),
-        (None, Retry::Never) => panic!("it has no hint: {error:?}"),
+        (None, Retry::Never) => panic!("the error has no hint: {error:?}"),
     };
     // The operating system's texts for connection errors vary.
     let said = match error {
@@ -137,14 +138,14 @@ async fn strike(case: &Case, step: &Step) -> Row {
             fault_page::lasts(told, &change)
         }
         (Ended::Error(error), _) => panic!("{place}: {}", error.chain()),
-        _ => panic!("{place}: it has ended"),
+        _ => panic!("{place}: the change has ended"),
     };
     if let Ended::Error(error) = &ended
         && let Retry::After(after) = error.retry()
     {
         tokio::time::sleep(after).await;
     }
-    // Abandoned.
+    // The change is abandoned.
     if lasts && matches!(change, NodeChange::Provision { .. }) {
         let delete = NodeChange::Delete { node: one() };
         carry(&provider(&azure, 1), delete).await.unwrap();
@@ -158,7 +159,8 @@ async fn strike(case: &Case, step: &Step) -> Row {
     }
 }
 
-/// The next run completes the node exactly once, and its deletion leaves nothing.
+/// Checks that the next run completes the node exactly once, and that the node's deletion leaves
+/// nothing.
 async fn goes_on(azure: &AzureSimulator, next: &Azure, change: NodeChange, place: &str) {
     let outcome = carry(next, change).await;
     outcome.unwrap_or_else(|error| panic!("{place}: the next run: {}", error.chain()));

@@ -1,4 +1,4 @@
-//! The manager's VM has an identity for its login; other VMs have none.
+//! The manager's VM has an identity with which the manager logs in; other VMs have none.
 
 use lifecycle_azure::simulator::SUBSCRIPTION;
 use lifecycle_azure::{Azure, AzureOptions};

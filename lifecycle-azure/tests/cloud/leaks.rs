@@ -42,7 +42,7 @@ impl io::Write for Said {
 }
 
 impl Said {
-    /// The most verbose log of the whole process, including tasks that others spawn and libraries
+    /// Collects the most verbose log of the whole process, from all its tasks and from libraries
     /// that use the `log` crate.
     fn everything() -> Self {
         let said = Self::default();
@@ -118,7 +118,7 @@ fn faults() -> Vec<(steps::Step, Fault)> {
     ]
 }
 
-/// A node's whole life, with a fault in each provisioning attempt.
+/// Runs a node's whole lifecycle, with a fault in each provisioning attempt.
 async fn live(azure: &AzureSimulator, said: &Said) {
     for (step, fault) in faults() {
         azure.faults().add(step.when(), fault);
@@ -214,8 +214,8 @@ async fn no_secret_appears_in_logs_errors_or_debug_output() {
         .next()
         .unwrap()
         .to_owned();
-    assert!(signature.len() > 40, "it is the signature alone");
-    // Both as it is sent and as it was generated.
+    assert!(signature.len() > 40, "only the signature");
+    // The signature both as it is sent and as it was generated.
     secrets.push(
         signature
             .replace("%2B", "+")

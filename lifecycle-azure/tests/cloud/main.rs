@@ -1,4 +1,4 @@
-//! The provider against the simulator of Azure.
+//! Tests the provider against the Azure simulator.
 #![expect(clippy::unwrap_used, reason = "tests")]
 
 mod alternatives;

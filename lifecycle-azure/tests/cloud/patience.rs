@@ -1,4 +1,4 @@
-//! Azure specifies when to poll, and reports progress.
+//! The provider polls when Azure asks it to, and returns the progress that Azure reports.
 
 use std::time::Duration;
 
@@ -23,9 +23,9 @@ async fn does_not_poll_before_azure_allows_it() {
     let operation = ours.begin(provision("one")).await.unwrap();
     let waits = |progress: CloudProgress| match progress {
         CloudProgress::Running { after, .. } => after.unwrap(),
-        CloudProgress::Done => panic!("it is not done"),
+        CloudProgress::Done => panic!("expected a change in progress"),
     };
-    // A new process respects it too.
+    // A new process respects the wait too.
     let other = provider(&azure, 1);
     for provider in [&ours, &other] {
         let wait = waits(provider.poll(&operation).await.unwrap());
@@ -54,7 +54,7 @@ async fn reports_azures_operation_status() {
     let node = NodeName::try_from("one").unwrap();
     let operation = ours.begin(NodeChange::Stop { node }).await.unwrap();
     let CloudProgress::Running { message, .. } = ours.poll(&operation).await.unwrap() else {
-        panic!("it is not done");
+        panic!("expected a change in progress");
     };
     assert_eq!(message.as_deref(), Some("Azure reports InProgress"));
 }

@@ -26,7 +26,7 @@ async fn token(azure: &AzureSimulator) -> String {
 }
 
 fn client() -> reqwest::Client {
-    // Plain http, so no TLS provider is needed.
+    // Plain HTTP needs no TLS provider.
     reqwest::Client::builder()
         .tls_built_in_root_certs(false)
         .build()
@@ -48,12 +48,12 @@ async fn get(azure: &AzureSimulator, path: &str) -> Vec<Value> {
     serde_json::from_value(answer["value"].take()).unwrap()
 }
 
-/// All resources of a kind in the subscription.
+/// Returns all resources of one type in the subscription.
 pub(crate) async fn list(azure: &AzureSimulator, kind: &str) -> Vec<Value> {
     get(azure, &format!("providers/{kind}")).await
 }
 
-/// The kinds of all resources, sorted.
+/// Returns the types of all resources, sorted.
 pub(crate) async fn everything(azure: &AzureSimulator) -> Vec<String> {
     let mut all = get(azure, "resources").await;
     all.extend(get(azure, "resourcegroups").await);

@@ -1,5 +1,5 @@
-//! Responses other than network faults: redirects, locks, disabled subscriptions, operations of the
-//! older form or without an end, lists that lag behind.
+//! Responses other than network faults: redirects, locks, disabled subscriptions, operations that
+//! have only a `Location` or never end, lists that lag behind.
 
 use std::time::Duration;
 
@@ -28,7 +28,7 @@ fn redirect(status: StatusCode, to: String) -> Fault {
     }
 }
 
-/// A server that must receive no request although Azure's response redirects to it.
+/// Azure's response redirects to another server, which must not receive a request.
 #[tokio::test(flavor = "multi_thread")]
 async fn redirects_receive_no_secret_or_token() {
     let azure = azure().await;
@@ -58,7 +58,7 @@ async fn redirects_receive_no_secret_or_token() {
 /// A change to a node, or to the shared resources.
 type Act = fn(&Azure) -> futures_util::future::BoxFuture<'_, Result<()>>;
 
-/// Each kind of change, and the request that it sends.
+/// Each type of change, with the request that it sends.
 const CHANGES: [(&str, Method, Act); 6] = [
     ("restart", Method::POST, |ours| {
         Box::pin(async {
@@ -84,7 +84,7 @@ const CHANGES: [(&str, Method, Act); 6] = [
     }),
 ];
 
-/// An error that only a person can resolve is reported at once, without retries.
+/// Checks that an error that only a person can resolve is reported immediately, without retries.
 async fn is_refused(azure: &AzureSimulator, code: &str, message: &str, hint: &str) {
     let ours = provider(azure, 1);
     carry(&ours, provision("one")).await.unwrap();
@@ -147,7 +147,7 @@ async fn reports_a_network_that_stays_updating() {
         poll_every: Duration::from_mins(1),
         ..options(&azure, 1)
     });
-    // Paused time advances whenever everything is waiting.
+    // Paused time advances whenever all tasks are waiting.
     tokio::time::pause();
     let error = ours.unwrap().begin(provision("one")).await.unwrap_err();
     assert!(matches!(error, Error::TimedOut { .. }), "{error:?}");
@@ -155,7 +155,7 @@ async fn reports_a_network_that_stays_updating() {
     assert!(azure.requests().count(&steps::POLL_NETWORK.selector()) > 2);
 }
 
-/// An operation of the older form: only a `Location`, which returns 202 until the end.
+/// Runs an operation that has only a `Location`, which returns 202 until the operation ends.
 async fn of_older_form(last: Fault) -> (AzureSimulator, Result<()>) {
     let azure = azure().await;
     let ours = provider(&azure, 1);
@@ -194,16 +194,17 @@ async fn follows_an_operation_with_only_a_location() {
     let failed = Fault::error(StatusCode::CONFLICT, "AllocationFailed", message);
     let error = of_older_form(failed).await.1.unwrap_err();
     assert!(matches!(error, Error::Exhausted { .. }), "{error:?}");
-    // A forgotten operation ended long ago; the observation shows the result.
+    // An operation that Azure has forgotten ended long ago; the observation shows its result.
     let message = "The entity was not found.";
     let gone = Fault::error(StatusCode::NOT_FOUND, "NotFound", message);
     let (azure, outcome) = of_older_form(gone).await;
     outcome.unwrap();
     let node = get(&provider(&azure, 1), "one").await.unwrap();
-    assert_eq!(node.power, Power::Running, "it had no effect");
+    assert_eq!(node.power, Power::Running, "the restart had no effect");
 }
 
-/// A disk that is gone with its VM but still listed in the group.
+/// Returns a list response with a disk that was deleted with its VM but is still listed in the
+/// group.
 fn lagging() -> Fault {
     let disk = json!({
         "id": "/subscriptions/s/resourceGroups/g/providers/Microsoft.Compute/disks/one_OsDisk_1",

@@ -8,7 +8,7 @@ use serde_json::json;
 
 use crate::support::{azure, carry, get, provider, provision, spec};
 
-/// Both clients follow the links of lists; the generated one does so by itself.
+/// Both clients follow the links in lists; the generated client does so by itself.
 #[tokio::test(flavor = "multi_thread")]
 async fn does_not_follow_a_list_to_another_host() {
     let azure = azure().await;

@@ -4,11 +4,11 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use lifecycle_azure::simulator::{AzureSimulator, CLIENT_SECRET, STORAGE_KEY};
 
-/// The prefix of all tokens of the simulator and of Azure: `{"` in base64.
+/// The prefix of all tokens of the simulator and of Azure: `{"` in Base64.
 const TOKEN: &str = "eyJ";
 
-/// All secrets in use: those of the login and of the account, tokens, and the private host keys of
-/// the VMs, in each form in which they were sent.
+/// Returns all secrets in use, in each encoding in which they were sent: the secrets of the login
+/// and of the storage account, tokens, and the private host keys of the VMs.
 pub(crate) fn planted(azure: &AzureSimulator) -> Vec<String> {
     let mut all = [CLIENT_SECRET, STORAGE_KEY, TOKEN, "Bearer e"]
         .map(str::to_owned)
@@ -33,7 +33,7 @@ pub(crate) fn in_none(secrets: &[String], texts: &[&str]) {
         for text in texts {
             if let Some(position) = text.find(secret.as_str()) {
                 let from = text.floor_char_boundary(position.saturating_sub(300));
-                panic!("there is a secret after: {}", &text[from..position]);
+                panic!("found a secret after: {}", &text[from..position]);
             }
         }
     }

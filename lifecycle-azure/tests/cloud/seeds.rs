@@ -1,4 +1,4 @@
-//! Complete lives of a node during which a share of all requests fails, as a seed determines.
+//! Runs full lifecycles of a node while a fraction of all requests fails; a seed determines which.
 
 use std::time::Duration;
 
@@ -14,15 +14,15 @@ use crate::raw::{self, is_whole};
 use crate::secrets;
 use crate::support::{azure_with, carry, get, provider, provision};
 
-/// Number of seeds, unless [`SEEDS_VARIABLE`] is set.
+/// The number of seeds, unless [`SEEDS_VARIABLE`] is set.
 const SEEDS: u64 = 12;
-/// The variable with the number of seeds: `500`.
+/// The variable with the number of seeds, for example `500`.
 const SEEDS_VARIABLE: &str = "LIFECYCLE_TEST_SEEDS";
 /// The variable with the single seed to repeat.
 const SEED_VARIABLE: &str = "LIFECYCLE_TEST_SEED";
-/// Number of concurrent lives: they mostly wait.
+/// The number of concurrent lifecycles, which mostly wait.
 const AT_ONCE: usize = 16;
-/// More attempts than any life takes at these rates.
+/// More attempts than any lifecycle needs at these rates.
 const ATTEMPTS: usize = 200;
 
 const RATES: FaultRates = FaultRates {
@@ -41,7 +41,7 @@ fn one() -> NodeName {
     NodeName::try_from("one").unwrap()
 }
 
-/// The stages of a life.
+/// The stages of a node's lifecycle.
 #[derive(Debug, Clone, Copy)]
 enum Stage {
     Provision,
@@ -72,12 +72,14 @@ async fn attempt(azure: &AzureSimulator, stage: Stage) -> Result<()> {
     carry(&ours, change).await
 }
 
-/// Errors that only a person can resolve are not network faults, except for missing capacity.
+/// Whether a network fault or missing capacity may have caused the error, rather than a problem
+/// that only a person can resolve.
 fn may_be_tried_again(error: &Error) -> bool {
     matches!(error, Error::Exhausted { .. }) || error.retry() != Retry::Never
 }
 
-/// Every second node is created by two concurrent processes.
+/// Whether the node is created by two concurrent processes, which is the case for every second
+/// seed.
 fn has_rival(seed: u64) -> bool {
     seed % 2 == 1
 }
@@ -92,7 +94,7 @@ async fn live(seed: u64) -> usize {
     for stage in LIFE {
         loop {
             attempts += 1;
-            assert!(attempts < ATTEMPTS, "seed {seed}: {stage:?} does not end");
+            assert!(attempts < ATTEMPTS, "seed {seed}: stage {stage:?} does not end");
             let is_made_by_two = has_rival(seed) && matches!(stage, Stage::Provision);
             let processes = if is_made_by_two { 2 } else { 1 };
             let outcomes = join_all((0..processes).map(|_| attempt(&azure, stage))).await;
@@ -126,7 +128,7 @@ async fn live(seed: u64) -> usize {
         Vec::<String>::new(),
         "seed {seed}"
     );
-    // With two processes, one does not learn the result of the other.
+    // With two processes, neither learns the result of the other.
     if !has_rival(seed) {
         assert_eq!(azure.requests().too_early(), [], "seed {seed}");
     }

@@ -1,4 +1,4 @@
-//! The resources that nodes share, and those that belong to one node.
+//! The resources that all nodes share, and the resources of a single node.
 
 use std::net::Ipv4Addr;
 
@@ -114,12 +114,12 @@ async fn the_first_boot_gets_the_reported_host_key() {
 async fn adopts_and_releases_an_existing_vm_without_deleting_it() {
     let azure = azure().await;
     let (theirs, ours) = (provider(&azure, 2), provider(&azure, 1));
-    // A VM in another group, without any platform's tags.
+    // This VM is in another group and has no platform's tags.
     carry(&theirs, provision("old")).await.unwrap();
     raw::strip_tags(&azure, "old").await;
     let node = NodeName::try_from("old").unwrap();
     assert!(!ours.get(&node).await.unwrap().unwrap().created);
-    // The change of its tags takes a while, and its end looks like a boot.
+    // The change of the VM's tags takes a while, and its completion looks like a boot.
     let told = |node: ObservedNode| ObservedNode {
         boot_id: None,
         ..node
@@ -134,7 +134,7 @@ async fn adopts_and_releases_an_existing_vm_without_deleting_it() {
         .await
         .unwrap();
     assert_eq!(ours.list().await.unwrap(), []);
-    assert_eq!(azure.vms().len(), 1, "it still exists");
+    assert_eq!(azure.vms().len(), 1, "the VM still exists");
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -1,4 +1,4 @@
-//! The requests of a node's life, by purpose.
+//! The requests of a node's lifecycle, by purpose.
 
 use http::Method;
 use lifecycle_azure::simulator::{AzureSimulator, Outcome, Selector, When};
@@ -7,15 +7,15 @@ const GET: Method = Method::GET;
 const PUT: Method = Method::PUT;
 const POST: Method = Method::POST;
 
-/// A kind of request.
+/// The requests that serve one purpose.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Step {
     pub(crate) name: &'static str,
     pub(crate) method: Method,
-    /// A part of its path, and the end of its path.
+    /// A part of the request's path, and the end of the path.
     part: &'static str,
     end: &'static str,
-    /// Which request of this kind, counted from 1.
+    /// Which of the matching requests, counted from 1.
     pub(crate) nth: usize,
 }
 
@@ -66,7 +66,7 @@ const GROUP_PATH: &str = "/resourcegroups/demo-010000";
 const RULES_PATH: &str = "/networksecuritygroups/demo-010000-nsg";
 const NETWORK_PATH: &str = "/virtualnetworks/demo-010000-vnet";
 
-/// All kinds of requests to Resource Manager for provisioning node `one`.
+/// All steps with requests to Resource Manager for provisioning node `one`.
 pub(crate) const PROVISION: [Step; 11] = [
     VM,
     VMS,

@@ -82,8 +82,9 @@ async fn each_provider_learns_about_throttling_itself() {
     }
 }
 
-/// One of Azure's buckets: its size and its refill per second, as documented ("Understand how Azure
-/// Resource Manager throttles requests", "Troubleshooting API throttling errors – Compute").
+/// One of Azure's buckets: its size and its refill per second, as documented in "Understand how
+/// Azure Resource Manager throttles requests", and "Troubleshooting API throttling errors –
+/// Compute".
 struct Bucket {
     name: &'static str,
     size: f64,
@@ -111,7 +112,7 @@ const BUCKETS: [Bucket; 4] = [
         counts: |one| one.method == Method::DELETE,
     },
     Bucket {
-        name: "created and changed VMs of the subscription",
+        name: "creations and changes of the subscription's VMs",
         size: 1_500.0,
         per_second: 500.0 / 60.0,
         counts: |one| one.method == Method::PUT && one.path.contains("/virtualMachines/"),
@@ -124,7 +125,8 @@ impl Bucket {
     }
 }
 
-/// How many of these requests came when the bucket was empty, computed from the requests alone.
+/// Returns how many of these requests arrived when the bucket was empty, computed only from the
+/// requests.
 fn beyond(bucket: &Bucket, requests: &[Recorded]) -> usize {
     let mut times: Vec<DateTime<Utc>> = requests
         .iter()
@@ -145,8 +147,8 @@ fn beyond(bucket: &Bucket, requests: &[Recorded]) -> usize {
     count
 }
 
-/// Fifty nodes are created and deleted concurrently. The simulator does not enforce limits here, so
-/// the client must keep within them by itself.
+/// Fifty nodes are created and deleted concurrently. The simulator does not enforce limits in this
+/// test, so the client must keep within them by itself.
 #[tokio::test(flavor = "multi_thread")]
 async fn fifty_concurrent_nodes_stay_within_rate_limits() {
     let azure = azure().await;

@@ -21,7 +21,7 @@ use tempfile::TempDir;
 pub(crate) const ACCOUNT: &str = "devacct";
 pub(crate) const SHARE: &str = "code";
 
-/// The account with one of its keys.
+/// Returns the account with one of its keys.
 pub(crate) fn account(key: &str) -> StorageAccount {
     StorageAccount {
         name: ACCOUNT.to_owned(),
@@ -90,7 +90,7 @@ impl Bench {
         self.builder(key).build().unwrap()
     }
 
-    /// A store whose signature is valid for that long, by the simulator's clock.
+    /// Returns a store whose signature is valid for `lasts`, by the simulator's clock.
     pub(crate) fn with_account_sas(&self, permissions: &str, lasts: TimeDelta) -> AzureFiles {
         let terms = AccountSas {
             permissions: permissions.to_owned(),
@@ -117,12 +117,12 @@ impl Bench {
         self.service.share_sas(ACCOUNT, &terms).unwrap()
     }
 
-    /// The paths of all files in the share.
+    /// Returns the paths of all files in the share.
     pub(crate) fn paths(&self) -> Vec<String> {
         self.service.files(ACCOUNT, SHARE).into_keys().collect()
     }
 
-    /// Number of read requests since the recording was last cleared.
+    /// Returns the number of read requests since the recording was last cleared.
     pub(crate) fn downloads(&self) -> usize {
         let all = self.requests.all();
         let reads = all.iter().filter(|one| {
@@ -136,7 +136,7 @@ pub(crate) fn any() -> Selector {
     Selector::any()
 }
 
-/// Writes files; those that end in `.sh` are executable.
+/// Writes files. Files whose names end in `.sh` are executable.
 pub(crate) fn write(root: &Path, files: &[(&str, &[u8])]) {
     for (path, contents) in files {
         let path = root.join(path);
@@ -148,14 +148,14 @@ pub(crate) fn write(root: &Path, files: &[(&str, &[u8])]) {
     }
 }
 
-/// Bytes whose value changes every `step` bytes.
+/// Returns bytes whose value changes every `step` bytes.
 pub(crate) fn pattern(size: usize, step: usize) -> Vec<u8> {
     let steps = (0..=250_u8).cycle();
     let bytes = steps.flat_map(|byte| std::iter::repeat_n(byte, step));
     bytes.take(size).collect()
 }
 
-/// A code base with everything that a share cannot store directly.
+/// Creates a code base that contains everything that a share cannot store directly.
 pub(crate) fn sample() -> TempDir {
     let root = TempDir::new().unwrap();
     let big = pattern(9 << 20, 7);
@@ -194,14 +194,14 @@ pub(crate) async fn archive(store: &dyn CodeStore, code: &CodeBaseRef) -> Vec<u8
     parts.concat()
 }
 
-/// The archive of the same files from a local directory.
+/// Returns the archive of the same files from a local directory.
 pub(crate) async fn local_archive(root: &Path) -> Vec<u8> {
     let store = DirectoryStore::new(root.to_owned());
     let code = store.digest(".").await.unwrap();
     archive(&store, &code).await
 }
 
-/// The files of an archive.
+/// Returns the files in an archive.
 pub(crate) fn unpacked(archive: &[u8]) -> BTreeMap<String, Vec<u8>> {
     let mut files = BTreeMap::new();
     for entry in tar::Archive::new(archive).entries().unwrap() {

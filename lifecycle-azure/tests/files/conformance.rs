@@ -14,7 +14,7 @@ use tempfile::TempDir;
 use crate::bench::{Bench, write};
 use crate::wire::Wire;
 
-/// Writes by publishing.
+/// Writes code bases by publishing them.
 #[derive(Debug)]
 struct Publishing(AzureFiles);
 
@@ -96,7 +96,7 @@ async fn the_publisher_suite_passes_with_a_signature_and_small_pages() {
     publishing::all(&store, work.path()).await;
 }
 
-/// Writes the files as any other tool does.
+/// Writes plain files, as any other tool does.
 struct Plainly {
     store: AzureFiles,
     wire: Wire,

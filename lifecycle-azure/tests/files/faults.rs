@@ -13,7 +13,7 @@ use tempfile::TempDir;
 
 use crate::bench::{Bench, any, archive, local_archive, local_digest, write};
 
-/// Number of concurrent cases: they mostly wait.
+/// The number of concurrent cases, which mostly wait.
 const AT_ONCE: usize = 32;
 
 fn two() -> (TempDir, TempDir) {
@@ -37,7 +37,7 @@ fn two() -> (TempDir, TempDir) {
     (old, new)
 }
 
-/// Number of requests for publishing these files.
+/// Returns the number of requests needed to publish these files.
 async fn requests_of(old: Option<&TempDir>, new: &TempDir) -> usize {
     let bench = Bench::start().await;
     let store = bench.with_key();
@@ -49,7 +49,7 @@ async fn requests_of(old: Option<&TempDir>, new: &TempDir) -> usize {
     bench.requests.all().len()
 }
 
-/// A publisher that dies at its `n`-th request.
+/// Runs a publisher that dies at its `n`-th request.
 async fn broken_at(bench: &Bench, n: usize, fault: Fault, store: &AzureFiles, new: &TempDir) {
     bench.faults.add(When::next(any()).nth(n).always(), fault);
     let outcome = store.publish("svc", new.path()).await;
@@ -131,8 +131,8 @@ async fn recovers_from_a_single_fault_at_every_request() {
             let code = store.digest("svc").await.unwrap();
             assert!(archive(&store, &code).await == local_archive(new.path()).await);
             assert_eq!(bench.faults.pending(), 0, "request {n} was not sent");
-            // No file is created twice although requests are repeated: a late one would truncate
-            // the file.
+            // No file is created twice although requests are repeated, because a late request would
+            // overwrite the file with zeros.
             let made = bench.requests.matching(&Selector::method(Method::PUT));
             let made = made.iter().filter(|one| one.query.is_empty());
             let made: Vec<&String> = made.map(|one| &one.path).collect();
@@ -147,7 +147,7 @@ async fn recovers_from_a_single_fault_at_every_request() {
 async fn waits_as_long_as_a_busy_share_requests() {
     let (bench, (old, _)) = (Bench::start().await, two());
     let store = bench.with_key();
-    // A request that is not concurrent with others.
+    // This request is not concurrent with any other.
     let record = Selector::method(Method::PUT).path("/versions");
     bench.faults.add(
         When::next(record),

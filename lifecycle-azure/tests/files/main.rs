@@ -1,4 +1,4 @@
-//! The code store on Azure Files, against the simulator.
+//! Tests the code store on Azure Files against the simulator.
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 mod bench;

@@ -1,4 +1,4 @@
-//! Microsoft's own client accepts the simulator and is compatible with our store.
+//! Microsoft's own client accepts the simulator and is compatible with the code store.
 
 use std::path::{Path, PathBuf};
 
@@ -40,7 +40,7 @@ async fn microsofts_client_accepts_the_simulator() {
     );
     assert!(output.status.success(), "{shown}");
     assert!(shown.ends_with("all done\n"), "{shown}");
-    // The files that it left are a code base for our store.
+    // For the code store, the files that the client left are a code base.
     let store = bench.with_key();
     assert_eq!(store.list().await.unwrap(), ["left"]);
     let code = store.digest("left").await.unwrap();

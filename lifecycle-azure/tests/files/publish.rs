@@ -65,7 +65,7 @@ async fn unchanged_contents_are_not_read_twice() {
     assert_eq!(
         bench.downloads(),
         2,
-        "the record and its index, no contents"
+        "only the record and its index are sent"
     );
     bench.requests.clear();
     store.digest("svc").await.unwrap();
@@ -183,7 +183,7 @@ async fn a_dropped_publish_leaves_the_old_version() {
     let chunks = Selector::method(Method::PUT).path("/chunks/");
     bench.requests.clear();
     tokio::select! {
-        outcome = store.publish("svc", root.path()) => panic!("it ended: {outcome:?}"),
+        outcome = store.publish("svc", root.path()) => panic!("the publish ended: {outcome:?}"),
         _ = bench.requests.ended(&chunks, 2) => {}
     }
     assert_eq!(store.digest("svc").await.unwrap(), old);
@@ -215,7 +215,7 @@ async fn the_root_can_contain_a_code_base_with_others_below_it() {
         assert_eq!(code.digest, local_digest(root.path()).await, "{name}");
         assert!(archive(&reader, &code).await == local_archive(root.path()).await);
     }
-    // A directory that only contains code bases is not one itself.
+    // A directory that only contains code bases is not a code base itself.
     let error = reader.digest("team").await.unwrap_err();
     assert!(matches!(error, Error::NotFound { .. }), "{error:?}");
     let hint = error.hint().unwrap_or_default();
@@ -237,7 +237,7 @@ async fn rejects_names_that_differ_only_in_case() {
         assert!(matches!(error, Error::Invalid { .. }), "{error:?}");
         assert!(error.to_string().contains("distinguish upper and lower case"), "{error}");
     }
-    // A code base below plain files would be part of them.
+    // A code base below plain files would be part of the plain code base.
     let wire = crate::wire::Wire::new(&bench);
     wire.put("plain/Dockerfile", b"FROM scratch\n").await;
     let plain = store.digest("plain").await.unwrap();
@@ -267,7 +267,7 @@ async fn sends_removed_chunks_again() {
     assert!((4 << 20..5 << 20).contains(&again.bytes_sent), "{again:?}");
     assert_eq!(again.code, first.code);
     assert!(archive(&store, &again.code).await == local_archive(root.path()).await);
-    // Removes all chunks, including those of the index.
+    // Removes all chunks, even those of the index.
     wire.remove_tree("svc/.lifecycle/chunks").await;
     let store = bench.with_key();
     let error = store.digest("svc").await.unwrap_err();
@@ -292,9 +292,9 @@ async fn a_version_with_removed_chunks_is_not_current() {
     let record = Selector::method(Method::PUT).path("/versions/");
     tokio::select! {
         biased;
-        // A file is created, then written.
+        // Writing the record takes two requests: the file is created, then written.
         _ = bench.requests.ended(&record, 2) => {}
-        outcome = &mut publishing => panic!("it ended: {outcome:?}"),
+        outcome = &mut publishing => panic!("the publish ended: {outcome:?}"),
     }
     let sizes = bench.service.files("devacct", "code");
     let (new, _) = sizes

@@ -1,5 +1,5 @@
-//! Raw requests as in Azure's documentation, without our client. They write plain files to the
-//! share, and check that the simulator rejects what Azure rejects.
+//! Raw requests as in Azure's documentation, without this crate's client. They write plain files to
+//! the share, and check that the simulator rejects the requests that Azure rejects.
 
 use axum::http::StatusCode;
 use chrono::TimeDelta;
@@ -10,7 +10,7 @@ use secrecy::ExposeSecret as _;
 
 use crate::bench::{ACCOUNT, Bench, SHARE};
 
-/// Method, path, query, headers, size of the body; expected status and code.
+/// A request (method, path, query, headers, size of the body) and the expected status and code.
 type Case<'c> = (&'c str, &'c str, &'c str, Headers<'c>, usize, u16, &'c str);
 type Headers<'c> = &'c [(&'c str, &'c str)];
 
@@ -259,7 +259,7 @@ async fn rejects_what_azure_rejects() {
     let (_, _, body) = wire
         .send("GET", "A/FILE", "", &[("range", "bytes=2-4")], Vec::new())
         .await;
-    assert_eq!(body, b"234", "names ignore case");
+    assert_eq!(body, b"234", "names are case-insensitive");
 }
 
 #[tokio::test]

@@ -1,4 +1,4 @@
-"""Drives the simulator through a VM's whole life with Microsoft's own clients.
+"""Runs a VM's whole lifecycle in the simulator with Microsoft's own clients.
 
     compute.py ENDPOINT AUTHORITY.pem TENANT CLIENT SECRET SUBSCRIPTION
 
@@ -33,7 +33,7 @@ common = {
     "base_url": endpoint,
     "credential_scopes": ["https://management.azure.com/.default"],
     "connection_verify": authority,
-    # Without it they poll only every 30 seconds.
+    # Without this option, the clients poll only every 30 seconds.
     "polling_interval": 0,
 }
 resources = ResourceManagementClient(credential, subscription, **common)

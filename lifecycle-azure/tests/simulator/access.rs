@@ -1,4 +1,4 @@
-//! Tokens: who gets one, and what it is valid for.
+//! Tokens: which clients get one, and what a token is valid for.
 
 use std::time::Duration;
 
@@ -79,7 +79,7 @@ async fn rejects_requests_without_a_valid_token() {
     let other = token_of(&simulator, &client, &other).await.is(200);
     let wrong = subscriptions(&client, &endpoint, Some(&token(&other))).await;
     wrong.refused(401, "InvalidAuthenticationTokenAudience");
-    // Another simulator's token.
+    // A token from another simulator is rejected.
     let (another, _) = started().await;
     let foreign = reply(token_request(&client, &another.endpoint())).await;
     let foreign = subscriptions(&client, &endpoint, Some(&token(&foreign))).await;

@@ -32,7 +32,7 @@ impl Reply {
             .map_or("", |value| value.to_str().unwrap())
     }
 
-    /// The error code in Azure's response.
+    /// Returns the error code in Azure's response.
     pub(crate) fn code(&self) -> &str {
         self.body["error"]["code"].as_str().unwrap_or_default()
     }
@@ -55,9 +55,9 @@ impl Reply {
     }
 }
 
-/// A client that trusts a simulator's https endpoint.
+/// Returns a client that trusts a simulator's HTTPS endpoint.
 pub(crate) fn client(simulator: &AzureSimulator) -> reqwest::Client {
-    // Another test of this process may have set it already.
+    // Another test in this process may have installed the provider already.
     let _ = rustls::crypto::ring::default_provider().install_default();
     let authority = simulator.authority_pem();
     reqwest::Client::builder()
@@ -82,7 +82,7 @@ pub(crate) async fn reply(request: RequestBuilder) -> Reply {
     }
 }
 
-/// The default client's token request.
+/// Returns the default client's token request.
 pub(crate) fn token_request(client: &reqwest::Client, endpoint: &str) -> RequestBuilder {
     client
         .post(format!("{endpoint}/{TENANT}/oauth2/v2.0/token"))
@@ -117,7 +117,7 @@ impl Azure {
         }
     }
 
-    /// A request with a token to a path of the subscription (or a whole URL).
+    /// Returns a request with a token to a path of the subscription, or to a complete URL.
     pub(crate) fn request(&self, method: Method, path: &str) -> RequestBuilder {
         let url = if path.starts_with("http") {
             path.to_owned()
@@ -149,7 +149,7 @@ impl Azure {
         reply(self.request(Method::PATCH, path).json(body)).await
     }
 
-    /// Follows an operation to its end and returns its status.
+    /// Polls an operation until it ends and returns its status.
     pub(crate) async fn end(&self, begun: &Reply) -> Value {
         let url = begun.header("azure-asyncoperation");
         assert!(!url.is_empty(), "{begun:?}");
@@ -167,7 +167,7 @@ impl Azure {
         assert_eq!(status["status"], "Succeeded", "{status}");
     }
 
-    /// Creates a resource group with a network of two subnets.
+    /// Creates a resource group that contains a network with two subnets.
     pub(crate) async fn prepare(&self) {
         self.put(
             &format!("/resourceGroups/{GROUP}"),
@@ -204,7 +204,7 @@ impl Azure {
             .await
     }
 
-    /// The status codes in a VM's instance view.
+    /// Returns the status codes in a VM's instance view.
     pub(crate) async fn codes(&self, vm: &str) -> Vec<String> {
         let view = self
             .get(&self::vm(&format!("{vm}/instanceView")))
@@ -222,12 +222,12 @@ impl Azure {
     }
 }
 
-/// A path of the network provider in the group.
+/// Returns a path of the network provider in the group.
 pub(crate) fn network(rest: &str) -> String {
     format!("/resourceGroups/{GROUP}/providers/Microsoft.Network/{rest}")
 }
 
-/// The path of a VM, or a path below it.
+/// Returns the path of a VM, or a path below it.
 pub(crate) fn vm(rest: &str) -> String {
     format!("/resourceGroups/{GROUP}/providers/Microsoft.Compute/virtualMachines/{rest}")
 }
@@ -244,7 +244,7 @@ pub(crate) fn nic_id(name: &str) -> String {
     )
 }
 
-/// The body of a create request for a VM with this network profile.
+/// Returns the body of a create request for a VM with this network profile.
 pub(crate) fn vm_body(name: &str, profile: &Value) -> Value {
     json!({
         "location": LOCATION,
@@ -275,14 +275,14 @@ pub(crate) fn vm_body(name: &str, profile: &Value) -> Value {
     })
 }
 
-/// A VM with an existing NIC.
+/// Returns the body for a VM with an existing NIC.
 pub(crate) fn with_nic(name: &str, nic: &str, option: &str) -> Value {
     let properties = json!({"primary": true, "deleteOption": option});
     let interface = json!({"id": nic_id(nic), "properties": properties});
     vm_body(name, &json!({"networkInterfaces": [interface]}))
 }
 
-/// A VM with a NIC and an address that are created with it.
+/// Returns the body for a VM with a NIC and an address that are created with it.
 pub(crate) fn inline_vm(name: &str) -> Value {
     let address = json!({
         "name": "address",

@@ -41,7 +41,7 @@ async fn responses_include_the_remaining_requests() {
 async fn a_vm_accepts_twelve_actions_at_once_and_four_per_minute() {
     let azure = with_machine(true).await;
     let mut taken = 0;
-    // More than twelve if the requests are so slow that another one is allowed meanwhile.
+    // More than twelve requests succeed if they are so slow that the bucket refills meanwhile.
     let refused = loop {
         let answer = azure.post(&vm("vm/start")).await;
         if answer.status != 202 {
@@ -72,7 +72,7 @@ async fn counts_without_enforcing() {
         .find(|one| one.name.starts_with("VMActions /subscriptions/"))
         .unwrap();
     assert_eq!((actions.requests, actions.left), (15, 0));
-    // Fewer if another request is allowed before the last of them.
+    // The number is lower if the bucket refills before the last of these requests.
     assert!((1..=3).contains(&actions.beyond), "{actions:?}");
 }
 
@@ -83,7 +83,7 @@ async fn reads_are_limited_too() {
         ..SimulatorOptions::default()
     };
     let azure = Azure::with(options).await;
-    // More than the limit if the requests are so slow that the bucket refills meanwhile.
+    // More requests than the limit succeed if they are so slow that the bucket refills meanwhile.
     let refused = loop {
         let asked = (0..300).map(|_| azure.get("/locations"));
         let asked = futures_util::future::join_all(asked).await;

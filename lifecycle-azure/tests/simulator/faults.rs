@@ -26,7 +26,7 @@ async fn throttling_has_the_form_of_the_requested_service() {
     assert_eq!(compute.header("retry-after"), "420");
     assert_eq!(
         compute.body["code"], "OperationNotAllowed",
-        "without an envelope, and with the code of a quota"
+        "without an envelope, and with the code for a quota"
     );
     assert_eq!(compute.body["details"][0]["code"], "TooManyRequests");
     azure
@@ -156,7 +156,7 @@ async fn a_slow_response_is_delayed() {
     assert!(begin.elapsed() >= Duration::from_millis(80));
 }
 
-/// The results of 60 requests.
+/// Returns the results of 60 requests.
 async fn fates(seed: u64) -> Vec<Option<u16>> {
     let azure = Azure::start().await;
     azure
@@ -213,7 +213,7 @@ async fn retries_succeed_and_leave_nothing() {
         azure.simulator.faults().clear();
         let left = azure.get("/resources").await.is(200);
         let left = left.body["value"].as_array().unwrap().clone();
-        assert_eq!(left.len(), 1, "seed {seed}: the network alone: {left:?}");
+        assert_eq!(left.len(), 1, "seed {seed}: only the network is left: {left:?}");
     }
 }
 

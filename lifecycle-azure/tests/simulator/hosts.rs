@@ -81,7 +81,7 @@ async fn the_host_backend_gets_each_change() {
     assert_eq!(*notes.0.lock().unwrap(), wanted);
 }
 
-/// Records the requests; its hosts are reachable at another address.
+/// Records the requests. Its hosts are reachable at another address.
 #[derive(Debug, Default)]
 struct Orders(Mutex<Vec<HostRequest>>);
 

@@ -1,4 +1,4 @@
-//! The simulator of Azure, tested with plain requests and with Microsoft's own clients.
+//! Tests the Azure simulator with plain requests and with Microsoft's own clients.
 
 #![expect(clippy::unwrap_used, reason = "a failed setup fails the test")]
 

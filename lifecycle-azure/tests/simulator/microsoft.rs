@@ -7,12 +7,13 @@ use lifecycle_azure::simulator::{
 };
 use tokio::process::Command;
 
-/// The directory of the script and its requirements.
+/// Returns the directory with the script and its requirements.
 fn scripts() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/microsoft")
 }
 
-/// The Python interpreter with Microsoft's packages, in a virtual environment of `script/test`.
+/// Returns the Python interpreter with Microsoft's packages, in the virtual environment that
+/// `script/test` creates.
 fn python() -> PathBuf {
     let venv = Path::new(env!("CARGO_MANIFEST_DIR")).join("../target/microsoft");
     let python = venv.join("bin/python");

@@ -1,4 +1,4 @@
-//! The general form of requests and responses.
+//! Properties that all requests and responses have in common.
 
 use std::net::{Ipv4Addr, SocketAddr};
 use std::time::Duration;

@@ -1,4 +1,4 @@
-//! A VM's life.
+//! A VM's lifecycle.
 
 use lifecycle_azure::simulator::{Fault, MANAGED_IDENTITY, Selector, SimulatorOptions, When};
 use reqwest::Method;
@@ -121,7 +121,7 @@ async fn a_changing_vm_shows_its_transition() {
     ] {
         let never = When::request(Method::POST, "/virtualMachines/vm");
         azure.simulator.faults().add(never, Fault::NeverEnds);
-        // Each replaces the previous one, which never ends.
+        // Each action replaces the previous one, which never ends.
         azure.post(&vm(&format!("vm/{action}"))).await.is(202);
         let wanted = [
             "ProvisioningState/updating".to_owned(),
@@ -231,7 +231,7 @@ async fn without_capacity_a_vm_stays_failed_and_a_start_retries() {
     assert_eq!(
         count(&azure, &network("networkInterfaces")).await,
         1,
-        "it still has its NIC"
+        "the VM still has its NIC"
     );
     let same = azure.put(&vm("vm"), &inline_vm("vm")).await.is(200);
     Azure::succeeded(&azure.end(&same).await);
@@ -259,7 +259,7 @@ async fn deleting_a_failed_vm_deletes_what_was_created_with_it() {
         .get(&format!("/resourceGroups/{GROUP}/resources"))
         .await;
     let left: Vec<_> = left.body["value"].as_array().unwrap().iter().collect();
-    assert_eq!(left.len(), 1, "only the network: {left:?}");
+    assert_eq!(left.len(), 1, "only the network is left: {left:?}");
 }
 
 #[tokio::test]

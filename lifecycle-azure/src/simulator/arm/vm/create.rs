@@ -211,7 +211,7 @@ fn make_interfaces(
     Ok(created.attached)
 }
 
-/// The resources that were created so far, for a rollback.
+/// The resources that were created so far.
 #[derive(Debug, Default)]
 struct Created {
     attached: Vec<Attached>,

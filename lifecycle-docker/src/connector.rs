@@ -14,12 +14,13 @@ use lifecycle_core::{Error, Result};
 use crate::engine::DockerEngine;
 use crate::ssh::{Jump, JumpHost, SshAccess, SshCredential, SshTarget, SshTimings};
 
-/// Selects the address of a node to connect to.
+/// Selects which address of a node to connect to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum AddressChoice {
     /// The private address, for clients within the platform's network.
     Private,
-    /// The public address if there is one, else the private address, for clients outside.
+    /// The public address if there is one, otherwise the private address, for clients outside the
+    /// network.
     PublicThenPrivate,
 }
 
@@ -57,7 +58,8 @@ struct Known {
     handle: NodeHandle,
 }
 
-/// Connects to nodes over SSH with one credential for all nodes. Each node specifies its account.
+/// Connects to nodes over SSH with one credential for all nodes. Each node's description contains
+/// its account.
 #[derive(Debug)]
 pub struct SshConnector {
     credential: SshCredential,
@@ -89,15 +91,15 @@ impl SshConnector {
         self
     }
 
-    /// Connects through a jump host to the nodes without a usable public address. All of them share
-    /// one connection to the jump host. Returns [`Error::Invalid`] if the jump host's key is
-    /// missing or cannot be parsed.
+    /// Connects through a jump host to the nodes that have no usable public address. All these
+    /// nodes share one connection to the jump host. Returns [`Error::Invalid`] if the jump host's
+    /// key is missing or cannot be parsed.
     pub fn through(mut self, jump: JumpHost) -> Result<Self> {
         self.jump = Some(Arc::new(Jump::new(jump, self.timings)?));
         Ok(self)
     }
 
-    /// The address to connect to, and the jump host to connect through, if any.
+    /// Returns the address to connect to, and the jump host to connect through, if any.
     fn way(&self, node: &ObservedNode) -> Result<(IpAddr, Option<&Arc<Jump>>)> {
         let Some(jump) = &self.jump else {
             return Ok((self.addresses.of(node)?, None));

@@ -1,5 +1,5 @@
-//! Maps errors of the SSH client and of the engine's client to the core's errors. This is the only
-//! place that does so, and neither client's types leave this crate.
+//! Maps errors of the SSH client and of the engine's client to the core's errors. No other code
+//! does so, and neither client's types are visible outside this crate.
 
 use std::io;
 use std::sync::Arc;
@@ -51,7 +51,7 @@ pub(crate) enum SshError {
 }
 
 impl SshError {
-    /// Whether the connection that returned this error can no longer be used.
+    /// Whether this error means that its connection can no longer be used.
     pub(crate) fn breaks_connection(&self) -> bool {
         match self {
             Self::Io(_) | Self::EndedEarly | Self::SessionRefused | Self::TimedOut(_) => true,
@@ -110,7 +110,7 @@ impl SshError {
 }
 
 impl SshError {
-    /// Converts an error of the jump host that leads to `host`.
+    /// Converts an error of the jump host through which `host` is reached.
     fn for_jump(&self, jump: &str, host: &str) -> Error {
         let what = format!("the SSH connection to {host}");
         let why = format!("{jump}: {self}");
@@ -201,8 +201,8 @@ pub(crate) fn engine(what: impl Into<String>, error: Engine) -> Error {
     }
 }
 
-/// The limit for any single engine call, such as a build or an import. Shorter limits are set per
-/// call.
+/// The time limit for any single engine call, such as a build or an import. Most calls have a
+/// shorter limit of their own.
 pub(crate) const LONGEST_CALL: Duration = Duration::from_hours(2);
 
 fn answered(what: String, status: u16, message: String) -> Error {
@@ -220,7 +220,7 @@ fn answered(what: String, status: u16, message: String) -> Error {
     }
 }
 
-/// Converts an error of a connection that could not be opened or that broke.
+/// Converts the error of a connection that could not be opened or that broke.
 fn broken(what: String, error: Engine) -> Error {
     let mut cause: Option<&(dyn std::error::Error + 'static)> = Some(&error);
     while let Some(inner) = cause {
@@ -229,7 +229,7 @@ fn broken(what: String, error: Engine) -> Error {
         }
         cause = inner.source();
     }
-    // Without a response the engine is unreachable; a response that breaks off shows that it is
+    // Without any response, the engine is unreachable; an incomplete response shows that it is
     // running.
     if matches!(error, Engine::HyperResponseError { .. }) {
         Error::interrupted(what, Some(Box::new(error)))

@@ -11,8 +11,8 @@ use lifecycle_core::{Error, Result};
 
 use crate::labels;
 
-/// Whether the container is being removed. It cannot be started, and its name stays taken until it
-/// is gone.
+/// Whether the container is being removed. Such a container cannot be started, and its name stays
+/// in use until the container is gone.
 pub(crate) fn is_being_removed(found: &ContainerInspectResponse) -> bool {
     let status = found.state.as_ref().and_then(|state| state.status);
     matches!(
@@ -68,7 +68,7 @@ pub(crate) fn container(found: ContainerInspectResponse) -> Result<Option<Observ
     let on_the_nodes_network = host_config.network_mode.as_deref() == Some("host");
     let declared = host_config.port_bindings;
     let exposed = exposed(config.exposed_ports.as_deref());
-    // A stopped container has no bound ports, so use those it was created with.
+    // A stopped container has no bound ports, so use the ports with which it was created.
     let ports = match bound.as_ref().map(host_ports) {
         // On the node's own network, every exposed port is open on the node without a binding.
         _ if on_the_nodes_network => exposed.iter().map(|(port, p)| (*port, *p, *port)).collect(),
@@ -105,7 +105,7 @@ pub(crate) fn image(found: ImageInspect) -> ImageInfo {
     }
 }
 
-/// Parses `80/tcp` into port and protocol; `None` for unsupported protocols.
+/// Parses a port and its protocol, for example `80/tcp`; `None` for an unsupported protocol.
 pub(crate) fn port(text: &str) -> Option<(u16, Protocol)> {
     let (port, protocol) = text.split_once('/').unwrap_or((text, "tcp"));
     let protocol = match protocol {
@@ -127,7 +127,7 @@ fn exposed(ports: Option<&[String]>) -> Vec<(u16, Protocol)> {
     ports
 }
 
-/// Returns each binding once: engines list IPv4 and IPv6 separately.
+/// Returns each binding only once, although engines list IPv4 and IPv6 separately.
 fn host_ports(map: &PortMap) -> Vec<(u16, Protocol, u16)> {
     let mut ports: Vec<_> = map
         .iter()
@@ -170,8 +170,8 @@ fn health(status: Option<HealthStatusEnum>) -> Option<Health> {
     }
 }
 
-/// Parses the engine's timestamp to microseconds, the registry's precision, so that a value read
-/// back compares equal. The engine writes the year 1 for "never".
+/// Parses the engine's timestamp, and rounds it to microseconds like the registry, so that a stored
+/// value compares equal. The engine writes the year 1 for "never".
 fn time(text: Option<&str>) -> Option<DateTime<Utc>> {
     let time = DateTime::parse_from_rfc3339(text?)
         .ok()?

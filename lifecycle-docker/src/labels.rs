@@ -1,5 +1,5 @@
-//! Labels that identify the containers, networks, and volumes of a platform. Images carry none: an
-//! image's labels leak into the containers of its build steps.
+//! Labels that identify the containers, networks, and volumes of a platform. Images have no labels,
+//! because the containers of an image's build steps inherit them.
 
 /// The platform's name, for display only.
 pub(crate) const PLATFORM: &str = "lifecycle.platform";

@@ -8,17 +8,17 @@ use lifecycle_core::host::{Account, HostCommand, HostOutput, HostPreparer, NodeA
 use lifecycle_core::runtime::EngineInfo;
 use lifecycle_core::{Error, Result};
 
-/// Limit for the host's first boot, including cloud-init's package installs.
+/// Time limit for the host's first boot and cloud-init's package installations.
 const FIRST_BOOT: Duration = Duration::from_mins(15);
-/// Limit per attempt for waiting for another package manager run.
+/// Time limit, per attempt, for waiting until another run of the package manager has finished.
 const LOCK: Duration = Duration::from_mins(10);
-/// Limit for download and installation after that.
+/// Time limit for the download and installation after that wait.
 const INSTALL: Duration = Duration::from_mins(15);
-/// Limit between starting the engine and its first response.
+/// Time limit for the engine's first response after its start.
 const ANSWER: Duration = Duration::from_mins(2);
-/// Number of installation attempts.
+/// The number of installation attempts.
 const ATTEMPTS: usize = 4;
-/// The message of every program when the disk is full (`ENOSPC`).
+/// The message that every program prints when the disk is full (`ENOSPC`).
 const DISK_FULL: &str = "No space left on device";
 
 /// Prepares hosts that run Debian or Ubuntu.
@@ -74,8 +74,8 @@ async fn join_group(host: &dyn NodeAccess, account: Account) -> Result<()> {
     Ok(())
 }
 
-/// Waits for cloud-init, if it is installed. Its result does not matter: the requirements are
-/// checked separately.
+/// Waits for cloud-init, if it is installed. Its result does not matter, because the requirements
+/// are checked separately.
 async fn first_boot(
     host: &dyn NodeAccess,
     progress: &(dyn for<'a> Fn(&'a str) + Send + Sync),
@@ -94,7 +94,7 @@ async fn first_boot(
     Ok(())
 }
 
-/// The engine's version and resources, if an engine responds.
+/// Returns the engine's version and resources, if an engine responds.
 async fn engine(host: &dyn NodeAccess) -> Result<Option<EngineInfo>> {
     const SCRIPT: &str = "\
         docker version --format '{{.Server.Version}} {{.Server.APIVersion}} {{.Server.Arch}}' && \
@@ -117,7 +117,7 @@ fn parse(output: &str) -> Option<EngineInfo> {
     })
 }
 
-/// The operating system's name, if it uses Debian packages.
+/// Returns the operating system's name, if it uses Debian packages.
 async fn debian(host: &dyn NodeAccess) -> Result<String> {
     const SCRIPT: &str = ". /etc/os-release 2>/dev/null; echo \"${PRETTY_NAME:-an unknown system}\"; \
         case \" $ID $ID_LIKE \" in *' debian '*|*' ubuntu '*) command -v apt-get;; esac";
@@ -134,14 +134,15 @@ async fn debian(host: &dyn NodeAccess) -> Result<String> {
     ))
 }
 
-/// Installs the engine. Mirrors fail and first boots hold the package manager's locks, so a failed
-/// installation is retried a few times.
+/// Installs the engine. A mirror may fail, and a first boot may hold the package manager's locks,
+/// so a failed installation is retried a few times.
 async fn install(
     host: &dyn NodeAccess,
     progress: &(dyn for<'a> Fn(&'a str) + Send + Sync),
 ) -> Result<()> {
     let lock = LOCK.as_secs();
-    // An interrupted installation leaves half-configured packages, which make every later one fail.
+    // An interrupted installation leaves half-configured packages, which make every later
+    // installation fail.
     let script = format!(
         "export DEBIAN_FRONTEND=noninteractive LC_ALL=C; \
          apt() {{ apt-get -q -o DPkg::Lock::Timeout={lock} -o Acquire::Retries=3 \"$@\"; }}; \
@@ -163,7 +164,8 @@ async fn install(
                 .with_jitter(),
         )
         .sleep(tokio::time::sleep)
-        // The caller handles a broken connection, and a retry does not help if the disk is full.
+        // Other errors are not retried: the caller handles a broken connection, and a retry does
+        // not help if the disk is full.
         .when(|error| matches!(error, Error::Failed { .. }))
         .notify(|error, after| {
             progress(&format!(
@@ -175,7 +177,7 @@ async fn install(
         .await
 }
 
-/// The result of an installation; a full disk is a separate error.
+/// Checks the result of an installation. A full disk is a separate error.
 fn installed(output: HostOutput) -> Result<()> {
     let is_full = [&output.stderr, &output.stdout].map(|text| text.contains(DISK_FULL));
     match output.success("installing the engine") {
@@ -236,7 +238,7 @@ mod tests {
 
     use super::*;
 
-    /// A host that responds according to what a script contains, and records what was run.
+    /// A fake host that chooses its response by the text of each script, and records the scripts.
     #[derive(Debug, Default)]
     struct FakeHost {
         runs: Mutex<bool>,

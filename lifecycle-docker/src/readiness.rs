@@ -31,7 +31,7 @@ impl ReadinessProbe for SocketReadiness {
     }
 }
 
-/// The status code of `GET path`, if the server speaks HTTP.
+/// Returns the status code of `GET path`, if the server speaks HTTP.
 async fn status(address: SocketAddr, path: &str) -> Option<u16> {
     let request = Request::get(path)
         .header(HOST, address.to_string())
@@ -42,8 +42,8 @@ async fn status(address: SocketAddr, path: &str) -> Option<u16> {
     let (mut sender, connection) = http1::handshake(TokioIo::new(stream)).await.ok()?;
     let ask = async move { Some(sender.send_request(request).await.ok()?.status().as_u16()) };
     tokio::pin!(ask, connection);
-    // The connection makes progress only while polled. If it ends first, a response that arrived
-    // with its end is still available.
+    // The connection makes progress only while it is polled. If it ends first, a response that
+    // arrived just before the end is still available.
     tokio::select! {
         status = &mut ask => status,
         _ = &mut connection => ask.await,

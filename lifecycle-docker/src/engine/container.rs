@@ -1,4 +1,4 @@
-//! Containers and their volumes on an engine: ensure, start, stop, remove.
+//! Creates, starts, stops, and removes containers and their volumes on an engine.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::time::Duration;
@@ -18,28 +18,28 @@ use super::port::{self, HostPort};
 use super::{DockerEngine, QUICK, spec, transport};
 use crate::{inspect, labels};
 
-/// Limit for creating or starting a container on a busy host.
+/// Time limit for creating or starting a container, which may take long on a busy host.
 const PATIENT: Duration = Duration::from_mins(3);
-/// The engine's default grace period, for a container created without one.
+/// The engine's default grace period, used for a container that was created without one.
 const ENGINE_GRACE: Duration = Duration::from_secs(10);
 /// Poll interval while a container is being removed.
 const PACE: Duration = Duration::from_millis(50);
-/// Number of concurrent inspections. It equals the number of kept connections, so that an
+/// The number of concurrent inspections. It equals the number of kept connections, so that an
 /// observation opens no new ones.
 const PARALLEL: usize = transport::KEPT;
-/// Number of attempts with another host port. Each attempt excludes all ports of running
+/// The number of attempts with other host ports. Each attempt excludes all ports of running
 /// containers, so only ports that other programs use cost an attempt.
 const PORT_TRIES: usize = 20;
 
 /// The result of a start.
 enum Started {
     Yes,
-    /// A host port is taken; contains the engine's message.
+    /// A host port is already in use; contains the engine's message.
     PortTaken(String),
 }
 
 impl DockerEngine {
-    /// The ids of all containers of the platform.
+    /// Returns the ids of all containers of the platform.
     pub(super) async fn container_ids(&self) -> Result<Vec<String>> {
         let options = ListContainersOptionsBuilder::default()
             .all(true)
@@ -50,7 +50,8 @@ impl DockerEngine {
         Ok(listed.into_iter().filter_map(|c| c.id).collect())
     }
 
-    /// The given containers, by name, without those that were removed meanwhile.
+    /// Returns the containers with these ids, sorted by name, without those that were removed
+    /// meanwhile.
     pub(super) async fn containers(&self, ids: Vec<String>) -> Result<Vec<ObservedContainer>> {
         let mut containers: Vec<ObservedContainer> = stream::iter(ids)
             .map(|id| async move { self.observe(&id).await })
@@ -62,7 +63,7 @@ impl DockerEngine {
         Ok(containers)
     }
 
-    /// The container with this name or id, if it exists and belongs to the platform.
+    /// Returns the container with this name or id, if it exists and belongs to the platform.
     pub(super) async fn observe(&self, container: &str) -> Result<Option<ObservedContainer>> {
         match self.inspect(container).await? {
             Some(found) if self.owns(&found) => inspect::container(found),
@@ -77,7 +78,7 @@ impl DockerEngine {
             .is_some_and(|id| *id == self.owner.id.to_string())
     }
 
-    /// The platform's volumes, by their names in the declaration.
+    /// Returns the platform's volumes, by their names in the declaration.
     pub(super) async fn volumes(&self) -> Result<BTreeSet<VolumeName>> {
         let options = ListVolumesOptionsBuilder::default()
             .filters(&self.filter())
@@ -110,8 +111,8 @@ impl DockerEngine {
         }
     }
 
-    /// The container with this name, if it exists and belongs to this platform. If it belongs to
-    /// another platform, the error names that platform.
+    /// Returns the container with this name, if it exists and belongs to this platform. If it
+    /// belongs to another platform, the error names that platform.
     pub(super) async fn owned(&self, name: &str) -> Result<Option<ContainerInspectResponse>> {
         let Some(found) = self.inspect(name).await? else {
             return Ok(None);
@@ -163,8 +164,8 @@ impl DockerEngine {
         ))
     }
 
-    /// Re-creates the container with other host ports in place of those that are taken. Fails if a
-    /// taken port is fixed.
+    /// Re-creates the container with other host ports in place of those that are already in use.
+    /// Fails if one of these is a fixed port.
     async fn recreate_with_other_ports(
         &self,
         spec: &ContainerSpec,
@@ -207,7 +208,7 @@ impl DockerEngine {
         self.create(spec, taken).await
     }
 
-    /// The host ports of all running containers, whichever platform they belong to.
+    /// Returns the host ports of all running containers of all platforms.
     async fn published(&self) -> Result<BTreeSet<HostPort>> {
         let options = ListContainersOptionsBuilder::default().build();
         let list = self.docker.list_containers(Some(options));
@@ -234,7 +235,7 @@ impl DockerEngine {
             let what = format!("creating volume {volume}");
             let name = spec::volume_name(&self.owner, mount);
             if mount.options.external {
-                // The engine would create a volume of this name if it did not exist.
+                // The engine would create a volume with this name if none existed.
                 let found = self.docker.inspect_volume(&name);
                 match self.within(QUICK, &what, found).await {
                     Ok(_) => continue,
@@ -265,8 +266,8 @@ impl DockerEngine {
         Ok(())
     }
 
-    /// Creates the container. If another caller created the same container meanwhile, that one is
-    /// used.
+    /// Creates the container. If another caller created the same container meanwhile, that
+    /// container is used.
     async fn create(&self, spec: &ContainerSpec, taken: &BTreeSet<HostPort>) -> Result<()> {
         let ports = if spec.host_network {
             BTreeMap::new()
@@ -363,7 +364,8 @@ impl DockerEngine {
             .within(waits.saturating_add(PATIENT), &what, stop)
             .await
         {
-            // The engine's client reports "not modified", for a stopped container, as success.
+            // For a container that is already stopped, the engine's client reports "not modified"
+            // as success.
             Ok(()) | Err(Error::NotFound { .. }) => Ok(()),
             Err(error) => Err(error),
         }
@@ -387,8 +389,8 @@ impl DockerEngine {
         }
     }
 
-    /// Waits until a container that is being removed is gone. The engine's `wait` call fails if it
-    /// is gone already.
+    /// Waits until a container that is being removed is gone. The engine's `wait` call fails if the
+    /// container is gone already.
     async fn wait_until_removed(&self, name: &str, what: String) -> Result<()> {
         let watch = async {
             while self.owned(name).await?.is_some() {
@@ -402,8 +404,8 @@ impl DockerEngine {
         }
     }
 
-    /// Removes all volumes that carry the platform's label for `volume`, whatever the engine's name
-    /// is.
+    /// Removes all volumes that carry the platform's label for `volume`, whatever their names in
+    /// the engine are.
     pub(super) async fn delete_volume(&self, volume: &VolumeName) -> Result<()> {
         let what = format!("removing volume {volume}");
         let mut filter = self.filter();

@@ -9,7 +9,7 @@ use lifecycle_core::{Error, Result};
 use super::{DockerEngine, QUICK};
 use crate::error;
 
-/// Number of bytes read from a command's output at a time.
+/// The number of bytes to read from a command's output at a time.
 const CHUNK: usize = 32 * 1024;
 
 impl DockerEngine {
@@ -71,7 +71,7 @@ impl DockerEngine {
         })
     }
 
-    /// The exit code of a command whose output has ended.
+    /// Returns the exit code of a command whose output has ended.
     async fn exit_code(&self, id: &str, what: &str) -> Result<ExecOutput> {
         let inspect = self.docker.inspect_exec(id);
         let found = self.within(QUICK, what, inspect).await?;
@@ -94,7 +94,7 @@ impl DockerEngine {
         );
         let what = "setting a command's terminal size";
         match self.within(QUICK, what, resize).await {
-            // A command that has ended has no terminal.
+            // A command that has exited has no terminal.
             Ok(()) | Err(Error::NotFound { .. } | Error::Conflict { .. }) => Ok(()),
             Err(error) => Err(error),
         }

@@ -18,13 +18,13 @@ use lifecycle_core::runtime::{ContainerSpec, Role};
 
 use super::spec::{port_key, volume_name};
 
-/// The size at which a container's log is rotated, and the number of files kept.
+/// The size at which a container's log is rotated.
 const LOG_SIZE: &str = "10m";
 const LOG_FILES: &str = "3";
 /// The log driver that these options apply to.
 const LOG_DRIVER: &str = "json-file";
 
-/// The complete host configuration. `ports` maps container ports to host ports.
+/// Returns the complete host configuration. `ports` maps container ports to host ports.
 pub(super) fn host_config(
     spec: &ContainerSpec,
     ports: &BTreeMap<(u16, Protocol), u16>,
@@ -79,7 +79,7 @@ pub(super) fn host_config(
     config
 }
 
-/// Returns `None` for an empty value, so that the engine's default applies.
+/// Returns `None` if the value is empty, so that the engine's default applies.
 fn some<T: Default + PartialEq>(value: T) -> Option<T> {
     (value != T::default()).then_some(value)
 }
@@ -98,7 +98,7 @@ fn signed(value: u64) -> i64 {
     i64::try_from(value).unwrap_or(i64::MAX)
 }
 
-/// The host port of each container port, and the additionally published ports.
+/// Returns the bindings of all container ports and of the additionally published ports.
 fn bindings(template: &ContainerTemplate, ports: &BTreeMap<(u16, Protocol), u16>) -> PortMap {
     let mut map: BTreeMap<(u16, Protocol), Vec<EngineBinding>> = BTreeMap::new();
     let binding = |host_ip: Option<String>, host: u16| EngineBinding {
@@ -124,7 +124,8 @@ fn bindings(template: &ContainerTemplate, ports: &BTreeMap<(u16, Protocol), u16>
         .collect()
 }
 
-/// A bind mount whose source directory is created if missing. Only this form of the API does that.
+/// Returns the text of a bind mount whose source directory is created if missing. Only this format
+/// of the API does that.
 fn bind_line(mount: &NodeMount) -> Option<String> {
     if !is_line(mount) {
         return None;

@@ -1,4 +1,4 @@
-//! Images on an engine: build, pull, transfer, remove.
+//! Builds, pulls, transfers, and removes images on an engine.
 
 use std::collections::{BTreeSet, HashMap};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -21,10 +21,11 @@ use super::output::{LastLines, Lines};
 use super::{DockerEngine, QUICK};
 use crate::{error, inspect};
 
-/// Limit for removing an image's layers.
+/// Time limit for removing an image's layers.
 const REMOVAL: Duration = Duration::from_mins(5);
 
-/// A byte source whose failure is kept, because the engine's client reports only that it failed.
+/// A byte source that keeps its failure, because the engine's client reports only that the source
+/// failed.
 struct Watched {
     failure: Arc<Mutex<Option<std::io::Error>>>,
 }
@@ -46,7 +47,7 @@ impl Watched {
         (Self { failure }, stream)
     }
 
-    /// Returns the source's failure if there was one, else `error`.
+    /// Returns the source's failure if there was one, otherwise `error`.
     fn blame(&self, what: &str, error: Error) -> Error {
         let failure = self
             .failure
@@ -122,7 +123,7 @@ impl DockerEngine {
                     let error = error::engine(&what, error);
                     let error = not_parsed(error, &request.dockerfile);
                     match context.blame(&what, error) {
-                        // The builder's own error; append its last output lines.
+                        // This is the builder's own error; append the builder's last output lines.
                         Error::Failed { why, .. } => failed = Some(why),
                         error => return Err(error),
                     }
@@ -162,7 +163,7 @@ impl DockerEngine {
 
     pub(super) async fn pull(&self, name: &str) -> Result<ImageInfo> {
         let what = format!("pulling image {name}");
-        // Without a tag the engine would pull all tags.
+        // Without a tag, the engine would pull all tags.
         let options = CreateImageOptionsBuilder::default()
             .from_image(&with_tag(name))
             .build();
@@ -200,7 +201,7 @@ impl DockerEngine {
             .docker
             .remove_image(name, None::<RemoveImageOptions>, None);
         match self.within(REMOVAL, &what, remove).await {
-            // The image is absent, or a container uses it.
+            // The image is already absent, or a container uses it.
             Ok(_) | Err(Error::NotFound { .. } | Error::Conflict { .. }) => Ok(()),
             Err(error) => Err(error),
         }
@@ -214,7 +215,7 @@ struct Begun {
     text: String,
 }
 
-/// The instruction that a line of the builder's output (`Step 2/5 : RUN make`) starts.
+/// Parses the instruction that a line of the builder's output (`Step 2/5 : RUN make`) starts.
 fn begun(line: &str) -> Option<Begun> {
     let (step, text) = line.strip_prefix("Step ")?.split_once(" : ")?;
     let (number, total) = step.split_once('/')?;
@@ -226,8 +227,8 @@ fn begun(line: &str) -> Option<Begun> {
 }
 
 impl Begun {
-    /// Whether a retry with the same files would fail again. Instructions that fetch from the
-    /// network may succeed.
+    /// Whether a retry with the same files would fail again. An instruction that fetches from the
+    /// network may succeed at a retry.
     fn fails_again(&self, why: &str) -> bool {
         let word = self.text.split_whitespace().next().unwrap_or_default();
         match word.to_ascii_uppercase().as_str() {
@@ -239,7 +240,7 @@ impl Begun {
     }
 }
 
-/// Adds the line number that the builder reports for a Dockerfile it cannot parse.
+/// Adds the line number that the builder reports for a Dockerfile that it cannot parse.
 fn not_parsed(error: Error, file: &str) -> Error {
     let Error::Invalid { what, why, .. } = &error else {
         return error;
@@ -255,7 +256,7 @@ fn not_parsed(error: Error, file: &str) -> Error {
     Error::build(what.clone(), BuildPlace::at_line(file, line), why.clone())
 }
 
-/// The build options of the declaration other than context and arguments.
+/// Adds the declaration's build options, except for the context and the arguments.
 fn with_build_options(
     mut builder: BuildImageOptionsBuilder,
     options: &BuildOptions,
@@ -282,13 +283,13 @@ fn with_build_options(
     builder
 }
 
-/// All names of an image. An image pulled by digest has no tag.
+/// Iterates over all names of an image. An image pulled by digest has no tag.
 fn names(image: ImageSummary) -> impl Iterator<Item = String> {
     let names = image.repo_tags.into_iter().chain(image.repo_digests);
     names.filter(|name| !name.contains("<none>"))
 }
 
-/// The image's name, with the tag `latest` if it has none.
+/// Returns the image's name, with the tag `latest` if it has none.
 fn with_tag(name: &str) -> String {
     let last = name.rsplit_once('/').map_or(name, |(_, last)| last);
     if last.contains([':', '@']) {

@@ -1,4 +1,4 @@
-//! One node's Docker engine as a [`ContainerRuntime`], restricted to one platform.
+//! Implements [`ContainerRuntime`] with one node's Docker engine, restricted to one platform.
 
 mod container;
 mod exec;
@@ -35,9 +35,9 @@ use crate::ssh::{Share, SshAccess};
 use output::LogLines;
 use transport::Route;
 
-/// The events that change a container's observed state. Other events are not requested: each health
-/// check run emits three (`exec_*`). The engine matches by prefix, so `health_status` covers all
-/// health results.
+/// The events that change a container's observed state. Other events are not requested, because
+/// each run of a health check emits three of them (`exec_*`). The engine matches by prefix, so
+/// `health_status` covers all health results.
 const CHANGES: [&str; 8] = [
     "create",
     "start",
@@ -49,13 +49,13 @@ const CHANGES: [&str; 8] = [
     "health_status",
 ];
 
-/// Limit for engine calls that only read or change metadata.
+/// Time limit for engine calls that only read or change metadata.
 const QUICK: Duration = Duration::from_mins(1);
 
 /// One node's Docker engine, restricted to one platform.
 ///
-/// Calls share a few connections. Each stream (build, log, events, image) has a connection of its
-/// own.
+/// Calls share a few connections, but each stream (build, log, events, image) has its own
+/// connection.
 #[derive(Clone)]
 pub struct DockerEngine {
     docker: Docker,
@@ -72,14 +72,15 @@ impl fmt::Debug for DockerEngine {
 }
 
 impl DockerEngine {
-    /// The engine behind a unix socket of this machine. The socket need not exist yet.
+    /// Creates a client for the engine at a Unix socket of this machine. The socket need not exist
+    /// yet.
     pub fn local(socket: impl Into<PathBuf>, owner: Owner) -> Result<Self> {
         Self::new(Route::Local(socket.into()), owner)
     }
 
-    /// The engine of a host, reached through its SSH server: by forwarding its socket or, where
-    /// forwarding is forbidden or the account lacks permission, by `docker system dial-stdio` as
-    /// root.
+    /// Creates a client for the engine of a host, which is reached through the host's SSH server:
+    /// by forwarding the engine's socket or, if forwarding is forbidden or the account lacks
+    /// permission, by running `docker system dial-stdio` as root.
     pub fn over_ssh(access: Arc<SshAccess>, owner: Owner) -> Result<Self> {
         Self::new(Route::over_ssh(access), owner)
     }
@@ -93,7 +94,7 @@ impl DockerEngine {
         })
     }
 
-    /// Waits for the response of one call, at most for `limit`.
+    /// Waits for the response to a call, for at most `limit`.
     async fn within<T>(
         &self,
         limit: Duration,
@@ -199,7 +200,8 @@ impl ContainerRuntime for DockerEngine {
     ) -> Result<BoxStream<'static, Result<LogLine>>> {
         self.existing(container).await?;
         let tail = options.tail.map_or("all".to_owned(), |n| n.to_string());
-        // The engine filters by whole seconds; the timestamp of each line refines that.
+        // The engine filters by whole seconds; the lines are therefore also filtered by their
+        // timestamps.
         let stamped = options.timestamps || options.since.is_some();
         let mut query = LogsOptionsBuilder::default()
             .stdout(true)
@@ -250,8 +252,8 @@ impl ContainerRuntime for DockerEngine {
     }
 
     async fn events(&self) -> Result<BoxStream<'static, Result<EngineEvent>>> {
-        // The request is sent when the stream is first polled. It starts at the engine's current
-        // time, so no event is lost until then.
+        // The request is sent when the stream is first polled. The stream starts at the engine's
+        // current time, so events before the first poll are not lost.
         let info = self.within(QUICK, "reading the engine's clock", self.docker.info());
         let mut filters = self.filter();
         filters.insert("type".to_owned(), vec!["container".to_owned()]);
@@ -274,7 +276,7 @@ impl ContainerRuntime for DockerEngine {
     }
 }
 
-/// Converts a time to the form of the engine's queries: seconds and nanoseconds since 1970.
+/// Converts a time to the format of the engine's queries: seconds and nanoseconds since 1970.
 fn unix_time(rfc3339: &str) -> Option<String> {
     let time = DateTime::parse_from_rfc3339(rfc3339)
         .ok()?

@@ -5,7 +5,8 @@ use std::collections::VecDeque;
 use chrono::{DateTime, Utc};
 use lifecycle_core::runtime::LogLine;
 
-/// A longer line is returned in parts, so that output without line ends needs bounded memory.
+/// A longer line is returned in parts, so that memory is bounded even if the output has no line
+/// ends.
 const LONGEST_LINE: usize = 256 << 10;
 
 /// The engine's timestamps are shorter than this.
@@ -34,7 +35,7 @@ impl Lines {
         lines
     }
 
-    /// Returns the rest after the last line end, at the end of the stream.
+    /// At the end of the stream, returns the text after the last line end.
     pub(super) fn finish(&mut self) -> Option<String> {
         (!self.rest.is_empty()).then(|| self.cut())
     }
@@ -134,7 +135,7 @@ fn stamp(bytes: &[u8]) -> Option<(DateTime<Utc>, &[u8])> {
     Some((at.to_utc(), &bytes[end + 1..]))
 }
 
-/// The last lines of an output, for use in an error message.
+/// The last lines of an output, for an error message.
 #[derive(Debug, Default)]
 pub(super) struct LastLines(VecDeque<String>);
 

@@ -1,4 +1,4 @@
-//! Chooses host ports, and reads from the engine's errors which ones are taken.
+//! Chooses host ports, and determines from the engine's errors which ones are already in use.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::RangeInclusive;
@@ -9,11 +9,11 @@ use lifecycle_core::runtime::PortBinding;
 /// The platform's range of host ports.
 pub(super) const RANGE: RangeInclusive<u16> = 20_000..=29_999;
 
-/// A host port is allocated per protocol.
+/// A host port with its protocol, because ports are allocated per protocol.
 pub(super) type HostPort = (u16, Protocol);
 
 /// Assigns a distinct host port to each container port, avoiding those in `taken`. If a preferred
-/// port is taken, the next free port of the range replaces it; a fixed port is never replaced.
+/// port is in use, the next free port in the range replaces it; a fixed port is never replaced.
 /// Returns `None` if the range is exhausted.
 pub(super) fn assign(
     bindings: &BTreeMap<(u16, Protocol), PortBinding>,
@@ -45,13 +45,14 @@ fn free_from(first: u16, protocol: Protocol, used: &BTreeSet<HostPort>) -> Optio
         .find(|port| !used.contains(&(*port, protocol)))
 }
 
-/// Whether the engine's message reports that a host port is taken.
+/// Whether the engine's message reports that a host port is already in use.
 pub(super) fn is_conflict(message: &str) -> bool {
     message.contains("port is already allocated") || message.contains("address already in use")
 }
 
-/// Those of `ports` that the engine's message refers to; all of them if it names none. Engine
-/// versions word this message differently, so search for port numbers.
+/// Returns the ports in `ports` that the engine's message names, or all of them if it names none.
+/// The wording of this message differs between engine versions, so the port numbers are searched
+/// for.
 pub(super) fn conflicting(message: &str, ports: &BTreeSet<HostPort>) -> BTreeSet<HostPort> {
     let named = named(message, ports);
     if named.is_empty() {
@@ -61,7 +62,7 @@ pub(super) fn conflicting(message: &str, ports: &BTreeSet<HostPort>) -> BTreeSet
     }
 }
 
-/// Those of `ports` that the engine's message names.
+/// Returns the ports in `ports` that the engine's message names.
 pub(super) fn named(message: &str, ports: &BTreeSet<HostPort>) -> BTreeSet<HostPort> {
     ports
         .iter()

@@ -12,7 +12,7 @@ use lifecycle_core::runtime::{ContainerSpec, Owner, Role};
 use super::host_config::host_config;
 use crate::labels;
 
-/// The labels of every resource that belongs to a platform.
+/// Returns the labels of every resource that belongs to a platform.
 pub(super) fn owner_labels(owner: &Owner) -> HashMap<String, String> {
     HashMap::from([
         (labels::PLATFORM.to_owned(), owner.name.to_string()),
@@ -20,7 +20,7 @@ pub(super) fn owner_labels(owner: &Owner) -> HashMap<String, String> {
     ])
 }
 
-/// The engine's name of a volume.
+/// Returns a volume's name in the engine.
 pub(super) fn volume_name(owner: &Owner, mount: &VolumeMount) -> String {
     let default_name = || format!("{}-{}-{}", owner.name, owner.id.short(), mount.volume);
     mount
@@ -30,12 +30,12 @@ pub(super) fn volume_name(owner: &Owner, mount: &VolumeMount) -> String {
         .unwrap_or_else(default_name)
 }
 
-/// The label that identifies a platform's volume.
+/// Returns the filter for the label that identifies a platform's volume.
 pub(super) fn volume_label(volume: &VolumeName) -> String {
     format!("{}={volume}", labels::VOLUME)
 }
 
-/// The labels of a platform's volume. User labels cannot override them.
+/// Returns the labels of a platform's volume. User labels cannot override them.
 pub(super) fn volume_labels(owner: &Owner, mount: &VolumeMount) -> HashMap<String, String> {
     let own = mount.options.labels.iter();
     let mut labels: HashMap<String, String> = own.map(|(k, v)| (k.clone(), v.clone())).collect();
@@ -44,7 +44,7 @@ pub(super) fn volume_labels(owner: &Owner, mount: &VolumeMount) -> HashMap<Strin
     labels
 }
 
-/// The labels of a container. User labels cannot override the platform's.
+/// Returns the labels of a container. User labels cannot override the platform's labels.
 pub(super) fn container_labels(spec: &ContainerSpec) -> HashMap<String, String> {
     let mut labels: HashMap<String, String> = spec
         .template
@@ -73,7 +73,7 @@ pub(super) fn container_labels(spec: &ContainerSpec) -> HashMap<String, String> 
     labels
 }
 
-/// The body of a create request. `ports` maps container ports to host ports.
+/// Returns the body of a create request. `ports` maps container ports to host ports.
 pub(super) fn create_body(
     spec: &ContainerSpec,
     ports: &BTreeMap<(u16, Protocol), u16>,
@@ -142,7 +142,8 @@ fn nanos(duration: Duration) -> i64 {
     i64::try_from(duration.as_nanos()).unwrap_or(i64::MAX)
 }
 
-/// Seconds, rounded up, so that a grace period of half a second does not become zero.
+/// Converts a duration to seconds, rounded up, so that a grace period of half a second does not
+/// become zero.
 pub(super) fn whole_seconds(duration: Duration) -> i64 {
     let seconds = duration.as_secs() + u64::from(duration.subsec_nanos() > 0);
     i64::try_from(seconds).unwrap_or(i64::MAX)

@@ -1,5 +1,6 @@
-//! Connects to the engine's API by one of three ways: a socket of this machine, the host's socket
-//! forwarded over SSH, or, where forwarding is forbidden, the engine's relay command over SSH.
+//! Connects to the engine's API in one of three ways: through a socket of this machine, through the
+//! host's socket forwarded over SSH, or, if forwarding is forbidden, through the engine's relay
+//! command over SSH.
 
 use std::fmt;
 use std::future::Future;
@@ -26,22 +27,24 @@ use crate::ssh::{Share, SshAccess};
 
 /// The socket path of Debian's engine.
 const SOCKET: &str = "/var/run/docker.sock";
-/// Relays between the engine's socket and the command's input and output.
+/// The command that relays between the engine's socket and its own input and output.
 const RELAY: &str = "docker system dial-stdio";
-/// Limit for the relay to show that an engine is behind it.
+/// Time limit for a response from the engine through the relay.
 const RELAY_ANSWERS_WITHIN: Duration = Duration::from_secs(15);
-/// Number of concurrent relays for calls. Each relay is a process on the host; further calls wait.
+/// The number of concurrent relays for calls. Each relay is a process on the host; further calls
+/// wait.
 const RELAYS: usize = 12;
-/// Number of idle connections kept for later calls.
+/// The number of idle connections that are kept for later calls.
 pub(super) const KEPT: usize = 4;
-/// How long they are kept: longer than the time between two observations of an idle node.
+/// How long idle connections are kept: longer than the time between two observations of an idle
+/// node.
 const KEPT_FOR: Duration = Duration::from_secs(90);
 
 /// How to reach one engine.
 #[derive(Debug)]
 pub(super) enum Route {
     Local(PathBuf),
-    /// Over SSH, with the way that worked and the login generation in which it was found.
+    /// Over SSH. Contains the way that worked, and the login generation in which it was found.
     Ssh {
         access: Arc<SshAccess>,
         found: Mutex<Option<(Way, u64)>>,
@@ -125,7 +128,7 @@ fn remember(found: &Mutex<Option<(Way, u64)>>, way: Option<(Way, u64)>) {
 }
 
 /// Checks through the relay that the engine responds. A session opens even if the command does not
-/// exist, so only a response is proof.
+/// exist, so only a response proves that there is an engine.
 async fn relay_answers(access: &SshAccess) -> Result<()> {
     let what = || format!("the container engine of {}", access.host());
     let ask = async {
@@ -152,8 +155,8 @@ async fn relay_answers(access: &SshAccess) -> Result<()> {
     }
 }
 
-/// Creates the engine's client for a route. With [`Share::Alone`] each request has a connection of
-/// its own, so that a stalled stream reader delays no other request.
+/// Creates the engine's client for a route. With [`Share::Alone`], each request has its own
+/// connection, so that a stalled reader of a stream does not delay other requests.
 pub(super) fn client(route: Arc<Route>, share: Share) -> Result<Docker> {
     let kept = Kept {
         current: Mutex::new((route.generation(), http_client(&route, share))),
@@ -184,7 +187,7 @@ impl<B> WithBody for hyper::Request<B> {
 
 type HttpClient = Client<Connector, <BollardRequest as WithBody>::Body>;
 
-/// The client with its kept connections, all of one login generation.
+/// A client with its idle connections, which all belong to one login generation.
 struct Kept {
     route: Arc<Route>,
     share: Share,
@@ -237,7 +240,7 @@ impl tower_service::Service<Uri> for Connector {
     }
 }
 
-/// A connection to the engine in the HTTP client's form.
+/// Adapts a connection to the engine for the HTTP client.
 struct EngineStream(TokioIo<Box<dyn Duplex>>);
 
 impl fmt::Debug for EngineStream {

@@ -22,7 +22,8 @@ impl Bridge {
     /// Reads the default bridge of the engine behind a socket.
     ///
     /// # Errors
-    /// [`Error::Unreachable`] without an engine; [`Error::Invalid`] if it has no such network.
+    /// [`Error::Unreachable`] if no engine responds; [`Error::Invalid`] if the engine has no such
+    /// network.
     pub async fn of(socket: &Path) -> Result<Self> {
         let what = "the engine's network `bridge`";
         let network = engine::open(socket)?
@@ -35,7 +36,7 @@ impl Bridge {
             .unwrap_or_default();
         let bridge = configured.iter().find_map(|config| {
             let subnet: Subnet = config.subnet.as_deref()?.parse().ok()?;
-            // Engines that have not yet started a container on it may omit the gateway.
+            // An engine that has not yet started a container on this network may omit the gateway.
             let gateway = config.gateway.as_deref().and_then(|text| text.parse().ok());
             Some(Self {
                 gateway: gateway.unwrap_or_else(|| subnet.gateway()),

@@ -1,4 +1,4 @@
-//! From what a platform's files declare to its local nodes.
+//! Creates the provider of local nodes from a platform's declaration.
 
 use std::path::PathBuf;
 
@@ -10,11 +10,11 @@ use lifecycle_core::runtime::Owner;
 use super::{LocalNodes, LocalNodesOptions};
 
 impl LocalNodes {
-    /// The nodes as the bootstrapper reaches them, through the engine at `socket`. It alone creates
-    /// `manager_node`.
+    /// Creates the provider for the bootstrapper, which uses the engine at `socket`. Only the
+    /// bootstrapper creates `manager_node`.
     ///
     /// # Errors
-    /// [`lifecycle_core::Error::Invalid`] names the value that cannot be used.
+    /// [`lifecycle_core::Error::Invalid`] names the invalid value.
     pub fn for_bootstrapper(
         subnet: Option<&str>,
         owner: Owner,
@@ -28,10 +28,10 @@ impl LocalNodes {
         Self::new(options)
     }
 
-    /// The nodes as the manager reaches them, from its own node.
+    /// Creates the provider for the manager, which reaches the nodes from its own node.
     ///
     /// # Errors
-    /// As [`LocalNodes::for_bootstrapper`].
+    /// The same errors as [`LocalNodes::for_bootstrapper`].
     pub fn for_manager(
         subnet: Option<&str>,
         owner: Owner,

@@ -6,11 +6,11 @@ use std::time::Duration;
 use bollard::Docker;
 use lifecycle_core::{Error, Result};
 
-/// Limit for the engine to start its response. It is longer than [`super::STOP_GRACE`], because a
-/// stop takes that long.
+/// Time limit for the start of the engine's response. It is longer than [`super::STOP_GRACE`],
+/// because stopping a container may take that long.
 const ANSWER_LIMIT: Duration = Duration::from_mins(2);
 
-/// Creates a client for the engine behind a unix socket. Opens no connection yet.
+/// Creates a client for the engine at a Unix socket, without opening a connection.
 pub(super) fn open(socket: &Path) -> Result<Docker> {
     let path = socket.to_str().ok_or_else(|| {
         Error::invalid(
@@ -23,7 +23,7 @@ pub(super) fn open(socket: &Path) -> Result<Docker> {
         .map_err(|error| engine_error("the Docker engine", error))
 }
 
-/// Whether the engine has an image of this name.
+/// Whether the engine has an image with this name.
 pub(super) async fn has_image(docker: &Docker, name: &str) -> Result<bool> {
     match absent_is_none(docker.inspect_image(name).await) {
         Ok(found) => Ok(found.is_some()),
@@ -42,7 +42,7 @@ pub(super) fn absent_is_none<T>(
     }
 }
 
-/// The HTTP status of an engine's error response.
+/// Returns the HTTP status of an engine's error response.
 pub(super) fn status(error: &bollard::errors::Error) -> Option<u16> {
     match error {
         bollard::errors::Error::DockerResponseServerError { status_code, .. } => Some(*status_code),
@@ -50,7 +50,7 @@ pub(super) fn status(error: &bollard::errors::Error) -> Option<u16> {
     }
 }
 
-/// Whether the engine's error message contains `words`. Some reasons differ only in the message.
+/// Whether the engine's error message contains `words`. Some errors differ only in their message.
 pub(super) fn refused_for(error: &bollard::errors::Error, words: &str) -> bool {
     match error {
         bollard::errors::Error::DockerResponseServerError { message, .. } => {

@@ -1,5 +1,6 @@
 //! The first boot of a stock node. Debian's cloud-init reads its input as on a cloud VM (the
-//! `NoCloud` data source). Also covers what the cloud provides around such a node.
+//! `NoCloud` data source). This file also contains the settings for a stock node's surroundings:
+//! its address, firewall, and metadata service.
 
 use std::net::{Ipv4Addr, SocketAddrV4};
 use std::ops::RangeInclusive;
@@ -16,29 +17,29 @@ use super::subnet::Subnet;
 
 /// The directory from which cloud-init reads the node's input.
 const SEED: &str = "var/lib/cloud/seed/nocloud";
-/// The settings that a cloud's own images contain. cloud-init reads them after Debian's.
+/// The settings that a cloud's own images contain. cloud-init reads them after Debian's settings.
 const SETTINGS: &str = "etc/cloud/cloud.cfg.d/99-node.cfg";
-/// The longest account name on Linux.
+/// The maximum length of an account name on Linux.
 const LONGEST_ACCOUNT: usize = 32;
 
-/// A node that boots Debian's stock image, as on a cloud. It has no account but the one given here,
-/// and no engine unless its first boot installs one.
+/// Describes a node that boots Debian's stock image, as on a cloud. Its only account is `account`,
+/// and it has no engine unless its first boot installs one.
 ///
-/// cloud-init processes this once per machine; later boots do not repeat it.
+/// cloud-init processes this description once per machine; later boots do not repeat it.
 #[derive(Debug, Clone)]
 pub struct FirstBoot {
     /// The account to create, with `sudo` and without a password.
     pub account: String,
-    /// The public keys that the account accepts, in OpenSSH form.
+    /// The public keys that the account accepts, in OpenSSH format.
     pub authorized_keys: Vec<String>,
     pub host_name: String,
-    /// The user data for cloud-init, in base64.
+    /// The user data for cloud-init, in Base64.
     pub user_data: Option<Sensitive>,
-    /// The node's address in the nodes' network. Without one, the lowest free address is used.
+    /// The node's address in the nodes' network. If `None`, the lowest free address is used.
     pub address: Option<Ipv4Addr>,
-    /// The TCP ports that are open to traffic from outside the nodes' network, including the
-    /// machine that runs the engine. All other traffic from outside is dropped. Traffic between
-    /// nodes is not filtered.
+    /// The TCP ports that are open to traffic from outside the nodes' network. The machine that
+    /// runs the engine counts as outside too. All other traffic from outside is dropped. Traffic
+    /// between nodes is not filtered.
     pub inbound: Vec<RangeInclusive<u16>>,
     /// Outside networks that the node must reach. The node's own engine does not use their
     /// addresses for its bridges.
@@ -48,7 +49,8 @@ pub struct FirstBoot {
 }
 
 impl FirstBoot {
-    /// Creates an account without keys, behind a firewall that blocks all traffic from outside.
+    /// Describes a node with an account without keys, behind a firewall that blocks all traffic
+    /// from outside.
     pub fn new(account: impl Into<String>, host_name: impl Into<String>) -> Self {
         Self {
             account: account.into(),
@@ -62,7 +64,8 @@ impl FirstBoot {
         }
     }
 
-    /// Rejects values that cannot work or that would break out of the files they are written to.
+    /// Rejects values that cannot work, and values that would corrupt the files to which they are
+    /// written.
     pub(super) fn check(&self) -> Result<()> {
         let invalid = |what: String, why: &str, hint: &str| Error::invalid(what, why, hint);
         let fits = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || "_-".contains(c);
@@ -102,7 +105,7 @@ impl FirstBoot {
         })
     }
 
-    /// The environment of the node's entrypoint.
+    /// Returns the environment for the node's entrypoint.
     pub(super) fn environment(&self) -> Vec<String> {
         let words = |words: Vec<String>| words.join(" ");
         let ports = self.inbound.iter().map(|ports| {
@@ -118,9 +121,9 @@ impl FirstBoot {
         ]
     }
 
-    /// The files that cloud-init reads, as an archive for the root of the node's file system. They
-    /// are not passed in the environment, because everyone with access to the engine could read
-    /// that.
+    /// Returns the files that cloud-init reads, as an archive for the root of the node's file
+    /// system. They are not passed in the environment, because everyone with access to the engine
+    /// can read the environment.
     pub(super) fn seed(&self, instance: &str) -> Result<Bytes> {
         let settings = json!({
             "datasource_list": ["NoCloud"],

@@ -1,9 +1,9 @@
-//! The image that nodes boot. Its build context is embedded here and built on the operator's engine
-//! when the image is missing.
+//! The image that nodes boot. Its build context is embedded in this program. If the image is
+//! missing, it is built on the operator's engine.
 //!
 //! The tag is the digest of the embedded files, so a newer release builds its own image and leaves
-//! the nodes of an older one unchanged. The build runs in the background of this process while
-//! callers poll; all callers that wait for one flavour share one build.
+//! the nodes of an older release unchanged. The build runs in the background of this process while
+//! callers poll; all callers that wait for the same flavour share one build.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -22,9 +22,10 @@ use super::engine::{self, engine_error};
 /// The base image of the Dockerfile.
 pub(super) const BASE_IMAGE: &str = "debian:bookworm-slim";
 
-/// Limit for pulling the base image. Without a reachable registry the pull fails at once.
+/// Time limit for pulling the base image. If no registry can be reached, the pull fails
+/// immediately.
 const PULL_LIMIT: Duration = Duration::from_mins(5);
-/// Limit for the build. With a slow connection, apt takes most of it.
+/// Time limit for the build. With a slow connection, apt takes most of this time.
 const BUILD_LIMIT: Duration = Duration::from_mins(20);
 
 /// The build context: name, mode, contents.
@@ -45,7 +46,7 @@ const FILES: [(&str, u32, &str); 6] = [
     ("node-network", 0o755, include_str!("image/node-network")),
 ];
 
-/// What a node contains at its first boot.
+/// The contents of a node at its first boot.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum Flavour {
     /// A running engine.
@@ -57,7 +58,7 @@ pub(super) enum Flavour {
 }
 
 impl Flavour {
-    /// The flavour that a declaration requests.
+    /// Returns the flavour that a declaration requests.
     pub(super) fn of(spec: &NodeSpec) -> Result<Self> {
         match spec.image.as_deref() {
             None | Some("ready") => Ok(Self::Ready),
@@ -78,8 +79,8 @@ impl Flavour {
         }
     }
 
-    /// The Dockerfile. The stock flavour has a separate one, because the engine's builder runs all
-    /// stages that precede the requested one.
+    /// Returns the flavour's Dockerfile. The stock flavour has its own one, because the engine's
+    /// builder runs all stages that precede the requested stage.
     fn dockerfile(self) -> &'static str {
         match self {
             Self::Ready | Self::Bare => "Dockerfile",
@@ -138,17 +139,18 @@ enum Build {
     Failed(Failure),
 }
 
-/// Allows one build at a time in this process. The flavours share layers, and of two builds of one
-/// image the first would lose its name.
+/// Allows one build at a time in this process. The flavours share layers. Moreover, if the same
+/// image is built twice concurrently, the first build loses its name.
 static BUILDER: tokio::sync::Mutex<()> = tokio::sync::Mutex::const_new(());
 
-/// The builds of this process. A successful build is removed, because the engine has its image.
+/// The builds of this process. A successful build is removed from this list, because the engine
+/// then has its image.
 #[derive(Debug, Clone, Default)]
 pub(super) struct Builds(Arc<Mutex<BTreeMap<Flavour, Build>>>);
 
 impl Builds {
-    /// Returns whether the flavour's image exists, and starts its build if needed. Callers get the
-    /// error of a failed build unless `again` is set, which restarts it.
+    /// Returns whether the flavour's image exists, and starts its build if needed. If a build has
+    /// failed, returns its error, or restarts the build if `again` is set.
     pub(super) async fn ensure(
         &self,
         docker: &Docker,
@@ -170,8 +172,8 @@ impl Builds {
         drop(builds);
         let (this, docker) = (self.clone(), docker.clone());
         tokio::spawn(async move {
-            // If the build panics, the guard records a failure, so that callers do not wait for
-            // ever.
+            // If the build panics, the guard records a failure, so that callers do not wait
+            // forever.
             let guard = Unfinished(this, flavour);
             let outcome = guard.0.run(&docker, flavour).await;
             guard.0.set(flavour, outcome.err().map(Build::Failed));
@@ -260,7 +262,7 @@ impl Builds {
     }
 }
 
-/// Turns a build that ended without a result into a failure.
+/// When dropped, records a failure for a build that ended without a result.
 struct Unfinished(Builds, Flavour);
 
 impl Drop for Unfinished {
@@ -293,7 +295,8 @@ async fn pull_base(docker: &Docker) -> Result<(), Failure> {
     }
 }
 
-/// The build context as a tar archive. Its bytes are always the same, so the builder can cache.
+/// Returns the build context as a tar archive. Its bytes are always the same, so that the builder
+/// can use its cache.
 fn context() -> std::io::Result<Bytes> {
     let mut archive = tar::Builder::new(Vec::new());
     for (name, mode, contents) in FILES {

@@ -1,12 +1,13 @@
 //! A cloud provider on one machine. Its VMs are containers of the operator's own Docker engine.
 //!
-//! Each node has an SSH server with Debian's stock configuration, an account with sudo, and an
-//! engine of its own. It is reached exactly as a VM is, so that everything above this trait runs
-//! the same code on a laptop as on a cloud.
+//! Each node has an SSH server with Debian's stock configuration, an account with sudo, and its own
+//! engine. A node is reached exactly like a VM, so that all code above this trait is the same on a
+//! laptop and on a cloud.
 //!
-//! All state is kept in the engine and none in this process. A node is a container with labels, its
+//! All state is kept in the engine, none in this process. A node is a container with labels, its
 //! disk is the container's file system and a volume, its address is a label, and its boot id is the
-//! container's start time. If a process dies at any moment, the same call continues from there.
+//! container's start time. If a process dies at any moment, repeating the call continues from the
+//! state in the engine.
 
 mod bridge;
 mod declared;
@@ -47,13 +48,13 @@ use self::node_container::{Found, HOST_KEYS, NodeContainer};
 pub use self::subnet::Subnet;
 use crate::labels;
 
-/// Grace period for a node's shutdown. Its own engine gives its containers ten seconds.
+/// The grace period for a node's shutdown. The node's own engine gives its containers ten seconds.
 const STOP_GRACE: Duration = Duration::from_secs(30);
-/// The oldest engine API with private control-group namespaces.
+/// The oldest version of the engine's API that has private control-group namespaces.
 const OLDEST_API: (u32, u32) = (1, 41);
-/// Limit for a registry to report whether it has the base image.
+/// Time limit for asking a registry whether it has the base image.
 const REGISTRY_LIMIT: Duration = Duration::from_secs(10);
-/// Number of nodes inspected in parallel.
+/// The number of nodes that are inspected in parallel.
 const PARALLEL_INSPECTIONS: usize = 8;
 
 /// Options of [`LocalNodes`].
@@ -63,23 +64,24 @@ pub struct LocalNodesOptions {
     pub socket: PathBuf,
     /// The platform that the nodes belong to.
     pub owner: Owner,
-    /// The nodes' network. Without one, a free part of `10.89.0.0/16` is chosen when the first node
+    /// The nodes' network. If `None`, a free part of `10.89.0.0/16` is chosen when the first node
     /// is created. An existing network keeps its subnet.
     pub subnet: Option<Subnet>,
-    /// The public key, in OpenSSH form, that the account on each new node accepts.
+    /// The public key, in OpenSSH format, that the account on each new node accepts.
     pub authorized_key: String,
     /// The node that runs the manager. It is created with the operator's engine mounted at
     /// `/run/lifecycle/host-docker.sock`, so that the manager can create nodes too. Access to that
     /// engine means full control of the machine, so use this for development only. Only the
-    /// bootstrapper sets it; the manager never creates its own node and leaves it empty.
+    /// bootstrapper sets this option; the manager never creates its own node and leaves the option
+    /// empty.
     pub manager_node: Option<NodeName>,
-    /// The first boot of each node. If set, the nodes are stock VMs, as a cloud creates them from
-    /// Debian's image, and [`authorized_key`](Self::authorized_key) is ignored.
+    /// The first boot of each node. If set, the nodes are like VMs that a cloud creates from
+    /// Debian's stock image, and [`authorized_key`](Self::authorized_key) is ignored.
     pub first_boot: Option<FirstBoot>,
 }
 
 impl LocalNodesOptions {
-    /// The defaults for an owner and a key.
+    /// Returns the default options for an owner and a key.
     pub fn new(owner: Owner, authorized_key: impl Into<String>) -> Self {
         Self {
             socket: PathBuf::from("/var/run/docker.sock"),
@@ -91,7 +93,7 @@ impl LocalNodesOptions {
         }
     }
 
-    /// The defaults for an owner and nodes that are stock VMs.
+    /// Returns the default options for an owner whose nodes boot Debian's stock image.
     pub fn stock(owner: Owner, first_boot: FirstBoot) -> Self {
         Self {
             first_boot: Some(first_boot),
@@ -103,12 +105,13 @@ impl LocalNodesOptions {
 /// A cloud provider whose nodes are containers of the operator's Docker engine.
 ///
 /// # Guarantees
-/// Those of [`CloudProvider`]. All created resources carry the platform's id; two platforms with
-/// the same name have different containers, volumes, and networks.
+/// The guarantees are those of [`CloudProvider`]. All created resources are labelled with the
+/// platform's id; two platforms with the same name have different containers, volumes, and
+/// networks.
 ///
 /// # Caveats
-/// A node's `capacity` is only used for placement and not enforced: nodes share the machine. An
-/// existing node is left unchanged even if its declaration changes.
+/// A node's `capacity` is used for placement but not enforced, because all nodes share the machine.
+/// An existing node is left unchanged even if its declaration changes.
 ///
 /// # Errors
 /// A container, network, or volume with a name of this platform but without its id is
@@ -117,16 +120,17 @@ impl LocalNodesOptions {
 #[derive(Debug)]
 pub struct LocalNodes {
     options: LocalNodesOptions,
-    /// `<platform>-<first 6 of id>`: the network's name and the prefix of all other names.
+    /// `<platform>-<first 6 digits of the id>`: the network's name, and the prefix of all other
+    /// names.
     prefix: String,
     platform_id: String,
     builds: Builds,
-    /// The host keys of nodes by container. They are created at the first boot and never change.
+    /// The host keys of nodes, by container. They are created at the first boot and never change.
     host_keys: Mutex<HashMap<String, Vec<String>>>,
 }
 
 impl LocalNodes {
-    /// Validates the options. Sends no request to the engine yet.
+    /// Validates the options without sending a request to the engine.
     pub fn new(mut options: LocalNodesOptions) -> Result<Self> {
         let key = options.authorized_key.trim().to_owned();
         if let Some(first_boot) = &options.first_boot {
@@ -167,7 +171,7 @@ impl LocalNodes {
         format!("{}-docker", self.container_name(node))
     }
 
-    /// The labels of all resources of the platform.
+    /// Returns the labels of all resources of the platform.
     fn labels(&self) -> HashMap<String, String> {
         HashMap::from([
             (
@@ -178,7 +182,7 @@ impl LocalNodes {
         ])
     }
 
-    /// The labels of resources that belong to one node.
+    /// Returns the labels of resources that belong to one node.
     fn node_labels(&self, node: &NodeName) -> HashMap<String, String> {
         let mut labels = self.labels();
         labels.insert(labels::ROLE.to_owned(), labels::ROLE_NODE.to_owned());
@@ -186,7 +190,7 @@ impl LocalNodes {
         labels
     }
 
-    /// The engine's filter for resources of this platform's nodes.
+    /// Returns the engine's filter for resources of this platform's nodes.
     fn node_filter(&self) -> HashMap<String, Vec<String>> {
         let labels = [
             format!("{}={}", labels::PLATFORM_ID, self.platform_id),
@@ -195,7 +199,7 @@ impl LocalNodes {
         HashMap::from([("label".to_owned(), labels.to_vec())])
     }
 
-    /// The desired state of the platform's network.
+    /// Returns the desired state of the platform's network.
     fn network<'a>(&'a self, labels: &'a HashMap<String, String>) -> DesiredNetwork<'a> {
         DesiredNetwork {
             name: &self.prefix,
@@ -204,7 +208,7 @@ impl LocalNodes {
         }
     }
 
-    /// The reasons why the nodes' network cannot be used, as sentences.
+    /// Returns the reasons why the nodes' network cannot be used, as sentences.
     async fn subnet_problems(&self, docker: &Docker, nodes: usize) -> Result<Vec<String>> {
         let labels = self.labels();
         let mut problems: Vec<String> = self
@@ -225,15 +229,15 @@ impl LocalNodes {
         Ok(problems)
     }
 
-    /// The container with a name or id.
+    /// Returns the container with this name or id.
     async fn find(&self, docker: &Docker, container: &str) -> Result<Option<Found>> {
         let answer = absent_is_none(docker.inspect_container(container, None).await)
             .map_err(|error| engine_error(&format!("inspecting container {container}"), error))?;
         Ok(answer.map(|inspected| NodeContainer::read(inspected, &self.platform_id)))
     }
 
-    /// A node of this platform by its name. Another platform's container with that name is a
-    /// conflict.
+    /// Returns the container of a node of this platform. Another platform's container with that
+    /// name is a conflict.
     async fn node_container(
         &self,
         docker: &Docker,
@@ -250,7 +254,7 @@ impl LocalNodes {
         }
     }
 
-    /// All nodes of this platform, sorted by name.
+    /// Returns all nodes of this platform, sorted by name.
     async fn node_containers(&self, docker: &Docker) -> Result<Vec<NodeContainer>> {
         let options = ListContainersOptions {
             all: true,
@@ -271,7 +275,7 @@ impl LocalNodes {
             .into_iter()
             .filter_map(|found| match found {
                 Some(Found::Owned(node_container)) => Some(node_container),
-                // It was removed after it was listed.
+                // The container was removed after it was listed.
                 Some(Found::Foreign) | None => None,
             })
             .collect();
@@ -303,8 +307,8 @@ impl LocalNodes {
         })
     }
 
-    /// The public keys that the node's sshd offers; empty before the first boot has created them.
-    /// They are read through the engine, which works even if the node is stopped.
+    /// Returns the public keys that the node's sshd offers; empty before the first boot has created
+    /// them. They are read through the engine, which works even if the node is stopped.
     async fn host_keys(
         &self,
         docker: &Docker,
@@ -361,7 +365,7 @@ impl LocalNodes {
         }
     }
 
-    /// The problems of the engine that prevent creating nodes, as sentences.
+    /// Returns the problems of the engine that prevent the creation of nodes, as sentences.
     async fn engine_problems(&self, docker: &Docker) -> Result<Vec<String>> {
         let version = docker
             .version()
@@ -385,8 +389,8 @@ impl LocalNodes {
         Ok(problems)
     }
 
-    /// The reason why the images are unavailable, if any. A build or pull would change the engine,
-    /// so this only checks whether the registry has the base image.
+    /// Returns the reason why the images are unavailable, if any. A build or a pull would change
+    /// the engine, so this only checks whether the registry has the base image.
     async fn image_problem(
         &self,
         docker: &Docker,
@@ -539,7 +543,8 @@ impl CloudProvider for LocalNodes {
     }
 }
 
-/// Progress with a short poll interval, because all operations here take seconds.
+/// Returns progress with a short poll interval, because all operations on local nodes take only
+/// seconds.
 fn soon(step: impl Into<String>) -> CloudProgress {
     CloudProgress::Running {
         after: Some(Duration::from_millis(200)),
@@ -547,7 +552,7 @@ fn soon(step: impl Into<String>) -> CloudProgress {
     }
 }
 
-/// The public keys in an archive of the host key file, without their comments.
+/// Returns the public keys in an archive of the host key file, without their comments.
 fn read_keys(archive: &[u8]) -> Result<Vec<String>, String> {
     let mut archive = tar::Archive::new(archive);
     let mut entries = archive.entries().map_err(|error| error.to_string())?;

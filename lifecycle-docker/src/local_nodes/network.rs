@@ -1,5 +1,5 @@
-//! The network that a platform's nodes share. It is created once, with a subnet that overlaps no
-//! other network.
+//! The network that a platform's nodes share. It is created once, with a subnet that does not
+//! overlap any other network.
 
 use std::collections::HashMap;
 
@@ -16,15 +16,15 @@ use crate::labels;
 #[derive(Debug, Clone, Copy)]
 pub(super) struct DesiredNetwork<'a> {
     pub(super) name: &'a str,
-    /// The labels that it gets and is identified by.
+    /// The labels that the network gets and by which it is identified.
     pub(super) labels: &'a HashMap<String, String>,
-    /// The configured subnet; without one a free subnet is chosen.
+    /// The configured subnet; if `None`, a free subnet is chosen.
     pub(super) subnet: Option<Subnet>,
 }
 
 impl DesiredNetwork<'_> {
     /// Ensures that the platform's network exists, and returns its subnet. An existing network
-    /// keeps its subnet even if another one is configured, because its nodes already have
+    /// keeps its subnet even if another subnet is configured, because its nodes already have
     /// addresses.
     pub(super) async fn ensure(&self, docker: &Docker) -> Result<Subnet> {
         let networks = all(docker).await?;
@@ -42,8 +42,8 @@ impl DesiredNetwork<'_> {
             match docker.create_network(self.request(subnet)).await {
                 Ok(created) => return self.settle(docker, &created.id, subnet).await,
                 Err(error) if refused_for(&error, "overlap") => {}
-                // Another process created a network of this name. If it is this platform's, it is
-                // found in the next iteration.
+                // Another process created a network with this name. If it belongs to this platform,
+                // the next iteration finds it.
                 Err(error) if status(&error) == Some(409) => {}
                 Err(error) => {
                     return Err(engine_error(&format!("creating {}", self.title()), error));
@@ -67,7 +67,7 @@ impl DesiredNetwork<'_> {
         })
     }
 
-    /// Removes the network. An absent network is Ok; a network in use is a conflict.
+    /// Removes the network. Succeeds if the network is absent; a network in use is a conflict.
     pub(super) async fn remove(&self, docker: &Docker) -> Result<()> {
         for network in self.owned(&all(docker).await?) {
             let id = network.id.as_deref().unwrap_or(self.name);
@@ -87,7 +87,7 @@ impl DesiredNetwork<'_> {
         Ok(())
     }
 
-    /// The reason why the configured subnet cannot be used, if any.
+    /// Returns the reason why the configured subnet cannot be used, if any.
     pub(super) async fn obstacle(&self, docker: &Docker) -> Result<Option<String>> {
         let networks = all(docker).await?;
         let (Some(configured), None) = (self.subnet, self.existing(&networks)?) else {
@@ -109,8 +109,8 @@ impl DesiredNetwork<'_> {
         format!("network {}", self.name)
     }
 
-    /// This platform's networks, the effective one first. The engine allows duplicate names if two
-    /// processes create a network at the same moment; the one with the smaller id is kept.
+    /// Returns this platform's networks, the one to use first. The engine allows duplicate names if
+    /// two processes create a network at the same moment; the network with the smaller id is kept.
     fn owned<'n>(&self, networks: &'n [Network]) -> Vec<&'n Network> {
         let mut owned: Vec<&Network> = networks
             .iter()
@@ -148,8 +148,8 @@ impl DesiredNetwork<'_> {
         Ok(None)
     }
 
-    /// After creating a network, checks whether another process created one too, and keeps one of
-    /// them.
+    /// After this process has created a network, checks whether another process created one too,
+    /// and keeps only one of them.
     async fn settle(&self, docker: &Docker, created: &str, subnet: Subnet) -> Result<Subnet> {
         let networks = all(docker).await?;
         let stays = self.owned(&networks).first().copied();
@@ -199,9 +199,9 @@ fn subnets(network: &Network) -> impl Iterator<Item = Subnet> {
         })
 }
 
-/// The subnets that a new network must not overlap: the engine's networks and this machine's
-/// routes, for example to an office network behind a VPN. If the routing table cannot be read, the
-/// engine runs in a separate VM and the routes do not matter.
+/// Returns the subnets that a new network must not overlap: the engine's networks and this
+/// machine's routes, for example to an office network behind a VPN. If the routing table cannot be
+/// read, the engine runs in a separate VM and the routes do not matter.
 async fn taken(networks: &[Network]) -> Vec<Subnet> {
     let table = tokio::fs::read_to_string("/proc/net/route")
         .await

@@ -1,8 +1,8 @@
 //! The container that acts as a VM: its creation and its observed state.
 //!
-//! If the engine may start privileged containers, a node is one, because nested engines work there
-//! on every kernel. Otherwise (the engine's own capabilities are limited) a node gets the three
-//! capabilities that suffice, without the engine's security profiles.
+//! If the engine may start privileged containers, a node is a privileged container, because nested
+//! engines work in it on every kernel. Otherwise (the engine's own capabilities are limited) a node
+//! gets only the three capabilities that it needs, without the engine's security profiles.
 //!
 //! The engine never starts a node by itself (restart policy `no`). A fenced node must stay off when
 //! the engine or the machine restarts, and a laptop that reboots should not start every platform
@@ -29,7 +29,7 @@ use crate::labels;
 pub(super) const ADDRESS_LABEL: &str = "lifecycle.node-address";
 /// The label with the account of a node that does not use [`ACCOUNT`].
 pub(super) const ACCOUNT_LABEL: &str = "lifecycle.node-account";
-/// The account on each node without an account from its first boot.
+/// The account on each node whose first boot creates no account.
 pub(super) const ACCOUNT: &str = "lifecycle";
 /// The file with all public host keys, written by the node's entrypoint.
 pub(super) const HOST_KEYS: &str = "/var/lib/node/host-keys";
@@ -51,17 +51,17 @@ pub(super) struct NodeContainerSpec<'a> {
     pub(super) privileged: bool,
 }
 
-/// How a node gets its account.
+/// The origin of a node's account.
 #[derive(Debug, Clone, Copy)]
 pub(super) enum Origin<'a> {
-    /// The image contains it; it accepts this public key.
+    /// The image contains the account, which accepts this public key.
     Image(&'a str),
-    /// The first boot creates it.
+    /// The first boot creates the account.
     FirstBoot(&'a FirstBoot),
 }
 
 impl NodeContainerSpec<'_> {
-    /// The body of the engine's create request.
+    /// Returns the body of the engine's create request.
     pub(super) fn body(mut self) -> ContainerCreateBody {
         self.labels
             .insert(ADDRESS_LABEL.to_owned(), self.address.to_string());
@@ -97,7 +97,7 @@ impl NodeContainerSpec<'_> {
     }
 
     fn host_config(&self) -> HostConfig {
-        // A volume for the nested engine's storage, because overlay2 does not work on top of
+        // The nested engine's storage is a volume, because overlay2 does not work on top of
         // overlay2.
         let storage = Mount {
             typ: Some(MountType::VOLUME),
@@ -120,7 +120,7 @@ impl NodeContainerSpec<'_> {
                 name: Some(RestartPolicyNameEnum::NO),
                 maximum_retry_count: None,
             }),
-            // Limits the size of sshd's log.
+            // This limits the size of sshd's log.
             log_config: Some(HostConfigLogConfig {
                 typ: Some("json-file".to_owned()),
                 config: Some(HashMap::from([("max-size".to_owned(), "1m".to_owned())])),
@@ -148,14 +148,14 @@ pub(super) struct NodeContainer {
     /// The container's id in the engine.
     pub(super) id: String,
     pub(super) node: NodeName,
-    /// From its label.
+    /// The value of the container's label.
     pub(super) address: Option<Ipv4Addr>,
-    /// From its label.
+    /// The value of the container's label.
     pub(super) account: String,
     pub(super) power: Power,
-    /// Whether it was created but never started.
+    /// Whether the container was created but never started.
     pub(super) fresh: bool,
-    /// The current boot, or the last one if it is stopped.
+    /// The current boot or, if the container is stopped, the last boot.
     pub(super) boot: Option<String>,
     /// When the previous boot ended.
     pub(super) previous_end: Option<DateTime<Utc>>,
@@ -163,7 +163,7 @@ pub(super) struct NodeContainer {
     pub(super) exit_code: Option<i64>,
 }
 
-/// What a container of a given name is.
+/// The result of looking up a container by its name.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Found {
     /// A node of this platform.
@@ -173,7 +173,7 @@ pub(super) enum Found {
 }
 
 impl NodeContainer {
-    /// The current boot, if the node is running.
+    /// Returns the current boot, if the node is running.
     pub(super) fn running_boot(&self) -> Option<&str> {
         match self.power {
             Power::Running => self.boot.as_deref(),
@@ -222,7 +222,8 @@ pub(super) fn moment(text: &str) -> Option<DateTime<Utc>> {
     (at > DateTime::UNIX_EPOCH).then_some(at)
 }
 
-/// A paused container counts as running, because a cloud does not know that a guest is frozen.
+/// Converts the container's state. A paused container counts as running, because a cloud does not
+/// know that a guest is frozen.
 fn power(status: ContainerStateStatusEnum) -> Power {
     match status {
         ContainerStateStatusEnum::RUNNING | ContainerStateStatusEnum::PAUSED => Power::Running,
@@ -269,7 +270,7 @@ mod tests {
     fn owned(status: ContainerStateStatusEnum) -> NodeContainer {
         match NodeContainer::read(container(status, "p"), "p") {
             Found::Owned(node_container) => node_container,
-            Found::Foreign => panic!("it carries our labels"),
+            Found::Foreign => panic!("it has the platform's labels"),
         }
     }
 

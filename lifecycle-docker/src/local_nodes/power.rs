@@ -18,12 +18,12 @@ use super::node_container::{NodeContainer, READY, moment};
 use super::provision::start_error;
 use super::{LocalNodes, STOP_GRACE, is_on, soon};
 
-/// Limit for the engine to end or remove a killed container.
+/// Time limit for the engine to stop or remove a killed container.
 const END_LIMIT: Duration = Duration::from_mins(1);
 /// The token of an operation on an absent node.
 const ABSENT: &str = "absent";
 
-/// Identifies the container and its boot at the start of an operation.
+/// Returns a token that identifies the container and its boot at the start of an operation.
 fn token(node_container: &NodeContainer) -> String {
     let boot = node_container.running_boot().unwrap_or_default();
     format!("{}@{boot}", node_container.id)
@@ -36,8 +36,7 @@ impl LocalNodes {
             .ok_or_else(|| Error::not_found(format!("node {node}")))
     }
 
-    /// Rejects a change to a node that is still booting, because the change would interrupt the
-    /// boot.
+    /// Checks that a node is not still booting, because a change would interrupt the boot.
     async fn is_up(&self, docker: &Docker, node_container: &NodeContainer) -> Result<()> {
         if node_container.power != Power::Running || self.is_ready(docker, node_container).await? {
             return Ok(());
@@ -117,7 +116,7 @@ impl LocalNodes {
                     .await
                     .map_err(|error| start_error(node, error))?;
             } else {
-                // A restart of this boot that was interrupted after the stop.
+                // A restart of this boot was interrupted after the stop.
                 docker
                     .start_container(&node_container.id, None)
                     .await
@@ -140,8 +139,8 @@ impl LocalNodes {
         if is_on(node_container.power) {
             self.booted(docker, &node_container.id, node).await
         } else {
-            // That boot has ended, and the node was stopped after a later boot: nothing is left to
-            // do.
+            // That boot has ended, and the node was stopped after a later boot, so nothing is left
+            // to do.
             Ok(CloudProgress::Done)
         }
     }
@@ -151,8 +150,8 @@ impl LocalNodes {
         if let Some(node_container) = &node_container {
             self.remove(docker, node_container).await?;
         }
-        // Remove the volume even if the container is gone: an earlier deletion may have been
-        // interrupted here.
+        // Remove the volume even if the container is gone, because an earlier deletion may have
+        // been interrupted at this point.
         self.remove_volume(docker, node).await?;
         Ok(node_container.map_or_else(|| ABSENT.to_owned(), |node_container| node_container.id))
     }
@@ -193,7 +192,7 @@ impl LocalNodes {
         Ok(())
     }
 
-    /// Stops a node at once and returns when the engine reports that it is not running.
+    /// Stops a node immediately, and returns when the engine reports that the node is not running.
     pub(super) async fn kill(&self, docker: &Docker, node: &NodeName) -> Result<Fenced> {
         let what = format!("fencing node {node}");
         if let Some(node_container) = self.node_container(docker, node).await?
@@ -207,7 +206,7 @@ impl LocalNodes {
                 .await;
             match absent_is_none(killed) {
                 Ok(_) => {}
-                // It stopped by itself meanwhile.
+                // The node stopped by itself meanwhile.
                 Err(error) if status(&error) == Some(409) => {}
                 Err(error) => return Err(engine_error(&what, error)),
             }
@@ -295,11 +294,11 @@ impl LocalNodes {
         let touched = info
             .and_then(|info| info.modification_time)
             .and_then(|at| moment(&at));
-        // A killed node keeps the file of its previous boot.
+        // A killed node still has the file from its previous boot.
         Ok(touched > node_container.previous_end && touched.is_some())
     }
 
-    /// The last lines of a node's console, for an error.
+    /// Returns the last lines of a node's console, for an error.
     async fn last_output(&self, docker: &Docker, node_container: &NodeContainer) -> String {
         let options = LogsOptions {
             stdout: true,

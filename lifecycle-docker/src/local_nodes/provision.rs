@@ -21,18 +21,19 @@ use super::node_container::{NodeContainer, NodeContainerSpec, Origin};
 use super::{LocalNodes, soon};
 use crate::labels;
 
-/// Number of attempts with another address, in case other processes take them.
+/// The number of attempts with another address, in case other processes use the chosen ones.
 const ADDRESS_TRIES: usize = 16;
-/// Number of checks, and the pause between them, for a container whose name the engine has reserved
-/// already.
+/// How often to check for a container that the engine does not show yet although its name is
+/// already reserved.
 const NAME_TRIES: u32 = 50;
 const NAME_PAUSE: Duration = Duration::from_millis(100);
 
-/// Held while the network is looked up and an address in it is chosen and taken: several providers
-/// in one process may create nodes of one platform.
+/// Held while the network is looked up and an address in it is chosen and assigned, because several
+/// providers in one process may create nodes of the same platform.
 static CHOOSING: tokio::sync::Mutex<()> = tokio::sync::Mutex::const_new(());
 
-/// Whether an engine, by its socket, may start privileged containers. Probed once per process.
+/// Whether each engine, identified by its socket, may start privileged containers. Probed once per
+/// process.
 static PRIVILEGED: tokio::sync::Mutex<BTreeMap<PathBuf, bool>> =
     tokio::sync::Mutex::const_new(BTreeMap::new());
 
@@ -51,7 +52,7 @@ pub(super) enum Provision {
 const WAITS: &str = "image";
 
 impl Provision {
-    /// The state that a later poll needs, in any process.
+    /// Returns the state that a later poll needs, in any process.
     pub(super) fn token(&self) -> String {
         match self {
             Self::Building(_) => WAITS.to_owned(),
@@ -90,8 +91,8 @@ impl LocalNodes {
                     Availability::Ready => {
                         match self.create(docker, &spec.name, flavour, &avoid).await? {
                             Some(node_container) => node_container,
-                            // A dropped call or another process is being served: the engine
-                            // reserves the name before it shows the container.
+                            // The engine is still processing a request from a dropped call or
+                            // another process: it reserves the name before it shows the container.
                             None if named < NAME_TRIES => {
                                 named += 1;
                                 tokio::time::sleep(NAME_PAUSE).await;
@@ -108,8 +109,8 @@ impl LocalNodes {
             self.seed(docker, &node_container).await?;
             match docker.start_container(&node_container.id, None).await {
                 Ok(()) => return Ok(Provision::Created(node_container)),
-                // Another process gave the address to another node. This container never ran, so
-                // re-create it with the next address.
+                // Another process gave the address to another node. This node's container never
+                // ran, so re-create it with the next address.
                 Err(error)
                     if refused_for(&error, "address already in use")
                         && self.fixed_address().is_none()
@@ -123,7 +124,7 @@ impl LocalNodes {
         }
     }
 
-    /// The progress of the provision with this token.
+    /// Returns the progress of the provision with this token.
     pub(super) async fn provisioned(
         &self,
         docker: &Docker,
@@ -138,8 +139,8 @@ impl LocalNodes {
                 }
             };
         }
-        // The token refers to one container. If that was deleted since, a poll must not create
-        // another one.
+        // The token refers to one container. If this container was deleted since, a poll must not
+        // create another one.
         let (how, id) = token.split_once(':').ok_or_else(|| {
             Error::corrupt(
                 format!("the token of provisioning node {}", spec.name),
@@ -156,8 +157,8 @@ impl LocalNodes {
         }
     }
 
-    /// The node's container, created if missing, but not started. `None` if its name is taken by a
-    /// container that the engine does not show yet.
+    /// Returns the node's container, which is created if missing, but not started. `None` if its
+    /// name is in use by a container that the engine does not show yet.
     async fn create(
         &self,
         docker: &Docker,
@@ -207,7 +208,7 @@ impl LocalNodes {
         };
         match docker.create_container(Some(options), spec.body()).await {
             Ok(_) => tracing::info!(%node, %address, "created the container of a local node"),
-            // Another process created it meanwhile; its labels are checked below.
+            // Another process created the container meanwhile; its labels are checked below.
             Err(error) if status(&error) == Some(409) => {}
             Err(error) => return Err(engine_error(&format!("creating node {node}"), error)),
         }
@@ -218,8 +219,8 @@ impl LocalNodes {
         self.options.first_boot.as_ref()?.address
     }
 
-    /// Writes the first-boot input to a stock node that never ran. It is written again in case an
-    /// earlier call was interrupted.
+    /// Writes the first-boot input to a stock node that never ran. The input is always written
+    /// again, in case an earlier call was interrupted.
     pub(super) async fn seed(&self, docker: &Docker, node_container: &NodeContainer) -> Result<()> {
         let (Some(first_boot), true) = (&self.options.first_boot, node_container.fresh) else {
             return Ok(());
@@ -241,9 +242,10 @@ impl LocalNodes {
             })
     }
 
-    /// Removes a container that never ran and contains no data of the node.
+    /// Removes a container that never ran and therefore contains no data of the node.
     async fn discard(&self, docker: &Docker, node_container: &NodeContainer) -> Result<()> {
-        // Without force, the engine refuses if another process has started it meanwhile.
+        // Without `force`, the engine rejects the removal if another process has started the
+        // container meanwhile.
         let removed = docker
             .remove_container(&node_container.id, None::<RemoveContainerOptions>)
             .await;
@@ -279,7 +281,7 @@ impl LocalNodes {
         }
     }
 
-    /// Removes a node's volume. An absent volume is Ok.
+    /// Removes a node's volume. Succeeds if the volume is absent.
     pub(super) async fn remove_volume(&self, docker: &Docker, node: &NodeName) -> Result<()> {
         let name = self.volume_name(node);
         let what = format!("removing volume {name}");
@@ -326,7 +328,8 @@ impl LocalNodes {
     /// Whether the engine may start privileged containers. Only an attempt shows this, because the
     /// engine's own capabilities can be limited by its parent.
     async fn may_be_privileged(&self, docker: &Docker, flavour: Flavour) -> Result<bool> {
-        // Held during the probe, because two probes of one platform would have the same name.
+        // The lock is held during the probe, because two probes for the same platform would have
+        // the same name.
         let mut known = PRIVILEGED.lock().await;
         if let Some(may) = known.get(&self.options.socket) {
             return Ok(*may);
@@ -383,13 +386,14 @@ impl LocalNodes {
             .await;
         match absent_is_none(removed) {
             Ok(_) => Ok(()),
-            // Another process is removing it.
+            // Another process is removing the probe.
             Err(error) if status(&error) == Some(409) => Ok(()),
             Err(error) => Err(engine_error("checking the engine's privileges", error)),
         }
     }
 
-    /// Never equal to a node's container name, which continues with `-node-`.
+    /// Returns the name of the probe's container. It never equals the name of a node's container,
+    /// which has `-node-` after the prefix.
     fn probe_name(&self) -> String {
         format!("{}-privilege-probe", self.prefix)
     }
@@ -403,7 +407,8 @@ pub(super) fn start_error(node: &NodeName, error: bollard::errors::Error) -> Err
             format!("the address of node {node}"),
             "another container uses this address",
         ),
-        // Here a 404 is about a dependency of the container, not about the container itself.
+        // In this response, a 404 refers to a dependency of the container, not to the container
+        // itself.
         bollard::errors::Error::DockerResponseServerError {
             status_code: 404,
             message,

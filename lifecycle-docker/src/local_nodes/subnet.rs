@@ -1,4 +1,4 @@
-//! Subnets by address and prefix, and the choice of a subnet that overlaps no other.
+//! Subnets with their address and prefix, and the choice of a subnet that does not overlap others.
 
 use std::collections::BTreeSet;
 use std::fmt;
@@ -7,7 +7,8 @@ use std::str::FromStr;
 
 use lifecycle_core::Error;
 
-/// Prefixes within these limits leave room for a gateway and nodes, and fit into private ranges.
+/// The shortest and longest prefix of a subnet. Within these limits, the subnet fits into a private
+/// range and has room for a gateway and nodes.
 const WIDEST: u8 = 8;
 const NARROWEST: u8 = 29;
 
@@ -19,7 +20,7 @@ pub struct Subnet {
 }
 
 impl Subnet {
-    /// The network that contains `address`; `None` for an invalid prefix.
+    /// Returns the network that contains `address`; `None` for an invalid prefix.
     pub(super) fn new(address: Ipv4Addr, prefix: u8) -> Option<Self> {
         let mask = mask(prefix)?;
         Some(Self {
@@ -28,25 +29,26 @@ impl Subnet {
         })
     }
 
-    /// Whether some address belongs to both.
+    /// Whether any address belongs to both subnets.
     pub fn overlaps(self, other: Self) -> bool {
         let shared = mask(self.prefix.min(other.prefix)).unwrap_or(0);
         self.address.to_bits() & shared == other.address.to_bits() & shared
     }
 
-    /// The engine's own address in the subnet: the first one.
+    /// Returns the engine's own address in the subnet, which is the first one.
     pub(super) fn gateway(self) -> Ipv4Addr {
         Ipv4Addr::from_bits(self.address.to_bits().saturating_add(1))
     }
 
-    /// The addresses available to nodes: all but the network, gateway, and broadcast addresses.
+    /// Iterates over the addresses available to nodes: all except the network, gateway, and
+    /// broadcast addresses.
     pub(super) fn hosts(self) -> impl Iterator<Item = Ipv4Addr> {
         let first = self.address.to_bits();
         let last = first | !mask(self.prefix).unwrap_or(u32::MAX);
         (first.saturating_add(2)..last).map(Ipv4Addr::from_bits)
     }
 
-    /// The lowest address available to nodes that is not in `taken`.
+    /// Returns the lowest address that is available to nodes and not in `taken`.
     pub(super) fn lowest_free(self, taken: &BTreeSet<Ipv4Addr>) -> Option<Ipv4Addr> {
         self.hosts().find(|address| !taken.contains(address))
     }
@@ -93,13 +95,14 @@ impl FromStr for Subnet {
     }
 }
 
-/// The candidates for a platform's network: rarely used elsewhere, and outside Docker's own pools
-/// and the default block of service addresses.
+/// Iterates over the candidates for a platform's network. They are rarely used elsewhere, and are
+/// outside Docker's own pools and the default block for service addresses.
 pub(super) fn candidates() -> impl Iterator<Item = Subnet> {
     (0..=u8::MAX).filter_map(|third| Subnet::new(Ipv4Addr::new(10, 89, third, 0), 24))
 }
 
-/// The destinations in a Linux routing table (`/proc/net/route`), without the default route.
+/// Returns the destinations in a Linux routing table (`/proc/net/route`), without the default
+/// route.
 pub(super) fn routed(table: &str) -> Vec<Subnet> {
     let address = |hex: &str| {
         u32::from_str_radix(hex, 16)

@@ -14,7 +14,7 @@ use crate::error::SshError;
 /// How an account authenticates. The account's name is part of each node's description.
 #[derive(Debug, Clone)]
 pub enum SshCredential {
-    /// A private key in OpenSSH form, without a passphrase.
+    /// A private key in OpenSSH format, without a passphrase.
     PrivateKey(Sensitive),
     Password(Sensitive),
 }

@@ -1,4 +1,4 @@
-//! Runs commands on a host, each in an SSH session of its own, until the channel closes.
+//! Runs commands on a host, each in its own SSH session, until the session's channel closes.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -15,7 +15,7 @@ use crate::error::SshError;
 
 /// The output size at which a command is aborted.
 const OUTPUT_LIMIT: usize = 16 << 20;
-/// How long a host may accept no input of a command.
+/// How long a host may accept no input for a command.
 const STALL: Duration = Duration::from_mins(1);
 /// Input is sent in pieces of this size, so that a slow connection does not count as stalled.
 const PIECE: usize = 256 << 10;
@@ -27,7 +27,7 @@ pub(crate) fn quote(text: &str) -> String {
     format!("'{}'", text.replace('\'', r"'\''"))
 }
 
-/// The command line that runs `script` in `sh`, whatever the account's login shell is.
+/// Returns the command line that runs `script` in `sh`, whatever the account's login shell is.
 pub(super) fn line(script: &str, sudo: bool) -> String {
     let shell = format!("sh -c {}", quote(script));
     if sudo {
@@ -58,8 +58,8 @@ impl From<russh::Error> for RunError {
     }
 }
 
-/// A session that is closed on the host when it is dropped early. The host may keep the session
-/// until its command ends, so its connection is not used for further channels.
+/// A session that, if dropped early, is closed on the host. The host may keep such a session until
+/// its command exits, so the session's connection is not used for further channels.
 struct Session {
     write: Arc<ChannelWriteHalf<Msg>>,
     lease: Lease,
@@ -83,7 +83,7 @@ impl Drop for Session {
     }
 }
 
-/// Runs a command with `input`, and counts the bytes sent.
+/// Runs a command with `input`, and counts the bytes that were sent.
 pub(super) async fn run<I>(
     channel: Channel<Msg>,
     lease: Lease,
@@ -113,8 +113,8 @@ where
                 done = &mut feed, if feeding => {
                     feeding = false;
                     match done {
-                        // A command that does not read its input reports its result by its exit
-                        // code.
+                        // A command may exit without reading its input; its exit code is the
+                        // result.
                         Ok(()) | Err(RunError::Ssh(SshError::Protocol(_))) => {}
                         Err(error) => return Err(error),
                     }

@@ -13,15 +13,16 @@ pub(super) struct HostKeyCheck {
 }
 
 impl HostKeyCheck {
-    /// Creates a check for the keys that the provider reported, in OpenSSH form. Without any key,
-    /// no host is accepted.
+    /// Creates a check for the keys that the provider reported, in OpenSSH format. If there are
+    /// none, no host is accepted.
     pub(super) fn new(reported: &[String]) -> Result<Self, SshError> {
         Ok(Self {
             pinned: parse(reported)?,
         })
     }
 
-    /// The algorithms to request, because a server with several keys must offer the pinned kind.
+    /// Returns the algorithms to request, because a server with several keys must offer a key of
+    /// the pinned type.
     pub(super) fn algorithms(&self) -> Option<Vec<Algorithm>> {
         if self.pinned.is_empty() {
             return None;
@@ -40,7 +41,7 @@ impl HostKeyCheck {
         Some(algorithms)
     }
 
-    /// The fingerprints of the pinned keys, for messages.
+    /// Returns the fingerprints of the pinned keys, for messages.
     pub(super) fn pinned(&self) -> String {
         fingerprints(&self.pinned)
     }
@@ -86,7 +87,7 @@ fn parse(lines: &[String]) -> Result<Vec<PublicKey>, SshError> {
         .collect()
 }
 
-/// Extracts the keys from the output of `ssh-keyscan`, or from plain OpenSSH form, without host
+/// Extracts the keys from the output of `ssh-keyscan`, or from keys in OpenSSH format, without host
 /// names.
 pub(super) fn scanned(reported: &[String]) -> Vec<String> {
     let lines = reported.iter().flat_map(|text| text.lines().map(str::trim));

@@ -2,7 +2,7 @@
 //!
 //! A connection to a node is a channel (`direct-tcpip`) of the single connection to the jump host.
 //! The node's host key is verified within the channel, so the jump host cannot read the traffic.
-//! sshd's `MaxSessions` limits sessions but not such channels, so one connection is enough for all
+//! sshd's `MaxSessions` limits sessions, not such channels, so one connection is enough for all
 //! nodes.
 
 use std::fmt;
@@ -19,15 +19,15 @@ use super::stream::LeasedStream;
 use super::tunnel;
 use crate::error::SshError;
 
-/// How to connect to a jump host, and which nodes to reach through it.
+/// How to connect to a jump host.
 #[derive(Debug, Clone)]
 pub struct JumpHost {
-    /// Its name or address.
+    /// The jump host's name or address.
     pub host: String,
     pub port: u16,
     /// The account on the jump host. It needs no shell, but must be allowed to forward connections.
     pub user: String,
-    /// Its public keys, in OpenSSH form or as printed by `ssh-keyscan`; at least one.
+    /// The jump host's public keys, in OpenSSH format or as printed by `ssh-keyscan`; at least one.
     pub host_keys: Vec<String>,
     /// The account's credential.
     pub credential: SshCredential,
@@ -85,7 +85,7 @@ impl Jump {
         })
     }
 
-    /// A copy with other timeouts and its own connections.
+    /// Returns a copy with other timeouts and its own connections.
     pub(crate) fn with_timings(&self, timings: SshTimings) -> Self {
         let peer = Peer {
             timings,
@@ -97,7 +97,7 @@ impl Jump {
         }
     }
 
-    /// Its account, name, and port, for messages.
+    /// Returns the jump host's account, name, and port, for messages.
     pub(crate) fn name(&self) -> &str {
         &self.name
     }
@@ -118,8 +118,8 @@ impl Jump {
             host: host.to_owned(),
             port,
         });
-        // Boxed because the types are recursive: a pool connects through a jump host, which has a
-        // pool.
+        // The future is boxed because the types are recursive: a pool connects through a jump host,
+        // which has a pool.
         Box::pin(async move {
             let opened = self.pool.open(&kind, Share::Shared).await;
             let (channel, lease) = opened.map_err(|error| self.failed(error))?;

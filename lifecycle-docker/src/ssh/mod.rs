@@ -40,7 +40,7 @@ use pool::{ChannelKind, Lease, Peer, Pool};
 
 /// The account that needs no sudo.
 const ROOT: &str = "root";
-/// Limit for each step before and after a file's upload.
+/// Time limit for each step before and after a file's upload.
 const FILE_STEP: Duration = Duration::from_mins(1);
 
 /// How to connect to a host over SSH.
@@ -51,17 +51,17 @@ pub struct SshTarget {
     /// The address to connect to.
     pub address: IpAddr,
     pub port: u16,
-    /// The account: root, or one that can run sudo without a password.
+    /// The account: root, or an account that can run sudo without a password.
     pub user: String,
-    /// The host's public keys in OpenSSH form, as its provider reports them. Without any, the
-    /// connection is refused.
+    /// The host's public keys in OpenSSH format, as its provider reports them. If there are none,
+    /// the connection is rejected.
     pub host_keys: Vec<String>,
 }
 
 /// A node's operating system over SSH.
 ///
-/// All clones of the `Arc` that holds it share its connections. They are opened when needed; a
-/// broken connection is replaced at the next call.
+/// All clones of the `Arc` that contains this value share its connections. Connections are opened
+/// when needed; a broken connection is replaced at the next call.
 pub struct SshAccess {
     host: String,
     pool: Pool,
@@ -83,7 +83,7 @@ impl SshAccess {
         Self::through(None, target, credential, timings)
     }
 
-    /// The same, through a jump host if there is one.
+    /// Creates access to a host without connecting, through a jump host if there is one.
     pub(crate) fn through(
         jump: Option<Arc<Jump>>,
         target: SshTarget,
@@ -117,19 +117,19 @@ impl SshAccess {
         self.pool.check().await.map_err(|e| self.core(&e))
     }
 
-    /// The host's name and address, for messages.
+    /// Returns the host's name and address, for messages.
     pub(crate) fn host(&self) -> &str {
         &self.host
     }
 
-    /// Increases with each [`NodeAccess::reconnect`], after which the account's permissions may
-    /// differ.
+    /// Returns a number that increases with each [`NodeAccess::reconnect`], after which the
+    /// account's permissions may differ.
     pub(crate) fn generation(&self) -> u64 {
         self.pool.generation()
     }
 
-    /// Opens a stream to a unix socket of the host. Returns `None` if the host responds but
-    /// refuses.
+    /// Opens a stream to a Unix socket of the host. Returns `None` if the host responds but rejects
+    /// the request.
     pub(crate) async fn unix_socket(
         &self,
         path: &str,
@@ -231,9 +231,9 @@ impl NodeAccess for SshAccess {
     async fn put(&self, file: HostFile) -> Result<()> {
         let what = format!("writing {} on {}", file.path, self.host);
         let (directory, path) = split_path(&file.path)?;
-        // Upload and rename are separate commands: if the contents end early, the host sees a
-        // normal end of input and must not rename an incomplete file. The next upload of the same
-        // file removes drafts of interrupted ones.
+        // Upload and rename are separate commands, because if the contents end early, the host sees
+        // a normal end of input and must not rename an incomplete file. The next upload of the same
+        // file removes drafts from interrupted uploads.
         let draft = draft(&file.path);
         let upload = format!(
             "umask 077 && mkdir -p {directory} && \
@@ -268,15 +268,15 @@ impl NodeAccess for SshAccess {
 /// The name prefix of incomplete files.
 const TEMPORARY: &str = ".lifecycle-put.";
 
-/// The name prefix of incomplete contents of the file at `path`. It contains no characters that are
-/// special to a shell or a pattern.
+/// Returns the name prefix for incomplete contents of the file at `path`. It contains no characters
+/// that are special to a shell or a pattern.
 fn draft(path: &str) -> String {
     let mut digest = hex::encode(Sha256::digest(path));
     digest.truncate(16);
     format!("{TEMPORARY}{digest}.")
 }
 
-/// A file's directory and its whole path, both quoted.
+/// Returns a file's directory and its whole path, both quoted.
 fn split_path(path: &str) -> Result<(String, String)> {
     let invalid = |why: &str| {
         Error::invalid(
@@ -297,7 +297,7 @@ fn split_path(path: &str) -> Result<(String, String)> {
     }
 }
 
-/// sudo's own error message, if it did not run the command.
+/// Returns sudo's own error message, if sudo did not run the command.
 fn sudo_refusal(output: &HostOutput) -> Option<String> {
     const REFUSALS: [&str; 5] = [
         "a password is required",

@@ -1,10 +1,10 @@
 //! The pool of SSH connections to one host.
 //!
-//! Stock sshd imposes two limits. It allows ten sessions (commands) per connection, so another
-//! connection is opened after eight. It also drops connections when too many are not yet
-//! authenticated, so parallel connection attempts are limited. The client adds a third limit: if
-//! one channel's reader stalls, the whole connection stalls. Every channel that is read at the
-//! caller's pace therefore gets a connection of its own ([`Share::Alone`]).
+//! An sshd with stock configuration imposes two limits. It allows ten sessions (commands) per
+//! connection, so another connection is opened after eight. It also drops new connections while too
+//! many are not yet authenticated, so parallel connection attempts are limited. The client adds a
+//! third limit: if one channel's reader stalls, the whole connection stalls. Every channel that is
+//! read at the caller's pace therefore gets its own connection ([`Share::Alone`]).
 
 use std::borrow::Cow;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
@@ -25,31 +25,33 @@ use super::tunnel;
 use super::watched::Watched;
 use crate::error::SshError;
 
-/// Stock sshd allows ten. Two are reserved for sessions that it has not cleaned up yet.
+/// The maximum number of sessions per connection. Stock sshd allows ten; two of them are reserved
+/// for sessions that sshd has not cleaned up yet.
 const SESSIONS_PER_CONNECTION: usize = 8;
-/// Stock sshd starts to drop connections when ten are not yet authenticated.
+/// The number of parallel connection attempts. Stock sshd starts to drop connections when ten are
+/// not yet authenticated.
 const PARALLEL_DIALS: u32 = 4;
-/// After this many refused channels a connection is not used for further ones. The client queues a
-/// reply for each refusal, and nothing reads that queue after authentication (russh 0.65.1,
-/// `Handle::receiver`).
+/// After this many refused channels, a connection is not used for further channels. The client
+/// queues a reply for each refusal, and nothing reads that queue after authentication (russh
+/// 0.65.1, `Handle::receiver`).
 const REFUSALS_PER_CONNECTION: usize = 64;
-/// Additional connections are closed after this idle time.
+/// All connections except the first are closed after this idle time.
 const IDLE: Duration = Duration::from_mins(1);
-/// How long to wait for a channel that opens late, in order to close it. This is longer than a
-/// host's own timeout for connecting to an unreachable target.
+/// How long to wait for a channel that opens after its timeout, in order to close it. This is
+/// longer than a host's own timeout for connecting to an unreachable target.
 const LATEST: Duration = Duration::from_mins(5);
-/// Number of messages buffered per channel before the connection waits for the reader.
+/// The number of messages that are buffered per channel before the connection waits for the reader.
 const CHANNEL_BUFFER: usize = 1024;
 const WINDOW: u32 = 8 << 20;
 
 /// The timeouts of the connections to a host.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct SshTimings {
-    /// Limit for connecting and authenticating.
+    /// Time limit for connecting and authenticating.
     pub connect: Duration,
-    /// Idle time after which a keepalive request is sent.
+    /// The idle time after which a keepalive request is sent.
     pub keepalive: Duration,
-    /// Number of unanswered keepalive requests after which the connection is closed.
+    /// The number of unanswered keepalive requests after which the connection is closed.
     pub keepalive_misses: usize,
 }
 
@@ -64,19 +66,19 @@ impl Default for SshTimings {
 }
 
 impl SshTimings {
-    /// The longest time until an unresponsive host is detected.
+    /// Returns the longest time until an unresponsive host is detected.
     pub(super) fn detection_time(&self) -> Duration {
         let misses = u32::try_from(self.keepalive_misses).unwrap_or(u32::MAX);
         self.keepalive.saturating_mul(misses.saturating_add(1))
     }
 }
 
-/// The requested kind of channel.
+/// The requested type of channel.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum ChannelKind {
     /// A command; counts towards sshd's `MaxSessions`.
     Session,
-    /// A forwarded connection; does not count.
+    /// A forwarded connection; does not count towards `MaxSessions`.
     Forward(ForwardTarget),
 }
 
@@ -112,7 +114,7 @@ impl ChannelKind {
         })
     }
 
-    /// The error for a channel that the host did not open in time.
+    /// Returns the error for a channel that the host did not open in time.
     fn late(&self, after: Duration) -> SshError {
         match self {
             Self::Session => SshError::TimedOut(after),
@@ -156,7 +158,7 @@ impl Connection {
         !self.retired.load(Ordering::Acquire) && !self.handle.is_closed()
     }
 
-    /// Prevents further channels.
+    /// Prevents further channels on this connection.
     fn retire(&self) {
         self.retired.store(true, Ordering::Release);
     }
@@ -225,10 +227,10 @@ impl Drop for Lease {
 /// The host that the pool connects to, and its account.
 #[derive(Clone)]
 pub(super) struct Peer {
-    /// Its name or address.
+    /// The host's name or address.
     pub(super) host: String,
     pub(super) port: u16,
-    /// The jump host that connects to it; `None` for a direct connection.
+    /// The jump host that connects to the host; `None` for a direct connection.
     pub(super) through: Option<Arc<Jump>>,
     pub(super) user: String,
     pub(super) host_keys: Vec<String>,
@@ -262,7 +264,8 @@ impl Pool {
         &self.peer
     }
 
-    /// Opens no further channels on the existing connections. Each ends with its last channel.
+    /// Prevents further channels on the existing connections. Each connection ends with its last
+    /// channel.
     pub(super) fn renew(&self) {
         for connection in self.lock().drain(..) {
             connection.retire();
@@ -280,7 +283,7 @@ impl Pool {
     }
 
     /// Opens a channel. If a connection is broken or has reached the host's session limit, it is
-    /// replaced once.
+    /// replaced, but only once.
     pub(super) async fn open(
         &self,
         kind: &ChannelKind,
@@ -385,7 +388,8 @@ impl Pool {
     /// Opens a stream to the host, before the SSH handshake.
     async fn stream(&self) -> Result<Box<dyn Duplex>, SshError> {
         let Peer { host, port, .. } = &self.peer;
-        // The jump host has its own timeout, so that a delay there is reported with its name.
+        // The jump host has its own timeout, so that a delay at the jump host is reported with its
+        // name.
         if let Some(jump) = &self.peer.through {
             return jump.reach(host, *port).await;
         }

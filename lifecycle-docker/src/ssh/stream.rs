@@ -3,10 +3,10 @@
 //!
 //! The SSH client removes a channel only when the host closes it: a channel that the client closes
 //! first stays in its table, with its buffers, until the connection ends (russh 0.65.1,
-//! `client/encrypted.rs`: a close from the host is ignored after the client sent its own). A
+//! `client/encrypted.rs`: a close from the host is ignored after the client has sent its own). A
 //! dropped stream on a shared connection therefore ends its input and waits for the host to close
-//! the channel. If the host does not, the stream closes the channel itself and its connection is
-//! retired.
+//! the channel. If the host does not close it in time, the stream closes the channel itself, and
+//! the connection is not used for further channels.
 
 use std::io;
 use std::pin::Pin;
@@ -23,21 +23,21 @@ use tokio_util::sync::ReusableBoxFuture;
 
 use super::pool::Lease;
 
-/// Limit for the host to close a channel whose input has ended.
+/// Time limit for the host to close a channel whose input has ended.
 const CLOSES_WITHIN: Duration = Duration::from_secs(10);
-/// Number of bytes that a host may still send on such a channel.
+/// The number of bytes that a host may still send on a channel whose input has ended.
 const SENDS_AT_MOST: usize = 1 << 20;
 
 type Next = ReusableBoxFuture<'static, (ChannelReadHalf, Option<ChannelMsg>)>;
 
-/// Dropping it closes the channel.
+/// A stream over an SSH channel. Dropping it closes the channel.
 pub(crate) struct LeasedStream {
     /// Received data that has not been read yet.
     unread: Bytes,
     /// Whether the host has ended its output.
     ended: bool,
     writer: Box<dyn AsyncWrite + Send + Sync + Unpin>,
-    /// `None` only while it is being dropped.
+    /// `None` only while the stream is being dropped.
     channel: Option<OpenChannel>,
 }
 
@@ -88,7 +88,8 @@ impl OpenChannel {
     /// Ends the input and reads until the host closes the channel.
     async fn finish(mut self) {
         let closed = timeout(CLOSES_WITHIN, async {
-            // An error here or below means that the connection is gone, and the channel with it.
+            // Errors are ignored: an error means that the connection is gone, and the channel with
+            // it.
             let _ = self.write.eof().await;
             let mut sent = 0;
             loop {
@@ -117,7 +118,7 @@ impl Drop for LeasedStream {
         let Some(channel) = self.channel.take() else {
             return;
         };
-        // If the runtime is gone, so is the connection.
+        // If the runtime no longer exists, neither does the connection.
         let Ok(runtime) = tokio::runtime::Handle::try_current() else {
             return;
         };

@@ -1,11 +1,11 @@
-//! The connection to a node inside the connection to the jump host.
+//! Wraps the connection to a node that is inside the connection to the jump host.
 //!
 //! The SSH client buffers a number of packets per channel. If a channel's reader stalls, the client
 //! then stalls the whole connection, and with it every node behind the jump host. A single log
-//! stream without a reader is enough. Data for a node is therefore moved at once into a byte buffer
-//! that is larger than what the node may send without acknowledgement ([`WINDOW`]). Such a log then
-//! stalls only its own connection. If the buffer fills anyway, its connection is closed and the
-//! others continue.
+//! stream that nobody reads is enough. Data from a node is therefore immediately moved into a byte
+//! buffer that is larger than the amount that the node may send without acknowledgement
+//! ([`WINDOW`]). Such a log then stalls only its own node's connection. If the buffer fills anyway,
+//! this connection is closed and the others continue.
 
 use std::io;
 use std::time::Duration;
@@ -16,12 +16,13 @@ use tokio::time::timeout;
 
 use super::stream::LeasedStream;
 
-/// The SSH window per channel: the number of bytes a node may send before they are acknowledged.
+/// The SSH window per channel: the number of bytes that a node may send before they are
+/// acknowledged.
 pub(super) const WINDOW: u32 = 2 << 20;
 /// The buffer size for a stalled reader, in bytes: the window of its channel, plus room for the
 /// protocol's overhead with small packets.
 const HELD: usize = 8 << 20;
-/// The buffer size for outgoing data, in bytes. It is small, because data that waits here is
+/// The buffer size for outgoing data, in bytes. It is small, because data in this buffer is
 /// delayed.
 const WAITING: usize = 256 << 10;
 /// How long a full buffer may delay all other nodes before its connection is closed.
@@ -34,7 +35,7 @@ pub(super) fn through(carrier: LeasedStream, stall_limit: Duration) -> Box<dyn D
     let (near, far) = (tokio::io::duplex(HELD), tokio::io::duplex(WAITING));
     tokio::spawn(async move {
         let (from, to) = tokio::io::split(carrier);
-        // If one direction ends, close the connection: SSH cannot use half of one.
+        // If one direction ends, close the connection, because SSH needs both directions.
         let ended = tokio::select! {
             ended = carry(from, near.0, FULL) => ended,
             ended = carry(far.0, to, stall_limit) => ended,
@@ -46,7 +47,7 @@ pub(super) fn through(carrier: LeasedStream, stall_limit: Duration) -> Box<dyn D
     Box::new(tokio::io::join(near.1, far.1))
 }
 
-/// Copies all data; fails if the receiver accepts nothing for `patience`.
+/// Copies all data. Fails if the receiver accepts no data for `patience`.
 async fn carry<R, W>(mut from: R, mut to: W, patience: Duration) -> io::Result<()>
 where
     R: AsyncRead + Unpin,

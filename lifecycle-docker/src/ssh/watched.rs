@@ -1,8 +1,8 @@
 //! Timeouts that the SSH client does not implement.
 //!
-//! While the client writes it sends no keepalives, so a host that accepts no more data would block
-//! it for ever. A login that is cancelled during the key exchange would leave the client waiting
-//! for the host, with an open socket.
+//! The client sends no keepalives while it writes, so a host that accepts no more data would block
+//! it forever. A login that is cancelled during the key exchange would leave the client waiting for
+//! the host, with an open socket.
 
 use std::io;
 use std::pin::Pin;
@@ -23,13 +23,14 @@ pub(super) struct Watched {
     login: Option<oneshot::Receiver<()>>,
 }
 
-/// Dropping it cancels the login and ends the connection.
+/// A login in progress. Dropping this value cancels the login and ends the connection.
 pub(super) struct Login(oneshot::Sender<()>);
 
 impl Login {
-    /// Marks the login as successful. From now on the caller ends the connection.
+    /// Marks the login as successful. From then on, the caller is responsible for ending the
+    /// connection.
     pub(super) fn succeeded(self) {
-        // If the connection has ended already, nothing receives this.
+        // If the connection has ended already, nothing receives this message.
         let _ = self.0.send(());
     }
 }
@@ -159,14 +160,14 @@ mod tests {
         };
         let credential = SshCredential::Password(Sensitive::new("x"));
         let access = SshAccess::new(target, &credential, timings).unwrap();
-        // Sends its greeting, and stops responding during the key exchange.
+        // The server sends its greeting, and stops responding during the key exchange.
         let server = async {
             let (mut stream, _) = listener.accept().await.unwrap();
             stream.write_all(b"SSH-2.0-test\r\n").await.unwrap();
             let mut received = Vec::new();
             let ended = timeout(Duration::from_mins(1), stream.read_to_end(&mut received)).await;
             assert!(ended.is_ok(), "the socket is still open");
-            assert!(received.len() > 100, "no key exchange began");
+            assert!(received.len() > 100, "no key exchange was started");
         };
         let (checked, ()) = tokio::join!(access.check(), server);
         assert!(checked.is_err());

@@ -1,11 +1,11 @@
-//! Asks the user: for confirmation, for a value, or a yes-or-no question.
+//! Asks the user for confirmation, for a value, or a yes-or-no question.
 
 use std::io::{BufRead as _, IsTerminal as _};
 
 use crate::failure::Failure;
 use crate::printer;
 
-/// Returns `Ok` if the user confirms.
+/// Asks for confirmation unless `yes` is set. Returns `Ok` if the user confirms.
 pub(crate) async fn confirm(yes: bool, question: &str) -> Result<(), Failure> {
     if yes {
         return Ok(());
@@ -29,7 +29,7 @@ pub(crate) async fn yes_by_default(question: &str) -> Result<bool, Failure> {
     Ok(matches!(answer.as_str(), "" | "y" | "Y" | "yes"))
 }
 
-/// Asks for a value until the answer is valid; an empty answer means the default.
+/// Asks for a value until the answer is valid; an empty answer selects the default.
 pub(crate) async fn value<T>(
     question: &str,
     default: T,

@@ -38,7 +38,7 @@ pub(crate) enum Failure {
     /// The file to write exists, and `--force` is not set.
     #[error("{} already exists", .0.display())]
     Exists(PathBuf),
-    /// `doctor` found this many problems, and has printed them.
+    /// `doctor` has found and printed this many problems.
     #[error("{0} checks failed")]
     ChecksFailed(usize),
     /// The JSON document on standard output already reports the failure.
@@ -50,16 +50,16 @@ pub(crate) enum Failure {
     /// Interrupted by Ctrl-C.
     #[error("interrupted")]
     Interrupted,
-    /// A command in a container ended with this code; the process exits with the same code.
+    /// A command in a container exited with this code; this process exits with the same code.
     #[error("the command ended with exit code {0}")]
     CommandEnded(u8),
-    /// The reader closed standard output. This is not an error of the command.
+    /// The reader closed standard output, which is not an error of the command.
     #[error("standard output was closed")]
     OutputClosed,
 }
 
 impl Failure {
-    /// The exit code, as documented in `--help`.
+    /// Returns the exit code, as documented in `--help`.
     pub(crate) fn code(&self) -> ExitCode {
         ExitCode::from(match self {
             Self::OutputClosed => ExitStatus::Done.code(),
@@ -79,7 +79,7 @@ impl Failure {
         })
     }
 
-    /// The error message, with its causes.
+    /// Returns the error message, with its causes.
     pub(crate) fn message(&self) -> String {
         match self {
             Self::Failed(error) | Self::NoFiles(error) | Self::NoSecrets(error) => error.chain(),
@@ -87,7 +87,7 @@ impl Failure {
         }
     }
 
-    /// Lines to print before the message.
+    /// Returns the lines to print before the message.
     pub(crate) fn details(&self) -> Vec<String> {
         match self {
             Self::Unsupported(keys) => keys.iter().map(ToString::to_string).collect(),
@@ -96,7 +96,7 @@ impl Failure {
         }
     }
 
-    /// How to fix it.
+    /// Returns the hint: how to fix the failure.
     pub(crate) fn hint(&self) -> String {
         match self {
             Self::Failed(error) | Self::NoSecrets(error) => {
@@ -139,7 +139,7 @@ fn last_words(failed: &ServiceFailure) -> impl Iterator<Item = String> {
     std::iter::once(head).chain(lines)
 }
 
-/// The hint for errors without their own hint.
+/// Returns the hint for an error that has no hint of its own.
 fn general(error: &Error) -> String {
     let what = match error.retry() {
         Retry::After(_) => "this may be temporary: run the same command again",

@@ -1,4 +1,4 @@
-//! The identity of a project's platform, in a file next to the user's files.
+//! The identity of a project's platform, which is stored in a file next to the user's files.
 
 use std::path::{Path, PathBuf};
 
@@ -13,7 +13,7 @@ pub(crate) struct Identity {
     pub(crate) id: PlatformId,
 }
 
-/// The id for reading files of a platform that was never started.
+/// The id that is used to read the files of a platform that was never started.
 pub(crate) const NOT_UP_YET: PlatformId = PlatformId::new(uuid::Uuid::nil());
 
 pub(crate) fn file_of(project: &Path) -> PathBuf {
@@ -30,7 +30,7 @@ pub(crate) fn read(file: &Path) -> Result<Option<Identity>> {
     }
 }
 
-/// The error if another process stored an identity first.
+/// Returns the error for the case that another process stored an identity first.
 pub(crate) fn concurrent_up() -> Error {
     Error::denied(
         "this command",
@@ -39,7 +39,8 @@ pub(crate) fn concurrent_up() -> Error {
     )
 }
 
-/// Writes a draft and links it into place: the file is always complete, and never replaces another.
+/// Writes the identity to a draft file, which is then hard-linked to `file`. The file is therefore
+/// always complete, and never replaces an existing one.
 pub(crate) fn write(file: &Path, identity: &Identity) -> Result<()> {
     let failed = |error| Error::io(format!("writing {}", file.display()), error);
     let text = serde_json::to_string_pretty(identity)

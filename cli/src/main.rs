@@ -29,7 +29,7 @@ fn main() -> ExitCode {
         Err(error) => return printer::usage(&error),
     };
     printer::choose_colors(arguments.color);
-    // rustls needs one process-wide choice. A second call would have no effect.
+    // rustls needs one process-wide crypto provider. A second call would have no effect.
     drop(rustls::crypto::ring::default_provider().install_default());
     tracing_subscriber::fmt()
         .with_env_filter(
@@ -42,7 +42,8 @@ fn main() -> ExitCode {
         Ok(runtime) => {
             let outcome = runtime.block_on(async {
                 if let Command::AzureSimulator(options) = &arguments.command {
-                    // It handles signals itself, because it has to clean up after them.
+                    // The simulator handles signals itself, because it has to clean up before it
+                    // exits.
                     return commands::azure_simulator::run(&arguments, options).await;
                 }
                 tokio::select! {
@@ -50,14 +51,14 @@ fn main() -> ExitCode {
                     _ = tokio::signal::ctrl_c() => Err(Failure::Interrupted),
                 }
             });
-            // A thread that reads a file may block forever, for example on a pipe: do not wait for
-            // it.
+            // Do not wait for threads that read a file, because they may block forever, for example
+            // on a pipe.
             runtime.shutdown_background();
             outcome
         }
         Err(error) => Err(lifecycle_core::Error::io("starting the runtime", error).into()),
     };
-    // Interrupting a command that only shows something is the normal way to end it: print no error.
+    // Interrupting a read-only command is the normal way to end it, so print no error.
     let is_read_only = matches!(
         arguments.command,
         Command::Logs(_) | Command::Events(_) | Command::Status(_) | Command::Why(_)

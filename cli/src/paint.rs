@@ -1,27 +1,27 @@
-//! Colours and what they mean. The printer decides whether they are used.
+//! The colours for different meanings. The printer decides whether colours are used.
 
 use anstyle::{AnsiColor, Style};
 
-/// What a piece of text expresses.
+/// The meaning of a piece of text, which determines its colour.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Tone {
-    /// As it should be.
+    /// A good state.
     Good,
     /// In progress, or a minor problem.
     Caution,
     /// A failure.
     Bad,
-    /// Important.
+    /// Important text.
     Strong,
-    /// Less important.
+    /// Less important text.
     Faint,
-    /// An instruction.
+    /// An instruction to the user.
     Accent,
-    /// One of several names, by its index.
+    /// One of several names, given by its index.
     Name(usize),
 }
 
-/// The colours of names; none of them suggests good or bad.
+/// The colours for names; none of them suggests a good or a bad state.
 const NAMES: [AnsiColor; 6] = [
     AnsiColor::Cyan,
     AnsiColor::Magenta,
@@ -45,7 +45,7 @@ pub(crate) fn paint(tone: Tone, text: &str) -> String {
     format!("{style}{text}{style:#}")
 }
 
-/// The tone of a state.
+/// Returns the tone for a state.
 pub(crate) fn of_state(word: &str) -> Tone {
     match word {
         "ready" | "running" | "completed" => Tone::Good,

@@ -60,7 +60,7 @@ pub(crate) fn message(text: &str) {
 /// Prints a question; the cursor stays on its line.
 pub(crate) fn prompt(question: &str) {
     let mut output = anstream::stderr().lock();
-    // One write, because the answer may arrive immediately.
+    // Use a single write, because the answer may arrive immediately.
     let question = format!("{question} ");
     drop(
         output
@@ -74,7 +74,7 @@ pub(crate) fn warning(text: &str) {
     message(&format!("{} {text}", paint(Tone::Caution, "warning:")));
 }
 
-/// Chooses when to use colours. The default: on a terminal, unless `NO_COLOR` is set.
+/// Chooses when to use colours. By default, they are used on a terminal, unless `NO_COLOR` is set.
 pub(crate) fn choose_colors(colors: Colors) {
     match colors {
         Colors::Auto => {}
@@ -83,14 +83,14 @@ pub(crate) fn choose_colors(colors: Colors) {
     }
 }
 
-/// The width of standard output, if it is a terminal.
+/// Returns the width of standard output, if it is a terminal.
 pub(crate) fn width() -> Option<usize> {
     let stdout = std::io::stdout();
     let (width, _) = terminal_size::terminal_size_of(stdout)?;
     Some(width.0.into())
 }
 
-/// Prints an error and its hint; with `json`, also the document on standard output.
+/// Prints an error and its hint; with `json`, also prints the error's document to standard output.
 pub(crate) fn failure(failure: &Failure, json: bool) {
     for line in failure.details() {
         message(&line);

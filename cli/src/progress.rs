@@ -59,7 +59,7 @@ impl ProgressLines {
         Some(bar)
     }
 
-    /// Shows a wait: next to the spinner of its step if there is one, else as a line.
+    /// Shows a wait: next to the spinner of its step if there is one, otherwise as a line.
     fn waiting(
         &self,
         key: &str,
@@ -136,7 +136,7 @@ impl Reporter for ProgressLines {
                 self.line(&format!("  ✗ {what}: {why}"));
             }
             Progress::Note { text } => self.line(&format!("  · {text}")),
-            // A kind that this version does not know.
+            // This version does not know this type of progress.
             _ => {}
         }
     }

@@ -34,7 +34,7 @@ impl Project {
         &self.sources
     }
 
-    /// The same project without a platform.toml, and with this many nodes.
+    /// Returns the same project without its platform.toml and with this many nodes.
     pub(crate) fn on_nodes(&self, nodes: u16) -> Self {
         let mut sources = self.sources.clone();
         sources.platform_toml = None;
@@ -42,8 +42,8 @@ impl Project {
         Self { sources }
     }
 
-    /// Loads the project without its platform.toml, with as few nodes as its files allow; also
-    /// returns that number.
+    /// Loads the project without its platform.toml, with as few nodes as its files allow. Also
+    /// returns the number of nodes.
     pub(crate) async fn on_fewest_nodes(
         &self,
         id: PlatformId,
@@ -53,27 +53,29 @@ impl Project {
             .map_err(Failure::Files)
     }
 
-    /// The code bases on this machine, by their paths relative to the Compose file.
+    /// Returns the store with the code bases on this machine, which are named by their paths
+    /// relative to the Compose file.
     pub(crate) fn local_code(&self) -> DirectoryStore {
         DirectoryStore::new(self.directory().to_owned())
     }
 
-    /// The directory that relative paths refer to.
+    /// Returns the directory that relative paths refer to.
     pub(crate) fn directory(&self) -> &Path {
         &self.sources.project_dir
     }
 
-    /// The credentials for the cloud and the code store; the Compose files may be invalid.
+    /// Returns the settings and credentials for the cloud and the code store. The Compose files may
+    /// be invalid.
     pub(crate) fn access(&self) -> std::result::Result<Access, Failure> {
         platform::access(&self.sources).map_err(Failure::Files)
     }
 
-    /// The code store that the platform builds from.
+    /// Returns the code store that the platform is built from.
     fn code(&self) -> std::result::Result<Arc<dyn CodeStore>, Failure> {
         Ok(wiring::code(&self.access()?, self.directory())?)
     }
 
-    /// What the files contain, without reading any code base.
+    /// Reads the files without reading any code base.
     pub(crate) async fn survey(&self) -> std::result::Result<Survey, Failure> {
         platform::survey(&self.sources)
             .await
@@ -81,7 +83,8 @@ impl Project {
     }
 
     /// Resolves arguments to names of code bases. An argument is a name, or a directory relative to
-    /// the working directory; one that starts with `.` or `/` is tried as a directory first.
+    /// the working directory. If an argument starts with `.` or `/`, it is first tried as a
+    /// directory.
     pub(crate) async fn code_bases_named(
         &self,
         arguments: &[String],
@@ -119,8 +122,8 @@ impl Project {
         Error::unknown_name(format!("code base or directory `{text}`"), text, known)
     }
 
-    /// The identity, if this project was started before. Fails if the command line names another
-    /// platform.
+    /// Returns the identity, if this project was started before. Fails if the command line names
+    /// another platform.
     pub(crate) fn identity(&self) -> Result<Option<Identity>> {
         let identity = identity::read(&identity::file_of(&self.sources.project_dir))?;
         if let (Some(identity), Some(name)) = (&identity, &self.sources.name) {
@@ -129,7 +132,7 @@ impl Project {
         Ok(identity)
     }
 
-    /// The identity, or a new one that is not stored yet.
+    /// Returns the identity, or a new one that is not stored yet.
     pub(crate) fn identity_for(&self, name: &PlatformName) -> Result<Identity> {
         if let Some(identity) = self.identity()? {
             self.is_named(&identity, name)?;
@@ -160,8 +163,8 @@ impl Project {
         ))
     }
 
-    /// Stores a new identity next to the files. If several processes do this at once, one of them
-    /// succeeds.
+    /// Stores a new identity next to the files. If several processes do this concurrently, exactly
+    /// one of them succeeds.
     pub(crate) fn store_identity(&self, identity: &Identity) -> Result<()> {
         let file = identity::file_of(&self.sources.project_dir);
         if identity::read(&file)?.is_none() {
@@ -193,7 +196,7 @@ impl Project {
     }
 }
 
-/// The path of a directory relative to the project that contains it.
+/// Returns the path of a directory relative to the project that contains it.
 fn inside(project: &Path, directory: &Path) -> Option<String> {
     if !directory.is_dir() {
         return None;

@@ -1,4 +1,4 @@
-//! The terminal of this program, connected to a command in a container.
+//! Connects this program's terminal to a command in a container.
 
 use std::io::{IsTerminal as _, Read as _};
 
@@ -10,7 +10,7 @@ use rustix::termios::{OptionalActions, Termios, tcgetattr, tcsetattr};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::mpsc;
 
-/// The size of one read.
+/// The number of bytes to read at a time.
 const CHUNK: usize = 16 * 1024;
 
 /// Whether both standard input and standard output are a terminal.
@@ -18,7 +18,7 @@ pub(crate) fn is_available() -> bool {
     std::io::stdin().is_terminal() && std::io::stdout().is_terminal()
 }
 
-/// The size of the terminal.
+/// Returns the size of the terminal.
 pub(crate) fn size() -> Option<TerminalSize> {
     let (width, height) = terminal_size::terminal_size()?;
     Some(TerminalSize {
@@ -27,7 +27,8 @@ pub(crate) fn size() -> Option<TerminalSize> {
     })
 }
 
-/// Raw mode: every key is passed on as it is pressed. Dropping it restores the previous mode.
+/// Switches the terminal to raw mode, in which every key is passed on as it is pressed. Dropping
+/// this value restores the previous mode.
 #[derive(Debug)]
 pub(crate) struct Raw(Termios);
 
@@ -51,7 +52,7 @@ impl Drop for Raw {
     }
 }
 
-/// Forwards standard input to the command, on a separate thread that nothing joins.
+/// Forwards standard input to the command, on a separate thread that is never joined.
 pub(crate) fn read(input: mpsc::Sender<CommandInput>) {
     std::thread::spawn(move || {
         let mut buffer = vec![0; CHUNK];

@@ -26,16 +26,16 @@ use lifecycle_docker::{
 
 use crate::identity::Identity;
 
-/// The seed of simulations: the same files give the same run.
+/// The seed for simulations. It is constant, so that the same files give the same run.
 const SIMULATED_SEED: u64 = 1;
 
-/// How long operations take in a simulation, in percent of the time they take in a cloud.
+/// The duration of operations in a simulation, as a percentage of their duration in a cloud.
 const SIMULATED_PACE: u32 = 3;
 
 /// The socket of the local Docker engine, unless `DOCKER_HOST` is set.
 const ENGINE_SOCKET: &str = "/var/run/docker.sock";
 
-/// The local state of a platform.
+/// Returns the state of a platform on this machine.
 pub(crate) fn state(identity: &Identity) -> Result<StateDirectory> {
     Ok(StateDirectory::new(
         &configuration_directory()?,
@@ -77,7 +77,7 @@ pub(crate) fn check_configuration_directory() -> Finding {
     }
 }
 
-/// Checks that the manager's program is in the directory of this one.
+/// Checks that the manager's program is in the same directory as this program.
 pub(crate) fn check_manager_program() -> Finding {
     const WHAT: &str = "manager's program";
     match manager_program() {
@@ -92,7 +92,7 @@ pub(crate) fn check_manager_program() -> Finding {
     }
 }
 
-/// The platform's secrets, or new ones that are not stored yet.
+/// Returns the platform's secrets, or new ones that are not stored yet.
 pub(crate) async fn secrets(
     state: &StateDirectory,
     identity: &Identity,
@@ -103,7 +103,7 @@ pub(crate) async fn secrets(
     }
 }
 
-/// What a [`Bootstrapper`] is created from.
+/// The input for creating a [`Bootstrapper`].
 pub(crate) struct Parts<'a> {
     pub(crate) identity: &'a Identity,
     pub(crate) cloud: &'a CloudSpec,
@@ -116,7 +116,7 @@ pub(crate) struct Parts<'a> {
     pub(crate) reporter: Arc<dyn Reporter>,
 }
 
-/// The code store that the platform builds from.
+/// Creates the code store that the platform is built from.
 pub(crate) fn code(access: &Access, directory: &Path) -> Result<Arc<dyn CodeStore>> {
     match &access.code {
         CodeStoreSpec::Directory => Ok(Arc::new(DirectoryStore::new(directory.to_owned()))),
@@ -130,10 +130,10 @@ pub(crate) fn code(access: &Access, directory: &Path) -> Result<Arc<dyn CodeStor
     }
 }
 
-/// The store that code bases are published to.
+/// Creates the store that code bases are published to.
 ///
 /// # Errors
-/// [`Error::Invalid`] if the platform builds from the directories on this machine.
+/// [`Error::Invalid`] if the platform is built from the directories on this machine.
 pub(crate) fn publisher(access: &Access) -> Result<Arc<dyn CodePublisher>> {
     match &access.code {
         CodeStoreSpec::Directory => Err(Error::invalid(
@@ -176,7 +176,7 @@ fn cloud(parts: &Parts<'_>, owner: &Owner) -> Result<Arc<dyn CloudProvider>> {
     })
 }
 
-/// How nodes are reached from this machine: directly, or through a jump host.
+/// Creates the connector that reaches nodes from this machine, directly or through a jump host.
 fn connector(parts: &Parts<'_>, owner: Owner) -> Result<SshConnector> {
     let own = SshCredential::PrivateKey(parts.secrets.ssh.private.clone());
     let connector = SshConnector::new(own.clone(), owner, AddressChoice::PublicThenPrivate);
@@ -193,7 +193,7 @@ fn connector(parts: &Parts<'_>, owner: Owner) -> Result<SshConnector> {
     })
 }
 
-/// A bootstrapper for a platform.
+/// Creates a bootstrapper for a platform.
 pub(crate) fn bootstrapper(parts: Parts<'_>) -> Result<Bootstrapper> {
     let clock: Arc<dyn Clock> = Arc::new(SystemClock);
     let owner = Owner {
@@ -236,7 +236,7 @@ pub(crate) fn bootstrapper(parts: Parts<'_>) -> Result<Bootstrapper> {
     Ok(builder.build())
 }
 
-/// A bootstrapper in a simulation, with the user's own code bases.
+/// Creates a bootstrapper in a simulation, with the user's own code bases.
 pub(crate) fn simulated(
     declaration: &Declaration,
     code: Arc<dyn CodeStore>,
@@ -252,7 +252,7 @@ pub(crate) fn simulated(
     Ok(bootstrapper)
 }
 
-/// The socket of the local Docker engine.
+/// Returns the socket of the local Docker engine.
 pub(crate) fn engine_socket() -> Result<PathBuf> {
     match std::env::var("DOCKER_HOST") {
         Err(_) => Ok(ENGINE_SOCKET.into()),
@@ -269,7 +269,7 @@ pub(crate) fn engine_socket() -> Result<PathBuf> {
     }
 }
 
-/// The manager's program, in the directory of this one.
+/// Returns the manager's program, which is in the same directory as this program.
 fn manager_program() -> Result<PathBuf> {
     let own = std::env::current_exe()
         .map_err(|error| Error::io("finding this program's own path", error))?;

@@ -25,7 +25,7 @@ fn platform() -> (DockerEngine, lifecycle_core::runtime::Owner, Swept) {
     (engine, owner.clone(), Swept(owner))
 }
 
-/// The container's complete output until it ends.
+/// Returns the container's complete output until the container exits.
 async fn output_of(engine: &DockerEngine, spec: &ContainerSpec) -> Vec<String> {
     engine.ensure_container(spec).await.unwrap();
     let follow = LogOptions {
@@ -122,7 +122,7 @@ async fn a_container_without_a_network_has_only_loopback() {
     assert_eq!(output_of(&engine, &spec).await, ["lo"]);
 }
 
-/// A port that is free at the moment.
+/// Returns a port that is currently free.
 fn free_port() -> u16 {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     listener.local_addr().unwrap().port()
@@ -156,7 +156,7 @@ async fn one_port_is_published_at_several_addresses() {
     let listed = docker(&["port", &spec.name, "80/tcp"]).await;
     assert!(listed.contains(&format!("127.0.0.1:{local}")), "{listed}");
 
-    // If one of them is taken, no other port may replace it.
+    // If one of the published ports is in use, no other port may replace it.
     let mut other = instance(&owner, "other", "sleep 1000");
     other.template.ports = vec![published(free_port(), None), published(second, None)];
     let key_port = other.template.ports[0].host_port.unwrap();

@@ -1,4 +1,4 @@
-//! The engine of this machine, through its socket.
+//! Tests the engine of this machine, through its socket.
 
 #![expect(clippy::unwrap_used, reason = "a failed setup fails the test")]
 
@@ -20,7 +20,8 @@ use lifecycle_core::runtime::{
 use lifecycle_core::secret::Sensitive;
 use lifecycle_docker::DockerEngine;
 
-/// A platform for this test on this machine's engine. Its resources are removed when the test ends.
+/// Creates a platform for this test on this machine's engine. Its resources are removed when the
+/// test ends.
 fn platform() -> (DockerEngine, Owner, Swept) {
     let owner = owner();
     let engine = DockerEngine::local(SOCKET, owner.clone()).unwrap();
@@ -65,7 +66,7 @@ async fn ensuring_twice_creates_one_container() {
     assert!(state.images.contains(BASE));
     assert_eq!(state.volumes.iter().collect::<Vec<_>>(), [&volume]);
 
-    // The change of its health is reported as an event, and observed.
+    // The change of the container's health is reported as an event, and observed.
     let mut events = engine.events().await.unwrap();
     loop {
         let healthy = ContainerState::Running {
@@ -79,7 +80,7 @@ async fn ensuring_twice_creates_one_container() {
         assert!(!event.action.starts_with("exec_"), "{event:?}");
     }
 
-    // Stopping twice and starting again keeps the container.
+    // Stopping a container twice and starting it again keeps the container.
     for _ in 0..2 {
         engine.stop_container(&spec.name, None).await.unwrap();
     }
@@ -93,7 +94,7 @@ async fn ensuring_twice_creates_one_container() {
     assert_eq!(started.id, first.id);
     assert!(started.started_at > first.started_at);
 
-    // A volume in use is kept; removing an absent one succeeds.
+    // A volume in use is kept; removing an absent volume succeeds.
     let used = engine.remove_volume(&volume).await;
     assert!(matches!(used, Err(Error::Conflict { .. })), "{used:?}");
     for _ in 0..2 {
@@ -129,7 +130,7 @@ async fn another_owners_container_is_not_touched() {
     let other = other_engine.state().await.unwrap();
     assert!(other.containers.is_empty());
 
-    // The same name with another specification is a conflict even within a platform.
+    // The same name with a different specification is a conflict even within a platform.
     let mut changed = instance(&owner, "db", "sleep 1000");
     changed.name.clone_from(&spec.name);
     let error = engine.ensure_container(&changed).await.unwrap_err();
@@ -187,7 +188,7 @@ async fn output_arrives_line_by_line() {
     assert_eq!(tail[0].text, "last");
 
     let Err(error) = engine.logs("ldt-absent", LogOptions::default()).await else {
-        panic!("an absent container spoke");
+        panic!("an absent container returned output");
     };
     assert!(matches!(error, Error::NotFound { .. }), "{error:?}");
 }
@@ -196,7 +197,7 @@ async fn output_arrives_line_by_line() {
 async fn builds_and_removes_images_and_reports_output() {
     let (engine, owner, _swept) = platform();
     let tag = format!("ldt-{}/web:1", owner.id.short());
-    // A unique word, so that the engine's cache contains no earlier build of this.
+    // A unique word, so that the engine's cache contains no earlier build of this image.
     let word = owner.id.short();
     let request = |dockerfile: &str| BuildRequest {
         tag: tag.clone(),
@@ -249,14 +250,14 @@ async fn builds_and_removes_images_and_reports_output() {
     let error = engine.build_image(torn, &progress).await.unwrap_err();
     assert!(error.chain().contains("the share went away"), "{error:?}");
 
-    // Transfer by export and import; a damaged archive is an error.
+    // An image is transferred by export and import; a damaged archive is an error.
     let archive = engine.export_image(&tag).await.unwrap();
     engine.import_image(archive).await.unwrap();
     let broken = futures_util::stream::iter([Ok(Bytes::from_static(b"no archive"))]);
     let broken = engine.import_image(broken.boxed()).await;
     assert!(broken.is_err());
 
-    // An image in use is kept. Otherwise it is removed, and a second removal succeeds.
+    // An image in use is kept. An unused image is removed, and removing it again succeeds.
     let mut spec = instance(&owner, "web", "sleep 1000");
     spec.image.clone_from(&tag);
     engine.ensure_container(&spec).await.unwrap();

@@ -1,4 +1,4 @@
-//! A host's engine through its SSH server, and the preparation of a bare host.
+//! Tests a host's engine through its SSH server, and the preparation of a bare host.
 
 #![expect(clippy::unwrap_used, reason = "a failed setup fails the test")]
 
@@ -24,7 +24,7 @@ use lifecycle_docker::{
 
 const HTTP: (u16, Protocol) = (80, Protocol::Tcp);
 
-/// The number of open SSH connections of the account.
+/// Returns the number of open SSH connections of the account.
 async fn connections(machine: &TestHost) -> usize {
     let count = "pgrep -c -f '^sshd: ops@' || true";
     machine.exec(count).await.parse().unwrap()
@@ -60,7 +60,7 @@ async fn uses_the_relay_if_the_account_cannot_use_the_socket() {
     engine.build_image(request, &progress).await.unwrap();
     assert!(lines.lock().unwrap().iter().any(|line| line == "built"));
 
-    // Many at once: calls, and streams that stay open.
+    // Many calls run concurrently with streams that stay open.
     let mut spec = instance(&owner, "talk", "echo one; sleep 1000");
     spec.image = tag.into();
     engine.ensure_container(&spec).await.unwrap();
@@ -82,7 +82,7 @@ async fn uses_the_relay_if_the_account_cannot_use_the_socket() {
         assert_eq!(state.unwrap().containers.len(), 1);
     }
 
-    // Events from now on arrive, and the streams end with the container.
+    // New events arrive, and the streams end when the container exits.
     let mut events = engine.events().await.unwrap();
     engine
         .stop_container(&spec.name, Some(Duration::ZERO))
@@ -98,7 +98,7 @@ async fn uses_the_relay_if_the_account_cannot_use_the_socket() {
         assert!(rest.is_empty());
     }
 
-    // After that only the connections that calls share stay open on the host.
+    // After that, only the connections that calls share stay open on the host.
     drop(events);
     let open = connections(&machine).await;
     tokio::time::timeout(Duration::from_secs(20), async {
@@ -136,7 +136,7 @@ async fn replaces_a_taken_host_port_or_reports_it() {
     let owner = owner();
     let engine = DockerEngine::over_ssh(machine.access(), owner.clone()).unwrap();
     with_base(&engine).await;
-    assert_eq!(machine.relays().await, 0, "relayed without need");
+    assert_eq!(machine.relays().await, 0, "relays were used although the socket can be forwarded");
 
     let script = "exec perl -MIO::Socket::INET -e '$s = IO::Socket::INET->new(LocalPort => 80, \
                   Listen => 5) or die; print \"listening\\n\"; STDOUT->flush; \
@@ -153,7 +153,7 @@ async fn replaces_a_taken_host_port_or_reports_it() {
     assert_eq!(host_port(&first.ports), Some(20_000));
     assert_eq!(first.exposed, [HTTP]);
 
-    // Another program on the host uses the next port.
+    // Another program on the host already uses the next port.
     machine
         .exec(
             "mkdir -p /tmp/x; nohup /usr/sbin/sshd -D -p 20001 >/dev/null 2>&1 & \
@@ -187,7 +187,8 @@ async fn replaces_a_taken_host_port_or_reports_it() {
     assert!(!SocketReadiness.tcp(machine.address, 20_009, limit).await);
 }
 
-/// Streams that stay open concurrently, over a stock SSH server. Each gets its own output.
+/// Checks that thirty concurrent streams over a stock SSH server stay open, and that each gets its
+/// own output.
 async fn thirty_concurrent_streams(
     machine: &TestHost,
     engine: &dyn ContainerRuntime,
@@ -211,7 +212,7 @@ async fn thirty_concurrent_streams(
     for stream in &mut streams {
         assert_eq!(stream.next().await.unwrap().unwrap().text, "one");
     }
-    assert!(machine.relays().await >= 30, "each stream has its relay");
+    assert!(machine.relays().await >= 30, "each stream has its own relay");
     let go = format!("docker exec {} sh -c '>/go'", spec.name);
     machine.exec(&go).await;
     for stream in streams {
@@ -266,12 +267,12 @@ async fn prepares_a_bare_host_once_and_connects() {
 
     // The host is unchanged: Debian's packaged SSH server, and an account that needs sudo.
     let groups = machine.exec("id -nG ops").await;
-    assert_eq!(groups, "ops sudo", "its groups are its own");
+    assert_eq!(groups, "ops sudo", "an adopted account keeps its groups");
     let stock =
         "cmp /etc/ssh/sshd_config /usr/share/openssh/sshd_config; ls /etc/ssh/sshd_config.d";
     assert_eq!(machine.exec(stock).await, "");
 
-    // A second run installs, starts, and changes nothing.
+    // A second run does not install, start, or change anything.
     let runs = "pgrep -x dockerd; stat -c %Y /var/lib/dpkg/status /var/log/apt/history.log";
     let before = machine.exec(runs).await;
     machine.exec("touch /tmp/prepared").await;

@@ -1,4 +1,4 @@
-//! Nodes behind a jump host, all with stock SSH servers.
+//! Tests nodes behind a jump host. All machines have stock SSH servers.
 
 #![expect(clippy::unwrap_used, reason = "a failed setup fails the test")]
 
@@ -84,10 +84,10 @@ async fn close_to_outside(machine: &TestHost) {
         .await;
     let outside = TcpStream::connect((machine.address, 22));
     let outside = tokio::time::timeout(Duration::from_secs(2), outside).await;
-    assert!(!matches!(outside, Ok(Ok(_))), "it is open to the outside");
+    assert!(!matches!(outside, Ok(Ok(_))), "the machine is reachable from outside");
 }
 
-/// The number of open SSH connections that a machine has accepted.
+/// Returns the number of open SSH connections that a machine has accepted.
 async fn accepted(machine: &TestHost) -> usize {
     let count = "ss -Htn state established sport = :22 | wc -l";
     machine.exec(count).await.parse().unwrap()
@@ -129,9 +129,9 @@ async fn all_calls_to_a_node_share_one_connection() {
     stream.read_exact(&mut greeting).await.unwrap();
     assert_eq!(&greeting, b"SSH-2.0-");
 
-    // The engine's socket, with large images, and a log that is followed.
+    // The engine is used through its socket: with large images, and with a log that is followed.
     handle.runtime.info().await.unwrap();
-    assert_eq!(machine.relays().await, 0, "its socket is forwarded");
+    assert_eq!(machine.relays().await, 0, "the engine's socket is forwarded");
     shell_image().await;
     let here = DockerEngine::local(SOCKET, owner.clone()).unwrap();
     let archive = here.export_image(SHELL).await.unwrap();
@@ -153,7 +153,7 @@ async fn all_calls_to_a_node_share_one_connection() {
     assert_eq!(rest.len(), 1);
 
     assert_eq!(accepted(&bastion).await, 1);
-    assert!(accepted(&machine).await > 1, "streams have their own");
+    assert!(accepted(&machine).await > 1, "streams have their own connections");
 
     // When the connector is dropped, all connections end on both hosts.
     drop((stream, handle, connector));
@@ -287,7 +287,7 @@ async fn reconnects_to_a_jump_host_that_breaks_or_stops_responding() {
     }
 }
 
-/// The error for a node that cannot be reached.
+/// Returns the error for a node that cannot be reached.
 async fn refusal(jump: JumpHost, seen: &ObservedNode) -> Error {
     let named = format!("jump host {}@{}:{}", jump.user, jump.host, jump.port);
     let error = through(jump).connect(seen).await.unwrap_err();
@@ -306,7 +306,7 @@ async fn errors_of_a_jump_host_include_its_name_and_a_hint() {
         assert!(hint.contains(part), "{hint}");
     };
 
-    // Another machine responds at its address.
+    // Another machine responds at the jump host's address.
     let other = JumpHost {
         host_keys: vec![machine.host_key.clone()],
         ..jump(&bastion)
@@ -329,7 +329,7 @@ async fn errors_of_a_jump_host_include_its_name_and_a_hint() {
     hint(&error, "account `plain` exists on the jump host");
     assert!(!format!("{error:?}").contains("wrong"), "{error:?}");
 
-    // Further servers next to the first, with other settings.
+    // The jump host also runs SSH servers with other settings.
     let target = format!("{}:22", machine.address);
     for (port, setting) in [
         (2222, "AllowTcpForwarding=no"),
@@ -352,7 +352,7 @@ async fn errors_of_a_jump_host_include_its_name_and_a_hint() {
         assert!(error.to_string().contains(&target), "{setting}: {error}");
     }
 
-    // Nothing listens: on the jump host, or behind it.
+    // No server is listening, either on the jump host or on the node behind it.
     let absent = JumpHost {
         port: 2229,
         ..jump(&bastion)
@@ -454,7 +454,7 @@ async fn reaches_a_firewalled_local_node_through_another() {
     tokio::time::timeout(Duration::from_mins(2), engine)
         .await
         .unwrap();
-    // The jump host is a node too, and is reached through itself.
+    // The jump host is also a node, and is reached through itself.
     let itself = through.connect(&open).await.unwrap();
     itself.host.exec(HostCommand::new("true")).await.unwrap();
 }

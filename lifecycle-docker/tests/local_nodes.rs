@@ -1,5 +1,5 @@
-//! Local nodes on a real Docker engine: the suite that all clouds pass, and the guarantees specific
-//! to local nodes. Needs Docker and the base image: `apt-get install docker.io`,
+//! Tests local nodes on a real Docker engine: the conformance suite for clouds, and the guarantees
+//! that are specific to local nodes. Needs Docker and the base image: `apt-get install docker.io`,
 //! `script/base-image`.
 #![expect(
     clippy::expect_used,
@@ -63,7 +63,7 @@ impl Platform {
         LocalNodes::new(LocalNodesOptions::new(self.owner.clone(), KEY)).unwrap()
     }
 
-    /// The platform's resources on the engine, by label: containers, volumes, networks.
+    /// Returns the platform's resources on the engine, by label: containers, volumes, networks.
     fn left(&self) -> [Vec<String>; 3] {
         let filter = format!("label=lifecycle.platform-id={}", self.owner.id);
         [
@@ -73,7 +73,7 @@ impl Platform {
         ]
         .map(|arguments| {
             let output = docker(arguments);
-            assert!(output.status.success(), "docker must answer: {output:?}");
+            assert!(output.status.success(), "docker failed: {output:?}");
             stdout(&output).lines().map(str::to_owned).collect()
         })
     }
@@ -195,11 +195,11 @@ async fn a_ready_node_keeps_sshd_and_engine_across_boots() {
         "{offered}"
     );
 
-    // The engine starts in the background of the first boot.
+    // The engine starts in the background during the first boot.
     let answers = "for i in $(seq 100); do docker info > /dev/null 2>&1 && break; sleep 0.1; done; \
                    docker info --format '{{.Driver}}'";
     assert_eq!(inside(answers), "overlay2");
-    // An account as on a cloud, with sudo and no password, in the state that preparation leaves.
+    // The account is as on a cloud after preparation: it has sudo and no password.
     assert_eq!(inside("su - lifecycle -c 'sudo -n id -u'"), "0");
     assert_eq!(inside("su - lifecycle -c 'id -nG'"), "lifecycle docker");
     assert_eq!(inside("cat /home/lifecycle/.ssh/authorized_keys"), KEY);
@@ -210,7 +210,7 @@ async fn a_ready_node_keeps_sshd_and_engine_across_boots() {
     );
 
     inside("docker volume create kept");
-    // A boot that is killed, as by a fence, leaves its files in /run.
+    // A boot that is killed, for example by a fence, leaves its files in /run.
     platform.nodes.fence(&node).await.unwrap();
     platform
         .change(NodeChange::Start { node: node.clone() })
@@ -223,7 +223,7 @@ async fn a_ready_node_keeps_sshd_and_engine_across_boots() {
     assert_eq!(inside("docker volume ls -q"), "kept");
     assert_eq!(inside("cat /home/lifecycle/.ssh/authorized_keys"), KEY);
 
-    // For a frozen guest, the provider reports that it is running, and can stop it.
+    // The provider reports a frozen guest as running, and can stop it.
     assert!(docker(&["pause", &container]).status.success());
     let hangs = platform.nodes.get(&node).await.unwrap().unwrap();
     assert_eq!(hangs, again);
@@ -240,7 +240,7 @@ async fn stopping_a_node_stops_its_containers_gracefully() {
     let platform = Platform::new("nodes-stop");
     platform.provision(&NodeSpec::new(node.clone())).await;
     let container = platform.container("db1");
-    // An image built from the node's own files, so no registry is needed.
+    // The image is built from the node's own files, so no registry is needed.
     let script = "for i in $(seq 100); do docker info > /dev/null 2>&1 && break; sleep 0.1; done; \
                   mkdir -p /tmp/shell/bin && cp /bin/sh /bin/sleep /tmp/shell/bin && \
                   cp -L --parents $(ldd /bin/sh | grep -o '/[^ ]*') /tmp/shell && \
@@ -296,7 +296,7 @@ async fn resources_of_others_are_never_touched() {
         "{adopted:?}"
     );
     let there = docker(&["rm", &id]);
-    assert!(there.status.success(), "it was changed: {there:?}");
+    assert!(there.status.success(), "the existing network was changed: {there:?}");
 }
 
 #[tokio::test]

@@ -1,5 +1,5 @@
-//! The suite that all engines pass, on Docker: through the socket of this machine, and through SSH
-//! in both ways.
+//! Runs the conformance suite for engines with Docker: through the socket of this machine, and over
+//! SSH in both ways.
 
 #![expect(clippy::unwrap_used, reason = "a failed setup fails the test")]
 
@@ -48,7 +48,7 @@ async fn passes(engine: impl Fn(&Owner) -> Engine, other_engine: Engine, free_po
     .await;
 }
 
-/// The first of three host ports that are free on this machine.
+/// Returns the first of three consecutive host ports that are free on this machine.
 fn free_port() -> u16 {
     let random = RandomIds.uuid().as_u128() % 9_000;
     let begin = 20_000 + u16::try_from(random).unwrap();
@@ -58,7 +58,7 @@ fn free_port() -> u16 {
         .unwrap()
 }
 
-/// Loads the suite's image into a machine's engine; returns how many relays that needed.
+/// Loads the suite's image into a machine's engine; returns how many relays were needed.
 async fn with_image(machine: &TestHost) -> usize {
     let archive = local(&owner()).export_image(SHELL).await.unwrap();
     let engine = over_ssh(&machine.access(), &owner());
@@ -71,7 +71,7 @@ async fn with_image(machine: &TestHost) -> usize {
 async fn the_local_engine_passes_the_suite() {
     shell_image().await;
     let other = TestHost::with_engine().await;
-    // Remains of a failed check are found by their owner's label.
+    // Resources that a failed check leaves behind are found by their owner's label.
     let swept = std::sync::Mutex::new(Vec::new());
     let engine = |owner: &Owner| {
         swept.lock().unwrap().push(Swept(owner.clone()));

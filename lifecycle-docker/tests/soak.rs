@@ -1,8 +1,8 @@
 //! A long-lived process keeps no memory for closed streams and connections. The allocator counts
 //! the bytes in use.
 //!
-//! By default a few hundred are opened; with `LIFECYCLE_TEST_WHOLE=1` as many as a manager opens in
-//! days (`script/endure`).
+//! By default, a few hundred are opened; with `LIFECYCLE_TEST_WHOLE=1`, as many as a manager opens
+//! in days (`script/endure`).
 
 #![expect(
     clippy::unwrap_used,
@@ -31,15 +31,15 @@ use stats_alloc::{INSTRUMENTED_SYSTEM, StatsAlloc};
 #[global_allocator]
 static ALLOCATOR: &StatsAlloc<System> = &INSTRUMENTED_SYSTEM;
 
-/// Number of bytes that one stream or connection may leave. An entry in the SSH client's table of
-/// channels, with its buffers, takes more than 2,000.
+/// The number of bytes that one stream or connection may leave in use. An entry in the SSH client's
+/// table of channels, with its buffers, takes more than 2,000.
 const LEFT_BY_EACH: usize = 100;
 /// Additional growth allowed for tables, buffers, and queues of bounded size.
 const SLACK: usize = 128 << 10;
-/// Number of openings before the measurement.
+/// How many streams or connections are opened before the measurement.
 const WARM_UP: usize = 40;
 
-/// How often each kind is opened and closed.
+/// How often each type of stream or connection is opened and closed.
 struct Counts {
     forwarded: usize,
     relayed: usize,
@@ -77,7 +77,8 @@ fn in_use() -> usize {
         .saturating_sub(stats.bytes_deallocated)
 }
 
-/// The bytes in use once they no longer decrease, because closing finishes in the background.
+/// Returns the bytes in use once they no longer decrease, because closing finishes in the
+/// background.
 async fn settled() -> usize {
     let mut least = in_use();
     let mut unchanged = 0;
@@ -104,7 +105,7 @@ async fn leaves_nothing<F: AsyncFn(usize)>(what: &str, count: usize, open: F) {
     println!("{what}: {count}, {before} bytes in use before, {after} after");
     assert!(
         grown <= SLACK + count * LEFT_BY_EACH,
-        "{what}: {count} of them left {grown} bytes"
+        "{what}: {count} openings left {grown} bytes in use"
     );
 }
 
@@ -178,7 +179,7 @@ async fn closed_streams_and_connections_leave_no_memory() {
     .await;
     leaves_nothing("streams of events", counts.events, async |_| {
         let events = engine.events().await.unwrap();
-        // It opens when it is polled.
+        // The stream opens when it is polled.
         let quiet = stream::once(tokio::time::sleep(Duration::from_millis(20))).map(|()| None);
         let first = stream::select(events.map(Some), quiet.boxed()).next().await;
         assert!(first.unwrap().is_none());
@@ -200,7 +201,7 @@ async fn closed_streams_and_connections_leave_no_memory() {
         })
         .unwrap();
     leaves_nothing("logins through a jump host", counts.logins, async |boot| {
-        // Another boot uses another connection; the previous one is dropped.
+        // After another boot, a new connection is used; the previous one is dropped.
         jump.connect(&node(&machine, boot)).await.unwrap();
     })
     .await;

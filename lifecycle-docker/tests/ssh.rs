@@ -1,4 +1,4 @@
-//! Access to a host over SSH, against a stock SSH server.
+//! Tests access to a host over SSH, with a stock SSH server.
 
 mod fixture;
 
@@ -35,7 +35,7 @@ async fn commands_run_as_the_account_and_as_root() {
     copy.stdin = Bytes::from(vec![b'x'; 5 << 20]);
     assert_eq!(host.exec(copy).await.unwrap().stdout.trim(), "5242880");
 
-    // A command that does not read its input ends normally.
+    // A command that does not read its input exits normally.
     let mut deaf = HostCommand::new("echo deaf");
     deaf.stdin = Bytes::from(vec![b'x'; 32 << 20]);
     assert_eq!(host.exec(deaf).await.unwrap().stdout, "deaf\n");
@@ -49,7 +49,7 @@ async fn commands_run_as_the_account_and_as_root() {
     let after = host.exec(HostCommand::new("echo fine")).await.unwrap();
     assert_eq!(after.stdout, "fine\n");
 
-    // More concurrent commands than the ten sessions of one connection.
+    // There are more concurrent commands than the ten sessions that one connection allows.
     let wait = "n=$(ls /tmp/gate 2>/dev/null | wc -l); mkdir -p /tmp/gate; touch /tmp/gate/$$; \
                 until [ $(ls /tmp/gate | wc -l) -ge 25 ]; do sleep 0.05; done; echo through";
     let runs = (0..25).map(|_| host.exec(HostCommand::new(wait)));
@@ -65,7 +65,7 @@ async fn a_broken_connection_is_replaced_at_the_next_call() {
     host.check().await.unwrap();
     machine.exec("pkill -9 -f '[s]shd: ops'").await;
     let output = host.exec(HostCommand::new("echo again")).await;
-    // The break may be noticed by this call or by the previous one.
+    // Either this call or the previous one detects that the connection broke.
     let output = match output {
         Ok(output) => output,
         Err(Error::Unreachable { .. } | Error::Interrupted { .. }) => {
@@ -118,7 +118,7 @@ async fn uploads_are_atomic() {
     assert_eq!(machine.exec(&read("%a %u %g %s")).await, "440 0 0 6");
     assert_eq!(machine.exec("stat -c %a /var/lib/lifecycle").await, "700");
 
-    // In many pieces, larger than any window.
+    // The file is sent in many pieces and is larger than any window.
     let pieces = (0..200).map(|_| Ok(Bytes::from(vec![b'y'; 100_000])));
     let large = HostFile {
         path: path.into(),
@@ -142,7 +142,7 @@ async fn uploads_are_atomic() {
     assert!(error.chain().contains("the disk fell out"), "{error:?}");
     assert_eq!(machine.exec(&read("%s")).await, "20000000");
 
-    // The next upload of the same file removes the drafts of interrupted ones.
+    // The next upload of the same file removes the drafts of interrupted uploads.
     let directory = "\"/var/lib/lifecycle/it's \\$new\"";
     let drafts = format!("ls -A {directory} | grep -c lifecycle-put || true");
     let left = format!(
@@ -230,7 +230,7 @@ async fn rejects_a_host_with_another_key() {
     assert!(hint.contains("another machine responds"), "{hint}");
     open(machine.target(), "ops-pw").check().await.unwrap();
 
-    // A server without a key of the pinned kind counts as another server.
+    // A server without a key of the pinned type counts as another server.
     let rsa_only = SshTarget {
         host_keys: vec![machine.exec("cat /etc/ssh/ssh_host_rsa_key.pub").await],
         ..machine.target()

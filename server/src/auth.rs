@@ -1,4 +1,4 @@
-//! The bearer token of a request, and the access that it gives.
+//! Checks the bearer token of a request, and determines the access that it gives.
 
 use axum::extract::{FromRequestParts, Request, State};
 use axum::http::header::AUTHORIZATION;

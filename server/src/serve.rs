@@ -29,7 +29,7 @@ const HEADERS_WITHIN: Duration = Duration::from_secs(30);
 /// How long open requests may continue after a stop signal.
 const LAST_REQUESTS: Duration = Duration::from_secs(2);
 
-/// How long releasing the lease may take.
+/// Time limit for releasing the lease.
 const RELEASE_WITHIN: Duration = Duration::from_secs(2);
 
 /// Runs until the process receives a stop signal.
@@ -70,7 +70,7 @@ pub(crate) async fn run(directory: &Path) -> Result<()> {
             stopped.and(server.await.map_err(failed))
         }
     };
-    // The next manager then need not wait until the lease expires.
+    // Release the lease, so that the next manager need not wait until it expires.
     if let Ok(Err(error)) = tokio::time::timeout(RELEASE_WITHIN, manager.resign()).await {
         tracing::warn!(error = %error.chain(), "cannot release the lease");
     }

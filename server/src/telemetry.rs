@@ -1,4 +1,4 @@
-//! The manager's log: one line of JSON per event on standard error, from where Docker collects it. Each
+//! The manager's log: one line of JSON per event on standard error, which Docker collects. Each
 //! line contains its spans.
 
 use axum::extract::{MatchedPath, Request};

@@ -1,4 +1,5 @@
-//! `azure-simulator`: runs a simulated Azure until a signal, then removes the machines it created.
+//! `azure-simulator`: runs a simulated Azure until a signal, then removes the machines that it
+//! created.
 
 use std::path::PathBuf;
 
@@ -13,7 +14,7 @@ use crate::failure::Failure;
 use crate::simulated_azure::{Ports, Settings, SimulatedAzure};
 use crate::{printer, wiring};
 
-/// The document of `azure-simulator --json`, written as soon as it listens.
+/// The document of `azure-simulator --json`, written as soon as the simulator is listening.
 #[derive(Debug, Serialize, JsonSchema)]
 pub(crate) struct Running {
     /// The HTTPS endpoint of everything except Azure Files.
@@ -38,7 +39,7 @@ pub(crate) struct Running {
     share: String,
     /// The file with the storage account's key.
     storage_key: PathBuf,
-    /// The lines for a platform.toml that uses it.
+    /// The lines for a platform.toml that uses the simulator.
     platform_toml: String,
 }
 
@@ -56,7 +57,7 @@ pub(crate) async fn run(arguments: &Arguments, options: &AzureSimulator) -> Resu
     }
     tokio::select! {
         stopped = azure.stop() => stopped?,
-        // The next start removes what is left.
+        // The next start of the simulator removes the remaining machines.
         () = signals.next() => return Err(Failure::Interrupted),
     }
     printed
@@ -113,7 +114,7 @@ fn print_settings(arguments: &Arguments, azure: &SimulatedAzure) -> Result<(), F
     printer::data(&azure.platform_toml())
 }
 
-/// The signals that stop it.
+/// The signals that stop the simulator.
 struct ShutdownSignals {
     interrupt: Signal,
     terminate: Signal,

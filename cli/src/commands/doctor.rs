@@ -1,5 +1,5 @@
-//! `doctor`: checks this machine, the files, each node and the manager, and reports problems and
-//! how to fix them. Changes nothing.
+//! `doctor`: checks this machine, the files, each node, and the manager; reports problems and how
+//! to fix them. Changes nothing.
 
 use std::sync::Arc;
 
@@ -125,12 +125,13 @@ enum Store {
     Incomplete,
 }
 
-/// Checks that the code store answers and is up to date with this machine.
+/// Checks that the code store responds and contains the code bases of this machine in their current
+/// versions.
 async fn code_store(project: &Project, reporter: &dyn Reporter) -> (Vec<Finding>, Store) {
     const WHAT: &str = "code store";
     let outdated = match publish::all_outdated(project, reporter).await {
         Ok(outdated) => outdated,
-        // Problems of the files are reported by the check of the files.
+        // The check of the files reports problems in the files.
         Err(Failure::Files(_)) => return (Vec::new(), Store::Complete),
         Err(failure) => return (vec![of_failure(WHAT, &failure)], Store::Incomplete),
     };

@@ -1,4 +1,4 @@
-//! `events`: past events, and with `--follow` new ones.
+//! `events`: prints past events and, with `--follow`, new ones.
 
 use std::time::Duration;
 
@@ -14,7 +14,7 @@ use crate::paint::{Tone, paint};
 use crate::printer;
 use crate::progress::ProgressLines;
 
-/// How long reading the history may take; it is read page by page.
+/// Time limit for reading the history, which is read page by page.
 const EVENTS_WITHIN: Duration = Duration::from_mins(10);
 
 /// How many events are shown by default.
@@ -54,7 +54,7 @@ pub(crate) async fn run(arguments: &Arguments, options: &Events) -> Result<(), F
     Ok(())
 }
 
-/// An event as one line.
+/// Formats an event as one line.
 pub(crate) fn text(event: &Event) -> String {
     let event = &event.event;
     let kind = serde_json::to_value(event.kind).unwrap_or_default();

@@ -21,9 +21,9 @@ use crate::project::Project;
 pub(crate) struct Written {
     /// The file that was written.
     file: PathBuf,
-    /// The platform's name in it.
+    /// The platform's name in the file.
     name: PlatformName,
-    /// The number of nodes that it declares.
+    /// The number of nodes that the file declares.
     nodes: u16,
 }
 
@@ -63,7 +63,7 @@ pub(crate) async fn run(arguments: &Arguments, options: &Init) -> Result<(), Fai
                 fits.ok_or_else(|| format!("enter a number from 1 to {}", Starter::MAX_NODES))
             })
             .await?;
-            // The files may not fit on this number of nodes: check before writing.
+            // The services may not fit on this number of nodes, so check before writing.
             project.on_nodes(nodes).load(NOT_UP_YET).await?;
         }
     }

@@ -1,4 +1,4 @@
-//! `logs`: the output of services, interleaved.
+//! `logs`: prints the output of services, interleaved.
 
 use std::collections::BTreeMap;
 
@@ -51,7 +51,7 @@ fn text(line: &ServiceLogLine, names: &mut Names) -> String {
     format!("{} {at}{}", names.prefix(&line.instance), line.line.text)
 }
 
-/// The replicas, each with a colour; names are padded to the same width.
+/// The names of the replicas, each with a colour and padded to the same width.
 struct Names {
     numbers: BTreeMap<String, usize>,
     width: usize,

@@ -33,10 +33,10 @@ use crate::identity::Identity;
 use crate::project::Project;
 use crate::wiring::{self, Parts};
 
-/// How long reading the files and their code bases may take.
+/// Time limit for reading the files and their code bases.
 const LOADED_WITHIN: Duration = Duration::from_mins(15);
 
-/// How long the manager may take to answer one request.
+/// Time limit for the manager's response to one request.
 pub(crate) const ANSWERED_WITHIN: Duration = Duration::from_mins(2);
 
 /// Loads the files of a platform, with the digests of its code bases.
@@ -59,7 +59,8 @@ async fn check_secrets(bootstrapper: &Bootstrapper, kept_in: &Path) -> Result<()
     }
 }
 
-/// A bootstrapper for a platform that was started from here; the Compose files may be invalid.
+/// Creates a bootstrapper for a platform that was started from this project. The Compose files may
+/// be invalid.
 async fn running(
     arguments: &Arguments,
     reporter: Arc<dyn Reporter>,

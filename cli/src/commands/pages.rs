@@ -1,4 +1,4 @@
-//! `completions` and `man`: shell completions and manual pages.
+//! `completions` and `man`: write shell completions and manual pages.
 
 use clap::CommandFactory as _;
 use lifecycle_core::Error;

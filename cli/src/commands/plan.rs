@@ -31,7 +31,7 @@ pub(crate) struct Planned {
     predicted_seconds: Option<f64>,
     /// The unsupported keys of the files.
     unsupported: Vec<KeyWithoutEffect>,
-    /// The steps, each after the steps that it needs.
+    /// The steps, each listed after the steps that it needs.
     steps: Vec<Step>,
     /// What cannot be done yet, and why.
     held: Vec<Held>,
@@ -57,7 +57,8 @@ pub(crate) async fn run(arguments: &Arguments, options: &Plan) -> Result<(), Fai
         },
     };
     let state = wiring::state(&identity)?;
-    // New secrets are not stored: they only make digests, and nothing exists to compare them with.
+    // New secrets are not stored: they are only used to compute digests, and there is no container
+    // to compare the digests with.
     let secrets = wiring::secrets(&state, &identity).await?;
     let preview = if options.simulate {
         Preview::from_nothing(&declaration, &secrets.key, SystemClock.now())?

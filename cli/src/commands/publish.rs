@@ -1,4 +1,4 @@
-//! `publish`: uploads code bases of this machine to the store that the platform builds from.
+//! `publish`: uploads code bases from this machine to the store that the platform is built from.
 
 use std::io::IsTerminal as _;
 use std::time::Duration;
@@ -18,10 +18,10 @@ use crate::progress::ProgressLines;
 use crate::project::Project;
 use crate::{printer, wiring};
 
-/// What is waited for while code bases are compared with the store.
+/// The text that describes the wait for the code store while code bases are compared.
 const COMPARING: &str = "the code store's response";
 
-/// How long comparing all code bases with the code store may take.
+/// Time limit for comparing all code bases with the code store.
 const COMPARED_WITHIN: Duration = Duration::from_mins(15);
 
 /// How many characters of a digest are printed.
@@ -32,20 +32,21 @@ const SHOWN: usize = 12;
 pub(crate) struct AllPublished {
     /// The requested code bases, as they are in the store now.
     code_bases: Vec<OnePublished>,
-    /// Code bases of the Compose file that are not on this machine; the store keeps its versions.
+    /// Code bases of the Compose file that are not on this machine; their versions in the store are
+    /// unchanged.
     elsewhere: Vec<String>,
 }
 
 /// A code base in the store.
 #[derive(Debug, Serialize, JsonSchema)]
 struct OnePublished {
-    /// Its name in the store.
+    /// The code base's name in the store.
     name: String,
-    /// SHA-256 of its files, in hexadecimal.
+    /// The SHA-256 of the code base's files, in hexadecimal.
     digest: String,
     /// Whether the store already had this version, so that nothing was written.
     unchanged: bool,
-    /// The number of bytes sent.
+    /// The number of bytes that were sent.
     bytes_sent: u64,
     /// The number of files of previous versions that were removed from the store.
     files_removed: usize,
@@ -118,9 +119,9 @@ fn short(digest: &str) -> &str {
     digest.get(..SHOWN).unwrap_or(digest)
 }
 
-/// `12 bytes`, `3.4 KiB`, `5.6 MiB`
+/// Formats a size, for example `12 bytes`, `3.4 KiB`, or `5.6 MiB`.
 fn bytes(count: u64) -> String {
-    /// Exact for every realistic size.
+    /// Converts `count` to `unit`, in tenths. Exact for every realistic size.
     #[expect(clippy::cast_precision_loss, reason = "one decimal is shown")]
     fn tenths(count: u64, unit: u64) -> f64 {
         count as f64 / unit as f64
@@ -132,8 +133,8 @@ fn bytes(count: u64) -> String {
     }
 }
 
-/// Before `up`: publishes code bases that differ from the store, if `--publish` is set or the user
-/// agrees; otherwise prints a warning for each.
+/// Called before `up`: publishes the code bases that differ from the store if `--publish` is set or
+/// the user agrees, otherwise prints a warning for each of them.
 pub(crate) async fn before_up(
     project: &Project,
     options: &Up,
@@ -180,7 +181,7 @@ pub(crate) async fn before_up(
     Ok(())
 }
 
-/// Warns in `plan` about what `up` would ask.
+/// Called by `plan`: warns about the code bases that `up` would ask about.
 pub(crate) async fn warn_outdated(
     project: &Project,
     reporter: &dyn Reporter,
@@ -191,7 +192,8 @@ pub(crate) async fn warn_outdated(
     Ok(())
 }
 
-/// The code bases that differ from the store; none if the platform builds from local directories.
+/// Returns the code bases that differ from the store; none if the platform is built from local
+/// directories.
 pub(crate) async fn all_outdated(
     project: &Project,
     reporter: &dyn Reporter,

@@ -1,4 +1,4 @@
-//! `retry`: makes the manager retry failed operations now.
+//! `retry`: makes the manager retry failed operations immediately.
 
 use schemars::JsonSchema;
 use serde::Serialize;

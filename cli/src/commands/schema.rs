@@ -1,5 +1,5 @@
-//! `schema`: the JSON Schemas of `platform.toml` and of the `--json` output of each command. The
-//! latter are generated from the types that are serialised.
+//! `schema`: prints the JSON Schemas of `platform.toml` and of the `--json` output of each command.
+//! The schemas for the output are generated from the serialized types.
 
 use lifecycle_core::api::why::WhyV1;
 use lifecycle_core::api::wire::ServiceLogLine;
@@ -23,7 +23,7 @@ pub(crate) fn run(options: &Options) -> Result<(), Failure> {
     }
 }
 
-/// Adds a type to a generator.
+/// Adds a type to a schema generator.
 type Of = fn(&mut SchemaGenerator) -> Schema;
 
 const FAILURE: Of = SchemaGenerator::subschema_for::<Failed>;
@@ -34,7 +34,7 @@ const DOCUMENT: &str = "The standard output: the command's document, or the fail
 const LINES: &str =
     "A line of the standard output; if the command fails, the last line is the failure.";
 
-/// The schema of a command's `--json` output.
+/// Returns the schema of a command's `--json` output.
 fn of(described: Described) -> Schema {
     let document = |command, document: Of| output(command, DOCUMENT, &[document, FAILURE]);
     let lines = |command, line: Of| output(command, LINES, &[line, FAILURE]);
@@ -86,8 +86,8 @@ fn of(described: Described) -> Schema {
 }
 
 fn output(command: &str, description: &str, any: &[Of]) -> Schema {
-    // Generate for serialisation: a field that is always present is required, even if it may be
-    // null.
+    // Generate the schema for serialization, so that a field that is always present is required,
+    // even if it may be null.
     let settings = SchemaSettings::draft2020_12().for_serialize();
     let mut generator = settings.into_generator();
     let any: Vec<Schema> = any.iter().map(|of| of(&mut generator)).collect();
@@ -103,8 +103,8 @@ fn output(command: &str, description: &str, any: &[Of]) -> Schema {
     schema
 }
 
-/// Keeps only formats that every validator knows: removes those of numbers, which have bounds, and
-/// writes `ip` as `ipv4` or `ipv6`.
+/// Keeps only formats that every validator knows: removes the formats of numbers, which have bounds
+/// instead, and replaces `ip` with `ipv4` or `ipv6`.
 struct WellKnownFormats;
 
 impl Transform for WellKnownFormats {
@@ -136,7 +136,7 @@ impl Transform for Closed {
         if schema.get("properties").is_none() {
             return;
         }
-        // The properties of the parts add up; no single part lists them all.
+        // The parts together define the properties; no single part lists all of them.
         let mut has_parts = false;
         for key in ["allOf", "anyOf", "oneOf"] {
             for part in schema
@@ -182,7 +182,7 @@ mod tests {
         Path::new(env!("CARGO_MANIFEST_DIR")).join("../docs/schema")
     }
 
-    /// `UPDATE_DOCS=1 cargo test -p bootstrapper schema` rewrites the files.
+    /// To rewrite the files, run `UPDATE_DOCS=1 cargo test -p bootstrapper schema`.
     #[test]
     fn the_committed_schemas_are_up_to_date() {
         let mut names = BTreeSet::new();
@@ -219,7 +219,7 @@ mod tests {
         );
     }
 
-    /// Every key of a schema has a description.
+    /// Checks that every key of a schema has a description.
     #[test]
     fn every_key_is_described() {
         fn check(value: &Value, at: &str) {

@@ -1,4 +1,4 @@
-//! `status`: nodes, services and endpoints.
+//! `status`: prints nodes, services, and endpoints.
 
 use comfy_table::presets;
 use lifecycle_core::api::wire::{
@@ -89,8 +89,9 @@ fn heading(status: &Status) -> String {
     )
 }
 
-/// The short form: one line per node and per replica, then the reasons of those that are not ready.
-/// It fits 80 columns with names of usual length; on a terminal, longer lines are cut.
+/// Formats the short output: one line per node and per replica, then the reasons for replicas that
+/// are not ready. It fits 80 columns if names have the usual length; on a terminal, longer lines
+/// are cut.
 pub(crate) fn tables(nodes: &[NodeV1], services: &[ServiceV1], width: Option<usize>) -> String {
     let mut table = Table::of(&["NODE", "STATE", "ADDRESS", "DOCKER"]);
     let mut whys = Vec::new();
@@ -142,7 +143,7 @@ pub(crate) fn tables(nodes: &[NodeV1], services: &[ServiceV1], width: Option<usi
     text
 }
 
-/// The wide form.
+/// Formats the wide output.
 fn wide_tables(nodes: &[NodeV1], services: &[ServiceV1]) -> String {
     let mut table = Table::of(&["NODE", "STATE", "PRIVATE", "PUBLIC", "DOCKER"]);
     for node in nodes {
@@ -209,7 +210,7 @@ fn unknown(node: &NodeV1) -> Option<String> {
     Some(format!(" since {}: {why}", since.format("%FT%T%.6fZ")))
 }
 
-/// How long the container has been running.
+/// Formats how long the container has been running.
 fn up_for(instance: &InstanceV1) -> String {
     let runs = matches!(
         instance.state,
@@ -232,7 +233,7 @@ fn moment(at: Option<chrono::DateTime<chrono::Utc>>) -> String {
         .unwrap_or_default()
 }
 
-/// Rows, each in the tone of its state.
+/// A table whose rows have the tone of their state.
 struct Table {
     table: comfy_table::Table,
     tones: Vec<Tone>,

@@ -37,7 +37,7 @@ pub(crate) async fn run(arguments: &Arguments, options: &Up) -> Result<(), Failu
     accept(loaded.unsupported, options.accept_unsupported)?;
     let mut declaration = loaded.declaration;
     let reporter = Arc::clone(&progress);
-    // Held until the command ends.
+    // The lock is held until the command ends.
     let mut _lock = None;
     let bootstrapper = if options.simulate {
         printer::message("Simulation: nothing is changed, nothing is kept.");
@@ -114,8 +114,8 @@ fn accept(unsupported: Vec<UnsupportedKey>, accept_changes: bool) -> Result<(), 
 }
 
 /// Stores the platform's identity and secrets before the first effect, and locks the state for this
-/// process. Of two concurrent first `up`s, one is rejected, because they would create two
-/// platforms.
+/// process. If two processes run their first `up` concurrently, one of them is rejected, because
+/// they would create two platforms.
 async fn store_and_lock(
     project: &Project,
     identity: &Identity,

@@ -1,4 +1,5 @@
-//! `why`: explains a state: declared → observed → decided → evidence.
+//! `why`: explains a state with the declaration, the observation, the decisions, and the evidence,
+//! in this order.
 
 use std::path::Path;
 

@@ -1,7 +1,8 @@
 //! The machines behind the VMs of a simulated Azure: local nodes that boot like stock VMs.
 //!
 //! The nodes of a subnet share a network of the local Docker engine. Files in a directory record
-//! what was created, so that the next simulator can remove the leftovers of one that was killed.
+//! what was created, so that the next simulator can remove the machines of a simulator that was
+//! killed.
 
 use std::collections::BTreeMap;
 use std::net::{Ipv4Addr, SocketAddrV4};
@@ -17,10 +18,10 @@ use lifecycle_core::runtime::Owner;
 use lifecycle_core::{Error, Result};
 use lifecycle_docker::{Bridge, FirstBoot, LocalNodes, LocalNodesOptions, Subnet};
 
-/// The platform name in the labels and names of the engine's objects.
+/// The platform name in the labels and names of containers, volumes, and networks.
 const NAME: &str = "simulated-azure";
 
-/// How long removing one machine may take.
+/// Time limit for removing one machine.
 const REMOVAL: Duration = Duration::from_mins(5);
 
 /// Creates machines on the local Docker engine.
@@ -30,7 +31,7 @@ pub(crate) struct LocalMachines {
     /// The directory with one file per owner of created machines.
     directory: PathBuf,
     bridge: Bridge,
-    /// The address that answers as the metadata service, once it is known.
+    /// The address of the metadata service, once it is known.
     metadata_service: OnceLock<SocketAddrV4>,
     assignments: Mutex<Assignments>,
 }
@@ -44,10 +45,10 @@ struct Assignments {
 }
 
 impl LocalMachines {
-    /// Machines on the engine behind `socket`, recorded in `directory`.
+    /// Creates machines on the engine at `socket`, and records them in `directory`.
     ///
     /// # Errors
-    /// If the engine does not answer, or the directory cannot be created.
+    /// Fails if the engine does not respond, or the directory cannot be created.
     pub(crate) async fn new(socket: &Path, directory: &Path) -> Result<Self> {
         std::fs::create_dir_all(directory)
             .map_err(|error| Error::io(format!("creating {}", directory.display()), error))?;
@@ -60,20 +61,21 @@ impl LocalMachines {
         })
     }
 
-    /// The address of this machine that all machines can reach.
+    /// Returns the address of this machine that all simulated machines can reach.
     pub(crate) fn gateway(&self) -> Ipv4Addr {
         self.bridge.gateway
     }
 
-    /// Sets the address that answers as Azure's metadata service, for machines created from now on.
+    /// Sets the address that serves as Azure's metadata service, for machines that are created
+    /// later.
     pub(crate) fn serve_metadata(&self, at: SocketAddrV4) {
         self.metadata_service.get_or_init(|| at);
     }
 
-    /// Removes all recorded machines that still exist. Returns their number.
+    /// Removes all recorded machines that still exist, and returns their number.
     ///
     /// # Errors
-    /// If the engine fails to remove one.
+    /// Fails if the engine cannot remove a machine.
     pub(crate) async fn remove_leftovers(&self) -> Result<usize> {
         let reading = |error| Error::io(format!("reading {}", self.directory.display()), error);
         let mut removed = 0;
@@ -120,7 +122,7 @@ impl LocalMachines {
             .unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// The owner of the machines of a subnet; recorded before anything is created.
+    /// Returns the owner of the machines in a subnet, and records it before a machine is created.
     fn owner_of(&self, subnet: &HostSubnet) -> Result<Owner> {
         let mut assignments = self.assignments();
         if let Some(owner) = assignments.owners.get(&subnet.id) {
@@ -135,8 +137,8 @@ impl LocalMachines {
         Ok(owner)
     }
 
-    /// The node for a machine, named after its VM. Fails if another machine of the subnet has that
-    /// name.
+    /// Returns the node for a machine, named after its VM. Fails if another machine in the subnet
+    /// has that name.
     fn node_of(&self, owner: &Owner, machine: &str) -> Result<NodeName> {
         let name = machine.rsplit('/').next().unwrap_or_default();
         let name = name.replace(['_', '.'], "-");
@@ -196,7 +198,8 @@ impl HostClouds for LocalMachines {
         })
     }
 
-    /// The address of a machine. This host is connected to every subnet, so private addresses work.
+    /// Returns the address at which this host reaches a machine. This host is connected to every
+    /// subnet, so private addresses work.
     fn public_address(&self, private: Ipv4Addr) -> Option<Ipv4Addr> {
         Some(private)
     }

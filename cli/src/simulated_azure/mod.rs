@@ -20,15 +20,16 @@ use self::machines::LocalMachines;
 /// Options of a simulated Azure.
 #[derive(Debug, Clone)]
 pub(crate) struct Settings {
-    /// The Docker engine for the machines behind VMs; without it, a VM is only a record.
+    /// The socket of the Docker engine for the machines behind VMs. If `None`, a VM is only a
+    /// state.
     pub(crate) engine: Option<PathBuf>,
-    /// The directory for the CA certificate, the secrets and the list of created machines.
+    /// The directory for the CA certificate, the secrets, and the list of created machines.
     pub(crate) directory: PathBuf,
     /// The address to listen on; by default, one that this machine and all VMs can reach.
     pub(crate) listen: Option<IpAddr>,
-    /// Other names and addresses in its certificates.
+    /// Other names and addresses for the simulator's certificates.
     pub(crate) names: Vec<String>,
-    /// Ports; 0 selects a free one.
+    /// The ports; 0 selects a free one.
     pub(crate) ports: Ports,
     /// A file to which each request is appended.
     pub(crate) record: Option<PathBuf>,
@@ -53,11 +54,11 @@ pub(crate) struct SimulatedAzure {
 }
 
 impl SimulatedAzure {
-    /// Starts a simulator, after removing the machines that a killed one left behind.
+    /// Removes the machines that a killed simulator left behind, then starts a simulator.
     ///
     /// # Errors
-    /// If the directory is in use or not writable, the engine does not answer, or an address cannot
-    /// be listened on.
+    /// Fails if the directory is in use or not writable, the engine does not respond, or an address
+    /// cannot be bound.
     pub(crate) async fn start(settings: Settings) -> Result<Self> {
         let directory = &settings.directory;
         std::fs::create_dir_all(directory).map_err(|error| io("creating", directory, error))?;
@@ -108,17 +109,17 @@ impl SimulatedAzure {
         Ok(started)
     }
 
-    /// The file with the CA certificate to trust.
+    /// Returns the file with the CA certificate to trust.
     pub(crate) fn authority_file(&self) -> PathBuf {
         self.directory.join("ca.pem")
     }
 
-    /// The file with the client secret.
+    /// Returns the file with the client secret.
     pub(crate) fn secret_file(&self) -> PathBuf {
         self.directory.join("client-secret")
     }
 
-    /// The file with the storage account's key.
+    /// Returns the file with the storage account's key.
     pub(crate) fn key_file(&self) -> PathBuf {
         self.directory.join("storage-key")
     }
@@ -133,7 +134,7 @@ impl SimulatedAzure {
         write(&self.key_file(), STORAGE_KEY, 0o600)
     }
 
-    /// The lines for a `platform.toml` that uses it.
+    /// Returns the lines for a `platform.toml` that uses this simulator.
     pub(crate) fn platform_toml(&self) -> String {
         let simulator = &self.simulator;
         let (endpoint, files) = (
@@ -167,10 +168,10 @@ impl SimulatedAzure {
         )
     }
 
-    /// Stops it and removes all machines that it created.
+    /// Stops the simulator and removes all machines that it created.
     ///
     /// # Errors
-    /// If the engine fails to remove one; the next start tries again.
+    /// Fails if the engine cannot remove a machine; the next start tries again.
     pub(crate) async fn stop(self) -> Result<()> {
         self.simulator.stop().await;
         match &self.machines {
@@ -180,7 +181,7 @@ impl SimulatedAzure {
     }
 }
 
-/// A string in TOML syntax.
+/// Formats a string in TOML syntax.
 fn toml_text(text: &str) -> String {
     // TOML supports all of JSON's escapes.
     serde_json::Value::from(text).to_string()

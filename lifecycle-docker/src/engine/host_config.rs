@@ -18,7 +18,7 @@ use lifecycle_core::runtime::{ContainerSpec, Role};
 
 use super::spec::{port_key, volume_name};
 
-/// The size at which a container's log is rotated.
+/// A container's log is rotated at this size, and this many files are kept.
 const LOG_SIZE: &str = "10m";
 const LOG_FILES: &str = "3";
 /// The log driver that these options apply to.

@@ -25,7 +25,7 @@ const POLL: Duration = Duration::from_secs(5);
 /// The query of `GET /v1/events`.
 #[derive(Debug, Deserialize)]
 pub(super) struct After {
-    /// The id of an event, or `latest`. All stored events if absent.
+    /// The id of an event, or `latest`. If absent, all stored events are returned.
     after: Option<String>,
 }
 

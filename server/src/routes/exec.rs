@@ -15,8 +15,8 @@ use super::request::{self, Segment, Whole};
 use crate::auth::Admin;
 use crate::problem::Problem;
 
-/// `POST /v1/services/{name}/exec`. Requires the admin token: the command has all rights of the
-/// container.
+/// `POST /v1/services/{name}/exec`. Requires the admin token, because the command has all rights of
+/// the container.
 pub(super) async fn run(
     _: Admin,
     State(api): State<Api>,

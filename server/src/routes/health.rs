@@ -6,7 +6,7 @@ use lifecycle_core::Error;
 use super::Api;
 use crate::problem::Problem;
 
-/// `GET /healthz`: succeeds while the process runs.
+/// `GET /healthz`: succeeds while the process is running.
 pub(super) async fn healthz() -> &'static str {
     "ok\n"
 }

@@ -1,4 +1,5 @@
-//! The API's routes, one file per noun. They only translate between HTTP and [`ManagerApi`].
+//! The API's routes, one file per type of resource. They only translate between HTTP and
+//! [`ManagerApi`].
 
 mod events;
 mod exec;
@@ -51,7 +52,7 @@ impl From<Arc<Manager>> for Api {
     }
 }
 
-/// All routes.
+/// Returns all routes.
 pub(crate) fn router(api: Api) -> Router {
     let v1 = Router::new()
         .route(

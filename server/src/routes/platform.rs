@@ -54,8 +54,8 @@ pub(super) async fn apply(
     Ok(Json(api.manager.apply(&declaration).await?))
 }
 
-/// `POST /v1/platform/plan`: what a declaration would change. Requires the admin token: a declaration
-/// may contain secrets.
+/// `POST /v1/platform/plan`: what a declaration would change. Requires the admin token, because a
+/// declaration may contain secrets.
 pub(super) async fn plan(
     _: Admin,
     State(api): State<Api>,
@@ -65,8 +65,8 @@ pub(super) async fn plan(
     Ok(Json(api.manager.plan(&candidate).await?))
 }
 
-/// `GET /v1/platform/plan`: the latest plan and its input. Requires the admin token: the input contains
-/// the declaration.
+/// `GET /v1/platform/plan`: the latest plan and its input. Requires the admin token, because the
+/// input contains the declaration.
 pub(super) async fn recorded_plan(
     _: Admin,
     State(api): State<Api>,

@@ -58,8 +58,8 @@ impl<S: Send + Sync> FromRequest<S> for Whole {
     }
 }
 
-/// The problem of a body with the wrong form. It contains only the position, since the body may contain
-/// secrets.
+/// Returns the problem for a body that cannot be parsed. It contains only the position, since the
+/// body may contain secrets.
 pub(super) fn unreadable_body(error: &serde_json::Error, hint: &str) -> Problem {
     let why = format!(
         "it has an invalid format at line {}, column {}",

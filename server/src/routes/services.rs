@@ -1,4 +1,4 @@
-//! Services: their replicas, endpoints, restarts and output.
+//! Services: their replicas, endpoints, restarts, and output.
 
 use axum::Json;
 use axum::body::Body;

@@ -1,4 +1,4 @@
-//! Tests of the routes without TLS, with a manager in a simulated world: authorisation, and the
+//! Tests of the routes without TLS, with a manager in a simulation: authorization, and the
 //! responses to invalid requests.
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -67,12 +67,12 @@ struct Served {
 }
 
 impl Served {
-    /// A manager that does not lead yet.
+    /// Creates a manager that does not lead yet.
     fn standby() -> Self {
         Self::with_image("base:1")
     }
 
-    /// A manager that does not lead yet; the platform's service uses `image`.
+    /// Creates a manager that does not lead yet; the platform's service uses `image`.
     fn with_image(image: &str) -> Self {
         let world = SimWorld::new(1);
         world.preload_image("base:1");
@@ -140,7 +140,7 @@ impl Served {
         }
     }
 
-    /// A manager whose first round has ended.
+    /// Creates a manager that has completed its first round.
     async fn ready() -> Self {
         let served = Self::standby();
         tokio::spawn(Arc::clone(&served.manager).run());
@@ -269,7 +269,8 @@ async fn before_the_end_of_the_first_round_only_some_changes_are_accepted() {
     let body = problem(response, StatusCode::SERVICE_UNAVAILABLE, path).await;
     assert_eq!(body["kind"], "not-ready");
 
-    // This manager leads, but its first round cannot end, since the service's image does not exist.
+    // This manager leads, but it cannot complete its first round, because the service's image does
+    // not exist.
     let served = Served::with_image("absent:1");
     tokio::spawn(Arc::clone(&served.manager).run());
     let mut rounds = served.manager.rounds();
@@ -457,7 +458,7 @@ async fn events_are_streamed_from_a_cursor() {
     assert_eq!(Some(next[0].0), all["cursor"].as_u64().map(|last| last + 1));
 
     let gone = served.send(stream("/v1/events?after=1000000", None)).await;
-    problem(gone, StatusCode::GONE, "a cursor of another registry").await;
+    problem(gone, StatusCode::GONE, "a cursor from another registry").await;
 }
 
 #[tokio::test(start_paused = true)]

@@ -49,7 +49,7 @@ impl Dial for Connections {
     }
 }
 
-/// A client of `router` with `token` as its credential.
+/// Creates a client of `router` with `token` as its credential.
 pub(super) fn client(router: &Router, token: &Sensitive) -> ApiClient {
     let platform = PlatformId::new(uuid::Uuid::from_u128(1 << 100));
     let now = SystemClock.now();

@@ -36,7 +36,7 @@ impl Mocked {
         }
     }
 
-    /// A manager that responds to a request for the platform's state with `error`.
+    /// Creates a manager that responds to a request for the platform's state with `error`.
     fn failing(error: Error) -> Self {
         let mut manager = MockManagerApi::new();
         manager.expect_platform().return_once(move || Err(error));

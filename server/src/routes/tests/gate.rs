@@ -33,9 +33,9 @@ const WRITES: [Write; 6] = [
 enum Phase {
     /// Another manager leads.
     Standby,
-    /// The first round cannot end, since the service's image does not exist.
+    /// The first round cannot complete, because the service's image does not exist.
     FirstRound,
-    /// The first round has ended.
+    /// The first round has completed.
     Open,
 }
 

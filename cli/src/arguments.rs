@@ -41,7 +41,7 @@ pub(crate) struct Arguments {
     pub(crate) command: Command,
 }
 
-/// When the output is colored.
+/// When to use colors in the output.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub(crate) enum Colors {
     /// On a terminal, unless `NO_COLOR` is set; always if `CLICOLOR_FORCE` is set
@@ -79,7 +79,7 @@ pub(crate) enum Command {
     Logs(Logs),
     /// Show past events; with --follow, also new events
     Events(Events),
-    /// Run a command in a container of a service; returns the exit code of the command
+    /// Run a command in a container of a service; the exit code is that of the command
     Exec(Exec),
     /// Restart the containers of a service, or of one replica
     Restart(Restart),
@@ -87,14 +87,15 @@ pub(crate) enum Command {
     Retry(Retry),
     /// Stop the platform and remove it
     Down(Down),
-    /// Check this machine, the files, each node and the manager; report problems, and how to fix
+    /// Check this machine, the files, each node, and the manager; report problems and how to fix
     /// them
     Doctor,
     /// Run a simulated Azure on this machine, to try a platform for Azure without an Azure account
     AzureSimulator(AzureSimulator),
-    /// Print the JSON Schema of platform.toml, for editors, or that of a command's --json output
+    /// Print the JSON Schema of platform.toml, for editors, or the JSON Schema of a command's
+    /// --json output
     Schema(Schema),
-    /// Print shell completions: `source <(bootstrapper completions bash)`
+    /// Print shell completions; to use them, run `source <(bootstrapper completions bash)`
     Completions(Completions),
     /// Write the manual pages to a directory
     Man(Man),
@@ -119,7 +120,8 @@ pub(crate) struct Init {
 /// Arguments of `schema`.
 #[derive(Debug, Args)]
 pub(crate) struct Schema {
-    /// Command whose output the schema describes; `failure` for that of any failed command
+    /// Command whose output the schema describes; `failure` for the output of any command that
+    /// fails
     pub(crate) command: Option<Described>,
 }
 
@@ -161,7 +163,7 @@ pub(crate) struct Man {
 /// Arguments of `plan`.
 #[derive(Debug, Args)]
 pub(crate) struct Plan {
-    /// Plan as if nothing existed yet; does not use Docker or a cloud
+    /// Plan as if nothing existed yet; needs neither Docker nor a cloud
     #[arg(long)]
     pub(crate) simulate: bool,
 }
@@ -177,7 +179,7 @@ pub(crate) struct Up {
     #[arg(long)]
     pub(crate) all_nodes: bool,
 
-    /// Start the platform in a simulation, which does not use Docker or a cloud and keeps nothing
+    /// Start the platform in a simulation; needs neither Docker nor a cloud, and stores nothing
     #[arg(long)]
     pub(crate) simulate: bool,
 
@@ -271,18 +273,19 @@ pub(crate) struct Retry {
 /// Arguments of `events`.
 #[derive(Debug, Args)]
 pub(crate) struct Events {
-    /// Only events of these services, replicas or nodes
+    /// Show only events of these services, replicas, or nodes
     pub(crate) names: Vec<String>,
 
     /// Keep printing new events
     #[arg(short, long)]
     pub(crate) follow: bool,
 
-    /// Only events since WHEN: a duration before now (`10m`), or a time (`2026-01-02T03:04:05Z`)
+    /// Show only events since this time: a duration before now (`10m`), or a time
+    /// (`2026-01-02T03:04:05Z`)
     #[arg(long, value_name = "WHEN")]
     pub(crate) since: Option<Since>,
 
-    /// Only the last N events; by default 50, or all events with --since
+    /// Show only the last N events; by default 50, or all events with --since
     #[arg(short = 'n', long, value_name = "N")]
     pub(crate) tail: Option<u32>,
 }
@@ -297,11 +300,12 @@ pub(crate) struct Logs {
     #[arg(short, long)]
     pub(crate) follow: bool,
 
-    /// Only the last N lines of each replica
+    /// Show only the last N lines of each instance
     #[arg(short = 'n', long, value_name = "N")]
     pub(crate) tail: Option<u32>,
 
-    /// Only lines since WHEN: a duration before now (`10m`), or a time (`2026-01-02T03:04:05Z`)
+    /// Show only lines since this time: a duration before now (`10m`), or a time
+    /// (`2026-01-02T03:04:05Z`)
     #[arg(long, value_name = "WHEN")]
     pub(crate) since: Option<Since>,
 
@@ -351,8 +355,8 @@ pub(crate) struct AzureSimulator {
     #[arg(long, value_name = "PORT", default_value_t = 10_081)]
     pub(crate) files_http: u16,
 
-    /// Directory for the CA certificate, the secrets and the list of created machines; by default
-    /// in the user's configuration directory
+    /// Directory for the CA certificate, the secrets, and the list of created machines; by default
+    /// a directory in the user's configuration directory
     #[arg(long, value_name = "DIR")]
     pub(crate) directory: Option<PathBuf>,
 

@@ -29,7 +29,7 @@ pub(crate) enum Failure {
     /// Some services did not start.
     #[error("{} instances of the platform did not start", .0.failures.len())]
     Services(Outcome),
-    /// Confirmation is needed, and there is no terminal to ask on.
+    /// Confirmation is needed, but there is no terminal for the question.
     #[error(
         "this command removes resources and needs confirmation, but standard input is not a \
          terminal"

@@ -1,4 +1,4 @@
-//! The demo without a usable Docker: it reports the reason and simulates the platform.
+//! Runs the demo without a usable Docker: the demo reports the reason and simulates the platform.
 
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 

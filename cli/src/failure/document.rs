@@ -8,7 +8,7 @@ use serde::Serialize;
 use super::Failure;
 use crate::documents::{BroughtUp, KeyWithoutEffect};
 
-/// The document: one of two forms.
+/// The document of a failure.
 #[derive(Debug, Serialize)]
 #[serde(untagged)]
 pub(crate) enum Document {
@@ -45,7 +45,7 @@ struct Why {
     hint: String,
 }
 
-/// The kind of the failure, with the fields of that kind.
+/// The kind of the failure, with its fields.
 #[derive(Debug, Serialize, JsonSchema)]
 #[serde(rename_all = "kebab-case", tag = "kind")]
 enum Kind {
@@ -69,13 +69,13 @@ enum Kind {
         /// The replicas that did not start.
         instances: Vec<NotUp>,
     },
-    /// Confirmation is needed, and there is no terminal to ask on.
+    /// Confirmation is needed, but there is no terminal for the question.
     Unconfirmed,
     /// The file to write already exists.
     Exists,
     /// The user did not confirm.
     Refused,
-    /// The command was interrupted; running it again continues.
+    /// The command was interrupted; run it again to continue.
     Interrupted,
     /// Any other failure.
     Failed,

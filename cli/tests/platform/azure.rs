@@ -1,5 +1,5 @@
-//! The IoT example on a simulated Azure whose VMs are real hosts, with the commands that work
-//! everywhere: publish, up, status, `up` killed after each request, down.
+//! Runs the IoT example on a simulated Azure whose VMs are real hosts, with the commands publish,
+//! up, status, and down. Also kills `up` after each request.
 
 mod end_to_end;
 mod jump_host;

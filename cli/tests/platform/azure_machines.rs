@@ -1,5 +1,5 @@
-//! VMs of a simulated Azure, created over its API by the provider that platforms use: hosts with an
-//! account, SSH, cloud-init, an engine, and a firewall.
+//! Tests the VMs of a simulated Azure, which the provider creates through Azure's API: hosts with
+//! an account, SSH, cloud-init, an engine, and a firewall.
 
 use std::net::{IpAddr, SocketAddr, TcpStream};
 use std::os::unix::fs::MetadataExt as _;
@@ -22,9 +22,9 @@ use crate::project::Project;
 use crate::simulated_azure::{Ports, Settings, SimulatedAzure};
 use crate::subprocess::until;
 
-/// The time limit, which includes building the image.
+/// The time limit for a change, during which the image may also be built.
 const LIMIT: Duration = Duration::from_mins(15);
-/// The time limit of a connection attempt. Dropped packets are never answered.
+/// Time limit for a connection attempt, because dropped packets are never answered.
 const KNOCK: Duration = Duration::from_secs(2);
 
 /// A simulated Azure with machines, and a platform that uses it.
@@ -32,7 +32,8 @@ struct Stage {
     azure: SimulatedAzure,
     provider: Azure,
     key: SshCredential,
-    /// The last field: the simulator ends before the machines of a failed test are removed.
+    /// The last field, so that the simulator stops before the machines of a failed test are
+    /// removed.
     left: Left,
 }
 
@@ -78,7 +79,8 @@ impl Stage {
         self.provider.get(&node(name)).await.unwrap().unwrap()
     }
 
-    /// Runs a command on a machine, which is reached as a platform reaches it. Returns its output.
+    /// Runs a command on a machine and returns the output. The machine is reached in the same way
+    /// as by a platform.
     async fn run(&self, on: &ObservedNode, script: &str) -> String {
         let target = SshTarget {
             node: on.name.clone(),
@@ -93,7 +95,7 @@ impl Stage {
     }
 }
 
-/// A simulator with its data in this directory.
+/// Starts a simulator that stores its data in this directory.
 async fn start(directory: &Path) -> SimulatedAzure {
     let settings = Settings {
         engine: Some(PathBuf::from("/var/run/docker.sock")),
@@ -106,18 +108,19 @@ async fn start(directory: &Path) -> SimulatedAzure {
     SimulatedAzure::start(settings).await.unwrap()
 }
 
-/// The directory of a simulator. Removes the machines that a failed test leaves.
+/// The directory of a simulator. When dropped, removes the machines that a failed test leaves
+/// behind.
 struct Left(tempfile::TempDir);
 
 impl Left {
-    /// The owners of the machines that were created, one for each subnet.
+    /// Returns the owners of the machines that were created, one for each subnet.
     fn owners(&self) -> Vec<String> {
         let owners = std::fs::read_dir(self.0.path().join("machines")).unwrap();
         let names = owners.map(|note| note.unwrap().file_name().into_string().unwrap());
         names.collect()
     }
 
-    /// The objects of these owners on the engine.
+    /// Returns the containers, networks, and volumes of these owners.
     fn belongings(&self) -> Vec<Belongings> {
         self.owners().iter().map(|id| Belongings::of(id)).collect()
     }
@@ -166,7 +169,8 @@ async fn vms_of_the_simulated_azure_are_real_hosts() {
     tokio::join!(stage.provision("vm1"), stage.provision("vm2"));
     let (one, two) = (stage.seen("vm1").await, stage.seen("vm2").await);
 
-    // The account, its key and the host key are those of the request; cloud-init does the rest.
+    // The account, its key, and the host key are those from the request; cloud-init configures the
+    // rest.
     assert_eq!(one.ssh.host_keys.len(), 1, "{one:?}");
     assert_eq!(one.ssh.user, "lifecycle");
     let result = stage.run(&one, FIRST_BOOT).await;
@@ -176,7 +180,7 @@ async fn vms_of_the_simulated_azure_are_real_hosts() {
     assert_eq!(stage.run(&one, "hostname").await.trim(), "vm1");
     assert_eq!(stage.run(&one, TOKEN).await.trim(), "Bearer");
 
-    // Only SSH is reachable from outside; from inside everything is.
+    // From outside, only SSH is reachable; from inside, all ports are.
     stage
         .run(&one, "setsid python3 -m http.server 8080 > /dev/null 2>&1 < /dev/null & \
                     timeout 30 sh -c 'until ss -Hltn \"sport = :8080\" | grep -q .; do sleep 0.1; done'")
@@ -189,7 +193,7 @@ async fn vms_of_the_simulated_azure_are_real_hosts() {
     );
     assert_eq!(stage.run(&two, &knock).await.trim(), "open");
 
-    // A stopped machine does not respond. After a start it is the same machine.
+    // A stopped machine does not respond. After a start, it is the same machine.
     stage.provider.fence(&node("vm1")).await.unwrap();
     assert!(!answers(&one, 22));
     assert_eq!(stage.seen("vm1").await.power, Power::Stopped);
@@ -238,7 +242,7 @@ fn command_prints_its_addresses_and_runs_until_terminated() {
     ];
     let running = project.start(&arguments);
     let key = directory.join("storage-key");
-    until("the simulator listens", LIMIT, || {
+    until("the simulator is listening", LIMIT, || {
         key.exists().then_some(())
     });
     for secret in ["client-secret", "storage-key"] {
@@ -257,7 +261,7 @@ fn command_prints_its_addresses_and_runs_until_terminated() {
     assert!(settings.contains(endpoint), "{settings}");
     assert!(!settings.contains(CLIENT_SECRET), "{settings}");
     assert!(record.exists());
-    // The file can be used without changes, including the files that it refers to.
+    // The printed platform.toml and the files that it refers to can be used without changes.
     project.compose("  web: {image: \"debian:bookworm-slim\"}\n");
     project.write("platform.toml", settings);
     project.ends(0, &["plan", "--simulate"]);

@@ -1,6 +1,6 @@
-//! The IoT example on three nodes, observed from the first response of its manager: when each
-//! request is answered, which service starts last, whether data flows, and whether the platform is
-//! idle afterwards.
+//! Runs the IoT example on three nodes, and observes it from its manager's first response: when
+//! each type of request succeeds, which service starts last, whether data flows, and whether the
+//! platform is idle afterwards.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -30,14 +30,14 @@ const SERVICES: [&str; 7] = [
 /// Longer than a bring-up takes.
 const TIMEOUT: Duration = Duration::from_mins(4);
 
-/// How long the platform is left alone before it is measured, and how long it is measured.
+/// How long the test waits before it measures the idle platform, and how long it measures.
 const SETTLING: Duration = Duration::from_secs(30);
 const IDLE: Duration = Duration::from_secs(90);
 
 /// How often the API is polled.
 const POLL_INTERVAL: Duration = Duration::from_millis(50);
 
-/// One poll of the API. Fields are in the order of the requests.
+/// The responses to one poll of the API, in the order of the requests.
 #[derive(Debug)]
 struct Poll {
     ready: u16,
@@ -45,11 +45,11 @@ struct Poll {
     write: u16,
     /// The status of a `PUT` of the current declaration, and whether it changed anything.
     put: (u16, Option<bool>),
-    /// The status codes without a credential.
+    /// The status codes of requests without a credential.
     unauthorized: [u16; 3],
     health: u16,
     progress: Value,
-    /// The status of each service's look-up.
+    /// The status of the lookup of each service's endpoints.
     endpoints: [u16; 7],
     services: Value,
 }
@@ -84,19 +84,19 @@ fn poll(api: &Https, admin: &str, read: &str, declaration: &str) -> Poll {
 }
 
 /// Polls until the platform is ready. Returns the polls, and the time from the manager's start to
-/// the first of them.
+/// the first response.
 fn watch(project: &Project, up: &mut Running) -> (Vec<Poll>, Duration) {
-    let hub = until("the manager's node runs", TIMEOUT, || {
+    let hub = until("the manager's node is running", TIMEOUT, || {
         assert!(up.runs(), "`up` ended before its node was running");
         Node::find(&project.identity()?, "hub")
     });
-    // Stored before the first effect.
+    // The CA certificate is stored before the first effect.
     let api = Https::new(hub.address(), 7443, &project.kept("ca.pem"));
     let deadline = Instant::now() + TIMEOUT;
     while api.try_request("GET", "/healthz", None, "").is_none() {
         assert!(
             Instant::now() < deadline && up.runs(),
-            "the API does not answer"
+            "the API does not respond"
         );
         std::thread::sleep(POLL_INTERVAL / 5);
     }
@@ -106,7 +106,7 @@ fn watch(project: &Project, up: &mut Running) -> (Vec<Poll>, Duration) {
     let first_response = Duration::from_micros(first_response.try_into().unwrap());
 
     let (admin, read) = (project.kept("admin.token"), project.kept("read.token"));
-    // The stored declaration, in the form in which it is sent.
+    // The stored declaration, as the body of a request.
     let declaration = format!(
         "/var/lib/lifecycle/{}/manager/declaration.json",
         project.id()
@@ -133,13 +133,13 @@ fn assert_polls_in_order(polls: &[Poll]) {
         if poll.progress["generation"] != 0 {
             assert_eq!(poll.endpoints, [200; 7], "{poll:?}");
         }
-        // The progress was requested last: what is not open in it was not open in the earlier
-        // requests.
+        // The progress was requested last. If the API was not open for changes then, it was not
+        // open for the earlier requests of this poll either.
         if poll.progress["open"] == false {
             assert_eq!(poll.write, 503, "{poll:?}");
             assert_eq!(poll.ready, 503, "{poll:?}");
         }
-        // Before the manager leads, changes are refused, including declarations.
+        // Before the manager leads, all changes are rejected, even declarations.
         assert!(
             poll.put == (503, None) || poll.put == (200, Some(false)),
             "{poll:?}"
@@ -153,13 +153,13 @@ fn assert_polls_in_order(polls: &[Poll]) {
     );
     assert_eq!(
         last.write, 404,
-        "the API is open, and only the service does not exist"
+        "changes are accepted, but the service does not exist"
     );
-    // `ready` may be false: the declaration that was just sent requests a retry of failed steps,
-    // and the round ends only when the control loop has processed that.
+    // `ready` may be false, because the declaration that was just sent also requests a retry of
+    // failed steps, and the round ends only when the control loop has processed this request.
     assert_eq!(last.progress["open"], true, "{last:?}");
 
-    // Requested after `/readyz` was successful.
+    // The services were requested after `/readyz` succeeded.
     let services = last.services.as_array().unwrap();
     for instance in services
         .iter()
@@ -167,7 +167,7 @@ fn assert_polls_in_order(polls: &[Poll]) {
     {
         assert_eq!(instance["state"], "ready", "{instance}");
     }
-    // Look-ups return the services that are ready so far, before all are.
+    // Lookups return the services that are ready so far, even before all are ready.
     let ready_early = before.iter().flat_map(|l| l.services.as_array().unwrap());
     assert!(
         ready_early
@@ -177,7 +177,8 @@ fn assert_polls_in_order(polls: &[Poll]) {
     );
 }
 
-/// A value of a simulated sensor can be read through the request manager, and another one follows.
+/// Checks that a reading of a simulated sensor can be requested through the request manager, and
+/// that another reading follows.
 fn assert_data_flows(status: &Value) {
     let door = &endpoints(instance(status, "request-manager"))[0];
     let ask = |path: &str| -> Option<Value> {
@@ -188,14 +189,14 @@ fn assert_data_flows(status: &Value) {
     };
     let patience = Duration::from_secs(30);
     let path = "/readings/garden.light";
-    let first = until("a reading is there", patience, || ask(path));
+    let first = until("a reading is available", patience, || ask(path));
     assert_eq!(first["sensor"], "garden.light", "{first}");
     assert!(first["value"].is_f64(), "{first}");
     let next = until("another reading follows", patience, || {
         ask(path).filter(|reading| reading["at"] != first["at"])
     });
     assert!(next["at"].as_str() > first["at"].as_str(), "{first} {next}");
-    let bound = until("an application has its readings", patience, || {
+    let bound = until("an application has readings", patience, || {
         ask("/applications/greenhouse/readings")
     });
     let mut kinds: Vec<_> = bound
@@ -209,7 +210,7 @@ fn assert_data_flows(status: &Value) {
     assert_eq!(kinds, ["humidity", "light"], "{bound}");
 }
 
-/// The services' containers with their starts, by node.
+/// Returns the runs of the services' containers, by node.
 fn runs(project: &Project) -> BTreeMap<String, BTreeMap<String, Run>> {
     let nodes = Node::all(&project.id());
     nodes
@@ -218,15 +219,18 @@ fn runs(project: &Project) -> BTreeMap<String, BTreeMap<String, Run>> {
         .collect()
 }
 
-/// No process starts repeatedly, and nothing grows. The limits are for a debug build on a busy
-/// machine; `cargo bench -p benches --bench rest` prints the real values.
+/// Checks that no process starts repeatedly, and that neither memory nor files grow. The limits
+/// allow for a debug build on a busy machine; `cargo bench -p benches --bench rest` prints exact
+/// values.
 fn assert_idle(rest: &Rest) {
     const GROWTH: f64 = 500.0;
     const MORE: u64 = 10;
     let started = &rest.started;
-    // The kernel drops a few events on a busy machine. With many the count would be worthless.
+    // On a busy machine, the kernel drops a few events. If it dropped many, the count would be
+    // meaningless.
     assert!(started.lost_events < 20, "incomplete: {started:?}");
-    // The counter works: it has seen the example's health check, which runs every second.
+    // The counter works, because it has counted the example's health check, which runs every
+    // second.
     let checks: Vec<_> = started
         .checks
         .iter()
@@ -236,9 +240,9 @@ fn assert_idle(rest: &Rest) {
     assert!(started.checks[0].seen >= 20, "{started:?}");
     assert!(
         rest.others_per_second() < 1.0,
-        "new processes at rest: {started:?}"
+        "new processes while idle: {started:?}"
     );
-    assert_eq!(rest.programs.len(), 4, "a manager, three agents");
+    assert_eq!(rest.programs.len(), 4, "one manager and three agents");
     for program in &rest.programs {
         assert!(program.slope < GROWTH, "memory: {program:?}");
         for (before, after) in [program.descriptors, program.threads] {
@@ -263,7 +267,7 @@ fn example_starts_in_order_answers_requests_and_becomes_idle() {
         "the API answered {first_response:?} after its manager's start; {} polls",
         polls.len()
     );
-    // One second, and some more on a busy machine.
+    // The response takes one second, or a little more on a busy machine.
     assert!(
         first_response < Duration::from_secs(3),
         "{first_response:?}"
@@ -290,7 +294,7 @@ fn example_starts_in_order_answers_requests_and_becomes_idle() {
     }
     let last = &instance(&status, "monitoring")["started_at"];
     for other in instances(&status) {
-        // Times in the same format are ordered as text.
+        // Times in the same format can be compared as text.
         assert!(
             other["id"] == "monitoring-1" || other["ready_at"].as_str() < last.as_str(),
             "monitoring started at {last}, before {other}"
@@ -304,7 +308,7 @@ fn example_starts_in_order_answers_requests_and_becomes_idle() {
 
     let id = project.id();
     let rest = at_rest::measure(&id, SETTLING, IDLE).unwrap();
-    // Shown if the test fails.
+    // This output is shown only if the test fails.
     println!("{rest}");
     assert_idle(&rest);
 

@@ -1,4 +1,4 @@
-//! Protections of `up`: against another `up` at the same time and against data loss.
+//! Tests that `up` protects against a concurrent `up` and against data loss.
 
 use std::time::Duration;
 
@@ -19,7 +19,7 @@ volumes:
   data: {}
 ";
 
-/// Longer than an `up` takes to finish or to be refused.
+/// Longer than an `up` takes to finish or to be rejected.
 const TIMEOUT: Duration = Duration::from_mins(4);
 
 fn nodes(project: &Project) -> Vec<String> {

@@ -1,5 +1,6 @@
-//! SIGKILL at random moments of a bring-up: `up` continues where it was killed, and so does a
-//! manager. At the end the state is the same as without a crash, and nothing is duplicated or left.
+//! Kills `up` or the manager with SIGKILL at random moments of a bring-up. Checks that the next one
+//! continues, and that in the end the state is the same as without a crash, with no resource
+//! duplicated or left behind.
 
 use std::time::{Duration, Instant};
 
@@ -25,12 +26,12 @@ volumes:
   data: {}
 "#;
 
-/// The seed of the moments, unless the environment sets another one. It is printed, so that a
-/// failure can be reproduced.
+/// The seed for the random moments, unless the environment sets another one. It is printed, so that
+/// a failure can be reproduced.
 const SEED: u64 = 20_261_123;
 const SEED_VARIABLE: &str = "LIFECYCLE_TEST_SEED";
 
-/// The number of moments.
+/// The number of random moments.
 const KILLS: u32 = 5;
 
 /// Longer than a bring-up takes.
@@ -57,7 +58,7 @@ impl Moments {
         whole * thousandth / 1000
     }
 
-    /// One moment in each of `KILLS` equal parts of the whole.
+    /// Returns one random moment in each of `KILLS` equal parts of `whole`.
     fn spread(&mut self, whole: Duration) -> Vec<Duration> {
         let part = whole / KILLS;
         (0..KILLS).map(|n| part * n + self.within(part)).collect()
@@ -66,7 +67,7 @@ impl Moments {
 
 #[expect(
     clippy::print_stdout,
-    reason = "the random moments, to reproduce a failure"
+    reason = "cannot write the seed of the random moments"
 )]
 fn print(text: &str) {
     println!("{text}");
@@ -82,8 +83,8 @@ fn project() -> Project {
     project
 }
 
-/// The state after a bring-up, one line for each object, without what differs between runs: ids,
-/// times, addresses, and digests, which are keyed.
+/// Returns the state after a bring-up: one line for each object, without values that differ between
+/// runs, which are ids, times, addresses, and keyed digests.
 fn end(project: &Project) -> Vec<String> {
     let status = project.status();
     assert_eq!(status["platform"]["state"], "running");
@@ -141,7 +142,7 @@ fn on(node: &Node, platform: &str) -> Vec<String> {
         "--format",
         "volume {{.Name}}",
     ])));
-    // The write-ahead log of a registry is not always there.
+    // The write-ahead log of a registry does not always exist.
     let files = "mkdir -p /var/lib/lifecycle; find /var/lib/lifecycle -type f \
                  -not -name 'registry.db-*' -printf 'file %P %m\\n'";
     all.extend(lines(node.exec(&["sh", "-c", files])));
@@ -196,7 +197,7 @@ fn killed_up_continues() {
     }
 }
 
-/// The manager's process on its node, if it is running.
+/// Returns the manager's node and process id, if the manager is running.
 fn managers_process(project: &Project) -> Option<(Node, String)> {
     let node = Node::find(&project.identity()?, "a")?;
     let pid = "docker inspect --format '{{.State.Pid}}' \
@@ -214,7 +215,7 @@ fn killed_manager_continues() {
     let project = project();
     let bring_up = || {
         let mut up = project.start(&["up"]);
-        let process = until("the manager runs", TIMEOUT, || {
+        let process = until("the manager is running", TIMEOUT, || {
             assert!(up.runs(), "`up` ended before its manager ran");
             managers_process(&project)
         });
@@ -237,8 +238,8 @@ fn killed_manager_continues() {
         let up = up.finish(TIMEOUT);
         project.keep(&up);
         assert_eq!(up.status.code(), Some(0), "{}", up.stderr);
-        // An `up` that was almost finished may not have noticed.
-        let again = until("the manager runs again", TIMEOUT, || {
+        // An `up` that was almost finished may not have noticed that the manager was killed.
+        let again = until("the manager is running again", TIMEOUT, || {
             let now = node.manager();
             (now.started_at != manager.started_at).then_some(now)
         });
@@ -269,7 +270,7 @@ fn running_services_are_not_changed(project: &Project) {
     };
     let runs = services();
     node.exec(&["kill", "-KILL", &pid]);
-    until("another manager runs", Duration::from_secs(30), || {
+    until("another manager is running", Duration::from_secs(30), || {
         (node.manager().started_at != manager.started_at).then_some(())
     });
     until("everything is ready", Duration::from_mins(1), || {

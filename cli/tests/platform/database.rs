@@ -1,4 +1,4 @@
-//! A platform with its registry in PostgreSQL and separate databases for two kinds.
+//! Tests a platform with its registry in PostgreSQL and separate databases for two kinds.
 
 use std::fmt::Write as _;
 use std::net::IpAddr;
@@ -30,10 +30,10 @@ microservices = { file = "secrets/microservices.url" }
 
 const DATABASES: [&str; 3] = ["central", "nodes", "microservices"];
 
-/// The subnet of local nodes unless another one is declared.
+/// The default subnet for local nodes.
 const NODES: &str = "10.89.0.0/16";
 
-/// A network of this test. Nodes reach this machine at its gateway.
+/// A network for this test. Nodes reach this machine at the network's gateway.
 struct Network {
     name: String,
 }
@@ -92,7 +92,7 @@ fn platform_with_postgres_registry() {
     let query = "SELECT service, class, ip, port FROM endpoints";
     for database in ["central", "microservices"] {
         until(
-            "the endpoint is in the database",
+            "the endpoint is recorded in the database",
             Duration::from_secs(20),
             || (server.query_in(database, query) == shown).then_some(()),
         );
@@ -130,7 +130,7 @@ fn unreachable_server_is_reported_first(project: &Project, server: &PostgresServ
         "{}",
         refused.stderr
     );
-    assert!(project.identity().is_none(), "something was stored");
+    assert!(project.identity().is_none(), "rows were stored");
     let planned = project.ends(0, &["plan"]);
     assert!(
         planned.stdout.contains("registry.url"),
@@ -151,7 +151,7 @@ fn unreachable_server_is_reported_first(project: &Project, server: &PostgresServ
     );
 }
 
-/// Checks that no secret is where it should not be.
+/// Checks that secrets are only where they are needed.
 fn assert_no_leaks(project: &Project, server: &PostgresServer) {
     let (node, id) = (project.node(), project.id());
     let mut secrets = vec![PASSWORD.to_owned(), ENVIRONMENT.to_owned()];
@@ -177,7 +177,7 @@ fn assert_no_leaks(project: &Project, server: &PostgresServer) {
     }
     for (place, text) in &places {
         for secret in &secrets {
-            // In the format of binary values in a dump.
+            // In a dump, binary values are in hexadecimal.
             let hex = secret.bytes().fold(String::new(), |mut hex, byte| {
                 write!(hex, "{byte:02x}").unwrap();
                 hex
@@ -185,13 +185,13 @@ fn assert_no_leaks(project: &Project, server: &PostgresServer) {
             assert!(!text.contains(secret.as_str()), "{place} holds {secret}");
             assert!(
                 !text.contains(&hex),
-                "{place} holds {secret}, in hexadecimal"
+                "{place} contains {secret}, in hexadecimal"
             );
         }
     }
     let file = format!("/var/lib/lifecycle/{id}/manager/registry.json");
     assert_eq!(node.exec(&["stat", "-c", "%a %U", &file]), "400 root");
-    // The only file that contains it.
+    // This is the only file that contains the password.
     assert!(node.exec(&["cat", &file]).contains(PASSWORD));
 }
 
@@ -201,7 +201,7 @@ fn nothing_changes_after_a_manager_crash(project: &Project) {
     let generation = project.status()["platform"]["generation"].clone();
     node.docker(&["kill", &manager.id]);
     node.docker(&["start", &manager.id]);
-    // Its lease must expire first.
+    // The killed manager's lease must expire first.
     until("everything is ready", Duration::from_mins(2), || {
         api.is_ready().then_some(())
     });
@@ -211,8 +211,8 @@ fn nothing_changes_after_a_manager_crash(project: &Project) {
     assert_eq!(project.status()["platform"]["generation"], generation);
 }
 
-/// `down` deletes the platform's key; the next `up` works although the database contains values
-/// sealed with it.
+/// Checks that `up` works after `down`, although `down` deletes the platform's key and the database
+/// contains values that are sealed with this key.
 fn down_and_up_again(project: &Project, server: &PostgresServer) {
     let id = project.id();
     project.ends(0, &["down", "--yes"]);

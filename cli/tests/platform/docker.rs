@@ -1,4 +1,4 @@
-//! Access to the engines that does not use the programs under test: this machine's and the nodes'.
+//! Access to this machine's engine and the nodes' engines without the programs under test.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
@@ -9,10 +9,10 @@ use serde_json::Value;
 
 use crate::subprocess::{Finished, run};
 
-/// The base image of everything that is built here.
+/// The base image of all images that these tests build.
 const BASE: &str = "debian:bookworm-slim";
 
-/// The time limit of one call to an engine.
+/// Time limit for one call to an engine.
 const CALL: Duration = Duration::from_mins(1);
 
 /// Fails with instructions if these tests cannot run on this machine.
@@ -48,7 +48,7 @@ pub(crate) fn docker(arguments: &[&str]) -> String {
     finished.stdout.trim().to_owned()
 }
 
-/// All objects of one platform on this machine's engine.
+/// All containers, networks, and volumes of one platform on this machine's engine.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Belongings {
     pub(crate) containers: BTreeSet<String>,
@@ -74,7 +74,7 @@ impl Belongings {
         self.containers.is_empty() && self.networks.is_empty() && self.volumes.is_empty()
     }
 
-    /// Removes them in case a test failed.
+    /// Removes all of them, in case a test failed.
     pub(crate) fn remove(&self) {
         for container in &self.containers {
             call(&["rm", "--force", "--volumes", container]);
@@ -88,7 +88,7 @@ impl Belongings {
     }
 }
 
-/// One run of a container: a new id or a new start time is another run.
+/// One run of a container, identified by the container's id and its start time.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) struct Run {
     pub(crate) id: String,
@@ -103,7 +103,7 @@ pub(crate) struct Node {
 }
 
 impl Node {
-    /// All running nodes of a platform, by name.
+    /// Returns all running nodes of a platform, by name.
     pub(crate) fn all(platform: &str) -> BTreeMap<String, Self> {
         let filter = format!("label=lifecycle.platform-id={platform}");
         let format = "{{.ID}} {{.Label \"lifecycle.node\"}}";
@@ -121,8 +121,8 @@ impl Node {
             .collect()
     }
 
-    /// The same node with another platform id: the platform that uses a machine of a simulated
-    /// cloud differs from the owner of its container.
+    /// Returns the same node with another platform id, because the platform that uses a machine of
+    /// a simulated cloud is not the owner of the machine's container.
     pub(crate) fn of_platform(self, platform: &str) -> Self {
         Self {
             platform: platform.to_owned(),
@@ -130,14 +130,14 @@ impl Node {
         }
     }
 
-    /// The only node of a platform.
+    /// Returns the only node of a platform.
     pub(crate) fn only(platform: &str) -> Self {
         let nodes = Self::all(platform);
-        assert_eq!(nodes.len(), 1, "one node: {nodes:?}");
+        assert_eq!(nodes.len(), 1, "not exactly one node: {nodes:?}");
         nodes.into_values().next().unwrap()
     }
 
-    /// A node of a platform, if it is running.
+    /// Returns a node of a platform, if it is running.
     pub(crate) fn find(platform: &str, name: &str) -> Option<Self> {
         Self::all(platform).remove(name)
     }
@@ -163,13 +163,13 @@ impl Node {
         self.exec(&[&["docker"], arguments].concat())
     }
 
-    /// The current run of the node's container.
+    /// Returns the current run of the node's container.
     pub(crate) fn run(&self) -> Run {
         let text = docker(&["inspect", &self.container]);
         run_of(&serde_json::from_str::<Value>(&text).unwrap()[0])
     }
 
-    /// The ids of the containers with a label, running or not.
+    /// Returns the ids of all containers with a label, running or not.
     pub(crate) fn containers(&self, label: &str) -> Vec<String> {
         let ours = format!("label=lifecycle.platform-id={}", self.platform);
         let filter = format!("label={label}");
@@ -178,7 +178,7 @@ impl Node {
         self.docker(&list).lines().map(str::to_owned).collect()
     }
 
-    /// The platform's containers, as the engine describes them.
+    /// Returns the platform's containers, as the engine describes them.
     pub(crate) fn inspect_all(&self) -> Vec<Value> {
         let ids = self.containers("lifecycle.role");
         if ids.is_empty() {
@@ -189,21 +189,21 @@ impl Node {
         serde_json::from_str(&text).unwrap()
     }
 
-    /// The runs of the platform's containers, by name.
+    /// Returns the runs of the platform's containers, by name.
     pub(crate) fn runs(&self) -> BTreeMap<String, Run> {
         let all = self.inspect_all();
         let named = |found: &Value| found["Name"].as_str().unwrap().to_owned();
         all.iter().map(|c| (named(c), run_of(c))).collect()
     }
 
-    /// When the only container with a label was started, in microseconds since 1970.
+    /// Returns when the only container with a label was started, in microseconds since 1970.
     pub(crate) fn started(&self, label: &str) -> i64 {
         let started = run_of(&self.inspect(label)).started_at;
         let micros = self.exec(&["date", "-d", &started, "+%s%6N"]);
         micros.parse().unwrap()
     }
 
-    /// The only container with a label, as the engine describes it.
+    /// Returns the only container with a label, as the engine describes it.
     pub(crate) fn inspect(&self, label: &str) -> Value {
         let containers = self.containers(label);
         assert_eq!(containers.len(), 1, "{label}: {containers:?}");
@@ -211,7 +211,7 @@ impl Node {
         serde_json::from_str::<Value>(&text).unwrap()[0].take()
     }
 
-    /// The only container of a service.
+    /// Returns the run of the only container of a service.
     pub(crate) fn service(&self, service: &str) -> Run {
         run_of(&self.inspect(&format!("lifecycle.service={service}")))
     }

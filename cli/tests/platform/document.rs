@@ -1,4 +1,4 @@
-//! Checks of the document of `status --json`: its shape and what it contains about services.
+//! Checks the document of `status --json`: its structure, and what it contains about services.
 
 use std::collections::BTreeSet;
 
@@ -6,12 +6,12 @@ use serde_json::{Value, json};
 
 use crate::project::Project;
 
-/// Checks that an object has exactly the keys in `required` and any of those in `optional`. `label`
-/// names the object in messages.
+/// Checks that an object has exactly the keys in `required` and any of those in `optional`.
+/// Messages call the object `label`.
 fn has_keys(label: &str, value: &Value, required: &[&str], optional: &[&str]) {
     let keys: BTreeSet<&str> = value
         .as_object()
-        .unwrap_or_else(|| panic!("{label} is an object: {value}"))
+        .unwrap_or_else(|| panic!("{label} is not an object: {value}"))
         .keys()
         .map(String::as_str)
         .filter(|key| !optional.contains(key))
@@ -96,7 +96,7 @@ fn assert_ready_instance(instance: &Value, replica: u64, service: &Value, nodes:
     }
 }
 
-/// All instances of all services.
+/// Returns all instances of all services.
 pub(crate) fn instances(status: &Value) -> Vec<&Value> {
     let services = status["services"].as_array().unwrap();
     services
@@ -105,14 +105,14 @@ pub(crate) fn instances(status: &Value) -> Vec<&Value> {
         .collect()
 }
 
-/// The first instance of a service.
+/// Returns the first instance of a service.
 pub(crate) fn instance<'a>(status: &'a Value, service: &str) -> &'a Value {
     let services = status["services"].as_array().unwrap();
     let service = services.iter().find(|s| s["name"] == service).unwrap();
     &service["instances"][0]
 }
 
-/// The address and the host port of each endpoint of an instance.
+/// Returns the address and the host port of each endpoint of an instance.
 pub(crate) fn endpoints(instance: &Value) -> Vec<(String, u64)> {
     let endpoints = instance["endpoints"].as_array().unwrap();
     endpoints

@@ -1,5 +1,5 @@
-//! A service that always fails: it is reported with the reason and its last output, and another
-//! `up` fixes it.
+//! Tests a service that always fails: it is reported with the reason and its last output, and after
+//! a fix another `up` starts it.
 
 use crate::project::Project;
 

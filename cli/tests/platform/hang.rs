@@ -1,5 +1,5 @@
-//! A node hangs during a bring-up and later: it is shown as unknown with the time and the reason,
-//! does not delay other nodes, and is unchanged when it responds again.
+//! Tests a node that hangs during a bring-up and later: it is shown as unknown with the time and
+//! the reason, does not delay other nodes, and is unchanged when it responds again.
 
 use std::time::Duration;
 
@@ -32,7 +32,7 @@ fn node<'a>(status: &'a Value, name: &str) -> &'a Value {
     nodes.iter().find(|node| node["name"] == name).unwrap()
 }
 
-/// The status, if the manager responds.
+/// Returns the status, if the manager responds.
 fn try_status(project: &Project) -> Option<Value> {
     let finished = project.call(&["--json", "status"]);
     let document = || serde_json::from_str(&finished.stdout).unwrap();
@@ -96,7 +96,7 @@ fn hangs_later(project: &Project, c: &Node) {
     });
     let unknown = node(&status, "c");
     let since = unknown["unknown_since"].as_str().unwrap();
-    // Times in the same format are ordered as text.
+    // Times in the same format can be compared as text.
     assert!(
         since >= before.as_str(),
         "unknown since {since}, hangs since {before}"
@@ -156,8 +156,8 @@ fn hangs_later(project: &Project, c: &Node) {
     }
 }
 
-/// A service runs on the node that hangs and on another one: the output of the other one is shown,
-/// and for the first the reason why it is missing.
+/// Checks the logs of a service that runs on the hanging node and on another node: the output from
+/// the other node is shown, and the reason why the output from the hanging node is missing.
 fn logs_of_other_nodes_are_shown(project: &Project) {
     let logs = project.ends(0, &["logs", "both"]);
     let lines: Vec<&str> = logs.stdout.lines().collect();

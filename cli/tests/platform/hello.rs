@@ -1,4 +1,5 @@
-//! The life of a small platform: up, up again, a lost container, changed code, logs, down.
+//! Tests the lifecycle of a small platform: up, up again, a lost container, changed code, logs,
+//! down.
 
 use std::collections::BTreeSet;
 use std::time::Duration;
@@ -33,7 +34,7 @@ fn platform_life_cycle() {
     project.compose(SERVICES);
     project.web_server("hello");
     project.web_server("other");
-    // A platform of another user with the same name on the same engine.
+    // Another user's platform with the same name on the same engine.
     let other = Project::named(&project.name);
     other.compose("  only:\n    image: debian:bookworm-slim\n    command: [sleep, infinity]\n");
 
@@ -70,7 +71,7 @@ fn platform_life_cycle() {
     let (id, state) = (project.id(), project.state());
     let belongings = Belongings::of(&id);
     assert!(!belongings.is_empty());
-    // Without a terminal it cannot ask.
+    // Without a terminal, `down` cannot ask.
     let unconfirmed = project.ends(2, &["down"]);
     assert!(
         unconfirmed.stderr.contains("hint: confirm with --yes"),
@@ -155,7 +156,7 @@ fn changed_code_replaces_only_its_service(project: &Project) {
     };
     let previous = present();
     assert_eq!(previous.len(), 1, "both services have the same code");
-    // As earlier bring-ups left them.
+    // These files are like those that earlier bring-ups leave behind.
     let old =
         format!("cd {code}; for year in 2020 2021 2022; do touch -d $year-01-01 $year.tar; done");
     shell(&old);
@@ -181,7 +182,7 @@ fn the_latest_plan_is_recorded_without_secrets(project: &Project) {
     let file = project.path("recorded.json");
     project.ends(0, &["why", "hello", "--record", file.to_str().unwrap()]);
     let recorded = std::fs::read_to_string(file).unwrap();
-    assert!(!recorded.contains("Good "), "the environment is not in it");
+    assert!(!recorded.contains("Good "), "the status contains the environment");
     let recorded: RecordedPlan = serde_json::from_str(&recorded).unwrap();
     assert!(recorded.plan.is_empty() && recorded.plan.settled);
     assert_eq!(plan(&recorded.input), *recorded.plan);

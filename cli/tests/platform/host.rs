@@ -1,6 +1,6 @@
-//! What a platform creates on this machine besides the objects that its engine lists by label:
-//! processes, network interfaces, volumes without a name, and anything else that might remain after
-//! `down`.
+//! Finds what a platform creates on this machine in addition to the objects that the engine lists
+//! by label: processes, network interfaces, volumes without a name, and anything else that might
+//! remain after `down`.
 
 use std::collections::BTreeSet;
 use std::path::Path;
@@ -12,20 +12,20 @@ use crate::docker::{Belongings, Node, call, docker};
 use crate::project::Project;
 use crate::subprocess::until;
 
-/// How long killed processes may take to end.
+/// Time limit for killed processes to exit.
 const TIMEOUT: Duration = Duration::from_secs(10);
 
-/// A process. Its number alone is not enough: it can be reused.
+/// A process. Its PID alone does not identify it, because PIDs are reused.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 struct Process {
     pid: u32,
     parent: u32,
-    /// In clock ticks since the boot.
+    /// The start time, in clock ticks since the boot.
     started: u64,
 }
 
 impl Process {
-    /// All running processes.
+    /// Returns all running processes.
     fn all() -> BTreeSet<Self> {
         let entries = std::fs::read_dir("/proc").unwrap().flatten();
         entries
@@ -50,7 +50,7 @@ impl Process {
     }
 }
 
-/// The objects of one platform on this machine.
+/// The processes, network interfaces, and volumes of one platform on this machine.
 #[derive(Debug)]
 pub(crate) struct Traces {
     processes: BTreeSet<Process>,
@@ -60,7 +60,7 @@ pub(crate) struct Traces {
 }
 
 impl Traces {
-    /// Lists them while the platform is running.
+    /// Lists these objects while the platform is running.
     pub(crate) fn of(project: &Project) -> Self {
         let belongings = Belongings::of(&project.id());
         let nodes = Node::all(&project.id());
@@ -97,9 +97,10 @@ impl Traces {
         traces
     }
 
-    /// Checks that none of it is left, nor a process that one of the project's commands started.
+    /// Checks that none of these objects is left, and no process that one of the project's commands
+    /// started.
     pub(crate) fn assert_removed(&self, project: &Project) {
-        until("its processes have ended", TIMEOUT, || {
+        until("the platform's processes have exited", TIMEOUT, || {
             self.processes.is_disjoint(&Process::all()).then_some(())
         });
         let directory = project.configuration().to_string_lossy();
@@ -127,7 +128,7 @@ fn exists(interface: &str) -> bool {
     Path::new("/sys/class/net").join(interface).exists()
 }
 
-/// A process with its direct and indirect children.
+/// Returns a process with its direct and indirect children.
 fn descendants(root: u32) -> BTreeSet<Process> {
     let all = Process::all();
     let mut found: BTreeSet<Process> = all.iter().filter(|p| p.pid == root).cloned().collect();

@@ -1,5 +1,5 @@
-//! Raw requests to the manager's API, with or without a credential, without the programs' own
-//! client: status codes and bodies.
+//! Sends raw requests to the manager's API, with or without a credential, without the programs' own
+//! client. Returns status codes and bodies.
 
 use std::io::{Read as _, Write as _};
 use std::net::{IpAddr, SocketAddr, TcpStream};
@@ -11,7 +11,7 @@ use rustls::pki_types::{CertificateDer, ServerName};
 use rustls::{ClientConfig, ClientConnection, RootCertStore, StreamOwned};
 use serde_json::Value;
 
-/// The time limit of one response.
+/// Time limit for one response.
 const TIMEOUT: Duration = Duration::from_secs(10);
 
 #[derive(Debug, Clone)]
@@ -34,7 +34,8 @@ pub(crate) struct Https {
 }
 
 impl Https {
-    /// The API at `ip`, whose certificate `authority` (PEM) signed for that address.
+    /// Creates a client for the API at `ip`. `authority` (PEM) has signed the API's certificate for
+    /// that address.
     pub(crate) fn new(ip: IpAddr, port: u16, authority: &str) -> Self {
         let mut roots = RootCertStore::empty();
         let authority = CertificateDer::from_pem_slice(authority.as_bytes()).unwrap();
@@ -51,7 +52,7 @@ impl Https {
         }
     }
 
-    /// The response, or `None` if no server answers.
+    /// Returns the response, or `None` if no server responds.
     pub(crate) fn try_request(
         &self,
         method: &str,
@@ -74,8 +75,8 @@ impl Https {
         );
         stream.write_all(request.as_bytes()).ok()?;
         let mut text = Vec::new();
-        // A server that closes the connection without TLS's close notification has answered
-        // nevertheless.
+        // A response is valid even if the server closes the connection without TLS's close
+        // notification.
         let _ = stream.read_to_end(&mut text);
         let text = String::from_utf8(text).unwrap();
         let (head, body) = text.split_once("\r\n\r\n")?;
@@ -85,7 +86,7 @@ impl Https {
         })
     }
 
-    /// The response, which must arrive.
+    /// Returns the response. Panics if there is none.
     pub(crate) fn request(
         &self,
         method: &str,
@@ -98,7 +99,7 @@ impl Https {
     }
 }
 
-/// The response of a plain HTTP server to `GET path`: head and body.
+/// Returns a plain HTTP server's response to `GET path`: head and body.
 pub(crate) fn plain_get(ip: &str, port: u64, path: &str) -> String {
     let address = format!("{ip}:{port}");
     let mut stream = TcpStream::connect(&address)

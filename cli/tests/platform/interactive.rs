@@ -1,5 +1,5 @@
-//! The command line as a person uses it, on a terminal and without one. All parts share one
-//! platform, since each platform takes a while to start.
+//! Tests the command line as a person uses it, on a terminal and without one. All parts share one
+//! platform, because a platform takes a while to start.
 
 use std::collections::BTreeSet;
 
@@ -82,7 +82,7 @@ fn init_asks_before_overwriting(project: &Project) {
     again.shows("Overwrite it? [y/N]");
     again.types("n\r");
     again.ends(1);
-    // Without a terminal it cannot ask.
+    // Without a terminal, `init` cannot ask.
     let refused = project.ends(2, &["init"]);
     assert!(
         refused
@@ -110,7 +110,7 @@ fn commands_without_a_platform_point_to_up(project: &Project) {
     }
     let not_run = project.ends(125, &["exec", "talker", "--", "true"]);
     assert!(not_run.stderr.contains("hint: "), "{}", not_run.stderr);
-    // A machine on which nothing was started yet has no errors.
+    // On a machine from which no platform was started yet, `doctor` finds no errors.
     let doctor = project.ends(0, &["doctor"]);
     assert!(
         doctor
@@ -152,7 +152,7 @@ fn exec_runs_a_command_in_a_container(project: &Project) {
     shell.resize(100, 30);
     shell.types("while [ \"$(stty size)\" != '30 100' ]; do sleep 0.1; done; echo resi''zed\r");
     shell.shows("resized");
-    // The key goes to the command, not to the bootstrapper.
+    // The key press is sent to the command, not to the bootstrapper.
     shell.types("sleep 60\r");
     shell.shows("sleep 60");
     shell.interrupts();
@@ -174,7 +174,7 @@ fn exec_runs_a_command_in_a_container(project: &Project) {
         (apart.stdout.as_str(), apart.stderr.as_str()),
         ("out\n", "err\n")
     );
-    // Its standard input is closed, and it can see that.
+    // The command's standard input is closed, so `cat` exits.
     project.ends(0, &["exec", "quiet", "--", "cat"]);
     // Engines differ in which of a shell's two exit codes they return.
     let lacks = project.call(&["exec", "quiet", "--", "no-such-program"]);
@@ -301,7 +301,7 @@ fn missing_secrets_are_reported_immediately(project: &Project) {
     std::fs::rename(&away, &kept).unwrap();
 }
 
-/// Runs last because it ends with `down`.
+/// Must run last, because it runs `down`.
 fn every_document_follows_its_schema(project: &Project) {
     let mut commands = BTreeSet::new();
     for command in [
@@ -323,14 +323,14 @@ fn every_document_follows_its_schema(project: &Project) {
         assert!(!said.stdout.is_empty(), "{command:?}");
         commands.insert(command[0].to_owned());
     }
-    // They need another platform and have tests of their own.
+    // These commands need another platform and are tested elsewhere.
     for elsewhere in ["azure-simulator", "publish"] {
         commands.insert(elsewhere.to_owned());
     }
     assert_eq!(commands, schema::commands());
 }
 
-/// Compares the output with a snapshot, without what differs from run to run.
+/// Compares the output with a snapshot, without the values that differ between runs.
 fn snapshot(name: &str, project: &Project, shown: &str) {
     let mut shown = shown.replace(&project.path("").display().to_string(), "<project>/");
     for (pattern, instead) in [

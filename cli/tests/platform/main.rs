@@ -1,6 +1,6 @@
-//! The programs as users run them: platforms on this machine's Docker are started, damaged,
-//! repaired and removed with the command line. Starting a platform takes a while, so each test
-//! checks much on its own platform.
+//! Tests the programs as users run them: platforms on this machine's Docker are started, damaged,
+//! repaired, and removed with the command line. Starting a platform takes a while, so each test
+//! checks many properties of its platform.
 
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 

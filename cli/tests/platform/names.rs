@@ -1,5 +1,5 @@
-//! Services reach each other by their names from the start: on every node, from two C libraries,
-//! with and without a manager, and while an agent is restarted.
+//! Tests that services reach each other by their names from the start: on every node, with two C
+//! libraries, with and without a running manager, and while an agent is restarted.
 
 use std::collections::BTreeSet;
 use std::io::BufRead as _;
@@ -16,7 +16,7 @@ use crate::subprocess::until;
 const NODES: &str = "[nodes.a]\n[nodes.b]\n[nodes.m]\n[manager]\nnode = \"m\"\n\
                      [network]\nwait = \"5s\"\n";
 
-/// `db` listens two seconds after its start, `late` when it is allowed to.
+/// `db` starts to listen two seconds after its start, `late` when the test creates a file.
 const SERVICES: &str = r#"
   client:
     build: ./net
@@ -54,7 +54,7 @@ const TIMEOUT: Duration = Duration::from_mins(4);
 /// How often an agent is killed.
 const KILLS: usize = 3;
 
-/// The output of `net.pl` in the client's container.
+/// Returns the output of `net.pl` in the client's container.
 fn run_net(node: &Node, words: &[&str]) -> Vec<String> {
     let client = node.service("client").id;
     let output = node.docker(&[&["exec", &client, "perl", "/net.pl"], words].concat());
@@ -118,8 +118,8 @@ fn services_reach_each_other_by_name() {
     project.ends(0, &["down", "--yes"]);
 }
 
-/// No server listens yet: connections wait for the declared time and are then reset, and an event
-/// names the missing service.
+/// While no server is listening, connections wait for the declared time and are then reset, and an
+/// event names the missing service.
 fn waiting_connections_are_reset_and_reported(project: &Project, a: &Node) {
     assert_eq!(run_net(a, &["dial", "late:7000"]), ["gave up after 5 s"]);
     let api = project.api();
@@ -145,13 +145,13 @@ fn assert_all_names_work(project: &Project, a: &Node, b: &Node) {
         output.iter().all(|line| line.starts_with("web ")),
         "{output:?}"
     );
-    // Names work in all forms, and with datagrams.
+    // Short and full names work, also with datagrams.
     let full = format!("db.{}.internal:5432", project.name);
     for name in ["db:5432", "DB:5432", &full] {
         assert!(run_net(a, &["dial", name])[0].starts_with("db "), "{name}");
     }
     assert!(run_net(a, &["ask", "echo_1:5353"])[0].starts_with("hello to echo "));
-    // From the other node, and at the published port too.
+    // The names also work from the other node, and the published port works too.
     let container = &b.service("db").id;
     let dial = ["exec", container, "perl", "/net.pl", "dial", "late:7000"];
     assert!(b.docker(&dial).starts_with("late "));
@@ -174,8 +174,8 @@ fn assert_all_names_work(project: &Project, a: &Node, b: &Node) {
     assert!(found.starts_with(&b.address().to_string()), "{found}");
 }
 
-/// An agent that is killed by hand is running again in less than a second.
-#[expect(clippy::print_stdout, reason = "what was measured")]
+/// Checks that a killed agent is running again in less than a second.
+#[expect(clippy::print_stdout, reason = "cannot write the measured time")]
 fn agents_restart(a: &Node) {
     let client = a.service("client").id;
     let dials = "perl /net.pl reach db:5432 > /reached";
@@ -190,8 +190,8 @@ fn agents_restart(a: &Node) {
     assert!(took.iter().min() < Some(&1000), "{took:?} ms");
 }
 
-/// Kills the agent. Returns the time in milliseconds until a connection that began after that was
-/// answered.
+/// Kills the agent. Returns the time, in milliseconds, until a connection that was started after
+/// the kill is answered.
 fn outage(a: &Node, client: &str) -> u64 {
     let reached = || {
         let output = a.docker(&["exec", client, "cat", "/reached"]);
@@ -213,10 +213,10 @@ fn outage(a: &Node, client: &str) -> u64 {
     let calm = now();
     until("connections are answered", TIMEOUT, || after(calm));
     let pid = a.inspect("lifecycle.role=agent")["State"]["Pid"].to_string();
-    // A connection that begins after this cannot be answered by the killed agent.
+    // The killed agent cannot answer a connection that is started after this.
     let script = format!("kill -9 {pid} && date +%s%3N");
     let killed: u64 = a.exec(&["sh", "-c", &script]).parse().unwrap();
-    until("the agent runs again", TIMEOUT, || {
+    until("the agent is running again", TIMEOUT, || {
         let now = a.inspect("lifecycle.role=agent")["State"]["Pid"].to_string();
         (now != pid && now != "0").then_some(())
     });

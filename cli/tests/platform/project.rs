@@ -1,5 +1,5 @@
-//! A project directory with a platform of its own: its own name, identity and configuration
-//! directory. Removes the platform when it is dropped.
+//! A project directory for one platform, with its own name, identity, and configuration directory.
+//! The platform is removed when the project is dropped.
 
 use std::io::Write as _;
 use std::net::IpAddr;
@@ -21,13 +21,13 @@ use tokio::runtime::Runtime;
 use crate::docker::{self, Belongings, Node};
 use crate::subprocess::{Finished, Running, run, start};
 
-/// The time limit of a command. The first commands may have to build the images of nodes.
+/// Time limit for a command. The first commands may have to build the images for nodes.
 const COMMAND: Duration = Duration::from_mins(8);
 
 /// The port of the manager's API.
 const API: u16 = 7443;
 
-/// A web server that needs nothing but the base image; see `examples/hello`.
+/// A web server that needs only the base image; see `examples/hello`.
 const SERVER: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../examples/hello/hello");
 
 /// The keys of a service that runs [`Project::static_server`], without its ports.
@@ -47,16 +47,16 @@ pub(crate) struct Project {
 }
 
 impl Project {
-    /// A project without files, with a unique name.
+    /// Creates a project without files, with a unique name.
     pub(crate) fn new() -> Self {
         let random = RandomIds.uuid().simple().to_string();
         Self::named(&format!("t{}", &random[..8]))
     }
 
-    /// A project without files.
+    /// Creates a project without files.
     pub(crate) fn named(name: &str) -> Self {
         docker::require();
-        // The manager, which the bootstrapper finds in its own directory.
+        // The manager's program, which the bootstrapper finds in its own directory.
         require_fresh(
             &Path::new(env!("CARGO_BIN_EXE_bootstrapper")).with_file_name("lifecycle-manager"),
         );
@@ -69,7 +69,7 @@ impl Project {
         }
     }
 
-    /// Writes a file of the project.
+    /// Writes a file in the project.
     pub(crate) fn write(&self, path: &str, text: &str) {
         let path = self.directory.path().join(path);
         std::fs::create_dir_all(path.parent().unwrap()).unwrap();
@@ -107,7 +107,7 @@ impl Project {
         self.write("compose.yaml", &text);
     }
 
-    /// A code base with a web server on port 8080 that answers with `$GREETING`.
+    /// Creates a code base with a web server on port 8080 that responds with `$GREETING`.
     pub(crate) fn web_server(&self, code: &str) {
         for file in ["Dockerfile", "hello.pl"] {
             let text = std::fs::read_to_string(Path::new(SERVER).join(file)).unwrap();
@@ -115,7 +115,7 @@ impl Project {
         }
     }
 
-    /// The path of a file of the project.
+    /// Returns the path of a file in the project.
     pub(crate) fn path(&self, path: &str) -> PathBuf {
         self.directory.path().join(path)
     }
@@ -137,8 +137,8 @@ impl Project {
         std::fs::copy(built, self.directory.path().join(path)).unwrap();
     }
 
-    /// A code base with a small web server on port 8000: a service of the IoT example that does not
-    /// need the others. [`STATIC_SERVER`] declares what it needs.
+    /// Creates a code base with a small web server on port 8000: a service of the IoT example that
+    /// does not need the other services. [`STATIC_SERVER`] contains its declaration.
     pub(crate) fn static_server(&self, code: &str) {
         self.write(
             &format!("{code}/Dockerfile"),
@@ -147,7 +147,7 @@ impl Project {
         self.put_program("iot-platform", &format!("{code}/iot-platform"));
     }
 
-    /// A command of the bootstrapper.
+    /// Creates a command of the bootstrapper.
     pub(crate) fn command(&self, arguments: &[&str]) -> Command {
         let mut command = Command::new(env!("CARGO_BIN_EXE_bootstrapper"));
         command
@@ -159,14 +159,14 @@ impl Project {
         command
     }
 
-    /// Runs a command of the bootstrapper with any exit code.
+    /// Runs a command of the bootstrapper, which may exit with any code.
     pub(crate) fn call(&self, arguments: &[&str]) -> Finished {
         let finished = run(&mut self.command(arguments), COMMAND);
         self.keep(&finished);
         finished
     }
 
-    /// Runs a command that must end with exit code `code`.
+    /// Runs a command that must exit with `code`.
     pub(crate) fn ends(&self, code: i32, arguments: &[&str]) -> Finished {
         let finished = self.call(arguments);
         assert_eq!(
@@ -192,18 +192,18 @@ impl Project {
         said.push_str(&finished.stderr);
     }
 
-    /// The output of all commands so far.
+    /// Returns the output of all commands so far.
     pub(crate) fn said(&self) -> String {
         self.said.lock().unwrap().clone()
     }
 
-    /// The document of `status --json`.
+    /// Returns the document of `status --json`.
     pub(crate) fn status(&self) -> Value {
         let finished = self.ends(0, &["status", "--json"]);
         serde_json::from_str(&finished.stdout).unwrap()
     }
 
-    /// The platform's UUID, if it has one.
+    /// Returns the platform's UUID, if it has one.
     pub(crate) fn identity(&self) -> Option<String> {
         let file = self.directory.path().join(".lifecycle/platform.json");
         let text = std::fs::read_to_string(file).ok()?;
@@ -211,32 +211,32 @@ impl Project {
         Some(identity["id"].as_str().unwrap().to_owned())
     }
 
-    /// The platform's UUID.
+    /// Returns the platform's UUID.
     pub(crate) fn id(&self) -> String {
         self.identity().unwrap()
     }
 
-    /// The directory in which this machine stores the platform's files.
+    /// Returns the directory in which this machine stores the platform's files.
     pub(crate) fn state(&self) -> PathBuf {
         self.configuration.path().join("lifecycle").join(self.id())
     }
 
-    /// The configuration directory of this project's commands.
+    /// Returns the configuration directory of this project's commands.
     pub(crate) fn configuration(&self) -> &Path {
         self.configuration.path()
     }
 
-    /// One of the files that this machine stores of the platform.
+    /// Returns the contents of one of the platform's files on this machine.
     pub(crate) fn kept(&self, file: &str) -> String {
         std::fs::read_to_string(self.state().join(file)).unwrap()
     }
 
-    /// The platform's only node.
+    /// Returns the platform's only node.
     pub(crate) fn node(&self) -> Node {
         Node::only(&self.id())
     }
 
-    /// A client of the manager's API.
+    /// Creates a client of the manager's API.
     pub(crate) fn api(&self) -> Api {
         let status = self.status();
         let manager = &status["manager"]["node"];
@@ -285,12 +285,12 @@ pub(crate) struct Api {
 }
 
 impl Api {
-    /// The cursor after the latest event.
+    /// Returns the cursor after the latest event.
     pub(crate) fn last_event(&self) -> u64 {
         self.runtime.block_on(self.client.last_event()).unwrap()
     }
 
-    /// All events after a cursor.
+    /// Returns all events after a cursor.
     pub(crate) fn events(&self, mut after: u64) -> Vec<Event> {
         let mut events = Vec::new();
         loop {
@@ -303,7 +303,7 @@ impl Api {
         }
     }
 
-    /// Whether the API answers.
+    /// Whether the API responds.
     pub(crate) fn is_healthy(&self) -> bool {
         self.runtime.block_on(self.client.health()).is_ok()
     }
@@ -329,7 +329,7 @@ impl Dial for Straight {
     }
 }
 
-/// Copies a directory without what an earlier bring-up created in it.
+/// Copies a directory without the files that an earlier bring-up created in it.
 fn copy(from: &Path, to: &Path) {
     std::fs::create_dir_all(to).unwrap();
     for entry in std::fs::read_dir(from).unwrap() {

@@ -1,5 +1,5 @@
-//! Code bases are published to a share of a simulated Azure Files, and plans use the published
-//! ones.
+//! Tests that code bases are published to a share of a simulated Azure Files, and that plans use
+//! the published versions.
 
 use std::time::Duration;
 
@@ -16,7 +16,7 @@ use crate::project::Project;
 use crate::subprocess::run;
 use crate::terminal::OnTerminal;
 
-/// A subnet that local nodes cannot have, so that every `up` fails after reading the files.
+/// A subnet that local nodes cannot use, so that every `up` fails after it has read the files.
 const TAKEN: &str = "[cloud]\nprovider = \"local\"\nsubnet = \"172.17.0.0/16\"\n";
 
 /// The share and the simulator that serves it.
@@ -34,7 +34,8 @@ impl Share {
         Self { runtime, azure }
     }
 
-    /// Declares the share as the project's code store. `with` is the key or the signature.
+    /// Declares the share as the project's code store. `with` is the line with the key or the
+    /// signature.
     fn declare(&self, project: &Project, with: &str) {
         let endpoint = self.azure.secure_files_endpoint();
         project.write("ca.pem", &self.azure.authority_pem());
@@ -48,7 +49,7 @@ impl Share {
         );
     }
 
-    /// The number of changing requests since the last call.
+    /// Returns the number of changing requests since the last call.
     fn writes(&self) -> usize {
         let writes = self.azure.requests().writes().len();
         self.azure.requests().clear();
@@ -112,7 +113,7 @@ fn plans_use_published_code_bases() {
     drop(share.runtime);
 }
 
-/// Two code bases, one of them with a large file.
+/// Creates a project with two code bases, one of which has a large file.
 fn project() -> Project {
     let project = Project::new();
     project.compose("  sensor:\n    build: ./sensor\n  api:\n    build: {context: edge/api}\n");
@@ -132,7 +133,7 @@ fn document(project: &Project, arguments: &[&str]) -> Value {
 fn names_and_directories(project: &Project) {
     let mistyped = project.ends(1, &["publish", "sensr"]).stderr;
     assert!(mistyped.contains("did you mean `sensor`?"), "{mistyped}");
-    // Relative to the current directory, as in a shell.
+    // The argument is relative to the current directory, as in a shell.
     let mut command = project.command(&["publish", "--json", "."]);
     command.current_dir(project.path("edge/api"));
     let here = run(&mut command, Duration::from_mins(1));
@@ -140,7 +141,7 @@ fn names_and_directories(project: &Project) {
     assert_eq!(here["code_bases"][0]["name"], "edge/api");
     let outside = project.ends(1, &["publish", "/tmp"]).stderr;
     assert!(outside.contains("outside"), "{outside}");
-    // A published code base stays even if its directory is missing on this machine.
+    // A published code base is kept even if its directory is missing on this machine.
     std::fs::rename(project.path("edge"), project.path("away")).unwrap();
     let rest = document(project, &["publish", "--json"]);
     assert_eq!(rest["elsewhere"][0], "edge/api");

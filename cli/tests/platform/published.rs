@@ -1,6 +1,6 @@
-//! Unmodified Compose files in the style of published ones, on two nodes: those whose images need
-//! only the base image start and work. All use the same platform, so each also replaces the
-//! services of the previous one.
+//! Runs unmodified Compose files in the style of published ones, on two nodes. Uses the files whose
+//! images need only the base image, and checks that their services start and work. All of them use
+//! the same platform, so each project also replaces the services of the previous one.
 
 use std::path::Path;
 use std::time::Duration;
@@ -15,14 +15,14 @@ const PROJECTS: [(&str, &[(&str, &str)]); 6] = [
         "built-configured",
         &[
             ("reader", "hello, world"),
-            // The content of the mounted file and of the secret.
+            // The output contains the contents of the mounted file and of the secret.
             ("reader", "conf/a.conf"),
             ("reader", "token.txt"),
         ],
     ),
     ("built-jobs", &[("prepare", "prepared")]),
     ("built-merged", &[]),
-    // Reached by an alias, from a client on any node.
+    // The service is reached by an alias, from a client on any node.
     ("built-networks", &[("client", "hello")]),
     ("built-pair", &[("reader", "")]),
 ];

@@ -1,4 +1,4 @@
-//! A node reboots, and everything on it runs again.
+//! Tests that all containers on a node run again after the node reboots.
 
 use std::time::Duration;
 

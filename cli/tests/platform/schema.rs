@@ -1,5 +1,5 @@
-//! The output of a command with `--json` matches the schema that `bootstrapper schema` prints. This
-//! is checked whenever a test runs a command (see [`crate::subprocess`]).
+//! Checks that the output of a command with `--json` matches the schema that `bootstrapper schema`
+//! prints. This check runs whenever a test runs a command (see [`crate::subprocess`]).
 
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
@@ -10,19 +10,19 @@ use serde_json::{Deserializer, Value, json};
 
 use crate::project::Project;
 
-/// The committed schemas. The program's own test compares them with those that it prints.
+/// The committed schemas. A test of the program compares them with the schemas that it prints.
 const SCHEMAS: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../docs/schema");
 
 /// The schema of the output of a failed command.
 const FAILURE: &str = "failure";
 
-/// The commands that write any number of lines, each a document.
+/// The commands that write any number of lines, each of which is a document.
 const BY_LINE: [&str; 2] = ["events", "logs"];
 
 /// The exit code of an interrupted command, which writes no failure.
 const INTERRUPTED: i32 = 130;
 
-/// `exec` could not run the command.
+/// The exit code for a command that `exec` could not run.
 const NOT_RUN: i32 = 125;
 
 pub(crate) fn commands() -> BTreeSet<String> {
@@ -40,7 +40,7 @@ pub(crate) struct Expected {
 }
 
 impl Expected {
-    /// `None` for other programs and without `--json`.
+    /// Returns the expected output, or `None` for other programs and without `--json`.
     pub(crate) fn of(command: &Command) -> Option<Self> {
         if command.get_program() != env!("CARGO_BIN_EXE_bootstrapper") {
             return None;
@@ -76,11 +76,11 @@ impl Expected {
         }
     }
 
-    /// `code` is `None` for a command that was killed: its output may be incomplete.
+    /// `code` is `None` for a command that was killed and whose output may therefore be incomplete.
     fn check(&self, code: Option<i32>, stdout: &str) -> Result<(), String> {
         let failure = match (self.command.as_str(), code) {
             ("exec", Some(NOT_RUN)) => stdout.lines().last().unwrap_or_default(),
-            // The other program's output.
+            // `exec` passes on the other program's output.
             ("exec", _) => return Ok(()),
             _ => stdout,
         };
@@ -144,7 +144,7 @@ fn failures_match_their_schema() {
     for command in ["init", "plan", "up"] {
         assert_eq!(fails(2, &[command]), "files");
     }
-    assert_eq!(fails(1, &["doctor"]), Value::Null, "it writes a report");
+    assert_eq!(fails(1, &["doctor"]), Value::Null, "`doctor` writes a report");
     project.write("compose.yaml", "services: {web: {image: [a]}}\n");
     assert_eq!(fails(2, &["plan"]), "files");
     project
@@ -246,7 +246,8 @@ fn deviations_from_a_schema_are_found() {
             .is_err()
     );
     assert!(failure.check(Some(1), &format!("text {document}")).is_err());
-    // A kind with more fields has a schema for them, and only `up` may report what was started.
+    // A kind with additional fields has a schema for them, and only `up` may report the services
+    // that it started.
     assert!(
         failure
             .check(Some(1), &document.replace("failed", "unsupported"))

@@ -1,4 +1,4 @@
-//! Secrets are only where they must be.
+//! Tests that secrets are stored only where they are needed.
 
 use std::os::unix::fs::PermissionsExt as _;
 
@@ -9,7 +9,7 @@ use crate::https::Https;
 use crate::project::Project;
 use crate::subprocess::Finished;
 
-/// The secrets of the test, each declared in another way.
+/// The secrets of the test, each declared in a different way.
 const PLANTED: [(&str, &str); 4] = [
     ("environment", "planted-in-the-environment-5f1d"),
     ("environment file", "planted-in-an-environment-file-77b0"),
@@ -17,8 +17,8 @@ const PLANTED: [(&str, &str); 4] = [
     (BUILD_ARGUMENT, "planted-as-build-argument-8c2a"),
 ];
 
-/// Docker itself stores this one secret: in the history of an image, visible to everyone who has
-/// the image.
+/// This is the only secret that Docker itself stores: in the history of an image, where everyone
+/// who has the image can read it.
 const BUILD_ARGUMENT: &str = "build argument";
 
 const SERVICE: &str = r#"
@@ -41,13 +41,13 @@ const SERVICE: &str = r#"
 /// The name and the value of a secret.
 pub(crate) type Secret = (&'static str, String);
 
-/// The part of a key in PEM that is searched for.
+/// Returns the part of a PEM key to search for.
 pub(crate) fn longest_line(text: &str) -> String {
     let line = text.lines().max_by_key(|line| line.len());
     line.unwrap_or_default().to_owned()
 }
 
-/// The platform's own secrets.
+/// Returns the platform's own secrets.
 pub(crate) fn own(project: &Project) -> Vec<Secret> {
     let files = [
         "platform.key",
@@ -68,7 +68,7 @@ pub(crate) fn are_not_in(secrets: &[Secret], places: &[(&str, String)]) {
             assert!(!text.is_empty(), "{place} is empty");
             assert!(
                 !text.contains(value),
-                "{place} holds the secret {secret}: {}",
+                "{place} contains the secret {secret}: {}",
                 around(text, value)
             );
         }
@@ -175,7 +175,7 @@ fn secrets_are_only_where_they_must_be() {
     for (secret, value) in &secrets {
         assert!(
             *secret == BUILD_ARGUMENT || !history.contains(value),
-            "an image's history holds the secret {secret}"
+            "an image's history contains the secret {secret}"
         );
     }
     files_that_hold(&node, &secrets, &id);
@@ -194,7 +194,7 @@ fn secrets_are_only_where_they_must_be() {
     project.ends(0, &["down", "--yes"]);
 }
 
-/// For the manager's files on its node.
+/// Checks that only root can read the manager's files on its node.
 pub(crate) fn assert_only_root_can_read(node: &Node, id: &str) {
     let directory = format!("/var/lib/lifecycle/{id}/manager");
     let modes = node.exec(&["find", &directory, "-type", "f", "-printf", "%m %U\n"]);
@@ -202,7 +202,7 @@ pub(crate) fn assert_only_root_can_read(node: &Node, id: &str) {
     assert!(modes.lines().all(|mode| mode == "400 0"), "{modes}");
 }
 
-/// The files of a node that contain a value, without those in the images of containers.
+/// Returns the files on a node that contain a value, without those in the images of containers.
 pub(crate) fn files_with(node: &Node, value: &str) -> Vec<String> {
     let search = "grep -rlF --exclude-dir=overlay2 -e \"$0\" \
                   /etc /home /root /run /tmp /var 2>/dev/null || true";
@@ -225,7 +225,7 @@ fn files_that_hold(node: &Node, secrets: &[Secret], id: &str) {
             let is_planted = PLANTED.iter().any(|(name, _)| name == secret);
             assert!(
                 is_handed || (is_planted && is_the_engines),
-                "{file} holds the secret {secret}"
+                "{file} contains the secret {secret}"
             );
         }
     }
@@ -235,12 +235,12 @@ pub(crate) fn both(finished: &Finished) -> String {
     format!("{}{}", finished.stdout, finished.stderr)
 }
 
-/// The command lines of all processes of this machine and of its nodes, one of which contains
-/// `expected`.
+/// Returns the command lines of all processes on this machine and its nodes, one of which must
+/// contain `expected`.
 pub(crate) fn command_lines(expected: &str) -> String {
     let mut all = String::new();
     for entry in std::fs::read_dir("/proc").unwrap().flatten() {
-        // Most entries are not processes, and processes end.
+        // Most entries are not processes, and a process may have exited.
         if let Ok(line) = std::fs::read(entry.path().join("cmdline")) {
             all.push_str(&String::from_utf8_lossy(&line));
             all.push('\n');
@@ -255,7 +255,7 @@ pub(crate) fn without_environment(mut container: Value) -> Value {
     container
 }
 
-/// The text around a value, without the value.
+/// Returns the text around a value, without the value.
 fn around(text: &str, value: &str) -> String {
     let Some((before, after)) = text.split_once(value) else {
         return String::new();

@@ -1,4 +1,4 @@
-//! Other programs, each with a time limit, so that a test that hangs reports the program.
+//! Runs other programs, each with a time limit, so that a hanging test reports which program hangs.
 
 use std::io::Read;
 use std::process::{Child, Command, ExitStatus, Stdio};
@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use crate::schema::Expected;
 
-/// How often a program is checked.
+/// How often to check whether a program is still running.
 const POLL_INTERVAL: Duration = Duration::from_millis(10);
 
 #[derive(Debug)]
@@ -71,7 +71,7 @@ fn reader(mut pipe: impl Read + Send + 'static) -> JoinHandle<String> {
 }
 
 impl Running {
-    /// Kills the program unless it ends within `after`.
+    /// Kills the program unless it exits within `after`.
     pub(crate) fn kill_after(mut self, after: Duration) -> Finished {
         if self.wait(after).is_none() {
             self.child.kill().unwrap();
@@ -80,14 +80,14 @@ impl Running {
         self.read(status)
     }
 
-    /// Sends SIGTERM and waits for the end.
+    /// Sends SIGTERM and waits until the program exits.
     pub(crate) fn terminate(self, within: Duration) -> Finished {
         let process = rustix::process::Pid::from_child(&self.child);
         rustix::process::kill_process(process, rustix::process::Signal::TERM).unwrap();
         self.finish(within)
     }
 
-    /// Waits for the end. Panics if it takes longer than `within`.
+    /// Waits until the program exits. Panics if it takes longer than `within`.
     pub(crate) fn finish(mut self, within: Duration) -> Finished {
         if let Some(status) = self.wait(within) {
             return self.read(status);
@@ -95,7 +95,7 @@ impl Running {
         let what = self.what.clone();
         let finished = self.kill_after(Duration::ZERO);
         panic!(
-            "{what} still ran after {within:?}:\n{}\n{}",
+            "{what} was still running after {within:?}:\n{}\n{}",
             finished.stdout, finished.stderr
         );
     }

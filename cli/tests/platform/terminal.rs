@@ -1,5 +1,5 @@
-//! A command of the bootstrapper on its own terminal, used as a person would: its output is read
-//! from a screen, and keys are pressed.
+//! Runs a command of the bootstrapper on its own terminal and uses it like a person: reads its
+//! output from the screen and presses keys.
 
 use std::io::{Read as _, Write as _};
 use std::num::NonZeroU16;
@@ -10,14 +10,14 @@ use std::time::{Duration, Instant};
 use pty_process::Size;
 use pty_process::blocking::Pty;
 
-/// How long an output may take to appear.
+/// Time limit for output to appear.
 const SHOWN_WITHIN: Duration = Duration::from_mins(3);
 
 /// The size of the screen.
 pub(crate) const COLUMNS: NonZeroU16 = NonZeroU16::new(80).unwrap();
 pub(crate) const ROWS: NonZeroU16 = NonZeroU16::new(60).unwrap();
 
-/// How many lines that have left the screen are stored.
+/// How many lines to keep after they have scrolled off the screen.
 const SCROLLBACK: usize = 2_000;
 
 pub(crate) struct OnTerminal {
@@ -34,7 +34,7 @@ struct Screen {
 
 #[derive(Default)]
 struct Seen {
-    /// All output with its escape sequences.
+    /// All output, with its escape sequences.
     written: Vec<u8>,
     ended: bool,
 }
@@ -42,7 +42,7 @@ struct Seen {
 impl Seen {
     fn text(&self) -> String {
         let mut parser = vt100::Parser::new(ROWS, COLUMNS, SCROLLBACK);
-        // The output is longer than the screen: it is read in pieces of the screen's size.
+        // The output may be longer than the screen, so it is read in pieces of the screen's size.
         let mut text = String::new();
         let mut lines = 0;
         for line in self.written.split_inclusive(|byte| *byte == b'\n') {
@@ -101,9 +101,9 @@ impl OnTerminal {
             if shown.contains(text) {
                 return;
             }
-            assert!(!seen.ended, "it ended without {text:?}:\n{shown}");
+            assert!(!seen.ended, "the command exited without showing {text:?}:\n{shown}");
             let left = end.saturating_duration_since(Instant::now());
-            assert!(!left.is_zero(), "no {text:?} in time:\n{shown}");
+            assert!(!left.is_zero(), "{text:?} did not appear in time:\n{shown}");
             seen = self.screen.changed.wait_timeout(seen, left).unwrap().0;
         }
     }
@@ -123,13 +123,13 @@ impl OnTerminal {
         self.keyboard.resize(Size::new(rows, columns)).unwrap();
     }
 
-    /// Waits for the end with this exit code. Returns all output.
+    /// Waits until the command exits, which must be with this code. Returns all output.
     pub(crate) fn ends(mut self, code: i32) -> String {
         let end = Instant::now() + SHOWN_WITHIN;
         let mut seen = self.screen.seen.lock().unwrap();
         while !seen.ended {
             let left = end.saturating_duration_since(Instant::now());
-            assert!(!left.is_zero(), "it has not ended:\n{}", seen.text());
+            assert!(!left.is_zero(), "the command has not exited:\n{}", seen.text());
             seen = self.screen.changed.wait_timeout(seen, left).unwrap().0;
         }
         let text = seen.text();
@@ -139,7 +139,7 @@ impl OnTerminal {
         text
     }
 
-    /// All output so far, including escape sequences.
+    /// Returns all output so far, with its escape sequences.
     pub(crate) fn raw(&self) -> String {
         String::from_utf8_lossy(&self.screen.seen.lock().unwrap().written).into_owned()
     }

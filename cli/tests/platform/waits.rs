@@ -1,5 +1,6 @@
-//! A wait is shown with its subject, its start and its deadline, on a terminal and without one. The
-//! simulation (`lifecycle-core`) tests which waits exist and that each of them ends.
+//! Tests that a wait is shown with its subject, its start, and its deadline, on a terminal and
+//! without one. The simulation (`lifecycle-core`) tests which waits exist and that each of them
+//! ends.
 
 use std::net::TcpListener;
 use std::time::Duration;
@@ -10,7 +11,7 @@ use crate::terminal::OnTerminal;
 /// A command that waits must show it within this time.
 const SHOWN_WITHIN: Duration = Duration::from_secs(15);
 
-/// A code store that accepts connections and never answers.
+/// Declares a code store that accepts connections and never responds.
 fn unresponsive_store(project: &Project) -> TcpListener {
     let listener = TcpListener::bind(("127.0.0.1", 0)).unwrap();
     let port = listener.local_addr().unwrap().port();
@@ -38,7 +39,7 @@ fn waits_are_shown_with_and_without_a_terminal() {
     std::thread::sleep(SHOWN_WITHIN);
     for (screen, text) in [
         (&on_terminal, "waiting: the code store's response"),
-        // After the spinner of the running step.
+        // The wait is shown after the spinner of the running step.
         (&with_spinner, "publish code base api"),
     ] {
         let raw = screen.raw();

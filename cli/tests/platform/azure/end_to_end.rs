@@ -12,7 +12,7 @@ use crate::document::{assert_documented_shape, endpoints, instance, instances};
 use crate::project::Project;
 use crate::subprocess::until;
 
-/// The time limit of a connection attempt. Dropped packets are never answered.
+/// Time limit for a connection attempt, because dropped packets are never answered.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(1);
 
 const NODES: &str = r#"
@@ -34,7 +34,7 @@ fn example() -> Project {
     project
 }
 
-/// The state after a bring-up, one line for each object, without ids, times and addresses.
+/// Returns the state after a bring-up: one line for each object, without ids, times, and addresses.
 fn end(project: &Project, nodes: impl IntoIterator<Item = (String, Node)>) -> Vec<String> {
     let status = project.status();
     assert_eq!(status["platform"]["state"], "running");
@@ -50,7 +50,7 @@ fn end(project: &Project, nodes: impl IntoIterator<Item = (String, Node)>) -> Ve
         .collect();
     for (name, node) in nodes {
         for container in node.inspect_all() {
-            // The last part of a name comes from a digest, which is keyed; some names contain an
+            // The last part of a name comes from a keyed digest, and some names contain an
             // identity.
             let labels = &container["Config"]["Labels"];
             let what = |label: &str| labels[label].as_str().unwrap_or("-").to_owned();
@@ -66,7 +66,7 @@ fn end(project: &Project, nodes: impl IntoIterator<Item = (String, Node)>) -> Ve
     all
 }
 
-/// A page of a service, requested from a node.
+/// Requests a page of a service from a node.
 fn page(node: &Node, ip: &str, port: u64, path: &str) -> String {
     let script = format!(
         "exec 3<>/dev/tcp/{ip}/{port}; printf 'GET {path} HTTP/1.0\\r\\n\\r\\n' >&3; cat <&3"
@@ -92,7 +92,8 @@ fn only_ssh_is_open(status: &Value) {
             .unwrap()
             .parse()
             .unwrap();
-        // All at once, since each dropped connection takes the whole time limit.
+        // All ports are tried concurrently, because each dropped connection takes the whole time
+        // limit.
         let open: Vec<u16> = std::thread::scope(|scope| {
             let knocks: Vec<_> = ports
                 .iter()

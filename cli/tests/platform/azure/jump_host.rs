@@ -1,5 +1,5 @@
-//! A platform whose machines have no public addresses. It can be reached only through a jump host
-//! in the same network.
+//! Tests a platform whose machines have no public addresses. It can be reached only through a jump
+//! host in the same network.
 
 use std::net::{IpAddr, SocketAddr, TcpStream};
 use std::time::Duration;
@@ -19,18 +19,18 @@ use crate::subprocess::until;
 /// The user's resource group with the network and the jump host.
 const GROUP: &str = "office";
 const JUMP_HOST: &str = "jump";
-/// The account on the jump host, which differs from the one on nodes.
+/// The account on the jump host, which differs from the account on nodes.
 const ACCOUNT: &str = "ops";
 
-/// The time limit of a connection attempt. Dropped packets are never answered.
+/// Time limit for a connection attempt, because dropped packets are never answered.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(1);
-/// How long the creation of a VM may take.
+/// Time limit for the creation of a VM.
 const TIMEOUT: Duration = Duration::from_mins(8);
 
 struct JumpHost {
     address: IpAddr,
     host_key: String,
-    /// The key that opens the jump host and nothing else.
+    /// The key that only the jump host accepts.
     key: SshKeyPair,
 }
 
@@ -77,7 +77,7 @@ impl JumpHost {
         );
         let machine = inside("Compute/virtualMachines", JUMP_HOST);
         azure.put(&machine, &Self::resource(&network, &key));
-        let address = until("the jump host runs", TIMEOUT, || {
+        let address = until("the jump host is running", TIMEOUT, || {
             let state = &azure.get(&machine)["properties"]["provisioningState"];
             assert_ne!(state, "Failed");
             let found = azure.get(&inside("Network", "publicIPAddresses"));
@@ -85,7 +85,7 @@ impl JumpHost {
             (state == "Succeeded").then(|| address.unwrap().parse().unwrap())
         });
         let node = &azure.machines(&project.id())[JUMP_HOST];
-        let host_key = until("it has a host key", TIMEOUT, || {
+        let host_key = until("the jump host has a host key", TIMEOUT, || {
             let key = node.call(&["cat", "/etc/ssh/ssh_host_ed25519_key.pub"]);
             key.status.success().then_some(key.stdout)
         });
@@ -142,7 +142,7 @@ impl JumpHost {
         })
     }
 
-    /// The jump host's keys in `[cloud]`.
+    /// Returns the lines for the jump host in `[cloud]`.
     fn declared(&self, host_key: &str) -> String {
         let words: Vec<&str> = host_key.split_whitespace().take(2).collect();
         format!(
@@ -153,13 +153,13 @@ impl JumpHost {
         )
     }
 
-    /// The jump host's name in messages.
+    /// Returns the jump host's name in messages.
     fn name(&self) -> String {
         format!("jump host {ACCOUNT}@{}:22", self.address)
     }
 }
 
-/// A project that was never started, with its identity.
+/// Creates a project that was never started, with its identity.
 fn project(azure: &SimulatedAzure) -> Project {
     let closed = format!("public_ip = false\nresource_group = \"{GROUP}\"\n#jump\n");
     let project = small_project(azure, &closed);
@@ -168,7 +168,7 @@ fn project(azure: &SimulatedAzure) -> Project {
     project
 }
 
-/// Changes a line of platform.toml.
+/// Changes a line in platform.toml.
 fn change(project: &Project, from: &str, to: &str) {
     let text = project.read("platform.toml");
     assert!(text.contains(from), "{text}");
@@ -220,8 +220,8 @@ fn platform_without_public_addresses_uses_a_jump_host() {
     project.set("LIFECYCLE_LOG", "trace");
     project.ends(0, &["publish"]);
 
-    // Another host responds at the jump host's address: no machine is created, since none could be
-    // reached.
+    // Another host responds at the jump host's address. No machine is created, because none could
+    // be reached.
     let strange = generate_ssh_key().unwrap().public;
     change(&project, "#jump\n", &jump.declared(&strange));
     let doctor = project.ends(1, &["doctor"]);
@@ -236,7 +236,8 @@ fn platform_without_public_addresses_uses_a_jump_host() {
         &jump.declared(&jump.host_key),
     );
     project.ends(0, &["doctor"]);
-    // From now on the share is opened with a signature. The code bases were published with the key.
+    // From now on, the share is accessed with a signature. The code bases were published with the
+    // key.
     let signature = secrets::share_signature();
     project.write("share.sas", &signature);
     let key = json!(azure.storage_key());

@@ -1,12 +1,12 @@
-//! `up` is killed with SIGKILL after each request to Azure Resource Manager. The next one
-//! continues, and at the end nothing is duplicated and nothing is left.
+//! `up` is killed with SIGKILL after each request to Azure Resource Manager. The next `up`
+//! continues, and in the end no resource is duplicated or left behind.
 
 use std::time::{Duration, Instant};
 
 use super::simulated::{SimulatedAzure, small_project};
 use crate::subprocess::until;
 
-/// If it is set, `up` is killed after each request, otherwise after every third.
+/// If this variable is set, `up` is killed after each request, otherwise after every third.
 const WHOLE: &str = "LIFECYCLE_TEST_WHOLE";
 
 /// Longer than a bring-up takes.
@@ -30,7 +30,8 @@ fn up_continues_after_a_kill_at_any_request() {
             .count()
     };
     let mut kills = 0;
-    // Each `up` is killed one step later than the previous one, until one finishes before.
+    // Each `up` is killed one step later than the previous one, until one finishes before it is
+    // killed.
     for number in (1..).step_by(step) {
         let target = count() + number;
         let began = Instant::now();
@@ -38,7 +39,7 @@ fn up_continues_after_a_kill_at_any_request() {
         while up.runs() && count() < target {
             assert!(
                 began.elapsed() < TIMEOUT,
-                "{number}: neither request nor end"
+                "request {number}: neither sent nor did `up` finish"
             );
             std::thread::sleep(Duration::from_millis(1));
         }
@@ -50,11 +51,11 @@ fn up_continues_after_a_kill_at_any_request() {
         assert_eq!(up.status.code(), None, "killed, or: {}", up.stderr);
         kills += 1;
     }
-    // The minimum for the creation of a node: the shared resources, its VM, and its network
-    // interface.
+    // The creation of a node takes at least this many requests, for the shared resources, the VM,
+    // and its network interface.
     assert!(kills >= 9 / step, "{kills} kills");
     until(
-        "the requests of killed processes have no effect",
+        "the requests of killed processes have no further effect",
         TIMEOUT,
         || {
             let resources = azure.resources();

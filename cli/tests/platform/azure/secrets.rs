@@ -1,5 +1,5 @@
-//! The secrets of the cloud, the share and the jump host are only in the user's files and in the
-//! files of the manager.
+//! Checks that the secrets for the cloud, the share, and the jump host are only in the user's files
+//! and in the manager's files.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -20,8 +20,8 @@ use crate::secrets::{
     own, without_environment,
 };
 
-/// A signature that allows to read and write the share for a while, created with the account's key
-/// as any client can do it.
+/// Creates a signature that allows reading and writing the share for a while. Any client that has
+/// the account's key can create one.
 pub(super) fn share_signature() -> String {
     let service = FilesService::new(Arc::new(SystemClock), Arc::new(RandomIds));
     service.add(&StorageAccount::default()).unwrap();
@@ -35,7 +35,7 @@ pub(super) fn share_signature() -> String {
     signature.expose_secret().to_owned()
 }
 
-/// The secrets to search for.
+/// Returns the secrets to search for.
 pub(super) fn planted(azure: &SimulatedAzure, signature: &str, jump_key: &str) -> Vec<Secret> {
     let parameter = signature.rsplit_once("sig=").unwrap().1;
     let decoded = parameter
@@ -56,7 +56,7 @@ pub(super) fn planted(azure: &SimulatedAzure, signature: &str, jump_key: &str) -
     ]
 }
 
-/// Searches all output, files and documents for these secrets and the platform's own.
+/// Searches all output, files, and documents for these secrets and the platform's own secrets.
 pub(super) fn are_nowhere_else(azure: &SimulatedAzure, project: &Project, planted: &[Secret]) {
     let id = project.id();
     let all = [planted, &own(project)].concat();
@@ -94,7 +94,7 @@ pub(super) fn are_nowhere_else(azure: &SimulatedAzure, project: &Project, plante
         for (name, node) in &machines {
             for file in files_with(node, value) {
                 let may = name == "a" && file.starts_with(&handed);
-                assert!(may, "{file} on {name} holds the secret {secret}");
+                assert!(may, "{file} on {name} contains the secret {secret}");
             }
         }
         let kept = format!("the state on this machine contains the secret {secret}");
@@ -106,12 +106,12 @@ pub(super) fn are_nowhere_else(azure: &SimulatedAzure, project: &Project, plante
             "{known:?}"
         );
     }
-    // The search works: it finds the secret in the file where it must be.
+    // The search works: it finds the secret in the file that must contain it.
     let found = files_with(&machines["a"], CLIENT_SECRET);
     assert_eq!(found, [format!("{handed}credentials.json")]);
 }
 
-/// The output and the files of the manager.
+/// Returns the output and the files of the manager.
 fn of_manager(node: &Node, id: &str) -> Vec<(&'static str, String)> {
     let manager = node.inspect("lifecycle.role=manager");
     let log = node.call(&["docker", "logs", &node.manager().id]);
@@ -137,7 +137,7 @@ fn of_manager(node: &Node, id: &str) -> Vec<(&'static str, String)> {
     ]
 }
 
-/// The names of the files below a directory that contain a value.
+/// Returns the names of the files below a directory that contain a value.
 fn files_of(directory: &Path, value: &str) -> Vec<String> {
     let mut found = Vec::new();
     for entry in std::fs::read_dir(directory).unwrap().map(Result::unwrap) {

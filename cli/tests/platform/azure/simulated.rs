@@ -1,5 +1,5 @@
-//! `bootstrapper azure-simulator` as users run it: a process of its own, configured by its
-//! document, observed through its record.
+//! Runs `bootstrapper azure-simulator` as users do: in a separate process. The tests configure it
+//! with options, use the document that it prints, and observe its record of requests.
 
 use std::collections::BTreeMap;
 use std::io::{Read as _, Write as _};
@@ -17,11 +17,11 @@ use crate::docker::{self, Belongings, Node};
 use crate::project::Project;
 use crate::subprocess::until;
 
-/// How long its start may take, including the removal of another simulator's machines, and how long
-/// its end may take.
+/// Time limit for the simulator's start, which may first remove another simulator's machines, and
+/// for its exit.
 const TIMEOUT: Duration = Duration::from_mins(2);
 
-/// The scope that Azure's clients request, wherever they send their requests.
+/// The scope that Azure's clients request, whatever endpoint they use.
 const SCOPE: &str = "https://management.azure.com/.default";
 
 /// A simulated Azure in a separate process.
@@ -30,8 +30,8 @@ pub(crate) struct SimulatedAzure {
     process: Child,
     directory: TempDir,
     document: Value,
-    /// The address block of its platform's network. Random, since a Docker engine can have each
-    /// block only once.
+    /// The address block for the platform's network. It is random, because a Docker engine can have
+    /// each block only once.
     block: String,
 }
 
@@ -43,12 +43,12 @@ pub(crate) struct Request {
 }
 
 impl Request {
-    /// Whether it is for Azure Resource Manager, and not for a token or a share.
+    /// Whether the request is for Azure Resource Manager, not for a token or a share.
     pub(crate) fn is_of_resources(&self) -> bool {
         self.path.to_lowercase().starts_with("/subscriptions/")
     }
 
-    /// Whether it may change something. Tokens are requested with `POST` too.
+    /// Whether the request may change a resource. Token requests also use `POST`.
     pub(crate) fn is_a_change(&self) -> bool {
         self.method != "GET" && self.method != "HEAD" && !self.path.contains("/oauth2/")
     }
@@ -63,15 +63,15 @@ impl SimulatedAzure {
             .arg(directory.path())
             .arg("--record")
             .arg(directory.path().join("record"))
-            // The usual ports may be used by another simulator.
+            // Another simulator may use the default ports.
             .args(["--http", "0", "--https", "0"])
             .args(["--files-http", "0", "--files-https", "0"])
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
             .spawn()
             .unwrap();
-        // The document is written when it listens. The pipe stays open as long as the simulator
-        // runs.
+        // The document is written when the simulator is listening. The pipe stays open as long as
+        // the simulator runs.
         let stdout = process.stdout.take().unwrap();
         let mut documents = serde_json::Deserializer::from_reader(stdout).into_iter();
         let [first, second, ..] = RandomIds.uuid().into_bytes();
@@ -84,7 +84,8 @@ impl SimulatedAzure {
         }
     }
 
-    /// The part of a platform.toml that it prints, with `more` in `[cloud]`.
+    /// Returns the part of a platform.toml that the simulator prints, with `more` added to
+    /// `[cloud]`.
     pub(crate) fn platform_toml(&self, more: &str) -> String {
         let text = self.document["platform_toml"].as_str().unwrap();
         let provider = "provider = \"azure\"\n";
@@ -93,7 +94,7 @@ impl SimulatedAzure {
         text.replace(provider, &format!("{provider}subnet = \"{block}\"\n{more}"))
     }
 
-    /// The requests so far, in order.
+    /// Returns the requests so far, in order.
     pub(crate) fn requests(&self) -> Vec<Request> {
         let record = std::fs::read_to_string(self.directory.path().join("record"));
         let record = record.unwrap_or_default();
@@ -109,7 +110,7 @@ impl SimulatedAzure {
         whole.lines().map(read).collect()
     }
 
-    /// A token for Azure Resource Manager.
+    /// Returns a token for Azure Resource Manager.
     pub(crate) fn token(&self) -> String {
         let form = format!(
             "grant_type=client_credentials&client_id={CLIENT}&client_secret={CLIENT_SECRET}&scope={SCOPE}"
@@ -118,7 +119,7 @@ impl SimulatedAzure {
         answer["access_token"].as_str().unwrap().to_owned()
     }
 
-    /// The resources that Azure Resource Manager returns for a path of the subscription.
+    /// Returns the resources at a path of the subscription.
     pub(crate) fn get(&self, path: &str) -> Value {
         let path = format!("/subscriptions/{SUBSCRIPTION}/{path}?api-version=2021-04-01");
         self.ask("GET", &path, Some(&self.token()), "")
@@ -130,13 +131,13 @@ impl SimulatedAzure {
         self.ask("PUT", &path, Some(&self.token()), &body.to_string())
     }
 
-    /// The changing requests after the first `seen`.
+    /// Returns the changing requests after the first `seen` requests.
     pub(crate) fn changes_after(&self, seen: usize) -> Vec<Request> {
         let new = self.requests().into_iter().skip(seen);
         new.filter(Request::is_a_change).collect()
     }
 
-    /// The names of all resources by kind, sorted.
+    /// Returns the names of all resources by type, sorted.
     pub(crate) fn resources(&self) -> BTreeMap<String, Vec<String>> {
         let found = self.get("resources");
         let mut resources: BTreeMap<String, Vec<String>> = BTreeMap::new();
@@ -176,7 +177,7 @@ impl SimulatedAzure {
         serde_json::from_str(body).unwrap()
     }
 
-    /// The running machines by name, as nodes of a platform. They are local nodes that the
+    /// Returns the running machines by name, as nodes of a platform. They are local nodes that the
     /// simulator owns.
     pub(crate) fn machines(&self, platform: &str) -> BTreeMap<String, Node> {
         self.owners()
@@ -186,7 +187,7 @@ impl SimulatedAzure {
             .collect()
     }
 
-    /// The owners of the machines on this machine's engine.
+    /// Returns the owners of the simulator's machines on this machine's engine.
     fn owners(&self) -> Vec<String> {
         let notes = self.directory.path().join("machines");
         let notes = std::fs::read_dir(notes).into_iter().flatten();
@@ -195,12 +196,12 @@ impl SimulatedAzure {
             .collect()
     }
 
-    /// The address block of its platform's network.
+    /// Returns the address block for the platform's network.
     pub(crate) fn block(&self) -> &str {
         &self.block
     }
 
-    /// The file with the key of the storage account.
+    /// Returns the file with the key of the storage account.
     pub(crate) fn storage_key(&self) -> PathBuf {
         self.directory.path().join("storage-key")
     }
@@ -224,7 +225,7 @@ impl Drop for SimulatedAzure {
                 std::thread::sleep(Duration::from_millis(100));
             }
         } else {
-            until("the simulator ends", TIMEOUT, || {
+            until("the simulator exits", TIMEOUT, || {
                 self.process.try_wait().unwrap()
             });
         }
@@ -235,7 +236,7 @@ impl Drop for SimulatedAzure {
     }
 }
 
-/// A project on this Azure with two nodes and one service on each.
+/// Creates a project on this Azure with two nodes and one service on each of them.
 pub(crate) fn small_project(azure: &SimulatedAzure, more: &str) -> Project {
     let project = Project::new();
     project.compose(&format!(

@@ -1,5 +1,5 @@
-//! The code store suite on directories and on published archives. A store of archives passes only
-//! the part of the suite that applies to it.
+//! Runs the conformance suite for code stores on directories and on published archives. A store of
+//! archives passes only the part of the suite that applies to it.
 
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
@@ -126,8 +126,9 @@ async fn directories_pass_the_suite() {
     code::all(&Directory::new()).await.unwrap();
 }
 
-/// A store of archives knows contents, not names: it returns every published archive that still
-/// exists. Therefore it can neither list code bases nor reject an outdated digest.
+/// A store of archives identifies archives by contents, not by names: it returns every published
+/// archive that still exists. Therefore, it can neither list code bases nor reject an outdated
+/// digest.
 #[tokio::test]
 async fn published_archives_match_their_digest() {
     let published = Published::new();

@@ -1,4 +1,5 @@
-//! Platforms read from files: the resulting declarations, and the diagnostics of invalid files.
+//! Tests how platforms are read from files: the resulting declarations, and the diagnostics of
+//! invalid files.
 
 mod published;
 
@@ -71,7 +72,7 @@ async fn platform_with_all_keys_is_read() {
     assert_eq!(warnings, [""; 0]);
 }
 
-/// The example of a platform on Azure can be read.
+/// Checks that the example of a platform on Azure can be read.
 #[tokio::test]
 async fn azure_example_is_read() {
     let examples = tests().join("../../examples");
@@ -132,7 +133,7 @@ async fn unset_variable_is_a_warning() {
     );
 }
 
-/// A temporary directory with these files.
+/// Creates a temporary directory with these files.
 #[expect(clippy::unwrap_used, reason = "a test's own stage")]
 fn directory_with(files: &[(&str, &str)]) -> tempfile::TempDir {
     let directory = tempfile::TempDir::new().unwrap();
@@ -255,7 +256,7 @@ async fn malformed_files_are_reported_with_position_cause_and_hint() {
         .collect();
     files.sort();
     assert!(files.len() >= 25, "{}", files.len());
-    // The valid Compose file for the invalid settings.
+    // The invalid settings are read with this valid Compose file.
     let valid = tempfile::TempDir::new().unwrap();
     std::fs::write(valid.path().join("compose.yaml"), "name: x\nservices: {}\n").unwrap();
     for file in files {
@@ -278,7 +279,7 @@ async fn malformed_files_are_reported_with_position_cause_and_hint() {
     }
 }
 
-/// Errors in several files: a directory for each case, with or without an override file.
+/// Tests errors in several files. Each case is a directory, with or without an override file.
 #[tokio::test]
 async fn errors_in_several_files_are_reported_with_their_positions() {
     let directory = tests().join("malformed/several");
@@ -531,7 +532,7 @@ async fn separate_networks_are_a_warning_and_other_network_keys_are_not() {
                  one node or between nodes: every service can reach every other service by name";
     for (web, networks, warned, blocks) in [
         ("[front]", "{front: , back: }", true, false),
-        // A null value is the same as a missing key.
+        // A null value is equivalent to a missing key.
         ("[]", "{back: }", true, false),
         ("{}", "{back: }", true, false),
         ("[front, back]", "{front: , back: }", false, false),
@@ -693,7 +694,7 @@ async fn ignored_dockerfile_reaches_the_builder() {
         .unwrap_or_else(|problems| panic!("{problems}"));
     let ImageSource::Build(build) = &loaded.declaration.services.values().next().unwrap().source
     else {
-        panic!("it is not built");
+        panic!("the image is not built");
     };
     assert_eq!(build.bases, ["base"]);
     let inline = build.options.inline.as_deref();

@@ -1,4 +1,5 @@
-//! Providers with one error each: the cloud suite must find it, in the check that is about it.
+//! Tests providers with one error each. The conformance suite for clouds must detect each error, in
+//! the right check.
 
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
@@ -17,7 +18,7 @@ use lifecycle_core::{Error, Result};
 use tokio::time::sleep;
 use uuid::Uuid;
 
-/// How long the cloud takes for a change.
+/// How long a change takes in the cloud.
 const TAKES: Duration = Duration::from_secs(20);
 
 /// The error of a provider.
@@ -26,17 +27,17 @@ enum Fault {
     Nothing,
     /// `adopt` fails for all nodes that do not belong to the platform yet.
     AdoptFails,
-    /// An adopted machine is deleted with its node.
+    /// Deleting a node also deletes an adopted machine.
     DeletesAdopted,
-    /// A change replaces the one in progress.
+    /// A change replaces the change in progress.
     Overwrites,
-    /// Nodes of other platforms are treated as its own.
+    /// Nodes of other platforms are treated as the platform's own.
     SeesEverything,
     /// A restart is executed for any boot id.
     RestartsAnyBoot,
-    /// Only the process that began an operation can poll it.
+    /// Only the process that started an operation can poll it.
     ForgetsOperations,
-    /// A change is reported as done as soon as it has begun.
+    /// A change is reported as done as soon as it has started.
     DoneAtOnce,
 }
 
@@ -193,12 +194,12 @@ impl VmApi for Calls {
     }
 }
 
-/// A provider that uses these calls, with or without an error of its own.
+/// A provider that uses these calls, and may have an error of its own.
 #[derive(Debug)]
 struct Cloud {
     inner: VmCloud,
     calls: Calls,
-    /// The operations that this process has begun.
+    /// The operations that this process has started.
     begun: Mutex<Vec<CloudOperation>>,
 }
 

@@ -1,5 +1,5 @@
-//! Code stores with one error each: the code store suite must find it, in the check that is about
-//! it.
+//! Tests code stores with one error each. The conformance suite for code stores must detect each
+//! error, in the right check.
 
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
@@ -53,7 +53,7 @@ impl Store {
         let mut packed = pack(files)?;
         if self.fault == Fault::OwnDigest {
             let mut text = String::new();
-            // Files that `pack` leaves out must not be part of it either.
+            // The archive must not contain files that `pack` omits.
             let mut archive = tar::Archive::new(packed.archive.as_ref());
             for entry in archive.entries().unwrap() {
                 let path = entry.unwrap().path().unwrap().display().to_string();
@@ -83,7 +83,7 @@ impl CodeStore for Store {
         if packed.digest != code.digest && self.fault != Fault::ArchiveOfNow {
             return Err(Error::conflict(
                 format!("code base {}", code.name),
-                "its contents have changed",
+                "the contents have changed",
             ));
         }
         Ok(Box::pin(stream::iter([Ok(packed.archive)])))

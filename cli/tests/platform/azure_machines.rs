@@ -22,7 +22,7 @@ use crate::project::Project;
 use crate::simulated_azure::{Ports, Settings, SimulatedAzure};
 use crate::subprocess::until;
 
-/// The time limit for a change, during which the image may also be built.
+/// Time limit for any wait, because the image may have to be built first.
 const LIMIT: Duration = Duration::from_mins(15);
 /// Time limit for a connection attempt, because dropped packets are never answered.
 const KNOCK: Duration = Duration::from_secs(2);

@@ -67,7 +67,7 @@ impl Moments {
 
 #[expect(
     clippy::print_stdout,
-    reason = "cannot write the seed of the random moments"
+    reason = "prints the random moments, so that a failure can be reproduced"
 )]
 fn print(text: &str) {
     println!("{text}");

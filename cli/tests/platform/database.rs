@@ -130,7 +130,7 @@ fn unreachable_server_is_reported_first(project: &Project, server: &PostgresServ
         "{}",
         refused.stderr
     );
-    assert!(project.identity().is_none(), "rows were stored");
+    assert!(project.identity().is_none(), "an identity was stored");
     let planned = project.ends(0, &["plan"]);
     assert!(
         planned.stdout.contains("registry.url"),

@@ -175,7 +175,7 @@ fn assert_all_names_work(project: &Project, a: &Node, b: &Node) {
 }
 
 /// Checks that a killed agent is running again in less than a second.
-#[expect(clippy::print_stdout, reason = "cannot write the measured time")]
+#[expect(clippy::print_stdout, reason = "prints the measured times")]
 fn agents_restart(a: &Node) {
     let client = a.service("client").id;
     let dials = "perl /net.pl reach db:5432 > /reached";

@@ -1,4 +1,4 @@
-//! A thousand connections while backends are killed, added and drained at random.
+//! Tests a thousand connections while backends are killed, added, and drained at random.
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -19,14 +19,14 @@ use crate::support::{
 
 const PORT: (u16, Protocol) = (8000, Protocol::Tcp);
 
-/// Number of concurrent connections.
+/// The number of concurrent connections.
 const CLIENTS: usize = 1000;
 
-/// Number of backend events.
+/// The number of changes to the backends.
 const EVENTS: usize = 40;
 
 /// When each server was killed or drained, by its number. Events are numbered, and an event's
-/// number is recorded when it is complete.
+/// number is recorded when the event is complete.
 #[derive(Debug, Default)]
 struct Fates {
     now: AtomicU64,
@@ -62,7 +62,7 @@ impl World {
         }
     }
 
-    /// Kills a backend without notice; the table is updated later.
+    /// Kills a backend without notice. The table is updated later.
     async fn kill(&mut self, number: u16) {
         let killed = self
             .servers
@@ -87,7 +87,8 @@ impl World {
     }
 }
 
-/// Connects, requests, echoes, and repeats this until the end. Only a kill may cause a failure.
+/// Connects, sends a request, and echoes, repeatedly until the test ends. Only a kill may cause a
+/// failure.
 async fn client(to: std::net::SocketAddr, seed: u64, fates: Arc<Fates>) -> u64 {
     let mut random = StdRng::seed_from_u64(seed);
     let mut served = 0;
@@ -98,7 +99,7 @@ async fn client(to: std::net::SocketAddr, seed: u64, fates: Arc<Fates>) -> u64 {
             match connected.expect("a connection is neither served nor reset") {
                 Ok(connected) => connected,
                 Err(error) => {
-                    // A killed server may have had the connection, which the client cannot know.
+                    // A killed server may have had this connection; the client cannot know.
                     let killed = fates.killed.lock().unwrap();
                     let lately = killed.values().any(|at| *at >= began.saturating_sub(1));
                     assert!(
@@ -111,7 +112,7 @@ async fn client(to: std::net::SocketAddr, seed: u64, fates: Arc<Fates>) -> u64 {
         if let Some(drained) = fates.drained.lock().unwrap().get(&number) {
             assert!(
                 began <= *drained,
-                "seed {seed}: {number} was drained at {drained}, now {began}"
+                "seed {seed}: server {number} was drained at {drained}, but a connection reached it at {began}"
             );
         }
         for _ in 0..random.random_range(1..8) {
@@ -243,7 +244,7 @@ async fn faults(block: u8, seed: u64) {
         "seed {seed}: {} files are open, {before} were before",
         open_files()
     );
-    // Includes the clients and servers of this process.
+    // The memory of this process's clients and servers is counted too.
     let grown = memory_at_end.saturating_sub(memory_half_way);
     assert!(
         grown < 64 << 10,

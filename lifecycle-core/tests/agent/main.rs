@@ -1,6 +1,7 @@
-//! The agent on the loopback network: tables, names, connections, datagrams, faults.
+//! Tests the agent on the loopback network: tables, names, connections, datagrams, faults.
 //!
-//! Each test has its own block, so that tests can run in parallel. No privileges are needed.
+//! Each test has its own address block, so that tests can run in parallel. No privileges are
+//! needed.
 
 #![expect(
     clippy::expect_used,

@@ -132,7 +132,7 @@ async fn other_names_are_forwarded_to_the_nodes_resolvers() {
     let failed = ask(at(&table), "example.org.", RecordType::A).await;
     assert_eq!(failed, (ResponseCode::ServFail, vec![]));
 
-    // A fake resolver whose answer no parser would accept.
+    // A fake resolver whose response no parser would accept.
     let there: SocketAddr = (
         "127.0.132.1".parse::<std::net::Ipv4Addr>().unwrap(),
         RESOLVERS_PORT,
@@ -169,7 +169,7 @@ async fn other_names_are_forwarded_to_the_nodes_resolvers() {
             stream.write_all(&answer).await.unwrap();
         }
     });
-    // The first one does not respond, or does not exist.
+    // The first resolver does not respond, or does not exist.
     resolvers(&node, "nameserver 127.0.132.9\nnameserver 127.0.132.1\n").await;
     let query = query("example.org.", RecordType::HTTPS).to_vec().unwrap();
     assert_eq!(over_udp(at(&table), &query).await, odd(&query));

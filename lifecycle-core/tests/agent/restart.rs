@@ -18,7 +18,7 @@ async fn a_restarted_agent_serves_from_disk_within_a_second() {
     feeder.accept(&at).await;
     let to = (address(&at, "web"), 8000);
     for _ in 0..3 {
-        // Connections that are open when it dies do not block its addresses.
+        // Connections that are open when the agent dies do not block its addresses.
         let open = who(to).await.unwrap();
         node.kill().await;
         let killed = Instant::now();
@@ -33,7 +33,7 @@ async fn a_restarted_agent_serves_from_disk_within_a_second() {
         );
         drop(open);
     }
-    // It also still rejects older tables.
+    // The restarted agent still rejects older tables.
     let mut feeder = node.feeder().await;
     let refused = feeder.send(&table(101, 6)).await;
     assert!(matches!(refused.kind, ReportKind::Refused { .. }));

@@ -64,7 +64,7 @@ impl Node {
         Feeder::connect(&self.options.state).await
     }
 
-    /// The metrics for Prometheus.
+    /// Returns the metrics for Prometheus.
     pub(crate) async fn figures(&self) -> BTreeMap<String, u64> {
         let path = self.options.state.join(METRICS_SOCKET);
         let mut stream = UnixStream::connect(path).await.unwrap();
@@ -101,7 +101,7 @@ impl Node {
         };
         let reached = timeout(PATIENCE, reached).await;
         let now = self.figure(name).await;
-        assert!(reached.is_ok(), "{name} is {now} and never {value}");
+        assert!(reached.is_ok(), "{name} is {now}, not {value}");
     }
 }
 
@@ -123,7 +123,7 @@ fn spawn(options: AgentOptions) -> JoinHandle<()> {
 pub(crate) struct Feeder {
     reports: Lines<BufReader<OwnedReadHalf>>,
     tables: OwnedWriteHalf,
-    /// Reports that arrived while waiting for an answer.
+    /// Reports that arrived while the feeder waited for a response.
     buffered: Vec<Report>,
 }
 
@@ -171,7 +171,7 @@ impl Feeder {
         }
     }
 
-    /// The next unsolicited report.
+    /// Returns the next unsolicited report.
     pub(crate) async fn next_report(&mut self) -> ReportKind {
         if self.buffered.is_empty() {
             self.next().await.kind
@@ -186,7 +186,7 @@ impl Feeder {
     }
 }
 
-/// A table with one platform's services in the test's own block.
+/// Returns a table with one platform's services in the test's own block.
 pub(crate) fn table(block: u8, version: u64) -> Table {
     Table {
         epoch: Epoch(3),
@@ -278,8 +278,8 @@ impl Server {
         let socket = TcpSocket::new_v4().unwrap();
         socket.set_reuseaddr(true).unwrap();
         socket.bind(at).unwrap();
-        // If more connections wait than the queue can hold, the kernel lets clients believe that
-        // they are connected, and retries after seconds, even through a proxy.
+        // If more connections wait than the queue can hold, clients seem to be connected, but the
+        // kernel retries only after seconds, even through a proxy.
         let listener = socket.listen(4096).unwrap();
         let at = listener.local_addr().unwrap();
         let connections = Arc::new(AtomicU64::new(0));
@@ -303,7 +303,7 @@ impl Server {
         self.connections.load(Ordering::SeqCst)
     }
 
-    /// Closes listener and connections, as a kill does.
+    /// Closes the listener and all connections, as when the server is killed.
     pub(crate) async fn kill(mut self) {
         self.task.abort();
         (&mut self.task).await.unwrap_err();

@@ -130,7 +130,7 @@ async fn a_new_table_keeps_open_connections() {
             .unwrap();
         assert_eq!(&echo, b"still here");
     }
-    // Even if the service is removed.
+    // This holds even if the service is removed.
     feeder.accept(&table(84, at.version + 1)).await;
     open.write_all(b"!").await.unwrap();
     assert_eq!(open.read_u8().await.unwrap(), b'!');

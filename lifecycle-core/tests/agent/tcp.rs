@@ -20,7 +20,7 @@ fn to(table: &Table) -> SocketAddr {
     (address(table, "web"), PORT.0).into()
 }
 
-/// An agent whose service `web` forwards to a listener of the test.
+/// Starts an agent whose service `web` forwards to a listener of the test.
 async fn before(block: u8) -> (Node, Feeder, Table, TcpListener) {
     let node = Node::start();
     let mut feeder = node.feeder().await;
@@ -39,7 +39,7 @@ async fn a_connection_waits_for_its_server() {
     feeder.accept(&at).await;
     let waiting: Vec<_> = (0..50).map(|_| tokio::spawn(who(to(&at)))).collect();
     node.until("waiting{service=\"web\"}", 50).await;
-    // The table contains it before it listens: connections are not rejected.
+    // The table contains the server before it listens; connections are not rejected.
     let one = Server::start(1);
     let place = one.at;
     one.kill().await;
@@ -217,7 +217,7 @@ async fn a_reset_is_passed_on() {
     let (node, _feeder, at, listener) = before(118).await;
     let mut client = TcpStream::connect(to(&at)).await.unwrap();
     let (mut server, _) = listener.accept().await.unwrap();
-    // Before the first byte another backend would be tried.
+    // Without this first byte, the agent would try another backend.
     server.write_u8(1).await.unwrap();
     client.read_u8().await.unwrap();
     server.set_zero_linger().unwrap();

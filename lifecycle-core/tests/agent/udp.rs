@@ -12,7 +12,7 @@ use crate::support::{Node, PATIENCE, With as _, address, backend, drained, table
 
 const PORT: (u16, Protocol) = (5353, Protocol::Udp);
 
-/// Echoes with its number as a prefix.
+/// Starts a server that echoes datagrams with its number as a prefix.
 async fn server(number: u8) -> (SocketAddr, JoinHandle<()>) {
     let socket = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
     let at = socket.local_addr().unwrap();
@@ -103,13 +103,13 @@ async fn a_client_continues_with_another_server() {
     at = at.with("dns", 9, PORT, vec![drained(ones.clone()), twos.clone()]);
     feeder.accept(at.next()).await;
     assert_eq!(ask(&client, b"b").await.unwrap().0, 2);
-    // Killed without notice by the manager: the agent detects it by an ICMP error.
+    // A backend is killed without notice from the manager; the agent detects this by an ICMP error.
     at = at.with("dns", 9, PORT, vec![ones, twos]);
     feeder.accept(at.next()).await;
     two.1.abort();
     let found = async { while ask(&client, b"c").await.is_none_or(|answer| answer.0 != 1) {} };
     timeout(PATIENCE, found).await.unwrap();
-    // None is left: datagrams are dropped and counted.
+    // No backend is left, so datagrams are dropped and counted.
     at = at.with("dns", 9, PORT, vec![]);
     feeder.accept(at.next()).await;
     let other = crate::udp::client((address(&at, "dns"), PORT.0).into()).await;

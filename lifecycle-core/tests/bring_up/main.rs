@@ -1,4 +1,4 @@
-//! The bootstrapper in the simulated world: up, up again, a change, down, and a crash before and
+//! Tests the bootstrapper in the simulation: up, up again, a change, down, and a crash before and
 //! after every effect.
 
 mod registry;
@@ -37,7 +37,7 @@ async fn platform_starts_and_a_second_up_changes_nothing() {
     assert_eq!(again.generation, outcome.generation);
     assert_eq!(stage.containers(), before);
     let all = stage.world.effects();
-    // Reading changes nothing, and existing files are written again without a change.
+    // Reads have no effect, and existing files are written again without a change.
     let new: Vec<_> = all[effects..]
         .iter()
         .filter(|e| e.outcome == EffectOutcome::Changed && !e.what.starts_with("exec ls"))
@@ -128,7 +128,7 @@ async fn failed_change_fails_every_up_until_the_next_change() {
             assert_eq!(instance.state, InstanceStateV1::Ready, "{instance:?}");
         }
     }
-    // The failed container is kept in addition to the serving one, for its output.
+    // The failed container is kept for its output, in addition to the serving container.
     assert_eq!(stage.containers().len(), before.len() + 2);
     stage.command("api", "sleep infinity");
     let outcome = stage.up().await.unwrap();
@@ -227,8 +227,8 @@ async fn impossible_placement_is_refused_before_any_change() {
     );
 }
 
-/// Both crash at once, as if the operator's machine were also the manager's: the bootstrapper and
-/// the manager lose their memory, the world continues, and a new `up` reaches the same state.
+/// Bootstrapper and manager crash at the same time, as if they were on the same machine: both lose
+/// their memory, the simulated world continues, and a new `up` reaches the same state.
 #[tokio::test(start_paused = true)]
 async fn up_continues_after_a_crash_at_any_effect() {
     let whole = Stage::new(6).await;

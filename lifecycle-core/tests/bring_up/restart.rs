@@ -34,7 +34,7 @@ fn runs(instances: &[InstanceV1]) -> BTreeMap<InstanceId, DateTime<Utc>> {
     instances.iter().map(run).collect()
 }
 
-/// How often containers of a service were started since an effect.
+/// Returns how often containers of a service were started since an effect.
 fn starts(stage: &Stage, service: &str, since: usize) -> usize {
     let effects = stage.world.effects();
     let is_start = |what: &str| what.starts_with("start ") || what.starts_with("ensure ");
@@ -114,7 +114,7 @@ async fn undeclared_services_cannot_be_restarted() {
     assert_eq!(error.to_string(), "service or replica api-3 does not exist");
 }
 
-/// Waits until an operation has ended.
+/// Waits until an operation ends.
 async fn ends(stage: &Stage, id: lifecycle_core::model::OperationId) {
     let wait = async {
         while stage.api().await.operation(id).await.unwrap().state == OperationStateV1::Running {

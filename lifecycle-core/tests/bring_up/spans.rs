@@ -1,4 +1,4 @@
-//! The spans of log lines: `up`, `plan`, `step` and `engine call`, with what each names.
+//! Tests the spans of log lines: `up`, `plan`, `step`, and `engine call`, with their fields.
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 use std::io;
@@ -36,7 +36,7 @@ impl Log {
     }
 }
 
-/// The span with this name around a line.
+/// Returns the span with this name around a log line.
 fn span<'a>(line: &'a Value, name: &str) -> Option<&'a Value> {
     let mut spans = line["spans"].as_array().into_iter().flatten();
     spans.find(|span| span["name"] == name)
@@ -69,7 +69,7 @@ async fn a_log_line_names_the_step_and_its_node() {
         let node = step["node"].as_str().unwrap();
         let id = step["id"].as_str().unwrap();
         assert!(id.starts_with(&format!("node/{node}/image/")), "{line}");
-        // The manager builds images, and its steps outlast the planning round that began them.
+        // The manager builds images, and its steps outlast the planning round that started them.
         assert!(span(line, "plan").is_none(), "{line}");
         let call = span(line, "engine call").unwrap();
         assert_eq!(call["call"], "build_image", "{line}");

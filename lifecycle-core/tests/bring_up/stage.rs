@@ -1,4 +1,4 @@
-//! A platform, an operator's machine and a simulated world.
+//! A platform, an operator's machine, and a simulated world.
 #![expect(clippy::unwrap_used, reason = "a test's own stage")]
 
 use std::collections::BTreeSet;
@@ -29,13 +29,14 @@ pub(crate) struct Stage {
     state: Arc<MemoryState>,
     pub(crate) declaration: Declaration,
     pub(crate) registry: RegistrySpec,
-    /// An image of the manager instead of the usual one.
+    /// The manager's image, instead of the default one.
     pub(crate) manager_image: Option<Arc<dyn ManagerImage>>,
     /// Receives the progress.
     pub(crate) reporter: Arc<dyn Reporter>,
 }
 
-/// A prober for services on the operator's machine, which can reach only SSH: it must not be used.
+/// A readiness prober on the operator's machine. It must not be used, because that machine can
+/// reach only SSH.
 #[derive(Debug)]
 struct NoProbes;
 
@@ -59,7 +60,8 @@ fn service(name: &str) -> ServiceName {
 }
 
 impl Stage {
-    /// Two nodes, one of them bare; `db`, two `api` that need it ready, `monitoring` last.
+    /// Creates a platform with two nodes, one of them bare, and the services `db`, `api` (two
+    /// replicas that wait until `db` is ready), and `monitoring`, which starts last.
     pub(crate) async fn new(seed: u64) -> Self {
         Self::of(SimOptions::seeded(seed)).await
     }
@@ -164,7 +166,7 @@ impl Stage {
         self.declaration.nodes.remove(&node(name));
     }
 
-    /// What the next `up` would delete.
+    /// Returns what the next `up` would delete.
     pub(crate) async fn removed_by_up(&self) -> Vec<Removal> {
         let bootstrapper = self.bootstrapper().await;
         bootstrapper.removed_by_up(&self.declaration).await.unwrap()
@@ -177,7 +179,7 @@ impl Stage {
         }
     }
 
-    /// A new bootstrapper: the state directory is all that it knows of the previous one.
+    /// Creates a new bootstrapper. Only the state directory is shared with the previous one.
     pub(crate) async fn bootstrapper(&self) -> Bootstrapper {
         let mut bootstrapper = self.world.bootstrapper(&self.declaration).unwrap();
         match self.state.secrets().await.unwrap() {
@@ -216,7 +218,7 @@ impl Stage {
         bootstrapper.restart(self.declaration.id, name).await
     }
 
-    /// A client of the manager's API.
+    /// Creates a client of the manager's API.
     pub(crate) async fn api(&self) -> Arc<dyn ManagerApi> {
         let bootstrapper = self.bootstrapper().await;
         bootstrapper.client(self.declaration.id).await.unwrap()
@@ -227,7 +229,7 @@ impl Stage {
         bootstrapper.down(self.declaration.id, false).await
     }
 
-    /// The images of the manager on its node.
+    /// Returns the images of the manager on its node.
     pub(crate) fn manager_images(&self) -> Vec<String> {
         let images = self
             .world
@@ -238,7 +240,7 @@ impl Stage {
             .collect()
     }
 
-    /// The name, id and start time of every container.
+    /// Returns the name, id, and start time of every container.
     pub(crate) fn containers(&self) -> BTreeSet<(String, String, String)> {
         self.declaration
             .nodes
@@ -248,7 +250,7 @@ impl Stage {
             .collect()
     }
 
-    /// The names of all containers.
+    /// Returns the names of all containers.
     pub(crate) fn names(&self) -> Vec<String> {
         let containers = self.containers();
         // The digests in the names depend on the platform's key, which differs between runs.

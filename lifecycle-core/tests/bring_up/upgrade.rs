@@ -1,5 +1,5 @@
-//! Another version of the manager's program: it replaces the previous one, or the previous one is
-//! restored with its files.
+//! Tests the upgrade to another version of the manager's program: the new version replaces the
+//! previous one, or the previous one is restored with its files.
 
 use std::sync::Arc;
 
@@ -110,8 +110,8 @@ async fn unresponsive_version_is_replaced_by_the_previous_one_with_its_registry(
     assert_eq!(handover(&stage).unwrap(), handed, "its files were changed");
     assert!(!kept(&stage));
 
-    // It responds with its registry, which the new version had converted to a format that it cannot
-    // read.
+    // The previous version responds with its own registry, although the new version had converted
+    // the registry to a format that the previous one cannot read.
     stage.manager_image = None;
     stage.registry.central = None;
     let outcome = stage.up().await.unwrap();
@@ -120,8 +120,8 @@ async fn unresponsive_version_is_replaced_by_the_previous_one_with_its_registry(
     assert_eq!(now.intersection(&services).count(), 6, "{now:?}");
 }
 
-/// The bootstrapper crashes anywhere during the upgrade to a version that never responds. The next
-/// one restores the previous version nevertheless.
+/// The bootstrapper crashes at any effect of the upgrade to a version that never responds. The next
+/// run nevertheless restores the previous version.
 #[tokio::test(start_paused = true)]
 async fn failed_upgrade_continues_after_a_crash_at_any_effect() {
     let upgrade = async |crash: Option<(u64, Edge)>| {

@@ -1,4 +1,5 @@
-//! Every wait is reported and every wait ends, with an error if its condition is never met.
+//! Tests that every wait is reported and that every wait ends, with an error if its condition is
+//! never met.
 #![expect(clippy::unwrap_used, reason = "tests")]
 
 use std::path::Path;
@@ -16,7 +17,7 @@ use crate::stage::Stage;
 /// The longest time without a report.
 const MAX_PAUSE: Duration = Duration::from_secs(15);
 
-/// Records what was reported, and when.
+/// Records the reports with their times.
 #[derive(Debug, Default)]
 struct Recorder(Mutex<Vec<(Instant, Progress)>>);
 
@@ -30,7 +31,7 @@ impl Reporter for Recorder {
 }
 
 impl Recorder {
-    /// Checks that reports came regularly since `began`. Returns what was waited for.
+    /// Checks that reports were regular since `began`. Returns the subjects of the waits.
     fn waits_since(&self, began: Instant) -> Vec<String> {
         let reports = self.0.lock().unwrap();
         let mut last = began;
@@ -215,7 +216,7 @@ async fn up_retries_a_fixed_error() {
     let began = Instant::now();
     let outcome = stage.up().await.unwrap();
     assert_eq!(outcome.failures, [], "{}", stage.world.transcript());
-    // A build and three containers without any pause of minutes.
+    // A build and three containers are finished without any pause of minutes.
     assert!(
         began.elapsed() < Duration::from_mins(4),
         "{:?}",

@@ -16,7 +16,7 @@ use tokio::time::Instant;
 use crate::platform::node;
 use crate::stage::Stage;
 
-/// When a list was requested and returned, and the delay if it was throttled.
+/// When a list was requested and returned, and the delay if the request was throttled.
 #[derive(Debug, Clone)]
 struct Listing {
     asked: Instant,

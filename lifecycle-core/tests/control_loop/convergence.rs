@@ -1,4 +1,4 @@
-//! A declared platform starts in order, and then the manager does nothing more.
+//! Tests that a declared platform starts in order, and that the manager is idle afterwards.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -31,7 +31,8 @@ async fn platform_starts_in_order_and_becomes_idle() {
     }
 }
 
-/// Each service started after its dependencies were ready, and monitoring after all others.
+/// Checks that each service started after its dependencies were ready, and monitoring after all
+/// other services.
 pub(crate) async fn assert_order(stage: &Stage) {
     let seed = stage.seed;
     let records = stage.records().await;
@@ -85,7 +86,7 @@ fn same_seed_gives_the_same_run() {
 }
 
 /// In ten minutes without a change, each node is listed every 30 s and the event stream is checked
-/// every 10 s. An ended container is inspected once for each of its events.
+/// every 10 s. A container that exits is inspected once for each of its events.
 #[tokio::test(start_paused = true)]
 async fn idle_nodes_are_rarely_listed_and_only_changes_are_inspected() {
     let stage = Stage::shop(51).await;

@@ -1,5 +1,5 @@
-//! A crash before and after every effect and every commit: the next manager reaches the same state,
-//! and nothing is duplicated or left.
+//! Tests a crash before and after every effect and every commit: the next manager reaches the same
+//! state, and no object is duplicated or left behind.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -23,7 +23,7 @@ fn names(stage: &Stage) -> BTreeSet<String> {
     containers.into_iter().map(|(_, c)| c.name).collect()
 }
 
-/// The final state of a run without faults, and the number of its effects.
+/// Returns the final state of a run without faults, and the number of its effects.
 async fn undisturbed() -> (BTreeSet<String>, u64) {
     let mut stage = stage().await;
     let before = stage.world.effects().len();
@@ -75,7 +75,7 @@ async fn after_a_crash_with_a_lost_registry_the_state_is_the_same() {
     }
 }
 
-/// The same with a fault at a commit. Returns whether the run had that commit.
+/// Runs the platform with a fault at a commit. Returns whether the run had that commit.
 async fn fails_at(commit: u64, fault: Fault, expected: &BTreeSet<String>) -> bool {
     let mut stage = stage().await;
     let registry = FaultyRegistry::new(Arc::clone(&stage.registry), commit, fault);
@@ -103,7 +103,7 @@ async fn after_a_fault_at_any_commit_the_state_is_the_same() {
         for kind in [Fault::Crash, Fault::Error] {
             let mut commit = 1;
             while fails_at(commit, kind(edge), &expected).await {
-                // Every commit of the start, then a sample.
+                // Every one of the first commits is tested, then a sample.
                 commit += if commit < 10 { 1 } else { 5 };
             }
             assert!(commit > 20, "only {commit} commits");

@@ -1,4 +1,5 @@
-//! Managers with registries in databases: two that share one, and copies for each kind.
+//! Tests managers with registries in databases: two managers that share a database, and separate
+//! databases for each kind.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -19,14 +20,14 @@ use crate::platform::service;
 use crate::postgres_server::PostgresServer;
 use crate::stage::{LEASE, Stage, key};
 
-/// A short lease, for a test that waits for its end.
+/// A short lease, for a test that waits until the lease expires.
 const SHORT: Duration = Duration::from_secs(2);
 
 const NODES: &str = "nodes";
 const SERVICES: &str = "microservices";
 const MODELS: &str = "applications and models";
 
-/// The shop with one application and one model.
+/// Starts the shop with one application and one model.
 async fn shop_of_kinds(options: SimOptions) -> Stage {
     let mut stage = Stage::shop_without_manager(options).await;
     for (name, class) in [
@@ -39,7 +40,7 @@ async fn shop_of_kinds(options: SimOptions) -> Stage {
     stage
 }
 
-/// The shop with a simulated database for each kind; two kinds share one.
+/// Starts the shop with simulated databases for each kind; two kinds share one database.
 async fn mirrored(seed: u64) -> (Stage, SimDatabases) {
     let mut stage = shop_of_kinds(SimOptions::seeded(seed)).await;
     let central = Arc::new(MemoryRegistry::new(Arc::new(stage.world.clock())));
@@ -129,7 +130,7 @@ async fn copies_survive_outages_lost_instances_and_take_overs() {
     stage.assert_whole().await;
 }
 
-/// A manager's own connection to the database.
+/// Opens a manager's own connection to the database.
 async fn connection(url: &str) -> Arc<SqlRegistry> {
     let registry = SqlRegistry::open(url, key(), Arc::new(SystemClock)).await;
     Arc::new(registry.unwrap())
@@ -160,7 +161,7 @@ async fn on_postgres_the_follower_responds_and_takes_over() {
     stage.pass(SHORT * 2).await;
     let leading = stage.events(EventKind::Leading, 0).await;
     assert_eq!(leading.len(), 1, "{leading:#?}");
-    // A follower responds to reads like the leader.
+    // A standby manager responds to reads like the leader.
     let (ours, theirs) = (
         api.platform().await.unwrap(),
         leads.platform().await.unwrap(),
@@ -176,7 +177,7 @@ async fn on_postgres_the_follower_responds_and_takes_over() {
     assert!(!api.events(last - 1).await.unwrap().events.is_empty());
     let web = service("web");
     assert!(api.logs(&web, LogOptions::last(1)).await.is_ok());
-    // It refuses what only a leader may do.
+    // The standby manager rejects requests that only the leader may serve.
     let declaration = &stage.declaration;
     for refused in [
         api.apply(declaration).await.err(),

@@ -22,7 +22,8 @@ async fn up(seed: u64) -> Stage {
     stage
 }
 
-/// The changing effects since an index whose text contains one of these words.
+/// Returns the effects since an index that change the world and whose text contains one of these
+/// words.
 fn effects(stage: &Stage, since: usize) -> Vec<String> {
     let effects = stage.world.effects().split_off(since);
     effects
@@ -32,7 +33,7 @@ fn effects(stage: &Stage, since: usize) -> Vec<String> {
         .collect()
 }
 
-/// The action and the reason of the only step of the only plan since the cursor.
+/// Returns the action and the reason of the only step in the only plan since the cursor.
 async fn only_planned(stage: &Stage, cursor: u64) -> (String, serde_json::Value) {
     let planned = stage.events(EventKind::Planned, cursor).await;
     assert_eq!(planned.len(), 1, "seed {}: {planned:#?}", stage.seed);
@@ -129,10 +130,10 @@ async fn crash_loop_is_delayed_reported_as_failed_and_retried() {
         matches!(record.state, InstanceState::Failed { .. }),
         "{record:?}"
     );
-    // One event for all rounds of the loop.
+    // There is only one event for all rounds of the loop.
     let failed = stage.events(EventKind::Failed, 0).await;
     assert_eq!(failed.len(), 1, "{failed:#?}");
-    // Monitoring waits for it, and its status shows that.
+    // Monitoring waits for the failed service, and its status shows this.
     assert!(
         !stage
             .records()
@@ -206,8 +207,8 @@ async fn change_that_is_never_ready_is_rolled_back() {
     tokio::time::timeout(limit, given_up).await.unwrap();
     stage.world.behave("web", Behaviour::default());
     stage.pass(Duration::from_secs(10)).await;
-    // The predecessor serves again and is marked as not matching the declaration. The failed
-    // container is kept as well.
+    // The previous container serves again and is marked as not matching the declaration. The failed
+    // container is kept too.
     let snapshot = stage.registry.snapshot().await.unwrap();
     let status = stage.manager.round();
     let services = lifecycle_core::api::view::services(&snapshot, &status);
@@ -239,7 +240,7 @@ async fn change_that_is_never_ready_is_rolled_back() {
     let rejected = &snapshot.rejected[&instance("web", 1)];
     assert_ne!(rejected.digest, previous.digest);
     let since = stage.world.effects().len();
-    // Neither time nor a restart of the manager retries it.
+    // Neither the passage of time nor a restart of the manager causes a retry.
     stage.pass(Duration::from_hours(1)).await;
     stage.crash().await;
     stage.start();
@@ -341,7 +342,7 @@ async fn unresponsive_node_is_unknown_and_delays_no_other() {
         faults.heal(&unreachable).unwrap();
         stage.pass(Duration::from_secs(30)).await;
         stage.assert_whole().await;
-        // Its containers kept running and are still known.
+        // The node's containers kept running and are still known.
         let records = stage.records().await;
         for (id, record) in records.iter().filter(|(_, r)| r.node == unreachable) {
             assert_eq!(record, &before[id], "seed {seed}");
@@ -457,7 +458,7 @@ async fn node_that_restarts_during_a_partition_duplicates_nothing() {
 
 #[tokio::test(start_paused = true)]
 async fn quota_error_fails_the_node_and_its_services_until_it_is_raised() {
-    // With this seed the quota does not affect the node on which everything depends.
+    // With this seed, the quota does not affect the manager's node, on which everything depends.
     let mut stage = Stage::shop_without_manager(SimOptions::seeded(61)).await;
     stage.world.faults().quota(Some(2));
     stage.start();

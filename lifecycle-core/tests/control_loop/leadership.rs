@@ -1,4 +1,4 @@
-//! Two managers with one registry: one leads, the other takes over.
+//! Tests two managers with the same registry: one leads, the other takes over.
 
 use std::time::Duration;
 
@@ -20,7 +20,7 @@ async fn follower_takes_over_when_the_lease_expires() {
     assert!(follower.apply(stage.declaration.clone()).await.is_err());
     assert!(follower.delete_platform(false).await.is_err());
 
-    // The leader crashes; the world and the follower continue.
+    // The leader crashes; the world and the standby manager continue.
     let effects = stage.world.effects().len();
     stage.abandon().await;
     stage.pass(LEASE * 2).await;

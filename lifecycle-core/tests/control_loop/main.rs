@@ -1,4 +1,4 @@
-//! The real control loop and manager in the simulated world: convergence, faults, and a crash at
+//! Tests the real control loop and manager in the simulation: convergence, faults, and a crash at
 //! every effect. Time is paused, so hours pass in seconds, except in tests with a real database.
 
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]

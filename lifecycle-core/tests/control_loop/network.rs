@@ -1,5 +1,5 @@
-//! Agents know every name before a service starts on their node, receive the endpoints of services,
-//! and are replaced and removed automatically.
+//! Tests that agents know every name before a service starts on their node, receive the endpoints
+//! of services, and are replaced and removed automatically.
 
 use std::collections::BTreeSet;
 use std::time::Duration;
@@ -27,12 +27,12 @@ fn table(stage: &Stage, node: &NodeName) -> Table {
     table.unwrap_or_else(|| panic!("seed {}: the agent of {node} has no table", stage.seed))
 }
 
-/// The table that the agents have, which must be the same everywhere.
+/// Returns the agents' table, which must be the same on every node.
 async fn agents_table(stage: &Stage) -> Table {
     agents_table_when(stage, |_| true).await
 }
 
-/// Waits until that table meets a condition.
+/// Waits until the agents' table meets a condition.
 async fn agents_table_when(stage: &Stage, condition: impl Fn(&Table) -> bool) -> Table {
     let nodes: Vec<&NodeName> = stage.declaration.nodes.keys().collect();
     let looks = async {

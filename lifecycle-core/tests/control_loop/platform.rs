@@ -29,7 +29,7 @@ pub(crate) fn instance(name: &str, replica: u16) -> InstanceId {
     }
 }
 
-/// The owner of the platform with this number. All platforms are named `demo`.
+/// Returns the owner of the platform with this number. All platforms are named `demo`.
 pub(crate) fn owner(number: u128) -> Owner {
     Owner {
         id: PlatformId::new(Uuid::from_u128(number << 104)),
@@ -37,7 +37,7 @@ pub(crate) fn owner(number: u128) -> Owner {
     }
 }
 
-/// A node without an engine.
+/// Returns a node without an engine.
 pub(crate) fn bare(name: &str) -> NodeSpec {
     NodeSpec {
         image: Some("bare".into()),
@@ -45,7 +45,7 @@ pub(crate) fn bare(name: &str) -> NodeSpec {
     }
 }
 
-/// A platform with these nodes and no services. Its manager is on the first node.
+/// Returns a platform with these nodes and no services. Its manager is on the first node.
 pub(crate) fn empty(owner: &Owner, nodes: Vec<NodeSpec>) -> Declaration {
     Declaration {
         name: owner.name.clone(),
@@ -63,7 +63,7 @@ pub(crate) fn empty(owner: &Owner, nodes: Vec<NodeSpec>) -> Declaration {
     }
 }
 
-/// A service with an image that can be pulled, with `port`.
+/// Returns a service that listens on `port`, with an image that can be pulled.
 pub(crate) fn named(world: &SimWorld, name: &str, port: u16) -> ServiceSpec {
     let image = format!("{name}-image:1");
     world.publish_image(&image);
@@ -72,7 +72,8 @@ pub(crate) fn named(world: &SimWorld, name: &str, port: u16) -> ServiceSpec {
     spec
 }
 
-/// A service with a code base of its own name, whose Dockerfile exposes `port`.
+/// Returns a service that is built from the code base with the same name, whose Dockerfile exposes
+/// `port`.
 pub(crate) async fn built(world: &SimWorld, name: &str, port: u16, content: &str) -> ServiceSpec {
     world.publish_image("base:1");
     let code = world.code();
@@ -93,7 +94,8 @@ pub(crate) fn after(spec: &mut ServiceSpec, other: &str, condition: DependencyCo
     spec.depends_on.insert(service(other), condition);
 }
 
-/// Three nodes, one of them bare; `db` → `migrate` → `api` (2) → `web`, and `monitoring` last.
+/// Returns a platform with three nodes, one of them bare, and the services `db` → `migrate` → `api`
+/// (two replicas) → `web`, with `monitoring` last.
 pub(crate) async fn shop(world: &SimWorld, owner: &Owner) -> Declaration {
     use DependencyCondition::{ServiceCompletedSuccessfully, ServiceHealthy};
     let nodes = vec![

@@ -1,4 +1,4 @@
-//! Plans of the whole simulated platform, written as JSON and made again from it.
+//! Tests that all plans for simulated platforms can be computed again from their JSON.
 
 use std::cell::RefCell;
 use std::collections::BTreeSet;
@@ -13,7 +13,7 @@ use crate::stage::Stage;
 
 const AGENT_IMAGE: &str = "shop/lifecycle-manager:0123456789ab";
 
-/// The fields of an input that can be empty, and are not in this one.
+/// Returns the fields that can be empty in an input but are not empty in this one.
 fn filled(input: &PlanningInput) -> Vec<&'static str> {
     let (observed, history) = (&input.observed, &input.history);
     let fields = [
@@ -29,8 +29,8 @@ fn filled(input: &PlanningInput) -> Vec<&'static str> {
     filled.map(|(name, _)| name).collect()
 }
 
-/// Follows the manager's rounds, and makes each plan again from its JSON. Adds to `met` which
-/// fields the inputs had.
+/// Follows the manager's rounds, and computes each plan again from its JSON. Adds the fields that
+/// the inputs had to `met`.
 async fn replay(stage: &Stage, met: &RefCell<BTreeSet<&'static str>>) {
     let mut rounds = stage.manager.rounds();
     loop {
@@ -51,7 +51,7 @@ async fn replay(stage: &Stage, met: &RefCell<BTreeSet<&'static str>>) {
     }
 }
 
-/// A platform that comes up, meets faults, is declared again, and is deleted.
+/// Runs a platform that starts, has faults, is declared again, and is deleted.
 async fn life(stage: &Stage) {
     stage.settled().await;
     let faults = stage.world.faults();
@@ -82,7 +82,7 @@ async fn every_plan_in_the_life_of_a_platform_is_made_again_from_its_recording()
         let mut stage = Stage::shop_without_manager(SimOptions::seeded(seed)).await;
         stage.world.preload_image(AGENT_IMAGE);
         stage.image = Some(AGENT_IMAGE.into());
-        let fails = Error::failed("pulling", "the registry is away");
+        let fails = Error::failed("pulling", "the registry is unavailable");
         stage.world.faults().fail_next("pull db-image:1", fails);
         stage.start();
         let met = RefCell::default();

@@ -1,4 +1,5 @@
-//! A registry that fails at one commit: before it is done, or afterwards without a response.
+//! A registry that fails at one commit: either before the commit is done, or afterwards, without a
+//! response.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -14,7 +15,7 @@ use lifecycle_core::registry::{
 use lifecycle_core::sim::Edge;
 use tokio::sync::watch;
 
-/// The kind of the failure.
+/// How the commit fails.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Fault {
     /// The commit never returns: the process crashes.
@@ -58,7 +59,7 @@ impl FaultyRegistry {
         let _ = self.failed.subscribe().wait_for(|failed| *failed).await;
     }
 
-    /// Lets the next process work after a crash.
+    /// Lets the next process use the registry after a crash.
     pub(crate) fn next_process(&self) {
         self.over.store(false, Ordering::SeqCst);
     }

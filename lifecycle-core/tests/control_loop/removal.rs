@@ -1,5 +1,5 @@
-//! Removing a platform: in reverse order and completely, even if managers crash, and without
-//! changes to another platform of the same name.
+//! Tests the removal of a platform: in reverse order and completely, even if managers crash, and
+//! without changes to another platform with the same name.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -35,7 +35,8 @@ async fn ended(stage: &Stage, operation: &Operation) {
     assert!(matches!(end, OperationState::Succeeded { .. }), "{end:?}");
 }
 
-/// What the bootstrapper does when the manager has removed everything else.
+/// Removes the manager's node, as the bootstrapper does after the manager has removed everything
+/// else.
 async fn remove_the_managers_node(stage: &mut Stage) {
     stage.crash().await;
     let cloud = stage.world.cloud(&stage.owner);
@@ -58,7 +59,7 @@ fn assert_removed(stage: &Stage) {
 async fn services_stop_in_reverse_order_and_everything_is_removed() {
     for seed in 1..=5 {
         let mut stage = Stage::shop(seed).await;
-        // Another platform of the same name in the same world.
+        // Another platform with the same name is in the same world.
         let mut other = empty(&owner(2), vec![NodeSpec::new(node("other"))]);
         let cache = named(&stage.world, "cache", 6379);
         other.services.insert(cache.name.clone(), cache);
@@ -87,7 +88,7 @@ async fn services_stop_in_reverse_order_and_everything_is_removed() {
         assert_removed(&stage);
         let records = stage.records().await;
         assert!(records.is_empty(), "seed {seed}: {records:#?}");
-        // A manager that starts before its node is removed creates nothing.
+        // A manager that starts before its node is removed does not create anything.
         stage.crash().await;
         stage.start();
         stage.pass(Duration::from_mins(30)).await;

@@ -1,4 +1,5 @@
-//! Requests to a manager: declarations, credentials, and what survives its restart.
+//! Tests requests to a manager: declarations, credentials, and the state that survives the
+//! manager's restart.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -108,7 +109,7 @@ async fn restarted_manager_keeps_times_and_endpoints_and_is_open_immediately() {
         stage.crash().await;
         stage.pass(Duration::from_hours(1)).await;
         stage.start();
-        // No read may return less than the one before.
+        // No read may return less than the previous one.
         for _ in 0..2_000 {
             stage.pass(Duration::from_millis(20)).await;
             assert_eq!(stage.records().await, before, "seed {seed}");

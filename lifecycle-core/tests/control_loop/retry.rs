@@ -1,5 +1,5 @@
-//! An error whose cause was fixed outside disappears with the next `up` or `retry`, whatever kind
-//! of error it was.
+//! Tests that any error whose cause was fixed outside the platform disappears with the next `up` or
+//! `retry`.
 
 use std::time::Duration;
 
@@ -19,7 +19,7 @@ const LIMIT: Duration = Duration::from_hours(2);
 /// A text in every injected error.
 const MARK: &str = "broken outside";
 
-/// One of each kind of error.
+/// Returns one error of each kind.
 fn errors() -> Vec<Error> {
     let what = || MARK.to_owned();
     let why = what;
@@ -46,7 +46,7 @@ fn errors() -> Vec<Error> {
     ]
 }
 
-/// The simulated call of every kind of step, and a name with which it is retried.
+/// The simulated call that each type of step makes, with a name that retries this step.
 const CALLS: [(&str, &str); 6] = [
     ("n2: provision", "n2"),
     ("n3: prepare", "n3"),
@@ -56,7 +56,7 @@ const CALLS: [(&str, &str); 6] = [
     ("-web-1", "web-1"),
 ];
 
-/// The failed steps that wait for their next attempt.
+/// Returns the failed steps that wait for their next attempt.
 fn failed_steps(round: &Round) -> Vec<String> {
     let held = round.plan.held.iter().filter_map(|held| match &held.by {
         HeldBy::Backoff { step, why, .. } => Some(format!("{step}: {why}")),
@@ -69,7 +69,7 @@ fn failed_steps(round: &Round) -> Vec<String> {
 async fn retry(stage: &Stage, name: Option<&str>) {
     if let Some(name) = name {
         let retried = stage.manager.retry(name).await.unwrap();
-        assert!(!retried.is_empty(), "nothing of {name} failed");
+        assert!(!retried.is_empty(), "no step of {name} failed");
     } else {
         let declaration = stage.declaration.clone();
         assert!(!stage.manager.apply(declaration).await.unwrap().changed);
@@ -79,7 +79,8 @@ async fn retry(stage: &Stage, name: Option<&str>) {
 #[tokio::test(start_paused = true)]
 async fn fixed_error_of_any_kind_disappears_after_a_retry() {
     for (place, (call, name)) in CALLS.into_iter().enumerate() {
-        // All kinds of errors at one call; at the others, one error of each kind of retry.
+        // One call is tested with all kinds of errors, the others with one error for each retry
+        // behaviour.
         let kinds = (0..errors().len()).step_by(if place == 2 { 1 } else { 5 });
         for kind in kinds {
             let error = || errors().swap_remove(kind);
@@ -209,7 +210,7 @@ async fn rejected_specification_is_retried() {
                 s.generation() == generation && s.settled
             })
             .await;
-        // The failed container is kept for a while.
+        // A failed container is kept for a while.
         let time = if kept { 1 } else { 20 };
         stage.pass(Duration::from_mins(time)).await;
         assert_eq!(stage.registry.snapshot().await.unwrap().rejected.len(), 1);

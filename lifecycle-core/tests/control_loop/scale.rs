@@ -1,4 +1,4 @@
-//! Larger platforms with chains of dependencies.
+//! Tests larger platforms with chains of dependencies.
 
 use lifecycle_core::model::{DependencyCondition, NodeSpec};
 use lifecycle_core::sim::SimWorld;
@@ -6,7 +6,8 @@ use lifecycle_core::sim::SimWorld;
 use crate::platform::{after, empty, named, node, owner};
 use crate::stage::Stage;
 
-/// This many nodes with ten services each, in chains of ten that depend on each other.
+/// Checks that a platform starts that has `nodes` nodes with ten services each, in chains of ten
+/// services that depend on each other.
 async fn assert_starts(nodes: u32) {
     let seed = 1;
     let world = SimWorld::new(seed);

@@ -1,4 +1,4 @@
-//! A simulated world, a registry, and managers that start, crash and restart.
+//! A simulated world, a registry, and managers that start, crash, and restart.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -33,7 +33,7 @@ pub(crate) struct Stage {
     pub(crate) manager: Arc<Manager>,
     /// A cloud to use instead of the world's own.
     pub(crate) cloud: Option<Arc<dyn CloudProvider>>,
-    /// Databases of kinds that managers keep up to date.
+    /// The separate databases of kinds, which managers keep up to date.
     pub(crate) mirrors: Option<Mirrors>,
     /// How long a manager leads without renewing its lease.
     pub(crate) lease: Duration,
@@ -55,7 +55,7 @@ impl Drop for Stage {
 }
 
 impl Stage {
-    /// The shop with a manager that has just started.
+    /// Creates the shop with a manager that has just started.
     pub(crate) async fn shop(seed: u64) -> Self {
         let mut stage = Self::shop_without_manager(SimOptions::seeded(seed)).await;
         stage.start();
@@ -70,7 +70,8 @@ impl Stage {
         Self::of(seed, world, owner, declaration).await
     }
 
-    /// A declaration in a world in which the manager's node exists, as the bootstrapper leaves it.
+    /// Creates a world for a declaration, in which the manager's node exists as the bootstrapper
+    /// leaves it.
     pub(crate) async fn of(
         seed: u64,
         world: SimWorld,
@@ -109,7 +110,7 @@ impl Stage {
         }
     }
 
-    /// A manager with a name of its own, which is not started.
+    /// Creates a manager with a unique name, without starting it.
     pub(crate) fn next_manager(&mut self) -> Arc<Manager> {
         self.runs += 1;
         idle_manager(
@@ -136,7 +137,7 @@ impl Stage {
         }));
     }
 
-    /// Ends the manager like a crash of its process. Changes that it began in the world continue.
+    /// Ends the manager like a crash of its process. Changes that it started in the world continue.
     pub(crate) async fn crash(&mut self) {
         self.abandon().await;
         self.world.next_incarnation();
@@ -167,7 +168,7 @@ impl Stage {
         .await;
         let Ok(round) = found else {
             panic!(
-                "seed {}: {what}: not within {limit:?}: {:#?}",
+                "seed {}: not within {limit:?}: {what}: {:#?}",
                 self.seed,
                 self.manager.round()
             );
@@ -188,7 +189,7 @@ impl Stage {
         tokio::time::sleep(time).await;
     }
 
-    /// The registry's record of each replica. A second record of a replica is an error.
+    /// Returns the registry's record of each replica. A second record for a replica is an error.
     pub(crate) async fn records(&self) -> BTreeMap<InstanceId, InstanceRecord> {
         let snapshot = self.registry.snapshot().await.unwrap();
         let count = snapshot.instances.len();
@@ -201,7 +202,7 @@ impl Stage {
         records
     }
 
-    /// The containers of this platform on all nodes.
+    /// Returns the containers of this platform on all nodes.
     pub(crate) fn containers(&self) -> Vec<(NodeName, ObservedContainer)> {
         self.declaration
             .nodes
@@ -213,7 +214,7 @@ impl Stage {
             .collect()
     }
 
-    /// The node and the container of a replica.
+    /// Returns the node and the container of a replica.
     pub(crate) fn place(&self, id: &InstanceId) -> (NodeName, ObservedContainer) {
         let mut found = self
             .containers()
@@ -239,8 +240,8 @@ impl Stage {
         self.registry.snapshot().await.unwrap().last_event
     }
 
-    /// Checks that everything declared exists exactly once, is ready or completed and recorded, and
-    /// that nothing else exists.
+    /// Checks that every declared object exists exactly once, is recorded, and is ready or
+    /// completed, and that no other objects exist.
     pub(crate) async fn assert_whole(&self) {
         let seed = self.seed;
         let violations = self.world.violations();

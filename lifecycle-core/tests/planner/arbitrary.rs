@@ -1,4 +1,4 @@
-//! Random declarations and mishaps.
+//! Generates random declarations and mishaps.
 
 use lifecycle_core::model::{
     DependencyCondition, NodeSpec, Resources, RestartPolicy, ServiceSpec, Starts,
@@ -9,13 +9,13 @@ use proptest::sample::Index;
 
 use super::builder::{ServiceChanges, declaration, derived, node_name, service};
 
-/// Names in another order than the dependencies.
+/// Names whose order differs from the order of the dependencies.
 const NAMES: [&str; 12] = [
     "kiln", "bee", "yak", "oak", "zinc", "ant", "mole", "elm", "tin", "cow", "ivy", "rye",
 ];
 
 #[derive(Debug, Clone)]
-#[expect(clippy::struct_excessive_bools, reason = "each is drawn by itself")]
+#[expect(clippy::struct_excessive_bools, reason = "each flag is drawn independently")]
 pub(crate) struct ServiceDraft {
     present: bool,
     replicas: u16,
@@ -91,7 +91,7 @@ impl PlatformDraft {
             .collect()
     }
 
-    /// The services. Without `ordered`, none waits for another.
+    /// Returns the services. Without `ordered`, no service waits for another.
     fn service_specs(&self, nodes: &[NodeSpec], ordered: bool) -> Vec<ServiceSpec> {
         let mut specs: Vec<ServiceSpec> = Vec::new();
         for (draft, name) in self.services.iter().zip(NAMES) {
@@ -160,7 +160,7 @@ impl PlatformDraft {
         derived(&declaration(nodes, services)).unwrap()
     }
 
-    /// The same, without a start order.
+    /// Returns the declaration without a start order.
     pub(crate) fn unordered(&self) -> Declared {
         let nodes = self.node_specs();
         let services = self.service_specs(&nodes, false);
@@ -168,7 +168,7 @@ impl PlatformDraft {
     }
 }
 
-/// A change of the platform that the manager did not make.
+/// A change to the platform that the manager did not make.
 #[derive(Debug, Clone)]
 pub(crate) enum Mishap {
     NodeStops(Index),
@@ -177,7 +177,7 @@ pub(crate) enum Mishap {
     ContainerIsRemoved(Index),
     ContainerWasOnlyCreated(Index),
     ImageIsRemoved(Index, Index),
-    /// A container of an unknown specification, of a declared service or of an unknown one.
+    /// A container with an unknown specification, for a declared or an unknown service.
     Leftover(Index, Index, bool),
 }
 

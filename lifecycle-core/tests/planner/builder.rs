@@ -1,4 +1,4 @@
-//! Short forms of declarations.
+//! Helpers for writing declarations.
 
 use std::collections::BTreeMap;
 
@@ -27,7 +27,7 @@ pub(crate) fn instance(service: &str, replica: u16) -> InstanceId {
     }
 }
 
-/// A service that is built on `debian:12` from the code base of its own name.
+/// Returns a service that is built on `debian:12` from the code base with the same name.
 pub(crate) fn service(name: &str) -> ServiceSpec {
     let source = ImageSource::Build(BuildSource {
         code: CodeBaseRef {
@@ -43,7 +43,7 @@ pub(crate) fn service(name: &str) -> ServiceSpec {
     ServiceSpec::new(service_name(name), source)
 }
 
-/// Changes of a service.
+/// Changes to a service.
 pub(crate) trait ServiceChanges: Sized {
     fn needs(self, other: &str, condition: DependencyCondition) -> Self;
     fn ready_after(self, other: &str) -> Self {
@@ -118,7 +118,7 @@ impl ServiceChanges for ServiceSpec {
     }
 }
 
-/// A declaration. The manager runs on the first node.
+/// Returns a declaration. The manager runs on the first node.
 pub(crate) fn declaration(nodes: Vec<NodeSpec>, services: Vec<ServiceSpec>) -> Declaration {
     Declaration {
         name: "shop".try_into().unwrap(),
@@ -143,7 +143,7 @@ pub(crate) fn derived(declaration: &Declaration) -> lifecycle_core::Result<Decla
     Declared::new(Generation(1), declaration, &key)
 }
 
-/// A declaration of nodes and services, with everything that is derived from it.
+/// Returns a declaration of nodes and services, with everything that is derived from it.
 pub(crate) fn declared(nodes: &[&str], services: Vec<ServiceSpec>) -> Declared {
     let nodes = nodes.iter().map(|n| NodeSpec::new(node_name(n))).collect();
     derived(&declaration(nodes, services)).unwrap()

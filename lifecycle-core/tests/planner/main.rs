@@ -1,5 +1,5 @@
-//! The planner: snapshots of plans in typical situations, and properties of plans in random ones. A
-//! model world carries the plans out; no backend is involved.
+//! Tests the planner with snapshots of plans in typical situations, and with properties of plans in
+//! random ones. A model of the world carries out the plans; no backend is involved.
 
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 

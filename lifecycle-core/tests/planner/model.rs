@@ -1,5 +1,5 @@
-//! A model of the world that the planner sees. It applies a step's effect at once, and panics on a
-//! step that must not be carried out now.
+//! A model of the world that the planner sees. It applies a step's effect immediately, and panics
+//! on a step that must not be carried out at that moment.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -24,7 +24,7 @@ pub(crate) struct Machine {
     pub power: Power,
     pub created: bool,
     pub prepared: bool,
-    /// Whether its engine was observed since the node started.
+    /// Whether the node's engine was observed since the node started.
     pub asked: bool,
     pub unknown_since: Option<DateTime<Utc>>,
     pub state: EngineState,
@@ -39,9 +39,9 @@ pub(crate) struct World {
     pub last_seen: BTreeMap<InstanceId, NodeName>,
     pub rejected: BTreeMap<InstanceId, RejectedSpec>,
     pub failures: BTreeMap<StepId, Failure>,
-    /// How often containers ended by themselves.
+    /// How often containers exited by themselves.
     pub endings: BTreeMap<ContainerId, Endings>,
-    /// Runs for which a restart was requested.
+    /// The runs for which a restart was requested.
     pub restarts: BTreeMap<InstanceId, ContainerRun>,
     /// Where the previous plan placed the replicas that have no container.
     pub placed: BTreeMap<InstanceId, NodeName>,
@@ -80,7 +80,7 @@ impl World {
         }
     }
 
-    /// What an observation of this world gives.
+    /// Returns the observation of this world.
     pub(crate) fn observed(&self) -> Observed {
         Observed {
             cloud_unknown: self.cloud_unknown.then(|| Unknown {
@@ -99,7 +99,7 @@ impl World {
         }
     }
 
-    /// What a manager of this world knows besides.
+    /// Returns what a manager of this world knows in addition to the observation.
     pub(crate) fn history(&self) -> History {
         History {
             last_seen: Arc::new(self.last_seen.clone()),
@@ -111,7 +111,7 @@ impl World {
         }
     }
 
-    /// What the planner is given.
+    /// Returns the planner's input.
     pub(crate) fn input(&self, declared: &Declared) -> PlanningInput {
         PlanningInput {
             observed: Arc::new(self.observed()),
@@ -143,7 +143,7 @@ impl World {
             .flat_map(|(node, m)| m.state.containers.iter().map(move |c| (node, c)))
     }
 
-    /// All containers of a replica, observable or not.
+    /// Returns all containers of a replica, whether or not they can be observed.
     pub(crate) fn of<'a>(
         &'a self,
         id: &'a InstanceId,
@@ -205,7 +205,7 @@ impl World {
         container
     }
 
-    /// Carries out one step. Panics if it must not be carried out now.
+    /// Carries out one step. Panics if it must not be carried out at this moment.
     pub(crate) fn apply(&mut self, declared: &Declared, action: &Action) {
         self.now += TimeDelta::milliseconds(1);
         match action {
@@ -226,20 +226,20 @@ impl World {
             }
             Action::PrepareNode { node } => {
                 let machine = self.machines.get_mut(node).unwrap();
-                assert!(machine.power == Power::Running, "{node} does not run");
+                assert!(machine.power == Power::Running, "{node} is not running");
                 machine.prepared = true;
             }
             Action::DeleteNode { node } => {
                 if let Some(machine) = self.machines.remove(node) {
                     assert!(
                         !declared.nodes.contains_key(node) || machine.power == Power::Failed,
-                        "{node} is declared and must stay"
+                        "{node} is declared and must be kept"
                     );
                     assert!(machine.created, "{node} was not created by this platform");
                     assert!(
                         machine.unknown_since.is_some()
                             || !machine.state.containers.iter().any(is_running),
-                        "something still runs on {node}"
+                        "a container is still running on {node}"
                     );
                 }
             }
@@ -296,7 +296,7 @@ impl World {
                 let gone = engine.containers.iter().find(|c| c.id == *id).cloned();
                 engine.containers.retain(|c| c.id != *id);
                 if let Some(gone) = gone {
-                    assert!(!is_running(&gone), "{} still runs", gone.name);
+                    assert!(!is_running(&gone), "{} is still running", gone.name);
                     self.readiness.remove(&gone.id);
                 }
                 if self.of(instance).next().is_none() && !declared.contains(instance) {
@@ -347,7 +347,7 @@ impl World {
             let mut wanted = ports.iter().filter(|_| same_spec);
             assert!(
                 other.role == role(id) || !wanted.any(|port| other.ports.contains(port)),
-                "a port of {name} on {node} is still taken by {}",
+                "a port of {name} on {node} is still in use by {}",
                 other.name
             );
         }
@@ -373,7 +373,7 @@ impl World {
         self.last_seen.insert(id.clone(), node.clone());
     }
 
-    /// Asserts that all that a service depends on is up.
+    /// Asserts that all dependencies of a service are up.
     fn assert_may_start(&self, declared: &Declared, name: &ServiceName) {
         let spec = &declared.services[name].spec;
         for (other, condition) in &spec.depends_on {
@@ -423,7 +423,7 @@ impl World {
             })
     }
 
-    /// Lets time pass: engines are observed, jobs end, running containers become ready.
+    /// Lets time pass: engines are observed, jobs complete, and running containers become ready.
     pub(crate) fn tick(&mut self, declared: &Declared) {
         self.now += TimeDelta::seconds(1);
         let now = self.now;
@@ -488,8 +488,8 @@ impl World {
         }
     }
 
-    /// Carries out plans until nothing is left to do. Like the driver, it may carry out several
-    /// steps of one plan, in any order; `choose(n)` picks one of `n`.
+    /// Carries out plans until no step is left. Like the driver, this may carry out several steps
+    /// of one plan, in any order; `choose(n)` returns a number below `n`.
     pub(crate) fn walk(
         &mut self,
         declared: &Declared,
@@ -506,7 +506,7 @@ impl World {
                 .collect();
             let mut ready = may_run(&plan);
             if ready.is_empty() {
-                // Either everything is done, or only time changes something.
+                // Either everything is done, or only the passage of time leads to a change.
                 idle += 1;
                 if idle > 3 {
                     return plan;
@@ -517,7 +517,7 @@ impl World {
             idle = 0;
             for _ in 0..=choose(ready.len()) {
                 let step = ready.remove(choose(ready.len()));
-                // Now and then a crash leaves a container that was created but not started.
+                // Occasionally, a crash leaves a container that was created but not started.
                 if let Action::StartInstance {
                     instance,
                     container,
@@ -544,11 +544,11 @@ impl World {
 
     /// Carries out plans in their own order, one step at a time.
     pub(crate) fn settle(&mut self, declared: &Declared) -> Plan {
-        // Picks the first of several steps, and never the crash.
+        // Always picks the first of several steps, and never a crash.
         self.walk(declared, &mut |n| usize::from(n == 8 || n == 3))
     }
 
-    /// What exists, without ids and times, so that two worlds can be compared.
+    /// Describes all objects, without ids and times, so that two worlds can be compared.
     pub(crate) fn summary(&self, with_nodes: bool) -> Vec<String> {
         let mut lines: Vec<String> = self
             .containers()
@@ -618,7 +618,8 @@ impl Machine {
     }
 }
 
-/// The steps that the driver would launch at once: they need no other step, one per instance.
+/// Returns the steps that the driver would start immediately: those that need no other step, at
+/// most one per instance.
 pub(crate) fn may_run(plan: &Plan) -> Vec<Step> {
     let mut busy = BTreeSet::new();
     plan.steps
@@ -632,14 +633,14 @@ pub(crate) fn may_run(plan: &Plan) -> Vec<Step> {
         .collect()
 }
 
-/// Asserts what holds for every plan.
+/// Asserts the properties of every plan.
 pub(crate) fn assert_sound(plan: &Plan) {
     let mut before = BTreeSet::new();
     for step in &plan.steps {
         for need in &step.needs {
             assert!(
                 before.contains(need),
-                "{} needs {need}, which does not come before it",
+                "{} needs {need}, which is not before it",
                 step.id
             );
         }

@@ -1,5 +1,5 @@
-//! Properties of every plan. The model world panics on a step that breaks the start order, runs an
-//! instance twice, or uses what does not exist.
+//! Tests properties of every plan. The model of the world panics on a step that violates the start
+//! order, runs an instance twice, or uses an object that does not exist.
 
 use lifecycle_core::cloud::Power;
 use lifecycle_core::model::{InstanceId, NodeName, Replica, ServiceName};
@@ -120,7 +120,7 @@ fn happen(world: &mut World, mishap: &Mishap) {
     }
 }
 
-/// A world in which some steps towards a declaration were carried out and mishaps happened.
+/// Returns a world in which some steps towards a declaration were carried out and mishaps happened.
 fn lived(draft: &PlatformDraft, steps: usize, mishaps: &[Mishap], seed: u64) -> World {
     let mut world = World::empty();
     partly(&mut world, &draft.declared(), steps, seed);
@@ -130,8 +130,8 @@ fn lived(draft: &PlatformDraft, steps: usize, mishaps: &[Mishap], seed: u64) -> 
     world
 }
 
-/// Removes ended containers that will not be started again, so that the world can settle: jobs
-/// that were killed, and services that ended with exit code 0 and restart only on failure.
+/// Removes stopped containers that will not be started again, so that the world can settle: jobs
+/// that were killed, and services that exited with code 0 and restart only on failure.
 fn forget_endings(world: &mut World, declared: &Declared) {
     for machine in world.machines.values_mut() {
         machine.state.containers.retain(|c| {
@@ -146,7 +146,7 @@ fn forget_endings(world: &mut World, declared: &Declared) {
     }
 }
 
-/// Asserts that everything is as declared.
+/// Asserts that the world matches the declaration.
 fn assert_settled(world: &World, declared: &Declared, plan: &Plan) {
     assert!(plan.steps.is_empty(), "steps left:\n{:#?}", plan.steps);
     let is_unplaceable = plan
@@ -249,7 +249,7 @@ proptest! {
                     let Role::Instance(other) = &other.role else { continue };
                     prop_assert!(
                         rank(&other.service) <= rank(&instance.service),
-                        "{} stops while {} runs", instance, other
+                        "{} is stopped while {} is running", instance, other
                     );
                 }
             }
@@ -378,7 +378,7 @@ proptest! {
         let known = world.plan(&declared);
         world.lose(&lost);
         let unknown = world.plan(&declared);
-        // Only the ids are compared: an image may now be copied from another node.
+        // Only the ids are compared, because an image may now be copied from another node.
         let others: Vec<_> = known
             .steps
             .iter()

@@ -1,4 +1,4 @@
-//! What the JSON of a recorded input leaves out.
+//! Tests which values the JSON of a recorded input omits.
 
 use std::collections::BTreeMap;
 
@@ -46,7 +46,7 @@ fn a_recorded_input_contains_no_secret_and_gives_the_same_plan() {
             contents: FileContents::Text(Sensitive::new(SECRET)),
         }),
     });
-    // No types for secrets, and yet users write them there.
+    // These fields have no secret types, but users may write secrets into them.
     container.command = Some(vec![format!("--password={SECRET}")]);
     container.labels.insert("password".into(), SECRET.into());
     container.healthcheck = Some(Healthcheck {

@@ -1,4 +1,4 @@
-//! Snapshots of plans in typical situations.
+//! Tests snapshots of plans in typical situations.
 
 use std::sync::Arc;
 
@@ -32,14 +32,14 @@ fn shop_declared() -> Declared {
     declared(&["n1", "n2", "n3"], shop())
 }
 
-/// The shop after its plans were carried out.
+/// Returns the shop after its plans were carried out.
 fn shop_world() -> World {
     let mut world = World::empty();
     world.settle(&shop_declared());
     world
 }
 
-/// The plan and the status of each replica.
+/// Formats the plan and the status of each replica.
 fn text(plan: &Plan) -> String {
     let instances: Vec<String> = plan
         .instances
@@ -64,7 +64,7 @@ fn text(plan: &Plan) -> String {
     format!("{plan}\n\n{}\n{settled}", instances.join("\n"))
 }
 
-/// The node and the name of a replica's container.
+/// Returns the node and the name of a replica's container.
 fn location_of(
     world: &World,
     service: &str,
@@ -624,7 +624,7 @@ fn rolls_back_to_the_last_specification_that_was_ready() {
     assert!(is_running(&left[0]) && left[0].digest == web(1));
 }
 
-/// A service with one named volume.
+/// Returns a service with one named volume.
 fn with_volume(name: &str) -> ServiceSpec {
     let mut spec = service(name).image("postgres:15");
     spec.container.volumes.push(VolumeMount {
@@ -636,7 +636,7 @@ fn with_volume(name: &str) -> ServiceSpec {
     spec
 }
 
-/// A database ran on n2, and only its volume is left there.
+/// Returns a world in which a database ran on n2 and only its volume is left.
 fn only_the_volume_is_left() -> World {
     let mut world = World::empty();
     world.settle(&declared(&["n1", "n2", "n3"], Vec::new()));

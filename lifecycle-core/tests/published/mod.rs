@@ -1,8 +1,7 @@
 //! Forty platforms in the style of published projects. Each is read and planned on two nodes.
 //!
 //! Each directory is a project as it is checked out; its files are found as Compose finds them. All
-//! use the `platform.toml` beside them, which declares two nodes.
-//! `platform.toml` beside them gives all of them the same two nodes.
+//! projects use the `platform.toml` next to them, which declares two nodes.
 
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 
@@ -16,7 +15,7 @@ use lifecycle_core::reconcile::placement::place;
 use lifecycle_core::reconcile::{Declared, History, Observed, PlanningInput, plan};
 use lifecycle_core::secret::PlatformKey;
 
-/// Those whose images need no image registry, only `debian:bookworm-slim`.
+/// The projects whose images need no image registry, only `debian:bookworm-slim`.
 const BUILT_HERE: [&str; 6] = [
     "build-inline",
     "built-configured",
@@ -51,7 +50,7 @@ async fn read(case: &str) -> Result<Loaded, String> {
         .map_err(|problems| problems.to_string())
 }
 
-/// The services in start order, each with the nodes of its replicas.
+/// Describes the services in start order, each with the nodes of its replicas.
 fn describe(loaded: &Loaded) -> String {
     let declaration = &loaded.declaration;
     let key = PlatformKey::from_hex(&"07".repeat(32)).unwrap();
@@ -80,7 +79,7 @@ fn describe(loaded: &Loaded) -> String {
         writeln!(text, "{} {} ({source}): {nodes}", service.rank, spec.name).unwrap();
     }
     for (id, why) in &placement.unplaceable {
-        writeln!(text, "{id} fits nowhere: {why}").unwrap();
+        writeln!(text, "no node for {id}: {why}").unwrap();
     }
     text
 }

@@ -1,4 +1,5 @@
-//! After any changes, the registry in SQLite has the same contents as the one in memory.
+//! Tests that after any changes, the registry in SQLite has the same contents as the registry in
+//! memory.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -17,7 +18,7 @@ use proptest::prelude::*;
 use crate::clock::ManualClock;
 use crate::platform::{at, declaration, event, instance, node, node_name};
 
-/// Few names, so that changes affect each other.
+/// There are only few names, so that changes affect each other.
 const NAMES: [&str; 3] = ["a", "b", "c"];
 
 fn name() -> impl Strategy<Value = &'static str> {
@@ -88,7 +89,7 @@ fn batch() -> impl Strategy<Value = Batch> {
     (changes, events).prop_map(|(changes, events)| Batch { changes, events })
 }
 
-/// A result with its error as text, since errors cannot be compared.
+/// Converts a result's error to text, because errors cannot be compared.
 fn comparable(result: Result<Committed>) -> Result<Committed, String> {
     result.map_err(|error| match error {
         error @ Error::Conflict { .. } => error.to_string(),

@@ -1,5 +1,5 @@
-//! All registries pass one suite. Other tests check the properties that only a registry in a
-//! database has.
+//! Tests that all registries pass the same suite. Other tests check the properties that only a
+//! registry in a database has.
 
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 

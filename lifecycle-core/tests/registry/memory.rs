@@ -1,4 +1,4 @@
-//! The registry in memory.
+//! Tests the registry in memory.
 
 use std::sync::Arc;
 use std::time::Duration;

@@ -1,5 +1,5 @@
-//! Databases of kinds are copies of parts of the central registry: in memory, in a file, in
-//! PostgreSQL.
+//! Tests the databases of kinds, which are copies of parts of the central registry: in memory, in a
+//! file, in PostgreSQL.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -35,7 +35,7 @@ fn service(name: &str) -> ServiceName {
     ServiceName::try_from(name).unwrap()
 }
 
-/// One service of each class.
+/// Returns a declaration with one service of each class.
 fn three_classes() -> Declaration {
     let mut declared = declaration(1);
     let model = declared.services.values().next().unwrap().clone();
@@ -77,7 +77,7 @@ fn declare(expected: Option<u64>, declaration: Declaration) -> Change {
     }
 }
 
-/// A central registry with records of each kind.
+/// Returns a central registry with records of each kind.
 async fn central() -> Arc<MemoryRegistry> {
     let registry = memory();
     let ttl = Duration::from_hours(1);
@@ -143,7 +143,7 @@ async fn assert_copy(database: &dyn KindDatabase, central: &MemoryRegistry, name
     assert_eq!(held.last_event, whole.last_event);
 }
 
-/// The requirements for every database of a kind.
+/// Checks the requirements for every database of a kind.
 async fn suite(nodes: &dyn KindDatabase, web: &dyn KindDatabase, shared: &dyn KindDatabase) {
     let central = central().await;
     let of_nodes = mirror(&[Kind::Nodes], &central);
@@ -154,7 +154,7 @@ async fn suite(nodes: &dyn KindDatabase, web: &dyn KindDatabase, shared: &dyn Ki
         of_nodes.pass(nodes, FIRST).await.unwrap();
         of_web.pass(web, FIRST).await.unwrap();
         of_both.pass(shared, FIRST).await.unwrap();
-        // A second pass has nothing to do.
+        // A second pass makes no changes.
         of_web.pass(web, FIRST).await.unwrap();
     };
     pass().await;
@@ -226,8 +226,8 @@ async fn lost_central_registry_replaces_the_copy(nodes: &dyn KindDatabase) {
     assert_eq!(nodes.follows().await.unwrap(), Some(other.id()));
     assert_copy(nodes, &other, &["vm1"]).await;
     assert_eq!(messages(nodes).await, [(2, "vm1".to_owned())]);
-    // Events that were no longer in the central registry when the copy was made are not missed by
-    // its readers.
+    // A reader of the copy does not miss events that were no longer in the central registry when
+    // the copy was created.
     let third = central().await;
     third
         .prune_events(DateTime::<Utc>::MIN_UTC, 2)
@@ -290,7 +290,7 @@ async fn on_postgres() {
         databases.push(kind(url, &key).await.unwrap());
     }
     suite(&*databases[0], &*databases[1], &*databases[2]).await;
-    // The most recent one is for applications and models.
+    // The most recent database is for applications and models.
     let query = "SELECT DISTINCT service, class FROM endpoints ORDER BY service";
     assert_eq!(server.query(query), "app|model\nshop|application\n");
     assert_eq!(server.query("SELECT count(*) FROM nodes"), "0\n");
@@ -300,7 +300,7 @@ async fn on_postgres() {
         assert!(!dump.contains(planted) && !dump.contains(&hex), "{planted}");
     }
 
-    // Neither kind of database can be used as the other.
+    // A central database and a database of a kind cannot replace each other.
     let clock = Arc::new(SystemClock);
     let refused = SqlRegistry::open(&urls[2], key.clone(), Arc::clone(&clock) as _).await;
     assert!(matches!(refused, Err(Error::Invalid { .. })), "{refused:?}");
@@ -341,7 +341,7 @@ async fn removed_platform_reuses_its_database_with_a_new_key() {
     nothing.services.clear();
     let down = Batch::of(declare(Some(1), nothing)).event(event("down"));
     registry.commit(FIRST, down).await.unwrap();
-    // A database of another platform is still refused.
+    // A database that belongs to another platform is still rejected.
     let other = PlatformId::new(uuid::Uuid::from_u128(8));
     let refused = databases.prepare(&url, other, &new).await;
     assert!(matches!(refused, Err(Error::Denied { .. })), "{refused:?}");
@@ -359,7 +359,8 @@ async fn removed_platform_reuses_its_database_with_a_new_key() {
     assert!(matches!(refused, Err(Error::Denied { .. })), "{refused:?}");
 }
 
-/// A database in which one write fails: before it is done, or afterwards without a response.
+/// A database in which one write fails: either before it is done, or afterwards, without a
+/// response.
 #[derive(Debug)]
 struct Failing {
     inner: Arc<MemoryRegistry>,
@@ -417,7 +418,7 @@ impl Registry for Failing {
     }
 }
 
-/// More events than one write copies, so that a pass consists of several writes.
+/// Returns a registry with more events than one write copies, so that a pass needs several writes.
 async fn long_history() -> Arc<MemoryRegistry> {
     let central = central().await;
     for n in 0..2_500 {

@@ -1,4 +1,4 @@
-//! Records for the tests besides the suite.
+//! Records for the tests that are not part of the suite.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -116,7 +116,7 @@ pub(crate) fn event(message: &str) -> NewEvent {
     }
 }
 
-/// A record of each kind, with all the secrets.
+/// Returns a record of each kind, with all the secrets.
 pub(crate) fn everything() -> Batch {
     Batch {
         changes: vec![

@@ -1,4 +1,4 @@
-//! The registry in PostgreSQL.
+//! Tests the registry in PostgreSQL.
 
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -34,7 +34,7 @@ impl Postgres {
         SqlRegistry::open(url, self.key.clone(), Arc::new(SystemClock)).await
     }
 
-    /// A registry that `x` leads with epoch 1.
+    /// Creates a registry that `x` leads with epoch 1.
     async fn led(&self) -> (String, SqlRegistry) {
         let url = self.server.database();
         let registry = self.open(&url).await.unwrap();
@@ -77,7 +77,7 @@ async fn postgres_passes_the_suite() {
 async fn two_managers_share_one_registry() {
     let postgres = Postgres::start();
     let url = postgres.server.database();
-    // Neither finds tables, and only one of them creates them.
+    // Neither caller finds tables, and only one of them creates the tables.
     let (first, second) = tokio::join!(postgres.open(&url), postgres.open(&url));
     let (first, second) = (first.unwrap(), second.unwrap());
     let ttl = Duration::from_secs(1);
@@ -96,8 +96,9 @@ async fn two_managers_share_one_registry() {
     first.commit(Epoch(1), batch("a")).await.unwrap();
     assert_eq!(second.snapshot().await.unwrap().nodes.len(), 1);
 
-    // The first keeps writing while its lease expires and the second takes over. Every write that
-    // returned success must be there, and none after the take-over.
+    // The first manager keeps writing while its lease expires and the second one takes over. The
+    // registry must contain every write that returned success, and no write from after the
+    // takeover.
     let writer = async {
         let mut written = 1;
         loop {

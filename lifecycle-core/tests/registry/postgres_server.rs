@@ -1,5 +1,5 @@
-//! A PostgreSQL server for a test, in its own directory, on a socket in it, and optionally on one
-//! address. It needs a password and is stopped at the end.
+//! A PostgreSQL server for a test. It has its own directory, listens on a socket in this directory
+//! and optionally on one address, requires a password, and is stopped at the end of the test.
 
 use std::fmt::Write as _;
 use std::fs;
@@ -20,21 +20,21 @@ pub(crate) struct PostgresServer {
     directory: TempDir,
     databases: AtomicU32,
     options: String,
-    /// Also part of the socket's name.
+    /// The port, which is also part of the socket's name.
     port: String,
 }
 
 impl PostgresServer {
-    /// Starts a server on a socket only.
+    /// Starts a server that listens only on a socket.
     pub(crate) fn start() -> Self {
         Self::with("-c listen_addresses=''", 5432, &[])
     }
 
-    /// Starts a server that also listens at an address of this machine for these networks. Returns
-    /// its port too.
+    /// Starts a server that also listens at an address of this machine and accepts connections from
+    /// these networks. Returns the server and its port.
     pub(crate) fn start_at(address: IpAddr, networks: &[&str]) -> (Self, u16) {
-        // Asking the kernel for a free port does not work: it may still hold that port afterwards.
-        // So the port is random.
+        // The port is random. A free port from the kernel may still be in use by the kernel
+        // afterwards.
         let port = 20_000 + u16::try_from(std::process::id() % 10_000).unwrap();
         let options = format!("-c listen_addresses='{address}' -c port={port}");
         (Self::with(&options, port, networks), port)
@@ -66,7 +66,7 @@ impl PostgresServer {
                 .arg("-D")
                 .arg(&data),
         );
-        // Another time zone and date style than the program's: users may have any.
+        // The time zone and the date style differ from the program's, because users may have any.
         let hba = data.join("pg_hba.conf");
         let mut allowed = fs::read_to_string(&hba).unwrap();
         for network in networks {
@@ -116,7 +116,7 @@ impl PostgresServer {
         done(&mut self.client("createdb", name));
     }
 
-    /// The URL of a database at an address where the server listens.
+    /// Returns the URL of a database at an address on which the server listens.
     pub(crate) fn url_at(address: IpAddr, port: u16, database: &str) -> String {
         format!("postgres://{USER}:{PASSWORD}@{address}:{port}/{database}")
     }
@@ -126,22 +126,22 @@ impl PostgresServer {
         format!("postgres://{USER}:{password}@localhost/{database}?host={socket}")
     }
 
-    /// The output of `pg_dump` for the latest database.
+    /// Returns the output of `pg_dump` for the latest database.
     pub(crate) fn dump(&self) -> String {
         self.dump_of(&self.latest())
     }
 
-    /// The result of a query in the latest database, as the server prints it.
+    /// Returns the result of a query in the latest database, as the server prints it.
     pub(crate) fn query(&self, sql: &str) -> String {
         self.query_in(&self.latest(), sql)
     }
 
-    /// The output of `pg_dump` for a database.
+    /// Returns the output of `pg_dump` for a database.
     pub(crate) fn dump_of(&self, database: &str) -> String {
         String::from_utf8(done(&mut self.client("pg_dump", database)).stdout).unwrap()
     }
 
-    /// The result of a query in a database, as the server prints it.
+    /// Returns the result of a query in a database, as the server prints it.
     pub(crate) fn query_in(&self, database: &str, sql: &str) -> String {
         let output = done(self.client("psql", database).args(["-At", "-c", sql]));
         String::from_utf8(output.stdout).unwrap()
@@ -175,7 +175,8 @@ impl PostgresServer {
         command
     }
 
-    /// PostgreSQL refuses to run as root, so another user runs it then.
+    /// Returns a command of PostgreSQL. PostgreSQL refuses to run as root; for root, another user
+    /// runs it.
     fn command(&self, program: &str) -> Command {
         let program = self.programs.join(program);
         let mut command = if is_root() {

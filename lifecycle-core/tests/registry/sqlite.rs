@@ -1,4 +1,4 @@
-//! The registry in an SQLite file.
+//! Tests the registry in an SQLite file.
 
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};

@@ -1,5 +1,5 @@
-//! An action has three places: its row in the table of facts, its execution, and the module of the
-//! planner that proposes it. Nothing else goes through all actions.
+//! Checks that an action is defined in only three places: its row in the table of facts, its
+//! execution, and the planner module that proposes it. No other code matches on all actions.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
@@ -23,7 +23,7 @@ fn variants() -> BTreeSet<String> {
     variants.map(|one| one.ident.to_string()).collect()
 }
 
-/// The actions that functions tell apart, and those that the planner proposes.
+/// Collects the actions that functions distinguish, and those that the planner proposes.
 #[derive(Default)]
 struct Reader {
     function: String,

@@ -1,5 +1,6 @@
-//! Public items have documentation. Fields and variants with self-explanatory names need none;
-//! rustc's `missing_docs` would require it and is therefore off.
+//! Checks that public items have documentation. Fields and variants with self-explanatory names
+//! need none; rustc's lint `missing_docs` is off because it would require documentation for these
+//! too.
 
 use std::fs;
 use std::path::Path;

@@ -1,5 +1,5 @@
-//! One word per thing: words that the glossary in CONTRIBUTING.md replaces occur nowhere in
-//! sources, help texts and documents.
+//! Checks that words which the glossary in CONTRIBUTING.md replaces do not occur in sources, help
+//! texts, and documents.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -7,7 +7,7 @@ use std::path::Path;
 
 use crate::{files_below, is_rust, root};
 
-/// Words that are not used, with what is written instead.
+/// Words that must not be used, with their replacements.
 const REPLACED: &[(&str, &str)] = &[
     ("mend mends mended mending", "hint, fix, repair"),
     (
@@ -31,7 +31,7 @@ const REPLACED: &[(&str, &str)] = &[
     ),
 ];
 
-/// Groups of words that are not used, with what is written instead.
+/// Phrases that must not be used, with their replacements.
 const REPLACED_PHRASES: &[(&str, &str)] = &[
     ("once more", "again"),
     ("give up", "reject, abandon"),
@@ -46,7 +46,7 @@ const REPLACED_PHRASES: &[(&str, &str)] = &[
     ("is ours", "belongs to this platform"),
 ];
 
-/// Where a replaced word has another sense.
+/// Phrases in which a replaced word has another meaning.
 const ALLOWED: &[(&str, &str)] = &[
     ("look up", "the verb of a look-up"),
     ("looks up", "the verb of a look-up"),
@@ -102,7 +102,7 @@ fn words_inside_names_count() {
     assert_eq!(found("Looks up the standby's informer."), [""; 0]);
 }
 
-/// The replaced words of a line, each with what is written instead.
+/// Returns the replaced words in a line, each with its replacement.
 fn replaced_in(line: &str) -> Vec<(&'static str, &'static str)> {
     let mut plain = words(line).join(" ");
     for (phrase, _) in ALLOWED {
@@ -121,7 +121,7 @@ fn replaced_in(line: &str) -> Vec<(&'static str, &'static str)> {
         .collect()
 }
 
-/// The words of a line in lower case; names are split where their parts meet.
+/// Returns the words of a line in lower case. Names are split into their parts.
 fn words(line: &str) -> Vec<String> {
     let mut words = vec![String::new()];
     let mut previous = ' ';

@@ -1,8 +1,8 @@
-//! Which module may use which other: modules form layers, and the files of the command line form no
-//! cycle.
+//! Checks the dependencies between modules: modules form layers, and the files of the command line
+//! form no cycle.
 //!
-//! Reads the sources, so that `use`, paths written out in code, in macros and in attributes, and
-//! names that `lib.rs` exports again all count. Tests inside the sources do not.
+//! Reads the sources, so that these count: `use`, paths in code, in macros, and in attributes, and
+//! names that `lib.rs` re-exports. Tests inside the sources do not count.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
@@ -14,16 +14,17 @@ use syn::{Attribute, Item, ItemMod, ItemUse, Meta, UseTree};
 
 use crate::{files_below, is_rust, root};
 
-/// The modules of this crate from the bottom up. A module may use those before it in this table.
+/// The modules of this crate from the bottom up. A module may use the modules before it in this
+/// table.
 const LAYERS: &[(&str, &str)] = &[
-    ("similar", "the known name that a mistyped one resembles"),
+    ("similar", "finds the known name that is most similar to a mistyped one"),
     ("epoch", "the number that fences a previous leader"),
-    ("error", "what can fail, and whether to try again"),
+    ("error", "errors, and whether to retry"),
     ("secret", "values that are never shown"),
     ("clock", "time and new ids"),
     ("model", "nodes, services, instances, operations, events"),
     ("network", "service addresses and the agents' tables"),
-    ("stream", "bytes as they arrive"),
+    ("stream", "streams of bytes"),
     ("cloud", "trait: VMs"),
     ("runtime", "trait: one node's container engine"),
     ("host", "trait: one node's operating system"),
@@ -33,7 +34,7 @@ const LAYERS: &[(&str, &str)] = &[
     ("reconcile", "observe, plan, execute, record"),
     ("manager", "requests, and the loop that serves them"),
     ("api", "wire types and client of the manager"),
-    ("bootstrap", "bringing a platform up and taking it down"),
+    ("bootstrap", "starting and deleting a platform"),
     ("agent", "service addresses on one node"),
     ("conformance", "suites that backends pass"),
     ("sim", "a simulated world"),
@@ -104,7 +105,7 @@ fn files_of_the_command_line_form_no_cycle() {
         let others = used.filter(|other| *other != file.module);
         edges.entry(file.module.clone()).or_default().extend(others);
     }
-    // A module that uses none of the remaining ones is in no cycle.
+    // A module that uses none of the remaining modules is not part of a cycle.
     loop {
         let free: Vec<_> = edges
             .iter()
@@ -132,9 +133,9 @@ fn files_of_the_command_line_form_no_cycle() {
 /// One source file.
 struct Source {
     path: PathBuf,
-    /// The path of its module in the crate; empty for `lib.rs` and `main.rs`.
+    /// The path of the file's module in the crate; empty for `lib.rs` and `main.rs`.
     module: Vec<String>,
-    /// The paths in the crate that it uses.
+    /// The paths in the crate that the file uses.
     uses: BTreeSet<Vec<String>>,
 }
 
@@ -151,7 +152,7 @@ fn files_of(source: &Path) -> Vec<Source> {
     let root = parsed.iter().find(|(module, ..)| module.is_empty());
     let exported = root.map(|(.., file)| exported(&file.items));
     let exported = exported.unwrap_or_default();
-    // A file whose module is compiled only for tests is a test.
+    // A file whose module is compiled only for tests counts as a test.
     let tests: BTreeSet<Vec<String>> = parsed
         .iter()
         .flat_map(|(module, _, file)| test_modules(module, &file.items))
@@ -190,7 +191,7 @@ pub(crate) fn module_of(path: &Path) -> Vec<String> {
     module
 }
 
-/// The modules that a file declares only for tests.
+/// Returns the modules that a file declares only for tests.
 pub(crate) fn test_modules(module: &[String], items: &[Item]) -> Vec<Vec<String>> {
     let declared = items.iter().filter_map(|item| match item {
         Item::Mod(child) if is_test(&child.attrs) => {
@@ -201,7 +202,7 @@ pub(crate) fn test_modules(module: &[String], items: &[Item]) -> Vec<Vec<String>
     declared.collect()
 }
 
-/// The names that `lib.rs` re-exports, with their definitions.
+/// Returns the names that `lib.rs` re-exports, with the paths of their definitions.
 fn exported(items: &[Item]) -> BTreeMap<String, Vec<String>> {
     let mut names = BTreeMap::new();
     for item in items {
@@ -265,7 +266,7 @@ impl Reader {
         }
     }
 
-    /// Paths that begin with `crate` in tokens that are not parsed.
+    /// Records the paths that begin with `crate` in tokens that are not parsed.
     fn note_tokens(&mut self, tokens: TokenStream) {
         let mut path: Option<Vec<String>> = None;
         for token in tokens {

@@ -1,8 +1,9 @@
-//! Checks of the sources: which module may use which other, which words, what is documented.
+//! Checks the sources: dependencies between modules, the glossary, documentation, unused symbols,
+//! and the places of actions.
 
 #![expect(
     clippy::unwrap_used,
-    reason = "a source that cannot be read is a test that fails"
+    reason = "a source that cannot be read fails the test"
 )]
 
 mod actions;
@@ -18,7 +19,7 @@ fn root() -> &'static Path {
     Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap()
 }
 
-/// The files below a directory, or the file itself, sorted.
+/// Returns the files below a directory, sorted, or the file itself.
 fn files_below(place: &Path) -> Vec<PathBuf> {
     if place.is_file() {
         return vec![place.to_owned()];

@@ -1,11 +1,11 @@
-//! No production symbol without a production user.
+//! Checks that production code uses every production symbol.
 //!
-//! Every function, method, type, variant, constant and trait that `src` of a crate defines has to
-//! occur in `src` of a crate or in `examples`, other than where it is defined and in its own body.
-//! Tests and benches do not count, and the conformance suites count for themselves only: what they
-//! alone call is called by tests alone. Names are compared, not types: a method counts as used if
-//! any method of its name is called. A variant has to be constructed somewhere, not only
-//! matched or compared with.
+//! Every function, method, type, variant, constant and trait that `src` of a crate defines must
+//! occur in `src` of a crate or in `examples`, outside its definition and its own body. Uses in
+//! tests and benches do not count. Uses in the conformance suites count only for symbols of these
+//! suites, because only tests call the suites. Names are compared, not types: a method counts as
+//! used if any method with the same name is called. A variant must be constructed somewhere, not
+//! only matched or compared.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
@@ -21,7 +21,7 @@ use syn::{
 use crate::layers::{is_test, module_of, test_modules};
 use crate::{files_below, is_rust, root};
 
-/// What is there for others to use, with the reason.
+/// Symbols that exist for other programs, with the reason.
 const PUBLIC: &[(&str, &[&str])] = &[
     (
         "other crates, and their tests, construct values of non-exhaustive types",
@@ -151,7 +151,7 @@ const CONSTRUCTING: &[&str] = &[
     "ValueEnum",
 ];
 
-/// What derives of serde and sea-orm ask for by these names.
+/// Names that the derives of serde and sea-orm require.
 const IMPLIED: &[&str] = &["Relation", "deserialize", "serialize"];
 
 #[test]
@@ -166,12 +166,12 @@ fn no_symbol_is_used_by_tests_alone() {
     let stale: Vec<_> = public.difference(&unused).cloned().collect();
     assert!(
         wrong.is_empty(),
-        "used by no production code:\n{}",
+        "not used by production code:\n{}",
         wrong.join("\n")
     );
     assert!(
         stale.is_empty(),
-        "exceptions without need:\n{}",
+        "unnecessary exceptions:\n{}",
         stale.join("\n")
     );
 }
@@ -186,27 +186,27 @@ fn the_exceptions_are_sorted_and_have_reasons() {
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Sort {
-    /// A function that is no method.
+    /// A function that is not associated with a type.
     Function,
     /// An associated function without a receiver.
     Associated,
     Method,
-    /// A function of a trait without a receiver: other names stand before it where it is called.
+    /// A function of a trait without a receiver. Calls name the implementing type, not the trait.
     Required,
     Variant,
-    /// A type, trait, constant or static.
+    /// A type, trait, constant, or static.
     Other,
 }
 
 #[derive(Debug)]
 struct Definition {
-    /// The crate's directory and the module, as `lifecycle-core::registry::sql`.
+    /// The crate's directory and the module, for example `lifecycle-core::registry::sql`.
     module: String,
-    /// The type or trait that it belongs to.
+    /// The type or trait that the symbol belongs to.
     owner: Option<String>,
     ident: String,
     sort: Sort,
-    /// Whether a derive constructs it.
+    /// Whether a derive constructs the variant.
     derived: bool,
 }
 
@@ -227,17 +227,17 @@ fn is_suite(module: &str) -> bool {
     module.starts_with("lifecycle-core::conformance")
 }
 
-/// What is used, by name.
+/// The used names.
 #[derive(Debug, Default)]
 struct Uses {
-    /// Names by which items are meant.
+    /// Names that refer to items.
     names: BTreeSet<String>,
     methods: BTreeSet<String>,
-    /// Two neighbours of a path: `Owner::member`.
+    /// Adjacent segments of a path, for example `Owner::member`.
     pairs: BTreeSet<(String, String)>,
-    /// Those outside of patterns.
+    /// Adjacent segments outside patterns.
     constructed: BTreeSet<(String, String)>,
-    /// The members of these, whatever the owner, in patterns too.
+    /// The members of all such pairs, with any owner, in patterns too.
     members: BTreeSet<String>,
 }
 
@@ -336,16 +336,16 @@ impl Uses {
     }
 }
 
-/// Reads one file.
+/// Reads one source file.
 struct Reader {
     module: String,
     defined: Vec<Definition>,
     uses: Uses,
     /// The type that the block being read belongs to.
     owner: Option<String>,
-    /// What is being defined: its own body is no user.
+    /// The symbols that are being defined; uses in their own bodies do not count.
     within: Vec<String>,
-    /// Names that the file gives to others.
+    /// Other names that the file gives to symbols.
     aliases: BTreeMap<String, String>,
     in_pattern: bool,
 }
@@ -363,7 +363,7 @@ impl Reader {
         }
     }
 
-    /// What is used under another name is used.
+    /// Counts a symbol that is used under another name as used.
     fn note_aliases(&mut self) {
         for (alias, name) in &self.aliases {
             if self.uses.names.contains(alias) {
@@ -404,7 +404,7 @@ impl Reader {
         self.define(&signature.ident, sort, false);
     }
 
-    /// Reads what belongs to `name`.
+    /// Reads the parts that belong to `name`.
     fn inside(&mut self, name: &syn::Ident, read: impl FnOnce(&mut Self)) {
         self.within.push(name.to_string());
         read(self);
@@ -494,7 +494,7 @@ impl Reader {
         self.note_path(&path);
     }
 
-    /// Names within a string: paths in attributes, and arguments of formats.
+    /// Records the names within a string: paths in attributes, and arguments of format strings.
     fn note_text(&mut self, text: &str) {
         let text = text.trim_matches('"');
         let is_word = |c: char| c.is_ascii_alphanumeric() || c == '_' || c == ':';
@@ -697,7 +697,7 @@ impl<'ast> Visit<'ast> for Reader {
     }
 
     fn visit_pat_ident(&mut self, pattern: &'ast PatIdent) {
-        // A constant looks like a new name.
+        // In a pattern, a constant cannot be distinguished from a new name.
         self.note_name(&pattern.ident.to_string());
         visit::visit_pat_ident(self, pattern);
     }
@@ -734,7 +734,7 @@ impl<'ast> Visit<'ast> for Reader {
 }
 
 impl Reader {
-    /// `<Type>::member`
+    /// Records a path such as `<Type>::member`.
     fn note_qualified(&mut self, of: Option<&QSelf>, path: &syn::Path) {
         let owner = of.and_then(|of| last_name(&of.ty));
         if let (Some(owner), Some(member)) = (owner, path.segments.last()) {

@@ -1,7 +1,7 @@
 //! Measures how long it takes to find the files of a code base, with the `.dockerignore` of a
 //! published project and without one, in one run, for increasing numbers of files and patterns. If
-//! the ratio stays constant as the number of files grows, the time is proportional to it. Prints
-//! and asserts nothing.
+//! the ratio stays constant as the number of files grows, the time is proportional to the number of
+//! files. Prints the results without asserting them.
 //!
 //! `cargo bench -p benches --bench code_base`
 
@@ -21,7 +21,8 @@ use lifecycle_core::code::digest::entries;
 const FILES: [usize; 3] = [625, 2_500, 10_000];
 const PATTERNS: [usize; 3] = [13, 52, 208];
 
-/// Pattern forms; each is numbered so that no two are the same.
+/// The templates for patterns. Each pattern contains a number, so that no two patterns are the
+/// same.
 const FORMS: [&str; 6] = [
     "node_modules{}/",
     "**/node_modules{}/",
@@ -54,7 +55,7 @@ fn patterns(count: usize) -> String {
     text
 }
 
-/// The shortest of a few runs.
+/// Returns the time of the fastest of a few runs.
 fn finding(root: &Path) -> Duration {
     let run = |()| {
         let since = Instant::now();

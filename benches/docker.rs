@@ -1,10 +1,10 @@
-//! Runs the docker command.
+//! Runs the `docker` command.
 
 use std::io::Write as _;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
-/// Runs it with input, and returns its output.
+/// Runs `docker` with input, and returns its output.
 pub fn docker_with(arguments: &[&str], input: Option<&[u8]>) -> Result<String, String> {
     let mut child = Command::new("docker")
         .args(arguments)
@@ -18,7 +18,7 @@ pub fn docker_with(arguments: &[&str], input: Option<&[u8]>) -> Result<String, S
         .spawn()
         .map_err(|error| format!("docker: {error}"))?;
     if let (Some(input), Some(mut pipe)) = (input, child.stdin.take()) {
-        // If it does not read its input, it fails with its own error.
+        // If `docker` does not read its input, it fails with an error of its own.
         drop(pipe.write_all(input));
     }
     let output = child
@@ -31,7 +31,7 @@ pub fn docker_with(arguments: &[&str], input: Option<&[u8]>) -> Result<String, S
     Err(format!("docker {}: {}", arguments.join(" "), stderr.trim()))
 }
 
-/// Runs it, and returns its output.
+/// Runs `docker`, and returns its output.
 pub fn docker(arguments: &[&str]) -> Result<String, String> {
     docker_with(arguments, None)
 }
@@ -43,7 +43,7 @@ pub fn require() -> Result<(), String> {
     })
 }
 
-/// The cost of a call that does nothing.
+/// Measures the time of a call without an effect.
 pub fn one_call() -> Duration {
     const CALLS: u32 = 10;
     let since = Instant::now();

@@ -1,4 +1,4 @@
-//! Brings up the example platform as its user does, with the built programs.
+//! Brings up the example platform as a user does, with the built programs.
 
 use std::io::{BufRead as _, BufReader};
 use std::path::{Path, PathBuf};
@@ -10,14 +10,14 @@ use tempfile::TempDir;
 /// The built programs.
 #[derive(Debug)]
 pub struct Programs {
-    /// The profile that they were built with.
+    /// The profile with which the programs were built.
     pub profile: &'static str,
     directory: PathBuf,
     example: PathBuf,
 }
 
 impl Programs {
-    /// The programs of the release profile, or else of the debug profile.
+    /// Finds the programs of the release profile or, if they do not exist, of the debug profile.
     pub fn find() -> Result<Self, String> {
         let root = PathBuf::from(concat!(env!("CARGO_MANIFEST_DIR"), "/.."));
         let target =
@@ -41,7 +41,7 @@ impl Programs {
         )
     }
 
-    /// The path of a program.
+    /// Returns the path of a program.
     pub fn path(&self, name: &str) -> PathBuf {
         self.directory.join(name)
     }
@@ -57,7 +57,7 @@ pub struct Project<'a> {
 }
 
 impl<'a> Project<'a> {
-    /// Creates the copy, without bringing it up.
+    /// Creates the copy of the example, without bringing it up.
     pub fn new(programs: &'a Programs) -> Result<Self, String> {
         let directory = temporary()?;
         std::fs::create_dir_all(directory.path().join("code/iot"))
@@ -81,7 +81,7 @@ impl<'a> Project<'a> {
         })
     }
 
-    /// The platform's UUID, after it was brought up.
+    /// Returns the platform's UUID, after the platform was brought up.
     pub fn platform(&self) -> Result<String, String> {
         let file = self.directory.path().join(".lifecycle/platform.json");
         let identity = std::fs::read(&file)
@@ -90,7 +90,7 @@ impl<'a> Project<'a> {
         let identity: serde_json::Value =
             identity.map_err(|why| format!("reading {}: {why}", file.display()))?;
         let id = identity["id"].as_str().map(str::to_owned);
-        id.ok_or_else(|| format!("reading {}: it has no id", file.display()))
+        id.ok_or_else(|| format!("reading {}: the file contains no id", file.display()))
     }
 
     fn command(&self, arguments: &[&str]) -> Command {
@@ -107,7 +107,7 @@ impl<'a> Project<'a> {
         command
     }
 
-    /// Runs a command; each output line is passed on with its time.
+    /// Runs a command. Each output line is passed to `printed` with its time.
     fn run(
         &self,
         arguments: &[&str],
@@ -135,7 +135,7 @@ impl<'a> Project<'a> {
         }
     }
 
-    /// Brings it up; each output line is passed on with its time.
+    /// Brings the platform up. Each output line is passed to `printed` with its time.
     pub fn up(&self, printed: impl FnMut(Duration, &str)) -> Result<Duration, String> {
         self.run(&["up"], printed)
     }
@@ -145,7 +145,8 @@ impl<'a> Project<'a> {
         self.run(&["down", "--yes"], |_, _| {}).map(drop)
     }
 
-    /// The certificate authority and the token for services of the platform.
+    /// Returns a directory with the certificate authority and the token for services of the
+    /// platform.
     pub fn credential(&self) -> Result<TempDir, String> {
         let failed = |error: std::io::Error| format!("reading the platform's secrets: {error}");
         let credential = temporary()?;
@@ -160,7 +161,7 @@ impl<'a> Project<'a> {
 
 impl Drop for Project<'_> {
     fn drop(&mut self) {
-        // Does nothing if it was deleted already.
+        // This has no effect if the platform was deleted already.
         drop(self.down());
     }
 }

@@ -1,5 +1,5 @@
-//! Code shared by the benchmarks: generated platforms, the example platform as its user brings it
-//! up, and the measurement of an idle platform, which a test of the command line uses too.
+//! Code shared by the benchmarks: generated platforms, the example platform as a user brings it up,
+//! and the measurement of an idle platform, which a test of the command line also uses.
 
 pub mod at_rest;
 pub mod docker;

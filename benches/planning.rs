@@ -1,9 +1,10 @@
 //! Measures how long planning takes for platforms of 100, 1,000, and 5,000 nodes with ten replicas
-//! each, both empty and settled, and how many replicas are placed per second. Prints and asserts
-//! nothing.
+//! each, both empty and settled, and how many replicas are placed per second. Prints the results
+//! without asserting them.
 //!
 //! `cargo bench -p benches --bench planning`. The table at the end compares planning with raw
-//! operations on the same observation in the same run: copying it, and writing it as JSON.
+//! operations on the same observation in the same run: copying the observation, and writing it as
+//! JSON.
 
 #![expect(
     clippy::expect_used,
@@ -62,7 +63,7 @@ fn placement(criterion: &mut Criterion) {
     }
 }
 
-/// The shortest of a few runs.
+/// Returns the time of the fastest of a few runs.
 fn shortest<T>(mut work: impl FnMut() -> T) -> Duration {
     let run = |()| {
         let since = Instant::now();
@@ -72,7 +73,7 @@ fn shortest<T>(mut work: impl FnMut() -> T) -> Duration {
     [(); 5].map(run).into_iter().min().unwrap_or_default()
 }
 
-/// Planning as a multiple of basic operations on an observation.
+/// Prints the time for planning as a multiple of the time for basic operations on an observation.
 fn ratios() {
     println!("\nplanning for a settled platform, as a multiple of a raw operation in this run");
     println!("nodes  planning      copying the observation    writing it as JSON");
@@ -81,7 +82,7 @@ fn ratios() {
         let input = settled(&declared);
         let observed = &input.observed;
         let planned = shortest(|| plan(&input));
-        // Copy the parts that observations share too.
+        // Also copy the parts that observations share.
         let views = || observed.nodes.values().map(|view| view.as_ref().clone());
         let copied = shortest(|| views().collect::<Vec<_>>());
         let written = shortest(|| serde_json::to_vec(&observed).map(|json| json.len()));

@@ -1,5 +1,5 @@
-//! Platforms of any size, and their observations after they have settled, as input for the
-//! benchmarks. Observations are constructed and not simulated.
+//! Generates platforms of any size and their settled observations, as input for the benchmarks. The
+//! observations are constructed, not simulated.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv4Addr};
@@ -32,15 +32,15 @@ pub enum Shape {
     OneReplicaEach,
 }
 
-/// The time of all plans.
+/// Returns the time that all plans use.
 pub fn now() -> DateTime<Utc> {
     DateTime::UNIX_EPOCH + TimeDelta::days(20_000)
 }
 
-/// A platform with the given numbers of nodes and replicas.
+/// Returns a platform with the given numbers of nodes and replicas.
 ///
 /// # Errors
-/// If one service cannot have this number of replicas.
+/// Fails if one service cannot have this number of replicas.
 pub fn declared(nodes: u32, replicas: u32, shape: Shape) -> Result<Declared> {
     let nodes: Vec<NodeSpec> = (1..=nodes)
         .map(|n| Ok(NodeSpec::new(node_name(n)?)))
@@ -83,7 +83,8 @@ pub fn declared(nodes: u32, replicas: u32, shape: Shape) -> Result<Declared> {
     Declared::new(Generation(1), &declaration, &key)
 }
 
-/// The planner's input when every replica is ready where it is placed.
+/// Returns the planner's input for a platform whose replicas are all ready on the nodes where they
+/// are placed.
 pub fn settled(declared: &Arc<Declared>) -> PlanningInput {
     let placed = place(declared, &Observed::default(), &History::default()).nodes;
     let mut containers: BTreeMap<&NodeName, Vec<ObservedContainer>> = BTreeMap::new();

@@ -1,10 +1,10 @@
 //! Measures the example platform on three local nodes while it is idle: CPU time and memory of its
-//! manager and agents, and new processes on its nodes. Prints and asserts nothing.
+//! manager and agents, and new processes on its nodes. Prints the results without asserting them.
 //!
 //! `cargo bench -p benches --bench rest -- --minutes 30`. Needs Docker, the built programs, and
 //! root for the kernel's process events. The first sixth of the time (half a minute to five
-//! minutes) is not measured, so that the platform can settle. Programs of the release profile are
-//! used if they are built. The same measurement runs for two minutes in
+//! minutes) is not measured, so that the platform can settle. The programs of the release profile
+//! are used if they exist. The same measurement runs for two minutes in
 //! `cli/tests/platform/bring_up.rs`.
 
 #![expect(clippy::print_stdout, reason = "a benchmark prints to the terminal")]
@@ -20,7 +20,7 @@ use clap::Parser;
 /// Measures the example platform on three local nodes while it is idle
 #[derive(Debug, Parser)]
 struct Arguments {
-    /// How long to leave the platform idle, including its time to settle
+    /// How long to leave the platform idle; the time that it needs to settle is part of this
     #[arg(long, default_value_t = 30, value_parser = clap::value_parser!(u32).range(1..))]
     minutes: u32,
     /// Passed by `cargo bench`

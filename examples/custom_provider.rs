@@ -1,5 +1,5 @@
 //! A custom cloud provider: [`VmCloud`] turns an implementation of [`VmApi`] into a provider. The
-//! test is the suite that every provider passes.
+//! test runs the conformance suite for providers.
 #![expect(clippy::print_stdout, reason = "an example prints its results")]
 
 use std::collections::BTreeMap;
@@ -15,8 +15,8 @@ use lifecycle_core::model::{Addresses, NodeSpec, PlatformId};
 use lifecycle_core::runtime::Owner;
 use lifecycle_core::{Error, Result, cloud::CloudProvider};
 
-/// The cloud account. Here the VMs are in memory; a real provider has a client of its cloud
-/// instead.
+/// The cloud account. In this example, the VMs are in memory; a real provider has a client for its
+/// cloud instead.
 #[derive(Debug, Clone, Default)]
 struct Memory(Arc<Mutex<BTreeMap<String, Vm>>>);
 
@@ -25,7 +25,7 @@ impl Memory {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// A provider for one platform.
+    /// Creates a provider for one platform.
     fn open(&self, platform: &str) -> Result<VmCloud> {
         let (id, name) = (platform.parse()?, "demo".parse()?);
         Ok(VmCloud::new(self.clone(), Owner { id, name }))

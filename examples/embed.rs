@@ -1,5 +1,5 @@
-//! The library in another program: starts a platform in a simulated world. `embed_real.rs` starts
-//! one on real nodes.
+//! Embeds the library in another program: starts a platform in a simulation. `embed_real.rs` starts
+//! a platform on real nodes.
 #![expect(clippy::print_stdout, reason = "an example prints its results")]
 
 use lifecycle_core::bootstrap::UpOptions;
@@ -8,7 +8,7 @@ use lifecycle_core::model::PlatformId;
 use lifecycle_core::platform::{find, load};
 use lifecycle_core::sim::SimWorld;
 
-// The world uses tokio's time: paused, it jumps to the next event.
+// The simulation uses tokio's time. Because the time is paused, it jumps to the next event.
 #[tokio::main(flavor = "current_thread", start_paused = true)]
 async fn main() -> lifecycle_core::Result<()> {
     let files = find(env!("CARGO_MANIFEST_DIR").as_ref(), &["embed.yaml".into()])?;

@@ -1,5 +1,5 @@
-//! A service that embeds the library, and its tests with mocks instead of a cloud and a manager. The
-//! service finds VMs that cost money and do no work.
+//! A service that embeds the library, tested with mocks instead of a cloud and a manager. The
+//! service finds VMs that cost money without doing any work.
 #![expect(clippy::print_stdout, reason = "an example prints what it finds")]
 
 use std::collections::BTreeSet;
@@ -13,7 +13,7 @@ use lifecycle_core::model::{NodeName, PlatformId};
 use lifecycle_core::runtime::Owner;
 use lifecycle_core::sim::SimWorld;
 
-/// The VMs that the manager does not know of, and those that it knows and that do not work.
+/// The VMs that the manager does not know, and the VMs that it knows but that have failed.
 #[derive(Debug, Default, PartialEq, Eq)]
 struct Idle {
     forgotten: BTreeSet<NodeName>,
@@ -35,10 +35,11 @@ async fn idle(cloud: &dyn CloudProvider, manager: &dyn ManagerApi) -> Result<Idl
 
 #[tokio::main(flavor = "current_thread")]
 async fn main() -> Result<()> {
-    // A real service opens its own cloud here.
+    // A real service creates the provider for its cloud here.
     let (id, name) = (PlatformId::new(RandomIds.uuid()), "demo".parse()?);
     let cloud = SimWorld::new(1).cloud(&Owner { id, name });
-    // A container of a platform finds its manager by its environment (`x-lifecycle: {api: read}`).
+    // A container of a platform finds its manager through its environment (`x-lifecycle: {api:
+    // read}`).
     match ApiClient::of_this_service() {
         Ok(manager) => {
             let Idle { forgotten, failed } = idle(&cloud, &manager).await?;
@@ -96,7 +97,7 @@ mod tests {
 
     #[tokio::test]
     async fn does_not_ask_the_cloud_while_the_manager_is_not_ready() {
-        // A call of the cloud would fail the test: none is expected.
+        // No call to the cloud is expected, so a call would fail the test.
         let cloud = MockCloudProvider::new();
         let mut manager = MockManagerApi::new();
         let standby = || Error::not_ready("the manager", "it is not the leader at the moment");

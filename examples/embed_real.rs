@@ -1,6 +1,6 @@
-//! The library in another program, with real nodes: starts the platform in `examples/hello` on a
-//! local node, which is a Docker container, calls its service, and deletes the platform.
-//! `cargo build -p lifecycle-manager` first builds the manager, which runs on the node.
+//! Embeds the library in another program, with a real node: starts the platform in `examples/hello`
+//! on a local node, which is a Docker container, calls its service, and deletes the platform. The
+//! manager, which runs on the node, must be built first: `cargo build -p lifecycle-manager`.
 #![expect(clippy::print_stdout, reason = "an example prints its results")]
 
 use std::path::PathBuf;
@@ -39,13 +39,13 @@ async fn main() -> Result<()> {
         called = start_and_call(&bootstrapper, &declaration) => called,
         _ = tokio::signal::ctrl_c() => Err(Error::failed("this run", "it was interrupted")),
     };
-    // Also after a failure: an example leaves nothing behind.
+    // The platform is deleted even after a failure, so that the example leaves nothing behind.
     let deleted = bootstrapper.down(id, true).await;
     println!("{}", called?);
     deleted
 }
 
-/// A bootstrapper whose nodes are containers of the local Docker engine.
+/// Creates a bootstrapper whose nodes are containers of the local Docker engine.
 fn bootstrapper(declaration: &Declaration, code: DirectoryStore) -> Result<Bootstrapper> {
     let clock: Arc<dyn Clock> = Arc::new(SystemClock);
     let owner = Owner {
@@ -72,8 +72,8 @@ fn bootstrapper(declaration: &Declaration, code: DirectoryStore) -> Result<Boots
         clock,
         ids: Arc::new(RandomIds),
     };
-    // A program that manages a platform for longer than one run stores the secrets before `up`, in
-    // a `StateDirectory` or in an `OperatorState` of its own.
+    // A program that manages a platform for longer than one run must store the secrets before `up`,
+    // in a `StateDirectory` or with its own `OperatorState`.
     let state = MemoryState::default();
     let manager = StaticBinary::new(manager_program()?);
     let engine = DockerEngine::local(SOCKET, owner)?;
@@ -83,7 +83,7 @@ fn bootstrapper(declaration: &Declaration, code: DirectoryStore) -> Result<Boots
     Ok(builder.build())
 }
 
-/// Starts the platform, and returns what its service responds.
+/// Starts the platform, and returns the response of its service.
 async fn start_and_call(bootstrapper: &Bootstrapper, declaration: &Declaration) -> Result<String> {
     let options = UpOptions::default();
     let outcome = bootstrapper.up(declaration, options).await?;
@@ -108,7 +108,8 @@ async fn start_and_call(bootstrapper: &Bootstrapper, declaration: &Declaration) 
         .map_err(|error| Error::io("calling service hello", error))
 }
 
-/// The manager's program, which Cargo builds in the directory above that of the examples.
+/// Returns the path of the manager's program, which Cargo builds in the directory above the one for
+/// examples.
 fn manager_program() -> Result<PathBuf> {
     let own = std::env::current_exe()
         .map_err(|error| Error::io("finding this program's own path", error))?;

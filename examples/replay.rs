@@ -1,8 +1,8 @@
-//! Plans again from a recorded input and compares the result with the recorded plan, byte for
-//! byte. `bootstrapper why NAME --record FILE` writes such a file.
+//! Computes a plan again from a recorded input, and compares the result with the recorded plan,
+//! byte for byte. `bootstrapper why NAME --record FILE` writes such a file.
 //!
 //! `cargo run -p examples --example replay -- FILE`; without FILE, a recording of
-//! `examples/replay/compose.yaml` on local nodes.
+//! `examples/replay/compose.yaml` on local nodes is used.
 #![expect(clippy::print_stdout, reason = "an example prints what it finds")]
 
 use std::path::{Path, PathBuf};

@@ -7,7 +7,7 @@ log_dir="$root/target/log"
 heartbeat=15 # seconds between two progress messages
 job_names=() job_pids=() job_logs=() job_starts=()
 
-# Every job gets a process group, so that ending it ends its child processes too.
+# Every job gets a process group, so that ending the job ends its child processes too.
 set -m
 
 info() {
@@ -45,8 +45,8 @@ start_job() {
     job_starts+=("$SECONDS")
 }
 
-# wait_jobs [NAME]: waits until that job, or without a name all jobs, have succeeded. If any job fails,
-# the others are ended and its exit code is returned.
+# wait_jobs [NAME]: waits until that job or, without a name, all jobs have succeeded. If a job
+# fails, ends the other jobs and returns the exit code of the failed job.
 wait_jobs() {
     local awaited=${1:-} beat=$((SECONDS + heartbeat)) index code waiting
     while :; do
@@ -58,7 +58,7 @@ wait_jobs() {
             fi
             code=0
             wait "${job_pids[index]}" || code=$?
-            # End the remaining processes of its group, which would outlive this script.
+            # End the remaining processes in the job's group, which would outlive this script.
             kill -- "-${job_pids[index]}" 2>/dev/null || true
             if ((code)); then
                 info "${job_names[index]}: failed after $((SECONDS - job_starts[index])) s; the end of ${job_logs[index]}:"
@@ -87,7 +87,7 @@ run() {
     wait_jobs "$1"
 }
 
-# end_jobs: ends all running jobs, after a failure and at the end of the script.
+# end_jobs: ends all running jobs. Called after a failure and at the end of the script.
 end_jobs() {
     local pid
     for pid in "${job_pids[@]}"; do
@@ -97,13 +97,13 @@ end_jobs() {
     job_names=() job_pids=() job_logs=() job_starts=()
 }
 
-# log_lines LOG: the log without colours, progress bars and the names of compiled crates.
+# log_lines LOG: prints the log without colours, progress bars, and the names of compiled crates.
 log_lines() {
     tr '\r' '\n' <"$1" | sed -e 's/\x1b\[[0-9;]*[A-Za-z]//g' |
         grep -vE '^ *(Building *\[|(Compiling|Checking|Documenting|Downloaded) [^ ]+ v[0-9])|^ *$' || true
 }
 
-# doing LOG: the last output of a job, in one short line.
+# doing LOG: prints the last output of a job as one short line.
 doing() {
     tail -c 1000 "$1" | tr '\r' '\n' | sed -e 's/\x1b\[[0-9;]*[A-Za-z]//g' -e 's/^ *Building *\[[=> ]*\] *//' -e 's/^ *//; s/ *$//' |
         grep . | tail -n 1 | cut -c 1-100 || true

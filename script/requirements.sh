@@ -1,5 +1,5 @@
 # shellcheck shell=bash
-# Requirements: checks and installs what the scripts need on this machine (Debian packages, a Rust
+# Checks and installs the requirements of the scripts on this machine (Debian packages, a Rust
 # toolchain, a running Docker engine, the base image). Sourced by `demo` and `test`, after progress.sh.
 
 : "${root:?is set by the script that sources this}" "${log_dir:?is set by progress.sh}"
@@ -19,7 +19,8 @@ as_root() {
     fi
 }
 
-# can_be_root: asks once for the password, in the foreground. If it fails, root_problem contains the reason.
+# can_be_root: asks once for the password, in the foreground. If this account cannot become root,
+# root_problem contains the reason.
 can_be_root() {
     [ "$(id -u)" = 0 ] && return
     if ! command -v sudo >/dev/null; then
@@ -39,7 +40,7 @@ require_root() {
     can_be_root || fail "root is required to $1, but $root_problem" "run this script as root, or in a terminal with sudo"
 }
 
-# missing_packages WHAT…: prints the missing Debian packages for the given purposes.
+# missing_packages WHAT…: prints the Debian packages that are missing for these purposes.
 missing_packages() {
     local what
     for what in "$@"; do
@@ -49,7 +50,8 @@ missing_packages() {
                 command -v pkg-config >/dev/null || echo pkg-config
                 ;;
             docker)
-                # Any engine that responds will do; install Debian's only if there is none.
+                # Any engine that responds is sufficient; install Debian's engine only if there is
+                # none.
                 docker_answers && continue
                 command -v docker >/dev/null && command -v dockerd >/dev/null || echo docker.io
                 command -v iptables >/dev/null || echo iptables
@@ -67,7 +69,7 @@ missing_packages() {
     done
 }
 
-# install_packages PACKAGE…: returns the installer's exit code.
+# install_packages PACKAGE…: installs packages, and returns the installer's exit code.
 install_packages() {
     (($#)) || return 0
     command -v apt-get >/dev/null || fail "missing on this machine: $*" "install their equivalents; the scripts can do so on Debian and Ubuntu only"
@@ -81,7 +83,7 @@ apt_get_install() {
     as_root env DEBIAN_FRONTEND=noninteractive apt-get "${options[@]}" install -y --no-install-recommends "$@"
     local code=$? package
     for package in "$@"; do
-        # The package starts a server that is not used here: the tests start their own.
+        # The package starts a server that is not used, because the tests start their own servers.
         [ "$package" = postgresql ] && as_root service postgresql stop
     done
     return "$code"
@@ -118,7 +120,7 @@ toolchain_works() {
     ) >/dev/null 2>&1
 }
 
-# rustc_version COMMAND…: "1.95.0", or nothing.
+# rustc_version COMMAND…: prints the version, for example "1.95.0", or nothing.
 rustc_version() {
     "$@" --version 2>/dev/null | sed -n 's/^rustc \([0-9.]*\).*/\1/p'
 }
@@ -127,8 +129,8 @@ docker_answers() {
     timeout 20 docker version --format '{{.Server.Version}}' >/dev/null 2>&1
 }
 
-# docker_is_possible PACKAGE…: whether Docker may be able to run here after these packages are installed.
-# Changes nothing. Returns 1 and sets docker_problem if it certainly cannot.
+# docker_is_possible PACKAGE…: checks whether Docker could run here after these packages are
+# installed. Changes nothing. Returns 1 and sets docker_problem if Docker certainly cannot run.
 docker_is_possible() {
     case ${DOCKER_HOST:-unix://} in
         unix://*) ;;
@@ -150,7 +152,8 @@ docker_is_possible() {
     return 1
 }
 
-# ensure_docker: starts an engine that this account can use. Returns 1 and sets docker_problem if that fails.
+# ensure_docker: starts an engine that this account can use. Returns 1 and sets docker_problem if no
+# engine can be used.
 ensure_docker() {
     docker_answers && return
     docker_is_possible || return
@@ -187,11 +190,12 @@ ensure_docker() {
     LIFECYCLE_IN_DOCKER_GROUP=yes LIFECYCLE_DOCKER_UNIT=$docker_unit exec sg docker -c "$command"
 }
 
-# start_dockerd: for machines without systemd. Detached, so that it outlives the terminal. Never while
-# another engine is running, because two in one network namespace destroy each other's bridge.
+# start_dockerd: starts an engine on a machine without systemd. The engine is detached, so that it
+# outlives the terminal. It is never started while another engine is running, because two engines in
+# one network namespace destroy each other's bridge.
 start_dockerd() {
     local log=$log_dir/dockerd.log options=()
-    # The socket belongs to this account, so it need not join a group.
+    # The socket belongs to this account, so the account need not join a group.
     [ "$(id -u)" = 0 ] || options=(--group "$(id -g)")
     mkdir -p "$log_dir"
     info "starting Docker (dockerd, log: $log)"
@@ -206,11 +210,13 @@ start_dockerd() {
     docker_pid=$(as_root cat /var/run/docker.pid)
 }
 
-# engine_takes_nodes: whether the engine can start containers with the privileges that local nodes need,
-# and whether these work. Needs the base image. Returns 1 and sets docker_problem if not.
+# engine_takes_nodes: checks whether the engine can start containers with the privileges that local
+# nodes need, and whether these privileges work. Needs the base image. Returns 1 and sets
+# docker_problem if not.
 engine_takes_nodes() {
     local rights output
-    # Either is enough: full privileges, or the capabilities that nodes get if privileged containers are refused.
+    # Either of these is enough: full privileges, or the capabilities that nodes get if the engine
+    # rejects privileged containers.
     for rights in \
         "--cap-add SYS_ADMIN --cap-add NET_ADMIN --cap-add SYS_PTRACE --security-opt seccomp=unconfined --security-opt apparmor=unconfined" \
         --privileged; do
@@ -234,7 +240,7 @@ wait_for_docker() {
     done
 }
 
-# how_to_stop_docker: prints the command for the user, if this script started the engine.
+# how_to_stop_docker: prints the command that stops the engine, if this script started it.
 how_to_stop_docker() {
     local sudo=""
     [ "$(id -u)" = 0 ] || sudo="sudo "
@@ -271,7 +277,7 @@ start_base_image() {
     start_job "base image" "$root/script/base-image"
 }
 
-# built COMMAND…: target/debug/COMMAND, in the target directory that is configured for Cargo.
+# built COMMAND…: runs target/debug/COMMAND, in the target directory that is configured for Cargo.
 built() {
     printf '%s/debug/%s' "${CARGO_TARGET_DIR:-$root/target}" "$1"
 }

@@ -1,5 +1,5 @@
-//! The server in a container, like a service: this program with its linked libraries, and nothing
-//! else.
+//! Runs the server in a container, like a service: the image contains only this program with its
+//! linked libraries.
 
 use std::net::SocketAddr;
 use std::path::Path;
@@ -10,7 +10,7 @@ use crate::Failure;
 /// The port in the container.
 const PORT: u16 = 8080;
 
-/// A running container and its image; both are removed at the end.
+/// A running container and its image. Both are removed when this value is dropped.
 #[derive(Debug)]
 pub(crate) struct Container {
     image: String,

@@ -23,9 +23,9 @@ pub(crate) enum Load {
 /// The result of a load.
 #[derive(Debug)]
 pub(crate) struct Measured {
-    /// Number of requests or bytes.
+    /// The number of requests or bytes.
     pub(crate) done: f64,
-    /// The same per second.
+    /// The number of requests or bytes per second.
     pub(crate) rate: f64,
     pub(crate) p99: Duration,
     /// The CPU time that the proxy used.
@@ -150,7 +150,7 @@ async fn stream(at: SocketAddr, until: Instant) -> Did {
     Ok((bytes, Vec::new()))
 }
 
-/// Opens connections that have each received a reply and are idle since.
+/// Opens connections. Each has received a reply and has been idle since.
 pub(crate) async fn idle(at: SocketAddr, count: usize) -> Result<Vec<TcpStream>, Failure> {
     let mut idle = Vec::with_capacity(count);
     for _ in 0..count {

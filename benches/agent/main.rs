@@ -1,11 +1,12 @@
-//! Measures the cost of the agent: requests, latency, and throughput through it, as multiples of
-//! direct connections, and compared with HAProxy in TCP mode in the same run; and its memory with
-//! 10,000 idle connections. Prints and asserts nothing.
+//! Measures the cost of the agent: the requests, latency, and throughput of connections through it,
+//! as multiples of direct connections and compared with HAProxy in TCP mode in the same run, and
+//! the agent's memory with 10,000 idle connections. Prints the results without asserting them.
 //!
 //! `cargo bench -p benches --bench agent`. Needs `haproxy` for the comparison, and Docker for a
 //! server in a container; without Docker the server is a process. Agent and HAProxy are separate
 //! processes, each with as many threads as there are processors. The three ways alternate within a
-//! round, so that other load on the machine affects all of them; the median of the rounds counts.
+//! round, so that other load on the machine affects all of them equally. The result is the median
+//! of the rounds.
 
 #![expect(
     clippy::cast_precision_loss,
@@ -26,13 +27,13 @@ use std::time::Duration;
 use load::{Load, Measured};
 use process::Ways;
 
-/// Number of measurements.
+/// The number of measurements.
 const ROUNDS: usize = 9;
 
-/// Duration of each measurement.
+/// The duration of each measurement.
 const FOR: Duration = Duration::from_millis(700);
 
-/// Number of idle connections while memory is read, if the machine allows as many open files.
+/// The number of idle connections while memory is read, if the machine allows as many open files.
 const IDLE: usize = 10_000;
 
 type Failure = Box<dyn std::error::Error>;
@@ -43,7 +44,7 @@ fn main() -> ExitCode {
     let ended = match arguments[..] {
         ["server", address] => server::run(address),
         ["agent", state, threads] => process::run_agent(state, threads),
-        // Used as `cargo bench -- part of a load's name`.
+        // An argument after `cargo bench --` selects the loads whose names contain it.
         _ => bench(arguments.iter().find(|argument| !argument.starts_with('-'))),
     };
     match ended {
@@ -128,7 +129,7 @@ fn median(all: &[Measured], of: impl Fn(&Measured) -> f64) -> f64 {
     values.get(values.len() / 2).copied().unwrap_or(f64::NAN)
 }
 
-/// The address of a part of the benchmark.
+/// Returns the address of a part of the benchmark.
 fn place(address: [u8; 4], port: u16) -> SocketAddr {
     (address, port).into()
 }

@@ -1,4 +1,4 @@
-//! The processes: the server, the agent, HAProxy.
+//! Runs the processes: the server, the agent, and HAProxy.
 
 use std::fs;
 use std::net::{SocketAddr, TcpStream};
@@ -13,10 +13,10 @@ use tempfile::TempDir;
 use crate::container::Container;
 use crate::{Failure, place};
 
-/// Limit for a process to start listening.
+/// Time limit for a process to start listening.
 const LISTENS_WITHIN: Duration = Duration::from_secs(10);
 
-/// One way to the server, with the proxy process in between.
+/// A way to the server through a proxy process.
 #[derive(Debug)]
 pub(crate) struct Proxy {
     pub(crate) name: &'static str,
@@ -27,7 +27,7 @@ pub(crate) struct Proxy {
 impl Drop for Proxy {
     fn drop(&mut self) {
         if let Some(process) = &mut self.process {
-            // It may have exited already.
+            // The process may have exited already.
             drop(process.kill());
             drop(process.wait());
         }
@@ -53,7 +53,7 @@ impl Proxy {
         Ok(self)
     }
 
-    /// The CPU time that the process has used so far.
+    /// Returns the CPU time that the process has used so far.
     pub(crate) fn processor_time(&self) -> Result<Duration, Failure> {
         let Some(process) = &self.process else {
             return Ok(Duration::ZERO);
@@ -67,9 +67,9 @@ impl Proxy {
         Ok(Duration::from_nanos(total))
     }
 
-    /// Resident memory in KiB.
+    /// Returns the process's resident memory in KiB.
     pub(crate) fn memory(&self) -> Result<f64, Failure> {
-        let process = self.process.as_ref().ok_or("it has no process")?;
+        let process = self.process.as_ref().ok_or("the container has no process")?;
         let text = fs::read_to_string(format!("/proc/{}/status", process.id()))?;
         let line = text.lines().find(|line| line.starts_with("VmRSS:"));
         let word = line.and_then(|line| line.split_ascii_whitespace().nth(1));
@@ -77,7 +77,7 @@ impl Proxy {
     }
 }
 
-/// Direct, through the agent, and through HAProxy if it is installed.
+/// The ways to the server: direct, through the agent, and, if it is installed, through HAProxy.
 #[derive(Debug)]
 pub(crate) struct Ways {
     all: Vec<Proxy>,
@@ -157,7 +157,7 @@ impl Ways {
     }
 }
 
-/// The number of connections that a proxy can have: each needs two open files.
+/// Returns the number of connections that a proxy can have. Each connection needs two open files.
 pub(crate) fn most_connections() -> Result<usize, Failure> {
     let limits = fs::read_to_string("/proc/self/limits")?;
     let line = limits
@@ -169,7 +169,7 @@ pub(crate) fn most_connections() -> Result<usize, Failure> {
     Ok(hard.saturating_sub(500) / 2)
 }
 
-/// A table with one service and one backend.
+/// Returns a table with one service and one backend.
 fn table(at: SocketAddr, server: SocketAddr) -> serde_json::Value {
     let port = at.port();
     json!({

@@ -1,4 +1,4 @@
-//! The server: small replies to HTTP requests, and an endless stream.
+//! The server, which sends small replies to HTTP requests, and an endless stream.
 
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream};
@@ -9,10 +9,10 @@ use crate::Failure;
 pub(crate) const REPLY: &[u8] =
     b"HTTP/1.1 200 OK\r\nContent-Type: text/plain\r\nContent-Length: 13\r\n\r\nHello, world\n";
 
-/// Requests one reply, and allows more on the same connection.
+/// Requests one reply, and allows more requests on the same connection.
 pub(crate) const KEEP_ALIVE: &[u8] = b"GET / HTTP/1.1\r\nHost: bench\r\nAccept: */*\r\n\r\n";
 
-/// Requests one reply; then the server closes the connection.
+/// Requests one reply, after which the server closes the connection.
 pub(crate) const CLOSE: &[u8] = b"GET / HTTP/1.1\r\nHost: bench\r\nConnection: close\r\n\r\n";
 
 /// Requests the stream.

@@ -1,5 +1,6 @@
-//! The kernel's process connector: every fork, exec, and exit on this machine, in order. It also
-//! reports processes that end within a millisecond, which polling `/proc` misses.
+//! Reads the events of the kernel's process connector: every fork, exec, and exit on this machine,
+//! in order. They include processes that exit within a millisecond, which polling `/proc` would
+//! miss.
 
 use std::collections::BTreeMap;
 use std::io;
@@ -21,11 +22,12 @@ const LISTEN: u32 = 1;
 const NETLINK_HEADER: usize = 16;
 const CONNECTOR_HEADER: usize = 20;
 const EVENT_HEADER: usize = 16;
-/// Large enough for several seconds of events on a busy machine.
+/// The size of the socket's receive buffer, in bytes: large enough for several seconds of events on
+/// a busy machine.
 const BUFFER: usize = 32 << 20;
 /// The longest wait of [`Events::receive`].
 const PACE: Duration = Duration::from_millis(100);
-/// Limit for the kernel to confirm the subscription.
+/// Time limit for the kernel to confirm the subscription.
 const CONFIRMED_WITHIN: Duration = Duration::from_secs(2);
 
 /// An event of a process. Events of threads are omitted.
@@ -40,7 +42,7 @@ pub(crate) enum Event {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Received {
     Event(Event),
-    /// Of a thread, or of a kind that is not counted.
+    /// An event of a thread, or of a type that is not counted.
     Other,
     Nothing,
 }
@@ -50,9 +52,9 @@ pub(crate) enum Received {
 pub(crate) struct Events {
     socket: OwnedFd,
     buffer: Vec<u8>,
-    /// The number of the next event of each processor.
+    /// The expected number of the next event of each processor.
     expected: BTreeMap<u32, u32>,
-    /// Number of events that did not fit into the buffer.
+    /// The number of events that did not fit into the buffer.
     pub(crate) lost: u64,
 }
 
@@ -73,7 +75,7 @@ impl Events {
         };
         let deadline = Instant::now() + CONFIRMED_WITHIN;
         while Instant::now() < deadline {
-            // Only events arrive here, and the confirmation is one of them.
+            // The socket receives only events, and the confirmation is one of them.
             if events.receive(true)? != Received::Nothing {
                 return Ok(events);
             }
@@ -83,7 +85,7 @@ impl Events {
             .into())
     }
 
-    /// The next message of the kernel. Optionally waits for a moment.
+    /// Returns the kernel's next message. If `wait` is set, waits up to [`PACE`] for one.
     pub(crate) fn receive(&mut self, wait: bool) -> Result<Received, String> {
         let flags = if wait {
             RecvFlags::empty()
@@ -98,7 +100,7 @@ impl Events {
                 self.note_gap(&message);
                 Ok(message.event.map_or(Received::Other, Received::Event))
             }
-            // Lost events appear as a gap in the numbers of later ones.
+            // Lost events appear as a gap in the numbers of later events.
             Err(Errno::NOBUFS) => Ok(Received::Other),
             Err(Errno::AGAIN | Errno::INTR) => Ok(Received::Nothing),
             Err(error) => Err(format!("reading process events: {error}")),
@@ -125,7 +127,7 @@ fn open() -> io::Result<OwnedFd> {
     )?;
     bind(&socket, &SocketAddrNetlink::new(0, PROCESSES))?;
     if sockopt::set_socket_recv_buffer_size_force(&socket, BUFFER).is_err() {
-        // Without the privilege, use the allowed size.
+        // Without the privilege for this size, use the size that is allowed.
         sockopt::set_socket_recv_buffer_size(&socket, BUFFER)?;
     }
     sockopt::set_socket_timeout(&socket, Timeout::Recv, Some(PACE))?;
@@ -154,13 +156,13 @@ fn subscription() -> Vec<u8> {
     message
 }
 
-/// One message of the kernel.
+/// One message from the kernel.
 #[derive(Debug, PartialEq, Eq)]
 struct Message {
     processor: u32,
-    /// Events are numbered per processor.
+    /// The event's number, counted per processor.
     number: u32,
-    /// Whether it confirms the subscription.
+    /// Whether the message confirms the subscription.
     confirms: bool,
     event: Option<Event>,
 }
@@ -224,7 +226,8 @@ mod tests {
     #[test]
     fn a_fork_is_a_new_process_and_a_thread_is_not() {
         let event = |words| Message::parse(&message(7, words)).unwrap().event;
-        // Kind, processor, time, then parent and child, thread before process.
+        // The event's fields: type, processor, time, then the parent's and the child's thread and
+        // process ids.
         let fork = event([1, 0, 0, 0, 11, 10, 20, 20]);
         assert_eq!(
             fork,

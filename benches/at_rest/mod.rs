@@ -1,9 +1,9 @@
 //! Measures an idle platform of local nodes: the CPU time, memory, descriptors, and threads of its
 //! manager and agents, and every process that starts on its nodes.
 //!
-//! The nodes are containers on this machine, so all of this is visible from outside the nodes: in
-//! `/proc` and in the events of the kernel's process connector. The measurement runs nothing on the
-//! nodes.
+//! The nodes are containers on this machine, so all of these values can be read from outside the
+//! nodes: in `/proc` and in the events of the kernel's process connector. The measurement runs
+//! nothing on the nodes.
 
 mod events;
 mod nodes;
@@ -32,7 +32,7 @@ const APART: Duration = Duration::from_secs(5);
 pub struct Rest {
     /// The duration of the measurement, after the platform had settled.
     pub measured: Duration,
-    /// The manager comes first.
+    /// The manager and the agents; the manager comes first.
     pub programs: Vec<ProgramAtRest>,
     /// The processes that started on the nodes during the measurement.
     pub started: Started,
@@ -42,17 +42,17 @@ pub struct Rest {
 #[derive(Debug, Clone)]
 pub struct ProgramAtRest {
     pub part: Part,
-    /// The node that it runs on.
+    /// The node that the program runs on.
     pub node: String,
-    /// In percent of one processor.
+    /// The CPU time, as a percentage of one processor.
     pub processor: f64,
-    /// Resident, in kB, at start and end.
+    /// The resident memory in kB, at the start and at the end.
     pub memory: (u64, u64),
     /// The growth of resident memory, in kB per minute.
     pub slope: f64,
-    /// At start and end.
+    /// The number at the start and at the end.
     pub descriptors: (u64, u64),
-    /// At start and end.
+    /// The number at the start and at the end.
     pub threads: (u64, u64),
 }
 
@@ -82,11 +82,11 @@ pub fn measure(platform: &str, settle: Duration, measured: Duration) -> Result<R
 }
 
 fn count(mut events: Events, nodes: &[Node], stop: &AtomicBool) -> Result<Started, String> {
-    // Raise the priority, because short-lived processes can only be named while they run. Without
-    // the privilege, more of them remain unseen.
+    // Raise the priority, because the names of short-lived processes can be read only while they
+    // run. Without the privilege, more of these processes are counted as unseen.
     let _ = rustix::process::setpriority_process(None, -20);
     let since = Instant::now();
-    // Events wait in the buffer until the running processes are known.
+    // Events stay in the buffer until the running processes are known.
     let mut tree = Tree::new(nodes, &nodes::running(), &Proc);
     loop {
         let stopped = stop.load(Ordering::Relaxed);
@@ -98,7 +98,7 @@ fn count(mut events: Events, nodes: &[Node], stop: &AtomicBool) -> Result<Starte
     }
 }
 
-/// The samples of each program over the measured time.
+/// Returns the samples of each program over the measured time.
 fn sample(programs: &[Program], measured: Duration) -> Result<Vec<Vec<Sample>>, String> {
     let apart = (measured / SAMPLES).min(APART);
     let since = Instant::now();
@@ -136,7 +136,8 @@ fn at_rest(program: &Program, samples: &[Sample]) -> Option<ProgramAtRest> {
 }
 
 impl Rest {
-    /// Processes that started on the nodes in addition to declared health checks, per second.
+    /// Returns the number of processes that started on the nodes in addition to declared health
+    /// checks, per second.
     pub fn others_per_second(&self) -> f64 {
         self.per_second(self.started.others())
     }
@@ -198,7 +199,7 @@ impl fmt::Display for Rest {
         if started.lost_events > 0 {
             writeln!(
                 f,
-                "the kernel could not deliver {} events: there were more processes than these",
+                "the kernel could not deliver {} events, so more processes were started than are listed",
                 started.lost_events
             )?;
         }

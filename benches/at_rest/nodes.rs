@@ -1,4 +1,5 @@
-//! A platform's nodes as seen from this machine: containers whose processes are in its `/proc`.
+//! Finds a platform's nodes on this machine. They are containers, so their processes are in this
+//! machine's `/proc`.
 
 use std::path::Path;
 use std::time::Duration;
@@ -20,7 +21,7 @@ pub(crate) struct Node {
 /// A health check that a node's engine runs.
 #[derive(Debug, Clone)]
 pub struct Check {
-    /// The service that it checks.
+    /// The service that is checked.
     pub service: String,
     /// The declared interval.
     pub interval: Duration,
@@ -33,7 +34,7 @@ impl Check {
         if words == self.command {
             return true;
         }
-        // After a process has ended the kernel keeps 15 characters of its name.
+        // After a process has exited, the kernel keeps only 15 characters of its name.
         let program = self
             .command
             .first()
@@ -63,7 +64,7 @@ pub(crate) struct Program {
 }
 
 impl Node {
-    /// All running nodes of a platform.
+    /// Returns all running nodes of a platform.
     pub(crate) fn all(platform: &str) -> Result<Vec<Self>, String> {
         let filter = format!("label=lifecycle.platform-id={platform}");
         let ids = docker(&["ps", "--quiet", "--no-trunc", "--filter", &filter])?;
@@ -91,7 +92,7 @@ impl Node {
     }
 }
 
-/// The health checks that the engine of a node runs.
+/// Returns the health checks that the engine of a node runs.
 fn checks(node: &str) -> Result<Vec<Check>, String> {
     let ids = docker(&["exec", node, "docker", "ps", "--quiet", "--no-trunc"])?;
     let mut checks = Vec::new();
@@ -118,7 +119,7 @@ fn checks(node: &str) -> Result<Vec<Check>, String> {
             .or(found["Name"].as_str());
         checks.push(Check {
             service: service.unwrap_or_default().to_owned(),
-            // The engine's default, if none is declared.
+            // If no interval is declared, the engine uses its default.
             interval: match check["Interval"].as_u64() {
                 None | Some(0) => Duration::from_secs(30),
                 Some(nanos) => Duration::from_nanos(nanos),
@@ -136,7 +137,7 @@ fn only(inspected: &str) -> Result<Value, String> {
     Ok(all[0].take())
 }
 
-/// All processes with their parents.
+/// Returns all processes with their parents.
 pub(crate) fn running() -> Vec<(u32, u32)> {
     let entries = std::fs::read_dir("/proc").into_iter().flatten().flatten();
     entries
@@ -149,11 +150,11 @@ pub(crate) fn running() -> Vec<(u32, u32)> {
 
 fn parent_of(process: u32) -> Option<u32> {
     let stat = std::fs::read_to_string(format!("/proc/{process}/stat")).ok()?;
-    // The name may contain any character, including a parenthesis.
+    // The name may contain any character, even a parenthesis.
     stat.rsplit_once(") ")?.1.split(' ').nth(1)?.parse().ok()
 }
 
-/// The manager and the agents.
+/// Returns the processes of the manager and the agents.
 pub(crate) fn programs(nodes: &[Node]) -> Result<Vec<Program>, String> {
     let tree = Tree::new(nodes, &running(), &Proc);
     let mut programs: Vec<Program> = tree

@@ -1,12 +1,13 @@
 //! Attributes each new process to its node, and to the declared health check that started it.
 //!
 //! A node's processes are all descendants of its container's shim, so commands that are run in the
-//! node from outside, such as `docker exec`, count as well. Each child of the shim of a container
-//! with a health check is a run of that check if it or a descendant becomes the declared command.
-//! The container runtime's processes of that run count as the check's.
+//! node from outside, such as `docker exec`, count as well. If a container has a health check, each
+//! child of the container's shim is a run of that check if the child or one of its descendants
+//! becomes the declared command. The container runtime's processes in that run count as the check's
+//! processes.
 //!
 //! A process's arguments are read after the kernel has announced its exec, so a short-lived process
-//! may be gone by then. It is still counted, as "unseen".
+//! may be gone by then. It is still counted, but as "unseen".
 
 use std::collections::{BTreeMap, HashMap};
 use std::time::Duration;
@@ -14,18 +15,19 @@ use std::time::Duration;
 use super::events::Event;
 use super::nodes::{Check, Node};
 
-/// Commands of `runc`, which come after options with values.
+/// The commands of `runc`. On its command line, options with values precede the command.
 const RUNC: [&str; 9] = [
     "init", "create", "start", "exec", "kill", "delete", "state", "ps", "update",
 ];
 
 /// Reads the arguments of a process.
 pub(crate) trait Arguments {
-    /// `None` if it is gone; only its name if it has ended but was not waited for.
+    /// Returns the arguments of a process: `None` if it is gone, or only its name if it has exited
+    /// but its parent has not waited for it.
     fn of(&self, process: u32) -> Option<Vec<String>>;
 }
 
-/// From `/proc`.
+/// Reads the arguments from `/proc`.
 #[derive(Debug)]
 pub(crate) struct Proc;
 
@@ -33,7 +35,7 @@ impl Arguments for Proc {
     fn of(&self, process: u32) -> Option<Vec<String>> {
         let read = |file: &str| std::fs::read(format!("/proc/{process}/{file}")).ok();
         let line = read("cmdline")?;
-        // Each word ends with a zero byte.
+        // Each argument ends with a zero byte.
         let words: Vec<String> = line
             .strip_suffix(&[0])
             .unwrap_or(&line)
@@ -56,7 +58,7 @@ struct Process {
     is_new: bool,
     /// The index of the health check whose container's shim this is, if any.
     shim_of: Option<usize>,
-    /// The run that it belongs to, if a shim started it or its ancestor.
+    /// The run that the process belongs to, if a shim started the process or one of its ancestors.
     run: Option<usize>,
 }
 
@@ -64,15 +66,16 @@ struct Process {
 #[derive(Debug, Clone)]
 enum Program {
     Seen(String),
-    /// The same as the process that it comes from.
+    /// The process has not executed a program since its fork. Contains the name of the parent's
+    /// program.
     Forked(String),
-    /// It ended too early to be read. Contains the name of the program that started it, or of an
-    /// ancestor.
+    /// The process exited before its arguments could be read. Contains the name of the program that
+    /// started it, or of an ancestor's program.
     Unseen(String),
 }
 
 impl Program {
-    /// The last known program.
+    /// Returns the name of the last known program.
     fn known(&self) -> &str {
         match self {
             Self::Seen(name) | Self::Forked(name) | Self::Unseen(name) => name,
@@ -108,12 +111,13 @@ enum Command {
 #[derive(Debug, Clone)]
 pub struct CheckRuns {
     pub check: Check,
-    /// How often the container's engine ran it.
+    /// How often the container's engine ran the check.
     pub runs: u64,
-    /// The number of runs in which the declared command was seen. In the others it ended too early;
-    /// they count as runs of this check as long as their number fits its interval.
+    /// The number of runs in which the declared command was seen. In the other runs, the command
+    /// exited too early to be seen; they count as runs of this check as long as their number is
+    /// plausible for its interval.
     pub seen: u64,
-    /// The number of processes of these runs: those of the runtime and of the command.
+    /// The number of processes in these runs, from the runtime and from the command.
     pub processes: u64,
 }
 
@@ -121,19 +125,20 @@ pub struct CheckRuns {
 #[derive(Debug, Clone, Default)]
 pub struct Started {
     pub checks: Vec<CheckRuns>,
-    /// All others, by node and program.
+    /// The number of all other processes, by node and program.
     pub others: BTreeMap<(String, String), u64>,
-    /// Events that the kernel could not deliver. If there are any, all numbers are lower bounds.
+    /// The number of events that the kernel could not deliver. If it is not 0, all numbers are
+    /// lower bounds.
     pub lost_events: u64,
 }
 
 impl Started {
-    /// The number of processes other than those of health checks.
+    /// Returns the number of processes that do not belong to health checks.
     pub fn others(&self) -> u64 {
         self.others.values().sum()
     }
 
-    /// The number of processes of health checks.
+    /// Returns the number of processes that belong to health checks.
     pub fn of_checks(&self) -> u64 {
         self.checks.iter().map(|check| check.processes).sum()
     }
@@ -185,7 +190,7 @@ impl<'a> Tree<'a> {
         }
     }
 
-    /// The known processes with their nodes.
+    /// Iterates over the known processes with their nodes.
     pub(crate) fn known(&self) -> impl Iterator<Item = (u32, usize)> {
         self.processes
             .iter()
@@ -230,7 +235,7 @@ impl<'a> Tree<'a> {
                         processes: BTreeMap::new(),
                     });
                 }
-                // The number may belong to an earlier process whose end was not seen.
+                // The PID may belong to an earlier process whose exit was not seen.
                 self.ended(child);
                 self.processes.insert(child, process);
             }
@@ -276,7 +281,7 @@ impl<'a> Tree<'a> {
             .or_default() += 1;
     }
 
-    /// The new processes within the given time.
+    /// Returns the new processes within the given time.
     pub(crate) fn finish(mut self, within: Duration, lost_events: u64) -> Started {
         let running: Vec<u32> = self.processes.keys().copied().collect();
         for process in running {
@@ -323,21 +328,22 @@ impl<'a> Tree<'a> {
 }
 
 impl Command {
-    /// An engine starts a check one interval after the end of the previous one.
+    /// Whether another run fits the check's interval: an engine starts a check one interval after
+    /// the previous run has ended.
     fn may_be_of(self, check: &CheckRuns, within: Duration) -> bool {
         let runs = u32::try_from(check.runs).unwrap_or(u32::MAX);
         self == Self::Unseen && check.check.interval.saturating_mul(runs) <= within
     }
 }
 
-/// Whether it is the container runtime, which executes the command; `exe` is its name while it
+/// Whether this is the container runtime, which executes the command. Its name is `exe` while it
 /// re-executes itself.
 fn is_runtime(words: &[String]) -> bool {
     let name = name(words);
     name == "exe" || name.split([' ', ':']).next() == Some("runc")
 }
 
-/// The program with its subcommands, without options and values.
+/// Returns the program's name with its subcommands, without options and values.
 fn name(words: &[String]) -> String {
     let Some(program) = words.first() else {
         return "?".into();
@@ -444,7 +450,7 @@ mod tests {
         let mut words = BTreeMap::from([(1, "containerd-shim -id node"), (2, SHIM)]);
         let mut tree = Tree::new(&nodes, &[(2, 1)], &words);
         words.extend([(10, "runc exec c1"), (11, "runc init"), (20, "exe")]);
-        // The third one exceeds the limit within a second; the last one has ended before it is
+        // The third run exceeds the number that fits into a second; the last run exits before it is
         // read.
         words.insert(40, "web");
         for (parent, child) in [(2, 10), (10, 11), (2, 20), (2, 30), (2, 40)] {
@@ -528,8 +534,8 @@ mod tests {
         }
     }
 
-    /// With the kernel's own events: each process is seen once, with its name if it runs long
-    /// enough, and threads are not counted.
+    /// Tests with the kernel's own events that each process is seen once, with its name if it runs
+    /// long enough, and that threads are not counted.
     #[test]
     fn counts_real_processes_but_no_threads() {
         const SHELLS: usize = 40;
@@ -540,7 +546,7 @@ mod tests {
             let counting = scope.spawn(|| count(events, &nodes, &stop));
             for _ in 0..SHELLS {
                 std::thread::spawn(|| ()).join().unwrap();
-                // Two processes: the command is not the shell's last.
+                // These are two processes, because the command is not the shell's last one.
                 let shell = std::process::Command::new("sh")
                     .args(["-c", "/bin/true; exit 3"])
                     .status();
@@ -549,12 +555,12 @@ mod tests {
             stop.store(true, Ordering::Relaxed);
             counting.join().unwrap().unwrap()
         });
-        // On a busy machine the kernel drops a few events.
+        // On a busy machine, the kernel drops a few events.
         assert!(started.lost_events < 20, "{started:?}");
         let least = 2 * SHELLS as u64 - started.lost_events;
         let counted = least..=2 * SHELLS as u64;
         assert!(counted.contains(&started.others()), "{:?}", started.others);
-        // Reading the name is a race that very short processes often win on a busy machine.
+        // On a busy machine, very short processes often exit before their names can be read.
         let seen = started
             .others
             .get(&("hub".into(), "sh -c /bin/true;".into()));

@@ -5,11 +5,11 @@ use std::time::Duration;
 
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Sample {
-    /// Time since the first sample.
+    /// The time since the first sample.
     pub(crate) at: Duration,
-    /// CPU time so far.
+    /// The CPU time so far.
     pub(crate) processor: Duration,
-    /// Resident memory in kB.
+    /// The resident memory in kB.
     pub(crate) memory: u64,
     pub(crate) threads: u64,
     pub(crate) descriptors: u64,
@@ -24,7 +24,7 @@ impl Sample {
         };
         let incomplete = || format!("reading {directory}: a field is missing");
         let (stat, status) = (read("stat")?, read("status")?);
-        // The name may contain any character, including a parenthesis; field 3 follows it.
+        // The name may contain any character, even a parenthesis; field 3 follows it.
         let fields = stat.rsplit_once(") ").ok_or_else(incomplete)?.1;
         let fields: Vec<&str> = fields.split(' ').collect();
         let ticks = |field: usize| fields.get(field - 3)?.parse::<u64>().ok();
@@ -52,7 +52,7 @@ fn time(ticks: u64) -> Duration {
         / u32::try_from(rustix::param::clock_ticks_per_second()).unwrap_or(100)
 }
 
-/// The slope of the least-squares line.
+/// Returns the slope of the least-squares line.
 pub(crate) fn slope(points: &[(f64, f64)]) -> f64 {
     let mean = |of: fn(&(f64, f64)) -> f64| {
         let count = u32::try_from(points.len()).map_or(f64::INFINITY, f64::from);

@@ -1,9 +1,10 @@
 //! Measures how long `bootstrapper up` takes for the example platform on local nodes, as a multiple
-//! of the critical path of the same raw engine calls in the same run. Prints and asserts nothing.
+//! of the critical path of the same engine calls made directly, in the same run. Prints the results
+//! without asserting them.
 //!
 //! `cargo bench -p benches --bench bring_up`. Needs Docker and the built programs. Both ways start
-//! with the image of nodes, the base image, and the builder's cache in their engine; everything on
-//! the nodes is created again.
+//! with the nodes' image, the base image, and the builder's cache in the engine; everything on the
+//! nodes is created again.
 
 #![expect(
     clippy::expect_used,
@@ -22,7 +23,7 @@ use benches::example::{Programs, Project};
 
 use crate::timeline::Timeline;
 
-/// Number of runs of each way; the fastest counts.
+/// The number of runs of each way. The result is the fastest run.
 const RUNS: usize = 3;
 
 fn main() -> ExitCode {
@@ -46,7 +47,7 @@ fn bench() -> Result<(), String> {
     let project = Project::new(&programs)?;
     println!("one run without measurement, so that the images of nodes exist …");
     timeline::up(&project)?;
-    // The credential for the services in the raw way, which has no manager.
+    // The credential that services get in the raw way, which has no manager.
     let credential = project.credential()?;
     project.down()?;
     let mut ours: Option<Timeline> = None;

@@ -1,5 +1,5 @@
-//! The raw way: the engine calls for the example platform without a manager, in an order in which
-//! each call waits only for what it needs, and as parallel as possible.
+//! The raw way: makes the engine calls for the example platform without a manager, as parallel as
+//! possible. Each call waits only for the calls whose results it needs.
 
 use std::net::{IpAddr, SocketAddr, TcpStream};
 use std::path::Path;
@@ -15,9 +15,9 @@ use crate::until;
 
 const NODES: [&str; 3] = ["hub", "edge-1", "edge-2"];
 
-/// The services of `compose.yaml` and their order: those of one row start together when all of the
-/// previous row are ready. The three values are the service, its node, and whether its engine
-/// checks its health.
+/// The services of `compose.yaml` in their order: the services in a row start together when all
+/// services in the previous row are ready. The three values are the service, its node, and whether
+/// the engine checks its health.
 const ROWS: [&[(&str, usize, bool)]; 5] = [
     &[("authentication", 1, false), ("authentication", 2, false)],
     &[("sensor-manager", 0, true)],
@@ -35,7 +35,7 @@ const DOCKERFILE: &str = "FROM scratch\nCOPY iot-platform /iot-platform\n\
 const CHECK: &str = "FROM raw\nHEALTHCHECK --interval=1s --timeout=2s --retries=5 \
                      CMD [\"/iot-platform\", \"check\"]\n";
 
-/// The engine's resources of one run; removed when it is dropped.
+/// The engine's resources from one run. They are removed when this value is dropped.
 #[derive(Debug)]
 struct Created(String);
 
@@ -55,14 +55,15 @@ impl Drop for Created {
     }
 }
 
-/// Brings everything up, measures it, and removes it.
+/// Brings the platform up, measures the times, and removes the platform.
 pub(crate) fn bring_up(programs: &Programs, credential: &TempDir) -> Result<Timeline, String> {
     static RUN: AtomicUsize = AtomicUsize::new(0);
     let run = RUN.fetch_add(1, Ordering::Relaxed);
     let created = Created(format!("bench-raw-{}-{run}", std::process::id()));
     let image = node_image()?;
     let rights = rights(&image);
-    // A build's input exists before the build starts, as it does for the bootstrapper.
+    // A build's input is created before the measurement starts, because the bootstrapper's input
+    // exists too.
     let context = context(&programs.path("iot-platform"))?;
 
     let since = Instant::now();
@@ -121,7 +122,7 @@ fn in_parallel<T: Sync>(
     })
 }
 
-/// The latest image that the bootstrapper built for its nodes.
+/// Returns the latest image that the bootstrapper built for its nodes.
 fn node_image() -> Result<String, String> {
     let images = docker(&["images", "--format", "{{.Repository}}:{{.Tag}}"])?;
     images
@@ -131,7 +132,8 @@ fn node_image() -> Result<String, String> {
         .ok_or_else(|| "the image of nodes does not exist".into())
 }
 
-/// The privileges of nodes: all, or the required ones if that is refused.
+/// Returns the options for the privileges of nodes: full privileges or, if the engine rejects
+/// these, only the required ones.
 fn rights(image: &str) -> Vec<&'static str> {
     let all = [
         "run",
@@ -221,7 +223,7 @@ fn instance(service: &str, node: &str, is_checked: bool, port: u16) -> Result<()
     Ok(())
 }
 
-/// The build context as a tar archive.
+/// Returns the build context as a tar archive.
 fn context(program: &Path) -> Result<Vec<u8>, String> {
     let directory = tempfile::tempdir().expect("a directory for a build context");
     std::fs::write(directory.path().join("Dockerfile"), DOCKERFILE).expect("a Dockerfile");

@@ -1,4 +1,4 @@
-//! The times of a run, by phase.
+//! Measures the times of a run, by phase.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -40,7 +40,7 @@ impl Timeline {
         self.spans.entry(phase).or_default().push((from, to));
     }
 
-    /// The faster of two runs.
+    /// Returns the faster of two runs.
     pub(crate) fn faster(one: Option<Self>, other: Self) -> Option<Self> {
         one.filter(|one| one.total <= other.total).or(Some(other))
     }
@@ -67,7 +67,7 @@ pub(crate) fn up(project: &Project<'_>) -> Result<Timeline, String> {
             started.push((Phase::Services, now, now));
         }
     })?;
-    // A service counts from its container's start until it is ready.
+    // A service's time is from its container's start until it is ready.
     let mut services: Vec<_> = Vec::new();
     for (phase, from, to) in started {
         match phase {
@@ -101,7 +101,7 @@ fn phase(what: &str) -> Phase {
     }
 }
 
-/// The time during which at least one of the spans was active.
+/// Returns the time during which at least one of the spans was active.
 fn covered(spans: &[(Duration, Duration)]) -> Duration {
     let mut sorted = spans.to_vec();
     sorted.sort();

@@ -1,11 +1,11 @@
 //! Fuzzes the readers of Compose files and of `platform.toml` with mutated declarations.
 //!
-//! `cargo run -p benches --bin fuzz -- --seconds 600`. It starts from the files of the tests,
-//! changes lines, words, and bytes of them, mixes them, and reads the result. It stops at a panic,
-//! at a read that takes too long, at a rejection without a message, and at a reported position that
-//! does not exist. The input then stays in the printed directory, and `--seed` repeats the case. It
-//! is built without `--release`, so that an integer overflow is a panic too. It is not guided by
-//! coverage, so it works with a stable toolchain.
+//! `cargo run -p benches --bin fuzz -- --seconds 600`. The fuzzer takes the tests' files, changes
+//! lines, words, and bytes in them, mixes them, and reads the result. It stops if a read panics or
+//! takes too long, if a rejection has no message, or if a reported position does not exist. The
+//! input is then kept in the printed directory, and `--seed` repeats the case. The fuzzer is built
+//! without `--release`, so that an integer overflow is also a panic. It is not guided by coverage,
+//! so it works with a stable toolchain.
 
 #![expect(
     clippy::print_stdout,
@@ -30,7 +30,7 @@ use rand::{RngExt as _, SeedableRng as _};
 
 use mutate::{Corpus, Mutator};
 
-/// No small input may take this long to read.
+/// A read that takes this long is a finding, because all inputs are small.
 const TOO_LONG: Duration = Duration::from_secs(20);
 
 type Outcome<T> = Result<T, Box<dyn Error>>;
@@ -94,7 +94,7 @@ impl Options {
             match name.as_str() {
                 "--seconds" => options.time = Duration::from_secs(value),
                 "--seed" => options.seed = value,
-                _ => return Err("it takes `--seconds <n>` and `--seed <n>`".into()),
+                _ => return Err("the options are `--seconds <n>` and `--seed <n>`".into()),
             }
         }
         Ok(options)
@@ -200,7 +200,7 @@ async fn read(sources: &Sources) -> Result<(), Diagnostics> {
     load(sources, id, &store).await.map(|_| ())
 }
 
-/// Checks that a rejection has a message, and that each position that it names exists.
+/// Checks that a rejection has a message, and that each reported position exists.
 fn check(problems: &Diagnostics, sources: &Sources, number: u64) -> Outcome<()> {
     let mut all = problems.iter().peekable();
     if all.peek().is_none() {
@@ -212,7 +212,7 @@ fn check(problems: &Diagnostics, sources: &Sources, number: u64) -> Outcome<()> 
         let bytes =
             fs::read(&file).map_err(|error| format!("--seed {number}: {problem}: {error}"))?;
         let text = String::from_utf8_lossy(&bytes);
-        // YAML has more line ends than `\n`, and a position may be after the last line.
+        // YAML has other line ends in addition to `\n`, and a position may be after the last line.
         let lines = text
             .split(['\n', '\r', '\u{85}', '\u{2028}', '\u{2029}'])
             .count()

@@ -53,7 +53,7 @@ const LINES: &[&str] = &[
     "url = \"postgresql://${USER}:${PASSWORD}@[::1]:0/x\"",
 ];
 
-/// Words that replace others.
+/// Words that replace other words.
 const WORDS: &[&str] = &[
     "",
     "~",
@@ -119,10 +119,10 @@ const WORDS: &[&str] = &[
     "x@sha256:0",
 ];
 
-/// A project: each file's path and content.
+/// A project: the path and the contents of each file.
 pub(crate) type Project = Vec<(PathBuf, Vec<u8>)>;
 
-/// Texts by kind, and whole projects.
+/// The initial texts, by type, and whole projects.
 pub(crate) struct Corpus {
     projects: Vec<Project>,
     compose: Vec<String>,
@@ -147,7 +147,7 @@ impl Corpus {
             if directory.is_dir() {
                 add_files(&directory, &directory, &mut project)?;
             }
-            // Directories of other kinds contain no such file.
+            // Directories that are not projects contain no such file.
             let has_compose = |(path, _): &(PathBuf, Vec<u8>)| {
                 path.extension()
                     .is_some_and(|end| end == "yaml" || end == "yml")
@@ -192,7 +192,7 @@ impl Corpus {
     }
 }
 
-/// The entries of a directory, sorted, so that a seed always gives the same case.
+/// Returns the entries of a directory, sorted, so that a seed always gives the same case.
 fn sorted(directory: &Path) -> io::Result<Vec<PathBuf>> {
     let entries = fs::read_dir(directory)?.map(|entry| entry.map(|entry| entry.path()));
     let mut paths: Vec<PathBuf> = entries.collect::<io::Result<_>>()?;
@@ -251,7 +251,7 @@ impl<'c> Mutator<'c> {
         lines.join("\n").into_bytes()
     }
 
-    /// A whole project, with small changes to some of its files.
+    /// Returns a whole project, with small changes to some of its files.
     pub(crate) fn project(&mut self) -> Project {
         let corpus = self.corpus;
         let mut project = self.one_of(&corpus.projects).clone();

@@ -33,7 +33,7 @@ async fn main() -> ExitCode {
     }
 }
 
-/// One line for each replica: its state and its addresses.
+/// Returns one line for each replica, with its state and its addresses.
 async fn replicas(manager: &dyn ManagerApi, name: &str) -> Result<Vec<String>, Error> {
     let services: Vec<ServiceV1> = manager.services().await?;
     let Some(service) = services

@@ -1,5 +1,5 @@
 //! Issues tokens to devices that know the secret, and checks tokens. A token contains its own
-//! proof, so every replica accepts the tokens of the others.
+//! proof, so every replica accepts the tokens of all other replicas.
 
 use std::sync::Arc;
 
@@ -19,7 +19,7 @@ use crate::setting;
 
 const VALID_FOR: i64 = 300;
 
-/// The name and the secret of a device.
+/// A device's name and secret.
 #[derive(Serialize, Deserialize)]
 pub(crate) struct Credential {
     pub(crate) device: String,
@@ -52,7 +52,8 @@ async fn issue(
     State(keys): State<Arc<Keys>>,
     Json(credential): Json<Credential>,
 ) -> Result<Json<Token>> {
-    // Compared as signatures, so that the time of the comparison reveals nothing about the secret.
+    // Signatures of the secrets are compared, so that the time of the comparison reveals nothing
+    // about the secrets.
     let expected = signature(&keys.signing, &keys.device)?.finalize();
     signature(&keys.signing, &credential.secret)?
         .verify(&expected.into_bytes())
@@ -100,7 +101,7 @@ fn bearer(headers: &HeaderMap) -> Option<&str> {
         .strip_prefix("Bearer ")
 }
 
-/// For the other services: rejects requests without a valid token.
+/// Rejects requests without a valid token. The other services call this.
 pub(crate) async fn require_token(headers: &HeaderMap) -> Result<()> {
     let token = bearer(headers).ok_or(Failure::Unauthorized)?;
     Call::get("/tokens/check")

@@ -7,10 +7,10 @@ pub(crate) type Result<T, E = Failure> = std::result::Result<T, E>;
 
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum Failure {
-    /// The environment is not what `compose.yaml` should set.
+    /// A variable that `compose.yaml` should set is missing or invalid.
     #[error("{0}")]
     Setting(String),
-    /// The request has no token of the authentication service.
+    /// The request has no token from the authentication service.
     #[error("a valid token is required")]
     Unauthorized,
     /// The requested object does not exist.
@@ -22,7 +22,7 @@ pub(crate) enum Failure {
     /// Another service rejected the request.
     #[error("{service} answered {status}")]
     Refused { service: String, status: StatusCode },
-    /// Reading, writing or listening failed.
+    /// Reading, writing, or listening failed.
     #[error(transparent)]
     Io(#[from] std::io::Error),
     /// The manager's API cannot be used.

@@ -52,7 +52,7 @@ async fn run(service: &str) -> Result<()> {
         "deployment-manager" => deployment_manager::routes()?,
         "request-manager" => request_manager::routes(),
         "monitoring" => monitoring::routes()?,
-        // The command of the containers' health checks.
+        // The containers' health checks run this command.
         "check" => return peer::check_health(PORT).await,
         _ => {
             return Err(Failure::Setting(
@@ -69,14 +69,14 @@ async fn serve(service: &str, routes: Router) -> Result<()> {
     let listener = TcpListener::bind((Ipv4Addr::UNSPECIFIED, PORT)).await?;
     let mut stop = signal(SignalKind::terminate())?;
     tracing::info!("{service} listens on port {PORT}");
-    // A container's first process has no default signal handlers.
+    // The first process in a container has no default signal handlers.
     tokio::select! {
         ended = axum::serve(listener, routes) => Ok(ended?),
         _ = stop.recv() => Ok(()),
     }
 }
 
-/// A setting from the environment.
+/// Reads a setting from the environment.
 fn setting<T: FromStr>(name: &str) -> Result<T> {
     let value = std::env::var(name)
         .map_err(|_| Failure::Setting(format!("the environment variable {name} is not set")))?;

@@ -25,7 +25,8 @@ const INTERVAL: Duration = Duration::from_secs(2);
 #[derive(Debug, Clone, Default, Serialize)]
 struct Summary {
     at: Option<DateTime<Utc>>,
-    /// Why the manager could not be reached. The other results are from the check before then.
+    /// Why the manager could not be reached. In that case, the other results are from the last
+    /// successful check.
     #[serde(skip_serializing_if = "Option::is_none")]
     manager: Option<String>,
     healthy: usize,

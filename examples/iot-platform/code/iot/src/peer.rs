@@ -1,5 +1,5 @@
-//! Calls to other services: plain HTTP with JSON, to the service's name. The platform chooses the
-//! replica. A call is repeated once, because the chosen replica may just have stopped.
+//! Calls other services by name, over plain HTTP with JSON. The platform chooses the replica. A
+//! call is repeated once, because the chosen replica may just have stopped.
 
 use std::net::{Ipv4Addr, SocketAddr};
 use std::time::Duration;
@@ -17,10 +17,10 @@ use tokio::net::{TcpStream, ToSocketAddrs};
 use crate::PORT;
 use crate::failure::{Failure, Result};
 
-/// The time limit of a call.
+/// Time limit for a call.
 const TIMEOUT: Duration = Duration::from_secs(5);
 
-/// How often a call is made before it fails.
+/// The number of attempts before a call fails.
 const ATTEMPTS: usize = 2;
 
 #[derive(Debug, Clone)]

@@ -32,7 +32,7 @@ async fn applications() -> Result<Json<Value>> {
     Ok(Json(call.ask("deployment-manager").await?))
 }
 
-/// The latest readings of all sensors of an application.
+/// Returns the latest readings of all sensors of an application.
 async fn readings(Path(application): Path<String>) -> Result<Json<Vec<Reading>>> {
     let bound: Vec<String> = Call::get(format!("/bindings/{application}"))
         .ask("sensor-binder")

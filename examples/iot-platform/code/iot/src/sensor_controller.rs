@@ -1,5 +1,5 @@
 //! Simulates the sensors of a house: measures at a fixed interval and sends the readings to the
-//! sensor manager, with a token of the authentication service.
+//! sensor manager, with a token from the authentication service.
 
 use std::f64::consts::TAU;
 use std::sync::Arc;
@@ -42,7 +42,7 @@ pub(crate) fn routes() -> Result<Router> {
         .with_state(controller))
 }
 
-/// Parses seconds such as `2s`.
+/// Parses a number of seconds, for example `2s`.
 fn seconds(text: &str) -> Result<u64> {
     let number = text.strip_suffix('s').and_then(|n| n.parse().ok());
     number.filter(|n| *n > 0).ok_or_else(|| {
@@ -112,7 +112,8 @@ async fn log_in(controller: &Controller) -> Result<String> {
     Ok(issued.token)
 }
 
-/// The value of a sensor: a wave with a period of ten minutes around the usual value of its kind.
+/// Returns the value of a sensor: a wave with a period of ten minutes around the usual value for
+/// its kind.
 fn value(sensor: &str, seconds: i64) -> f64 {
     let (usual, swing) = match sensor.rsplit_once('.') {
         Some((_, "temperature")) => (21.0, 4.0),

@@ -1,4 +1,4 @@
-//! Knows the sensors and stores the readings that they send in a file on its volume, so that they
+//! Knows the sensors, and stores their readings in a file on its volume, so that the readings
 //! survive a replacement of its container.
 
 use std::collections::{BTreeMap, VecDeque};
@@ -96,7 +96,7 @@ struct Readings {
 }
 
 impl Readings {
-    /// Reads the file and writes the readings that are kept to a new one.
+    /// Reads the file, and writes the readings to keep to a new file.
     fn open(path: &FilePath) -> std::io::Result<Self> {
         let mut file = OpenOptions::new()
             .read(true)

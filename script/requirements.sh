@@ -277,7 +277,7 @@ start_base_image() {
     start_job "base image" "$root/script/base-image"
 }
 
-# built COMMAND…: runs target/debug/COMMAND, in the target directory that is configured for Cargo.
+# built COMMAND…: prints the path of target/debug/COMMAND, in the target directory that is configured for Cargo.
 built() {
     printf '%s/debug/%s' "${CARGO_TARGET_DIR:-$root/target}" "$1"
 }

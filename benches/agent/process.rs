@@ -69,7 +69,10 @@ impl Proxy {
 
     /// Returns the process's resident memory in KiB.
     pub(crate) fn memory(&self) -> Result<f64, Failure> {
-        let process = self.process.as_ref().ok_or("the container has no process")?;
+        let process = self
+            .process
+            .as_ref()
+            .ok_or("the container has no process")?;
         let text = fs::read_to_string(format!("/proc/{}/status", process.id()))?;
         let line = text.lines().find(|line| line.starts_with("VmRSS:"));
         let word = line.and_then(|line| line.split_ascii_whitespace().nth(1));

@@ -136,7 +136,11 @@ async fn replaces_a_taken_host_port_or_reports_it() {
     let owner = owner();
     let engine = DockerEngine::over_ssh(machine.access(), owner.clone()).unwrap();
     with_base(&engine).await;
-    assert_eq!(machine.relays().await, 0, "relays were used although the socket can be forwarded");
+    assert_eq!(
+        machine.relays().await,
+        0,
+        "relays were used although the socket can be forwarded"
+    );
 
     let script = "exec perl -MIO::Socket::INET -e '$s = IO::Socket::INET->new(LocalPort => 80, \
                   Listen => 5) or die; print \"listening\\n\"; STDOUT->flush; \
@@ -212,7 +216,10 @@ async fn thirty_concurrent_streams(
     for stream in &mut streams {
         assert_eq!(stream.next().await.unwrap().unwrap().text, "one");
     }
-    assert!(machine.relays().await >= 30, "each stream has its own relay");
+    assert!(
+        machine.relays().await >= 30,
+        "each stream has its own relay"
+    );
     let go = format!("docker exec {} sh -c '>/go'", spec.name);
     machine.exec(&go).await;
     for stream in streams {

@@ -84,7 +84,10 @@ async fn close_to_outside(machine: &TestHost) {
         .await;
     let outside = TcpStream::connect((machine.address, 22));
     let outside = tokio::time::timeout(Duration::from_secs(2), outside).await;
-    assert!(!matches!(outside, Ok(Ok(_))), "the machine is reachable from outside");
+    assert!(
+        !matches!(outside, Ok(Ok(_))),
+        "the machine is reachable from outside"
+    );
 }
 
 /// Returns the number of open SSH connections that a machine has accepted.
@@ -131,7 +134,11 @@ async fn all_calls_to_a_node_share_one_connection() {
 
     // The engine is used through its socket: with large images, and with a log that is followed.
     handle.runtime.info().await.unwrap();
-    assert_eq!(machine.relays().await, 0, "the engine's socket is forwarded");
+    assert_eq!(
+        machine.relays().await,
+        0,
+        "the engine's socket is forwarded"
+    );
     shell_image().await;
     let here = DockerEngine::local(SOCKET, owner.clone()).unwrap();
     let archive = here.export_image(SHELL).await.unwrap();
@@ -153,7 +160,10 @@ async fn all_calls_to_a_node_share_one_connection() {
     assert_eq!(rest.len(), 1);
 
     assert_eq!(accepted(&bastion).await, 1);
-    assert!(accepted(&machine).await > 1, "streams have their own connections");
+    assert!(
+        accepted(&machine).await > 1,
+        "streams have their own connections"
+    );
 
     // When the connector is dropped, all connections end on both hosts.
     drop((stream, handle, connector));

@@ -296,7 +296,10 @@ async fn resources_of_others_are_never_touched() {
         "{adopted:?}"
     );
     let there = docker(&["rm", &id]);
-    assert!(there.status.success(), "the existing network was changed: {there:?}");
+    assert!(
+        there.status.success(),
+        "the existing network was changed: {there:?}"
+    );
 }
 
 #[tokio::test]

@@ -270,9 +270,11 @@ fn running_services_are_not_changed(project: &Project) {
     };
     let runs = services();
     node.exec(&["kill", "-KILL", &pid]);
-    until("another manager is running", Duration::from_secs(30), || {
-        (node.manager().started_at != manager.started_at).then_some(())
-    });
+    until(
+        "another manager is running",
+        Duration::from_secs(30),
+        || (node.manager().started_at != manager.started_at).then_some(()),
+    );
     until("everything is ready", Duration::from_mins(1), || {
         api.is_ready().then_some(())
     });

@@ -182,7 +182,10 @@ fn the_latest_plan_is_recorded_without_secrets(project: &Project) {
     let file = project.path("recorded.json");
     project.ends(0, &["why", "hello", "--record", file.to_str().unwrap()]);
     let recorded = std::fs::read_to_string(file).unwrap();
-    assert!(!recorded.contains("Good "), "the recorded plan contains the environment");
+    assert!(
+        !recorded.contains("Good "),
+        "the recorded plan contains the environment"
+    );
     let recorded: RecordedPlan = serde_json::from_str(&recorded).unwrap();
     assert!(recorded.plan.is_empty() && recorded.plan.settled);
     assert_eq!(plan(&recorded.input), *recorded.plan);

@@ -144,7 +144,11 @@ fn failures_match_their_schema() {
     for command in ["init", "plan", "up"] {
         assert_eq!(fails(2, &[command]), "files");
     }
-    assert_eq!(fails(1, &["doctor"]), Value::Null, "`doctor` writes a report");
+    assert_eq!(
+        fails(1, &["doctor"]),
+        Value::Null,
+        "`doctor` writes a report"
+    );
     project.write("compose.yaml", "services: {web: {image: [a]}}\n");
     assert_eq!(fails(2, &["plan"]), "files");
     project

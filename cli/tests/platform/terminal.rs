@@ -101,7 +101,10 @@ impl OnTerminal {
             if shown.contains(text) {
                 return;
             }
-            assert!(!seen.ended, "the command exited without showing {text:?}:\n{shown}");
+            assert!(
+                !seen.ended,
+                "the command exited without showing {text:?}:\n{shown}"
+            );
             let left = end.saturating_duration_since(Instant::now());
             assert!(!left.is_zero(), "{text:?} did not appear in time:\n{shown}");
             seen = self.screen.changed.wait_timeout(seen, left).unwrap().0;
@@ -129,7 +132,11 @@ impl OnTerminal {
         let mut seen = self.screen.seen.lock().unwrap();
         while !seen.ended {
             let left = end.saturating_duration_since(Instant::now());
-            assert!(!left.is_zero(), "the command has not exited:\n{}", seen.text());
+            assert!(
+                !left.is_zero(),
+                "the command has not exited:\n{}",
+                seen.text()
+            );
             seen = self.screen.changed.wait_timeout(seen, left).unwrap().0;
         }
         let text = seen.text();

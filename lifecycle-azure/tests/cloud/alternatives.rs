@@ -238,7 +238,11 @@ async fn other_errors_do_not_try_another_size() {
     );
     assert_eq!(creations(&azure), 1);
     carry(&choosy(&azure), provision()).await.unwrap();
-    assert_eq!(kind(&azure).await, is(SIZES[0], "1"), "the alternative did not cause the failure");
+    assert_eq!(
+        kind(&azure).await,
+        is(SIZES[0], "1"),
+        "the alternative did not cause the failure"
+    );
     is_whole(&azure).await;
 }
 

@@ -94,7 +94,10 @@ async fn live(seed: u64) -> usize {
     for stage in LIFE {
         loop {
             attempts += 1;
-            assert!(attempts < ATTEMPTS, "seed {seed}: stage {stage:?} does not end");
+            assert!(
+                attempts < ATTEMPTS,
+                "seed {seed}: stage {stage:?} does not end"
+            );
             let is_made_by_two = has_rival(seed) && matches!(stage, Stage::Provision);
             let processes = if is_made_by_two { 2 } else { 1 };
             let outcomes = join_all((0..processes).map(|_| attempt(&azure, stage))).await;

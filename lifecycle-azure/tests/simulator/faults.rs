@@ -213,7 +213,11 @@ async fn retries_succeed_and_leave_nothing() {
         azure.simulator.faults().clear();
         let left = azure.get("/resources").await.is(200);
         let left = left.body["value"].as_array().unwrap().clone();
-        assert_eq!(left.len(), 1, "seed {seed}: only the network is left: {left:?}");
+        assert_eq!(
+            left.len(),
+            1,
+            "seed {seed}: only the network is left: {left:?}"
+        );
     }
 }
 

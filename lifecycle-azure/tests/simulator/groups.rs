@@ -44,7 +44,10 @@ async fn creates_changes_and_finds_a_group() {
         .unwrap();
     assert_eq!(head.status(), 204);
     let found = azure.get("/resourcegroups/SOME-group").await.is(200);
-    assert_eq!(found.body["name"], "Some-Group", "the case of the first PUT");
+    assert_eq!(
+        found.body["name"], "Some-Group",
+        "the case of the first PUT"
+    );
     let listed = azure.get("/resourceGroups").await.is(200);
     assert_eq!(listed.body["value"].as_array().unwrap().len(), 1);
     azure

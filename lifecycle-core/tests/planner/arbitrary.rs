@@ -15,7 +15,10 @@ const NAMES: [&str; 12] = [
 ];
 
 #[derive(Debug, Clone)]
-#[expect(clippy::struct_excessive_bools, reason = "each flag is drawn independently")]
+#[expect(
+    clippy::struct_excessive_bools,
+    reason = "each flag is drawn independently"
+)]
 pub(crate) struct ServiceDraft {
     present: bool,
     replicas: u16,

@@ -17,7 +17,10 @@ use crate::{files_below, is_rust, root};
 /// The modules of this crate from the bottom up. A module may use the modules before it in this
 /// table.
 const LAYERS: &[(&str, &str)] = &[
-    ("similar", "finds the known name that is most similar to a mistyped one"),
+    (
+        "similar",
+        "finds the known name that is most similar to a mistyped one",
+    ),
     ("epoch", "the number that fences a previous leader"),
     ("error", "errors, and whether to retry"),
     ("secret", "values that are never shown"),

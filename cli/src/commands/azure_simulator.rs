@@ -17,9 +17,9 @@ use crate::{printer, wiring};
 /// The document of `azure-simulator --json`, written as soon as the simulator is listening.
 #[derive(Debug, Serialize, JsonSchema)]
 pub(crate) struct Running {
-    /// The HTTPS endpoint of everything except Azure Files.
+    /// The HTTPS endpoint of all services except Azure Files.
     endpoint: String,
-    /// The HTTP endpoint of everything except Azure Files.
+    /// The HTTP endpoint of all services except Azure Files.
     http_endpoint: String,
     /// The HTTPS endpoint of Azure Files.
     files_endpoint: String,
@@ -27,9 +27,9 @@ pub(crate) struct Running {
     files_http_endpoint: String,
     /// The file with the CA certificate to trust.
     ca: PathBuf,
-    /// The one subscription.
+    /// The only subscription.
     subscription: String,
-    /// The one tenant.
+    /// The only tenant.
     tenant: String,
     /// The file with the client secret.
     client_secret: PathBuf,

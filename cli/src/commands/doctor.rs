@@ -21,7 +21,7 @@ use crate::{commands, printer};
 /// The document of `doctor --json`.
 #[derive(Debug, Serialize, JsonSchema)]
 pub(crate) struct Report {
-    /// The worst of all findings; with `error` the exit code is 1.
+    /// The worst health of all findings; if it is `error`, the exit code is 1.
     health: Health,
     /// The findings, in the order of the checks.
     findings: Vec<Finding>,

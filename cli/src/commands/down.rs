@@ -16,7 +16,7 @@ use crate::{commands, wiring};
 pub(crate) struct Removed {
     /// The name of the removed platform.
     name: PlatformName,
-    /// Its UUID.
+    /// The UUID of the removed platform.
     id: PlatformId,
 }
 

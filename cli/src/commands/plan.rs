@@ -23,9 +23,9 @@ use crate::wiring::{self, Parts};
 pub(crate) struct Planned {
     /// Whether a manager is running; if not, `up` starts it on its node.
     manager_runs: bool,
-    /// What prevents `up`, each with a hint.
+    /// The problems that prevent `up`, each with a hint.
     problems: Vec<String>,
-    /// Where the result differs from the first choice in the files.
+    /// The choices in which the result differs from the first choice in the files.
     remarks: Vec<String>,
     /// How long creating the missing nodes is expected to take, in seconds, if known.
     predicted_seconds: Option<f64>,
@@ -33,7 +33,7 @@ pub(crate) struct Planned {
     unsupported: Vec<KeyWithoutEffect>,
     /// The steps, each listed after the steps that it needs.
     steps: Vec<Step>,
-    /// What cannot be done yet, and why.
+    /// The steps that cannot be carried out yet, each with the reason.
     held: Vec<Held>,
 }
 

@@ -32,9 +32,9 @@ pub(crate) struct Status {
 /// The platform as a whole.
 #[derive(Debug, Serialize, JsonSchema)]
 struct Platform {
-    /// Its name.
+    /// The platform's name.
     name: String,
-    /// Its UUID.
+    /// The platform's UUID.
     #[schemars(extend("format" = "uuid"))]
     id: String,
     /// The current generation; 0 before the first declaration.

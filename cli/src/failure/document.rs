@@ -103,7 +103,7 @@ struct Problem {
 struct NotUp {
     /// `<service>-<replica>`.
     id: String,
-    /// Why it did not start.
+    /// Why the replica did not start.
     why: String,
     /// The last lines of its output.
     last_lines: Vec<String>,

@@ -173,7 +173,7 @@ async fn fifty_concurrent_nodes_stay_within_rate_limits() {
     for bucket in &BUCKETS {
         assert_eq!(beyond(bucket, &requests), 0, "{}", bucket.name);
     }
-    // The simulator's own counts, including those per VM.
+    // The simulator's own counts, which also exist per VM.
     for reading in azure.budgets() {
         assert_eq!(reading.beyond, 0, "{reading:?}");
     }

@@ -42,8 +42,7 @@ pub(super) fn planted(azure: &SimulatedAzure, signature: &str, jump_key: &str) -
         .replace("%2B", "+")
         .replace("%2F", "/")
         .replace("%3D", "=");
-    // The common beginning of all of the simulator's tokens, including those that other clients
-    // got.
+    // The common beginning of all tokens from the simulator, for this and other clients.
     let token = azure.token();
     let head = token.split_once('.').unwrap().0;
     vec![

@@ -82,7 +82,7 @@ impl Store {
         };
         serde_json::from_slice(&text)
             .inspect_err(|error| {
-                tracing::error!(path = %path.display(), %error, "the stored table is damaged")
+                tracing::error!(path = %path.display(), %error, "the stored table is damaged");
             })
             .ok()
     }

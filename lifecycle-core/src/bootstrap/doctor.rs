@@ -332,7 +332,7 @@ mod tests {
         let off = clock("c".into(), chrono::TimeDelta::seconds(-90));
         assert_eq!(
             (off.health, off.detail.as_str()),
-            (Health::Error, "90 s behind this machine")
+            (Health::Error, "90 s behind the clock of this machine")
         );
         let near = clock("c".into(), chrono::TimeDelta::milliseconds(-120));
         assert_eq!(

@@ -101,7 +101,7 @@ pub(super) const TOP: &[Key] = &[
 pub(super) const SERVICE: &[Key] = &[
     harmless(
         "annotations",
-        "containers have no annotations: the engine API in Debian does not support them",
+        "the engine API in Debian does not support annotations",
     ),
     harmless("attach", "output is available with `logs`"),
     supported(
@@ -174,7 +174,7 @@ pub(super) const SERVICE: &[Key] = &[
     supported("hostname", ""),
     supported(
         "image",
-        "no effect together with `build`: the platform chooses the name of a built image",
+        "ignored together with `build`, because the platform chooses the name of a built image",
     ),
     supported("init", ""),
     supported(
@@ -521,11 +521,11 @@ pub(super) const CONFIG: &[Key] = &[
     ),
     supported(
         "external",
-        "an error: there is no config store; set the contents",
+        "`true` is an error, because there is no config store; set the contents",
     ),
     supported("file", "relative to the Compose file; at most 500 KiB"),
     harmless("labels", "files have no labels"),
-    supported("name", "ignored: a config is identified by its key"),
+    supported("name", "but not used, because a config is identified by its key"),
     harmless("template_driver", "contents are used unchanged"),
 ];
 
@@ -545,11 +545,11 @@ pub(super) const SECRET: &[Key] = &[
     ),
     supported(
         "external",
-        "an error: there is no secret store; set the contents",
+        "`true` is an error, because there is no secret store; set the contents",
     ),
     supported("file", "relative to the Compose file; at most 500 KiB"),
     harmless("labels", "files have no labels"),
-    supported("name", "ignored: a secret is identified by its key"),
+    supported("name", "but not used, because a secret is identified by its key"),
     harmless("template_driver", "contents are used unchanged"),
 ];
 
@@ -584,7 +584,7 @@ pub(super) const VOLUME_MOUNT: &[Key] = &[
     supported("nocopy", ""),
     changes(
         "subpath",
-        "the whole volume is mounted: the engine API in Debian does not support subpaths",
+        "the whole volume is mounted, because the engine API in Debian does not support subpaths",
     ),
 ];
 
@@ -609,7 +609,7 @@ pub(super) const DEVICE: &[Key] = &[
 
 pub(super) const DEVICE_REQUEST: &[Key] = &[
     supported("capabilities", ""),
-    supported("count", "default: all"),
+    supported("count", "all by default"),
     supported("device_ids", ""),
     supported("driver", ""),
     supported("options", ""),

@@ -13,8 +13,8 @@ fn table(out: &mut String, title: &str, keys: &[Key]) {
             Effect::Supported("") => "supported".to_owned(),
             Effect::Supported(note) => format!("supported: {note}"),
             Effect::Changes(consequence) => format!("**no effect**: {consequence}"),
-            Effect::Checked(consequence) => format!("no effect yet, only checked: {consequence}"),
-            Effect::PartOfChecked => "no effect yet, only checked".to_owned(),
+            Effect::Checked(consequence) => format!("no effect yet (only validated): {consequence}"),
+            Effect::PartOfChecked => "no effect yet (only validated)".to_owned(),
             Effect::Harmless(consequence) => format!("no effect: {consequence}"),
         };
         writeln!(out, "| `{}` | {effect} |", key.name).unwrap();
@@ -25,12 +25,12 @@ const INTRODUCTION: &str = "# Supported parts of the Compose Specification
 
 Services are declared in `compose.yaml`, in the format of the
 [Compose Specification](https://compose-spec.io). This page lists every key of the specification and
-its effect here. If a key in bold is ignored, the service behaves differently; `up` reports such keys
-before it changes anything. An unknown key is an error.
+its effect here. If **no effect** is in bold, the service behaves differently from what the key requests;
+`up` reports such keys before it changes anything. An unknown key is an error.
 
 **Service names.** The name of a service resolves in every container of the platform, on every node,
-even before the service is ready: `db:5432` is answered by a ready replica on any node, and several
-replicas share the connections. `db.<platform>.internal` and the aliases of the service resolve, too;
+even before the service is ready: a connection to `db:5432` reaches a ready
+replica, on whichever node it runs, and several replicas share the connections. `db.<platform>.internal` and the aliases of the service resolve, too;
 names are not case-sensitive. A name has one address, which is the same everywhere. A connection to it
 waits for a ready replica as long as `[network] wait` in `platform.toml` allows (30 s); then it is reset,
 and an event is recorded. Only known ports are reachable: those of `ports`, `expose`, `x-lifecycle.ready`,
@@ -51,8 +51,8 @@ A relative path that does not exist, or that is an empty directory (`./data:/var
 is a data directory: it becomes a volume of the platform on the node, and the service stays on that node.
 This is decided by the contents of the path when `up` reads the file, so do not put your own files into a
 data directory. An absolute path (`/var/run/docker.sock`, `/etc/localtime`, `/data`) is a path of the
-node, unless it is inside the directory of the Compose file; data that is written there stays there when
-the service moves. `up` reports for each mount how it is interpreted, if that may be unexpected.
+node, unless it is inside the directory of the Compose file; data written to such a path of a node
+stays on that node when the service moves. `up` reports for each mount how it is interpreted, if that may be unexpected.
 
 **Volumes keep a service on its node.** A replica with a named volume on a node runs only on that node.
 If the replica cannot run there, the plan reports that the replica waits, and for which volume.
@@ -68,15 +68,16 @@ granted as requested. Anyone who may declare services has root access to the nod
 **Several files.** The files are those given with `-f`, in that order; without `-f`, those in `COMPOSE_FILE`
 (separated by `:`, or by the value of `COMPOSE_PATH_SEPARATOR`); without either, `compose.yaml`, `compose.yml`,
 `docker-compose.yml` or `docker-compose.yaml`, in the project directory or the nearest parent directory
-that contains one of these, with `compose.override.yml`, `compose.override.yaml`, `docker-compose.override.yml` or
-`docker-compose.override.yaml` next to it. Relative paths refer to the directory of the first file.
+that contains one of these. In the last case, an override file next to it is read, too, if there is one:
+`compose.override.yml`, `compose.override.yaml`, `docker-compose.override.yml` or
+`docker-compose.override.yaml`. Relative paths refer to the directory of the first file.
 
 - *Merge*: each file is merged over the previous ones. Mappings are merged key by key, lists are
-  concatenated, single values are replaced. `command`, `entrypoint` and `healthcheck.test` are replaced
-  as a whole; `environment`, `labels`, `args` and similar keys are merged by name, in both of their
-  syntaxes; in `ports`, `volumes`, `tmpfs`, `devices`, `secrets`, `configs`, `expose`, `dns` and lists of
+  concatenated, and single values are replaced. `command`, `entrypoint` and `healthcheck.test` are replaced
+  as a whole; `environment`, `labels`, `args` and similar keys are merged by name, whether they are
+  written as a mapping or as a list; in `ports`, `volumes`, `tmpfs`, `devices`, `secrets`, `configs`, `expose`, `dns` and lists of
   plain values, an entry replaces an earlier one for the same thing (the same port, the same path in the
-  container). `!reset` removes the value of an earlier file, `!override` replaces it. Two values of
+  container). `!reset` removes the value of an earlier file; `!override` replaces it. Two values of
   types that cannot be merged are an error.
 - *`include`*: the short syntax, and the long syntax with `path`, `project_directory` and `env_file`.
   Each entry is a separate project, with its own directory for relative paths and its own `.env`, which
@@ -87,13 +88,13 @@ that contains one of these, with `compose.override.yml`, `compose.override.yaml`
   a cycle is an error. Paths in the other file are relative to its directory. Other resources that the
   extended service needs (volumes, networks, other services) are not copied.
 - *`profiles`*: a service with profiles is disabled unless one of them is activated with `--profile` or
-  `COMPOSE_PROFILES` (`*` for all). A dependency on a disabled service is an error, unless
-  it has `required: false`; such a dependency is ignored.
+  `COMPOSE_PROFILES` (`*` for all). A dependency on a disabled service is ignored if the
+  dependency has `required: false`; otherwise it is an error.
 - *Variables*: `$VAR`, `${VAR:-default}`, `${VAR:?message}`, `${VAR:+instead}`, the variants without the
   colon, nested variables, and `$$` for a dollar sign. They are expanded in every value but not in
   keys, before files are merged. The environment overrides the `.env` file next to the first Compose file (or the
   files in `COMPOSE_ENV_FILES`). `COMPOSE_PROJECT_NAME` sets the platform's name if `-p` does not;
-  its value is the platform's name in every file.
+  `${COMPOSE_PROJECT_NAME}` expands to the platform's final name in every file, including included files.
 - YAML anchors, aliases and merge keys are supported, and extension fields (`x-…`) are ignored.
 
 Differences from Compose: only local files can be included or extended, not URLs; a file must contain a single

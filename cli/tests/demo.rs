@@ -1,4 +1,5 @@
-//! Runs the demo without a usable Docker: the demo reports the reason and simulates the platform.
+//! Runs the demo on a machine without a usable Docker. The demo must report the reason and simulate
+//! the platform.
 
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
@@ -9,7 +10,7 @@ use std::process::{Command, Stdio};
 /// The exit code of a simulated demo.
 const SIMULATED: i32 = 3;
 
-/// Runs the demo with the programs that were built for this test. Returns its output.
+/// Runs `script/demo` with the programs that were built for this test. Returns the script's output.
 fn demo(change: impl FnOnce(&mut Command)) -> String {
     let program = Path::new(env!("CARGO_BIN_EXE_bootstrapper"));
     let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("../script/demo");

@@ -1,5 +1,5 @@
-//! Runs the IoT example on a simulated Azure whose VMs are real hosts, with the commands publish,
-//! up, status, and down. Also kills `up` after each request.
+//! Runs the IoT example with `publish`, `up`, `status`, and `down` on a simulated Azure whose VMs
+//! are real hosts. Another test kills `up` after each request.
 
 mod end_to_end;
 mod jump_host;

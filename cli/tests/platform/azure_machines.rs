@@ -1,5 +1,5 @@
-//! Tests the VMs of a simulated Azure, which the provider creates through Azure's API: hosts with
-//! an account, SSH, cloud-init, an engine, and a firewall.
+//! Tests the VMs that the provider creates through the API of a simulated Azure. Each VM is a real
+//! host with an account, SSH, cloud-init, an engine, and a firewall.
 
 use std::net::{IpAddr, SocketAddr, TcpStream};
 use std::os::unix::fs::MetadataExt as _;
@@ -22,9 +22,10 @@ use crate::project::Project;
 use crate::simulated_azure::{Ports, Settings, SimulatedAzure};
 use crate::subprocess::until;
 
-/// Time limit for any wait, because the image may have to be built first.
+/// Time limit for each wait. It is long, because the image may have to be built first.
 const LIMIT: Duration = Duration::from_mins(15);
-/// Time limit for a connection attempt, because dropped packets are never answered.
+/// Time limit for a connection attempt. Without a limit, an attempt through a firewall that drops
+/// packets would hang.
 const KNOCK: Duration = Duration::from_secs(2);
 
 /// A simulated Azure with machines, and a platform that uses it.
@@ -32,8 +33,8 @@ struct Stage {
     azure: SimulatedAzure,
     provider: Azure,
     key: SshCredential,
-    /// The last field, so that the simulator stops before the machines of a failed test are
-    /// removed.
+    /// Must be the last field: fields are dropped in order, and the simulator must stop before the
+    /// machines of a failed test are removed.
     left: Left,
 }
 
@@ -79,8 +80,7 @@ impl Stage {
         self.provider.get(&node(name)).await.unwrap().unwrap()
     }
 
-    /// Runs a command on a machine and returns the output. The machine is reached in the same way
-    /// as by a platform.
+    /// Runs a command on a machine over SSH, in the same way as a platform. Returns the output.
     async fn run(&self, on: &ObservedNode, script: &str) -> String {
         let target = SshTarget {
             node: on.name.clone(),
@@ -108,19 +108,18 @@ async fn start(directory: &Path) -> SimulatedAzure {
     SimulatedAzure::start(settings).await.unwrap()
 }
 
-/// The directory of a simulator. When dropped, removes the machines that a failed test leaves
-/// behind.
+/// The directory of a simulator. Dropping it removes the machines that a failed test left behind.
 struct Left(tempfile::TempDir);
 
 impl Left {
-    /// Returns the owners of the machines that were created, one for each subnet.
+    /// Returns the ids that label the containers of the machines. There is one id for each subnet.
     fn owners(&self) -> Vec<String> {
         let owners = std::fs::read_dir(self.0.path().join("machines")).unwrap();
         let names = owners.map(|note| note.unwrap().file_name().into_string().unwrap());
         names.collect()
     }
 
-    /// Returns the containers, networks, and volumes of these owners.
+    /// Returns the containers, networks, and volumes that have one of these labels.
     fn belongings(&self) -> Vec<Belongings> {
         self.owners().iter().map(|id| Belongings::of(id)).collect()
     }
@@ -149,7 +148,7 @@ fn outside(on: &ObservedNode) -> IpAddr {
     on.addresses.public.unwrap()
 }
 
-/// Whether this machine can connect to a port.
+/// Returns whether this machine can connect to a port.
 fn answers(on: &ObservedNode, port: u16) -> bool {
     TcpStream::connect_timeout(&SocketAddr::new(outside(on), port), KNOCK).is_ok()
 }
@@ -169,8 +168,8 @@ async fn vms_of_the_simulated_azure_are_real_hosts() {
     tokio::join!(stage.provision("vm1"), stage.provision("vm2"));
     let (one, two) = (stage.seen("vm1").await, stage.seen("vm2").await);
 
-    // The account, its key, and the host key are those from the request; cloud-init configures the
-    // rest.
+    // The provider's request specifies the account, its key, and the host key. Cloud-init
+    // configures the rest.
     assert_eq!(one.ssh.host_keys.len(), 1, "{one:?}");
     assert_eq!(one.ssh.user, "lifecycle");
     let result = stage.run(&one, FIRST_BOOT).await;
@@ -180,7 +179,8 @@ async fn vms_of_the_simulated_azure_are_real_hosts() {
     assert_eq!(stage.run(&one, "hostname").await.trim(), "vm1");
     assert_eq!(stage.run(&one, TOKEN).await.trim(), "Bearer");
 
-    // From outside, only SSH is reachable; from inside, all ports are.
+    // From this machine, only the SSH port is reachable. From another VM in the network, all ports
+    // are.
     stage
         .run(&one, "setsid python3 -m http.server 8080 > /dev/null 2>&1 < /dev/null & \
                     timeout 30 sh -c 'until ss -Hltn \"sport = :8080\" | grep -q .; do sleep 0.1; done'")
@@ -193,7 +193,8 @@ async fn vms_of_the_simulated_azure_are_real_hosts() {
     );
     assert_eq!(stage.run(&two, &knock).await.trim(), "open");
 
-    // A stopped machine does not respond. After a start, it is the same machine.
+    // A stopped machine does not respond. After a start, the machine has the same keys, addresses,
+    // and engine.
     stage.provider.fence(&node("vm1")).await.unwrap();
     assert!(!answers(&one, 22));
     assert_eq!(stage.seen("vm1").await.power, Power::Stopped);
@@ -211,7 +212,8 @@ async fn vms_of_the_simulated_azure_are_real_hosts() {
     stage.change(NodeChange::Delete { node: node("vm1") }).await;
     assert_eq!(stage.left.machines(), 1);
 
-    // If a simulator was killed, the next one removes its machines and networks.
+    // After a simulator was killed, the next one in the same directory removes the machines and
+    // networks of the killed one.
     let Stage { azure, left, .. } = stage;
     drop(azure);
     let noted = left.owners();
@@ -261,7 +263,7 @@ fn command_prints_its_addresses_and_runs_until_terminated() {
     assert!(settings.contains(endpoint), "{settings}");
     assert!(!settings.contains(CLIENT_SECRET), "{settings}");
     assert!(record.exists());
-    // The printed platform.toml and the files that it refers to can be used without changes.
+    // The printed platform.toml, and the files that this file refers to, work without changes.
     project.compose("  web: {image: \"debian:bookworm-slim\"}\n");
     project.write("platform.toml", settings);
     project.ends(0, &["plan", "--simulate"]);

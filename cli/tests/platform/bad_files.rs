@@ -1,5 +1,5 @@
-//! Checks that errors in the files are reported with the file, the line, and the right exit code,
-//! before anything is changed.
+//! Checks that errors in the user's files are reported with the file, the line, and the right exit
+//! code, before anything is changed.
 
 use crate::project::Project;
 
@@ -44,8 +44,8 @@ fn bad_files_and_queries_change_nothing() {
     );
     assert!(!touched());
 
-    // These files are valid. The next check finds a setting that the cloud does not support, before
-    // anything is created.
+    // These files are valid, but the cloud does not support one of their settings. This error must
+    // also be reported before anything is created.
     project.compose(unsupported);
     project.write(
         "platform.toml",
@@ -93,7 +93,7 @@ fn init_declares_as_many_nodes_as_the_file_needs() {
     let written = project.read("platform.toml");
     assert!(written.contains("count = 3"), "{written}");
     project.ends(0, &["plan"]);
-    // An error that more nodes cannot fix is reported as it is for one node.
+    // More nodes cannot fix this error, so it is reported for a platform with one node.
     replicas(51);
     let never = project.ends(2, &["init", "--yes", "--force"]);
     assert!(never.stderr.contains("only 1 node"), "{}", never.stderr);

@@ -1,4 +1,4 @@
-//! Runs the IoT example on three nodes, and observes it from its manager's first response: when
+//! Runs the IoT example on three nodes. Starting with the manager's first response, checks when
 //! each type of request succeeds, which service starts last, whether data flows, and whether the
 //! platform is idle afterwards.
 
@@ -30,8 +30,9 @@ const SERVICES: [&str; 7] = [
 /// Longer than a bring-up takes.
 const TIMEOUT: Duration = Duration::from_mins(4);
 
-/// How long the test waits before it measures the idle platform, and how long it measures.
+/// How long the test waits before it measures the idle platform.
 const SETTLING: Duration = Duration::from_secs(30);
+/// How long the test measures the idle platform.
 const IDLE: Duration = Duration::from_secs(90);
 
 /// How often the API is polled.
@@ -41,15 +42,16 @@ const POLL_INTERVAL: Duration = Duration::from_millis(50);
 #[derive(Debug)]
 struct Poll {
     ready: u16,
-    /// The status of a requested restart of a service that does not exist.
+    /// The status code of a request to restart a service that does not exist.
     write: u16,
-    /// The status of a `PUT` of the current declaration, and whether it changed anything.
+    /// The status code of a `PUT` of the current declaration, and whether the response reports a
+    /// change.
     put: (u16, Option<bool>),
     /// The status codes of requests without a credential.
     unauthorized: [u16; 3],
     health: u16,
     progress: Value,
-    /// The status of the lookup of each service's endpoints.
+    /// The status code of the endpoint lookup for each service.
     endpoints: [u16; 7],
     services: Value,
 }
@@ -90,7 +92,7 @@ fn watch(project: &Project, up: &mut Running) -> (Vec<Poll>, Duration) {
         assert!(up.runs(), "`up` ended before its node was running");
         Node::find(&project.identity()?, "hub")
     });
-    // The CA certificate is stored before the first effect.
+    // `up` stores the CA certificate before it creates the first node.
     let api = Https::new(hub.address(), 7443, &project.kept("ca.pem"));
     let deadline = Instant::now() + TIMEOUT;
     while api.try_request("GET", "/healthz", None, "").is_none() {
@@ -100,13 +102,13 @@ fn watch(project: &Project, up: &mut Running) -> (Vec<Poll>, Duration) {
         );
         std::thread::sleep(POLL_INTERVAL / 5);
     }
-    // Nodes use this machine's clock.
+    // The local nodes use this machine's clock, so the two times can be compared.
     let answered = SystemClock.now().timestamp_micros();
     let first_response = answered - hub.started("lifecycle.role=manager");
     let first_response = Duration::from_micros(first_response.try_into().unwrap());
 
     let (admin, read) = (project.kept("admin.token"), project.kept("read.token"));
-    // The stored declaration, as the body of a request.
+    // The manager stores the declaration in the format of a request body.
     let declaration = format!(
         "/var/lib/lifecycle/{}/manager/declaration.json",
         project.id()
@@ -129,17 +131,18 @@ fn assert_polls_in_order(polls: &[Poll]) {
     for poll in polls {
         assert_eq!(poll.health, 200, "{poll:?}");
         assert_eq!(poll.unauthorized, [401; 3], "{poll:?}");
-        // Before the manager has read the declaration, it knows no service.
+        // Before the manager has read the declaration (generation 0), no service is known.
         if poll.progress["generation"] != 0 {
             assert_eq!(poll.endpoints, [200; 7], "{poll:?}");
         }
-        // The progress was requested last. If the API was not open for changes then, it was not
-        // open for the earlier requests of this poll either.
+        // A poll requests the progress last. If the API is not open for changes by then, it was not
+        // open during the earlier requests of the poll.
         if poll.progress["open"] == false {
             assert_eq!(poll.write, 503, "{poll:?}");
             assert_eq!(poll.ready, 503, "{poll:?}");
         }
-        // Before the manager leads, all changes are rejected, even declarations.
+        // The manager rejects declarations (503) only until it becomes the leader. The current
+        // declaration changes nothing.
         assert!(
             poll.put == (503, None) || poll.put == (200, Some(false)),
             "{poll:?}"
@@ -149,14 +152,14 @@ fn assert_polls_in_order(polls: &[Poll]) {
         before
             .iter()
             .any(|l| l.progress["open"] == false && l.put.0 == 200),
-        "a declaration is accepted during a bring-up: {before:#?}"
+        "no declaration was accepted during the bring-up: {before:#?}"
     );
     assert_eq!(
         last.write, 404,
-        "changes are accepted, but the service does not exist"
+        "the API must be open for changes, but the service does not exist"
     );
-    // `ready` may be false, because the declaration that was just sent also requests a retry of
-    // failed steps, and the round ends only when the control loop has processed this request.
+    // Do not check `ready` here. The declaration that the last poll sent also requests a retry of
+    // failed steps, and `ready` is false until the control loop has processed the retry.
     assert_eq!(last.progress["open"], true, "{last:?}");
 
     // The services were requested after `/readyz` succeeded.
@@ -167,18 +170,18 @@ fn assert_polls_in_order(polls: &[Poll]) {
     {
         assert_eq!(instance["state"], "ready", "{instance}");
     }
-    // Lookups return the services that are ready so far, even before all are ready.
+    // Lookups return the services that are ready even while other services are not.
     let ready_early = before.iter().flat_map(|l| l.services.as_array().unwrap());
     assert!(
         ready_early
             .flat_map(|s| s["instances"].as_array().unwrap())
             .any(|instance| !instance["endpoints"].as_array().unwrap().is_empty()),
-        "endpoints are published as soon as they are ready"
+        "no endpoint was published before the platform was ready"
     );
 }
 
-/// Checks that a reading of a simulated sensor can be requested through the request manager, and
-/// that another reading follows.
+/// Checks that the request manager returns a reading of a simulated sensor, and later a newer
+/// reading.
 fn assert_data_flows(status: &Value) {
     let door = &endpoints(instance(status, "request-manager"))[0];
     let ask = |path: &str| -> Option<Value> {
@@ -210,7 +213,7 @@ fn assert_data_flows(status: &Value) {
     assert_eq!(kinds, ["humidity", "light"], "{bound}");
 }
 
-/// Returns the runs of the services' containers, by node.
+/// Returns the current run of each container, by node.
 fn runs(project: &Project) -> BTreeMap<String, BTreeMap<String, Run>> {
     let nodes = Node::all(&project.id());
     nodes
@@ -219,18 +222,18 @@ fn runs(project: &Project) -> BTreeMap<String, BTreeMap<String, Run>> {
         .collect()
 }
 
-/// Checks that no process starts repeatedly, and that neither memory nor files grow. The limits
-/// allow for a debug build on a busy machine; `cargo bench -p benches --bench rest` prints exact
-/// values.
+/// Checks that no process starts repeatedly, and that memory and files do not grow. The limits
+/// leave room for a debug build on a busy machine. `cargo bench -p benches --bench rest` prints
+/// exact values.
 fn assert_idle(rest: &Rest) {
     const GROWTH: f64 = 500.0;
     const MORE: u64 = 10;
     let started = &rest.started;
-    // On a busy machine, the kernel drops a few events. If it dropped many, the count would be
-    // meaningless.
+    // The kernel may drop a few events on a busy machine. If it drops many, the count of processes
+    // is meaningless.
     assert!(started.lost_events < 20, "incomplete: {started:?}");
-    // The counter works, because it has counted the example's health check, which runs every
-    // second.
+    // Make sure that processes are counted at all: the count must include the example's health
+    // check, which runs every second.
     let checks: Vec<_> = started
         .checks
         .iter()
@@ -242,7 +245,7 @@ fn assert_idle(rest: &Rest) {
         rest.others_per_second() < 1.0,
         "new processes while idle: {started:?}"
     );
-    assert_eq!(rest.programs.len(), 4, "one manager and three agents");
+    assert_eq!(rest.programs.len(), 4, "expected one manager and three agents");
     for program in &rest.programs {
         assert!(program.slope < GROWTH, "memory: {program:?}");
         for (before, after) in [program.descriptors, program.threads] {
@@ -264,10 +267,10 @@ fn example_starts_in_order_answers_requests_and_becomes_idle() {
     project.keep(&up);
     assert_eq!(up.status.code(), Some(0), "{}", up.stderr);
     println!(
-        "the API answered {first_response:?} after its manager's start; {} polls",
+        "the API responded {first_response:?} after the manager's start; {} polls",
         polls.len()
     );
-    // The response takes one second, or a little more on a busy machine.
+    // The first response takes about one second, or a little longer on a busy machine.
     assert!(
         first_response < Duration::from_secs(3),
         "{first_response:?}"
@@ -282,7 +285,11 @@ fn example_starts_in_order_answers_requests_and_becomes_idle() {
         .map(|s| s["name"].as_str().unwrap())
         .collect();
     assert_eq!(names, SERVICES);
-    assert_eq!(instances(&status).len(), 8, "one service has two instances");
+    assert_eq!(
+        instances(&status).len(),
+        8,
+        "expected seven services, one of them with two instances"
+    );
     for instance in instances(&status) {
         let endpoints = endpoints(instance);
         assert_eq!(endpoints.len(), 1, "{instance}");
@@ -308,7 +315,6 @@ fn example_starts_in_order_answers_requests_and_becomes_idle() {
 
     let id = project.id();
     let rest = at_rest::measure(&id, SETTLING, IDLE).unwrap();
-    // This output is shown only if the test fails.
     println!("{rest}");
     assert_idle(&rest);
 

@@ -1,4 +1,5 @@
-//! Tests that `up` protects against a concurrent `up` and against data loss.
+//! Tests that `up` does not run concurrently with another `up` and does not delete volumes with
+//! data.
 
 use std::time::Duration;
 
@@ -56,7 +57,7 @@ fn concurrent_up_and_data_loss_are_prevented() {
     );
     assert_eq!(nodes(&project), ["a", "b"]);
 
-    // The volume on the node would be lost with the node.
+    // Node b has a volume, which would be lost with the node.
     let status = project.status();
     assert_eq!(status["services"][0]["instances"][0]["node"], "b");
     project.compose(&SERVICES.replace("node.hostname == b", "node.hostname == a"));

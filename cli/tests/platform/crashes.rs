@@ -1,6 +1,6 @@
-//! Kills `up` or the manager with SIGKILL at random moments of a bring-up. Checks that the next one
-//! continues, and that in the end the state is the same as without a crash, with no resource
-//! duplicated or left behind.
+//! Kills `up` or the manager with SIGKILL at random moments of a bring-up. Checks that the next
+//! `up` or manager continues, that the final state is the same as without a crash, and that no
+//! resource is duplicated or left behind.
 
 use std::time::{Duration, Instant};
 
@@ -11,7 +11,6 @@ use crate::document::{endpoints, instances};
 use crate::project::{Project, STATIC_SERVER};
 use crate::subprocess::until;
 
-/// Two nodes and two services, one of which waits for the other.
 const NODES: &str = "[nodes.a]\n[nodes.b]\n[manager]\nnode = \"a\"\n";
 const WEB: &str = r#"
     ports: ["8080:8000"]
@@ -26,18 +25,18 @@ volumes:
   data: {}
 "#;
 
-/// The seed for the random moments, unless the environment sets another one. It is printed, so that
-/// a failure can be reproduced.
+/// The default seed for the random moments. The test prints the seed that it uses, so that a
+/// failure can be reproduced.
 const SEED: u64 = 20_261_123;
 const SEED_VARIABLE: &str = "LIFECYCLE_TEST_SEED";
 
-/// The number of random moments.
+/// The number of kills in each test.
 const KILLS: u32 = 5;
 
 /// Longer than a bring-up takes.
 const TIMEOUT: Duration = Duration::from_mins(4);
 
-/// Pseudo-random fractions of a duration (`SplitMix64`).
+/// Generates pseudo-random moments within a duration (`SplitMix64`).
 struct Moments(u64);
 
 impl Moments {
@@ -83,8 +82,8 @@ fn project() -> Project {
     project
 }
 
-/// Returns the state after a bring-up: one line for each object, without values that differ between
-/// runs, which are ids, times, addresses, and keyed digests.
+/// Describes the state after a bring-up: one line for each object, without values that differ
+/// between runs (ids, times, addresses, and keyed digests).
 fn end(project: &Project) -> Vec<String> {
     let status = project.status();
     assert_eq!(status["platform"]["state"], "running");
@@ -142,7 +141,7 @@ fn on(node: &Node, platform: &str) -> Vec<String> {
         "--format",
         "volume {{.Name}}",
     ])));
-    // The write-ahead log of a registry does not always exist.
+    // Leave out the registry's write-ahead log, which does not always exist.
     let files = "mkdir -p /var/lib/lifecycle; find /var/lib/lifecycle -type f \
                  -not -name 'registry.db-*' -printf 'file %P %m\\n'";
     all.extend(lines(node.exec(&["sh", "-c", files])));
@@ -202,7 +201,7 @@ fn managers_process(project: &Project) -> Option<(Node, String)> {
     let node = Node::find(&project.identity()?, "a")?;
     let pid = "docker inspect --format '{{.State.Pid}}' \
                $(docker ps --quiet --filter label=lifecycle.role=manager)";
-    // The engine of a new node does not respond yet.
+    // This call fails until the new node's engine responds.
     let pid = node.call(&["sh", "-c", pid]).stdout.trim().to_owned();
     pid.parse::<u32>()
         .is_ok_and(|pid| pid > 0)
@@ -238,7 +237,8 @@ fn killed_manager_continues() {
         let up = up.finish(TIMEOUT);
         project.keep(&up);
         assert_eq!(up.status.code(), Some(0), "{}", up.stderr);
-        // An `up` that was almost finished may not have noticed that the manager was killed.
+        // If `up` was almost finished, it may have succeeded without noticing the kill. Wait until
+        // the manager runs again.
         let again = until("the manager is running again", TIMEOUT, || {
             let now = node.manager();
             (now.started_at != manager.started_at).then_some(now)
@@ -279,5 +279,5 @@ fn running_services_are_not_changed(project: &Project) {
         api.is_ready().then_some(())
     });
     assert_eq!(services(), runs);
-    is_the_same(&end(project), &before, "killed when everything was ready");
+    is_the_same(&end(project), &before, "killed after everything was ready");
 }

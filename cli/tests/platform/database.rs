@@ -1,4 +1,5 @@
-//! Tests a platform with its registry in PostgreSQL and separate databases for two kinds.
+//! Tests a platform whose registry is in PostgreSQL, with separate databases for two kinds of
+//! records.
 
 use std::fmt::Write as _;
 use std::net::IpAddr;
@@ -33,7 +34,7 @@ const DATABASES: [&str; 3] = ["central", "nodes", "microservices"];
 /// The default subnet for local nodes.
 const NODES: &str = "10.89.0.0/16";
 
-/// A network for this test. Nodes reach this machine at the network's gateway.
+/// A Docker network for this test. Nodes connect to this machine at the network's gateway address.
 struct Network {
     name: String,
 }
@@ -151,7 +152,7 @@ fn unreachable_server_is_reported_first(project: &Project, server: &PostgresServ
     );
 }
 
-/// Checks that secrets are only where they are needed.
+/// Checks that secrets are stored only where they are needed.
 fn assert_no_leaks(project: &Project, server: &PostgresServer) {
     let (node, id) = (project.node(), project.id());
     let mut secrets = vec![PASSWORD.to_owned(), ENVIRONMENT.to_owned()];
@@ -177,7 +178,7 @@ fn assert_no_leaks(project: &Project, server: &PostgresServer) {
     }
     for (place, text) in &places {
         for secret in &secrets {
-            // In a dump, binary values are in hexadecimal.
+            // A database dump contains binary values in hexadecimal.
             let hex = secret.bytes().fold(String::new(), |mut hex, byte| {
                 write!(hex, "{byte:02x}").unwrap();
                 hex
@@ -191,7 +192,7 @@ fn assert_no_leaks(project: &Project, server: &PostgresServer) {
     }
     let file = format!("/var/lib/lifecycle/{id}/manager/registry.json");
     assert_eq!(node.exec(&["stat", "-c", "%a %U", &file]), "400 root");
-    // This is the only file that contains the password.
+    // Only this file may contain the password.
     assert!(node.exec(&["cat", &file]).contains(PASSWORD));
 }
 
@@ -201,7 +202,7 @@ fn nothing_changes_after_a_manager_crash(project: &Project) {
     let generation = project.status()["platform"]["generation"].clone();
     node.docker(&["kill", &manager.id]);
     node.docker(&["start", &manager.id]);
-    // The killed manager's lease must expire first.
+    // The restarted manager can lead only after the killed manager's lease has expired.
     until("everything is ready", Duration::from_mins(2), || {
         api.is_ready().then_some(())
     });
@@ -211,8 +212,8 @@ fn nothing_changes_after_a_manager_crash(project: &Project) {
     assert_eq!(project.status()["platform"]["generation"], generation);
 }
 
-/// Checks that `up` works after `down`, although `down` deletes the platform's key and the database
-/// contains values that are sealed with this key.
+/// Checks that `up` works after `down`. `down` deletes the platform's key, but the database still
+/// contains values that are encrypted with this key.
 fn down_and_up_again(project: &Project, server: &PostgresServer) {
     let id = project.id();
     project.ends(0, &["down", "--yes"]);

@@ -1,4 +1,4 @@
-//! Access to this machine's engine and the nodes' engines without the programs under test.
+//! Controls this machine's engine and the nodes' engines without the programs under test.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
@@ -15,7 +15,7 @@ const BASE: &str = "debian:bookworm-slim";
 /// Time limit for one call to an engine.
 const CALL: Duration = Duration::from_mins(1);
 
-/// Fails with instructions if these tests cannot run on this machine.
+/// Panics with instructions if these tests cannot run on this machine.
 pub(crate) fn require() {
     let engine = Command::new("docker")
         .args(["version", "--format", "{{.Server.Version}}"])
@@ -31,12 +31,12 @@ pub(crate) fn require() {
     );
 }
 
-/// Runs `docker`, which may fail.
+/// Runs `docker` and returns the result, even if `docker` fails.
 pub(crate) fn call(arguments: &[&str]) -> Finished {
     run(Command::new("docker").args(arguments), CALL)
 }
 
-/// Runs `docker`, which must succeed. Returns its output.
+/// Runs `docker` and returns the output. Panics if `docker` fails.
 pub(crate) fn docker(arguments: &[&str]) -> String {
     let finished = call(arguments);
     assert!(
@@ -74,7 +74,7 @@ impl Belongings {
         self.containers.is_empty() && self.networks.is_empty() && self.volumes.is_empty()
     }
 
-    /// Removes all of them, in case a test failed.
+    /// Removes all these objects if they still exist.
     pub(crate) fn remove(&self) {
         for container in &self.containers {
             call(&["rm", "--force", "--volumes", container]);
@@ -121,8 +121,8 @@ impl Node {
             .collect()
     }
 
-    /// Returns the same node with another platform id, because the platform that uses a machine of
-    /// a simulated cloud is not the owner of the machine's container.
+    /// Returns the same node with another platform id. In a simulated cloud, a machine's container
+    /// is labeled with the simulator's id instead of the id of the platform that uses the machine.
     pub(crate) fn of_platform(self, platform: &str) -> Self {
         Self {
             platform: platform.to_owned(),
@@ -133,11 +133,11 @@ impl Node {
     /// Returns the only node of a platform.
     pub(crate) fn only(platform: &str) -> Self {
         let nodes = Self::all(platform);
-        assert_eq!(nodes.len(), 1, "not exactly one node: {nodes:?}");
+        assert_eq!(nodes.len(), 1, "expected exactly one node: {nodes:?}");
         nodes.into_values().next().unwrap()
     }
 
-    /// Returns a node of a platform, if it is running.
+    /// Returns the node with this name, if the node is running.
     pub(crate) fn find(platform: &str, name: &str) -> Option<Self> {
         Self::all(platform).remove(name)
     }
@@ -148,12 +148,12 @@ impl Node {
         address.parse().unwrap()
     }
 
-    /// Runs a program on the node, which may fail.
+    /// Runs a program on the node and returns the result, even if the program fails.
     pub(crate) fn call(&self, program: &[&str]) -> Finished {
         call(&[&["exec", &self.container], program].concat())
     }
 
-    /// Runs a program on the node, which must succeed. Returns its output.
+    /// Runs a program on the node and returns the output. Panics if the program fails.
     pub(crate) fn exec(&self, program: &[&str]) -> String {
         docker(&[&["exec", &self.container], program].concat())
     }
@@ -189,14 +189,14 @@ impl Node {
         serde_json::from_str(&text).unwrap()
     }
 
-    /// Returns the runs of the platform's containers, by name.
+    /// Returns the current run of each of the platform's containers, by name.
     pub(crate) fn runs(&self) -> BTreeMap<String, Run> {
         let all = self.inspect_all();
         let named = |found: &Value| found["Name"].as_str().unwrap().to_owned();
         all.iter().map(|c| (named(c), run_of(c))).collect()
     }
 
-    /// Returns when the only container with a label was started, in microseconds since 1970.
+    /// Returns the start time of the only container with a label, in microseconds since 1970.
     pub(crate) fn started(&self, label: &str) -> i64 {
         let started = run_of(&self.inspect(label)).started_at;
         let micros = self.exec(&["date", "-d", &started, "+%s%6N"]);
@@ -211,7 +211,7 @@ impl Node {
         serde_json::from_str::<Value>(&text).unwrap()[0].take()
     }
 
-    /// Returns the run of the only container of a service.
+    /// Returns the current run of a service's only container.
     pub(crate) fn service(&self, service: &str) -> Run {
         run_of(&self.inspect(&format!("lifecycle.service={service}")))
     }

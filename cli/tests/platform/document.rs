@@ -1,4 +1,4 @@
-//! Checks the document of `status --json`: its structure, and what it contains about services.
+//! Checks the document that `status --json` prints, and reads parts of it.
 
 use std::collections::BTreeSet;
 
@@ -6,8 +6,8 @@ use serde_json::{Value, json};
 
 use crate::project::Project;
 
-/// Checks that an object has exactly the keys in `required` and any of those in `optional`.
-/// Messages call the object `label`.
+/// Checks that an object has all keys in `required` and no other keys than those in `optional`.
+/// `label` names the object in messages.
 fn has_keys(label: &str, value: &Value, required: &[&str], optional: &[&str]) {
     let keys: BTreeSet<&str> = value
         .as_object()
@@ -19,7 +19,7 @@ fn has_keys(label: &str, value: &Value, required: &[&str], optional: &[&str]) {
     assert_eq!(keys, required.iter().copied().collect(), "{label}");
 }
 
-/// Whether the value is a time in the platform's format: RFC 3339, UTC, six digits.
+/// Returns whether the value is a time in the platform's format: RFC 3339 in UTC with microseconds.
 fn is_time(value: &Value) -> bool {
     let digits = |text: &str| text.len() == 6 && text.bytes().all(|b| b.is_ascii_digit());
     value
@@ -28,8 +28,8 @@ fn is_time(value: &Value) -> bool {
         .is_some_and(|(whole, fraction)| whole.contains('T') && digits(fraction))
 }
 
-/// Checks that every object has the documented keys and every value has its type. The platform must
-/// be running.
+/// Checks that every object has the documented keys, and every value the documented type. The
+/// platform must be running.
 pub(crate) fn assert_documented_shape(status: &Value, project: &Project) {
     let top = ["platform", "manager", "nodes", "services"];
     has_keys("status", status, &top, &[]);

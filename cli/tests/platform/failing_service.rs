@@ -1,5 +1,5 @@
-//! Tests a service that always fails: it is reported with the reason and its last output, and after
-//! a fix another `up` starts it.
+//! Tests a service that always fails. `up` must report the service with the reason and the last
+//! output. After a fix, another `up` must start the service.
 
 use crate::project::Project;
 
@@ -40,7 +40,8 @@ fn a_failing_service_is_reported_and_fixed() {
     assert_eq!(state("broken"), "failed");
     assert_eq!(state("other"), "ready");
     let other = project.node().service("other");
-    // The cause was outside the declaration: the step is retried immediately.
+    // If the cause of a failure is outside the declaration, the user can retry the failed step
+    // without a change.
     let retried = project.ends(0, &["retry", "broken"]).stderr;
     assert!(
         retried.contains("Retrying now: start broken-1"),

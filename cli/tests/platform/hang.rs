@@ -1,5 +1,5 @@
-//! Tests a node that hangs during a bring-up and later: it is shown as unknown with the time and
-//! the reason, does not delay other nodes, and is unchanged when it responds again.
+//! Tests a node that hangs, during a bring-up and later. The node must be shown as unknown with the
+//! time and the reason, must not delay other nodes, and must be unchanged when it responds again.
 
 use std::time::Duration;
 
@@ -64,7 +64,7 @@ fn hanging_node_is_shown_and_delays_no_other() {
     let status = until("the service on b is ready", TIMEOUT, || {
         assert!(up.runs(), "`up` ended before c was ready");
         let status = try_status(&project)?;
-        // The manager may not have read the declaration yet.
+        // The status lists no services until the manager has read the declaration.
         let is_declared = status["services"].as_array().is_some_and(|s| s.len() == 3);
         (is_declared && is_ready(&status, "at-b")).then_some(status)
     });
@@ -88,7 +88,7 @@ fn hangs_later(project: &Project, c: &Node) {
     logs_of_other_nodes_are_shown(project);
     let status = until("c is unknown", DETECTED_WITHIN, || {
         let status = project.status();
-        // The requests to a node run concurrently.
+        // The requests to c run concurrently and time out separately, so wait for both states.
         let is_noticed = status["platform"]["state"] == "degraded"
             && instance(&status, "at-c")["state"] == "unknown"
             && node(&status, "c")["state"] == "unknown";
@@ -96,7 +96,7 @@ fn hangs_later(project: &Project, c: &Node) {
     });
     let unknown = node(&status, "c");
     let since = unknown["unknown_since"].as_str().unwrap();
-    // Times in the same format can be compared as text.
+    // These times have the same format, so they can be compared as text.
     assert!(
         since >= before.as_str(),
         "unknown since {since}, hangs since {before}"
@@ -156,8 +156,8 @@ fn hangs_later(project: &Project, c: &Node) {
     }
 }
 
-/// Checks the logs of a service that runs on the hanging node and on another node: the output from
-/// the other node is shown, and the reason why the output from the hanging node is missing.
+/// Checks `logs` for a service that runs on the hanging node and on another node. The command must
+/// show the other node's output, and a warning with the reason why the rest is missing.
 fn logs_of_other_nodes_are_shown(project: &Project) {
     let logs = project.ends(0, &["logs", "both"]);
     let lines: Vec<&str> = logs.stdout.lines().collect();

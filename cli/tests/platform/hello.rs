@@ -1,5 +1,5 @@
-//! Tests the lifecycle of a small platform: up, up again, a lost container, changed code, logs,
-//! down.
+//! Tests a small platform from `up` to `down`: a second `up`, a lost container, changed code, and
+//! logs.
 
 use std::collections::BTreeSet;
 use std::time::Duration;
@@ -34,7 +34,7 @@ fn platform_life_cycle() {
     project.compose(SERVICES);
     project.web_server("hello");
     project.web_server("other");
-    // Another user's platform with the same name on the same engine.
+    // Another user starts a platform with the same name on the same engine.
     let other = Project::named(&project.name);
     other.compose("  only:\n    image: debian:bookworm-slim\n    command: [sleep, infinity]\n");
 
@@ -155,8 +155,8 @@ fn changed_code_replaces_only_its_service(project: &Project) {
             .collect()
     };
     let previous = present();
-    assert_eq!(previous.len(), 1, "both services have the same code");
-    // These files are like those that earlier bring-ups leave behind.
+    assert_eq!(previous.len(), 1, "expected one code base, which both services use");
+    // Create files like those that earlier bring-ups leave behind.
     let old =
         format!("cd {code}; for year in 2020 2021 2022; do touch -d $year-01-01 $year.tar; done");
     shell(&old);
@@ -208,7 +208,7 @@ fn has_two_services(status: &Value) {
     }
 }
 
-/// Checks that each endpoint, requested from this machine, returns its service's greeting.
+/// Requests each endpoint from this machine and checks the service's greeting in the response.
 fn assert_all_endpoints_respond(status: &Value) {
     for (service, greeting) in [("hello", "Good morning"), ("other", "Good evening")] {
         let endpoints = endpoints(instance(status, service));

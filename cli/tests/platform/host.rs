@@ -1,6 +1,5 @@
-//! Finds what a platform creates on this machine in addition to the objects that the engine lists
-//! by label: processes, network interfaces, volumes without a name, and anything else that might
-//! remain after `down`.
+//! Finds everything that a platform might leave on this machine after `down`: the objects that the
+//! engine lists by label, but also processes, network interfaces, and unnamed volumes.
 
 use std::collections::BTreeSet;
 use std::path::Path;
@@ -15,12 +14,13 @@ use crate::subprocess::until;
 /// Time limit for killed processes to exit.
 const TIMEOUT: Duration = Duration::from_secs(10);
 
-/// A process. Its PID alone does not identify it, because PIDs are reused.
+/// A process, identified by its PID and its start time. The PID alone is not enough, because PIDs
+/// are reused.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 struct Process {
     pid: u32,
     parent: u32,
-    /// The start time, in clock ticks since the boot.
+    /// The start time, in clock ticks since this machine booted.
     started: u64,
 }
 
@@ -32,7 +32,8 @@ impl Process {
             .filter_map(|entry| {
                 let pid = entry.file_name().to_str()?.parse().ok()?;
                 let stat = std::fs::read_to_string(entry.path().join("stat")).ok()?;
-                // The name may contain any character, even a parenthesis.
+                // Search from the end: the program's name is in parentheses, but may itself contain
+                // a parenthesis.
                 let (_, rest) = stat.rsplit_once(") ")?;
                 let fields: Vec<&str> = rest.split(' ').collect();
                 Some(Self {
@@ -60,7 +61,7 @@ pub(crate) struct Traces {
 }
 
 impl Traces {
-    /// Lists these objects while the platform is running.
+    /// Lists these objects of a running platform.
     pub(crate) fn of(project: &Project) -> Self {
         let belongings = Belongings::of(&project.id());
         let nodes = Node::all(&project.id());
@@ -97,8 +98,8 @@ impl Traces {
         traces
     }
 
-    /// Checks that none of these objects is left, and no process that one of the project's commands
-    /// started.
+    /// Checks that none of these objects is left, and that no process is left that one of the
+    /// project's commands started.
     pub(crate) fn assert_removed(&self, project: &Project) {
         until("the platform's processes have exited", TIMEOUT, || {
             self.processes.is_disjoint(&Process::all()).then_some(())

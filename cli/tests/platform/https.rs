@@ -1,5 +1,5 @@
-//! Sends raw requests to the manager's API, with or without a credential, without the programs' own
-//! client. Returns status codes and bodies.
+//! A minimal HTTPS client, independent of the client under test. It sends requests to the manager's
+//! API with or without a credential, and returns status codes and bodies.
 
 use std::io::{Read as _, Write as _};
 use std::net::{IpAddr, SocketAddr, TcpStream};
@@ -75,8 +75,8 @@ impl Https {
         );
         stream.write_all(request.as_bytes()).ok()?;
         let mut text = Vec::new();
-        // A response is valid even if the server closes the connection without TLS's close
-        // notification.
+        // Ignore an error here: a response is valid even if the server closes the connection
+        // without the `close_notify` alert of TLS.
         let _ = stream.read_to_end(&mut text);
         let text = String::from_utf8(text).unwrap();
         let (head, body) = text.split_once("\r\n\r\n")?;
@@ -86,7 +86,7 @@ impl Https {
         })
     }
 
-    /// Returns the response. Panics if there is none.
+    /// Returns the response. Panics if no server responds.
     pub(crate) fn request(
         &self,
         method: &str,
@@ -99,7 +99,7 @@ impl Https {
     }
 }
 
-/// Returns a plain HTTP server's response to `GET path`: head and body.
+/// Sends `GET path` over plain HTTP. Returns the whole response, with its head.
 pub(crate) fn plain_get(ip: &str, port: u64, path: &str) -> String {
     let address = format!("{ip}:{port}");
     let mut stream = TcpStream::connect(&address)

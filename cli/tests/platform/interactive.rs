@@ -1,5 +1,5 @@
-//! Tests the command line as a person uses it, on a terminal and without one. All parts share one
-//! platform, because a platform takes a while to start.
+//! Tests the command line as a person uses it, on a terminal and without one. All checks use the
+//! same platform to save time.
 
 use std::collections::BTreeSet;
 
@@ -43,7 +43,8 @@ fn command_line_on_a_terminal() {
         "{wide}"
     );
     let why = project.ends(0, &["why", "talker"]).stdout;
-    // The order in which services that are started together become ready is not defined.
+    // Compare only the reasons with a snapshot. The evidence lists services in the order in which
+    // they became ready, and this order differs between runs.
     let (reasons, evidence) = why.split_once("evidence\n").unwrap();
     snapshot("why", &project, reasons);
     assert!(
@@ -110,7 +111,7 @@ fn commands_without_a_platform_point_to_up(project: &Project) {
     }
     let not_run = project.ends(125, &["exec", "talker", "--", "true"]);
     assert!(not_run.stderr.contains("hint: "), "{}", not_run.stderr);
-    // On a machine from which no platform was started yet, `doctor` finds no errors.
+    // Before the first `up`, `doctor` finds no errors.
     let doctor = project.ends(0, &["doctor"]);
     assert!(
         doctor
@@ -121,7 +122,7 @@ fn commands_without_a_platform_point_to_up(project: &Project) {
     );
 }
 
-/// Presses Ctrl-C while the node is created, and runs the same command again.
+/// Presses Ctrl-C while a node is being created, then runs the same command again.
 fn interrupted_up_can_be_continued(project: &Project) {
     let up = on_terminal(project, &["up"]);
     up.shows("provision node node-1");
@@ -152,7 +153,7 @@ fn exec_runs_a_command_in_a_container(project: &Project) {
     shell.resize(100, 30);
     shell.types("while [ \"$(stty size)\" != '30 100' ]; do sleep 0.1; done; echo resi''zed\r");
     shell.shows("resized");
-    // The key press is sent to the command, not to the bootstrapper.
+    // Ctrl-C must interrupt the command in the container, not the bootstrapper.
     shell.types("sleep 60\r");
     shell.shows("sleep 60");
     shell.interrupts();
@@ -176,7 +177,7 @@ fn exec_runs_a_command_in_a_container(project: &Project) {
     );
     // The command's standard input is closed, so `cat` exits.
     project.ends(0, &["exec", "quiet", "--", "cat"]);
-    // Engines differ in which of a shell's two exit codes they return.
+    // Docker versions differ in the exit code for a program that does not exist.
     let lacks = project.call(&["exec", "quiet", "--", "no-such-program"]);
     let code = lacks.status.code();
     assert!(
@@ -301,7 +302,7 @@ fn missing_secrets_are_reported_immediately(project: &Project) {
     std::fs::rename(&away, &kept).unwrap();
 }
 
-/// Must run last, because it runs `down`.
+/// Checks the output of every command. Must run last, because one of the commands is `down`.
 fn every_document_follows_its_schema(project: &Project) {
     let mut commands = BTreeSet::new();
     for command in [
@@ -323,14 +324,14 @@ fn every_document_follows_its_schema(project: &Project) {
         assert!(!said.stdout.is_empty(), "{command:?}");
         commands.insert(command[0].to_owned());
     }
-    // These commands need another platform and are tested elsewhere.
+    // Other tests check the output of these commands, which need another kind of platform.
     for elsewhere in ["azure-simulator", "publish"] {
         commands.insert(elsewhere.to_owned());
     }
     assert_eq!(commands, schema::commands());
 }
 
-/// Compares the output with a snapshot, without the values that differ between runs.
+/// Replaces the values that differ between runs, then compares the output with a snapshot.
 fn snapshot(name: &str, project: &Project, shown: &str) {
     let mut shown = shown.replace(&project.path("").display().to_string(), "<project>/");
     for (pattern, instead) in [

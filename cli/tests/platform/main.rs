@@ -1,6 +1,6 @@
-//! Tests the programs as users run them: platforms on this machine's Docker are started, damaged,
-//! repaired, and removed with the command line. Starting a platform takes a while, so each test
-//! checks many properties of its platform.
+//! Tests the programs as users run them: starts, damages, repairs, and removes platforms on this
+//! machine's Docker with the command line. Starting a platform takes a while, so each test checks
+//! many properties of one platform.
 
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 

@@ -1,5 +1,5 @@
-//! Tests that services reach each other by their names from the start: on every node, with two C
-//! libraries, with and without a running manager, and while an agent is restarted.
+//! Tests that services can connect to each other by name: on every node, with glibc and musl, with
+//! and without a running manager, and again after an agent was killed.
 
 use std::collections::BTreeSet;
 use std::io::BufRead as _;
@@ -16,7 +16,7 @@ use crate::subprocess::until;
 const NODES: &str = "[nodes.a]\n[nodes.b]\n[nodes.m]\n[manager]\nnode = \"m\"\n\
                      [network]\nwait = \"5s\"\n";
 
-/// `db` starts to listen two seconds after its start, `late` when the test creates a file.
+/// `db` listens two seconds after its start. `late` does not listen until the test creates a file.
 const SERVICES: &str = r#"
   client:
     build: ./net
@@ -51,10 +51,10 @@ const SERVICES: &str = r#"
 
 const TIMEOUT: Duration = Duration::from_mins(4);
 
-/// How often an agent is killed.
+/// How many times the test kills an agent.
 const KILLS: usize = 3;
 
-/// Returns the output of `net.pl` in the client's container.
+/// Runs `net.pl` in the client's container. Returns the output.
 fn run_net(node: &Node, words: &[&str]) -> Vec<String> {
     let client = node.service("client").id;
     let output = node.docker(&[&["exec", &client, "perl", "/net.pl"], words].concat());
@@ -89,7 +89,7 @@ fn services_reach_each_other_by_name() {
     let (a, output) = until("both libraries have found db", TIMEOUT, || {
         assert!(up.runs(), "`up` ended before db was found");
         let a = Node::find(&project.identity()?, "a")?;
-        // The node's engine or the container may not exist yet.
+        // This call fails until the node's engine responds and the container exists.
         let logs = "docker logs $(docker ps --quiet --filter label=lifecycle.service=client)";
         let output = a.call(&["sh", "-c", logs]).stdout;
         (output.lines().count() == 2).then_some((a, output))
@@ -118,8 +118,8 @@ fn services_reach_each_other_by_name() {
     project.ends(0, &["down", "--yes"]);
 }
 
-/// While no server is listening, connections wait for the declared time and are then reset, and an
-/// event names the missing service.
+/// Checks a connection to a service that does not listen yet: the connection waits for the declared
+/// time and is then reset, and an event names the service.
 fn waiting_connections_are_reset_and_reported(project: &Project, a: &Node) {
     assert_eq!(run_net(a, &["dial", "late:7000"]), ["gave up after 5 s"]);
     let api = project.api();
@@ -137,7 +137,7 @@ fn waiting_connections_are_reset_and_reported(project: &Project, a: &Node) {
 }
 
 fn assert_all_names_work(project: &Project, a: &Node, b: &Node) {
-    // Two replicas, one on each node, share the connections.
+    // The service's two replicas, one on each node, share the connections.
     let output = run_net(a, &["dial", "web:5432", "20"]);
     let replicas: BTreeSet<&String> = output.iter().collect();
     assert_eq!((output.len(), replicas.len()), (20, 2), "{output:?}");
@@ -145,13 +145,13 @@ fn assert_all_names_work(project: &Project, a: &Node, b: &Node) {
         output.iter().all(|line| line.starts_with("web ")),
         "{output:?}"
     );
-    // Short and full names work, also with datagrams.
+    // Short names and full names work, for connections and for datagrams.
     let full = format!("db.{}.internal:5432", project.name);
     for name in ["db:5432", "DB:5432", &full] {
         assert!(run_net(a, &["dial", name])[0].starts_with("db "), "{name}");
     }
     assert!(run_net(a, &["ask", "echo_1:5353"])[0].starts_with("hello to echo "));
-    // The names also work from the other node, and the published port works too.
+    // Names also work on the other node, and so does the published port.
     let container = &b.service("db").id;
     let dial = ["exec", container, "perl", "/net.pl", "dial", "late:7000"];
     assert!(b.docker(&dial).starts_with("late "));
@@ -161,7 +161,8 @@ fn assert_all_names_work(project: &Project, a: &Node, b: &Node) {
         .read_line(&mut line)
         .unwrap();
     assert!(line.starts_with("web "), "{line}");
-    // Other names are resolved by the node's own resolver, which knows the other nodes.
+    // Names outside the platform are resolved by the node's own resolver. Here, this is Docker's,
+    // which knows the nodes' containers.
     let name = docker(&["inspect", "--format", "{{.Name}}", &b.container]);
     let client = &a.service("client").id;
     let found = a.docker(&[
@@ -174,7 +175,7 @@ fn assert_all_names_work(project: &Project, a: &Node, b: &Node) {
     assert!(found.starts_with(&b.address().to_string()), "{found}");
 }
 
-/// Checks that a killed agent is running again in less than a second.
+/// Checks that connections work again less than a second after an agent was killed.
 #[expect(clippy::print_stdout, reason = "prints the measured times")]
 fn agents_restart(a: &Node) {
     let client = a.service("client").id;
@@ -182,16 +183,16 @@ fn agents_restart(a: &Node) {
     a.docker(&["exec", "--detach", &client, "sh", "-c", dials]);
     let first = a.inspect("lifecycle.role=agent");
     let took: Vec<u64> = (0..KILLS).map(|_| outage(a, &client)).collect();
-    println!("after its agent was killed, a node reached a service again within {took:?} ms");
+    println!("times from the agent's kill to the next answered connection: {took:?} ms");
     a.docker(&["exec", &client, "touch", "/enough"]);
     let again = a.inspect("lifecycle.role=agent");
     assert_eq!(again["Id"], first["Id"], "the container was replaced");
-    // The engine waits longer before each further restart, and the machine may be busy.
+    // Check only the shortest time: the engine delays each restart longer than the previous one,
+    // and the machine may be busy.
     assert!(took.iter().min() < Some(&1000), "{took:?} ms");
 }
 
-/// Kills the agent. Returns the time, in milliseconds, until a connection that was started after
-/// the kill is answered.
+/// Kills the agent. Returns how many milliseconds after the kill a new connection is answered.
 fn outage(a: &Node, client: &str) -> u64 {
     let reached = || {
         let output = a.docker(&["exec", client, "cat", "/reached"]);
@@ -213,7 +214,8 @@ fn outage(a: &Node, client: &str) -> u64 {
     let calm = now();
     until("connections are answered", TIMEOUT, || after(calm));
     let pid = a.inspect("lifecycle.role=agent")["State"]["Pid"].to_string();
-    // The killed agent cannot answer a connection that is started after this.
+    // Read the clock after the kill, so that the killed agent cannot have answered a connection
+    // that starts later.
     let script = format!("kill -9 {pid} && date +%s%3N");
     let killed: u64 = a.exec(&["sh", "-c", &script]).parse().unwrap();
     until("the agent is running again", TIMEOUT, || {

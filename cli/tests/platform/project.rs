@@ -1,5 +1,5 @@
-//! A project directory for one platform, with its own name, identity, and configuration directory.
-//! The platform is removed when the project is dropped.
+//! A project directory for one platform, with a unique name, an identity, and a configuration
+//! directory. Dropping the project removes the platform.
 
 use std::io::Write as _;
 use std::net::IpAddr;
@@ -21,16 +21,17 @@ use tokio::runtime::Runtime;
 use crate::docker::{self, Belongings, Node};
 use crate::subprocess::{Finished, Running, run, start};
 
-/// Time limit for a command. The first commands may have to build the images for nodes.
+/// Time limit for a command. It is long, because the first command may have to build the images for
+/// nodes.
 const COMMAND: Duration = Duration::from_mins(8);
 
 /// The port of the manager's API.
 const API: u16 = 7443;
 
-/// A web server that needs only the base image; see `examples/hello`.
+/// The code of a web server that needs only the base image.
 const SERVER: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../examples/hello/hello");
 
-/// The keys of a service that runs [`Project::static_server`], without its ports.
+/// The Compose keys of a service that runs [`Project::static_server`], except `ports`.
 pub(crate) const STATIC_SERVER: &str = "
     build: ./server
     command: [authentication]
@@ -47,16 +48,16 @@ pub(crate) struct Project {
 }
 
 impl Project {
-    /// Creates a project without files, with a unique name.
+    /// Creates a project without files. The name is unique.
     pub(crate) fn new() -> Self {
         let random = RandomIds.uuid().simple().to_string();
         Self::named(&format!("t{}", &random[..8]))
     }
 
-    /// Creates a project without files.
+    /// Creates a project with this name and without files.
     pub(crate) fn named(name: &str) -> Self {
         docker::require();
-        // The manager's program, which the bootstrapper finds in its own directory.
+        // The bootstrapper uses the manager's program in its own directory.
         require_fresh(
             &Path::new(env!("CARGO_BIN_EXE_bootstrapper")).with_file_name("lifecycle-manager"),
         );
@@ -95,7 +96,7 @@ impl Project {
         std::fs::read_to_string(self.directory.path().join(path)).unwrap()
     }
 
-    /// Sets an environment variable for all further commands.
+    /// Sets an environment variable for all later commands.
     pub(crate) fn set(&self, name: &str, value: &str) {
         let variable = (name.to_owned(), value.to_owned());
         self.environment.lock().unwrap().push(variable);
@@ -107,7 +108,7 @@ impl Project {
         self.write("compose.yaml", &text);
     }
 
-    /// Creates a code base with a web server on port 8080 that responds with `$GREETING`.
+    /// Creates a code base: a web server on port 8080 that responds with `$GREETING`.
     pub(crate) fn web_server(&self, code: &str) {
         for file in ["Dockerfile", "hello.pl"] {
             let text = std::fs::read_to_string(Path::new(SERVER).join(file)).unwrap();
@@ -120,12 +121,12 @@ impl Project {
         self.directory.path().join(path)
     }
 
-    /// Copies the committed files of a directory into a directory of the project.
+    /// Copies a directory into a directory of the project, except for `.lifecycle`.
     pub(crate) fn copy_to(&self, from: &Path, directory: &str) {
         copy(from, &self.path(directory));
     }
 
-    /// Copies the committed files of a directory into the project.
+    /// Copies a directory into the project, except for `.lifecycle`.
     pub(crate) fn copy(&self, from: &Path) {
         copy(from, self.directory.path());
     }
@@ -137,8 +138,9 @@ impl Project {
         std::fs::copy(built, self.directory.path().join(path)).unwrap();
     }
 
-    /// Creates a code base with a small web server on port 8000: a service of the IoT example that
-    /// does not need the other services. [`STATIC_SERVER`] contains its declaration.
+    /// Creates a code base: a small web server on port 8000. The server is the IoT example's
+    /// authentication service, which does not need other services. Declare it with
+    /// [`STATIC_SERVER`].
     pub(crate) fn static_server(&self, code: &str) {
         self.write(
             &format!("{code}/Dockerfile"),
@@ -147,7 +149,7 @@ impl Project {
         self.put_program("iot-platform", &format!("{code}/iot-platform"));
     }
 
-    /// Creates a command of the bootstrapper.
+    /// Creates a command line of the bootstrapper.
     pub(crate) fn command(&self, arguments: &[&str]) -> Command {
         let mut command = Command::new(env!("CARGO_BIN_EXE_bootstrapper"));
         command
@@ -159,14 +161,14 @@ impl Project {
         command
     }
 
-    /// Runs a command of the bootstrapper, which may exit with any code.
+    /// Runs a command of the bootstrapper. The command may exit with any code.
     pub(crate) fn call(&self, arguments: &[&str]) -> Finished {
         let finished = run(&mut self.command(arguments), COMMAND);
         self.keep(&finished);
         finished
     }
 
-    /// Runs a command that must exit with `code`.
+    /// Runs a command. Panics unless the command exits with `code`.
     pub(crate) fn ends(&self, code: i32, arguments: &[&str]) -> Finished {
         let finished = self.call(arguments);
         assert_eq!(
@@ -216,7 +218,7 @@ impl Project {
         self.identity().unwrap()
     }
 
-    /// Returns the directory in which this machine stores the platform's files.
+    /// Returns the directory in which the bootstrapper stores the platform's state on this machine.
     pub(crate) fn state(&self) -> PathBuf {
         self.configuration.path().join("lifecycle").join(self.id())
     }
@@ -226,7 +228,7 @@ impl Project {
         self.configuration.path()
     }
 
-    /// Returns the contents of one of the platform's files on this machine.
+    /// Returns the contents of a file in [`Self::state`].
     pub(crate) fn kept(&self, file: &str) -> String {
         std::fs::read_to_string(self.state().join(file)).unwrap()
     }
@@ -285,7 +287,7 @@ pub(crate) struct Api {
 }
 
 impl Api {
-    /// Returns the cursor after the latest event.
+    /// Returns the cursor of the latest event.
     pub(crate) fn last_event(&self) -> u64 {
         self.runtime.block_on(self.client.last_event()).unwrap()
     }
@@ -303,12 +305,12 @@ impl Api {
         }
     }
 
-    /// Whether the API responds.
+    /// Returns whether the API responds.
     pub(crate) fn is_healthy(&self) -> bool {
         self.runtime.block_on(self.client.health()).is_ok()
     }
 
-    /// Whether the platform is ready.
+    /// Returns whether the platform is ready.
     pub(crate) fn is_ready(&self) -> bool {
         let ready = self.runtime.block_on(self.client.is_ready());
         ready.is_ok_and(|ready| ready)
@@ -329,7 +331,7 @@ impl Dial for Straight {
     }
 }
 
-/// Copies a directory without the files that an earlier bring-up created in it.
+/// Copies a directory, except for `.lifecycle`, which an earlier bring-up may have created.
 fn copy(from: &Path, to: &Path) {
     std::fs::create_dir_all(to).unwrap();
     for entry in std::fs::read_dir(from).unwrap() {
@@ -343,19 +345,20 @@ fn copy(from: &Path, to: &Path) {
     }
 }
 
-/// Cargo builds only the programs of a test's own package. Others may be missing or outdated.
+/// Panics if a program is missing or outdated. Cargo builds only the programs of the test's own
+/// package, not those of other packages.
 fn require_fresh(program: &Path) {
     const COMMAND: &str = "cargo build --workspace --bins";
     let modified = |path: &Path| std::fs::metadata(path).and_then(|m| m.modified());
     let Ok(built) = modified(program) else {
-        panic!("{} is missing: {COMMAND}", program.display());
+        panic!("{} is missing; run `{COMMAND}`", program.display());
     };
     // Cargo's list of the program's source files.
     let sources = std::fs::read_to_string(program.with_extension("d")).unwrap_or_default();
     for source in sources.split_whitespace().skip(1) {
         assert!(
             modified(Path::new(source)).is_ok_and(|at| at <= built),
-            "{} is older than {source}: {COMMAND}",
+            "{} is older than {source}; run `{COMMAND}`",
             program.display()
         );
     }

@@ -16,12 +16,12 @@ use crate::project::Project;
 use crate::subprocess::run;
 use crate::terminal::OnTerminal;
 
-/// A subnet that local nodes cannot use, so that every `up` fails after it has read the files.
+/// Selects a subnet that local nodes cannot use, so that every `up` fails after it has read the
+/// files.
 const TAKEN: &str = "[cloud]\nprovider = \"local\"\nsubnet = \"172.17.0.0/16\"\n";
 
-/// The share and the simulator that serves it.
+/// A simulated Azure that serves a share.
 struct Share {
-    // Runs the simulator.
     runtime: Runtime,
     azure: AzureSimulator,
 }
@@ -34,7 +34,7 @@ impl Share {
         Self { runtime, azure }
     }
 
-    /// Declares the share as the project's code store. `with` is the line with the key or the
+    /// Declares the share as the project's code store. `with` is the line that sets the key or the
     /// signature.
     fn declare(&self, project: &Project, with: &str) {
         let endpoint = self.azure.secure_files_endpoint();
@@ -49,7 +49,7 @@ impl Share {
         );
     }
 
-    /// Returns the number of changing requests since the last call.
+    /// Returns how many requests since the last call changed the share.
     fn writes(&self) -> usize {
         let writes = self.azure.requests().writes().len();
         self.azure.requests().clear();
@@ -92,7 +92,7 @@ fn plans_use_published_code_bases() {
     }
     assert_eq!(share.writes(), 0, "existing files were written again");
 
-    // One of several files changes; the others are already in the share.
+    // Only one file has changed. The others must not be uploaded again.
     project.write("sensor/main.c", "int main(void) { return 1; }\n");
     let outdated = project.ends(0, &["plan"]).stderr;
     assert!(
@@ -113,7 +113,7 @@ fn plans_use_published_code_bases() {
     drop(share.runtime);
 }
 
-/// Creates a project with two code bases, one of which has a large file.
+/// Creates a project with two code bases.
 fn project() -> Project {
     let project = Project::new();
     project.compose("  sensor:\n    build: ./sensor\n  api:\n    build: {context: edge/api}\n");
@@ -133,7 +133,7 @@ fn document(project: &Project, arguments: &[&str]) -> Value {
 fn names_and_directories(project: &Project) {
     let mistyped = project.ends(1, &["publish", "sensr"]).stderr;
     assert!(mistyped.contains("did you mean `sensor`?"), "{mistyped}");
-    // The argument is relative to the current directory, as in a shell.
+    // A path argument is relative to the current directory.
     let mut command = project.command(&["publish", "--json", "."]);
     command.current_dir(project.path("edge/api"));
     let here = run(&mut command, Duration::from_mins(1));
@@ -141,7 +141,7 @@ fn names_and_directories(project: &Project) {
     assert_eq!(here["code_bases"][0]["name"], "edge/api");
     let outside = project.ends(1, &["publish", "/tmp"]).stderr;
     assert!(outside.contains("outside"), "{outside}");
-    // A published code base is kept even if its directory is missing on this machine.
+    // A published code base stays in the share, even if its directory is missing on this machine.
     std::fs::rename(project.path("edge"), project.path("away")).unwrap();
     let rest = document(project, &["publish", "--json"]);
     assert_eq!(rest["elsewhere"][0], "edge/api");

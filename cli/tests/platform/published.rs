@@ -1,6 +1,7 @@
-//! Runs unmodified Compose files in the style of published ones, on two nodes. Uses the files whose
-//! images need only the base image, and checks that their services start and work. All of them use
-//! the same platform, so each project also replaces the services of the previous one.
+//! Runs unmodified Compose files from `lifecycle-core/tests/published` on two nodes, and checks
+//! that their services start and work. Uses only the files that need no other image than the base
+//! image. All projects use the same platform, so each project replaces the services of the previous
+//! one.
 
 use std::path::Path;
 use std::time::Duration;
@@ -8,21 +9,22 @@ use std::time::Duration;
 use crate::project::Project;
 use crate::subprocess::until;
 
-/// Each project with the services whose output shows that it works.
+/// The projects. For each project, the services whose output shows that the project works, with a
+/// text that the output must contain.
 const PROJECTS: [(&str, &[(&str, &str)]); 6] = [
     ("build-inline", &[("hello", "hello")]),
     (
         "built-configured",
         &[
             ("reader", "hello, world"),
-            // The output contains the contents of the mounted file and of the secret.
+            // This service prints a mounted file and a secret.
             ("reader", "conf/a.conf"),
             ("reader", "token.txt"),
         ],
     ),
     ("built-jobs", &[("prepare", "prepared")]),
     ("built-merged", &[]),
-    // The service is reached by an alias, from a client on any node.
+    // The client connects to the service by an alias.
     ("built-networks", &[("client", "hello")]),
     ("built-pair", &[("reader", "")]),
 ];

@@ -1,5 +1,5 @@
-//! Checks that the output of a command with `--json` matches the schema that `bootstrapper schema`
-//! prints. This check runs whenever a test runs a command (see [`crate::subprocess`]).
+//! Checks that the output of a command with `--json` matches its schema. [`crate::subprocess`]
+//! makes this check for every command that a test runs.
 
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
@@ -10,19 +10,20 @@ use serde_json::{Deserializer, Value, json};
 
 use crate::project::Project;
 
-/// The committed schemas. A test of the program compares them with the schemas that it prints.
+/// The directory of the committed schemas. Another test compares them with the output of
+/// `bootstrapper schema`.
 const SCHEMAS: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../docs/schema");
 
 /// The schema of the output of a failed command.
 const FAILURE: &str = "failure";
 
-/// The commands that write any number of lines, each of which is a document.
+/// The commands that write one document per line, and any number of lines.
 const BY_LINE: [&str; 2] = ["events", "logs"];
 
-/// The exit code of an interrupted command, which writes no failure.
+/// The exit code of an interrupted command. Such a command writes no failure document.
 const INTERRUPTED: i32 = 130;
 
-/// The exit code for a command that `exec` could not run.
+/// The exit code of `exec` if the command in the container could not be run.
 const NOT_RUN: i32 = 125;
 
 pub(crate) fn commands() -> BTreeSet<String> {
@@ -32,7 +33,7 @@ pub(crate) fn commands() -> BTreeSet<String> {
     names.filter(|name| name != FAILURE).collect()
 }
 
-/// The output that a command must have.
+/// Describes the output that a command must write.
 #[derive(Debug)]
 pub(crate) struct Expected {
     command: String,
@@ -40,7 +41,8 @@ pub(crate) struct Expected {
 }
 
 impl Expected {
-    /// Returns the expected output, or `None` for other programs and without `--json`.
+    /// Returns the expected output, or `None` if the program is not the bootstrapper or `--json` is
+    /// missing.
     pub(crate) fn of(command: &Command) -> Option<Self> {
         if command.get_program() != env!("CARGO_BIN_EXE_bootstrapper") {
             return None;
@@ -51,7 +53,7 @@ impl Expected {
         // Arguments after `--` belong to another program.
         let arguments: Vec<&str> = arguments.take_while(|argument| *argument != "--").collect();
         let commands = commands();
-        // A command without a schema may only fail.
+        // A command without a schema may write nothing but a failure document.
         let named = arguments
             .iter()
             .find(|argument| commands.contains(**argument));
@@ -69,18 +71,19 @@ impl Expected {
         }
     }
 
-    /// Panics if the output does not match.
+    /// Panics if the output does not match its schema.
     pub(crate) fn assert_matches(&self, status: ExitStatus, stdout: &str) {
         if let Err(why) = self.check(status.code(), stdout) {
             panic!("{} --json: {why}:\n{stdout}", self.command);
         }
     }
 
-    /// `code` is `None` for a command that was killed and whose output may therefore be incomplete.
+    /// Checks the output. `code` is `None` if the command was killed, so that its output may be
+    /// incomplete.
     fn check(&self, code: Option<i32>, stdout: &str) -> Result<(), String> {
         let failure = match (self.command.as_str(), code) {
             ("exec", Some(NOT_RUN)) => stdout.lines().last().unwrap_or_default(),
-            // `exec` passes on the other program's output.
+            // The output of `exec` is that of the program in the container.
             ("exec", _) => return Ok(()),
             _ => stdout,
         };
@@ -100,7 +103,7 @@ impl Expected {
         let ends_as_told = match code {
             None | Some(INTERRUPTED) => true,
             Some(0) => failures == 0,
-            // The document describes the problems.
+            // `doctor` describes the problems in its own document.
             Some(_) if self.command == "doctor" && failures == 0 => true,
             Some(_) => failures == 1 && documents.last().is_some_and(is_failure),
         };
@@ -114,7 +117,7 @@ impl Expected {
         match (ends_as_told, is_whole) {
             (true, true) => Ok(()),
             (false, _) => Err(format!(
-                "exit code {code:?}, and {failures} failures in the output"
+                "exit code {code:?}, but {failures} failure documents in the output"
             )),
             (_, false) => Err(format!("{} documents", documents.len())),
         }
@@ -140,7 +143,7 @@ fn failures_match_their_schema() {
         failed.insert(arguments[0].to_owned());
         serde_json::from_str::<Value>(&said.stdout).unwrap()["error"]["kind"].clone()
     };
-    // There is no platform yet.
+    // The project has no files yet.
     for command in ["init", "plan", "up"] {
         assert_eq!(fails(2, &[command]), "files");
     }
@@ -162,7 +165,7 @@ fn failures_match_their_schema() {
         &["restart", "web"],
         &["retry", "web"],
         &["down"],
-        // Code bases in directories cannot be published.
+        // The project declares no code store, so `publish` fails.
         &["publish"],
     ] {
         assert_eq!(fails(1, command), "failed", "{command:?}");
@@ -250,8 +253,8 @@ fn deviations_from_a_schema_are_found() {
             .is_err()
     );
     assert!(failure.check(Some(1), &format!("text {document}")).is_err());
-    // A kind with additional fields has a schema for them, and only `up` may report the services
-    // that it started.
+    // The schema of each kind of error lists the kind's additional fields. Only `up` may report the
+    // services that it started.
     assert!(
         failure
             .check(Some(1), &document.replace("failed", "unsupported"))

@@ -9,7 +9,7 @@ use crate::https::Https;
 use crate::project::Project;
 use crate::subprocess::Finished;
 
-/// The secrets of the test, each declared in a different way.
+/// The secrets that the test declares, each in a different way.
 const PLANTED: [(&str, &str); 4] = [
     ("environment", "planted-in-the-environment-5f1d"),
     ("environment file", "planted-in-an-environment-file-77b0"),
@@ -17,8 +17,8 @@ const PLANTED: [(&str, &str); 4] = [
     (BUILD_ARGUMENT, "planted-as-build-argument-8c2a"),
 ];
 
-/// This is the only secret that Docker itself stores: in the history of an image, where everyone
-/// who has the image can read it.
+/// The name of the only secret that may leak: Docker stores build arguments in the history of an
+/// image, where everyone who has the image can read them.
 const BUILD_ARGUMENT: &str = "build argument";
 
 const SERVICE: &str = r#"
@@ -41,7 +41,8 @@ const SERVICE: &str = r#"
 /// The name and the value of a secret.
 pub(crate) type Secret = (&'static str, String);
 
-/// Returns the part of a PEM key to search for.
+/// Returns the longest line of a PEM key. A search for this line finds the key even if its line
+/// breaks were changed.
 pub(crate) fn longest_line(text: &str) -> String {
     let line = text.lines().max_by_key(|line| line.len());
     line.unwrap_or_default().to_owned()
@@ -60,10 +61,10 @@ pub(crate) fn own(project: &Project) -> Vec<Secret> {
     files.into_iter().map(secret).collect()
 }
 
-/// Fails if one of these named texts contains one of these secrets.
+/// Checks that none of these secrets is in one of these texts. Each text has a name for messages.
 pub(crate) fn are_not_in(secrets: &[Secret], places: &[(&str, String)]) {
     for (secret, value) in secrets {
-        assert!(value.len() >= 20, "{secret} is a secret");
+        assert!(value.len() >= 20, "{secret} is too short to search for");
         for (place, text) in places {
             assert!(!text.is_empty(), "{place} is empty");
             assert!(
@@ -202,7 +203,8 @@ pub(crate) fn assert_only_root_can_read(node: &Node, id: &str) {
     assert!(modes.lines().all(|mode| mode == "400 0"), "{modes}");
 }
 
-/// Returns the files on a node that contain a value, without those in the images of containers.
+/// Returns the files on a node that contain a value. Does not search the file systems of
+/// containers.
 pub(crate) fn files_with(node: &Node, value: &str) -> Vec<String> {
     let search = "grep -rlF --exclude-dir=overlay2 -e \"$0\" \
                   /etc /home /root /run /tmp /var 2>/dev/null || true";
@@ -210,8 +212,8 @@ pub(crate) fn files_with(node: &Node, value: &str) -> Vec<String> {
     found.lines().map(str::to_owned).collect()
 }
 
-/// Searches every file of the node. Secrets may only be in the manager's files, in the platform's
-/// directory for services, and, for the environment of a service, where the engine stores its
+/// Searches the node's files. Secrets may only be in the manager's files and in the platform's
+/// directory for services. Secrets from a service's environment may also be where the engine stores
 /// containers.
 fn files_that_hold(node: &Node, secrets: &[Secret], id: &str) {
     let ours = format!("/var/lib/lifecycle/{id}/");
@@ -235,18 +237,18 @@ pub(crate) fn both(finished: &Finished) -> String {
     format!("{}{}", finished.stdout, finished.stderr)
 }
 
-/// Returns the command lines of all processes on this machine and its nodes, one of which must
-/// contain `expected`.
+/// Returns the command lines of all processes on this machine and its nodes. Panics if no command
+/// line contains `expected`.
 pub(crate) fn command_lines(expected: &str) -> String {
     let mut all = String::new();
     for entry in std::fs::read_dir("/proc").unwrap().flatten() {
-        // Most entries are not processes, and a process may have exited.
+        // Skip entries that are not processes, and processes that have exited.
         if let Ok(line) = std::fs::read(entry.path().join("cmdline")) {
             all.push_str(&String::from_utf8_lossy(&line));
             all.push('\n');
         }
     }
-    assert!(all.contains(expected), "processes on nodes are missing");
+    assert!(all.contains(expected), "the processes on nodes are missing");
     all
 }
 

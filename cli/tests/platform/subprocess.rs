@@ -1,4 +1,4 @@
-//! Runs other programs, each with a time limit, so that a hanging test reports which program hangs.
+//! Runs other programs with a time limit, so that a test reports which program hangs.
 
 use std::io::Read;
 use std::process::{Child, Command, ExitStatus, Stdio};
@@ -25,7 +25,7 @@ pub(crate) struct Running {
     output: Option<[JoinHandle<String>; 2]>,
 }
 
-/// A failed test must not leave a program running.
+/// Kills the program, so that a failed test does not leave it running.
 impl Drop for Running {
     fn drop(&mut self) {
         if self.output.is_some() {
@@ -56,7 +56,7 @@ pub(crate) fn start(command: &mut Command) -> Running {
     }
 }
 
-/// Runs a program. Panics if it takes longer than `within`.
+/// Runs a program. Panics if the program takes longer than `within`.
 pub(crate) fn run(command: &mut Command, within: Duration) -> Finished {
     start(command).finish(within)
 }
@@ -64,7 +64,7 @@ pub(crate) fn run(command: &mut Command, within: Duration) -> Finished {
 fn reader(mut pipe: impl Read + Send + 'static) -> JoinHandle<String> {
     std::thread::spawn(move || {
         let mut bytes = Vec::new();
-        // The text before a read error is still useful.
+        // Ignore read errors: the text up to the error is still useful.
         let _ = pipe.read_to_end(&mut bytes);
         String::from_utf8_lossy(&bytes).into_owned()
     })
@@ -80,14 +80,14 @@ impl Running {
         self.read(status)
     }
 
-    /// Sends SIGTERM and waits until the program exits.
+    /// Sends SIGTERM and waits until the program exits. Panics if this takes longer than `within`.
     pub(crate) fn terminate(self, within: Duration) -> Finished {
         let process = rustix::process::Pid::from_child(&self.child);
         rustix::process::kill_process(process, rustix::process::Signal::TERM).unwrap();
         self.finish(within)
     }
 
-    /// Waits until the program exits. Panics if it takes longer than `within`.
+    /// Waits until the program exits. Panics if this takes longer than `within`.
     pub(crate) fn finish(mut self, within: Duration) -> Finished {
         if let Some(status) = self.wait(within) {
             return self.read(status);
@@ -100,7 +100,7 @@ impl Running {
         );
     }
 
-    /// Whether the program is still running.
+    /// Returns whether the program is still running.
     pub(crate) fn runs(&mut self) -> bool {
         self.child.try_wait().unwrap().is_none()
     }
@@ -129,14 +129,15 @@ impl Running {
     }
 }
 
-/// Calls `ask` until it returns a value. Panics with `what` after `within`.
+/// Calls `ask` until it returns a value. Panics if this takes longer than `within`; the message
+/// contains `what`.
 pub(crate) fn until<T>(what: &str, within: Duration, mut ask: impl FnMut() -> Option<T>) -> T {
     let deadline = Instant::now() + within;
     loop {
         if let Some(answer) = ask() {
             return answer;
         }
-        assert!(Instant::now() < deadline, "not within {within:?}: {what}");
+        assert!(Instant::now() < deadline, "timed out after {within:?}: {what}");
         std::thread::sleep(POLL_INTERVAL * 10);
     }
 }

@@ -1,5 +1,5 @@
-//! Runs a command of the bootstrapper on its own terminal and uses it like a person: reads its
-//! output from the screen and presses keys.
+//! Runs a command of the bootstrapper on a pseudo-terminal and uses the command like a person:
+//! reads the screen and presses keys.
 
 use std::io::{Read as _, Write as _};
 use std::num::NonZeroU16;
@@ -17,7 +17,7 @@ const SHOWN_WITHIN: Duration = Duration::from_mins(3);
 pub(crate) const COLUMNS: NonZeroU16 = NonZeroU16::new(80).unwrap();
 pub(crate) const ROWS: NonZeroU16 = NonZeroU16::new(60).unwrap();
 
-/// How many lines to keep after they have scrolled off the screen.
+/// How many lines are kept after they have scrolled off the screen.
 const SCROLLBACK: usize = 2_000;
 
 pub(crate) struct OnTerminal {
@@ -34,7 +34,7 @@ struct Screen {
 
 #[derive(Default)]
 struct Seen {
-    /// All output, with its escape sequences.
+    /// All output so far, with its escape sequences.
     written: Vec<u8>,
     ended: bool,
 }
@@ -42,7 +42,7 @@ struct Seen {
 impl Seen {
     fn text(&self) -> String {
         let mut parser = vt100::Parser::new(ROWS, COLUMNS, SCROLLBACK);
-        // The output may be longer than the screen, so it is read in pieces of the screen's size.
+        // Read the output in pieces that fit on the screen, because the whole output may be longer.
         let mut text = String::new();
         let mut lines = 0;
         for line in self.written.split_inclusive(|byte| *byte == b'\n') {
@@ -74,7 +74,8 @@ impl OnTerminal {
         std::thread::spawn(move || {
             let mut buffer = [0; 4096];
             loop {
-                // Reading from a closed terminal is an error.
+                // Treat an error as the end of the output: reading from a closed terminal is an
+                // error.
                 let read = (&*source).read(&mut buffer).unwrap_or(0);
                 let mut seen = sink.seen.lock().unwrap();
                 seen.written.extend_from_slice(&buffer[..read]);
@@ -92,7 +93,7 @@ impl OnTerminal {
         }
     }
 
-    /// Waits until the screen has shown a text.
+    /// Waits until the text appears in the output.
     pub(crate) fn shows(&self, text: &str) {
         let end = Instant::now() + SHOWN_WITHIN;
         let mut seen = self.screen.seen.lock().unwrap();
@@ -126,7 +127,7 @@ impl OnTerminal {
         self.keyboard.resize(Size::new(rows, columns)).unwrap();
     }
 
-    /// Waits until the command exits, which must be with this code. Returns all output.
+    /// Waits until the command exits and returns all output. Panics unless the exit code is `code`.
     pub(crate) fn ends(mut self, code: i32) -> String {
         let end = Instant::now() + SHOWN_WITHIN;
         let mut seen = self.screen.seen.lock().unwrap();
@@ -152,7 +153,7 @@ impl OnTerminal {
     }
 }
 
-/// A failed test must not leave a program running.
+/// Kills the command, so that a failed test does not leave it running.
 impl Drop for OnTerminal {
     fn drop(&mut self) {
         if matches!(self.child.try_wait(), Ok(None)) {

@@ -1,6 +1,6 @@
-//! Tests that a wait is shown with its subject, its start, and its deadline, on a terminal and
-//! without one. The simulation (`lifecycle-core`) tests which waits exist and that each of them
-//! ends.
+//! Tests that the programs show what they wait for, since when, and until when, on a terminal and
+//! without one. `lifecycle-core/tests/bring_up/waits.rs` tests which waits exist and that each of
+//! them ends.
 
 use std::net::TcpListener;
 use std::time::Duration;
@@ -11,7 +11,7 @@ use crate::terminal::OnTerminal;
 /// A command that waits must show it within this time.
 const SHOWN_WITHIN: Duration = Duration::from_secs(15);
 
-/// Declares a code store that accepts connections and never responds.
+/// Declares a code store that accepts connections but never responds. Returns its listener.
 fn unresponsive_store(project: &Project) -> TcpListener {
     let listener = TcpListener::bind(("127.0.0.1", 0)).unwrap();
     let port = listener.local_addr().unwrap().port();
@@ -39,7 +39,7 @@ fn waits_are_shown_with_and_without_a_terminal() {
     std::thread::sleep(SHOWN_WITHIN);
     for (screen, text) in [
         (&on_terminal, "waiting: the code store's response"),
-        // The wait is shown after the spinner of the running step.
+        // This wait is shown on the line of the running step's spinner.
         (&with_spinner, "publish code base api"),
     ] {
         let raw = screen.raw();

@@ -1,4 +1,5 @@
-//! End to end: from files to a running platform on Azure, and back to an empty subscription.
+//! Starts a platform on Azure from its files, uses the platform, and removes everything from the
+//! subscription again.
 
 use std::net::{IpAddr, SocketAddr, TcpStream};
 use std::path::Path;
@@ -12,7 +13,8 @@ use crate::document::{assert_documented_shape, endpoints, instance, instances};
 use crate::project::Project;
 use crate::subprocess::until;
 
-/// Time limit for a connection attempt, because dropped packets are never answered.
+/// Time limit for a connection attempt. Without a limit, an attempt through a firewall that drops
+/// packets would hang.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(1);
 
 const NODES: &str = r#"
@@ -34,7 +36,8 @@ fn example() -> Project {
     project
 }
 
-/// Returns the state after a bring-up: one line for each object, without ids, times, and addresses.
+/// Describes the state after a bring-up: one line for each object, without ids, times, and
+/// addresses.
 fn end(project: &Project, nodes: impl IntoIterator<Item = (String, Node)>) -> Vec<String> {
     let status = project.status();
     assert_eq!(status["platform"]["state"], "running");
@@ -50,8 +53,8 @@ fn end(project: &Project, nodes: impl IntoIterator<Item = (String, Node)>) -> Ve
         .collect();
     for (name, node) in nodes {
         for container in node.inspect_all() {
-            // The last part of a name comes from a keyed digest, and some names contain an
-            // identity.
+            // Describe containers by their labels: their names contain ids and keyed digests, which
+            // differ between runs.
             let labels = &container["Config"]["Labels"];
             let what = |label: &str| labels[label].as_str().unwrap_or("-").to_owned();
             all.push(format!(
@@ -78,7 +81,7 @@ fn is_open(address: IpAddr, port: u16) -> bool {
     TcpStream::connect_timeout(&SocketAddr::new(address, port), CONNECT_TIMEOUT).is_ok()
 }
 
-/// Checks that only SSH can be reached from outside, whatever ports are in use.
+/// Checks that only the SSH port of each node is open to this machine.
 fn only_ssh_is_open(status: &Value) {
     let of_services = instances(status)
         .into_iter()
@@ -92,7 +95,7 @@ fn only_ssh_is_open(status: &Value) {
             .unwrap()
             .parse()
             .unwrap();
-        // All ports are tried concurrently, because each dropped connection takes the whole time
+        // Try all ports concurrently: each attempt to reach a closed port takes the whole time
         // limit.
         let open: Vec<u16> = std::thread::scope(|scope| {
             let knocks: Vec<_> = ports
@@ -109,7 +112,6 @@ fn only_ssh_is_open(status: &Value) {
     }
 }
 
-/// Runs every command from this machine.
 fn all_commands_work(project: &Project) {
     let plan = project.ends(0, &["plan"]);
     assert!(plan.stdout.contains("Nothing to do"), "{}", plan.stdout);

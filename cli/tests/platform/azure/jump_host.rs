@@ -1,4 +1,4 @@
-//! Tests a platform whose machines have no public addresses. It can be reached only through a jump
+//! Tests a platform whose machines have no public addresses and can be reached only through a jump
 //! host in the same network.
 
 use std::net::{IpAddr, SocketAddr, TcpStream};
@@ -19,10 +19,11 @@ use crate::subprocess::until;
 /// The user's resource group with the network and the jump host.
 const GROUP: &str = "office";
 const JUMP_HOST: &str = "jump";
-/// The account on the jump host, which differs from the account on nodes.
+/// The account on the jump host. It differs from the account on the nodes.
 const ACCOUNT: &str = "ops";
 
-/// Time limit for a connection attempt, because dropped packets are never answered.
+/// Time limit for a connection attempt. Without a limit, an attempt through a firewall that drops
+/// packets would hang.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(1);
 /// Time limit for the creation of a VM.
 const TIMEOUT: Duration = Duration::from_mins(8);
@@ -35,7 +36,7 @@ struct JumpHost {
 }
 
 impl JumpHost {
-    /// Creates a VM with a public address in a network that the platform will find and use.
+    /// Creates a jump host: a VM with a public address, in the network that the platform will use.
     fn start(azure: &SimulatedAzure, project: &Project) -> Self {
         let key = generate_ssh_key().unwrap();
         let location = "westeurope";
@@ -142,7 +143,7 @@ impl JumpHost {
         })
     }
 
-    /// Returns the lines for the jump host in `[cloud]`.
+    /// Returns the lines that declare the jump host in `[cloud]` of platform.toml.
     fn declared(&self, host_key: &str) -> String {
         let words: Vec<&str> = host_key.split_whitespace().take(2).collect();
         format!(
@@ -153,13 +154,13 @@ impl JumpHost {
         )
     }
 
-    /// Returns the jump host's name in messages.
+    /// Returns the name that messages use for the jump host.
     fn name(&self) -> String {
         format!("jump host {ACCOUNT}@{}:22", self.address)
     }
 }
 
-/// Creates a project that was never started, with its identity.
+/// Creates a project that has an identity but has never been started.
 fn project(azure: &SimulatedAzure) -> Project {
     let closed = format!("public_ip = false\nresource_group = \"{GROUP}\"\n#jump\n");
     let project = small_project(azure, &closed);
@@ -168,7 +169,7 @@ fn project(azure: &SimulatedAzure) -> Project {
     project
 }
 
-/// Changes a line in platform.toml.
+/// Replaces text in platform.toml.
 fn change(project: &Project, from: &str, to: &str) {
     let text = project.read("platform.toml");
     assert!(text.contains(from), "{text}");
@@ -179,7 +180,7 @@ fn is_open(address: IpAddr, port: u16) -> bool {
     TcpStream::connect_timeout(&SocketAddr::new(address, port), CONNECT_TIMEOUT).is_ok()
 }
 
-/// Checks that only the jump host can be reached from this machine.
+/// Checks that this machine can reach the jump host but not the nodes.
 fn assert_only_jump_host_is_open(status: &Value) {
     let nodes = status["nodes"].as_array().unwrap();
     assert_eq!(nodes.len(), 2);
@@ -192,7 +193,7 @@ fn assert_only_jump_host_is_open(status: &Value) {
     }
 }
 
-/// Runs every command that queries or changes a running platform.
+/// Runs all commands that query or change a running platform.
 fn all_commands_work(project: &Project) {
     let says = |arguments: &[&str], text: &str| {
         let finished = project.ends(0, arguments);
@@ -220,8 +221,8 @@ fn platform_without_public_addresses_uses_a_jump_host() {
     project.set("LIFECYCLE_LOG", "trace");
     project.ends(0, &["publish"]);
 
-    // Another host responds at the jump host's address. No machine is created, because none could
-    // be reached.
+    // Declare a wrong host key, as if another host responded at the jump host's address. `up` must
+    // not create machines that it could not reach.
     let strange = generate_ssh_key().unwrap().public;
     change(&project, "#jump\n", &jump.declared(&strange));
     let doctor = project.ends(1, &["doctor"]);
@@ -236,8 +237,7 @@ fn platform_without_public_addresses_uses_a_jump_host() {
         &jump.declared(&jump.host_key),
     );
     project.ends(0, &["doctor"]);
-    // From now on, the share is accessed with a signature. The code bases were published with the
-    // key.
+    // Publishing used the share's key. From now on, use a signature instead.
     let signature = secrets::share_signature();
     project.write("share.sas", &signature);
     let key = json!(azure.storage_key());

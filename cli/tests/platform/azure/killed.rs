@@ -1,12 +1,12 @@
-//! `up` is killed with SIGKILL after each request to Azure Resource Manager. The next `up`
-//! continues, and in the end no resource is duplicated or left behind.
+//! Kills `up` with SIGKILL after each request to Azure Resource Manager. The next `up` must
+//! continue, and in the end no resource may be duplicated or left behind.
 
 use std::time::{Duration, Instant};
 
 use super::simulated::{SimulatedAzure, small_project};
 use crate::subprocess::until;
 
-/// If this variable is set, `up` is killed after each request, otherwise after every third.
+/// If this variable is set, the test kills `up` after each request; otherwise, after every third.
 const WHOLE: &str = "LIFECYCLE_TEST_WHOLE";
 
 /// Longer than a bring-up takes.
@@ -30,8 +30,8 @@ fn up_continues_after_a_kill_at_any_request() {
             .count()
     };
     let mut kills = 0;
-    // Each `up` is killed one step later than the previous one, until one finishes before it is
-    // killed.
+    // Kill each `up` `step` requests later than the previous one, until an `up` finishes before the
+    // kill.
     for number in (1..).step_by(step) {
         let target = count() + number;
         let began = Instant::now();
@@ -39,7 +39,7 @@ fn up_continues_after_a_kill_at_any_request() {
         while up.runs() && count() < target {
             assert!(
                 began.elapsed() < TIMEOUT,
-                "request {number}: neither sent nor did `up` finish"
+                "`up` neither sent request {number} nor finished"
             );
             std::thread::sleep(Duration::from_millis(1));
         }
@@ -51,8 +51,8 @@ fn up_continues_after_a_kill_at_any_request() {
         assert_eq!(up.status.code(), None, "killed, or: {}", up.stderr);
         kills += 1;
     }
-    // The creation of a node takes at least this many requests, for the shared resources, the VM,
-    // and its network interface.
+    // Creating the shared resources and a VM with its network interface takes at least nine
+    // requests.
     assert!(kills >= 9 / step, "{kills} kills");
     until(
         "the requests of killed processes have no further effect",

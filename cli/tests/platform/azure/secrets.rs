@@ -1,5 +1,5 @@
 //! Checks that the secrets for the cloud, the share, and the jump host are only in the user's files
-//! and in the manager's files.
+//! and in the manager's files. Part of the jump host test.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -20,8 +20,8 @@ use crate::secrets::{
     own, without_environment,
 };
 
-/// Creates a signature that allows reading and writing the share for a while. Any client that has
-/// the account's key can create one.
+/// Creates a signature that allows reading and writing the share for a limited time. A signature is
+/// computed from the account's key alone, without a request to Azure.
 pub(super) fn share_signature() -> String {
     let service = FilesService::new(Arc::new(SystemClock), Arc::new(RandomIds));
     service.add(&StorageAccount::default()).unwrap();
@@ -42,7 +42,8 @@ pub(super) fn planted(azure: &SimulatedAzure, signature: &str, jump_key: &str) -
         .replace("%2B", "+")
         .replace("%2F", "/")
         .replace("%3D", "=");
-    // The common beginning of all tokens from the simulator, for this and other clients.
+    // All tokens from the simulator start with the same header. Search for this header, so that the
+    // tokens of all clients are found.
     let token = azure.token();
     let head = token.split_once('.').unwrap().0;
     vec![
@@ -55,7 +56,8 @@ pub(super) fn planted(azure: &SimulatedAzure, signature: &str, jump_key: &str) -
     ]
 }
 
-/// Searches all output, files, and documents for these secrets and the platform's own secrets.
+/// Checks that these secrets and the platform's own secrets occur nowhere in the output, on the
+/// nodes, and in Azure's resources, except in the files that must contain them.
 pub(super) fn are_nowhere_else(azure: &SimulatedAzure, project: &Project, planted: &[Secret]) {
     let id = project.id();
     let all = [planted, &own(project)].concat();
@@ -105,7 +107,7 @@ pub(super) fn are_nowhere_else(azure: &SimulatedAzure, project: &Project, plante
             "{known:?}"
         );
     }
-    // The search works: it finds the secret in the file that must contain it.
+    // Make sure that the search finds secrets at all: this file must contain one.
     let found = files_with(&machines["a"], CLIENT_SECRET);
     assert_eq!(found, [format!("{handed}credentials.json")]);
 }
@@ -136,7 +138,7 @@ fn of_manager(node: &Node, id: &str) -> Vec<(&'static str, String)> {
     ]
 }
 
-/// Returns the names of the files below a directory that contain a value.
+/// Searches a directory recursively. Returns the names of the files that contain a value.
 fn files_of(directory: &Path, value: &str) -> Vec<String> {
     let mut found = Vec::new();
     for entry in std::fs::read_dir(directory).unwrap().map(Result::unwrap) {

@@ -1,5 +1,5 @@
-//! Runs `bootstrapper azure-simulator` as users do: in a separate process. The tests configure it
-//! with options, use the document that it prints, and observe its record of requests.
+//! Runs `bootstrapper azure-simulator` in a separate process, as users do. Tests configure the
+//! simulator with options, use the document that it prints, and read the requests that it records.
 
 use std::collections::BTreeMap;
 use std::io::{Read as _, Write as _};
@@ -17,11 +17,11 @@ use crate::docker::{self, Belongings, Node};
 use crate::project::Project;
 use crate::subprocess::until;
 
-/// Time limit for the simulator's start, which may first remove another simulator's machines, and
-/// for its exit.
+/// Time limit for the simulator to start and to exit. A start may first have to remove the machines
+/// of a killed simulator.
 const TIMEOUT: Duration = Duration::from_mins(2);
 
-/// The scope that Azure's clients request, whatever endpoint they use.
+/// The scope in token requests. It is the same for all endpoints of Azure Resource Manager.
 const SCOPE: &str = "https://management.azure.com/.default";
 
 /// A simulated Azure in a separate process.
@@ -30,8 +30,8 @@ pub(crate) struct SimulatedAzure {
     process: Child,
     directory: TempDir,
     document: Value,
-    /// The address block for the platform's network. It is random, because a Docker engine can have
-    /// each block only once.
+    /// The address block for the platform's network. It is random, so that tests that share a
+    /// Docker engine do not use the same block.
     block: String,
 }
 
@@ -43,12 +43,13 @@ pub(crate) struct Request {
 }
 
 impl Request {
-    /// Whether the request is for Azure Resource Manager, not for a token or a share.
+    /// Returns whether the request is for Azure Resource Manager, not for a token or a share.
     pub(crate) fn is_of_resources(&self) -> bool {
         self.path.to_lowercase().starts_with("/subscriptions/")
     }
 
-    /// Whether the request may change a resource. Token requests also use `POST`.
+    /// Returns whether the request may change a resource. Token requests change nothing, although
+    /// they use `POST`.
     pub(crate) fn is_a_change(&self) -> bool {
         self.method != "GET" && self.method != "HEAD" && !self.path.contains("/oauth2/")
     }
@@ -63,15 +64,15 @@ impl SimulatedAzure {
             .arg(directory.path())
             .arg("--record")
             .arg(directory.path().join("record"))
-            // Another simulator may use the default ports.
+            // Use free ports: another simulator may use the default ones.
             .args(["--http", "0", "--https", "0"])
             .args(["--files-http", "0", "--files-https", "0"])
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
             .spawn()
             .unwrap();
-        // The document is written when the simulator is listening. The pipe stays open as long as
-        // the simulator runs.
+        // The simulator prints the document when it is listening. Read only the document: the pipe
+        // stays open as long as the simulator runs.
         let stdout = process.stdout.take().unwrap();
         let mut documents = serde_json::Deserializer::from_reader(stdout).into_iter();
         let [first, second, ..] = RandomIds.uuid().into_bytes();
@@ -84,7 +85,7 @@ impl SimulatedAzure {
         }
     }
 
-    /// Returns the part of a platform.toml that the simulator prints, with `more` added to
+    /// Returns the settings for platform.toml that the simulator prints, with `more` added to
     /// `[cloud]`.
     pub(crate) fn platform_toml(&self, more: &str) -> String {
         let text = self.document["platform_toml"].as_str().unwrap();
@@ -94,11 +95,11 @@ impl SimulatedAzure {
         text.replace(provider, &format!("{provider}subnet = \"{block}\"\n{more}"))
     }
 
-    /// Returns the requests so far, in order.
+    /// Returns all requests so far, in order.
     pub(crate) fn requests(&self) -> Vec<Request> {
         let record = std::fs::read_to_string(self.directory.path().join("record"));
         let record = record.unwrap_or_default();
-        // The last line may be incomplete.
+        // Ignore the last line while the simulator is still writing it.
         let whole = record.rfind('\n').map_or("", |end| &record[..end]);
         let read = |line: &str| {
             let line: Value = serde_json::from_str(line).unwrap();
@@ -119,7 +120,7 @@ impl SimulatedAzure {
         answer["access_token"].as_str().unwrap().to_owned()
     }
 
-    /// Returns the resources at a path of the subscription.
+    /// Requests a path of the subscription and returns the response.
     pub(crate) fn get(&self, path: &str) -> Value {
         let path = format!("/subscriptions/{SUBSCRIPTION}/{path}?api-version=2021-04-01");
         self.ask("GET", &path, Some(&self.token()), "")
@@ -131,13 +132,13 @@ impl SimulatedAzure {
         self.ask("PUT", &path, Some(&self.token()), &body.to_string())
     }
 
-    /// Returns the changing requests after the first `seen` requests.
+    /// Returns the requests after the first `seen` ones that may change a resource.
     pub(crate) fn changes_after(&self, seen: usize) -> Vec<Request> {
         let new = self.requests().into_iter().skip(seen);
         new.filter(Request::is_a_change).collect()
     }
 
-    /// Returns the names of all resources by type, sorted.
+    /// Returns the sorted names of all resources, grouped by type.
     pub(crate) fn resources(&self) -> BTreeMap<String, Vec<String>> {
         let found = self.get("resources");
         let mut resources: BTreeMap<String, Vec<String>> = BTreeMap::new();
@@ -177,8 +178,8 @@ impl SimulatedAzure {
         serde_json::from_str(body).unwrap()
     }
 
-    /// Returns the running machines by name, as nodes of a platform. They are local nodes that the
-    /// simulator owns.
+    /// Returns the running machines by name, as nodes of this platform. The machines are containers
+    /// whose labels name the simulator, not the platform.
     pub(crate) fn machines(&self, platform: &str) -> BTreeMap<String, Node> {
         self.owners()
             .iter()
@@ -187,7 +188,7 @@ impl SimulatedAzure {
             .collect()
     }
 
-    /// Returns the owners of the simulator's machines on this machine's engine.
+    /// Returns the ids that label the simulator's containers on this machine's engine.
     fn owners(&self) -> Vec<String> {
         let notes = self.directory.path().join("machines");
         let notes = std::fs::read_dir(notes).into_iter().flatten();
@@ -201,7 +202,7 @@ impl SimulatedAzure {
         &self.block
     }
 
-    /// Returns the file with the key of the storage account.
+    /// Returns the path of the file that contains the storage account's key.
     pub(crate) fn storage_key(&self) -> PathBuf {
         self.directory.path().join("storage-key")
     }

@@ -1,5 +1,5 @@
-/* Connects to NAME at PORT and prints what it says: built with another C library than Debian's, whose
- * resolver reads /etc/resolv.conf in its own way. */
+/* Connects to NAME at PORT and prints what the server sends. Built with musl, whose resolver reads
+ * /etc/resolv.conf differently from glibc's. */
 #include <errno.h>
 #include <netdb.h>
 #include <stdio.h>

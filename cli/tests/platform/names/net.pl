@@ -1,12 +1,14 @@
-# A server, or a client that finds servers by their names, in what the base image has (Perl, glibc).
+# A server, or a client that finds servers by name. Needs only what the base image has: Perl and glibc.
 #
-#   net.pl tcp PORT    says who it is to whoever connects, $DELAY seconds after its start, or once $AFTER exists
-#   net.pl udp PORT    the same for datagrams
-#   net.pl watch NAME:PORT…    connects to each once, with this C library's resolver and with musl's, and stays
-#   net.pl dial NAME:PORT [TIMES]    connects, prints what is said
-#   net.pl ask NAME:PORT    sends a datagram, prints the answer
-#   net.pl reach NAME:PORT    connects again and again until /enough exists; prints of each that is
-#                             answered when it began and when it was answered, in milliseconds
+#   net.pl tcp PORT    sends its name and host to each client. Listens after $DELAY seconds, or once the
+#                      file $AFTER exists.
+#   net.pl udp PORT    answers each datagram with the datagram's text, its name, and its host
+#   net.pl watch NAME:PORT…    connects to each server once, with glibc's resolver and with musl's, prints
+#                              what the server sends, and then sleeps
+#   net.pl dial NAME:PORT [TIMES]    connects and prints what the server sends
+#   net.pl ask NAME:PORT    sends a datagram and prints the answer
+#   net.pl reach NAME:PORT    connects repeatedly until the file /enough exists. For each answered
+#                             connection, prints the times of its start and its answer, in milliseconds.
 use strict;
 use warnings;
 use IO::Select;
@@ -68,7 +70,7 @@ elsif ($mode eq 'reach') {
     $SIG{CHLD} = 'IGNORE';
     until (-e '/enough') {
         my $began = time;
-        # One that hangs holds up no other.
+        # Each connection has its own process, so that one that hangs does not delay the others.
         if (!fork) {
             my $answered = dial($arguments[0]) =~ /^\w+ [0-9a-f]+$/;
             printf "%.0f %.0f\n", 1000 * $began, 1000 * time if $answered;

@@ -79,11 +79,11 @@ pub(crate) enum Command {
     Logs(Logs),
     /// Show past events; with --follow, also new events
     Events(Events),
-    /// Run a command in a container of a service; the exit code is that of the command
+    /// Run a command in a container of a service, and exit with the command's exit code
     Exec(Exec),
     /// Restart the containers of a service, or of one replica
     Restart(Restart),
-    /// Retry failed operations immediately, after you have fixed the cause
+    /// Retry failed operations now, without waiting; use this after you have fixed the cause
     Retry(Retry),
     /// Stop the platform and remove it
     Down(Down),
@@ -92,8 +92,7 @@ pub(crate) enum Command {
     Doctor,
     /// Run a simulated Azure on this machine, to try a platform for Azure without an Azure account
     AzureSimulator(AzureSimulator),
-    /// Print the JSON Schema of platform.toml, for editors, or the JSON Schema of a command's
-    /// --json output
+    /// Print the JSON Schema of platform.toml (for editors), or of a command's --json output
     Schema(Schema),
     /// Print shell completions; to use them, run `source <(bootstrapper completions bash)`
     Completions(Completions),
@@ -120,12 +119,12 @@ pub(crate) struct Init {
 /// Arguments of `schema`.
 #[derive(Debug, Args)]
 pub(crate) struct Schema {
-    /// Command whose output the schema describes; `failure` for the output of any command that
-    /// fails
+    /// Command whose --json output the schema describes, or `failure` for the output of a failed
+    /// command; by default, the schema describes platform.toml
     pub(crate) command: Option<Described>,
 }
 
-/// The commands whose output has a schema, and `failure`; [`Command`] describes them.
+/// The commands whose output has a schema, and `failure`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub(crate) enum Described {
     Init,
@@ -183,7 +182,8 @@ pub(crate) struct Up {
     #[arg(long)]
     pub(crate) simulate: bool,
 
-    /// Continue even if the files contain unsupported keys that change behavior
+    /// Continue even if the Compose files contain unsupported keys that affect how services behave;
+    /// these keys are ignored
     #[arg(long)]
     pub(crate) accept_unsupported: bool,
 
@@ -232,7 +232,7 @@ pub(crate) struct Exec {
     /// Service, or one of its replicas (`web-2`)
     pub(crate) name: String,
 
-    /// Number of the replica; by default, a replica that is ready
+    /// Number of the replica; by default, any replica that is ready
     #[arg(long, value_name = "N")]
     pub(crate) index: Option<u16>,
 
@@ -256,7 +256,7 @@ pub(crate) struct Exec {
 /// Arguments of `restart`.
 #[derive(Debug, Args)]
 pub(crate) struct Restart {
-    /// Services or replicas (`web-2`), which are restarted one after the other
+    /// Services or replicas (`web-2`); they are restarted one by one
     #[arg(required = true)]
     pub(crate) names: Vec<String>,
 }
@@ -321,7 +321,7 @@ pub(crate) struct Down {
     #[arg(short, long)]
     pub(crate) yes: bool,
 
-    /// Also remove the platform's named volumes on nodes that are kept
+    /// Also remove the platform's named volumes from nodes that `down` does not delete
     #[arg(long)]
     pub(crate) volumes: bool,
 }
@@ -364,7 +364,7 @@ pub(crate) struct AzureSimulator {
     #[arg(long)]
     pub(crate) state_only: bool,
 
-    /// Append a line of JSON for each request to FILE
+    /// For each request, append a line of JSON to FILE
     #[arg(long, value_name = "FILE")]
     pub(crate) record: Option<PathBuf>,
 }
@@ -374,7 +374,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn f_selects_a_file_before_the_command_and_follows_after_logs() {
+    fn f_means_file_before_the_command_and_follow_after_logs() {
         let line = [
             "bootstrapper",
             "-f",

@@ -1,4 +1,4 @@
-//! Asks the user for confirmation, for a value, or a yes-or-no question.
+//! Asks questions on the terminal: for a confirmation, for a value, or for yes or no.
 
 use std::io::{BufRead as _, IsTerminal as _};
 
@@ -50,22 +50,22 @@ where
     }
 }
 
-/// Reads the answer on a separate thread, so that Ctrl-C works while waiting. Nothing joins that
-/// thread.
+/// Reads the answer on a separate thread, so that Ctrl-C works during the wait. The thread is never
+/// joined.
 async fn ask(question: &str) -> Result<String, Failure> {
     printer::prompt(question);
     let (sender, receiver) = tokio::sync::oneshot::channel();
     std::thread::spawn(move || {
         let mut answer = String::new();
         let read = std::io::stdin().lock().read_line(&mut answer);
-        // After an interrupt, nothing receives the answer.
+        // After an interrupt, there is no receiver, so ignore the error.
         drop(sender.send(read.map(|_| answer)));
     });
     let answer = receiver
         .await
         .unwrap_or_else(|_| Err(std::io::ErrorKind::UnexpectedEof.into()))
         .map_err(|error| lifecycle_core::Error::io("reading the answer", error))?;
-    // End of input counts as a refusal.
+    // A string without even a line break means the end of the input, which counts as a refusal.
     if answer.is_empty() {
         return Err(Failure::Refused);
     }

@@ -27,7 +27,7 @@ impl From<&Outcome> for BroughtUp {
     }
 }
 
-/// An unsupported key of the files.
+/// An unsupported key in the Compose files.
 #[derive(Debug, Serialize, JsonSchema)]
 pub(crate) struct KeyWithoutEffect {
     /// The file that contains the key.
@@ -36,7 +36,7 @@ pub(crate) struct KeyWithoutEffect {
     line: usize,
     /// The path of the key, for example `services.web.privileged`.
     key: String,
-    /// What happens instead.
+    /// What happens instead of what the key requests.
     consequence: &'static str,
     /// Whether the service behaves differently from what the key requests.
     changes_behaviour: bool,

@@ -1,4 +1,4 @@
-//! How a command fails, and its exit code.
+//! The failures of commands, with their messages, hints, and exit codes.
 
 pub(crate) mod document;
 
@@ -23,8 +23,11 @@ pub(crate) enum Failure {
     /// The user's files are invalid.
     #[error("{0}")]
     Files(Diagnostics),
-    /// The user's files contain unsupported keys that change behaviour.
-    #[error("the files contain {} unsupported keys that change behavior", .0.len())]
+    /// The Compose files contain unsupported keys that affect how services behave.
+    #[error(
+        "the Compose files contain {} unsupported keys that affect how services behave",
+        .0.len()
+    )]
     Unsupported(Vec<UnsupportedKey>),
     /// Some services did not start.
     #[error("{} instances of the platform did not start", .0.failures.len())]
@@ -53,7 +56,7 @@ pub(crate) enum Failure {
     /// A command in a container exited with this code; this process exits with the same code.
     #[error("the command ended with exit code {0}")]
     CommandEnded(u8),
-    /// The reader closed standard output, which is not an error of the command.
+    /// The reader closed standard output. This does not count as an error.
     #[error("standard output was closed")]
     OutputClosed,
 }
@@ -103,7 +106,7 @@ impl Failure {
                 error.hint().map_or_else(|| general(error), str::to_owned)
             }
             Self::NoFiles(_) => {
-                "create a `compose.yaml`, or give the file with --file or its directory with \
+                "create a `compose.yaml`, or specify the file with --file or its directory with \
                  --project-dir"
                     .into()
             }
@@ -145,5 +148,5 @@ fn general(error: &Error) -> String {
         Retry::After(_) => "this may be temporary: run the same command again",
         Retry::Replan | Retry::Never => "fix the cause, then run the same command again",
     };
-    format!("{what}; LIFECYCLE_LOG=debug shows details")
+    format!("{what}; set LIFECYCLE_LOG=debug to see details")
 }

@@ -13,7 +13,7 @@ pub(crate) struct Identity {
     pub(crate) id: PlatformId,
 }
 
-/// The id that is used to read the files of a platform that was never started.
+/// The id to use for reading the files of a platform that was never started.
 pub(crate) const NOT_UP_YET: PlatformId = PlatformId::new(uuid::Uuid::nil());
 
 pub(crate) fn file_of(project: &Path) -> PathBuf {
@@ -30,7 +30,7 @@ pub(crate) fn read(file: &Path) -> Result<Option<Identity>> {
     }
 }
 
-/// Returns the error for the case that another process stored an identity first.
+/// Returns the error to report if another process stored an identity first.
 pub(crate) fn concurrent_up() -> Error {
     Error::denied(
         "this command",
@@ -39,8 +39,8 @@ pub(crate) fn concurrent_up() -> Error {
     )
 }
 
-/// Writes the identity to a draft file, which is then hard-linked to `file`. The file is therefore
-/// always complete, and never replaces an existing one.
+/// Writes the identity to a draft file, and then hard-links the draft to `file`. Thus `file` is
+/// always complete, and an existing file is not replaced.
 pub(crate) fn write(file: &Path, identity: &Identity) -> Result<()> {
     let failed = |error| Error::io(format!("writing {}", file.display()), error);
     let text = serde_json::to_string_pretty(identity)
@@ -53,7 +53,7 @@ pub(crate) fn write(file: &Path, identity: &Identity) -> Result<()> {
     match std::fs::hard_link(&draft, file) {
         Ok(()) => {}
         Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists => {}
-        // The file system does not support hard links.
+        // If the file system does not support hard links, rename the draft instead.
         Err(_) => return std::fs::rename(&draft, file).map_err(failed),
     }
     std::fs::remove_file(&draft).map_err(failed)

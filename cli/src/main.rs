@@ -29,7 +29,8 @@ fn main() -> ExitCode {
         Err(error) => return printer::usage(&error),
     };
     printer::choose_colors(arguments.color);
-    // rustls needs one process-wide crypto provider. A second call would have no effect.
+    // rustls needs one process-wide crypto provider. Ignore the result: the call fails only if one
+    // is installed already.
     drop(rustls::crypto::ring::default_provider().install_default());
     tracing_subscriber::fmt()
         .with_env_filter(
@@ -51,8 +52,8 @@ fn main() -> ExitCode {
                     _ = tokio::signal::ctrl_c() => Err(Failure::Interrupted),
                 }
             });
-            // Do not wait for threads that read a file, because they may block forever, for example
-            // on a pipe.
+            // Do not wait for threads that read a file: a read may block forever, for example on a
+            // pipe.
             runtime.shutdown_background();
             outcome
         }

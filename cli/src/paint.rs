@@ -1,8 +1,8 @@
-//! The colours for different meanings. The printer decides whether colours are used.
+//! Colors text according to its meaning. The printer decides whether colors are used.
 
 use anstyle::{AnsiColor, Style};
 
-/// The meaning of a piece of text, which determines its colour.
+/// The meaning of a piece of text, which determines its color.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Tone {
     /// A good state.
@@ -17,11 +17,11 @@ pub(crate) enum Tone {
     Faint,
     /// An instruction to the user.
     Accent,
-    /// One of several names, given by its index.
+    /// One of several names. The number selects the color.
     Name(usize),
 }
 
-/// The colours for names; none of them suggests a good or a bad state.
+/// The colors for names; none of them suggests a good or a bad state.
 const NAMES: [AnsiColor; 6] = [
     AnsiColor::Cyan,
     AnsiColor::Magenta,
@@ -31,7 +31,7 @@ const NAMES: [AnsiColor; 6] = [
     AnsiColor::BrightBlue,
 ];
 
-/// Colours a text.
+/// Returns `text` in the color of `tone`.
 pub(crate) fn paint(tone: Tone, text: &str) -> String {
     let style = match tone {
         Tone::Good => AnsiColor::Green.on_default(),

@@ -57,10 +57,11 @@ pub(crate) fn message(text: &str) {
     drop(writeln!(anstream::stderr().lock(), "{text}"));
 }
 
-/// Prints a question; the cursor stays on its line.
+/// Prints a question; the cursor stays on the same line.
 pub(crate) fn prompt(question: &str) {
     let mut output = anstream::stderr().lock();
-    // Use a single write, because the answer may arrive immediately.
+    // Write the question and the space at once, so that an immediate answer is not echoed between
+    // them.
     let question = format!("{question} ");
     drop(
         output
@@ -74,7 +75,7 @@ pub(crate) fn warning(text: &str) {
     message(&format!("{} {text}", paint(Tone::Caution, "warning:")));
 }
 
-/// Chooses when to use colours. By default, they are used on a terminal, unless `NO_COLOR` is set.
+/// Chooses when to use colors. By default, they are used on a terminal, unless `NO_COLOR` is set.
 pub(crate) fn choose_colors(colors: Colors) {
     match colors {
         Colors::Auto => {}
@@ -106,7 +107,7 @@ pub(crate) fn failure(failure: &Failure, json: bool) {
         failure.hint()
     ));
     if json && let Some(document) = Document::of(failure) {
-        // If standard output cannot be written, there is no other place to report that.
+        // If writing to standard output fails, there is no other place to report that.
         drop(record(&document));
     }
 }
@@ -114,7 +115,7 @@ pub(crate) fn failure(failure: &Failure, json: bool) {
 /// Prints the error in the arguments, or the requested help.
 pub(crate) fn usage(error: &clap::Error) -> ExitCode {
     drop(error.print());
-    // Clap prints requested help to standard output.
+    // Clap prints errors to standard error, and requested help to standard output.
     if !error.use_stderr() {
         return ExitCode::SUCCESS;
     }

@@ -1,5 +1,5 @@
-//! Shows progress: one line per step with times; on a terminal also a spinner for each running
-//! step.
+//! Shows progress: a line for each step, with times, and on a terminal also a spinner for each
+//! running step.
 
 use std::collections::BTreeMap;
 use std::io::IsTerminal as _;
@@ -136,7 +136,7 @@ impl Reporter for ProgressLines {
                 self.line(&format!("  ✗ {what}: {why}"));
             }
             Progress::Note { text } => self.line(&format!("  · {text}")),
-            // This version does not know this type of progress.
+            // Ignore types of progress that this version does not know.
             _ => {}
         }
     }

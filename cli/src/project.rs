@@ -1,4 +1,4 @@
-//! The project on this machine: its files, and the identity of the platform that they declare.
+//! The project on this machine: its files, and the identity of the platform that the files declare.
 
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
@@ -53,8 +53,8 @@ impl Project {
             .map_err(Failure::Files)
     }
 
-    /// Returns the store with the code bases on this machine, which are named by their paths
-    /// relative to the Compose file.
+    /// Returns a store of the code bases on this machine. A code base's name is its path relative
+    /// to the Compose file.
     pub(crate) fn local_code(&self) -> DirectoryStore {
         DirectoryStore::new(self.directory().to_owned())
     }
@@ -64,8 +64,8 @@ impl Project {
         &self.sources.project_dir
     }
 
-    /// Returns the settings and credentials for the cloud and the code store. The Compose files may
-    /// be invalid.
+    /// Returns the settings and credentials for the cloud and the code store. Works even if the
+    /// Compose files are invalid.
     pub(crate) fn access(&self) -> std::result::Result<Access, Failure> {
         platform::access(&self.sources).map_err(Failure::Files)
     }
@@ -122,8 +122,8 @@ impl Project {
         Error::unknown_name(format!("code base or directory `{text}`"), text, known)
     }
 
-    /// Returns the identity, if this project was started before. Fails if the command line names
-    /// another platform.
+    /// Returns the stored identity, or `None` if the project's platform was never started. Fails if
+    /// `--project-name` is the name of another platform.
     pub(crate) fn identity(&self) -> Result<Option<Identity>> {
         let identity = identity::read(&identity::file_of(&self.sources.project_dir))?;
         if let (Some(identity), Some(name)) = (&identity, &self.sources.name) {
@@ -132,7 +132,7 @@ impl Project {
         Ok(identity)
     }
 
-    /// Returns the identity, or a new one that is not stored yet.
+    /// Returns the stored identity, or a new one, which is not stored yet.
     pub(crate) fn identity_for(&self, name: &PlatformName) -> Result<Identity> {
         if let Some(identity) = self.identity()? {
             self.is_named(&identity, name)?;
@@ -163,8 +163,8 @@ impl Project {
         ))
     }
 
-    /// Stores a new identity next to the files. If several processes do this concurrently, exactly
-    /// one of them succeeds.
+    /// Stores a new identity next to the files. If several processes store different identities
+    /// concurrently, exactly one of them succeeds.
     pub(crate) fn store_identity(&self, identity: &Identity) -> Result<()> {
         let file = identity::file_of(&self.sources.project_dir);
         if identity::read(&file)?.is_none() {
@@ -196,7 +196,8 @@ impl Project {
     }
 }
 
-/// Returns the path of a directory relative to the project that contains it.
+/// Returns the path of `directory` relative to `project`, or `None` if `directory` is not a
+/// directory in the project.
 fn inside(project: &Path, directory: &Path) -> Option<String> {
     if !directory.is_dir() {
         return None;

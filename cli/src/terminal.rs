@@ -10,10 +10,10 @@ use rustix::termios::{OptionalActions, Termios, tcgetattr, tcsetattr};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::mpsc;
 
-/// The number of bytes to read at a time.
+/// The largest number of bytes per read.
 const CHUNK: usize = 16 * 1024;
 
-/// Whether both standard input and standard output are a terminal.
+/// Returns whether standard input and standard output are both terminals.
 pub(crate) fn is_available() -> bool {
     std::io::stdin().is_terminal() && std::io::stdout().is_terminal()
 }
@@ -27,7 +27,7 @@ pub(crate) fn size() -> Option<TerminalSize> {
     })
 }
 
-/// Switches the terminal to raw mode, in which every key is passed on as it is pressed. Dropping
+/// Switches the terminal to raw mode, which passes on each key as soon as it is pressed. Dropping
 /// this value restores the previous mode.
 #[derive(Debug)]
 pub(crate) struct Raw(Termios);

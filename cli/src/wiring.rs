@@ -26,7 +26,7 @@ use lifecycle_docker::{
 
 use crate::identity::Identity;
 
-/// The seed for simulations. It is constant, so that the same files give the same run.
+/// The seed for simulations. It is constant, so that the same files always lead to the same run.
 const SIMULATED_SEED: u64 = 1;
 
 /// The duration of operations in a simulation, as a percentage of their duration in a cloud.
@@ -35,7 +35,7 @@ const SIMULATED_PACE: u32 = 3;
 /// The socket of the local Docker engine, unless `DOCKER_HOST` is set.
 const ENGINE_SOCKET: &str = "/var/run/docker.sock";
 
-/// Returns the state of a platform on this machine.
+/// Returns the directory in which this machine stores a platform's state.
 pub(crate) fn state(identity: &Identity) -> Result<StateDirectory> {
     Ok(StateDirectory::new(
         &configuration_directory()?,
@@ -63,7 +63,7 @@ pub(crate) fn check_configuration_directory() -> Finding {
         Ok(directory) => directory,
         Err(error) => return Finding::failed(WHAT, &error, HINT),
     };
-    // The first `up` creates it, so check the nearest directory that exists.
+    // The first `up` creates the directory, so check its nearest ancestor that exists.
     let nearest = directory.ancestors().find(|ancestor| ancestor.exists());
     let path = directory.display().to_string();
     let is_writable = nearest.is_some_and(|nearest| {
@@ -111,7 +111,7 @@ pub(crate) struct Parts<'a> {
     pub(crate) state: StateDirectory,
     pub(crate) secrets: PlatformSecrets,
     pub(crate) access: Access,
-    /// The directory of code bases on this machine.
+    /// The directory that contains the code bases on this machine.
     pub(crate) directory: &'a Path,
     pub(crate) reporter: Arc<dyn Reporter>,
 }
@@ -137,7 +137,7 @@ pub(crate) fn code(access: &Access, directory: &Path) -> Result<Arc<dyn CodeStor
 pub(crate) fn publisher(access: &Access) -> Result<Arc<dyn CodePublisher>> {
     match &access.code {
         CodeStoreSpec::Directory => Err(Error::invalid(
-            "`code.store` of platform.toml",
+            "`code.store` in platform.toml",
             "with `directory`, services are built from the directories on this machine, and \
                   there is no store to publish to",
             "run `bootstrapper up` to use the local directories, or set `store = \"azure-files\"` \
@@ -236,7 +236,7 @@ pub(crate) fn bootstrapper(parts: Parts<'_>) -> Result<Bootstrapper> {
     Ok(builder.build())
 }
 
-/// Creates a bootstrapper in a simulation, with the user's own code bases.
+/// Creates a bootstrapper for a simulated platform that is built from the user's own code bases.
 pub(crate) fn simulated(
     declaration: &Declaration,
     code: Arc<dyn CodeStore>,

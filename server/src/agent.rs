@@ -1,4 +1,5 @@
-//! The subcommands for the agent of the service network: run it, feed it with tables, check it.
+//! The subcommands for the agent of the service network: run the agent, send tables to it, and
+//! check it.
 
 use std::num::NonZeroUsize;
 use std::path::PathBuf;
@@ -22,7 +23,8 @@ pub(crate) struct AgentArguments {
     /// The port of the DNS server
     #[arg(long, default_value_t = 53)]
     dns_port: u16,
-    /// Do not add a route for the address block: it already leads to this node
+    /// Do not add a route for the platform's address block; use this if the block already leads to
+    /// this node
     #[arg(long)]
     no_route: bool,
     /// The number of threads that forward traffic [default: the number of processors]
@@ -32,7 +34,7 @@ pub(crate) struct AgentArguments {
 
 #[derive(Debug, Subcommand)]
 enum AgentCommand {
-    /// Copy tables from standard input to the agent, and its reports to standard output
+    /// Copy tables from standard input to the agent, and the agent's reports to standard output
     Feed,
     /// Succeed if an agent is running and has a table
     Check,

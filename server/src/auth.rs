@@ -1,4 +1,4 @@
-//! Checks the bearer token of a request, and determines the access that it gives.
+//! Checks the bearer token of a request, and determines the access that the token grants.
 
 use axum::extract::{FromRequestParts, Request, State};
 use axum::http::header::AUTHORIZATION;
@@ -48,7 +48,7 @@ impl FromRequestParts<Api> for Admin {
     }
 }
 
-/// Rejects a request without a credential before its path is examined, so that an outsider cannot
+/// Rejects a request without a valid token before the path is examined, so that an outsider cannot
 /// learn which paths exist. Hides the details of internal errors from clients with the read token.
 pub(crate) async fn require_credential(
     State(api): State<Api>,

@@ -54,7 +54,7 @@ pub(crate) async fn backends(
 }
 
 /// Opens the registry: the central database if the handover specifies one, otherwise a file in
-/// `directory`. Waits for a database that does not respond yet, since it may be starting.
+/// `directory`. Waits until the database responds, since it may still be starting.
 async fn registry(
     handover: &Handover,
     directory: &Path,

@@ -1,6 +1,6 @@
 //! The lifecycle manager's program. It reads the bootstrapper's handover, creates the backends for
-//! `lifecycle-core`'s manager, and serves the manager's API over TLS. On each node, the same program
-//! runs as the agent of the service network. All decisions are made in `lifecycle-core`.
+//! `lifecycle-core`'s manager, and serves the manager's API over TLS. The same program runs on each
+//! node as the agent of the service network. All decisions are made in `lifecycle-core`.
 
 mod agent;
 mod auth;
@@ -44,14 +44,15 @@ fn main() -> ExitCode {
         }
     };
     let code = runtime.block_on(run());
-    // A blocking read from standard input cannot be cancelled, so do not wait for its thread.
+    // A blocking read from standard input cannot be canceled, so do not wait for its thread.
     runtime.shutdown_background();
     code
 }
 
 async fn run() -> ExitCode {
     let arguments = Arguments::parse();
-    // rustls requires one process-wide default. The call fails only if there already is one.
+    // rustls needs one process-wide crypto provider. Ignore the result: the call fails only if one
+    // is installed already.
     drop(rustls::crypto::ring::default_provider().install_default());
     let ended = match arguments.command {
         Command::Run { directory } => serve::run(&directory).await,

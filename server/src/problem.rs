@@ -1,5 +1,5 @@
 //! Converts errors to HTTP responses (`docs/api.md`). An error that may contain internals of the
-//! platform is logged here, once, and only a client with the admin token receives it.
+//! platform is logged once, here. Only a client with the admin token receives such an error.
 
 use axum::Json;
 use axum::http::header::{CONTENT_TYPE, RETRY_AFTER, WWW_AUTHENTICATE};
@@ -15,7 +15,7 @@ pub(crate) struct Problem {
     error: Error,
 }
 
-/// The error for a client with the read token; a response extension.
+/// A response extension: the status and the error to send to a client with the read token.
 #[derive(Debug, Clone)]
 struct ForReader(StatusCode, ProblemV1);
 
@@ -42,8 +42,8 @@ impl Problem {
         }
     }
 
-    /// Converts an error about events. If the events after the cursor are no longer stored, the status
-    /// is 410.
+    /// Converts an error about events. The status is 410 if the events after the cursor are no
+    /// longer stored.
     pub(crate) fn gone(error: Error) -> Self {
         match error {
             error @ Error::NotFound { .. } => Self {
@@ -89,7 +89,7 @@ impl From<Error> for Problem {
         if problem::for_reader(&error).is_some() {
             match error.retry() {
                 Retry::After(_) => {
-                    tracing::warn!(error = %error.chain(), "a request cannot be served now");
+                    tracing::warn!(error = %error.chain(), "a request cannot be served at the moment");
                 }
                 Retry::Replan | Retry::Never => {
                     tracing::error!(error = %error.chain(), "a request failed");
@@ -119,7 +119,8 @@ impl IntoResponse for Problem {
     }
 }
 
-/// Replaces the response, if it contains an internal error, by one for a client with the read token.
+/// Replaces a response that contains an internal error with the one for a client that has the read
+/// token.
 pub(crate) fn for_reader(mut response: Response) -> Response {
     match response.extensions_mut().remove::<ForReader>() {
         Some(ForReader(status, problem)) => respond(status, problem),

@@ -19,11 +19,11 @@ use tokio::signal::unix::{SignalKind, signal};
 
 use crate::{config, routes};
 
-/// The interval at which the certificate is renewed; it is valid for 90 days.
+/// The interval at which the certificate is renewed. A certificate is valid for 90 days.
 const RENEWAL: Duration = Duration::from_hours(24 * 30);
 
-/// How long a client may take to send the head of a request, so that clients without a credential
-/// cannot keep connections open for longer.
+/// Time limit for receiving the head of a request. It limits how long a client without a credential
+/// can keep a connection open.
 const HEADERS_WITHIN: Duration = Duration::from_secs(30);
 
 /// How long open requests may continue after a stop signal.
@@ -32,7 +32,7 @@ const LAST_REQUESTS: Duration = Duration::from_secs(2);
 /// Time limit for releasing the lease.
 const RELEASE_WITHIN: Duration = Duration::from_secs(2);
 
-/// Runs until the process receives a stop signal.
+/// Runs the manager until the process receives a stop signal.
 pub(crate) async fn run(directory: &Path) -> Result<()> {
     let handover = Handover::read(directory)?;
     let (backends, mirrors) = tokio::select! {
@@ -70,7 +70,7 @@ pub(crate) async fn run(directory: &Path) -> Result<()> {
             stopped.and(server.await.map_err(failed))
         }
     };
-    // Release the lease, so that the next manager need not wait until it expires.
+    // Release the lease, so that the next manager does not have to wait until the lease expires.
     if let Ok(Err(error)) = tokio::time::timeout(RELEASE_WITHIN, manager.resign()).await {
         tracing::warn!(error = %error.chain(), "cannot release the lease");
     }

@@ -1,5 +1,5 @@
 //! The manager's log: one line of JSON per event on standard error, which Docker collects. Each
-//! line contains its spans.
+//! line contains the spans of its event.
 
 use axum::extract::{MatchedPath, Request};
 use axum::middleware::Next;
@@ -21,7 +21,7 @@ pub(crate) fn start() {
 }
 
 /// Handles a request in a span with its method, the template of its path, and the status of the
-/// response. Neither the path itself nor the query is logged, since they may contain secrets.
+/// response. The actual path and the query are not logged, since they may contain secrets.
 pub(crate) async fn in_request_span(request: Request, next: Next) -> Response {
     let matched = request.extensions().get::<MatchedPath>();
     let path = matched.map(MatchedPath::as_str);

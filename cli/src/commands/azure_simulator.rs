@@ -1,5 +1,5 @@
-//! `azure-simulator`: runs a simulated Azure until a signal, then removes the machines that it
-//! created.
+//! `azure-simulator`: runs a simulated Azure until it receives a signal, then removes the machines
+//! that it created.
 
 use std::path::PathBuf;
 
@@ -27,19 +27,19 @@ pub(crate) struct Running {
     files_http_endpoint: String,
     /// The file with the CA certificate to trust.
     ca: PathBuf,
-    /// The only subscription.
+    /// The id of the simulator's only subscription.
     subscription: String,
-    /// The only tenant.
+    /// The id of the simulator's only tenant.
     tenant: String,
     /// The file with the client secret.
     client_secret: PathBuf,
-    /// The storage account.
+    /// The name of the simulator's storage account.
     storage_account: String,
-    /// The share in the storage account.
+    /// The name of the file share in the storage account.
     share: String,
     /// The file with the storage account's key.
     storage_key: PathBuf,
-    /// The lines for a platform.toml that uses the simulator.
+    /// The lines to add to a platform.toml that uses the simulator.
     platform_toml: String,
 }
 
@@ -107,7 +107,7 @@ fn print_settings(arguments: &Arguments, azure: &SimulatedAzure) -> Result<(), F
         });
     }
     printer::message(&format!(
-        "The simulated Azure listens at {}; its Azure Files listen at {}.\nAdd the following lines to a platform.toml. Ctrl-C stops the simulator and removes its machines.\n",
+        "The simulated Azure listens at {}; its Azure Files service listens at {}.\nAdd the following lines to a platform.toml. Ctrl-C stops the simulator and removes its machines.\n",
         simulator.secure_endpoint(),
         simulator.secure_files_endpoint()
     ));

@@ -118,20 +118,20 @@ async fn check(arguments: &Arguments) -> Vec<Finding> {
     findings
 }
 
-/// Whether the code store has all code bases of the platform.
+/// Records whether the code store has all code bases of the platform.
 #[derive(Debug, Clone, Copy)]
 enum Store {
     Complete,
     Incomplete,
 }
 
-/// Checks that the code store responds and contains the code bases of this machine in their current
-/// versions.
+/// Checks that the code store responds, and that it has the current version of each code base on
+/// this machine.
 async fn code_store(project: &Project, reporter: &dyn Reporter) -> (Vec<Finding>, Store) {
     const WHAT: &str = "code store";
     let outdated = match publish::all_outdated(project, reporter).await {
         Ok(outdated) => outdated,
-        // The check of the files reports problems in the files.
+        // The check of the files, which runs later, reports these problems.
         Err(Failure::Files(_)) => return (Vec::new(), Store::Complete),
         Err(failure) => return (vec![of_failure(WHAT, &failure)], Store::Incomplete),
     };
@@ -148,7 +148,7 @@ async fn code_store(project: &Project, reporter: &dyn Reporter) -> (Vec<Finding>
     (findings.collect(), store)
 }
 
-/// Checks the local engine, and the platform if it was started from here.
+/// Checks the local engine, and the platform if it was started from this directory.
 async fn of_platform(
     arguments: &Arguments,
     project: &Project,
@@ -160,7 +160,7 @@ async fn of_platform(
         vec![Finding::failed(
             what,
             error,
-            "LIFECYCLE_LOG=debug shows details",
+            "set LIFECYCLE_LOG=debug to see details",
         )]
     };
     let known = match project.identity() {

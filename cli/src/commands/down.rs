@@ -46,6 +46,6 @@ pub(crate) async fn run(arguments: &Arguments, options: &Down) -> Result<(), Fai
             id: identity.id,
         });
     }
-    printer::message(&format!("The platform {} is removed.", identity.name));
+    printer::message(&format!("The platform {} has been removed.", identity.name));
     Ok(())
 }

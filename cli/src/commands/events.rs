@@ -14,10 +14,10 @@ use crate::paint::{Tone, paint};
 use crate::printer;
 use crate::progress::ProgressLines;
 
-/// Time limit for reading the history, which is read page by page.
+/// Time limit for reading all pages of the history.
 const EVENTS_WITHIN: Duration = Duration::from_mins(10);
 
-/// How many events are shown by default.
+/// The number of past events that are shown by default.
 const LATEST: u32 = 50;
 
 pub(crate) async fn run(arguments: &Arguments, options: &Events) -> Result<(), Failure> {

@@ -39,7 +39,7 @@ pub(crate) async fn run(arguments: &Arguments, options: &Exec) -> Result<(), Fai
                 ExecOutput::Exit(code) => return Ok::<i64, Failure>(code),
             }
         }
-        Err(Error::failed("the command", "the manager returned no exit code").into())
+        Err(Error::failed("running the command", "the manager returned no exit code").into())
     };
     let code = if has_terminal {
         tokio::select! {

@@ -21,7 +21,7 @@ use crate::project::Project;
 pub(crate) struct Written {
     /// The file that was written.
     file: PathBuf,
-    /// The platform's name in the file.
+    /// The platform's name, as written to the file.
     name: PlatformName,
     /// The number of nodes that the file declares.
     nodes: u16,
@@ -38,7 +38,7 @@ pub(crate) async fn run(arguments: &Arguments, options: &Init) -> Result<(), Fai
         let question = format!("{} already exists. Overwrite it?", path.display());
         confirm::confirm(false, &question).await?;
     }
-    // Ignore the file that is about to be overwritten.
+    // Load the project without the platform.toml that is about to be overwritten.
     let (loaded, mut nodes) = match options.nodes {
         Some(nodes) => (project.on_nodes(nodes).load(NOT_UP_YET).await?, nodes),
         None => project.on_fewest_nodes(NOT_UP_YET).await?,

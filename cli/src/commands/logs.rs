@@ -51,7 +51,7 @@ fn text(line: &ServiceLogLine, names: &mut Names) -> String {
     format!("{} {at}{}", names.prefix(&line.instance), line.line.text)
 }
 
-/// The names of the replicas, each with a colour and padded to the same width.
+/// Formats the names of replicas: each in a color, and all padded to the same width.
 struct Names {
     numbers: BTreeMap<String, usize>,
     width: usize,

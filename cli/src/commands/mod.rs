@@ -51,7 +51,7 @@ async fn load(
         .await
 }
 
-/// Rejects a platform that exists if this machine does not have its secrets.
+/// Fails if the platform exists, but this machine does not have the platform's secrets.
 async fn check_secrets(bootstrapper: &Bootstrapper, kept_in: &Path) -> Result<(), Failure> {
     match bootstrapper.missing_secrets(kept_in).await? {
         Some(error) => Err(Failure::NoSecrets(error)),
@@ -59,8 +59,8 @@ async fn check_secrets(bootstrapper: &Bootstrapper, kept_in: &Path) -> Result<()
     }
 }
 
-/// Creates a bootstrapper for a platform that was started from this project. The Compose files may
-/// be invalid.
+/// Creates a bootstrapper for a platform that was started from this project. Works even if the
+/// Compose files are invalid.
 async fn running(
     arguments: &Arguments,
     reporter: Arc<dyn Reporter>,

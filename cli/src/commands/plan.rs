@@ -21,15 +21,16 @@ use crate::wiring::{self, Parts};
 /// The document of `plan --json`.
 #[derive(Debug, Serialize, JsonSchema)]
 pub(crate) struct Planned {
-    /// Whether a manager is running; if not, `up` starts it on its node.
+    /// Whether a manager is running; if not, `up` starts one on the manager's node.
     manager_runs: bool,
     /// The problems that prevent `up`, each with a hint.
     problems: Vec<String>,
-    /// The choices in which the result differs from the first choice in the files.
+    /// The cases in which `up` would not use the first choice in the files, for example the first
+    /// VM size.
     remarks: Vec<String>,
-    /// How long creating the missing nodes is expected to take, in seconds, if known.
+    /// The expected time for creating the missing nodes, in seconds; null if unknown.
     predicted_seconds: Option<f64>,
-    /// The unsupported keys of the files.
+    /// The unsupported keys in the Compose files.
     unsupported: Vec<KeyWithoutEffect>,
     /// The steps, each listed after the steps that it needs.
     steps: Vec<Step>,
@@ -57,8 +58,8 @@ pub(crate) async fn run(arguments: &Arguments, options: &Plan) -> Result<(), Fai
         },
     };
     let state = wiring::state(&identity)?;
-    // New secrets are not stored: they are only used to compute digests, and there is no container
-    // to compare the digests with.
+    // New secrets are not stored. They only serve to compute digests, and a platform without stored
+    // secrets has no containers to compare these digests with.
     let secrets = wiring::secrets(&state, &identity).await?;
     let preview = if options.simulate {
         Preview::from_nothing(&declaration, &secrets.key, SystemClock.now())?

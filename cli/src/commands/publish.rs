@@ -18,19 +18,19 @@ use crate::progress::ProgressLines;
 use crate::project::Project;
 use crate::{printer, wiring};
 
-/// The text that describes the wait for the code store while code bases are compared.
+/// The text that the progress output shows while code bases are compared with the code store.
 const COMPARING: &str = "the code store's response";
 
 /// Time limit for comparing all code bases with the code store.
 const COMPARED_WITHIN: Duration = Duration::from_mins(15);
 
-/// How many characters of a digest are printed.
+/// The number of characters of a digest that are printed.
 const SHOWN: usize = 12;
 
 /// The document of `publish --json`.
 #[derive(Debug, Serialize, JsonSchema)]
 pub(crate) struct AllPublished {
-    /// The requested code bases, as they are in the store now.
+    /// The requested code bases and their current versions in the store.
     code_bases: Vec<OnePublished>,
     /// Code bases of the Compose file that are not on this machine; their versions in the store are
     /// unchanged.
@@ -44,7 +44,7 @@ struct OnePublished {
     name: String,
     /// The SHA-256 of the code base's files, in hexadecimal.
     digest: String,
-    /// Whether the store already had this version, so that nothing was written.
+    /// Whether the store already had this version; if so, nothing was written.
     unchanged: bool,
     /// The number of bytes that were sent.
     bytes_sent: u64,
@@ -121,20 +121,22 @@ fn short(digest: &str) -> &str {
 
 /// Formats a size, for example `12 bytes`, `3.4 KiB`, or `5.6 MiB`.
 fn bytes(count: u64) -> String {
-    /// Converts `count` to `unit`, in tenths. Exact for every realistic size.
-    #[expect(clippy::cast_precision_loss, reason = "one decimal is shown")]
-    fn tenths(count: u64, unit: u64) -> f64 {
+    #[expect(
+        clippy::cast_precision_loss,
+        reason = "only one decimal place is printed"
+    )]
+    fn in_unit(count: u64, unit: u64) -> f64 {
         count as f64 / unit as f64
     }
     match count {
         0..1024 => format!("{count} bytes"),
-        1024..1_048_576 => format!("{:.1} KiB", tenths(count, 1 << 10)),
-        _ => format!("{:.1} MiB", tenths(count, 1 << 20)),
+        1024..1_048_576 => format!("{:.1} KiB", in_unit(count, 1 << 10)),
+        _ => format!("{:.1} MiB", in_unit(count, 1 << 20)),
     }
 }
 
-/// Called before `up`: publishes the code bases that differ from the store if `--publish` is set or
-/// the user agrees, otherwise prints a warning for each of them.
+/// Prepares `up`: warns about each code base that differs from the store, and publishes these code
+/// bases if `--publish` is set or the user agrees.
 pub(crate) async fn before_up(
     project: &Project,
     options: &Up,
@@ -170,18 +172,18 @@ pub(crate) async fn before_up(
         bootstrap::publish(&directory, store.as_ref(), &names, reporter, &SystemClock).await?;
         return Ok(());
     }
-    // If nothing is published, loading the files fails with its own hint.
+    // If none of these code bases was ever published, loading the files fails with its own hint.
     if outdated.iter().any(|one| one.published.is_some()) {
         printer::message(&format!(
-            "{} the published code bases are used; `bootstrapper publish` or `up --publish` \
-             uploads the code bases on this machine",
+            "{} the published code bases are used; to use the code bases on this machine, run \
+             `bootstrapper publish` or `up --publish`",
             paint(Tone::Accent, "hint:")
         ));
     }
     Ok(())
 }
 
-/// Called by `plan`: warns about the code bases that `up` would ask about.
+/// Warns about each code base that differs from the store, without publishing it.
 pub(crate) async fn warn_outdated(
     project: &Project,
     reporter: &dyn Reporter,

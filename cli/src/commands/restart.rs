@@ -12,7 +12,7 @@ use crate::progress::ProgressLines;
 /// The document of `restart --json`.
 #[derive(Debug, Serialize, JsonSchema)]
 pub(crate) struct Restarted {
-    /// The replicas that are ready again, `<service>-<replica>`.
+    /// The restarted replicas, as `<service>-<replica>`; all are ready again.
     restarted: Vec<String>,
 }
 

@@ -31,7 +31,7 @@ pub(crate) async fn run(arguments: &Arguments, options: &Retry) -> Result<(), Fa
         return printer::document(&Retried { retried });
     }
     if retried.is_empty() {
-        printer::message("Nothing to retry: nothing has failed for these names.");
+        printer::message("Nothing to retry: no operation has failed for these names.");
     } else {
         printer::message(&format!(
             "Retrying now: {}. Follow the progress with `bootstrapper events --follow`.",

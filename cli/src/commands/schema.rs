@@ -23,7 +23,7 @@ pub(crate) fn run(options: &Options) -> Result<(), Failure> {
     }
 }
 
-/// Adds a type to a schema generator.
+/// A function that adds a type to a schema generator and returns the type's schema.
 type Of = fn(&mut SchemaGenerator) -> Schema;
 
 const FAILURE: Of = SchemaGenerator::subschema_for::<Failed>;
@@ -62,8 +62,8 @@ fn of(described: Described) -> Schema {
         Described::Events => lines("events", SchemaGenerator::subschema_for::<Event>),
         Described::Exec => output(
             "exec",
-            "If the exit code is 125, the last line of the standard output: why the command was \
-             not run. All other output is that of the command.",
+            "The last line of the standard output if the exit code is 125: the reason why the \
+             command was not run. All other output comes from the command.",
             &[FAILURE],
         ),
         Described::Restart => document(
@@ -86,8 +86,8 @@ fn of(described: Described) -> Schema {
 }
 
 fn output(command: &str, description: &str, any: &[Of]) -> Schema {
-    // Generate the schema for serialization, so that a field that is always present is required,
-    // even if it may be null.
+    // In a schema for serialization, a field that is always present is required, even if it may be
+    // null.
     let settings = SchemaSettings::draft2020_12().for_serialize();
     let mut generator = settings.into_generator();
     let any: Vec<Schema> = any.iter().map(|of| of(&mut generator)).collect();
@@ -103,8 +103,8 @@ fn output(command: &str, description: &str, any: &[Of]) -> Schema {
     schema
 }
 
-/// Keeps only formats that every validator knows: removes the formats of numbers, which have bounds
-/// instead, and replaces `ip` with `ipv4` or `ipv6`.
+/// Removes formats that some validators do not know. Numbers lose their format and keep their
+/// bounds; `ip` becomes `ipv4` or `ipv6`.
 struct WellKnownFormats;
 
 impl Transform for WellKnownFormats {
@@ -136,7 +136,7 @@ impl Transform for Closed {
         if schema.get("properties").is_none() {
             return;
         }
-        // The parts together define the properties; no single part lists all of them.
+        // If a schema has parts, no part lists all properties, so only the whole schema is closed.
         let mut has_parts = false;
         for key in ["allOf", "anyOf", "oneOf"] {
             for part in schema
@@ -219,7 +219,6 @@ mod tests {
         );
     }
 
-    /// Checks that every key of a schema has a description.
     #[test]
     fn every_key_is_described() {
         fn check(value: &Value, at: &str) {

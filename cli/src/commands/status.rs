@@ -89,9 +89,9 @@ fn heading(status: &Status) -> String {
     )
 }
 
-/// Formats the short output: one line per node and per replica, then the reasons for replicas that
-/// are not ready. It fits 80 columns if names have the usual length; on a terminal, longer lines
-/// are cut.
+/// Formats the short output: one line per node and per replica, then one line for each state that
+/// has a reason. With names of usual length, the tables fit into 80 columns. On a terminal, longer
+/// table rows are cut.
 pub(crate) fn tables(nodes: &[NodeV1], services: &[ServiceV1], width: Option<usize>) -> String {
     let mut table = Table::of(&["NODE", "STATE", "ADDRESS", "DOCKER"]);
     let mut whys = Vec::new();
@@ -233,7 +233,7 @@ fn moment(at: Option<chrono::DateTime<chrono::Utc>>) -> String {
         .unwrap_or_default()
 }
 
-/// A table whose rows have the tone of their state.
+/// A table whose rows are colored by state.
 struct Table {
     table: comfy_table::Table,
     tones: Vec<Tone>,
@@ -251,7 +251,7 @@ impl Table {
     }
 
     fn row(&mut self, state: &str, cells: Vec<String>) {
-        // A cell is one line, even if its text contains line breaks.
+        // Replace line breaks, because each cell must be one line.
         let cells = cells.into_iter().map(|cell| cell.replace('\n', " "));
         self.table.add_row(cells.collect::<Vec<_>>());
         self.tones.push(of_state(state));
@@ -263,7 +263,7 @@ impl Table {
         let lines = lines.map(|(line, tone)| {
             let line = fitting(line.strip_prefix(' ').unwrap_or(line), width);
             match tone {
-                // Rows in a good state have no colour.
+                // Rows in a good state have no color.
                 Tone::Good => line,
                 tone => paint(*tone, &line),
             }

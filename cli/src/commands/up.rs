@@ -62,7 +62,7 @@ pub(crate) async fn run(arguments: &Arguments, options: &Up) -> Result<(), Failu
         })?;
         bootstrapper.registry = loaded.registry;
         commands::check_secrets(&bootstrapper, state.path()).await?;
-        // Reject a declaration that cannot work before anything is stored.
+        // Before anything is stored, reject a declaration that cannot work.
         let report = bootstrapper.preflight(&declaration).await?;
         for remark in &report.remarks {
             printer::warning(remark);
@@ -97,7 +97,8 @@ pub(crate) async fn run(arguments: &Arguments, options: &Up) -> Result<(), Failu
     Ok(())
 }
 
-/// Warns about unsupported keys; fails if one changes behaviour and that is not accepted.
+/// Warns about unsupported keys. Fails if one of them affects how a service behaves, unless
+/// `accept_changes` is set.
 fn accept(unsupported: Vec<UnsupportedKey>, accept_changes: bool) -> Result<(), Failure> {
     let (changing, harmless): (Vec<_>, Vec<_>) =
         unsupported.into_iter().partition(|k| k.changes_behaviour);
@@ -113,9 +114,9 @@ fn accept(unsupported: Vec<UnsupportedKey>, accept_changes: bool) -> Result<(), 
     Ok(())
 }
 
-/// Stores the platform's identity and secrets before the first effect, and locks the state for this
-/// process. If two processes run their first `up` concurrently, one of them is rejected, because
-/// they would create two platforms.
+/// Stores the platform's identity and secrets before `up` creates anything, and locks the state for
+/// this process. If two processes run the first `up` concurrently, one of them is rejected here;
+/// otherwise, they would create two platforms.
 async fn store_and_lock(
     project: &Project,
     identity: &Identity,

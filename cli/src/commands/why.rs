@@ -1,5 +1,5 @@
-//! `why`: explains a state with the declaration, the observation, the decisions, and the evidence,
-//! in this order.
+//! `why`: explains a state. Prints what was declared, observed, and decided, then the
+//! evidence.
 
 use std::path::Path;
 

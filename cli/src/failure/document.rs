@@ -51,13 +51,13 @@ struct Why {
 enum Kind {
     /// The arguments are invalid.
     Arguments,
-    /// There are no files, or they are invalid.
+    /// The files are missing or invalid.
     Files {
-        /// The problems in the files, if there are files.
+        /// The problems in the files; absent if a file is missing.
         #[serde(skip_serializing_if = "Vec::is_empty")]
         problems: Vec<Problem>,
     },
-    /// The files contain unsupported keys that change behaviour.
+    /// The Compose files contain unsupported keys that affect how services behave.
     Unsupported {
         /// The unsupported keys.
         keys: Vec<KeyWithoutEffect>,
@@ -84,7 +84,7 @@ enum Kind {
 /// One problem in a file.
 #[derive(Debug, Serialize, JsonSchema)]
 struct Problem {
-    /// The file, relative to the project directory if it is inside.
+    /// The path of the file; relative if the file is inside the project directory.
     file: String,
     /// The line, starting at 1; null if the problem concerns the whole file.
     line: Option<usize>,
@@ -101,16 +101,16 @@ struct Problem {
 /// A replica that did not start.
 #[derive(Debug, Serialize, JsonSchema)]
 struct NotUp {
-    /// `<service>-<replica>`.
+    /// The replica's name, `<service>-<replica>`.
     id: String,
     /// Why the replica did not start.
     why: String,
-    /// The last lines of its output.
+    /// The last lines of the replica's output.
     last_lines: Vec<String>,
 }
 
 impl Document {
-    /// The document for invalid arguments.
+    /// Returns the document for invalid arguments.
     pub(crate) fn of_arguments(message: &str) -> Self {
         let error = Why {
             kind: Kind::Arguments,
@@ -120,7 +120,8 @@ impl Document {
         Self::Failed(Failed { error })
     }
 
-    /// The document of a failure; `None` if the command's output already reports it.
+    /// Returns the document of a failure, or `None` if the command's output already reports the
+    /// failure.
     pub(crate) fn of(failure: &Failure) -> Option<Self> {
         let kind = match failure {
             Failure::Failed(_) => Kind::Failed,

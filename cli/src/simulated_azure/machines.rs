@@ -28,7 +28,7 @@ const REMOVAL: Duration = Duration::from_mins(5);
 #[derive(Debug)]
 pub(crate) struct LocalMachines {
     socket: PathBuf,
-    /// The directory with one file per owner of created machines.
+    /// The directory that contains one file for each owner of created machines.
     directory: PathBuf,
     bridge: Bridge,
     /// The address of the metadata service, once it is known.
@@ -38,14 +38,15 @@ pub(crate) struct LocalMachines {
 
 #[derive(Debug, Default)]
 struct Assignments {
-    /// The owner of the machines of each subnet, by subnet id.
+    /// The owner of each subnet's machines, by subnet id.
     owners: BTreeMap<String, Owner>,
-    /// The machine of each node, by owner and node name.
+    /// The VM of each node, by owner and node name.
     machines: BTreeMap<(PlatformId, NodeName), String>,
 }
 
 impl LocalMachines {
-    /// Creates machines on the engine at `socket`, and records them in `directory`.
+    /// Connects to the engine at `socket`, which will run the machines. `directory` will contain
+    /// the list of created machines.
     ///
     /// # Errors
     /// Fails if the engine does not respond, or the directory cannot be created.
@@ -66,8 +67,8 @@ impl LocalMachines {
         self.bridge.gateway
     }
 
-    /// Sets the address that serves as Azure's metadata service, for machines that are created
-    /// later.
+    /// Sets the address at which machines reach Azure's metadata service. Applies to machines that
+    /// are created later.
     pub(crate) fn serve_metadata(&self, at: SocketAddrV4) {
         self.metadata_service.get_or_init(|| at);
     }
@@ -122,7 +123,8 @@ impl LocalMachines {
             .unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Returns the owner of the machines in a subnet, and records it before a machine is created.
+    /// Returns the owner of the machines in a subnet. A new owner is recorded in the directory
+    /// first.
     fn owner_of(&self, subnet: &HostSubnet) -> Result<Owner> {
         let mut assignments = self.assignments();
         if let Some(owner) = assignments.owners.get(&subnet.id) {
@@ -198,8 +200,8 @@ impl HostClouds for LocalMachines {
         })
     }
 
-    /// Returns the address at which this host reaches a machine. This host is connected to every
-    /// subnet, so private addresses work.
+    /// Returns the address at which this host reaches a machine. This is the private address,
+    /// because this host is connected to every subnet.
     fn public_address(&self, private: Ipv4Addr) -> Option<Ipv4Addr> {
         Some(private)
     }

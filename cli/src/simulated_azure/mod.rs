@@ -20,14 +20,14 @@ use self::machines::LocalMachines;
 /// Options of a simulated Azure.
 #[derive(Debug, Clone)]
 pub(crate) struct Settings {
-    /// The socket of the Docker engine for the machines behind VMs. If `None`, a VM is only a
-    /// state.
+    /// The socket of the Docker engine that runs the machines behind VMs. If `None`, a VM is only a
+    /// record.
     pub(crate) engine: Option<PathBuf>,
     /// The directory for the CA certificate, the secrets, and the list of created machines.
     pub(crate) directory: PathBuf,
     /// The address to listen on; by default, one that this machine and all VMs can reach.
     pub(crate) listen: Option<IpAddr>,
-    /// Other names and addresses for the simulator's certificates.
+    /// Additional names and addresses to include in the simulator's certificates.
     pub(crate) names: Vec<String>,
     /// The ports; 0 selects a free one.
     pub(crate) ports: Ports,
@@ -49,7 +49,7 @@ pub(crate) struct SimulatedAzure {
     pub(crate) simulator: AzureSimulator,
     machines: Option<Arc<LocalMachines>>,
     directory: PathBuf,
-    /// Locks the directory.
+    /// Holds the lock on the directory.
     _lock: File,
 }
 
@@ -183,7 +183,7 @@ impl SimulatedAzure {
 
 /// Formats a string in TOML syntax.
 fn toml_text(text: &str) -> String {
-    // TOML supports all of JSON's escapes.
+    // A JSON string is also a TOML string, because TOML supports all of JSON's escapes.
     serde_json::Value::from(text).to_string()
 }
 
@@ -192,7 +192,7 @@ fn io(doing: &str, path: &Path, error: std::io::Error) -> Error {
 }
 
 fn write(path: &Path, text: &str, mode: u32) -> Result<()> {
-    // Create the file again, because an existing one would keep its mode.
+    // Delete an existing file first: it would keep its mode.
     match std::fs::remove_file(path) {
         Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
             return Err(io("replacing", path, error));

@@ -1,4 +1,4 @@
-//! Events after a cursor: a page as JSON, or a stream of server-sent events.
+//! Returns the events after a cursor, as one page of JSON or as a stream of server-sent events.
 
 use std::convert::Infallible;
 use std::time::Duration;
@@ -67,7 +67,8 @@ async fn page(api: &Api, after: u64) -> Result<EventsV1, Problem> {
     api.manager.events(after).await.map_err(Problem::gone)
 }
 
-/// Sends the first page, and then new events after each published round of the control loop.
+/// Sends the first page of events. Then, after each round of the control loop, sends the new
+/// events.
 fn stream(
     mut api: Api,
     first: Vec<Event>,
@@ -94,7 +95,7 @@ fn stream(
                 Ok(_) => {}
                 Err(_) => return None,
             }
-            // A standby manager has no rounds, so it polls.
+            // Wait for the next round, but not forever: a standby manager has no rounds.
             if let Ok(changed) = tokio::time::timeout(POLL, api.rounds.changed()).await {
                 changed.ok()?;
             }

@@ -58,8 +58,8 @@ impl<S: Send + Sync> FromRequest<S> for Whole {
     }
 }
 
-/// Returns the problem for a body that cannot be parsed. It contains only the position, since the
-/// body may contain secrets.
+/// Returns the problem for a body that cannot be parsed. The problem contains only the position of
+/// the error, since the body may contain secrets.
 pub(super) fn unreadable_body(error: &serde_json::Error, hint: &str) -> Problem {
     let why = format!(
         "it has an invalid format at line {}, column {}",
@@ -75,8 +75,7 @@ fn rejected(rejection: &BytesRejection) -> Problem {
     } else {
         Problem::bad_request(
             "the body",
-            "the connection ended before the complete body was \
-                                          received",
+            "the connection ended before the complete body was received",
             "send the request again",
         )
     }

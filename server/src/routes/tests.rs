@@ -1,5 +1,5 @@
-//! Tests of the routes without TLS, with a manager in a simulation: authorization, and the
-//! responses to invalid requests.
+//! Tests the routes without TLS, with a manager in a simulation: authorization, and the responses
+//! to invalid requests.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv4Addr};
@@ -32,7 +32,7 @@ mod errors;
 mod gate;
 mod spans;
 
-/// Every route below `/v1`, and whether the read token permits it.
+/// Every route below `/v1`, and whether the read token permits the request.
 const ROUTES: [(&str, &str, bool); 17] = [
     ("GET", "/v1/platform", true),
     ("PUT", "/v1/platform", false),
@@ -215,7 +215,7 @@ async fn every_route_rejects_a_missing_or_wrong_credential() {
         .headers_mut()
         .insert(AUTHORIZATION, value.parse().unwrap());
     let response = served.send(basic).await;
-    problem(response, StatusCode::UNAUTHORIZED, "another scheme").await;
+    problem(response, StatusCode::UNAUTHORIZED, "another authorization scheme").await;
     assert_eq!(
         served.get("/v1/platform").await["state"],
         "running",

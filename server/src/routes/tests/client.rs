@@ -1,4 +1,4 @@
-//! Connects the API's client to a router in memory, with HTTP over TLS.
+//! Connects the API's client to a router, in memory, with HTTP over TLS.
 
 use std::net::{IpAddr, Ipv4Addr};
 use std::sync::Arc;

@@ -1,4 +1,4 @@
-//! Errors of a mocked manager, as the API's client receives them.
+//! Tests which errors the API's client receives if a mocked manager fails.
 
 use std::sync::Arc;
 

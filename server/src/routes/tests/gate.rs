@@ -1,4 +1,4 @@
-//! An embedded manager and one behind HTTP accept and reject the same changes.
+//! Tests that an embedded manager and a manager behind HTTP accept and reject the same changes.
 
 use std::sync::Arc;
 

@@ -1,4 +1,4 @@
-//! The span of a request.
+//! Tests the tracing span of a request.
 
 use std::io;
 use std::sync::{Arc, Mutex};
@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 
 use super::Served;
 
-/// The log of a test.
+/// Collects the log of a test.
 #[derive(Clone, Default)]
 struct Log(Arc<Mutex<Vec<u8>>>);
 
@@ -22,7 +22,7 @@ impl io::Write for Log {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_log_line_names_the_method_path_and_status_of_its_request() {
+async fn a_log_line_contains_the_method_path_and_status_of_its_request() {
     let log = Log::default();
     let writer = log.clone();
     let subscriber = tracing_subscriber::fmt()

@@ -1,4 +1,5 @@
-//! Sources of time and ids as traits, so that runs can be reproduced.
+//! Traits for sources of time and ids. Simulations implement them so that a run can be repeated
+//! exactly.
 
 use std::fmt::Debug;
 use std::sync::Mutex;
@@ -11,8 +12,8 @@ use uuid::Uuid;
 /// A source of time.
 ///
 /// # Guarantees
-/// A call is cheap and never blocks. Code waits with `tokio::time`, which tests can pause; the
-/// clock of such a test follows `tokio::time`.
+/// A call is cheap and never blocks. A clock does not wait: use `tokio::time` for that. A test that
+/// pauses `tokio::time` uses a [`TokioClock`], which then pauses too.
 pub trait Clock: Debug + Send + Sync + 'static {
     /// Returns the current time in whole microseconds, which is the precision of the registry.
     fn now(&self) -> DateTime<Utc>;
@@ -23,13 +24,13 @@ pub trait Clock: Debug + Send + Sync + 'static {
 pub struct SystemClock;
 
 impl Clock for SystemClock {
-    #[expect(clippy::disallowed_methods, reason = "the only place that may call it")]
+    #[expect(clippy::disallowed_methods, reason = "the only permitted call")]
     fn now(&self) -> DateTime<Utc> {
         Utc::now().trunc_subsecs(6)
     }
 }
 
-/// A clock that starts at a given time and follows `tokio::time`, paused or not.
+/// A clock that starts at a given time and advances exactly as `tokio::time` does.
 #[derive(Debug, Clone, Copy)]
 pub struct TokioClock {
     start: DateTime<Utc>,
@@ -56,7 +57,7 @@ impl Clock for TokioClock {
     }
 }
 
-/// Serializes times with six digits of microseconds, so that they can be sorted as text.
+/// Serializes times with exactly six fractional digits, so that sorting them as text works.
 pub(crate) mod six_digits {
     use chrono::{DateTime, SecondsFormat, Utc};
     use serde::Serializer;
@@ -89,18 +90,18 @@ pub trait IdSource: Debug + Send + Sync + 'static {
 pub struct RandomIds;
 
 impl IdSource for RandomIds {
-    #[expect(clippy::disallowed_methods, reason = "the only place that may call it")]
+    #[expect(clippy::disallowed_methods, reason = "the only permitted call")]
     fn uuid(&self) -> Uuid {
         Uuid::new_v4()
     }
 }
 
-/// Ids that are determined by a seed.
+/// Pseudorandom ids. Sources with the same seed return the same ids.
 #[derive(Debug)]
 pub struct SeededIds(Mutex<StdRng>);
 
 impl SeededIds {
-    /// Creates a source of the ids that `seed` determines.
+    /// Creates a source that starts from this seed.
     pub fn new(seed: u64) -> Self {
         Self(Mutex::new(StdRng::seed_from_u64(seed)))
     }

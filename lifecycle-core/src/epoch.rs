@@ -1,10 +1,11 @@
-//! The number by which a registry rejects the writes of a previous leader.
+//! The epoch of a leader. A registry rejects writes with an epoch lower than its own.
 
 use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
-/// The fencing number of a leader: each new holder of the lease gets the next one.
+/// A fencing token: each new leader gets the next number, so a registry can detect and reject the
+/// writes of a previous leader.
 #[derive(
     Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize,
 )]

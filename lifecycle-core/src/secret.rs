@@ -1,5 +1,5 @@
-//! Values that must not appear in logs, errors, events or process lists, and the platform key,
-//! which encrypts them at rest and keys the spec digests.
+//! Secret values, which must not appear in logs, errors, events or process lists. The platform key
+//! encrypts them at rest and signs the spec digests.
 
 use std::fmt;
 
@@ -13,10 +13,10 @@ use sha2::Sha256;
 
 use crate::error::{Error, Result};
 
-/// Text that may be a secret. `Debug` and `Display` do not show it.
+/// Text that may be a secret. `Debug` does not show it, and there is no `Display`.
 ///
-/// The text is serialized unencrypted, because a declaration must reach the manager. Data that
-/// contains it must be encrypted with the [`PlatformKey`], or sent over TLS or SSH.
+/// Serialization does not encrypt the text. Encrypt the serialized data with the [`PlatformKey`],
+/// or send it only over TLS or SSH.
 #[derive(Clone)]
 pub struct Sensitive(SecretString);
 
@@ -26,7 +26,7 @@ impl Sensitive {
         Self(SecretString::from(value.into()))
     }
 
-    /// Returns the value, for the code that needs it.
+    /// Returns the secret value.
     pub fn expose(&self) -> &str {
         self.0.expose_secret()
     }
@@ -89,7 +89,7 @@ impl PlatformKey {
                 what: "platform key".into(),
                 why: "it is not 64 hexadecimal digits".into(),
                 hint: "restore platform.key from a backup; if the key is lost, the registry is \
-                       rebuilt from the declaration and the labels"
+                       rebuilt from the declaration and the labels of the containers"
                     .into(),
             }),
         }
@@ -100,8 +100,8 @@ impl PlatformKey {
         Sensitive::new(hex::encode(self.0.expose_secret()))
     }
 
-    /// Encrypts `plain`. The same `purpose` is needed for decryption, so that a value cannot be
-    /// moved from one column to another.
+    /// Encrypts `plain`. Decryption needs the same `purpose`, so a value that was moved to another
+    /// column cannot be decrypted.
     pub fn seal(&self, purpose: &str, plain: &[u8]) -> Result<Vec<u8>> {
         let nonce_bytes: [u8; NONCE_BYTES] = rand::rng().random();
         let sealed = self
@@ -161,8 +161,8 @@ fn mac(key: &[u8], data: &[u8]) -> [u8; KEY_BYTES] {
     mac.finalize().into_bytes().into()
 }
 
-/// Returns the SHA-256 of a token in hexadecimal, for tokens that are stored only as hashes. Tokens
-/// have 256 random bits, so they cannot be guessed, and a plain hash is sufficient.
+/// Returns the SHA-256 of a token in hexadecimal, for storage. A plain hash is sufficient, because
+/// tokens have 256 random bits and cannot be guessed.
 pub fn token_hash(token: &Sensitive) -> String {
     use sha2::Digest;
     hex::encode(Sha256::digest(token.expose().as_bytes()))

@@ -1,9 +1,9 @@
 //! Finds the known name that is most similar to a mistyped one, for hints.
 
-/// The maximum length of a name for which a suggestion is made.
+/// Names that are longer than this, in bytes, get no suggestion.
 const MAX_LENGTH: usize = 64;
 
-/// Returns the known name that `name` is most likely a misspelling of.
+/// Returns the known name that is most similar to `name`, if any is similar enough.
 pub(crate) fn nearest<'k>(name: &str, known: impl IntoIterator<Item = &'k str>) -> Option<&'k str> {
     if name.len() > MAX_LENGTH {
         return None;

@@ -1,14 +1,14 @@
-//! The canonical format of build contexts: headers without time and owner, so that the same files
-//! give the same archive on every machine and from every store.
+//! The canonical tar format of build contexts. Headers contain no times or owners, so that the same
+//! files result in the same archive on every machine and in every store.
 
 use std::io;
 
 use super::digest::Kind;
 
-/// The size of a block of a tar archive; contents are padded to whole blocks.
+/// The block size of tar archives; contents are padded to whole blocks.
 const BLOCK: u64 = 512;
 
-/// The end of an archive.
+/// The bytes that mark the end of an archive.
 pub const END: [u8; 1024] = [0; 1024];
 
 /// Creates the header of an entry; `size` applies only to files.
@@ -29,26 +29,25 @@ pub fn header(kind: &Kind, size: u64) -> tar::Header {
     header
 }
 
-/// Returns everything that precedes an entry's content, such as long paths and link targets, for
-/// callers that write the content and its [`padding`] themselves.
+/// Returns the bytes that precede an entry's content: the header and, if necessary, extra headers
+/// for a long path or link target. The caller must write the content and its [`padding`].
 pub fn head(path: &str, kind: &Kind, size: u64) -> io::Result<Vec<u8>> {
     let mut archive = tar::Builder::new(Vec::new());
     let mut header = header(kind, size);
     match kind {
         Kind::Symlink { target } => archive.append_link(&mut header, path, target)?,
-        // The builder writes and pads the content that it receives, regardless of the size in the
-        // header.
+        // The content is empty here, so the builder writes only the header with the given size.
         Kind::Directory | Kind::File { .. } => {
             archive.append_data(&mut header, path, io::empty())?;
         }
     }
-    // `into_inner` would end the archive.
+    // Do not use `into_inner`, because it would also write the end of the archive.
     Ok(std::mem::take(archive.get_mut()))
 }
 
 /// Returns the number of padding bytes after content of this size.
 pub fn padding(size: u64) -> usize {
-    // Less than a block, so the conversion cannot fail.
+    // The padding is shorter than a block, so the conversion cannot fail.
     usize::try_from(size.next_multiple_of(BLOCK) - size).unwrap_or_default()
 }
 

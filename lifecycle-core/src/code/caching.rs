@@ -13,8 +13,8 @@ use super::{CodeBaseRef, CodeStore, PublishedStore};
 use crate::error::{Error, Result};
 use crate::stream::ByteStream;
 
-/// A store that caches the archives of another store in a directory, so that an image can be built
-/// again even if the other store contains another version by then, or does not answer.
+/// A store that caches the archives of another store in a directory. An image can then be rebuilt
+/// even if the other store contains a newer version or does not respond.
 ///
 /// # Caveats
 /// This store never removes anything from the directory; the bootstrapper removes unused archives
@@ -24,13 +24,13 @@ pub struct CachingStore {
     directory: PathBuf,
     cached: PublishedStore,
     source: Arc<dyn CodeStore>,
-    /// Held while fetching, so that concurrent requests for an archive fetch it once.
+    /// Held while fetching, so that concurrent requests for the same archive fetch it only once.
     fetching: Mutex<()>,
 }
 
 impl CachingStore {
-    /// Creates a store that caches in `directory` what it reads from `source`. The directory is
-    /// created on first use.
+    /// Creates a store that reads archives from `source` and caches them in `directory`. The
+    /// directory is created on first use.
     pub fn new(directory: PathBuf, source: Arc<dyn CodeStore>) -> Self {
         Self {
             cached: PublishedStore::new(directory.clone()),
@@ -40,7 +40,8 @@ impl CachingStore {
         }
     }
 
-    /// Fetches atomically: writes a draft, then renames it.
+    /// Fetches an archive into a temporary file and then renames that file, so that the cache never
+    /// contains an incomplete archive.
     async fn fetch(&self, code: &CodeBaseRef) -> Result<()> {
         let target = self.directory.join(PublishedStore::file_name(code)?);
         let draft = target.with_extension("part");

@@ -1,9 +1,9 @@
-//! The contents of a code base and their digest, for every store that contains files, so that the
-//! same files have the same digest everywhere.
+//! Finds the files of a code base and computes their digest. All stores share this code, so that
+//! the same files have the same digest everywhere.
 //!
-//! Only what every checkout preserves is part of the digest: paths, types, the executable bit,
-//! targets of symbolic links, contents. Times, owners and other permission bits differ between
-//! clones of a commit, so the archive contains fixed values for them.
+//! The digest covers only properties that every checkout preserves: paths, types, the executable
+//! bit, targets of symbolic links, and contents. Times, owners and other permission bits may differ
+//! between clones of the same commit, so the archive contains fixed values for them.
 
 use std::collections::BTreeMap;
 use std::fs::{self, File};
@@ -15,21 +15,22 @@ use sha2::{Digest as _, Sha256};
 use super::dockerignore::Rules;
 use crate::error::{Error, Result};
 
-/// The version of the digest; it changes when the same files would give a different digest.
+/// The version of the digest algorithm. Change it whenever the algorithm returns a different digest
+/// for the same files.
 const FORM: &[u8] = b"lifecycle code base 1\n";
 
-/// The file of a context that lists excluded files.
+/// The file that lists the files to exclude from a build context.
 pub const IGNORE_FILE: &str = ".dockerignore";
 
-/// Files that are sent even if they are excluded, because the builder reads both. (The builder
-/// itself removes excluded ones before `COPY` uses the context.)
+/// Files that are sent even if `.dockerignore` excludes them, because the builder itself needs
+/// them. The builder still hides excluded files from `COPY`.
 const ALWAYS_SENT: [&str; 2] = [IGNORE_FILE, "Dockerfile"];
 
-/// The bootstrapper's own directory next to the user's files, with the platform's identity. It is
-/// created by the first `up` and contains no code, so it is never part of a code base.
+/// The bootstrapper's own directory next to the user's files. It stores the platform's identity and
+/// contains no code, so it is never part of a code base.
 pub const OWN_DIRECTORY: &str = ".lifecycle";
 
-/// The maximum size of a `.dockerignore`, in bytes; the rest is not read.
+/// The number of bytes of a `.dockerignore` that are read; the rest is ignored.
 pub const IGNORE_FILE_LIMIT: u64 = 1 << 20;
 
 /// The type of an entry of a code base.
@@ -51,7 +52,8 @@ pub enum Kind {
 /// The entries of a code base by their paths (with `/`), parents before children.
 pub type Entries = BTreeMap<String, Kind>;
 
-/// Which files of a directory belong to the code base, according to its `.dockerignore`.
+/// Decides which files of a directory belong to the code base, according to the directory's
+/// `.dockerignore`.
 #[derive(Debug, Default)]
 pub struct Selection(Rules);
 
@@ -64,7 +66,9 @@ impl Selection {
         let rules = Rules::parse(&String::from_utf8_lossy(text)).map_err(|bad| Error::Invalid {
             what: format!("`{location}`"),
             why: bad.to_string(),
-            hint: "correct the pattern: close each `[`, and put text after `!` and `\\`".to_owned(),
+            hint: "close each `[`, put text after each `!` and `\\`, and combine patterns if there \
+                   are too many"
+                .to_owned(),
         })?;
         Ok(Self(rules))
     }
@@ -122,8 +126,8 @@ pub fn entries(root: &Path) -> Result<Entries> {
     Ok(entries)
 }
 
-/// Adds an entry and its parents, because parents of re-included entries are part of the code base
-/// too.
+/// Adds an entry and its parent directories. The parents may be missing if an exception in
+/// `.dockerignore` re-includes an entry of an excluded directory.
 pub fn add(entries: &mut Entries, path: String, kind: Kind) {
     for (end, _) in path.match_indices('/') {
         if !entries.contains_key(&path[..end]) {
@@ -147,8 +151,8 @@ fn selection(root: &Path) -> Result<Selection> {
     Selection::parse(&text, &path.display().to_string())
 }
 
-/// Returns the type of an entry; `None` for a socket, which archives cannot contain and Docker
-/// skips too.
+/// Returns the type of an entry, or `None` for a socket. Archives cannot contain sockets, and
+/// Docker skips them too.
 fn kind(path: &Path, file_type: fs::FileType) -> Result<Option<Kind>> {
     let reading = |error| Error::io(format!("reading `{}`", path.display()), error);
     if file_type.is_symlink() {
@@ -166,8 +170,8 @@ fn kind(path: &Path, file_type: fs::FileType) -> Result<Option<Kind>> {
     }
     Err(Error::Invalid {
         what: format!("`{}`", path.display()),
-        why: "it is not a file, a directory or a symbolic link".to_owned(),
-        hint: format!("remove the file, or exclude it in `{IGNORE_FILE}`"),
+        why: "only files, directories and symbolic links are supported".to_owned(),
+        hint: format!("remove it, or exclude it in `{IGNORE_FILE}`"),
     })
 }
 
@@ -193,7 +197,7 @@ fn is_socket(_: fs::FileType) -> bool {
     false
 }
 
-/// Computes the digest of entries, which must be added in order.
+/// Computes the digest of a code base. Its entries must be added in the order of their paths.
 #[derive(Debug)]
 pub struct Hasher(Sha256);
 
@@ -235,7 +239,7 @@ impl Hasher {
     }
 }
 
-/// A reader that hashes what is read.
+/// A reader that also computes the hash of all bytes that are read.
 pub(super) struct HashingReader<R> {
     inner: R,
     hash: Sha256,

@@ -21,16 +21,16 @@ const CHUNK: usize = 64 * 1024;
 /// How many chunks may be queued for the reader.
 const CHUNKS_AHEAD: usize = 8;
 
-/// Code bases that are directories.
+/// A code store in which each code base is a local directory.
 ///
-/// A name is a path relative to the root, or an absolute one, like Compose's `build.context`; so it
+/// As in Compose's `build.context`, a name is an absolute path or a path relative to the root. It
 /// may lead out of the root (`../shared`). Names are normalized: `./a/../b` and `b` are the same
 /// code base. `list` returns the folders of the root that contain a `Dockerfile`.
 ///
 /// # Caveats
-/// Files that `.dockerignore` excludes are neither in the digest nor in the archive, except
-/// `.dockerignore` and `Dockerfile` themselves, which every build needs. A Dockerfile with another
-/// name or path must not be excluded, because a code base does not know which services use it.
+/// The digest and the archive omit the files that `.dockerignore` excludes. They always contain
+/// `.dockerignore` and `Dockerfile`, because every build needs them. Do not exclude a Dockerfile
+/// with another name or path: the store does not know that a service uses it.
 #[derive(Debug, Clone)]
 pub struct DirectoryStore {
     root: PathBuf,
@@ -65,7 +65,7 @@ impl DirectoryStore {
         path.to_string_lossy().into_owned()
     }
 
-    /// Returns the directory of a code base with this name, whether it exists or not.
+    /// Returns the directory of the code base with this name. The directory need not exist.
     pub fn directory(&self, name: &str) -> PathBuf {
         self.root.join(Self::normalised(name))
     }
@@ -146,7 +146,7 @@ impl CodeStore for DirectoryStore {
                 sender,
             };
             if let Err(error) = write_archive(&path, &now, &mut chunks) {
-                // If the reader is gone, the error is not needed.
+                // If the reader is gone, nobody needs the error.
                 drop(chunks.sender.blocking_send(Err(error)));
             }
         });
@@ -154,8 +154,8 @@ impl CodeStore for DirectoryStore {
     }
 }
 
-/// Writes the archive. Fails at the end of the archive if the digest differs from the expected one,
-/// so that a change during reading is detected.
+/// Writes the archive. If the files changed while they were read, their digest is not the expected
+/// one. The function then fails before it writes the end of the archive.
 fn write_archive(root: &Path, expected: &str, chunks: &mut Chunks) -> io::Result<()> {
     let entries = digest::entries(root).map_err(io::Error::other)?;
     let digest = write_entries(&entries, |path| open(root, path), chunks)?;
@@ -169,13 +169,13 @@ fn write_archive(root: &Path, expected: &str, chunks: &mut Chunks) -> io::Result
     chunks.flush()
 }
 
-/// Returns the length of a file of a code base, and its bytes.
+/// Opens a file of a code base and returns its length and the open file.
 fn open(root: &Path, path: &str) -> io::Result<(u64, File)> {
     let opened = File::open(root.join(path)).and_then(|file| Ok((file.metadata()?.len(), file)));
     opened.map_err(|error| io::Error::new(error.kind(), format!("`{path}`: {error}")))
 }
 
-/// A writer that sends its input to a stream, in chunks.
+/// A writer that sends the written bytes to a stream, in chunks.
 struct Chunks {
     pending: BytesMut,
     sender: mpsc::Sender<io::Result<Bytes>>,
@@ -256,7 +256,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn copies_share_a_digest_whatever_the_umask() {
+    async fn the_digest_ignores_permissions_that_depend_on_the_umask() {
         let (one, two) = (sample(), sample());
         mode(two.path(), "svc/src/main.c", 0o600);
         mode(two.path(), "svc/run.sh", 0o700);
@@ -323,7 +323,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn an_archive_of_previous_contents_is_a_conflict() {
+    async fn requesting_the_archive_of_an_old_digest_is_a_conflict() {
         let root = sample();
         let store = DirectoryStore::new(root.path().to_owned());
         let code = store.digest("svc").await.unwrap();
@@ -335,7 +335,7 @@ mod tests {
     #[tokio::test]
     async fn a_change_while_reading_ends_the_archive_with_an_error() {
         let root = sample();
-        // This file is larger than all queued chunks, and precedes the changed file.
+        // This file fills the queue of chunks, so `zzz` is read only after it was changed.
         put(
             root.path(),
             "svc/huge",
@@ -394,7 +394,7 @@ mod tests {
         );
     }
 
-    /// Compares with the context of Docker's classic builder for the same files.
+    /// The expected files are those that Docker's classic builder excludes.
     #[test]
     fn excludes_the_same_files_as_docker() {
         const FILES: [&str; 12] = [

@@ -1,16 +1,21 @@
-//! `.dockerignore`: which files of a build context are sent to the engine.
+//! Decides which files of a build context are sent to the engine, according to `.dockerignore`.
 //!
-//! Its patterns differ from Git's: each is anchored at the root of the context, `*` never matches a
-//! `/`, the last pattern that matches a path or one of its parents wins, and `!` re-includes even
-//! files in an ignored directory. The rules are those of `patternmatcher`, which Docker's clients
-//! and engines share. Two of these rules are surprising: `**foo` at the start matches every path
-//! that ends in `foo`, and a line is a comment only if `#` is its very first character. Like
-//! `BuildKit`, and unlike Docker's classic client, this module also applies exceptions that start
-//! with a wildcard in ignored directories.
+//! The rules are those of `patternmatcher`, the library of Docker's clients and engines. Some of
+//! them differ from the rules of `.gitignore`:
 //!
-//! As in `patternmatcher`, patterns are translated to regular expressions. All of them are compiled
-//! into one [`Regex`], each extended to everything below what it matches, so that a path is
-//! searched once, regardless of the number of patterns and parents.
+//! - Each pattern is anchored at the root of the context.
+//! - `*` never matches a `/`.
+//! - The last pattern that matches a path or one of its parents wins.
+//! - `!` re-includes even files in an excluded directory.
+//! - `**foo` at the start of a pattern matches every path that ends in `foo`.
+//! - A line is a comment only if `#` is its very first character.
+//!
+//! Exceptions that start with a wildcard also apply to files in excluded directories. `BuildKit`
+//! does the same, but Docker's classic client does not.
+//!
+//! Each pattern is translated to a regular expression that also matches everything below the
+//! matching path. All expressions are compiled into one [`Regex`]. A path therefore needs only one
+//! search, regardless of the number of patterns and parents.
 
 use std::fmt::{self, Write as _};
 
@@ -34,7 +39,7 @@ pub(super) struct Rules {
     exception_prefixes: Vec<String>,
 }
 
-/// Why a `.dockerignore` is rejected.
+/// The reason why a `.dockerignore` is rejected.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum BadRules {
     /// A malformed pattern.
@@ -49,7 +54,7 @@ impl fmt::Display for BadRules {
             Self::Pattern { line, pattern } => {
                 write!(f, "line {line}: `{pattern}` is not a valid pattern")
             }
-            Self::TooLarge => f.write_str("the patterns are too many or too long"),
+            Self::TooLarge => f.write_str("there are too many patterns, or they are too long"),
         }
     }
 }
@@ -103,7 +108,7 @@ impl Rules {
         Ok(rules)
     }
 
-    /// Returns whether a path of the context (with `/`) is excluded.
+    /// Returns whether a path in the context is excluded. The separator of the path is `/`.
     pub(super) fn excludes(&self, path: &str) -> bool {
         let last = self.matched(path).iter().next_back();
         last.is_some_and(|pattern| !self.exceptions[pattern.as_usize()])
@@ -126,7 +131,7 @@ impl Rules {
     }
 }
 
-/// Like Go's `filepath.Clean`, but also removes the leading `/`.
+/// Normalizes a pattern like Go's `filepath.Clean`, and also removes the leading `/`.
 fn clean(pattern: &str) -> String {
     let mut parts: Vec<&str> = Vec::new();
     for part in pattern.split('/') {
@@ -146,8 +151,8 @@ fn clean(pattern: &str) -> String {
     }
 }
 
-/// Translates a pattern to a regular expression; `None` if it is malformed. The expression matches
-/// what the pattern matches, and everything below that.
+/// Translates a pattern to a regular expression, or returns `None` if the pattern is malformed. The
+/// expression matches the same paths as the pattern, and everything below them.
 fn translate(pattern: &str) -> Option<String> {
     let mut regex = String::from("^");
     let mut chars = pattern.chars().peekable();
@@ -155,7 +160,7 @@ fn translate(pattern: &str) -> Option<String> {
         && text.starts_with(|c| c != '/')
         && !text.contains(['*', '?', '[', ']', '\\'])
     {
-        // At the start of a pattern, `**foo` matches the end of any path.
+        // The pattern `**foo` matches every path that ends in `foo`.
         regex.push_str(".*");
         chars = text.chars().peekable();
     }
@@ -186,7 +191,7 @@ fn push_literal(regex: &mut String, c: char) {
     }
 }
 
-/// Translates a character class whose `[` has been read.
+/// Translates the part of a character class that follows the `[`.
 fn push_class(
     regex: &mut String,
     chars: &mut std::iter::Peekable<std::str::Chars<'_>>,
@@ -268,8 +273,8 @@ mod tests {
         }
     }
 
-    /// The cases of moby/patternmatcher's own tests, and some more. Cases whose paths end in `/`
-    /// are omitted, because no path of a context ends in `/`.
+    /// Checks the test cases of moby/patternmatcher and some more. Cases with a path that ends in
+    /// `/` are omitted, because a context contains no such paths.
     #[test]
     fn patterns_match_as_in_patternmatcher() {
         let whl = "dist/proxy.py-2.4.0rc3.dev36+g08acad9-py3-none-any.whl";
@@ -428,7 +433,7 @@ mod tests {
 
     /// Checks that a path needs only one search, regardless of the number of patterns and parents.
     #[test]
-    fn all_patterns_are_one_set() {
+    fn one_search_finds_all_matching_patterns() {
         let text = format!("{}!keep\n", "**/node_modules/\n".repeat(52));
         let rules = Rules::parse(&text).unwrap();
         assert_eq!(rules.patterns.as_ref().unwrap().pattern_len(), 53);

@@ -1,4 +1,4 @@
-//! Adds a file to a build context that is being streamed: the Dockerfile of `dockerfile_inline`.
+//! Adds the Dockerfile of `dockerfile_inline` to a build context while the context is streamed.
 
 use bytes::Bytes;
 use futures_util::{StreamExt, stream};

@@ -1,8 +1,9 @@
 //! Code stores, and the digests of code bases.
 //!
-//! [`DirectoryStore`] reads code bases from the user's directories; a [`CodePublisher`] receives
-//! them, for others to build from; [`PublishedStore`] contains their archives on the manager's
-//! node; [`CachingStore`] caches on that node what the manager reads from another store.
+//! - [`DirectoryStore`] reads code bases from the user's directories.
+//! - A [`CodePublisher`] is a store to which the user's directories can be published.
+//! - [`PublishedStore`] reads archives that are stored on the manager's node.
+//! - [`CachingStore`] caches the archives of another store on the manager's node.
 
 pub mod archive;
 mod caching;
@@ -37,14 +38,14 @@ pub(crate) use tree::read_tree;
 /// A store of code bases.
 ///
 /// # Guarantees
-/// - `digest` applies `.dockerignore`; the same files give the same digest on every machine and in
-///   every store. [`pack`] computes the digest and the archive of files in memory, [`pack_entries`]
-///   those of files that are stored anywhere else.
+/// - `digest` applies `.dockerignore`. The same files have the same digest on every machine and in
+///   every store. To compute digests and archives, use [`pack`] for files in memory and
+///   [`pack_entries`] for all other files.
 /// - `archive` is an uncompressed tar archive that contains exactly the files that the digest
 ///   covers, in sorted order and without times and owners.
 ///
 /// # Errors
-/// A missing code base is [`crate::Error::NotFound`].
+/// [`crate::Error::NotFound`] if the code base does not exist.
 #[async_trait]
 pub trait CodeStore: Debug + Send + Sync + 'static {
     /// Returns the names of all code bases, sorted.
@@ -53,13 +54,13 @@ pub trait CodeStore: Debug + Send + Sync + 'static {
     /// Returns the current digest of a code base.
     async fn digest(&self, name: &str) -> Result<CodeBaseRef>;
 
-    /// Returns the code base as a build context. Returns [`crate::Error::Conflict`] if its digest
-    /// has changed.
+    /// Returns the code base as a build context, or [`crate::Error::Conflict`] if the code base's
+    /// digest has changed.
     async fn archive(&self, code: &CodeBaseRef) -> Result<ByteStream>;
 }
 
-/// Reads one file of a code base, at most `limit` bytes of it; returns `None` if the code base has
-/// no such file. Reads the archive up to that file, so that it works with any store.
+/// Returns the first `limit` bytes of a file of a code base, or `None` if the file does not exist.
+/// Works with every store, because it only searches the archive.
 pub async fn read_file(
     store: &dyn CodeStore,
     code: &CodeBaseRef,

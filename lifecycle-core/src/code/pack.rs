@@ -1,5 +1,5 @@
 //! Computes the digest and the archive of a code base from its files. All stores use this code, so
-//! that they give the same digest.
+//! that the same files have the same digest everywhere.
 
 use std::collections::BTreeMap;
 use std::io::{self, Read, Write};
@@ -22,15 +22,16 @@ pub struct Packed {
 /// A file in memory.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct FileContent {
-    /// Whether its owner may execute it.
+    /// Whether the owner may execute the file.
     pub executable: bool,
     pub bytes: Bytes,
 }
 
-/// Packs files, given by their paths with `/`, without those that their `.dockerignore` excludes.
+/// Packs the files of a code base, except those that its `.dockerignore` excludes. The keys are the
+/// paths of the files, separated by `/`.
 ///
 /// # Errors
-/// [`Error::Invalid`] for a `.dockerignore` with an invalid pattern.
+/// [`Error::Invalid`] if the `.dockerignore` contains an invalid pattern.
 pub fn pack(files: &BTreeMap<String, FileContent>) -> Result<Packed> {
     let ignore = files.get(IGNORE_FILE);
     let selection = match ignore {
@@ -56,11 +57,11 @@ pub fn pack(files: &BTreeMap<String, FileContent>) -> Result<Packed> {
 }
 
 /// Writes the archive of these entries to `sink` and returns their digest. `open` returns the
-/// length of a file and its bytes.
+/// length of a file and a reader for its contents.
 ///
 /// # Errors
-/// Those of `open` and of `sink`; a file with fewer bytes than announced causes
-/// [`io::ErrorKind::UnexpectedEof`].
+/// Errors of `open` and `sink`, and [`io::ErrorKind::UnexpectedEof`] if a file is shorter than the
+/// length that `open` returned.
 pub fn pack_entries<R: Read>(
     entries: &Entries,
     open: impl FnMut(&str) -> io::Result<(u64, R)>,
@@ -71,8 +72,8 @@ pub fn pack_entries<R: Read>(
     Ok(digest)
 }
 
-/// Like [`pack_entries`], but without the end of the archive, for callers that check the digest
-/// first.
+/// Like [`pack_entries`], but does not write the end of the archive, so that the caller can check
+/// the digest first.
 pub(super) fn write_entries<R: Read>(
     entries: &Entries,
     mut open: impl FnMut(&str) -> io::Result<(u64, R)>,

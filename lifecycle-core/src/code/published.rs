@@ -1,4 +1,5 @@
-//! Code bases on the manager's node: one archive each, named by its digest.
+//! Reads code bases that are stored on the manager's node. Each is one archive, and the digest is
+//! its file name.
 
 use std::io::ErrorKind;
 use std::path::PathBuf;
@@ -11,11 +12,11 @@ use super::{CodeBaseRef, CodeStore};
 use crate::error::{Error, Result};
 use crate::stream::ByteStream;
 
-/// A directory of `<digest>.tar` files, written by the publisher of the code bases.
+/// A code store that reads `<digest>.tar` files from a directory. Other code writes these files.
 ///
 /// # Caveats
-/// The store knows contents but not names: `list` is [`Error::Unsupported`], and the digest of a
-/// name is [`Error::NotFound`]. The declaration contains the digests that it needs.
+/// The store does not know the names of its code bases: `list` returns [`Error::Unsupported`], and
+/// `digest` returns [`Error::NotFound`]. The digests are in the declaration.
 #[derive(Debug, Clone)]
 pub struct PublishedStore {
     directory: PathBuf,

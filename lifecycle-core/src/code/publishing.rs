@@ -1,4 +1,4 @@
-//! Publishes code bases to a store, and compares a project with a store.
+//! Publishes local code bases to a store, and compares them with those in the store.
 
 use std::path::Path;
 
@@ -14,9 +14,9 @@ const PARALLEL_COMPARISONS: usize = 4;
 /// The result of publishing.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Published {
-    /// The code base as the store has it now.
+    /// The code base as it is now stored.
     pub code: CodeBaseRef,
-    /// Whether the store already had this version, so that nothing was written.
+    /// Whether the store already contained this version. If so, nothing was written.
     pub unchanged: bool,
     pub bytes_sent: u64,
     /// The number of unused files that were removed from the store.
@@ -28,20 +28,20 @@ pub struct Published {
 /// # Guarantees
 /// - A code base is replaced atomically: concurrent readers get either the previous or the new
 ///   contents. A failed or interrupted publish leaves one of the two.
-/// - The store then has the digest and the archive that [`DirectoryStore`] gives for the same
-///   directory: `.dockerignore` is applied; modes, links and empty directories are kept.
+/// - After publishing, the store returns the same digest and archive as [`DirectoryStore`] for the
+///   same directory: `.dockerignore` is applied, and modes, links and empty directories are kept.
 /// - Publishing unchanged contents writes nothing.
-/// - If several processes publish the same name at the same time, each of them succeeds, or gets
-///   the error that another version is in effect.
+/// - If several processes publish the same name at the same time, each of them either succeeds or
+///   gets an error that another version is in effect.
 ///
 /// # Caveats
-/// Names are paths in the store; a code base may be inside another one. `.` is the root of the
-/// store, just as it is the project directory on this machine.
+/// Names are paths in the store, and a code base may be inside another one. The name `.` stands for
+/// the root of the store; on this machine, it stands for the project directory.
 ///
 /// # Errors
 /// - [`Error::NotFound`] if the directory does not exist.
-/// - [`Error::Invalid`] for a name that the store does not support, or whose path contains files
-///   that were not published.
+/// - [`Error::Invalid`] if the store does not support the name, or if the path of the name contains
+///   files that [`publish`](Self::publish) did not create.
 /// - [`Error::Conflict`] if the directory changes during the call, or if another process publishes
 ///   the same name afterwards.
 #[async_trait]
@@ -50,12 +50,12 @@ pub trait CodePublisher: CodeStore {
     async fn publish(&self, name: &str, directory: &Path) -> Result<Published>;
 }
 
-/// A code base on this machine that the store has in another version, or not at all.
+/// A code base on this machine that differs from the one in the store, or is not in the store.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Outdated {
     /// The code base on this machine.
     pub local: CodeBaseRef,
-    /// The digest in the store; `None` if the store does not have the code base.
+    /// The digest in the store; `None` if the code base is not in the store.
     pub published: Option<String>,
 }
 
@@ -71,7 +71,7 @@ pub fn local(directory: &DirectoryStore, names: impl IntoIterator<Item = String>
 /// the same order. Only digests are compared; no contents are fetched.
 ///
 /// # Errors
-/// Those of either store, except for a missing code base.
+/// Errors of both stores, except [`Error::NotFound`].
 pub async fn outdated(
     directory: &DirectoryStore,
     store: &dyn CodeStore,
@@ -101,17 +101,19 @@ fn absent_is_none(digest: Result<CodeBaseRef>) -> Result<Option<CodeBaseRef>> {
     }
 }
 
-/// Publishes a code base of this machine under its own name, and verifies it in the store.
+/// Publishes a code base of this machine under its own name, and then verifies its digest in the
+/// store.
 ///
 /// # Errors
-/// Those of [`CodePublisher::publish`]; [`Error::Conflict`] if the store then has other contents.
+/// Errors of [`CodePublisher::publish`], and [`Error::Conflict`] if the store then contains another
+/// version.
 pub async fn publish(
     directory: &DirectoryStore,
     store: &dyn CodePublisher,
     name: &str,
 ) -> Result<Published> {
     let published = store.publish(name, &directory.directory(name)).await?;
-    // Use the name as the store spells it.
+    // The store may spell the name differently.
     let there = store.digest(&published.code.name).await?;
     if there.digest == published.code.digest {
         return Ok(published);

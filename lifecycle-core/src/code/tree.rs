@@ -12,8 +12,8 @@ use crate::model::{FileContents, FileTree, ShippedFile, TreeEntry};
 /// The maximum number of entries of a directory.
 const MAX_ENTRIES: usize = 4096;
 
-/// Reads a file, or a directory without the files that its `.dockerignore` excludes: at most
-/// `limit` bytes in total. Keeps contents and the executable bit, but not owners and times.
+/// Reads a file, or a directory except for the files that its `.dockerignore` excludes. Fails if
+/// the total exceeds `limit` bytes. Keeps contents and executable bits, but not owners and times.
 pub(crate) fn read_tree(path: &Path, limit: u64) -> Result<FileTree> {
     let metadata = fs::metadata(path)
         .map_err(|error| Error::io(format!("reading `{}`", path.display()), error))?;
@@ -27,7 +27,9 @@ pub(crate) fn read_tree(path: &Path, limit: u64) -> Result<FileTree> {
         return Err(Error::Invalid {
             what: format!("`{}`", path.display()),
             why: format!("it contains more than {MAX_ENTRIES} files"),
-            hint: "exclude files in its `.dockerignore`, or put them into the image".into(),
+            hint: "exclude files with a `.dockerignore` in this directory, or put files into the \
+                   image"
+                .into(),
         });
     }
     let entries = found.into_iter().map(|(name, kind)| {
@@ -49,8 +51,8 @@ fn read_file(path: &Path, executable: bool, left: &mut u64, limit: u64) -> Resul
     if !file.metadata().map_err(failed)?.is_file() {
         return Err(Error::Invalid {
             what: format!("`{}`", path.display()),
-            why: "it is not a file or a directory".into(),
-            hint: "give a file or a directory; for a socket or device of the node, use its \
+            why: "it is neither a file nor a directory".into(),
+            hint: "use a file or a directory; to mount a socket or device of the node, use its \
                    absolute path"
                 .into(),
         });
@@ -91,7 +93,7 @@ mod tests {
             fs::write(root.path().join(name), text).unwrap();
         }
         let FileTree::Directory(entries) = read_tree(root.path(), 100).unwrap() else {
-            panic!("a directory became a file");
+            panic!("expected a directory");
         };
         let names: Vec<&str> = entries.keys().map(String::as_str).collect();
         assert_eq!(names, [".dockerignore", "a.conf", "sub", "sub/b.conf"]);

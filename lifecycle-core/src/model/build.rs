@@ -17,7 +17,7 @@ pub struct CodeBaseRef {
     pub digest: String,
 }
 
-/// The source of a built image.
+/// Everything that determines a built image.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct BuildSource {
     pub code: CodeBaseRef,
@@ -25,10 +25,11 @@ pub struct BuildSource {
     pub dockerfile: String,
     #[serde(default)]
     pub args: BTreeMap<String, Sensitive>,
-    /// The base images in the Dockerfile's `FROM` lines, without its own stages and `scratch`.
+    /// The images in the Dockerfile's `FROM` lines, except `scratch` and the Dockerfile's own
+    /// stages.
     #[serde(default)]
     pub bases: Vec<String>,
-    /// The ports in the Dockerfile's `EXPOSE` lines, which are known before the image is built.
+    /// The ports in the Dockerfile's `EXPOSE` lines.
     #[serde(default, skip_serializing_if = "is_default")]
     pub exposes: BTreeSet<(u16, Protocol)>,
     #[serde(default, skip_serializing_if = "is_default")]
@@ -40,7 +41,7 @@ pub struct BuildSource {
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct BuildOptions {
-    /// A Dockerfile that replaces the code base's own one.
+    /// The text of a Dockerfile that replaces the code base's own Dockerfile.
     #[serde(skip_serializing_if = "is_default")]
     pub inline: Option<String>,
     /// The stage to build; the last one by default.

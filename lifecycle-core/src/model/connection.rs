@@ -33,10 +33,10 @@ pub struct Connection {
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum NetworkMode {
-    /// A network on its node, connected to the platform's services.
+    /// A network on the node that is connected to the platform's services.
     #[default]
     Platform,
-    /// The network of the node.
+    /// The node's own network.
     Host,
     /// Only the loopback interface.
     None,

@@ -1,8 +1,8 @@
-//! Settings of containers beyond the defaults of the engine: privileges, devices, kernel limits,
-//! the terminal, the log.
+//! Container settings that override the engine's defaults: privileges, devices, kernel limits,
+//! terminal and log.
 //!
-//! These settings are part of the spec digest. Default values are not serialized, so that
-//! declarations that do not use a setting keep their digest when the setting is added.
+//! These settings are part of the spec digest. Default values are not serialized. Therefore, adding
+//! a setting to these types does not change the digests of containers that do not use it.
 
 use std::collections::BTreeMap;
 
@@ -35,16 +35,16 @@ pub struct Isolation {
     /// Whether the container's root file system is read-only.
     #[serde(skip_serializing_if = "is_default")]
     pub read_only: bool,
-    /// The user namespace: `host`.
+    /// The user namespace; only `host` is supported.
     #[serde(skip_serializing_if = "is_default")]
     pub userns_mode: Option<String>,
-    /// The IPC namespace: `host`, `none`, `private`, `shareable`.
+    /// The IPC namespace: `host`, `none`, `private` or `shareable`.
     #[serde(skip_serializing_if = "is_default")]
     pub ipc: Option<String>,
-    /// The process namespace: `host`.
+    /// The process namespace; only `host` is supported.
     #[serde(skip_serializing_if = "is_default")]
     pub pid: Option<String>,
-    /// The UTS namespace: `host`.
+    /// The UTS namespace; only `host` is supported.
     #[serde(skip_serializing_if = "is_default")]
     pub uts: Option<String>,
     #[serde(skip_serializing_if = "is_default")]
@@ -88,7 +88,7 @@ pub struct DeviceMapping {
     pub source: String,
     /// The path in the container.
     pub target: String,
-    /// A combination of `r`, `w` and `m`.
+    /// The permitted operations: any combination of `r` (read), `w` (write) and `m` (mknod).
     pub permissions: String,
 }
 
@@ -113,11 +113,11 @@ pub struct DeviceRequest {
     pub options: BTreeMap<String, String>,
 }
 
-/// Kernel limits of a container, other than processors and memory.
+/// Kernel limits of a container, in addition to its basic processor and memory limits.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct KernelLimits {
-    /// Limits per process, by name (`nofile`).
+    /// Limits per process, by name, such as `nofile`.
     #[serde(skip_serializing_if = "is_default")]
     pub ulimits: BTreeMap<String, Ulimit>,
     /// Kernel parameters in the container's namespaces.
@@ -129,13 +129,14 @@ pub struct KernelLimits {
     /// The maximum number of processes; -1 means no limit.
     #[serde(skip_serializing_if = "is_default")]
     pub pids: Option<i64>,
-    /// The preference of the out-of-memory killer for this container, from -1000 to 1000.
+    /// The out-of-memory killer's score adjustment, from -1000 (never killed) to 1000 (killed
+    /// first).
     #[serde(skip_serializing_if = "is_default")]
     pub oom_score_adj: Option<i64>,
     /// Whether the out-of-memory killer is disabled for the container.
     #[serde(skip_serializing_if = "is_default")]
     pub oom_kill_disable: bool,
-    /// The limit of memory and swap together, in bytes; -1 means no limit.
+    /// The limit for memory plus swap, in bytes; -1 means no limit.
     #[serde(skip_serializing_if = "is_default")]
     pub memory_swap: Option<i64>,
     /// The tendency to swap memory, from 0 to 100.
@@ -156,7 +157,7 @@ pub struct KernelLimits {
     /// The real-time processor time per period, in microseconds.
     #[serde(skip_serializing_if = "is_default")]
     pub cpu_rt_runtime: Option<i64>,
-    /// The processors that may be used (`0-3,5`).
+    /// The processors that may be used, for example `0-3,5`.
     #[serde(skip_serializing_if = "is_default")]
     pub cpuset: Option<String>,
     #[serde(skip_serializing_if = "is_default")]
@@ -199,7 +200,7 @@ pub struct BlockIo {
     pub write_iops: BTreeMap<String, u64>,
 }
 
-/// How the process of a container is started, and its terminal.
+/// The terminal of a container, and how its process starts and stops.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct Terminal {

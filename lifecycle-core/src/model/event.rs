@@ -40,7 +40,7 @@ impl fmt::Display for Subject {
 pub enum EventKind {
     /// A new generation was accepted.
     Declared,
-    /// A plan contains steps that no earlier plan of this process contained.
+    /// A plan contains steps that were in no earlier plan of this manager process.
     Planned,
     /// A step started.
     StepStarted,
@@ -52,13 +52,13 @@ pub enum EventKind {
     Ready,
     /// An instance is no longer ready, and its endpoints were withdrawn.
     NotReady,
-    /// A service or an instance failed permanently under this declaration.
+    /// A service or an instance failed permanently with the current declaration.
     Failed,
     /// A node does not respond.
     NodeUnknown,
     /// A node responds again.
     NodeKnown,
-    /// The first round has ended, and the API accepts changes.
+    /// The manager's first reconciliation round has ended, and the API accepts changes.
     FirstRoundDone,
     /// Connections to a service were reset, because no instance became ready in time.
     NoReadyEndpoint,
@@ -70,16 +70,16 @@ pub enum EventKind {
     RestartRequested,
     /// A restart has ended, successfully or not.
     RestartEnded,
-    /// The database for a kind of objects cannot be written; the central registry still can.
+    /// The separate database for a kind of objects cannot be written, but the central registry can.
     DatabaseUnavailable,
-    /// The database for a kind of objects is up to date again.
+    /// The separate database for a kind of objects is up to date again.
     DatabaseAvailable,
     /// An event type that only a newer manager knows.
     #[serde(other)]
     Unknown,
 }
 
-/// An event that is not recorded yet.
+/// An event without the id that it gets when it is recorded.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct NewEvent {

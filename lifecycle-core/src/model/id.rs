@@ -13,7 +13,7 @@ macro_rules! name {
     ($(#[$doc:meta])* $type:ident, $kind:literal, $rule:literal, $check:expr) => {
         $(#[$doc])*
         ///
-        /// Cloning is cheap, because names are used as keys everywhere.
+        /// Cloning is cheap.
         #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Deserialize)]
         #[serde(try_from = "String")]
         pub struct $type(Arc<str>);
@@ -24,7 +24,6 @@ macro_rules! name {
             }
         }
 
-        /// A text that follows the rule in its description.
         #[cfg(feature = "schema")]
         impl schemars::JsonSchema for $type {
             fn schema_name() -> std::borrow::Cow<'static, str> {
@@ -140,7 +139,7 @@ name!(
     |v| bounded(v, |c| c.is_ascii_alphanumeric(), |c| c.is_ascii_alphanumeric() || "._-".contains(c))
 );
 
-/// The identity of a platform. Platforms with the same name are separate.
+/// The unique id of a platform. Two platforms may have the same name, but never the same id.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(transparent)]
@@ -188,7 +187,7 @@ impl fmt::Display for Replica {
     }
 }
 
-/// The id of a replica: `db-1`. Serialized as text, so that it can be a map key.
+/// The id of a replica, for example `db-1`. Serialized as a string, so that it can be a map key.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
 pub struct InstanceId {
@@ -288,7 +287,7 @@ mod tests {
     }
 
     #[test]
-    fn deserialising_an_invalid_name_fails() {
+    fn deserializing_an_invalid_name_fails() {
         let error = serde_json::from_str::<PlatformName>("\"Demo\"").unwrap_err();
         assert!(error.to_string().contains("lower-case"), "{error}");
     }

@@ -20,17 +20,17 @@ impl fmt::Display for ContainerId {
     }
 }
 
-/// HMAC-SHA256 with the platform key of everything that a running container cannot change.
-/// Instances with the same digest are interchangeable.
+/// The digest of all settings that cannot be changed after a container is created: an HMAC-SHA256
+/// with the platform key. Instances with the same digest are interchangeable.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(transparent)]
 pub struct SpecDigest(Arc<str>);
 
 impl SpecDigest {
-    /// The version of the digest's input, recorded in the label `lifecycle.spec-version`.
+    /// The format version of the digest's input, recorded in the label `lifecycle.spec-version`.
     pub const VERSION: &'static str = "1";
 
-    /// Wraps the hexadecimal digest, either computed or read from a container's label.
+    /// Wraps a digest in hexadecimal.
     pub fn from_hex(hex: impl Into<Arc<str>>) -> Self {
         Self(hex.into())
     }
@@ -61,7 +61,7 @@ pub enum InstanceState {
     Starting,
     /// The instance's readiness check has passed.
     Ready,
-    /// The instance's container exited with code 0, and dependents wait for its completion.
+    /// The instance's container exited with code 0, and other services depend on its completion.
     Completed,
     /// The instance's container is not running.
     Stopped,
@@ -104,8 +104,8 @@ pub struct InstanceRecord {
     pub state: InstanceState,
     /// When the engine started the container.
     pub started_at: Option<DateTime<Utc>>,
-    /// When the readiness check passed after this start; kept when the manager restarts.
+    /// When the readiness check passed after this start. A restart of the manager keeps the value.
     pub ready_at: Option<DateTime<Utc>>,
-    /// The instance's endpoints; empty unless it is ready.
+    /// The instance's endpoints; empty unless the instance is ready.
     pub endpoints: Vec<Endpoint>,
 }

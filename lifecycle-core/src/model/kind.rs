@@ -28,7 +28,7 @@ impl Kind {
         Self::Models,
     ];
 
-    /// Returns the kind of a service.
+    /// Returns the kind to which services of this class belong.
     pub const fn of(class: ServiceClass) -> Self {
         match class {
             ServiceClass::Microservice => Self::Microservices,

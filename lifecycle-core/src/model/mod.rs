@@ -1,5 +1,5 @@
-//! The domain types. A value of such a type has been validated when it was created, so other
-//! modules need not check it again.
+//! The domain types. Their values are validated on creation, so other modules need not check them
+//! again.
 
 mod build;
 mod connection;

@@ -18,7 +18,7 @@ pub struct VolumeMount {
     pub target: String,
     #[serde(default)]
     pub read_only: bool,
-    /// Options beyond the engine's defaults for creating and mounting the volume.
+    /// Options for creating and mounting the volume.
     #[serde(default, skip_serializing_if = "is_default")]
     pub options: VolumeOptions,
 }
@@ -37,13 +37,13 @@ pub struct VolumeOptions {
     /// The volume's name in the engine; by default derived from the names of platform and volume.
     #[serde(skip_serializing_if = "is_default")]
     pub engine_name: Option<String>,
-    /// Whether the platform does not manage the volume: it must exist on the node, and is never
-    /// removed.
+    /// If true, the platform does not manage the volume: the volume must exist on the node, and is
+    /// never removed.
     #[serde(skip_serializing_if = "is_default")]
     pub external: bool,
     #[serde(skip_serializing_if = "is_default")]
     pub labels: BTreeMap<String, String>,
-    /// Whether a new volume starts empty instead of with the image's files.
+    /// If true, a new volume starts empty; otherwise, the image's files are copied into it.
     #[serde(skip_serializing_if = "is_default")]
     pub no_copy: bool,
 }
@@ -57,10 +57,10 @@ pub struct NodeMount {
     pub target: String,
     #[serde(default, skip_serializing_if = "is_default")]
     pub read_only: bool,
-    /// Whether a missing directory is created; otherwise it is an error.
+    /// Whether to create a missing directory; otherwise, a missing directory is an error.
     #[serde(default, skip_serializing_if = "is_default")]
     pub create: bool,
-    /// The mount propagation between node and container (`rslave`).
+    /// The mount propagation between node and container, for example `rslave`.
     #[serde(default, skip_serializing_if = "is_default")]
     pub propagation: Option<String>,
 }
@@ -70,7 +70,7 @@ pub struct NodeMount {
 pub struct MemoryMount {
     /// The mount point in the container.
     pub target: String,
-    /// Mount options (`size=64m,mode=1777`).
+    /// Mount options, for example `size=64m,mode=1777`.
     #[serde(default, skip_serializing_if = "is_default")]
     pub options: String,
 }
@@ -108,10 +108,10 @@ pub enum TreeEntry {
 pub struct ShippedFile {
     /// The permissions, for example `0o444`.
     pub mode: u32,
-    /// The id of the owner; root by default.
+    /// The user id of the owner; root by default.
     #[serde(default, skip_serializing_if = "is_default")]
     pub uid: u32,
-    /// The id of the group; the group of root by default.
+    /// The group id; root's group by default.
     #[serde(default, skip_serializing_if = "is_default")]
     pub gid: u32,
     pub contents: FileContents,
@@ -123,7 +123,7 @@ pub struct ShippedFile {
 pub enum FileContents {
     /// Text in UTF-8.
     Text(Sensitive),
-    /// Other contents, in hexadecimal.
+    /// Contents that are not valid UTF-8, in hexadecimal.
     Hex(Sensitive),
 }
 
@@ -136,7 +136,7 @@ impl FileContents {
         }
     }
 
-    /// Returns the bytes, for the code that writes them.
+    /// Returns the bytes, which may be secret.
     pub fn expose(&self) -> Result<Cow<'_, [u8]>> {
         match self {
             Self::Text(text) => Ok(Cow::Borrowed(text.expose().as_bytes())),
@@ -144,8 +144,8 @@ impl FileContents {
                 hex::decode(digits.expose())
                     .map(Cow::Owned)
                     .map_err(|_| Error::Corrupt {
-                        what: "the contents of a declared file".to_owned(),
-                        why: "the contents are not hexadecimal".to_owned(),
+                        what: "the stored content of a declared file".to_owned(),
+                        why: "it is not hexadecimal".to_owned(),
                     })
             }
         }
@@ -157,7 +157,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn contents_are_preserved_and_not_shown() {
+    fn contents_survive_serialization_and_debug_hides_them() {
         for bytes in [b"text".to_vec(), vec![0xff, 0, 0xfe], Vec::new()] {
             let contents = FileContents::new(bytes.clone());
             let written = serde_json::to_string(&contents).unwrap();

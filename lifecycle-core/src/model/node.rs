@@ -7,7 +7,8 @@ use serde::{Deserialize, Serialize};
 
 use super::NodeName;
 
-/// The origin of a declared object. An apply removes only objects that came from the user's files.
+/// The origin of a declared object. When the user's files are applied, only objects that came from
+/// those files can be removed.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Origin {
@@ -26,7 +27,7 @@ pub struct NodeSpec {
     /// The provider's name of the machine size; by default the provider's default size.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub size: Option<String>,
-    /// Alternative sizes, best first; only with a `size`.
+    /// Alternative sizes, in order of preference; empty if there is no `size`.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub alternatives: Vec<String>,
     /// The provider's name of the boot image; by default the provider's default image.
@@ -35,7 +36,8 @@ pub struct NodeSpec {
     /// Labels for placement constraints on `node.labels.<key>`.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub labels: BTreeMap<String, String>,
-    /// What services can reserve on the node; if `None`, reservations are not checked.
+    /// The resources that services can reserve on the node. With `None`, reservations are not
+    /// checked.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub capacity: Option<Resources>,
     #[serde(default)]

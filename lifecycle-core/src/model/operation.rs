@@ -27,7 +27,7 @@ impl fmt::Display for OperationId {
 pub enum OperationKind {
     /// Remove the whole platform.
     DeletePlatform {
-        /// Whether named volumes are also removed on nodes that are kept.
+        /// Whether to remove the named volumes from nodes that are not deleted.
         volumes: bool,
     },
     /// Restart the containers of a service, or of one replica.
@@ -51,7 +51,7 @@ pub struct ContainerRun {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case", tag = "state")]
 pub enum OperationState {
-    /// The operation was accepted; the leader carries it out as soon as it reads the operation.
+    /// The operation was accepted and has not ended yet.
     Running,
     Succeeded {
         at: DateTime<Utc>,

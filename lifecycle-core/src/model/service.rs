@@ -1,5 +1,5 @@
-//! Declared services, as read from the user's files: normalized, interpolated, with secrets
-//! resolved.
+//! Declared services, read from the user's files. The values are normalized, and variables and
+//! secrets are resolved.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
@@ -16,7 +16,7 @@ use super::update::UpdatePolicy;
 use super::{NodeSpec, Origin, Protocol, Resources, ServiceName};
 use crate::secret::Sensitive;
 
-/// The class of workload of a service. Each class can have a separate database.
+/// The workload class of a service. Each class can have a separate database.
 #[derive(
     Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize,
 )]
@@ -65,13 +65,13 @@ pub struct ServiceSpec {
     /// How long an instance may take to become ready after its start.
     #[serde(with = "crate::model::service::seconds")]
     pub ready_within: Duration,
-    /// What happens when the service's container exits. `None`: see [`RestartPolicy`].
+    /// What happens when the service's container exits. For `None`, see [`RestartPolicy`].
     #[serde(default)]
     pub restart: Option<RestartPolicy>,
     /// Constraints on the nodes that the service may run on.
     #[serde(default)]
     pub constraints: Vec<Constraint>,
-    /// What each replica reserves on its node.
+    /// The resources that each replica reserves on its node.
     #[serde(default)]
     pub reserves: Resources,
     #[serde(default)]
@@ -87,18 +87,18 @@ pub struct ServiceSpec {
     pub update: UpdatePolicy,
 }
 
-/// The source of an image.
+/// The source of a service's image.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 #[expect(clippy::large_enum_variant, reason = "there is only one per service")]
 pub enum ImageSource {
     /// Built from a code base.
     Build(BuildSource),
-    /// An image reference from the user.
+    /// Pulled by the image reference that the user declared.
     Image(String),
 }
 
-/// The template for the containers of a service; all of it is part of the spec digest.
+/// The template for the containers of a service. Every field is part of the spec digest.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ContainerTemplate {
     /// Overrides the command of the image.
@@ -133,7 +133,8 @@ pub struct ContainerTemplate {
     pub stop_grace: Option<Duration>,
     #[serde(default)]
     pub limits: Resources,
-    /// Whether containers get the address and credentials of the manager's API.
+    /// The containers' access to the manager's API. With `None`, they get neither its address nor
+    /// credentials.
     #[serde(default)]
     pub api: Option<ApiAccess>,
     /// Files from the declaration.
@@ -163,11 +164,11 @@ pub struct ContainerTemplate {
     pub logging: Logging,
 }
 
-/// What a service may do with the manager's API.
+/// The operations of the manager's API that a service may use.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum ApiAccess {
-    /// Read and watch.
+    /// Only reading and watching.
     Read,
 }
 
@@ -180,7 +181,7 @@ pub struct PublishedPort {
     /// The port in the container.
     pub container_port: u16,
     pub protocol: Protocol,
-    /// The address of the node to listen on; all addresses by default.
+    /// The node's address to listen on; all of its addresses by default.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub host_ip: Option<IpAddr>,
 }
@@ -216,7 +217,7 @@ pub enum HealthcheckTest {
     Shell(String),
 }
 
-/// An HTTP request; status codes 200–399 mean ready (`x-lifecycle.ready`).
+/// A readiness check by HTTP request (`x-lifecycle.ready`). Status codes 200–399 mean ready.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct HttpReadiness {
     /// The port in the container; the request is sent to the endpoint of this port on the node.
@@ -239,8 +240,8 @@ pub enum DependencyCondition {
 }
 
 /// What happens when a container exits (Compose `restart`). Without a policy, the container is
-/// restarted as with `always`; but if dependents wait for the service's completion, the service
-/// runs once per digest.
+/// always restarted, unless other services depend on its completion. In that case, it runs once per
+/// spec digest.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum RestartPolicy {
@@ -253,7 +254,7 @@ pub enum RestartPolicy {
         /// The maximum number of consecutive restarts.
         max_retries: Option<u32>,
     },
-    /// The same as `Always`, because only the manager stops containers.
+    /// Treated like `Always`. The two differ only for containers that a user stops by hand.
     UnlessStopped,
 }
 
@@ -264,7 +265,7 @@ pub enum Starts {
     /// Only the service's dependencies determine when it starts.
     #[default]
     InOrder,
-    /// The service starts after all services that do not start last.
+    /// The service starts after all services that start in order.
     Last,
 }
 
@@ -278,7 +279,7 @@ pub struct Constraint {
     pub value: String,
 }
 
-/// The comparison of a constraint.
+/// The comparison operator of a constraint.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum ConstraintOperator {
@@ -289,7 +290,7 @@ pub enum ConstraintOperator {
 }
 
 impl Constraint {
-    /// Returns whether a node satisfies the constraint. A missing label equals no value.
+    /// Returns whether a node satisfies the constraint. A missing label is not equal to any value.
     pub fn holds(&self, node: &NodeSpec) -> bool {
         let value = if self.key == "node.hostname" {
             Some(node.name.as_str())
@@ -318,7 +319,7 @@ impl fmt::Display for Constraint {
 }
 
 impl ServiceSpec {
-    /// The default for how long an instance may take to become ready.
+    /// The default of `ready_within`.
     pub const READY_WITHIN: Duration = Duration::from_mins(5);
 
     /// Creates a service with one replica of `source`, and with defaults for everything else.

@@ -12,10 +12,10 @@ use super::container::is_default;
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct UpdatePolicy {
-    /// The settings for a change of the declaration.
+    /// How replicas are replaced after a change of the declaration.
     #[serde(skip_serializing_if = "is_default")]
     pub update: Option<Replacement>,
-    /// The settings for rolling back a changed replica.
+    /// How changed replicas are rolled back.
     #[serde(skip_serializing_if = "is_default")]
     pub rollback: Option<Replacement>,
 }

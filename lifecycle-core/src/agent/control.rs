@@ -1,5 +1,6 @@
-//! The control socket, on which the manager sends tables and gets reports, each as a line of JSON.
-//! An empty line asks for the active table.
+//! Serves the control socket. The manager sends tables on this socket, one line of JSON per table,
+//! and receives reports, also one line of JSON each. The agent answers an empty line with a report
+//! about the active table.
 
 use std::collections::VecDeque;
 use std::io;
@@ -19,14 +20,16 @@ use super::report::Reporter;
 use crate::model::Epoch;
 use crate::network::{Report, ReportKind};
 
-/// The maximum number of connected feeders; a further feeder replaces the oldest one. More than one
-/// feeder is connected only while the connection of a previous leader has not closed yet.
+/// The maximum number of connected feeders (clients that send tables). A further feeder replaces
+/// the oldest one. Normally one feeder is connected; there are more only while connections of
+/// previous leaders have not closed yet.
 const FEEDERS: usize = 16;
 
-/// How long to pause accepting when the machine has no resources for another connection.
+/// How long to wait after accepting a connection failed, for example because no file descriptors
+/// are left.
 const PAUSE: Duration = Duration::from_millis(100);
 
-/// A table that a feeder sent, and the channel for the answer to it.
+/// A table that a feeder sent, and the channel for the agent's answer.
 #[derive(Debug)]
 pub(super) struct Command {
     pub(super) line: Bytes,
@@ -89,7 +92,8 @@ impl Feeder {
                 },
                 report = reports.recv() => match report {
                     Ok(report) => send(&mut to, &report).await?,
-                    // Reports contain totals, so the next report makes up for a lost one.
+                    // The feeder was too slow and missed reports. Later reports contain the current
+                    // numbers.
                     Err(RecvError::Lagged(_)) => {}
                     Err(RecvError::Closed) => return Ok(()),
                 },
@@ -103,7 +107,6 @@ impl Feeder {
                 .report(ReportKind::Refused { why: why.into() })
         };
         let line = match line {
-            // An empty line asks for the active table.
             Line::Whole(line) if line.is_empty() => {
                 let report = self.reporter.report(ReportKind::Accepted);
                 return if report.epoch == Epoch::default() {

@@ -34,10 +34,10 @@ use crate::network::{Block, ReportKind, Table};
 /// cannot be applied.
 const TRY_AGAIN: Duration = Duration::from_millis(200);
 
-/// A listener: its service, address, port, and protocol.
+/// Identifies a listener by its service, address, port, and protocol.
 type ListenerKey = (ServiceName, Ipv4Addr, u16, Protocol);
 
-/// The active table and its listeners and tasks.
+/// Holds the active table, and the listeners and tasks that serve it.
 #[derive(Debug)]
 pub(super) struct Engine {
     options: Arc<AgentOptions>,
@@ -61,7 +61,7 @@ pub(super) struct Engine {
 }
 
 impl Engine {
-    /// Applies the table from disk.
+    /// Creates an engine and applies the table from disk.
     pub(super) async fn start(
         options: Arc<AgentOptions>,
         store: Store,
@@ -113,7 +113,8 @@ impl Engine {
             tokio::select! {
                 Some(command) = commands.recv() => {
                     let kind = self.take(command.line).await;
-                    // If the feeder has disconnected, sending fails, and nothing needs the answer.
+                    // Sending fails only if the feeder has disconnected. Then nothing needs the
+                    // answer.
                     drop(command.answer.send(self.reporter.report(kind)));
                 }
                 Ok(()) = self.resolvers.changed() => self.write_resolv_conf(),
@@ -126,7 +127,7 @@ impl Engine {
         }
     }
 
-    /// Applies the table from disk, unless it was applied already or a newer table is active.
+    /// Applies the table from disk, unless it has been applied or replaced by a newer table.
     async fn resume(&mut self) {
         let Some(last) = self.last.take() else {
             return;
@@ -151,7 +152,7 @@ impl Engine {
             Ok(Err(why)) => return refused(format!("the line is not a valid table: {why}")),
             Err(error) => return refused(error.to_string()),
         };
-        // A table from disk that could not be applied yet counts as the current one.
+        // If no table is active yet, compare with the table from disk.
         if let Some(ours) = self.table.as_ref().or(self.last.as_ref()) {
             let (offered, current) = ((table.epoch, table.version), (ours.epoch, ours.version));
             if offered < current {
@@ -174,8 +175,8 @@ impl Engine {
         }
     }
 
-    /// Applies a table. Changes the route and the disk first, so that nothing else has changed if
-    /// one of these changes fails.
+    /// Applies a table. Sets the route and saves the table first: if either fails, nothing else has
+    /// changed.
     async fn apply(&mut self, table: Table, new: bool) -> Result<()> {
         self.addresses.route_here(table.block).await?;
         if new {
@@ -188,7 +189,7 @@ impl Engine {
             .filter(|place| !self.listening.contains_key(place))
             .collect();
         self.listen_to_missing();
-        // Publish names only when their addresses listen.
+        // Publish names only after listening on their addresses.
         self.zone.send_replace(Arc::new(Zone::new(&table)));
         self.view.send_replace(Arc::new(View {
             epoch: table.epoch.0,
@@ -241,7 +242,8 @@ impl Engine {
                 .or_insert_with(|| Arc::new(Service::new(name.clone(), self.options.waiting)));
             service.targets.send_replace(Arc::new(targets));
         }
-        // Open connections may finish.
+        // Backends that are no longer in the table get no new connections. Open connections may
+        // finish.
         for backend in gone.values().filter_map(Weak::upgrade) {
             backend.ready.store(false, Ordering::Relaxed);
             backend.draining.store(false, Ordering::Relaxed);
@@ -377,7 +379,7 @@ async fn stop(tasks: impl IntoIterator<Item = JoinHandle<()>>) {
         task.abort();
     }
     for task in tasks {
-        // The task was aborted, as intended.
+        // Ignore the error: the task was aborted on purpose.
         drop(task.await);
     }
 }

@@ -1,4 +1,5 @@
-//! The client of the control socket, which the manager runs on the node through the engine.
+//! The client of the control socket. The manager runs this client on the node, through the
+//! container engine.
 
 use std::path::Path;
 use std::time::Duration;
@@ -17,11 +18,11 @@ const LISTENS_WITHIN: Duration = Duration::from_secs(10);
 /// How long the agent may take to report whether it has a table.
 const ANSWERS_WITHIN: Duration = Duration::from_secs(2);
 
-/// The interval between polls.
+/// The interval between attempts to connect.
 const ASK_AGAIN: Duration = Duration::from_millis(50);
 
-/// Copies lines from `from` to the agent with the state directory `state`, and the agent's reports
-/// to `to`. Ends when `from` has ended and every line has been answered.
+/// Copies lines from `from` to the agent whose state directory is `state`, and copies the agent's
+/// reports to `to`. Returns when `from` has ended and the agent has answered every line.
 ///
 /// # Errors
 /// [`Error::Unreachable`] if no agent is listening, [`Error::Interrupted`] if the connection
@@ -64,7 +65,7 @@ pub async fn feed(
     }
 }
 
-/// Checks that an agent with the state directory `state` is running and has an active table.
+/// Checks that the agent whose state directory is `state` is running and has an active table.
 ///
 /// # Errors
 /// [`Error::Unreachable`] if no agent is running, [`Error::Failed`] if the agent has no table,
@@ -77,7 +78,7 @@ pub async fn check(state: &Path) -> Result<()> {
     };
     let ask = async {
         let mut stream = connect(state, Duration::ZERO).await?;
-        // An empty line asks for the active table.
+        // The agent answers an empty line with a report about the active table.
         stream.write_all(b"\n").await.map_err(interrupted)?;
         stream.shutdown().await.map_err(interrupted)?;
         stream.read_to_end(&mut answer).await.map_err(interrupted)

@@ -6,8 +6,8 @@ use bytes::{Bytes, BytesMut};
 use tokio::io::{AsyncRead, AsyncReadExt as _};
 use tokio_util::codec::{AnyDelimiterCodec, AnyDelimiterCodecError, Decoder as _};
 
-/// The longest line. A table of 1,000 services with 10 replicas each needs about a tenth of this
-/// length.
+/// The maximum length of a line. A table of 1,000 services with 10 replicas each needs about a
+/// tenth of this length.
 pub(super) const LONGEST: usize = 32 << 20;
 
 /// Minimum number of bytes per read.
@@ -15,9 +15,9 @@ const CHUNK: usize = 8 << 10;
 
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Line {
-    /// A complete line, without its line end.
+    /// A complete line, without its newline.
     Whole(Bytes),
-    /// A line that exceeds the limit; it is skipped.
+    /// A line that exceeds the limit. Its contents are skipped.
     TooLong,
 }
 
@@ -39,8 +39,8 @@ impl<R: AsyncRead + Unpin> Lines<R> {
         }
     }
 
-    /// Returns the next line, or `None` at the end. A last line without a line end is dropped,
-    /// because it is an incomplete table. This function is cancel safe.
+    /// Returns the next line, or `None` at the end of the input. Drops a last line without a
+    /// newline, because it contains an incomplete table. This function is cancel safe.
     pub(super) async fn next(&mut self) -> io::Result<Option<Line>> {
         loop {
             match self.codec.decode(&mut self.read) {

@@ -1,5 +1,5 @@
-//! Metrics for Prometheus, on a unix socket. Access is controlled by the permissions of the state
-//! directory, and no port is used on the node.
+//! Serves metrics for Prometheus on a unix socket. File permissions control access, and the socket
+//! needs no port on the node.
 
 use std::fmt;
 use std::sync::Arc;
@@ -22,13 +22,14 @@ use super::service::{Figures, Service};
 /// The time limit for one request; requests are served one at a time.
 const WITHIN: Duration = Duration::from_secs(2);
 
-/// The longest request head.
+/// The maximum size of a request's head.
 const LONGEST_HEAD: usize = 8 << 10;
 
-/// How long to pause accepting when the machine has no resources for another connection.
+/// How long to wait after accepting a connection failed, for example because no file descriptors
+/// are left.
 const PAUSE: Duration = Duration::from_millis(100);
 
-/// The source of the metrics.
+/// The table version and the services that the metrics describe.
 #[derive(Debug, Default)]
 pub(super) struct View {
     pub(super) epoch: u64,
@@ -78,7 +79,7 @@ async fn answer(mut stream: UnixStream, registry: &Registry) -> std::io::Result<
 #[derive(Debug)]
 struct Collected(watch::Receiver<Arc<View>>);
 
-/// A metric per service: its name, its help text, and its value.
+/// Describes a metric that every service has: its name, its help text, and the counter to read.
 type Figure = (&'static str, &'static str, fn(&Figures) -> &AtomicU64);
 
 const COUNTERS: [Figure; 7] = [

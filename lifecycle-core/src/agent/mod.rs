@@ -1,11 +1,11 @@
-//! The agent of the service network, which makes service addresses work on its node.
+//! The agent of the service network. It makes service addresses work on its node.
 //!
-//! The agent routes the block of service addresses to a network namespace of its own on the node,
-//! answers DNS on the block's first address in that namespace, and listens on each service's
-//! address and ports. It forwards connections to ready endpoints on any node. The manager sends the
-//! services and endpoints to the agent as [`Table`](crate::network::Table)s. The last table is kept
-//! on disk, so names and traffic keep working while the manager is down, and a restarted agent
-//! serves before the manager connects.
+//! The agent routes the platform's block of service addresses to its own network namespace on the
+//! node. In that namespace, it answers DNS on the block's first address, and listens on each
+//! service's address and ports. It forwards connections to ready endpoints on any node. The manager
+//! sends the services and endpoints to the agent as [`Table`](crate::network::Table)s. The agent
+//! saves the last table on disk, so names and traffic keep working while the manager is down, even
+//! after a restart of the agent.
 //!
 //! | module | contents |
 //! |---|---|
@@ -70,30 +70,31 @@ pub const METRICS_SOCKET: &str = "metrics.sock";
 pub struct AgentOptions {
     /// The directory for the last table, the sockets, and the containers' `resolv.conf`.
     pub state: PathBuf,
-    /// The `resolv.conf` with the node's own resolvers. It is read again when it changes.
+    /// The `resolv.conf` with the node's own resolvers. The agent reads the file again when it
+    /// changes.
     pub resolvers: PathBuf,
-    /// The port of those resolvers.
+    /// The port on which the node's own resolvers listen.
     pub resolvers_port: u16,
-    /// The port for DNS.
+    /// The port on which the agent serves DNS.
     pub dns_port: u16,
-    /// Whether to create a network namespace for service addresses and to route the block to it,
-    /// which needs `NET_ADMIN` and `SYS_ADMIN`. A block within 127.0.0.0/8 is local without a
-    /// route.
+    /// Whether to create a network namespace for service addresses and route the platform's address
+    /// block to it. This needs `NET_ADMIN` and `SYS_ADMIN`. It is unnecessary for a block within
+    /// 127.0.0.0/8, because those addresses are always local.
     pub route: bool,
     /// The number of threads for traffic; by default, the number of processors.
     pub threads: Option<NonZeroUsize>,
-    /// The maximum number of connections per service that wait for a ready endpoint. Further ones
-    /// are reset immediately.
+    /// The maximum number of connections per service that wait for a ready endpoint. Further
+    /// connections are reset immediately.
     pub waiting: usize,
     /// How long a backend may take to accept a connection before the next backend is tried. The
-    /// kernel applies this limit, in steps of about a second.
+    /// kernel enforces this limit, with a precision of about a second.
     pub connect_within: Duration,
     /// How long a backend may leave data unacknowledged before it counts as gone.
     pub vanished_after: Duration,
-    /// The maximum number of clients with a session per UDP port of a service. A new client's
-    /// session replaces those that were idle for longest.
+    /// The maximum number of sessions per UDP port of a service. At the maximum, the session of a
+    /// new client replaces the sessions that have been idle longest.
     pub udp_sessions: usize,
-    /// Idle time after which a UDP session ends.
+    /// The idle time after which a UDP session ends.
     pub udp_idle: Duration,
 }
 

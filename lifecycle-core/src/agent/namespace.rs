@@ -1,8 +1,8 @@
 //! The agent's own network namespace on its node, in which all service addresses are local. Sockets
-//! for service addresses are created in this namespace, because on the node itself they would
-//! conflict with everything that listens on all of the node's addresses, such as published ports
-//! and the SSH server. A socket stays in the namespace that it was created in, so only its creation
-//! happens there.
+//! for service addresses are created in this namespace. On the node itself, they would conflict
+//! with programs that listen on all of the node's addresses, such as the SSH server or a published
+//! port. A socket stays in the namespace in which it was created, so the tasks that use it can run
+//! outside.
 
 use std::fs::File;
 use std::io;
@@ -18,17 +18,17 @@ use crate::network::Block;
 /// A function that runs in the namespace.
 type Job = Box<dyn FnOnce() + Send>;
 
-/// Where sockets for service addresses are created.
+/// The network in which sockets for service addresses are created.
 #[derive(Debug)]
 pub(super) enum Addresses {
-    /// In the node's own network, because the block is local there.
+    /// The node's own network, for a block that is local there (within 127.0.0.0/8).
     OnNode,
-    /// In a separate network namespace, to which the block is routed.
+    /// A separate network namespace, to which the block is routed.
     Namespace(Namespace),
 }
 
-/// The agent's network namespace. The kernel deletes it when this value and its last socket are
-/// gone.
+/// The agent's network namespace. The kernel deletes it after this value is dropped and the last
+/// socket in the namespace is closed.
 #[derive(Debug)]
 pub(super) struct Namespace {
     jobs: mpsc::Sender<Job>,
@@ -71,7 +71,7 @@ impl Namespace {
             };
             let open = open();
             let goes_on = open.is_ok();
-            // If the caller has gone, sending fails, and no job follows.
+            // Sending fails only if the caller has gone. Then no job follows.
             drop(opened.send(open));
             if goes_on {
                 for job in queue {
@@ -104,7 +104,7 @@ impl Namespace {
         result.recv().map_err(|_| ended())?
     }
 
-    /// Connects the node with the namespace, and routes the block through the connection.
+    /// Connects the node with the namespace, and routes the block through this connection.
     async fn link(&mut self, block: Block) -> Result<()> {
         if self.linked == Some(block) {
             return Ok(());

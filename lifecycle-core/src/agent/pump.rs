@@ -1,9 +1,8 @@
 //! Copies bytes between a client and a backend.
 //!
-//! An idle connection holds no buffer: bytes pass through a buffer that belongs to the thread, and
-//! only bytes that the receiver does not accept immediately are kept until it accepts them. Nothing
-//! is read before the previous bytes are written, so a slow receiver slows its sender and not the
-//! agent.
+//! An idle connection holds no buffer. All connections of a thread share one buffer, and a
+//! connection keeps only those bytes that its receiver has not accepted yet. It reads more bytes
+//! only after these are written, so a slow receiver slows its sender and not the agent.
 
 use std::cell::RefCell;
 use std::future::poll_fn;
@@ -23,7 +22,7 @@ use super::socket;
 /// The maximum number of bytes per read.
 const SCRATCH: usize = 64 << 10;
 
-/// Number of reads after which other tasks of the thread run.
+/// The number of reads after which a connection lets other tasks of the thread run.
 const TURN: u32 = 8;
 
 thread_local! {
@@ -35,8 +34,8 @@ pub(super) fn with_buffer<T>(use_it: impl FnOnce(&mut [u8]) -> T) -> T {
     BUFFER.with_borrow_mut(|buffer| use_it(buffer))
 }
 
-/// Copies bytes in both directions until both have ended. If one side breaks, the connection to the
-/// other side is reset too.
+/// Copies bytes in both directions until both directions have ended. If one connection breaks, the
+/// other one is reset.
 pub(super) async fn carry(
     mut client: TcpStream,
     mut backend: TcpStream,
@@ -61,7 +60,7 @@ pub(super) async fn carry(
         if is_there.is_ready() && is_back.is_ready() {
             return Poll::Ready(io::Result::Ok(()));
         }
-        // Watch the backend only after the first request was forwarded, so that the backend can
+        // Set the options only after the first request was forwarded, so that the backend can
         // process the request in the meantime.
         if !is_watched {
             socket::watch(&backend, vanished_after)?;
@@ -71,8 +70,8 @@ pub(super) async fn carry(
     })
     .await;
     if carried.is_err() {
-        // The other side did not receive everything, so reset its connection instead of closing it
-        // normally.
+        // Reset both connections. After a normal close, a receiver would assume that it has all
+        // data.
         drop(client.set_zero_linger());
         drop(backend.set_zero_linger());
     }
@@ -80,15 +79,15 @@ pub(super) async fn carry(
 
 #[derive(Debug, Default)]
 struct Direction {
-    /// The bytes that were read but not yet accepted.
+    /// Bytes that were read, but that the receiver has not accepted yet.
     kept: Bytes,
     ended: bool,
     passed_on: bool,
 }
 
 impl Direction {
-    /// Copies the available bytes. The result is ready when the end of the input was passed on.
-    /// `is_last` is whether the other direction has already ended.
+    /// Copies the available bytes. Returns `Ready` once the end of the input was passed on.
+    /// `is_last` is true if the other direction has already ended.
     fn poll(
         &mut self,
         cx: &mut Context<'_>,
@@ -105,8 +104,7 @@ impl Direction {
                 return Poll::Ready(Ok(()));
             }
             if self.ended {
-                // If the other direction has already ended, no shutdown is needed, because closing
-                // the socket implies it.
+                // If the other direction has ended, skip the shutdown: the socket is closed next.
                 if !is_last {
                     ready!(Pin::new(&mut *to).poll_shutdown(cx))?;
                 }

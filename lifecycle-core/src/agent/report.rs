@@ -1,5 +1,5 @@
-//! Unsolicited reports to the manager: connections that were reset while waiting, and the number of
-//! connections of draining instances.
+//! Reports events to the manager: connections that were reset while waiting, addresses on which
+//! listening failed, and the number of open connections of draining instances.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
@@ -20,13 +20,13 @@ const BEHIND: usize = 1024;
 /// Events within this time are reported together.
 const TOGETHER: Duration = Duration::from_millis(50);
 
-/// The shortest time between two reports of reset connections per port of a service.
+/// The minimum interval between reports of reset connections, for each port of a service.
 const RESETS_EVERY: Duration = Duration::from_secs(1);
 
 /// Collects events and reports them at a bounded rate.
 #[derive(Debug)]
 pub(super) struct Reporter {
-    /// Woken when there may be something to report.
+    /// Notified when there may be something to report.
     pub(super) wake: Arc<Notify>,
     listeners: broadcast::Sender<Report>,
     state: Mutex<State>,
@@ -71,7 +71,7 @@ impl Default for Reporter {
 }
 
 impl Reporter {
-    /// Subscribes to the reports from now on.
+    /// Subscribes to all future reports.
     pub(super) fn listen(&self) -> broadcast::Receiver<Report> {
         let listener = self.listeners.subscribe();
         self.wake.notify_one();
@@ -106,13 +106,13 @@ impl Reporter {
         self.wake.notify_one();
     }
 
-    /// Creates a report for the active table.
+    /// Creates a report with the epoch and version of the active table.
     pub(super) fn report(&self, kind: ReportKind) -> Report {
         self.state().report(kind)
     }
 
-    /// Records that listening on an address failed because the address is in use. Returns whether
-    /// this is new.
+    /// Records that listening on an address failed. Returns whether this is the first failure
+    /// there.
     pub(super) fn cannot_listen(
         &self,
         service: Option<&ServiceName>,
@@ -143,7 +143,7 @@ impl Reporter {
         self.state().failed_listeners.remove(&(at, protocol));
     }
 
-    /// Forgets failures of all addresses except these, because the others are no longer needed.
+    /// Keeps only the failures on these addresses, which the active table still needs.
     pub(super) fn keep_only(&self, addresses: &BTreeSet<(SocketAddr, Protocol)>) {
         self.state()
             .failed_listeners
@@ -175,7 +175,7 @@ impl Reporter {
 
     /// Sends the reports that are due; returns whether some remain for later.
     fn send_due(&self) -> bool {
-        // Without a listener, keep what is due.
+        // Keep the reports until there is a listener.
         if self.listeners.receiver_count() == 0 {
             return false;
         }
@@ -222,7 +222,7 @@ impl Reporter {
         });
         drop(state);
         for report in reports {
-            // If the last listener has just disconnected, sending fails, and nothing needs the
+            // Sending fails only if the last listener has just disconnected. Then nothing needs the
             // report.
             drop(self.listeners.send(report));
         }
@@ -230,7 +230,7 @@ impl Reporter {
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
-        // Every update is complete, so the state is valid even after a panic.
+        // Ignore poisoning: every update leaves a valid state, even if it panics.
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

@@ -1,4 +1,4 @@
-//! The node's own resolvers, and the `resolv.conf` for containers.
+//! Reads the node's own resolvers, and writes the `resolv.conf` for containers.
 
 use std::fs::{self, OpenOptions};
 use std::io::{self, Read as _, Seek as _, Write as _};
@@ -12,11 +12,11 @@ use tokio::sync::watch;
 use super::dns::domain;
 use crate::network::Table;
 
-/// The interval at which the node's file is polled. The file is small, and notifications would need
-/// a watch on whatever directory a symbolic link leads to.
+/// The interval at which the node's `resolv.conf` is read again. Polling is simpler than file
+/// notifications here, because the path is often a symbolic link into another directory.
 const POLL_EVERY: Duration = Duration::from_secs(2);
 
-/// The number of search domains that every C library supports.
+/// The maximum number of search domains. Every C library supports this many.
 const MOST_DOMAINS: usize = 6;
 
 /// The contents of a `resolv.conf`.
@@ -100,10 +100,10 @@ impl Resolvers {
     }
 }
 
-/// Creates the `resolv.conf` for containers. A name without dots is first looked up among the
-/// services, with one query and without an outside resolver; then in the node's own domains; then
-/// without a domain. The agent is the only server in this file: with a second server, some C
-/// libraries query both concurrently and accept the second server's "no such name".
+/// Creates the `resolv.conf` for containers. With this file, a name without dots is looked up first
+/// in the platform's domain, then in the node's own search domains, then as it is. The agent is the
+/// only server in the file: with a second server, some C libraries query both at once and accept
+/// the second server's "no such name".
 pub(super) fn for_containers(table: &Table, node: &ResolvConf) -> String {
     let ours = domain(&table.platform);
     let search: Vec<&str> = std::iter::once(ours.as_str())
@@ -118,8 +118,8 @@ pub(super) fn for_containers(table: &Table, node: &ResolvConf) -> String {
     )
 }
 
-/// Writes a file that is mounted in containers: the inode is kept, and readers never see a partial
-/// text.
+/// Writes a file that is mounted in containers. Keeps the inode, because the mounts refer to it,
+/// and shows no partial contents to readers.
 pub(super) fn write_in_place(path: &Path, text: &str) -> io::Result<()> {
     let mut file = OpenOptions::new()
         .read(true)
@@ -132,7 +132,8 @@ pub(super) fn write_in_place(path: &Path, text: &str) -> io::Result<()> {
     if before == text.as_bytes() {
         return Ok(());
     }
-    // Use a single write, padded with empty lines to the old length; then truncate the file.
+    // Replace the contents in a single write, so that readers see the old or the new text. Pad a
+    // shorter text with empty lines to the old length, and truncate the file afterwards.
     let mut padded = text.as_bytes().to_vec();
     padded.resize(padded.len().max(before.len()), b'\n');
     file.rewind()?;

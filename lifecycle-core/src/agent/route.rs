@@ -15,16 +15,16 @@ use crate::network::Block;
 /// The kernel's table of local addresses.
 const LOCAL: u32 = 255;
 
-/// `EEXIST`: the object exists already.
+/// `EEXIST`: the object already exists.
 const EXISTS: i32 = -17;
 
-/// The prefix length of the pair's addresses.
+/// The prefix length of the veth pair's addresses.
 const PAIR: u8 = 30;
 
 type Done = std::result::Result<(), rtnetlink::Error>;
 
-/// The veth pair of one block. Names and addresses are derived from the block, so that a new agent
-/// replaces the pair that a killed agent left.
+/// The veth pair of one block. The names and addresses are derived from the block, so that a new
+/// agent finds and replaces a pair that a killed agent left.
 #[derive(Debug, Clone)]
 pub(super) struct Link {
     block: Block,
@@ -35,8 +35,8 @@ pub(super) struct Link {
 }
 
 impl Link {
-    /// Returns the pair for `block`. Its addresses are link-local (RFC 3927); they are derived from
-    /// the bits that distinguish blocks, and avoid the addresses that clouds use.
+    /// Returns the pair for `block`. The addresses are link-local (RFC 3927) and derived from the
+    /// block. The third byte is at least 192, because clouds use the addresses 169.254.169.0/24.
     pub(super) fn of(block: Block) -> Self {
         let [a, b, c, _] = block.base().octets();
         let pair = |last: u8| {
@@ -53,11 +53,12 @@ impl Link {
         }
     }
 
-    /// Creates both ends, one of them in the namespace `network`. Runs on the node.
+    /// Creates the pair: one end on the node, and the other in the namespace `network`. Must run on
+    /// the node.
     pub(super) async fn connect(&self, network: RawFd) -> Result<()> {
         self.netlink(async |handle| {
-            // After an agent is killed, its interface disappears with its namespace, a moment
-            // later.
+            // The interface of a killed agent may still exist: it disappears only when the kernel
+            // has deleted the namespace.
             if let Some(left) = index(&handle, &self.on_node).await? {
                 handle.link().del(left).execute().await?;
             }
@@ -70,7 +71,7 @@ impl Link {
         .await
     }
 
-    /// Accepts traffic for the block. Runs in the agent's namespace.
+    /// Accepts traffic for the block. Must run in the agent's namespace.
     pub(super) async fn accept_block(&self) -> Result<()> {
         self.netlink(async |handle| {
             let Some(loopback) = index(&handle, "lo").await? else {
@@ -97,7 +98,7 @@ impl Link {
         .await
     }
 
-    /// Routes the block to the agent's namespace. Runs on the node.
+    /// Routes the block to the agent's namespace. Must run on the node.
     pub(super) async fn add_route(&self) -> Result<()> {
         self.netlink(async |handle| {
             let there = RouteMessageBuilder::<Ipv4Addr>::new()
@@ -110,7 +111,7 @@ impl Link {
         .await
     }
 
-    /// Removes the pair and its route. Returns Ok if the pair is absent.
+    /// Removes the pair and its route. Succeeds if the pair does not exist.
     pub(super) async fn remove(&self) -> Result<()> {
         self.netlink(async |handle| match index(&handle, &self.on_node).await? {
             Some(link) => handle.link().del(link).execute().await,
@@ -138,7 +139,7 @@ impl Link {
 }
 
 async fn index(handle: &Handle, name: &str) -> std::result::Result<Option<u32>, rtnetlink::Error> {
-    // If an interface is looked up by name, its absence is an ordinary error.
+    // List all interfaces: a lookup by name would report a missing interface as a generic error.
     let mut links = handle.link().get().execute();
     while let Some(link) = links.try_next().await? {
         let named = link.attributes.iter().any(|attribute| {

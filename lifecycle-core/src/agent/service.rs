@@ -11,17 +11,17 @@ use tokio::time::Instant;
 
 use crate::model::{InstanceId, Protocol, ServiceName};
 
-/// How long a backend is tried last after it did not accept a connection.
+/// How long a backend is chosen last after it did not accept a connection.
 const SUSPECT_FOR: Duration = Duration::from_secs(5);
 
-/// A service, for as long as the table contains it.
+/// A service in the active table.
 #[derive(Debug)]
 pub(super) struct Service {
     pub(super) name: ServiceName,
     pub(super) figures: Figures,
     /// The backends for new connections. Waiting connections watch this value.
     pub(super) targets: watch::Sender<Arc<Targets>>,
-    /// How many more connections may wait.
+    /// Limits the number of waiting connections.
     pub(super) room_to_wait: Semaphore,
 }
 
@@ -35,7 +35,7 @@ impl Service {
         }
     }
 
-    /// Chooses a backend for a new connection, other than those in `tried`.
+    /// Chooses a backend for a new connection. Skips the backends in `tried`.
     pub(super) fn choose(&self, port: (u16, Protocol), tried: &[Arc<Backend>]) -> Option<Lease> {
         self.targets.borrow().choose(port, tried)
     }
@@ -65,7 +65,7 @@ type Target = (Arc<Backend>, SocketAddr);
 /// The backends for new connections to a service.
 #[derive(Debug, Default)]
 pub(super) struct Targets {
-    /// How long a connection waits if there are no backends.
+    /// How long a new connection waits if there are no backends.
     pub(super) wait: Duration,
     ports: BTreeMap<(u16, Protocol), Vec<Target>>,
     turn: AtomicUsize,
@@ -84,9 +84,8 @@ impl Targets {
         targets.push((Arc::clone(backend), at));
     }
 
-    /// Chooses the backend with the fewest open connections; backends with equally few take turns.
-    /// A backend that just failed comes last, because it may have few connections only because it
-    /// fails.
+    /// Chooses the backend with the fewest open connections; equal backends take turns. A backend
+    /// that failed recently comes last, even if it has the fewest connections.
     fn choose(&self, port: (u16, Protocol), tried: &[Arc<Backend>]) -> Option<Lease> {
         let targets = self.ports.get(&port)?;
         let turn = self.turn.fetch_add(1, Ordering::Relaxed) % targets.len();
@@ -99,20 +98,22 @@ impl Targets {
     }
 }
 
-/// A container that receives connections, for as long as the table or a connection refers to it.
+/// A container that receives connections. The value exists while the table or a connection refers
+/// to it.
 #[derive(Debug)]
 pub(super) struct Backend {
     pub(super) instance: InstanceId,
     pub(super) container: String,
     /// Whether changes of `open` must be reported.
     pub(super) draining: AtomicBool,
-    /// Whether the table contains this backend as one that is not draining.
+    /// Whether the table lists this backend and does not mark it as draining.
     pub(super) ready: AtomicBool,
     open: AtomicU64,
-    /// Woken when `open` decreases while the backend is draining.
+    /// Notified when `open` decreases while the backend is draining.
     changed: Arc<Notify>,
     since: Instant,
-    /// Until when the backend is tried last, in milliseconds after `since`; 0 if it never failed.
+    /// The time until which the backend is chosen last, in milliseconds after `since`; 0 if the
+    /// backend never failed.
     suspect_until: AtomicU64,
 }
 
@@ -153,7 +154,7 @@ impl Backend {
     }
 }
 
-/// Counts a connection of a backend until this value is dropped.
+/// Counts as one open connection of a backend until this value is dropped.
 #[derive(Debug)]
 pub(super) struct Lease {
     pub(super) backend: Arc<Backend>,

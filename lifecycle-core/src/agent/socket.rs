@@ -8,7 +8,7 @@ use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use socket2::{Domain, SockRef, Socket, TcpKeepalive, Type};
 use tokio::net::{TcpSocket, TcpStream};
 
-/// The longest queue of connections that are not accepted yet; the kernel has its own limit.
+/// The maximum number of connections that wait to be accepted. The kernel may apply a lower limit.
 const BACKLOG: i32 = 4096;
 
 /// Keepalive settings: idle time before the first probe, interval between probes, number of probes.
@@ -16,7 +16,7 @@ const IDLE: Duration = Duration::from_secs(30);
 const ASK_EVERY: Duration = Duration::from_secs(10);
 const ASK: u32 = 3;
 
-/// Raises the limit of open files to the maximum, because each connection needs two files.
+/// Raises the limit on open files to the maximum. Each forwarded connection needs two files.
 pub(super) fn raise_limit() {
     let limit = getrlimit(Resource::Nofile);
     let most = Rlimit {
@@ -24,20 +24,19 @@ pub(super) fn raise_limit() {
         maximum: limit.maximum,
     };
     if let Err(error) = setrlimit(Resource::Nofile, most) {
-        tracing::warn!(%error, "cannot raise the limit of open files");
+        tracing::warn!(%error, "cannot raise the limit on open files");
     }
 }
 
-/// Returns how many connections can be open at the same time: each needs two files, and some files
-/// are reserved for other purposes.
+/// Returns how many connections can be open at the same time. Each connection needs two files, and
+/// some files are reserved for other purposes.
 pub(super) fn most_connections() -> usize {
     let files = getrlimit(Resource::Nofile).current.unwrap_or(u64::MAX);
     let files = usize::try_from(files).unwrap_or(usize::MAX);
     (files.saturating_sub(256) / 2).clamp(16, tokio::sync::Semaphore::MAX_PERMITS)
 }
 
-/// Listens for connections. Accepted connections inherit the options, so they need not be set
-/// again.
+/// Listens for connections. Accepted connections inherit the options that are set here.
 pub(super) fn listen(address: SocketAddr) -> io::Result<TcpListener> {
     let socket = Socket::new(Domain::for_address(address), Type::STREAM, None)?;
     socket.set_reuse_address(true)?;
@@ -54,15 +53,16 @@ pub(super) fn listen(address: SocketAddr) -> io::Result<TcpListener> {
 /// Opens a socket for datagrams.
 pub(super) fn datagrams(address: SocketAddr) -> io::Result<UdpSocket> {
     let socket = Socket::new(Domain::for_address(address), Type::DGRAM, None)?;
-    // Sessions of a previous socket may still deliver data in flight.
+    // Sessions of a removed service may still use a socket with this address, to deliver data in
+    // flight.
     socket.set_reuse_address(true)?;
     socket.set_nonblocking(true)?;
     socket.bind(&address.into())?;
     Ok(socket.into())
 }
 
-/// Connects to a backend within about `within`. A connection that is used for longer should be
-/// passed to [`watch`].
+/// Connects to a backend within about `within`. If the connection stays in use for longer, pass it
+/// to [`watch`].
 pub(super) async fn connect(address: SocketAddr, within: Duration) -> io::Result<TcpStream> {
     let socket = if address.is_ipv4() {
         TcpSocket::new_v4()?
@@ -70,14 +70,15 @@ pub(super) async fn connect(address: SocketAddr, within: Duration) -> io::Result
         TcpSocket::new_v6()?
     };
     socket.set_nodelay(true)?;
-    // Use the kernel's timer: a timer of the runtime per connection costs as much as sending a
+    // Use the kernel's timer: a tokio timer for each connection would cost as much as sending a
     // small request.
     SockRef::from(&socket).set_tcp_user_timeout(Some(within))?;
     socket.connect(address).await
 }
 
-/// Ends the connection if data or keepalive probes stay unacknowledged for longer than
-/// `vanished_after`, because a node that disappears sends no reset.
+/// Makes the kernel end the connection when data or keepalive probes stay unacknowledged for longer
+/// than `vanished_after`. A node that disappears sends no reset, so the connection would otherwise
+/// stay open.
 pub(super) fn watch(stream: &TcpStream, vanished_after: Duration) -> io::Result<()> {
     let options = SockRef::from(stream);
     // The timeout also limits the number of keepalive probes.

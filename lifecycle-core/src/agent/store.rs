@@ -54,7 +54,7 @@ impl Store {
         self.directory.join(name)
     }
 
-    /// Listens on a unix socket in the directory, which only its owner may use.
+    /// Listens on a unix socket in the directory. Only the owner of the socket may connect.
     pub(super) fn listen(&self, name: &str) -> Result<UnixListener> {
         let path = self.path(name);
         let failed = |error| Error::io(format!("listening on `{}`", path.display()), error);
@@ -67,8 +67,8 @@ impl Store {
         Ok(listener)
     }
 
-    /// Reads the last active table. A table that cannot be read is ignored, because the manager
-    /// will send it again.
+    /// Reads the last active table. Ignores a table that cannot be read: the manager will send it
+    /// again.
     pub(super) fn load(&self) -> Option<Table> {
         let path = self.path(TABLE);
         let text = match fs::read(&path) {

@@ -15,7 +15,8 @@ use super::workers::Workers;
 use super::{pump, socket};
 use crate::model::Protocol;
 
-/// How long to pause accepting when the machine has no resources for another connection.
+/// How long to wait after accepting a connection failed, for example because no file descriptors
+/// are left.
 const PAUSE: Duration = Duration::from_millis(50);
 
 /// The first and the longest pause before backends that refused are tried again.
@@ -27,14 +28,14 @@ const LONGEST_AGAIN: Duration = Duration::from_secs(1);
 pub(super) struct Forwarding {
     pub(super) workers: Workers,
     pub(super) reporter: Arc<Reporter>,
-    /// How many more connections may be open.
+    /// Limits the number of open connections.
     pub(super) room: Arc<Semaphore>,
     pub(super) connect_within: Duration,
     pub(super) vanished_after: Duration,
 }
 
-/// Accepts connections until the future is dropped. At the limit of open connections, further ones
-/// stay in the kernel's queue.
+/// Accepts connections until the future is dropped. At the limit of open connections, further
+/// connections stay in the kernel's queue.
 pub(super) async fn accept(
     listener: std::net::TcpListener,
     service: Arc<Service>,
@@ -97,12 +98,11 @@ impl Connection {
     async fn serve(self, client: TcpStream) {
         let found = match self.attempt().await {
             Some(found) => Some(found),
-            // Box the future that waits, so that connections that need not wait do not reserve
-            // memory for it.
+            // Box the waiting future, so that only connections that wait use memory for it.
             None => Box::pin(self.wait(&client)).await,
         };
         let Some((backend, _lease)) = found else {
-            // Reset the connection, because no client can mistake a reset for an answer.
+            // Reset the connection: a client could mistake a normal close for an empty response.
             drop(client.set_zero_linger());
             return;
         };
@@ -134,7 +134,7 @@ impl Connection {
     async fn wait(&self, client: &TcpStream) -> Option<(TcpStream, Lease)> {
         let started = Instant::now();
         let mut targets = self.service.targets.subscribe();
-        // Also notice changes since the attempt.
+        // Also notice a change that happened after the first attempt.
         targets.mark_changed();
         let mut again = FIRST_AGAIN;
         let found = match self.service.room_to_wait.try_acquire() {

@@ -1,5 +1,5 @@
 //! Forwards datagrams. Each client has a session with one backend, so that responses reach the
-//! client and come from the service's address. Datagrams never wait: without a ready endpoint a
+//! client and come from the service's address. Datagrams never wait: without a ready endpoint, a
 //! datagram is dropped, as on any network.
 
 use std::collections::HashMap;
@@ -22,12 +22,12 @@ use super::pump::with_buffer;
 use super::service::{Backend, Counted, Service};
 use crate::model::Protocol;
 
-/// The limits of a port's sessions.
+/// Limits the sessions of a port.
 #[derive(Debug, Clone)]
 pub(super) struct Bounds {
     pub(super) sessions: usize,
     pub(super) idle: Duration,
-    /// How many more sockets the process may open.
+    /// Limits the number of sockets that the process opens.
     pub(super) room: Arc<Semaphore>,
 }
 
@@ -54,7 +54,8 @@ pub(super) async fn serve(
         tasks: JoinSet::new(),
     };
     loop {
-        // Receive one datagram at a time, so that no data is held while other tasks run.
+        // Receive and forward a datagram in the same poll, because all tasks of the thread share
+        // the buffer.
         let received = poll_fn(|cx| {
             let mut ended = false;
             while let Poll::Ready(Some(_)) = clients.tasks.poll_join_next(cx) {
@@ -96,7 +97,7 @@ struct Session {
     task: AbortHandle,
 }
 
-/// When a session was last used.
+/// Records when a session was last used.
 #[derive(Debug)]
 struct Last {
     since: Instant,
@@ -117,8 +118,8 @@ impl Last {
 impl Clients {
     fn pass_on(&mut self, client: SocketAddr, datagram: &[u8]) {
         let session = self.session(client);
-        // Send directly and not through the reactor, which does not know yet that a new socket is
-        // writable.
+        // Send directly and not through the reactor. The reactor does not know yet that a new
+        // socket is writable.
         let sent = session.is_some_and(|socket| SockRef::from(&*socket).send(datagram).is_ok());
         let figures = &self.service.figures;
         if sent {
@@ -132,8 +133,8 @@ impl Clients {
     }
 
     /// Returns the socket of a client's session. If the session's backend no longer accepts new
-    /// connections, the session remains for data in flight, and the client gets a session with
-    /// another backend if there is one.
+    /// connections, the client gets a session with another backend, if there is one. The old
+    /// session remains for data in flight.
     fn session(&mut self, client: SocketAddr) -> Option<Arc<UdpSocket>> {
         if let Some(session) = self.sessions.get(&client)
             && !session.task.is_finished()
@@ -194,8 +195,8 @@ impl Clients {
         Some(socket)
     }
 
-    /// Ends the quarter of the sessions that were idle for longest. Ending many together avoids
-    /// doing this for each new client.
+    /// Ends a quarter of the sessions: those that have been idle longest. Ending many sessions at
+    /// once avoids this work for every new client.
     fn make_room(&mut self) {
         let mut by_age: Vec<_> = self
             .sessions

@@ -1,5 +1,5 @@
-//! The threads that carry traffic. Each has its own reactor, and a connection stays on one thread,
-//! because waking another thread costs more than forwarding a small request.
+//! The threads that carry traffic. Each thread has its own reactor. A connection stays on one
+//! thread, because waking another thread costs more than forwarding a small request.
 
 use std::future::Future;
 use std::num::NonZeroUsize;
@@ -12,8 +12,8 @@ use tokio_util::sync::{CancellationToken, DropGuard};
 
 use crate::error::{Error, Result};
 
-/// How many more tasks than the least busy thread the accepting thread may have before it passes a
-/// new connection to that thread.
+/// A thread that accepts a connection passes it to the least busy thread only if it has more than
+/// this many tasks more than that thread.
 const SLACK: usize = 4;
 
 /// A fixed number of threads.
@@ -27,7 +27,7 @@ impl Workers {
     /// Starts the threads. Dropping the guard stops them and all tasks on them.
     pub(super) fn start(count: Option<NonZeroUsize>) -> Result<(Self, DropGuard)> {
         let stop = CancellationToken::new();
-        // Stops the threads that were started if another one fails to start.
+        // If a thread fails to start, this guard stops the threads that were started before.
         let guard = stop.clone().drop_guard();
         let count = count
             .or_else(|| thread::available_parallelism().ok())
@@ -59,8 +59,8 @@ impl Workers {
         self.workers[turn % self.workers.len()].spawn(task)
     }
 
-    /// Returns the thread for a new connection; `None` if the calling thread keeps it, because no
-    /// other thread is clearly less busy.
+    /// Returns a thread that should take over a new connection; `None` if the calling thread should
+    /// keep it, because no other thread is clearly less busy.
     pub(super) fn less_busy(&self) -> Option<&Handle> {
         let tasks = |handle: &Handle| handle.metrics().num_alive_tasks();
         let least = self.workers.iter().min_by_key(|handle| tasks(handle))?;

@@ -17,8 +17,8 @@ use crate::agent::resolvers::ResolvConf;
 /// How long to wait for a resolver's response before the next resolver is queried too.
 const NEXT_AFTER: Duration = Duration::from_secs(1);
 
-/// Time limit for all resolvers together: shorter than the client's own limit, which is usually 5
-/// s.
+/// Time limit for all resolvers together. It is shorter than the usual time limit of clients (5 s),
+/// so that a client receives an answer even if every resolver fails.
 const WITHIN: Duration = Duration::from_millis(4500);
 
 /// The length of a message's header: id, flags, counts.
@@ -41,9 +41,10 @@ enum Over {
 }
 
 impl Forwarder {
-    /// Returns the first successful response; if there is none, the first response of any kind, if
-    /// any. Queries over TCP are forwarded over TCP, all others over UDP first. A truncated
-    /// response is returned unchanged: the client repeats its query over TCP.
+    /// Returns the first response that is not a failure. If there is none, returns the first
+    /// failure, or `None` if no resolver responds. Forwards a query that arrived over TCP over TCP,
+    /// and any other query over UDP first, then over TCP. Returns a truncated response unchanged,
+    /// so that the client repeats its query over TCP.
     pub(super) async fn ask(&self, query: &[u8], tcp: bool) -> Option<Vec<u8>> {
         let deadline = Instant::now() + WITHIN;
         let servers = self.resolvers.borrow().servers.clone();

@@ -1,6 +1,6 @@
-//! Serves DNS on the first address of the block of service addresses. Names of services are
-//! answered here; all other queries are forwarded to the node's own resolvers, whose responses are
-//! returned unchanged.
+//! Serves DNS on the first address of the platform's address block. The agent answers queries for
+//! names of services itself. It forwards all other queries to the node's own resolvers and returns
+//! their responses unchanged.
 
 mod forward;
 mod zone;
@@ -20,10 +20,10 @@ pub(super) use forward::Forwarder;
 use zone::{Verdict, failure};
 pub(super) use zone::{Zone, domain};
 
-/// The longest query over UDP that is read; real queries are far shorter.
+/// The maximum size of a query over UDP. Real queries are far shorter.
 const LONGEST_QUERY: usize = 4096;
 
-/// The maximum number of queries that are forwarded at a time. Further queries are dropped; clients
+/// The maximum number of UDP queries that wait for a resolver. Further queries are dropped; clients
 /// repeat them.
 const FORWARDED: usize = 1024;
 
@@ -31,10 +31,11 @@ const FORWARDED: usize = 1024;
 const CONNECTIONS: usize = 256;
 const IDLE_FOR: Duration = Duration::from_secs(10);
 
-/// How long to pause accepting when the machine has no resources for another connection.
+/// How long to wait after accepting a connection failed, for example because no file descriptors
+/// are left.
 const PAUSE: Duration = Duration::from_millis(100);
 
-/// Answers queries.
+/// Answers DNS queries from the zone, or forwards them.
 #[derive(Debug)]
 pub(super) struct Answerer {
     pub(super) zone: watch::Receiver<Arc<Zone>>,
@@ -135,7 +136,7 @@ impl Answerer {
                     let this = Arc::clone(&self);
                     connections.spawn(async move {
                         let _permit = permit;
-                        // The stream ends when the client is idle or sends an invalid message.
+                        // Ignore the error: the client was idle or sent an invalid message.
                         drop(this.serve_stream(stream).await);
                     });
                 }

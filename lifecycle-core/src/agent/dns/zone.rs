@@ -1,4 +1,4 @@
-//! Answers queries from a table, without I/O.
+//! Answers DNS queries from a table, without I/O.
 
 use std::collections::HashMap;
 use std::net::Ipv4Addr;
@@ -11,11 +11,11 @@ use hickory_proto::serialize::binary::{BinDecodable as _, BinDecoder};
 use crate::model::PlatformName;
 use crate::network::{Block, Table};
 
-/// The time to live of an answer, in seconds. A service keeps its address, but the address of a
-/// removed service may be assigned to another one.
+/// The time to live of an answer, in seconds. It is short, because the address of a removed service
+/// may be assigned to another service.
 const TTL: u32 = 10;
 
-/// The largest UDP response that we accept, as RFC 9715 recommends.
+/// The maximum UDP payload size that EDNS answers announce, as RFC 9715 recommends.
 const PAYLOAD: u16 = 1232;
 
 /// The domain for reverse lookups of IPv4 addresses.
@@ -117,7 +117,7 @@ impl Zone {
         let name = name.strip_suffix('.').unwrap_or(&name);
         let record = |data| Record::from_rdata(question.name().clone(), TTL, data);
         if let Some(address) = self.names.get(name) {
-            // For other record types the name exists but has no records.
+            // For other record types, the name exists but has no records.
             let asked = matches!(question.query_type(), RecordType::A | RecordType::ANY);
             let records = asked.then(|| record(RData::A(A(*address))));
             return Some((ResponseCode::NoError, records.into_iter().collect()));
@@ -146,7 +146,7 @@ impl Zone {
     }
 }
 
-/// Creates the response `SERVFAIL` to a query.
+/// Creates a `SERVFAIL` response to a query.
 pub(super) fn failure(query: &[u8]) -> Option<Vec<u8>> {
     match failing(query, ResponseCode::ServFail) {
         Verdict::Answer(answer) => Some(answer),
@@ -184,7 +184,7 @@ fn response(head: &Header, code: ResponseCode) -> Message {
     message
 }
 
-/// Parses a reversed address: `4.3.2.1` is 1.2.3.4.
+/// Parses an address with its bytes in reverse order, as in PTR queries: `4.3.2.1` is 1.2.3.4.
 fn unreversed(name: &str) -> Option<Ipv4Addr> {
     let address: Ipv4Addr = name.parse().ok()?;
     Some(Ipv4Addr::from(u32::from(address).swap_bytes()))
@@ -229,7 +229,7 @@ mod tests {
                 Some((answer.metadata.response_code, records.collect()))
             }
             Verdict::Forward => None,
-            Verdict::Ignore => panic!("{name} was not recognised as a query"),
+            Verdict::Ignore => panic!("{name} was not recognized as a query"),
         }
     }
 
@@ -291,7 +291,7 @@ mod tests {
     }
 
     #[test]
-    fn edns_is_answered_with_edns() {
+    fn answers_edns_queries_with_edns() {
         let mut message = Message::query();
         let name = Name::from_ascii("db.").unwrap();
         message.add_query(Query::query(name, RecordType::A));
@@ -304,7 +304,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn decides_on_arbitrary_input(bytes in proptest::collection::vec(any::<u8>(), 0..64)) {
+        fn does_not_panic_on_arbitrary_input(bytes in proptest::collection::vec(any::<u8>(), 0..64)) {
             let zone = zone();
             zone.judge(&bytes);
             failure(&bytes);

@@ -1,7 +1,10 @@
-//! The platform's certificate authority. The bootstrapper creates it once and passes it to the
-//! manager, which signs its own certificate. That certificate contains two names: one with the
-//! platform's UUID, which [`super::ApiClient`] checks, so that the manager's address may change; and
-//! the manager's address, which other clients (`curl --cacert ca.pem $LIFECYCLE_URL/…`) check.
+//! The platform's certificate authority. The bootstrapper creates the authority once and passes it
+//! to the manager, which signs its own certificate. The manager's certificate contains two names:
+//!
+//! - a name with the platform's UUID, which [`super::ApiClient`] checks, so that the manager's
+//!   address may change
+//! - the manager's address, which other clients check, such as `curl --cacert ca.pem
+//!   $LIFECYCLE_URL/…`
 
 use std::net::IpAddr;
 
@@ -29,7 +32,7 @@ const CLOCK_DIFFERENCE: TimeDelta = TimeDelta::days(1);
 /// The certificate authority of one platform.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Authority {
-    /// In PEM.
+    /// The certificate, in PEM.
     pub certificate: String,
     /// The private key, in PEM.
     pub key: Sensitive,
@@ -38,14 +41,14 @@ pub struct Authority {
 /// The certificate and the private key of a server.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ServerIdentity {
-    /// The server's certificate and the authority's, in PEM.
+    /// The server's certificate, followed by the authority's certificate, in PEM.
     pub certificates: String,
     /// The private key, in PEM.
     pub key: Sensitive,
     pub expires_at: DateTime<Utc>,
 }
 
-/// Returns the name in the certificate of a platform's manager.
+/// Returns the name with the platform's UUID in the manager's certificate.
 pub fn server_name(platform: PlatformId) -> String {
     format!("{platform}.lifecycle.internal")
 }

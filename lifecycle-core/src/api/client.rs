@@ -1,6 +1,6 @@
-//! A client of the manager's API. The caller provides the connections: through a node's SSH server,
-//! or direct ones. Calls share a connection, since opening one costs two handshakes; each stream
-//! has a connection of its own.
+//! A client of the manager's API. The caller provides the connections, which may be direct or pass
+//! through a node's SSH server. Calls share a connection, because opening one takes two handshakes.
+//! Each stream has its own connection.
 
 use std::fmt::Debug;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -38,8 +38,8 @@ use crate::reconcile::{Plan, RecordedPlan};
 use crate::runtime::{ExecCommand, LogOptions};
 use crate::secret::Sensitive;
 
-/// How long the manager may take from the start of connecting to the head of the response, and how
-/// long it may then take to send the body, except for streams.
+/// Time limit for connecting and receiving the head of a response. The body then has the same limit
+/// again; a stream's body has none.
 const RESPONSE_WITHIN: Duration = Duration::from_secs(30);
 
 /// Opens connections to the manager's API.
@@ -80,8 +80,8 @@ fn interrupted(error: impl std::error::Error + Send + Sync + 'static) -> Error {
 }
 
 impl ApiClient {
-    /// Creates a client of the manager of `platform`, whose certificate `authority` (PEM) must have
-    /// signed, with `token` as the credential.
+    /// Creates a client for the manager of `platform`. The client authenticates with `token` and
+    /// accepts only certificates that `authority` (PEM) signed.
     pub fn new(
         dial: Arc<dyn Dial>,
         platform: PlatformId,
@@ -92,7 +92,8 @@ impl ApiClient {
         Self::trusting(dial, name, authority, token)
     }
 
-    /// Creates a client of the server `name`, whose certificate `authority` (PEM) must have signed.
+    /// Creates a client for the server `name`. The client accepts only certificates that
+    /// `authority` (PEM) signed.
     pub(super) fn trusting(
         dial: Arc<dyn Dial>,
         name: ServerName<'static>,
@@ -144,7 +145,7 @@ impl ApiClient {
         read(path, self.send(Method::GET, path, None).await?).await
     }
 
-    /// Sends a request with the credential. Converts a problem in the response to an error.
+    /// Sends a request with the credential. Converts an error response to an [`Error`].
     async fn send(
         &self,
         method: Method,
@@ -177,8 +178,8 @@ impl ApiClient {
     }
 
     /// Sends a request over the idle connection, or over a new one if there is none. If the idle
-    /// connection turns out to be closed, the request is repeated over a new one, which is safe for
-    /// every call.
+    /// connection turns out to be closed, the request is repeated over a new one. Repeating is safe
+    /// for every call.
     async fn exchange_unbounded(
         &self,
         method: Method,
@@ -353,7 +354,7 @@ impl ManagerApi for ApiClient {
         let path = format!("/v1/services/{name}/exec");
         let body = body(&ExecV1::from(command))?;
         let upgrade = async {
-            // After the upgrade, the connection belongs to the command.
+            // Use a new connection: after the upgrade, it belongs to the command.
             let mut connection = self.connect().await?;
             let mut request = self.request(Method::POST, &path, Some(body), Some(&self.token))?;
             let headers = request.headers_mut();
@@ -414,8 +415,8 @@ impl ManagerApi for ApiClient {
     }
 }
 
-/// Checks that a name can be part of a URL path. No object has any other name, so such a name is
-/// not found.
+/// Checks that a name can be part of a URL path. The name of an existing object always can, so any
+/// other name is reported as not found.
 fn in_path<'n>(kind: &str, name: &'n str) -> Result<&'n str> {
     let is_plain = |c: char| c.is_ascii_alphanumeric() || "-_.:".contains(c);
     if name.starts_with(|c: char| c.is_ascii_alphanumeric()) && name.chars().all(is_plain) {
@@ -491,7 +492,8 @@ mod tests {
         assert!(matches!(error, Error::TimedOut { .. }), "{error:?}");
     }
 
-    /// A manager that responds `[]` to every request, and closes a connection after some responses.
+    /// A manager that responds `[]` to every request, and closes a connection after `responses`
+    /// responses.
     #[derive(Debug)]
     struct Terse {
         acceptor: Acceptor,

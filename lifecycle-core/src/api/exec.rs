@@ -1,5 +1,5 @@
-//! The protocol that transfers a command's input and output over one connection. Each piece is a
-//! frame: its length, one byte for its type, and the payload.
+//! The protocol that transfers a command's input and output over one connection. The data is split
+//! into frames, each with its length, one byte for its type, and the payload.
 
 use bytes::{BufMut, Bytes, BytesMut};
 use futures_util::stream::{SplitSink, SplitStream};
@@ -14,10 +14,10 @@ use crate::error::{Error, Result};
 use crate::manager::{CommandInput, Conversation};
 use crate::runtime::{ExecCommand, ExecOutput, TerminalSize};
 
-/// The protocol that the connection is upgraded to.
+/// The name of the protocol, for the `Upgrade` header.
 pub const PROTOCOL: &str = "lifecycle-exec/1";
 
-/// The largest frame that is accepted. Pieces are smaller.
+/// The maximum size of a received frame. Frames that this program sends are smaller.
 const LARGEST_FRAME: usize = 1 << 20;
 
 /// How many pieces of input are buffered for the connection.

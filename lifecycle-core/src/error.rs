@@ -1,11 +1,11 @@
 //! The error type of this crate and of every backend.
 //!
-//! A backend keeps its client's errors private and maps them to this type in one place. A message
-//! leaves out its source: the chain is printed once, by the program. No message may contain a
-//! secret.
+//! Each backend converts the errors of its client library to this type in one place, and does not
+//! expose the library's errors. The message of an error does not repeat its source, because the
+//! programs print the whole chain. No message may contain a secret.
 //!
-//! An error is also data: serialized, it is an object with `kind` and the fields of its variant, as
-//! the manager's API sends it (`docs/api.md`). A source is sent as text.
+//! The manager's API sends an error as a JSON object with `kind` and the fields of the variant
+//! (`docs/api.md`). The source of an error is sent as text.
 
 use std::borrow::Cow;
 use std::time::Duration;
@@ -19,13 +19,13 @@ use crate::similar::nearest;
 /// The result of most functions of this crate.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
 
-/// A cause of any type.
+/// The cause of an [`Error`], of any type.
 pub type Source = Box<dyn std::error::Error + Send + Sync + 'static>;
 
 /// An error of this crate or of a backend.
 ///
-/// Other crates create errors with the constructors ([`Error::invalid`], [`Error::conflict`] …), so
-/// that a variant may get another field.
+/// Other crates create errors with the constructors ([`Error::invalid`], [`Error::conflict`] …).
+/// Adding a field to a variant then does not break these crates.
 #[derive(Debug, Error, Serialize, Deserialize)]
 #[serde(tag = "kind", rename_all = "kebab-case")]
 #[non_exhaustive]
@@ -35,7 +35,7 @@ pub enum Error {
     #[non_exhaustive]
     NotFound {
         what: String,
-        /// Similar names that exist.
+        /// Advice for the user, usually a similar name that exists.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         hint: Option<String>,
     },
@@ -43,7 +43,7 @@ pub enum Error {
     #[error("{what}: {why}")]
     #[non_exhaustive]
     Conflict { what: String, why: String },
-    /// A value that cannot be used.
+    /// A value cannot be used.
     #[error("{what} cannot be used: {why}")]
     #[non_exhaustive]
     Invalid {
@@ -51,7 +51,7 @@ pub enum Error {
         why: String,
         hint: String,
     },
-    /// The backend cannot do this at all.
+    /// The backend does not support the operation.
     #[error("{what} is not supported by {backend}")]
     #[non_exhaustive]
     Unsupported {
@@ -66,7 +66,7 @@ pub enum Error {
         why: String,
         hint: String,
     },
-    /// There is no connection, or no response.
+    /// The connection could not be established, or there was no response.
     #[error("{what} cannot be reached")]
     #[non_exhaustive]
     Unreachable {
@@ -85,16 +85,16 @@ pub enum Error {
         #[serde(with = "seconds")]
         after: Duration,
     },
-    /// An operation took longer than its limit.
+    /// An operation took longer than its time limit.
     #[error("{what} timed out after {}", humantime::format_duration(*.after))]
     #[non_exhaustive]
     TimedOut {
         what: String,
-        /// The limit.
+        /// The time limit.
         #[serde(with = "seconds")]
         after: Duration,
     },
-    /// A change in the cloud has exceeded its limit and is still in progress.
+    /// A change in the cloud has exceeded its time limit, but is still in progress.
     #[error(
         "{what} did not complete within {}{}",
         humantime::format_duration(*.after),
@@ -103,10 +103,10 @@ pub enum Error {
     #[non_exhaustive]
     Overdue {
         what: String,
-        /// The limit.
+        /// The time limit.
         #[serde(with = "seconds")]
         after: Duration,
-        /// The cloud's latest message about it.
+        /// The cloud's latest message about the change.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         reported: Option<String>,
         hint: String,
@@ -116,7 +116,7 @@ pub enum Error {
     #[non_exhaustive]
     Throttled {
         what: String,
-        /// The shortest wait before a retry, if the response contains it.
+        /// The minimum delay before a retry, if the response contains one.
         #[serde(
             default,
             skip_serializing_if = "Option::is_none",
@@ -124,7 +124,7 @@ pub enum Error {
         )]
         after: Option<Duration>,
     },
-    /// A quota or a capacity is used up.
+    /// A quota or a capacity is exhausted.
     #[error("{what}: {why}")]
     #[non_exhaustive]
     Exhausted {
@@ -142,7 +142,7 @@ pub enum Error {
         #[serde(default, skip_serializing_if = "Option::is_none", with = "source_text")]
         source: Option<Source>,
     },
-    /// An image cannot be built from its files. A retry with the same files fails in the same way.
+    /// The build of an image failed. A retry with the same files would fail in the same way.
     #[error("{what} failed at {place}: {why}")]
     #[non_exhaustive]
     Build {
@@ -151,7 +151,7 @@ pub enum Error {
         /// The builder's message.
         why: String,
     },
-    /// The connection broke, or the response is invalid. A repeated request may succeed.
+    /// The connection broke, or the response was invalid. A repeated request may succeed.
     #[error("{what} was interrupted")]
     #[non_exhaustive]
     Interrupted {
@@ -173,14 +173,14 @@ pub enum Error {
         /// The registry's epoch.
         current: Epoch,
     },
-    /// A name does not follow its rule.
+    /// A name is invalid.
     #[error(transparent)]
     Name(#[from] InvalidName),
     /// The operating system reported an error for a file or directory.
     #[error("{what} failed")]
     #[non_exhaustive]
     Io {
-        /// The failed action and the file.
+        /// The action that failed, and the path of the file.
         what: String,
         #[source]
         #[serde(with = "io_text")]
@@ -241,23 +241,24 @@ impl std::fmt::Display for BuildPlace {
     }
 }
 
-/// A name that does not follow its rule.
+/// The error for an invalid name.
 #[derive(Debug, Clone, PartialEq, Eq, Error, Serialize, Deserialize)]
 #[error("`{value}` is not a valid {what}: {rule}")]
 #[non_exhaustive]
 pub struct InvalidName {
-    /// What the name is for, for example `node name`.
+    /// The kind of name, for example `node name`.
     pub what: Cow<'static, str>,
     /// The rejected name.
     pub value: String,
-    /// The rule in words.
+    /// The rule that valid names follow, in words.
     pub rule: Cow<'static, str>,
 }
 
-/// What a caller may do after an error.
+/// How a caller can continue after an error.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Retry {
-    /// Repeat the call after at least this long; zero leaves the wait to the caller.
+    /// Wait for at least this duration, then repeat the call. If the duration is zero, the caller
+    /// chooses how long to wait.
     After(Duration),
     /// Observe again and make a new plan.
     Replan,
@@ -265,7 +266,7 @@ pub enum Retry {
     Never,
 }
 
-/// Returns an error and its causes in one line, without causes that the text already contains.
+/// Returns an error and its causes in one line. Skips a cause whose text the line contains anyway.
 pub fn chain(error: &dyn std::error::Error) -> String {
     let mut text = error.to_string();
     let mut cause = error.source();
@@ -303,7 +304,7 @@ impl Error {
         }
     }
 
-    /// Returns what the user can do about the error, if that is known.
+    /// Returns a hint that explains how the user can fix the problem, if the error has one.
     pub fn hint(&self) -> Option<&str> {
         match self {
             Self::Invalid { hint, .. }
@@ -351,8 +352,9 @@ impl Error {
         }
     }
 
-    /// Creates an [`Error::NotFound`] for a name that is not in `known`. The hint is the most
-    /// similar known name, or all known names if they are few.
+    /// Creates an [`Error::NotFound`] for a name that is not in `known`. The hint suggests the most
+    /// similar known name. If no known name is similar, the hint lists up to 12 known names, or is
+    /// omitted if there are more.
     pub fn unknown_name<'k>(
         what: impl Into<String>,
         name: &str,
@@ -549,7 +551,7 @@ mod seconds {
     }
 }
 
-/// Like [`seconds`], for an optional duration.
+/// Serializes an optional duration as a number of seconds.
 mod optional_seconds {
     use std::time::Duration;
 
@@ -600,7 +602,7 @@ mod source_text {
     }
 }
 
-/// Serializes an error of the operating system as text.
+/// Serializes an operating system error as text.
 mod io_text {
     use serde::{Deserialize, Deserializer, Serializer};
 

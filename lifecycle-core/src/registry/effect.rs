@@ -1,5 +1,5 @@
-//! Computes the effect of a batch before anything is written. Registries, the databases for kinds
-//! of objects, and the control loop's copy all apply the same effect.
+//! Computes the effect of a batch before anything is written. The registries, the databases for
+//! kinds of objects, and the control loop's copy of the state then apply this effect.
 
 use std::collections::BTreeMap;
 use std::net::Ipv4Addr;
@@ -15,7 +15,7 @@ use crate::model::{
 };
 use crate::platform::{Declaration, ManagerEndpoint};
 
-/// The effect of a batch. `None` in a map means that the entry is deleted.
+/// The effect of a batch on the stored state. `None` in a map means that the entry is deleted.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct Effect {
     /// New generations, oldest first.
@@ -88,7 +88,8 @@ impl Effect {
         current: Option<&(Generation, Declaration)>,
     ) -> Result<()> {
         let current = self.declarations.last().or(current);
-        // Check this first, so that a repeated call whose response was lost gets the same response.
+        // Check for an equal declaration before `expected`: the caller may repeat a call that
+        // succeeded but whose response was lost.
         if current.is_some_and(|(_, same)| *same == declaration) {
             return Ok(());
         }
@@ -117,7 +118,7 @@ impl Snapshot {
     /// Applies the changes of a batch that a registry has accepted.
     ///
     /// # Errors
-    /// The same as those of [`super::Registry::commit`] for a declaration.
+    /// [`Error::Conflict`] if a declaration is not based on the current generation.
     pub(crate) fn apply(&mut self, changes: Vec<Change>) -> Result<()> {
         let effect = Effect::of(changes, self.declaration.as_ref())?;
         self.take(effect);
@@ -152,7 +153,7 @@ fn merge<K: Ord, V>(into: &mut BTreeMap<K, V>, changes: BTreeMap<K, Option<V>>) 
 }
 
 impl Change {
-    /// Returns the same effect with its times as registries store them.
+    /// Returns the change with its times truncated to the precision of registries.
     pub(super) fn stored(mut self) -> Self {
         match &mut self {
             Self::PutNode(record) => {
@@ -183,21 +184,22 @@ impl Change {
         self
     }
 }
-/// Truncates a time to microseconds, in every registry, because that is PostgreSQL's precision.
+/// Truncates a time to microseconds. PostgreSQL stores no finer times, and all registries should
+/// return the same ones.
 pub(super) fn stored(time: DateTime<Utc>) -> DateTime<Utc> {
     time.trunc_subsecs(6)
 }
 
-/// The longest lease: a hundred years, so that all registries can store the time at which it
-/// expires.
+/// The longest lease: a hundred years. This limit ensures that every registry can store the time at
+/// which a lease expires.
 pub(super) const MAX_LEASE: Duration = Duration::from_hours(100 * 365 * 24);
 
-/// Returns when a lease that is acquired now expires.
+/// Returns the time at which a lease that is acquired at `now` expires.
 pub(super) fn lease_end(now: DateTime<Utc>, ttl: Duration) -> DateTime<Utc> {
     stored(now + ttl.min(MAX_LEASE))
 }
 
-/// Converts an event to its stored form.
+/// Truncates the time of an event to the precision of registries.
 pub(super) fn stored_event(mut event: NewEvent) -> NewEvent {
     event.at = stored(event.at);
     event

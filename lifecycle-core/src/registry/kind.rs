@@ -1,8 +1,10 @@
-//! Separate databases for kinds of objects. Each is a copy of a part of the central registry, for
-//! services that query one kind and should put no load on the central database.
+//! Defines separate databases for kinds of objects. Each contains a copy of one part of the central
+//! registry. Services that need only this part query the copy and put no load on the central
+//! database.
 //!
 //! The central registry remains authoritative, so all guarantees of [`Registry`] hold for all
-//! objects; the database of a kind follows it with a short delay ([`super::mirror`]).
+//! objects. The database of a kind follows the central registry with a short delay
+//! ([`super::mirror`]).
 
 use std::fmt::Debug;
 use std::sync::Arc;
@@ -15,61 +17,65 @@ use crate::model::{Epoch, Event, PlatformId};
 use crate::platform::ManagerEndpoint;
 use crate::secret::{PlatformKey, Sensitive};
 
-/// The id of a central registry. A registry that was lost and re-created has a new id.
+/// The id of a central registry. A registry that is re-created after a loss gets a new id.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct RegistryId(pub String);
 
-/// A set of changes for the database of a kind. `None` in a map means that the entry is deleted.
+/// A set of changes for the database of a kind.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Mirrored {
     /// The registry that the changes come from.
     pub of: RegistryId,
     /// Whether the previous contents of the database are deleted first.
     pub replace_all: bool,
-    /// The changes to the state. Their declaration contains only the part for these kinds.
+    /// The changes to the state. A declaration in these changes contains only the part for the
+    /// kinds of the database.
     pub changes: Effect,
-    /// The id that precedes the first event. It is greater than the database's latest id if the
-    /// central registry has deleted events in between; in this case, older events are deleted.
+    /// The id directly before the first event. If it is greater than the latest id in the database,
+    /// the central registry has deleted events in between, and the database deletes all its events.
     pub after: u64,
     /// The events of these kinds, with the ids of the central registry.
     pub events: Vec<Event>,
-    /// The id of the central registry's latest processed event: the position of the database.
+    /// The id of the last event of the central registry that this update covers. The next update
+    /// starts after this event.
     pub through: u64,
 }
 
-/// A database that follows a central registry. Can be read like any registry.
+/// A database that follows a central registry and can be read like any registry.
 ///
 /// # Guarantees
 /// - `mirror` is one transaction.
-/// - `mirror` returns [`crate::Error::StaleEpoch`] for an epoch that is older than a previous one
-///   of the same registry, and [`crate::Error::Conflict`] if the database follows another registry
-///   and is not replaced, or is a central registry.
+/// - `mirror` returns [`crate::Error::StaleEpoch`] if the database has received an update of the
+///   same registry with a newer epoch.
+/// - `mirror` returns [`crate::Error::Conflict`] if the database follows another registry and the
+///   update does not replace all contents.
+/// - `mirror` returns [`crate::Error::Invalid`] if the database contains a central registry.
 #[async_trait]
 pub trait KindDatabase: Registry {
     /// Returns the registry that the database follows; `None` before the first mirroring.
     async fn follows(&self) -> Result<Option<RegistryId>>;
 
-    /// Writes changes of the central registry, which the holder of `epoch` leads.
+    /// Writes changes from the central registry. `epoch` is the epoch of the current leader.
     async fn mirror(&self, epoch: Epoch, update: Mirrored) -> Result<()>;
 }
 
-/// Opens registries in databases by URL.
+/// Opens the databases of registries by URL.
 ///
 /// # Errors
-/// Those of opening a registry; none quotes a URL or a password.
+/// The same as for opening a registry. No error contains a URL or a password.
 #[async_trait]
 pub trait Databases: Debug + Send + Sync + 'static {
-    /// Checks that [`Databases::prepare`] would succeed. Changes nothing.
+    /// Checks that [`Databases::prepare`] would succeed, without changing anything.
     async fn check(&self, url: &Sensitive, platform: PlatformId, key: &PlatformKey) -> Result<()>;
 
-    /// Prepares a central registry for `platform`, so that it answers, its tables are migrated, and
-    /// it is encrypted with `key`. If this platform left a registry behind when the platform was
-    /// removed, and the key of that registry was lost, the registry is reused.
+    /// Prepares a database as the central registry of `platform`: connects to the database,
+    /// migrates its tables, and checks that `key` is its encryption key. If the platform was
+    /// removed and its key was lost, the registry that it left behind is reused with the new key.
     async fn prepare(&self, url: &Sensitive, platform: PlatformId, key: &PlatformKey)
     -> Result<()>;
 
-    /// Records the manager's endpoint. Does not need the lease, because the bootstrapper decides
-    /// where the manager runs.
+    /// Records the manager's endpoint. The bootstrapper calls this without holding the lease,
+    /// because the bootstrapper, not the leader, decides where the manager runs.
     async fn record_manager(
         &self,
         url: &Sensitive,
@@ -77,8 +83,8 @@ pub trait Databases: Debug + Send + Sync + 'static {
         endpoint: &ManagerEndpoint,
     ) -> Result<()>;
 
-    /// Opens the database of a kind. Data of the same platform with another key is deleted, because
-    /// it is a copy.
+    /// Opens the database of a kind. Deletes data of the same platform that is encrypted with
+    /// another key; no information is lost, because the data is only a copy.
     async fn kind(
         &self,
         url: &Sensitive,
@@ -87,22 +93,21 @@ pub trait Databases: Debug + Send + Sync + 'static {
     ) -> Result<Arc<dyn KindDatabase>>;
 }
 
-/// Creates the error for mirroring to a central registry.
+/// Creates the error for an attempt to mirror into a database that contains a central registry.
 pub(super) fn is_central(what: &str) -> Error {
     Error::Invalid {
         what: what.to_owned(),
-        why: "it contains a central registry, but must contain only the records of nodes or of a \
-              service class"
+        why: "the database contains a central registry, so it cannot also be the database for nodes \
+              or for a service class"
             .into(),
-        hint: "set an empty database in platform.toml".into(),
+        hint: "configure an empty database in platform.toml".into(),
     }
 }
 
-/// Creates the error that is returned if the mirror of another registry has taken the database
-/// over.
+/// Creates the error for a database that was overwritten by the mirror of another registry.
 pub(super) fn follows_another(what: &str) -> Error {
     Error::Conflict {
         what: what.to_owned(),
-        why: "it is a copy of another registry now".into(),
+        why: "the database was overwritten with the records of another central registry".into(),
     }
 }

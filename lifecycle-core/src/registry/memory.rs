@@ -1,5 +1,5 @@
-//! The registry in memory: for tests and the simulation, and as the reference for the others. It
-//! has the same guarantees, except that it ends with its process.
+//! Implements the registry in memory, for tests and the simulation. It is the reference for the
+//! other implementations and has the same guarantees, but its data is lost when the process ends.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -20,7 +20,7 @@ use crate::model::{Epoch, Event, Operation, OperationId, OperationState};
 use crate::platform::ManagerEndpoint;
 use crate::secret::new_token;
 
-/// A registry in memory.
+/// A registry that keeps its data in memory.
 #[derive(Debug)]
 pub struct MemoryRegistry {
     clock: Arc<dyn Clock>,
@@ -48,7 +48,7 @@ struct Held {
 }
 
 impl MemoryRegistry {
-    /// Creates an empty registry whose leases expire by `clock`.
+    /// Creates an empty registry. `clock` determines when leases expire.
     pub fn new(clock: Arc<dyn Clock>) -> Self {
         Self {
             clock,
@@ -67,8 +67,8 @@ impl MemoryRegistry {
         self.state().snapshot.manager = Some(endpoint);
     }
 
-    /// Returns the state. Ignores poisoning, because the state is only changed after nothing can
-    /// fail any more.
+    /// Locks the state. Poisoning is ignored: every method changes the state only after its last
+    /// step that can fail, so a panic cannot leave a change incomplete.
     fn state(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }

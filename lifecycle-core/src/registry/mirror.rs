@@ -1,9 +1,8 @@
 //! Keeps the database of a kind up to date with the central registry.
 //!
-//! One pass compares both databases and writes the difference. Therefore, a pass works the same way
-//! after a crash, after days of unavailability, or with an empty database. Events are copied in
-//! order with their ids, so the database's latest event is the position of the copy, and no other
-//! counter is needed.
+//! Each pass compares both databases and writes the difference. Therefore, nothing special is
+//! needed after a crash, after days of unavailability, or for an empty database. Events are copied
+//! in order and keep their ids, so a pass continues after the latest id in the database.
 
 use std::collections::BTreeMap;
 use std::collections::BTreeSet;
@@ -26,28 +25,28 @@ use crate::model::{
 use crate::platform::Declaration;
 use crate::secret::{PlatformKey, Sensitive};
 
-/// How many events are copied per transaction.
+/// The maximum number of events that are copied per transaction.
 const EVENTS_PER_PASS: u32 = 1000;
 
 /// The minimum interval between passes.
 const PACE: Duration = Duration::from_millis(500);
 
-/// The maximum delay until a change without a notification is noticed.
+/// The maximum interval between passes; limits the delay of changes without a notification.
 const POLL_EVERY: Duration = Duration::from_secs(10);
 
-/// The first delay after a database was unavailable; it doubles each time.
+/// The delay after the first failed pass. The delay doubles with each further failure.
 const MIN_BACKOFF: Duration = Duration::from_secs(1);
 
-/// The longest delay after a database was unavailable.
+/// The longest delay after a failed pass.
 const MAX_BACKOFF: Duration = Duration::from_mins(1);
 
 /// How often old events are deleted.
 const DELETE_OLD_EVERY: Duration = Duration::from_mins(10);
 
-/// The timeout of one pass, in case the database stops responding.
+/// The timeout of one pass, for a database that stops responding.
 const PASS_TIMEOUT: Duration = Duration::from_mins(2);
 
-/// What is copied to one database.
+/// Copies the objects of some kinds from the central registry to a database.
 #[derive(Debug, Clone)]
 pub struct Mirror {
     kinds: BTreeSet<Kind>,
@@ -55,7 +54,7 @@ pub struct Mirror {
     central: Arc<dyn Registry>,
 }
 
-/// Which side caused a pass to fail.
+/// The error of a failed pass, by the database that caused it.
 #[derive(Debug)]
 enum Failure {
     Central(Error),
@@ -63,7 +62,7 @@ enum Failure {
 }
 
 impl Mirror {
-    /// Creates a mirror of the objects of `kinds` in the central registry `registry`.
+    /// Creates a mirror of the objects of `kinds`. `registry` is the id of `central`.
     pub fn new(kinds: BTreeSet<Kind>, registry: RegistryId, central: Arc<dyn Registry>) -> Self {
         Self {
             kinds,
@@ -94,7 +93,7 @@ impl Mirror {
         };
         let central = self.central.snapshot().await.map_err(Failure::Central)?;
         if held.last_event > central.last_event {
-            // The central registry was restored to an earlier state.
+            // The central registry was restored to an earlier state, so copy everything again.
             replace_all = true;
             held = Snapshot::default();
         }
@@ -137,8 +136,8 @@ impl Mirror {
         }
     }
 
-    /// Returns the next events after `position` up to `last`: the id before the first event, the
-    /// events, and the id up to which no event is missing.
+    /// Returns the next events after `position`, up to `last`. Also returns the id directly before
+    /// these events, and the id up to which the events are complete.
     async fn events(&self, position: u64, last: u64) -> Result<(u64, Vec<Event>, u64)> {
         let mut after = position;
         loop {
@@ -158,12 +157,12 @@ impl Mirror {
     }
 }
 
-/// Selects the objects of kinds.
+/// Selects the part of the central registry that belongs in one database.
 struct Part<'a> {
     of: &'a BTreeSet<Kind>,
     central: &'a Snapshot,
-    /// The previous contents of the database, which contain the class of services that are no
-    /// longer declared but still have instances.
+    /// The previous contents of the database. They show whether a service that is no longer
+    /// declared belongs in the database.
     held: &'a Snapshot,
 }
 
@@ -223,8 +222,8 @@ impl Part<'_> {
         its
     }
 
-    /// Returns whether an event is copied to the database. Events of the whole platform are not
-    /// copied.
+    /// Returns whether an event is copied to the database. Events about the platform as a whole are
+    /// not copied.
     fn concerns(&self, event: &Event) -> bool {
         match &event.event.subject {
             Subject::Platform => false,
@@ -263,7 +262,7 @@ fn changes<K: Ord + Clone, V: PartialEq + Clone>(
         .collect()
 }
 
-/// The mirrors of one platform, kept up to date while its manager leads.
+/// All mirrors of one platform. The leader keeps them up to date.
 #[derive(Debug, Clone)]
 pub struct Mirrors {
     registry: RegistryId,
@@ -271,15 +270,15 @@ pub struct Mirrors {
     platform: PlatformId,
     key: PlatformKey,
     copies: Arc<[Copied]>,
-    /// A counter of notifications.
+    /// The number of notifications so far.
     changes: watch::Sender<u64>,
 }
 
-/// One database and its progress.
+/// One database, and the progress of copying to it.
 #[derive(Debug)]
 struct Copied {
     url: Sensitive,
-    /// Kinds that share a database are copied together.
+    /// The kinds whose objects are copied to this database.
     kinds: BTreeSet<Kind>,
     reached: watch::Sender<Reached>,
 }
@@ -287,15 +286,15 @@ struct Copied {
 /// The progress of a copy.
 #[derive(Debug, Clone, Copy, Default)]
 struct Reached {
-    /// The latest notification that the copy has processed.
+    /// The number of the latest notification that a pass has processed.
     change: u64,
     /// Whether the database currently cannot be written.
     unavailable: bool,
 }
 
 impl Mirrors {
-    /// Creates the mirrors of the central registry `registry`; each kind has the URL of its
-    /// database.
+    /// Creates the mirrors of the central registry `registry`. `kinds` contains the URL of the
+    /// database for each kind.
     pub fn new(
         registry: RegistryId,
         databases: Arc<dyn Databases>,
@@ -325,8 +324,8 @@ impl Mirrors {
         }
     }
 
-    /// Notifies the mirrors of a change in the central registry. Without this call, they notice the
-    /// change later.
+    /// Notifies the mirrors of a change in the central registry. Without this call, the mirrors
+    /// notice the change later.
     pub fn notify(&self) {
         self.changes.send_modify(|count| *count += 1);
     }
@@ -338,7 +337,7 @@ impl Mirrors {
         let change = *self.changes.borrow();
         let all = self.copies.iter().map(|copy| async move {
             let mut reached = copy.reached.subscribe();
-            // The sender exists as long as `self`.
+            // Waiting cannot fail, because the sender exists as long as `self`.
             drop(
                 reached
                     .wait_for(|r| r.unavailable || r.change >= change)
@@ -351,8 +350,8 @@ impl Mirrors {
         }
     }
 
-    /// Copies changes until the future is dropped. An unavailable database does not delay the other
-    /// mirrors.
+    /// Copies changes until the future is dropped. An unavailable database does not delay the
+    /// copies in other databases.
     pub async fn run(&self, central: &Arc<dyn Registry>, epoch: Epoch, clock: &dyn Clock) {
         let kept = self.copies.iter().map(|copy| {
             let kinds = copy.kinds.clone();
@@ -369,7 +368,7 @@ impl Mirrors {
             keeper.run(self.changes.subscribe())
         });
         futures_util::future::join_all(kept).await;
-        // Without mirrors there is nothing to do, so wait forever.
+        // This line is reached only without mirrors. Wait until the future is dropped.
         std::future::pending::<()>().await;
     }
 }
@@ -383,7 +382,7 @@ struct Copier<'a> {
     clock: &'a dyn Clock,
     database: Option<Arc<dyn KindDatabase>>,
     unavailable: Option<Unavailable>,
-    /// When old events were last deleted in the database.
+    /// When old events were last deleted from the database.
     dropped: Option<tokio::time::Instant>,
 }
 
@@ -408,14 +407,14 @@ impl Copier<'_> {
                     });
                     self.set_available().await;
                     tokio::time::sleep(PACE).await;
-                    // If the sender is dropped, there are no more notifications; polling continues.
+                    // An error means that no more notifications arrive. Polling continues.
                     drop(tokio::time::timeout(POLL_EVERY, changed.changed()).await);
                 }
                 Err(failure) => {
                     match failure {
                         Failure::Central(error) => {
                             let error = error.chain();
-                            tracing::warn!(%error, "cannot read the registry to copy its records");
+                            tracing::warn!(%error, "cannot read the central registry");
                         }
                         Failure::Kind(error) => self.set_unavailable(&error).await,
                     }
@@ -450,13 +449,14 @@ impl Copier<'_> {
             outcome = self.drop_old(database.as_ref()).await;
         }
         if matches!(outcome, Err(Failure::Kind(_))) {
-            // The next attempt may reach a new, empty database, so open it again.
+            // Open the database again for the next pass, which migrates its tables: the failure may
+            // mean that the database was replaced by an empty one.
             self.database = None;
         }
         outcome
     }
 
-    /// Deletes old events, because a copy keeps events no longer than the central registry.
+    /// Deletes old events, so that the copy keeps events no longer than the central registry does.
     async fn drop_old(&mut self, database: &dyn KindDatabase) -> std::result::Result<(), Failure> {
         if self
             .dropped
@@ -529,7 +529,7 @@ impl Copier<'_> {
                     unavailable.recorded = true;
                 }
             }
-            // A later attempt records the event.
+            // After the next failed pass, `set_unavailable` tries again to record its event.
             Err(error) => tracing::warn!(error = %error.chain(), "cannot record an event"),
         }
     }

@@ -1,11 +1,13 @@
-//! The registry: the central database, as a trait.
+//! Defines the registry, which is the central database of a platform.
 //!
-//! Everything in the registry is declared, can be observed again, or is history: a lost registry is
-//! rebuilt from the user's files, the cloud's tags and the engines' labels. Keep it that way.
+//! The registry must contain only declared data, data that can be observed again, and history. A
+//! lost registry can then be rebuilt from the user's files, the cloud's tags and the engines'
+//! labels; only the history is lost.
 //!
-//! [`MemoryRegistry`] ends with its process; `SqlRegistry` (feature `sql`) is a SQLite file or a
-//! PostgreSQL database. All of them use the same code to compute the effect of a batch. Kinds of
-//! objects may have separate databases that follow the central one ([`KindDatabase`]).
+//! [`MemoryRegistry`] loses its data when the process ends. `SqlRegistry` (feature `sql`) stores
+//! its data in a SQLite file or in a PostgreSQL database. Both use the same code to compute the
+//! effect of a batch. Kinds of objects can have separate databases that follow the central one
+//! ([`KindDatabase`]).
 
 mod effect;
 mod kind;
@@ -53,18 +55,18 @@ pub struct NodeRecord {
     pub name: NodeName,
     /// The node as the cloud last reported it.
     pub observed: Option<ObservedNode>,
-    /// The engine, once it was ready.
+    /// The engine as last observed; `None` until it has been ready once.
     pub engine: Option<EngineInfo>,
     /// The pinned SSH host keys, in OpenSSH format.
     pub host_keys: Vec<String>,
-    /// Since when and why the node does not respond.
+    /// The start of the outage and its reason, while the node does not respond.
     pub unknown: Option<Unknown>,
-    /// The change of the node that is in progress in the cloud.
+    /// The change to the node that is in progress in the cloud, if there is one.
     pub operation: Option<CloudOperation>,
 }
 
 impl NodeRecord {
-    /// Creates a record of a node of which only the name is known.
+    /// Creates a record that contains only the node's name.
     pub fn new(name: NodeName) -> Self {
         Self {
             name,
@@ -77,7 +79,7 @@ impl NodeRecord {
     }
 }
 
-/// Since when and why something cannot be observed.
+/// Records since when and why a node cannot be observed.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Unknown {
     pub since: DateTime<Utc>,
@@ -85,8 +87,8 @@ pub struct Unknown {
     pub why: String,
 }
 
-/// An instance's specification that did not become ready. It is not retried until another
-/// specification is declared.
+/// A specification with which an instance did not become ready. The manager does not retry it
+/// until a different specification is declared.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct RejectedSpec {
     pub id: InstanceId,
@@ -99,17 +101,18 @@ pub struct RejectedSpec {
 /// A stored credential.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Credential {
-    /// SHA-256 in hexadecimal; sufficient to verify a presented credential.
+    /// The SHA-256 hash of a credential that only has to be verified, in hexadecimal.
     Hash(String),
-    /// The credential, encrypted with the platform key, because its value is needed.
+    /// The value of a credential that the manager itself must present. The value is stored
+    /// encrypted with the platform key.
     Sealed(Sensitive),
 }
 
-/// A change of the registry.
+/// A change to the registry.
 #[derive(Debug, Clone, PartialEq)]
 #[non_exhaustive]
 pub enum Change {
-    /// Adds a new generation, which must be based on the generation `expected`.
+    /// Adds a new generation. Rejected if the current generation is not `expected`.
     Declare {
         /// The generation that the declaration is based on; `None` if there was none.
         expected: Option<Generation>,
@@ -117,16 +120,16 @@ pub enum Change {
     },
     /// Stores a node.
     PutNode(Box<NodeRecord>),
-    /// Deletes a node. Ok if it does not exist.
+    /// Deletes a node. Succeeds if the node does not exist.
     DeleteNode(NodeName),
-    /// Stores an instance, keyed by its container. Exactly the endpoints in the record are
-    /// published.
+    /// Stores an instance, keyed by its container. The endpoints in the record replace all
+    /// endpoints of the instance.
     PutInstance(Box<InstanceRecord>),
-    /// Deletes an instance and its endpoints. Ok if it does not exist.
+    /// Deletes an instance and its endpoints. Succeeds if the instance does not exist.
     DeleteInstance(ContainerId),
-    /// Stores a rejected specification. Only the latest of an instance is kept.
+    /// Stores a rejected specification, which replaces the previous one of the same instance.
     Reject(RejectedSpec),
-    /// Deletes the rejected specification of an instance. Ok if there is none.
+    /// Deletes the rejected specification of an instance. Succeeds if there is none.
     ClearRejected(InstanceId),
     /// Stores an operation.
     PutOperation(Operation),
@@ -138,13 +141,13 @@ pub enum Change {
     },
     /// Stores the endpoint of the manager's API.
     PutManager(ManagerEndpoint),
-    /// Stores the addresses of services; replaces all previous ones.
+    /// Stores the addresses of services, which replace all previous addresses.
     PutAddresses(BTreeMap<ServiceName, Ipv4Addr>),
     /// Records that the first round after the first declaration has ended.
     MarkFirstRoundDone,
 }
 
-/// Changes and events that are recorded atomically.
+/// Changes and events that a registry records atomically.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct Batch {
     /// The changes, in order.
@@ -177,13 +180,13 @@ impl Batch {
 /// The result of a commit.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Committed {
-    /// The events with their ids.
+    /// The events of the batch, with their assigned ids.
     pub events: Vec<Event>,
     /// The current generation after the commit.
     pub generation: Option<Generation>,
 }
 
-/// The state of the registry, except history.
+/// The current state of the registry, without its history.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Snapshot {
     /// The current declaration with its generation.
@@ -196,13 +199,13 @@ pub struct Snapshot {
     pub manager: Option<ManagerEndpoint>,
     /// The addresses of services.
     pub addresses: BTreeMap<ServiceName, Ipv4Addr>,
-    /// Whether the first round has ended.
+    /// Whether the first round after the first declaration has ended.
     pub first_round_done: bool,
     /// The id of the latest event; 0 if there are none.
     pub last_event: u64,
 }
 
-/// The result of acquiring the lease.
+/// The result of an attempt to acquire the lease.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Lease {
     /// The caller is the leader, with this epoch.
@@ -236,9 +239,9 @@ impl Lease {
 pub enum EventPage {
     /// The events after the cursor, oldest first.
     Events(Vec<Event>),
-    /// Events after the cursor were deleted, or this registry never assigned the cursor.
+    /// Events after the cursor were deleted, or this registry has never assigned the cursor's id.
     Gone {
-        /// The oldest stored id, or the id of the next event if there are none.
+        /// The id of the oldest stored event. If no event is stored, the id of the next event.
         oldest: u64,
     },
 }
@@ -246,29 +249,32 @@ pub enum EventPage {
 /// The central database.
 ///
 /// # Guarantees
-/// - `commit` is one transaction: either the whole batch with its events, or nothing. Event ids
-///   increase by one in the order of commits, without gaps.
-/// - A `commit` with an epoch that is not the current one is rejected with
-///   [`crate::Error::StaleEpoch`]; a `Declare` that expects a generation other than the current
-///   one, with [`crate::Error::Conflict`]. Both change nothing.
-/// - `Declare` with a declaration that equals the current one creates no generation, regardless of
-///   `expected`, so that a call whose response was lost can be repeated.
+/// - `commit` is one transaction: it records either the whole batch with its events, or nothing.
+///   Event ids increase by one in the order of commits, without gaps.
+/// - A `commit` whose epoch is not the current epoch fails with [`crate::Error::StaleEpoch`] and
+///   changes nothing. A `commit` with a `Declare` that does not expect the current generation fails
+///   with [`crate::Error::Conflict`] and changes nothing.
+/// - A `Declare` with a declaration that equals the current one succeeds and creates no generation,
+///   regardless of `expected`. A call whose response was lost can therefore be repeated.
 /// - Times are stored with microsecond precision.
-/// - Each read returns a consistent state.
+/// - Each read returns a state that is consistent in itself.
 /// - Declarations, encrypted credentials and other data that may be secret cannot be read without
 ///   the platform key.
 ///
 /// # Errors
-/// A database that does not answer is [`crate::Error::Unreachable`].
+/// Every method returns [`crate::Error::Unreachable`] if the database does not answer.
 #[async_trait]
 pub trait Registry: Debug + Send + Sync + 'static {
-    /// Tries to become the leader as `holder` for `ttl`. The current holder keeps its epoch and
-    /// extends its lease, even after the lease has expired if no other process has taken over; a
-    /// new holder gets the next epoch. Therefore, `holder` must identify one run of one process.
+    /// Tries to acquire the lease for `holder`, or to renew it, for `ttl` from now. A new holder
+    /// gets the next epoch. A holder that renews the lease keeps its epoch. It can also renew an
+    /// expired lease, unless another process has acquired the lease.
+    ///
+    /// `holder` must be different for each run of a process, so that a restarted process gets a new
+    /// epoch.
     async fn acquire_lease(&self, holder: &str, ttl: Duration) -> Result<Lease>;
 
-    /// Releases the lease; the epoch ends when the next holder acquires it. Does nothing if another
-    /// process holds the lease.
+    /// Releases the lease, if `holder` holds it. The epoch ends when the next holder acquires the
+    /// lease.
     async fn release_lease(&self, holder: &str) -> Result<()>;
 
     /// Records a batch.
@@ -286,11 +292,11 @@ pub trait Registry: Debug + Send + Sync + 'static {
     /// Returns all operations that have not ended, oldest first.
     async fn open_operations(&self) -> Result<Vec<Operation>>;
 
-    /// Returns at most `limit` events with ids greater than `after`; [`EventPage::Gone`] if some of
-    /// them were deleted, or if this registry never assigned the id `after`.
+    /// Returns at most `limit` events with ids greater than `after`. Returns [`EventPage::Gone`] if
+    /// some of these events were deleted, or if this registry has never assigned the id `after`.
     async fn events(&self, after: u64, limit: u32) -> Result<EventPage>;
 
-    /// Deletes the oldest events: those before `before`, and all but the latest `keep`. The ids of
-    /// the remaining events have no gaps.
+    /// Deletes the oldest events until at most `keep` events remain and the oldest of these did not
+    /// happen before `before`. The ids of the remaining events have no gaps.
     async fn prune_events(&self, before: DateTime<Utc>, keep: u64) -> Result<()>;
 }

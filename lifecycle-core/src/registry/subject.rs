@@ -1,4 +1,4 @@
-//! Resolves a name that a user gave.
+//! Resolves names that a user enters.
 
 use std::collections::BTreeSet;
 
@@ -7,12 +7,12 @@ use crate::error::{Error, Result};
 use crate::model::{NodeName, ServiceName, Subject};
 
 impl Snapshot {
-    /// Resolves a name: a service, one of its replicas (`web-2`), or a node. A service takes
-    /// precedence over a replica or node with the same name; the prefix `node:` or `service:`
+    /// Resolves the name of a service, of a replica (`web-2`), or of a node. A service takes
+    /// precedence over a replica or node with the same name. The prefix `node:` or `service:`
     /// selects a node or a service explicitly.
     ///
     /// # Errors
-    /// [`Error::NotFound`], with the most similar name.
+    /// [`Error::NotFound`] if nothing has this name. The hint suggests a similar name.
     pub fn subject_named(&self, name: &str) -> Result<Subject> {
         let declaration = self.declaration.as_ref().map(|(_, d)| d);
         let services = || declaration.into_iter().flat_map(|d| d.services.keys());

@@ -1,4 +1,4 @@
-//! Opens registries in databases by URL: the central one, as the bootstrapper uses it, and the
+//! Opens registries in SQL databases by URL: the central registry, for the bootstrapper, and the
 //! databases for kinds of objects.
 
 use std::sync::Arc;
@@ -21,14 +21,15 @@ use crate::registry::kind::{follows_another, is_central};
 use crate::registry::{Databases, KindDatabase, Mirrored, RegistryId};
 use crate::secret::{PlatformKey, Sensitive};
 
-/// Registries in databases, by URL.
+/// Opens registries in SQLite and PostgreSQL databases by URL.
 #[derive(Debug, Clone)]
 pub struct SqlDatabases {
     clock: Arc<dyn Clock>,
 }
 
 impl SqlDatabases {
-    /// Creates an opener of databases. Databases without their own clock use `clock`.
+    /// Creates a factory that opens registries by URL. Leases expire by `clock` in SQLite, and by
+    /// the server's clock in PostgreSQL.
     pub fn new(clock: Arc<dyn Clock>) -> Self {
         Self { clock }
     }
@@ -77,12 +78,11 @@ impl Databases for SqlDatabases {
 }
 
 impl SqlRegistry {
-    /// Records the manager's endpoint. Does not need the lease, because the bootstrapper decides
-    /// where the manager runs.
+    /// Records the manager's endpoint; see [`Databases::record_manager`].
     async fn record_manager(&self, endpoint: ManagerEndpoint) -> Result<()> {
         self.bounded(async {
             let write = self.write().await?;
-            // Order this write with other writes.
+            // Wait for other writes, and keep them out until this write ends.
             lease::lock(&write.session).await.map_err(self.failed())?;
             let effect = Effect {
                 manager: Some(endpoint),
@@ -141,8 +141,8 @@ impl KindDatabase for SqlRegistry {
                 .map_err(self.failed())?;
             let writer = self.writer(session);
             for (generation, _) in &update.changes.declarations {
-                // Which part of a generation is stored changes with the set of kinds that share the
-                // database.
+                // Replace a stored generation: if the kinds of this database have changed, the
+                // generation now contains other parts.
                 declaration::Entity::delete_many()
                     .filter(declaration::Column::Generation.eq(signed(generation.0)?))
                     .exec(session)

@@ -1,6 +1,5 @@
-//! Maps database errors to errors of the core, in this one place.
-//!
-//! The errors name the database as the user knows it, without its password.
+//! Maps errors of the database client to [`crate::Error`]. The mapped errors contain the URL of the
+//! database without its password.
 
 use sea_orm::{DbErr, RuntimeErr, SqlxError};
 
@@ -42,8 +41,8 @@ fn map(location: &str, error: DbErr) -> Error {
     }
 }
 
-/// Maps an error that the database reported, by its code: five characters in PostgreSQL, a number
-/// in SQLite.
+/// Maps an error by the code that the database reported. A code has five characters in PostgreSQL,
+/// and is a number in SQLite.
 fn refusal(location: &str, code: &str, message: String, error: DbErr) -> Error {
     let what = location.to_owned();
     let source: Option<Source> = Some(Box::new(error));
@@ -68,7 +67,7 @@ fn refusal(location: &str, code: &str, message: String, error: DbErr) -> Error {
         "3D000" => Error::Invalid {
             what,
             why: message,
-            hint: "create the database, or change the name in its URL".into(),
+            hint: "create the database, or correct the database's name in the URL".into(),
         },
         "25006" => Error::Invalid {
             what,
@@ -88,7 +87,9 @@ fn refusal(location: &str, code: &str, message: String, error: DbErr) -> Error {
         "8" | "14" | "1032" | "1544" => Error::Denied {
             what: format!("access to {what}"),
             why: message,
-            hint: "give this user read and write access to the file and its directory".into(),
+            hint: "give the user who runs this program read and write access to the file and its \
+                   directory"
+                .into(),
         },
         _ => Error::Failed {
             what: format!("a request to {what}"),
@@ -108,7 +109,7 @@ fn unreachable(location: &str, error: DbErr) -> Error {
 fn failed(location: &str, error: DbErr) -> Error {
     Error::Failed {
         what: format!("a request to {location}"),
-        why: "the database client failed".into(),
+        why: "the database client reported an error".into(),
         source: Some(Box::new(error)),
     }
 }

@@ -1,7 +1,8 @@
-//! The lease, and the epoch that every write is checked against.
+//! Acquires, releases and locks the lease. Its row contains the current epoch, which every writer
+//! must have.
 //!
-//! In PostgreSQL, the clock of the server is used, which is the same for all managers. In SQLite,
-//! the clock of the only process that uses the file is used.
+//! In PostgreSQL, leases expire by the server's clock, which is the same for all managers. In
+//! SQLite, leases expire by the clock of the only process that uses the file.
 
 use std::time::Duration;
 
@@ -29,14 +30,15 @@ pub(super) async fn lock(session: &Session) -> Result<Model, DbErr> {
         .ok_or_else(missing)
 }
 
-/// Acquires or renews the lease if `holder` may, and returns the resulting row.
+/// Acquires or renews the lease, unless another holder has a lease that has not expired. Returns
+/// the resulting row.
 pub(super) async fn acquire(
     session: &Session,
     holder: &str,
     ttl: Duration,
     now: DateTime<Utc>,
 ) -> Result<Model, DbErr> {
-    // Lock the row first, so that it does not change before it is read.
+    // Lock the row first, so that it does not change between the update and the read below.
     lock(session).await?;
     let (time, end): (SimpleExpr, SimpleExpr) = if session.is_postgres() {
         let seconds = ttl.min(MAX_LEASE).as_secs_f64();
@@ -80,7 +82,7 @@ pub(super) async fn release(session: &Session, holder: Option<&str>) -> Result<(
     Ok(())
 }
 
-/// Sets the epoch of a database that follows a central registry with its own lease.
+/// Sets the epoch in the database of a kind. The lease itself is in the central registry.
 pub(super) async fn lead_by(session: &Session, epoch: Epoch) -> Result<(), DbErr> {
     let number = i64::try_from(epoch.0).map_err(|error| DbErr::Type(error.to_string()))?;
     Entity::update_many()

@@ -1,5 +1,6 @@
-//! The location of a registry: a SQLite file, which one process uses at a time, or a PostgreSQL
-//! database, which several processes share.
+//! Parses the URL of a registry, and connects to its database. The database is either a SQLite
+//! file, which only one process can use at a time, or in PostgreSQL, which several processes can
+//! share.
 
 use std::fmt;
 use std::fs::{File, OpenOptions, TryLockError};
@@ -15,13 +16,13 @@ use sea_orm::{ConnectOptions, Database, DatabaseConnection};
 use super::error::at;
 use crate::error::{Error, Result};
 
-/// The timeout for opening a connection, and for getting one from the pool.
+/// The timeout for opening a connection, and for waiting for a free one in the pool.
 const CONNECT: Duration = Duration::from_secs(5);
 /// The timeout for one statement.
 const STATEMENT: Duration = Duration::from_secs(45);
-/// How long a write waits for a previous one.
+/// The longest time that a write waits for another write.
 const LOCK: Duration = Duration::from_secs(30);
-/// How long the server keeps an idle transaction, whose process may have ended.
+/// How long PostgreSQL keeps an idle transaction. Its process may have ended without closing it.
 const IDLE_TRANSACTION: Duration = Duration::from_mins(1);
 
 /// The parsed URL of a database.
@@ -100,8 +101,8 @@ impl Location {
         }
     }
 
-    /// Connects to the database. While this process holds the lock of a SQLite file, no other
-    /// process uses the file.
+    /// Connects to the database. For a SQLite file, also returns a lock that keeps other processes
+    /// from using the file.
     pub(super) async fn connect(
         &self,
         url: &str,
@@ -124,8 +125,8 @@ impl Location {
                     .await
                     .map_err(|error| Error::failed(what, error.to_string()))??;
                 lock = Some(taken);
-                // Set no minimum number of connections: two concurrent first connections would both
-                // enable the write-ahead log, and SQLite returns an error to one of them.
+                // Set no minimum number of connections. Otherwise, two connections would be opened
+                // at the same time, both would enable the write-ahead log, and one would fail.
                 options
                     .max_connections(4)
                     .idle_timeout(None::<Duration>)
@@ -162,8 +163,8 @@ impl Location {
     }
 }
 
-/// The lock next to a database file. Its holder is the leader; the lock is released when the
-/// process ends.
+/// A lock on a file next to the database file. It is released when it is dropped or the process
+/// ends.
 #[derive(Debug)]
 pub(super) struct FileLock {
     _file: File,
@@ -182,7 +183,7 @@ impl FileLock {
             }
             Err(error) => return Err(Error::io(format!("opening {shown}"), error)),
         }
-        // Resolve links, so that a database has only one lock.
+        // Resolve symbolic links, so that every path to the database leads to the same lock.
         let real = std::fs::canonicalize(database)
             .map_err(|error| Error::io(format!("finding {shown}"), error))?;
         let path = lock_path(&real);
@@ -197,7 +198,7 @@ impl FileLock {
             Err(TryLockError::Error(error)) => return Err(failed(error)),
             Err(TryLockError::WouldBlock) => {
                 let mut holder = String::new();
-                // The holder's id only improves the message.
+                // Ignore a failed read: the id of the other process only improves the message.
                 file.read_to_string(&mut holder).unwrap_or_default();
                 let holder = holder.trim().parse::<u32>();
                 return Err(Error::Conflict {
@@ -217,15 +218,15 @@ impl FileLock {
     }
 }
 
-/// Returns the path of the lock file. The lock file is never removed, because a process that still
-/// has it open could lock a deleted file.
+/// Returns the path of the lock file. The lock file is never deleted. Otherwise, one process could
+/// lock the deleted file, which it still has open, while another process locks a new file.
 fn lock_path(database: &Path) -> PathBuf {
     let mut name = database.as_os_str().to_owned();
     name.push(".lock");
     PathBuf::from(name)
 }
 
-/// Returns options to open a file for writing, accessible only to its owner.
+/// Returns options that open a file for writing. A new file is accessible only to its owner.
 fn private() -> OpenOptions {
     let mut options = OpenOptions::new();
     options.write(true);

@@ -1,13 +1,13 @@
-//! The registry in a database: SQLite for one manager, PostgreSQL for several managers and for
-//! services that read it directly. Both have the same tables.
+//! Implements the registry in a database: SQLite for one manager, PostgreSQL for several managers
+//! and for services that query the database directly. Both have the same tables.
 //!
-//! A write is one transaction that first locks the row of the lease. The lock serializes all
-//! writes, which defines the order of event ids, and prevents a takeover between the check of the
-//! epoch and the write. The effect of a batch is computed in memory from the few rows that it
-//! concerns, and is then written with few statements.
+//! Each write is one transaction that first locks the row of the lease. This lock serializes all
+//! writes, so that event ids follow the order of commits. It also prevents another manager from
+//! taking over between the check of the epoch and the write. The effect of a batch is computed in
+//! memory from the few rows that the batch concerns, and is then written with few statements.
 //!
 //! Other services may rely on the view `endpoints(service, class, replica, node, ip, port,
-//! protocol, ready_since)`; everything else may change between versions.
+//! protocol, ready_since)`. Everything else may change between versions.
 
 mod databases;
 mod entity;
@@ -49,7 +49,7 @@ use crate::error::{Error, Result};
 use crate::model::{Epoch, Operation, OperationId};
 use crate::secret::PlatformKey;
 
-/// The timeout of a call, in case the server stops responding.
+/// The timeout of a call to a server that stops responding.
 const CALL: Duration = Duration::from_mins(2);
 
 /// A registry in SQLite or PostgreSQL.
@@ -59,10 +59,10 @@ pub struct SqlRegistry {
     clock: Arc<dyn Clock>,
     location: String,
     id: RegistryId,
-    /// Used only for SQLite: writers queue here in order. SQLite's own waiting is unordered
-    /// polling, which can starve a writer.
+    /// Used only for SQLite: makes writers wait in order. SQLite itself lets waiting writers poll
+    /// in no particular order, which can starve a writer.
     writers: Option<Mutex<()>>,
-    /// Used only for SQLite; declared last, so that it is released last.
+    /// Used only for SQLite. Declared last, so that the lock is released after everything else.
     lock: Option<FileLock>,
 }
 
@@ -83,15 +83,17 @@ struct Write<'a> {
 impl SqlRegistry {
     /// Opens the registry at `url` and migrates its tables.
     ///
-    /// - `sqlite:///path/registry.db?mode=rwc`: one file, created with mode 0600; without
-    ///   `mode=rwc` it must exist. A lock file next to it excludes other processes while this value
-    ///   exists, so every open starts a new epoch. Leases expire by `clock`.
+    /// - `sqlite:///path/registry.db?mode=rwc`: a file, created with mode 0600. Without `mode=rwc`,
+    ///   the file must exist. Until the returned value is dropped, a lock file next to the database
+    ///   excludes other processes. Opening the file releases the previous lease, so the next leader
+    ///   gets a new epoch. Leases expire by `clock`.
     /// - `postgres://user:password@host:port/database`: leases expire by the server's clock.
     ///
     /// # Errors
-    /// [`Error::Conflict`] if another process uses the file, [`Error::Invalid`] for an invalid URL
-    /// or tables of a newer version, [`Error::Denied`] for the key of another platform,
-    /// [`Error::Unreachable`] if the server does not answer.
+    /// - [`Error::Conflict`] if another process uses the file
+    /// - [`Error::Invalid`] if the URL is invalid, or a newer version has changed the tables
+    /// - [`Error::Denied`] if `key` belongs to another platform
+    /// - [`Error::Unreachable`] if the server does not answer
     pub async fn open(url: &str, key: PlatformKey, clock: Arc<dyn Clock>) -> Result<Self> {
         Self::open_for(Use::Central, url, key, clock).await
     }
@@ -109,7 +111,7 @@ impl SqlRegistry {
         Ok(registry)
     }
 
-    /// Checks that a database can be opened for a use, without changing it.
+    /// Checks that a database can be opened for `usage`, without changing the database.
     async fn check_for(
         usage: Use,
         url: &str,
@@ -136,12 +138,13 @@ impl SqlRegistry {
         })
     }
 
-    /// Returns the id of this registry, by which the databases for kinds of objects recognize it.
+    /// Returns the id of this registry. A database for kinds of objects stores this id to recognize
+    /// the registry that it follows.
     pub fn id(&self) -> RegistryId {
         self.id.clone()
     }
 
-    /// Waits until all connections are closed, and releases the file.
+    /// Closes all connections, and then releases the lock of a SQLite file.
     pub async fn close(self) -> Result<()> {
         let Self {
             connection,
@@ -154,7 +157,8 @@ impl SqlRegistry {
         Ok(())
     }
 
-    /// Migrates the tables and prepares the database for its use; the session must be committed.
+    /// Migrates the tables and prepares the database for `usage`. The changes take effect when the
+    /// caller commits the returned session.
     async fn prepare(&self, usage: Use) -> Result<Session> {
         let options = TransactionOptions {
             sqlite_transaction_mode: Some(SqliteTransactionMode::Immediate),
@@ -169,7 +173,7 @@ impl SqlRegistry {
         let session = Session::new(transaction);
         self.take(usage, &session).await?;
         if self.lock.is_some() {
-            // The previous holder has ended, because otherwise the file would still be locked.
+            // This process has locked the file, so the previous holder of the lease has ended.
             lease::release(&session, None)
                 .await
                 .map_err(self.failed())?;
@@ -177,7 +181,7 @@ impl SqlRegistry {
         Ok(session)
     }
 
-    /// Reads the id of this registry; empty for the database of a kind.
+    /// Reads the id of this registry. The id is empty for the database of a kind.
     async fn read_id(&self) -> Result<RegistryId> {
         let session = self.read().await?;
         let found = self.reader(&session).platform().await?;
@@ -238,7 +242,7 @@ impl SqlRegistry {
         })
     }
 
-    /// Limits the duration of a call, in case the server has disappeared.
+    /// Limits the duration of a call, because a server may stop responding.
     async fn bounded<T>(&self, call: impl Future<Output = Result<T>>) -> Result<T> {
         if self.lock.is_some() {
             return call.await;
@@ -385,7 +389,7 @@ impl Registry for SqlRegistry {
     async fn prune_events(&self, before: DateTime<Utc>, keep: u64) -> Result<()> {
         self.bounded(async {
             let write = self.write().await?;
-            // As in a commit, the counter is locked until the session ends.
+            // Lock out other writers, as in a commit: they would change the event counter.
             lease::lock(&write.session).await.map_err(self.failed())?;
             self.writer(&write.session)
                 .prune_events(before, keep)

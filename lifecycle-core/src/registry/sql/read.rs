@@ -1,5 +1,5 @@
-//! Reads from the database: what a batch needs, and what readers of the registry get. Every
-//! function reads within one session, so that its result is a consistent state.
+//! Reads records from the database. Every function reads within one session, so its result is
+//! consistent.
 
 use std::collections::BTreeMap;
 
@@ -20,11 +20,11 @@ use crate::platform::Declaration;
 use crate::registry::{Credential, EventPage, Snapshot};
 use crate::secret::PlatformKey;
 
-/// Reads within one session.
+/// Reads records within one session.
 pub(super) struct Reader<'a> {
     pub(super) session: &'a Session,
     pub(super) key: &'a PlatformKey,
-    /// The database, for error messages.
+    /// The name of the database in error messages.
     pub(super) location: &'a str,
 }
 

@@ -1,6 +1,6 @@
-//! A transaction that converts values to the format of the tables: in SQLite, times are RFC 3339
-//! with six digits and `Z`, so that they can be sorted as text; in PostgreSQL, texts contain no NUL
-//! characters, because PostgreSQL rejects them.
+//! Wraps a transaction and converts values to the format of the tables. In SQLite, times are RFC
+//! 3339 text with six decimals and `Z`, so that their text can be sorted. In PostgreSQL, strings
+//! contain no NUL characters, because PostgreSQL rejects them.
 
 use async_trait::async_trait;
 use chrono::SecondsFormat;
@@ -10,7 +10,7 @@ use sea_orm::{
 };
 use serde_json::Value as Json;
 
-/// A transaction that converts values; see the module.
+/// A transaction that converts values to the format of the tables.
 #[derive(Debug)]
 pub(super) struct Session(DatabaseTransaction);
 

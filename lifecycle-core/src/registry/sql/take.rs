@@ -1,4 +1,5 @@
-//! Prepares a database for use: checks its owner, and whether it is suitable for the intended use.
+//! Prepares a database for its intended use. Rejects a database that belongs to another platform or
+//! has another use.
 
 use sea_orm::sea_query::Expr;
 use sea_orm::{ColumnTrait, EntityTrait, PaginatorTrait, QueryFilter};
@@ -17,17 +18,17 @@ use crate::secret::new_token;
 /// The intended use of a database.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Use {
-    /// The database is the central registry, for the owner of the key.
+    /// The database is the central registry of the platform that the key belongs to.
     Central,
-    /// The database is the central registry of a platform that may have lost its encryption key
-    /// when it was removed.
+    /// The database is the central registry of this platform. If the platform was removed before,
+    /// the key of the database may be lost.
     CentralOf(PlatformId),
-    /// The database is for a kind of objects of a platform.
+    /// The database is for some kinds of objects of this platform.
     Kind(PlatformId),
 }
 
 impl SqlRegistry {
-    /// Checks that the database is suitable, and marks it.
+    /// Checks that the database is suitable for `usage`, and records its key and its id.
     pub(super) async fn take(&self, usage: Use, session: &Session) -> Result<()> {
         let found = self.reader(session).platform().await?;
         let is_kind = matches!(usage, Use::Kind(_));
@@ -41,8 +42,8 @@ impl SqlRegistry {
         if is_kind && found.follows.is_none() && found.registry.is_some() {
             return Err(is_central(&self.location));
         }
-        // With a wrong key, existing data could not be decrypted, and other processes could not
-        // decrypt new data.
+        // Reject a wrong key here. With it, this process could not decrypt existing data, and other
+        // processes could not decrypt new data.
         let check = self.key.sign("registry key check", b"");
         match found.key_check.as_deref() {
             Some(known) if known == check => {}
@@ -52,7 +53,7 @@ impl SqlRegistry {
             Some(_) => {
                 return Err(Error::Denied {
                     what: format!("access to {}", self.location),
-                    why: "it is encrypted with the key of another platform".into(),
+                    why: "the database is encrypted with the key of another platform".into(),
                     hint: "use the platform.key with which the database was created, use another \
                          database, or empty this database if it is not needed"
                         .into(),
@@ -75,8 +76,8 @@ impl SqlRegistry {
         Ok(())
     }
 
-    /// Returns whether data that is encrypted with a lost key can be deleted: the data belongs to
-    /// the same platform, and is a copy or was left behind when the platform was removed.
+    /// Returns whether data that is encrypted with another key can be deleted. The data must belong
+    /// to the same platform, and must be a copy or a remainder of a removed platform.
     async fn may_forget(
         &self,
         usage: Use,
@@ -97,7 +98,8 @@ impl SqlRegistry {
         Ok(services.map_err(self.failed())? == 0 && instances.map_err(self.failed())? == 0)
     }
 
-    /// Deletes encrypted data; in a copy, all data. A registry's history and epoch are kept.
+    /// Deletes all encrypted data from a central registry, and keeps its history and epoch. Deletes
+    /// all data except the epoch from a copy.
     async fn forget_sealed(&self, session: &Session, is_copy: bool) -> Result<()> {
         if is_copy {
             return self.empty(session).await;
@@ -123,7 +125,7 @@ impl SqlRegistry {
         self.reset_platform(session).await
     }
 
-    /// Sets the ids of the latest and of the oldest stored event.
+    /// Sets the ids of the latest and the oldest stored event in the event counter.
     pub(super) async fn count_events(
         &self,
         session: &Session,

@@ -1,4 +1,4 @@
-//! Writes the effect of a batch, many rows per statement.
+//! Writes the effect of a batch to the database. Each statement writes many rows.
 
 use chrono::{DateTime, Utc};
 use sea_orm::sea_query::{Expr, OnConflict};
@@ -19,17 +19,18 @@ use crate::platform::Declaration;
 use crate::registry::effect::{Effect, stored, stored_event};
 use crate::secret::PlatformKey;
 
-/// Rows per statement: well below SQLite's limit of 32,766 values, even for the widest table.
+/// The maximum number of rows per statement. Even for the widest table, a statement then stays well
+/// below SQLite's limit of 32,766 values.
 pub(super) const ROWS: usize = 500;
 
-/// The number of previous generations that are kept.
+/// How many previous generations are kept.
 const PAST_GENERATIONS: u64 = 10;
 
 /// Writes the effect of a batch to the tables.
 pub(super) struct Writer<'a> {
     pub(super) session: &'a Session,
     pub(super) key: &'a PlatformKey,
-    /// The database, for error messages.
+    /// The name of the database in error messages.
     pub(super) location: &'a str,
     pub(super) now: DateTime<Utc>,
 }
@@ -95,7 +96,7 @@ impl Writer<'_> {
             .await
     }
 
-    /// Deletes the oldest events; see the trait.
+    /// Deletes the oldest events; see [`crate::registry::Registry::prune_events`].
     pub(super) async fn prune_events(&self, before: DateTime<Utc>, keep: u64) -> Result<()> {
         use sea_orm::{QueryOrder, QuerySelect};
 
@@ -274,7 +275,7 @@ impl Writer<'_> {
         Ok(())
     }
 
-    /// Inserts rows, or replaces rows with the same key.
+    /// Inserts rows. A row replaces an existing row with the same key.
     async fn upsert<E>(&self, rows: Vec<E::Model>) -> Result<()>
     where
         E: EntityTrait,
@@ -321,7 +322,7 @@ impl Writer<'_> {
     }
 }
 
-/// Returns the row that numbers events.
+/// Returns the row from which event ids are assigned.
 pub(super) async fn counter(session: &Session, location: &str) -> Result<event_counter::Model> {
     event_counter::Entity::find_by_id(SINGLE)
         .one(session)

@@ -1,4 +1,4 @@
-//! Credentials: a hash, or the encrypted value.
+//! The table of credentials. Each row contains either a hash or an encrypted value.
 
 use sea_orm::entity::prelude::*;
 
@@ -46,12 +46,13 @@ impl Model {
             (None, Some(sealed)) => {
                 unseal(key, &purpose(&self.name), &sealed).map(Credential::Sealed)
             }
-            _ => Err(damaged("credential", "it is neither a hash nor a value")),
+            _ => Err(damaged("credential", "it must have a hash or a value")),
         }
     }
 }
 
-/// Returns a separate purpose for each name, so that credentials cannot be swapped.
+/// Returns the encryption purpose for a credential. It contains the name, so that the encrypted
+/// values of two credentials cannot be swapped.
 fn purpose(name: &str) -> String {
     format!("{PURPOSE} {name}")
 }

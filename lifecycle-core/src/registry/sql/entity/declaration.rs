@@ -1,5 +1,5 @@
-//! The table of generations of the declaration. Declarations contain secrets, so they are
-//! encrypted.
+//! The table of declarations, with one row for each generation. Declarations contain secrets, so
+//! they are encrypted.
 
 use chrono::{DateTime, Utc};
 use sea_orm::entity::prelude::*;

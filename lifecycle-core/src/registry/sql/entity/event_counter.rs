@@ -1,5 +1,5 @@
-//! The single row that numbers events. A database sequence would leave gaps, and would not number
-//! events in the order of commits.
+//! The table with the single row from which event ids are assigned. A database sequence would leave
+//! gaps, and its ids would not follow the order of commits.
 
 use sea_orm::entity::prelude::*;
 

@@ -1,5 +1,5 @@
-//! The table of endpoints, which are deleted with their instance; other services read them through
-//! the view `endpoints`.
+//! The table of endpoints. Deleting an instance also deletes its endpoints. Other services read
+//! endpoints through the view `endpoints`.
 
 use sea_orm::entity::prelude::*;
 

@@ -1,5 +1,5 @@
-//! The table of leases. Every write first locks the row of the lease, which serializes writes and
-//! delays a takeover until they are done.
+//! The table of leases. Every write first locks the row of the lease. This lock serializes writes,
+//! and no other manager can acquire the lease during a write.
 
 use sea_orm::entity::prelude::*;
 

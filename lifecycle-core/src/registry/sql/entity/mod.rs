@@ -1,7 +1,7 @@
-//! The tables, and the conversion of domain records to rows.
+//! Defines the tables, and converts records to rows and back.
 //!
-//! Data that other services may query in SQL has its own column; other nested data is JSON; data
-//! that may be secret is encrypted with the platform key.
+//! Data that other services may query in SQL has its own columns. Other nested data is stored as
+//! JSON. Data that may be secret is encrypted with the platform key.
 
 #![expect(unreachable_pub, reason = "sea-orm's derive requires public types")]
 
@@ -87,7 +87,7 @@ pub(super) fn from_word<T: DeserializeOwned>(what: &str, word: String) -> Result
     from_json(what, Value::String(word))
 }
 
-/// Encrypts a value for one purpose.
+/// Encrypts a value. It can be decrypted only with the same purpose.
 pub(super) fn seal(key: &PlatformKey, purpose: &str, value: &impl Serialize) -> Result<Vec<u8>> {
     let plain = serde_json::to_vec(value).map_err(|error| Error::Failed {
         what: format!("serializing the {purpose} for the registry"),
@@ -97,7 +97,7 @@ pub(super) fn seal(key: &PlatformKey, purpose: &str, value: &impl Serialize) -> 
     key.seal(purpose, &plain)
 }
 
-/// Decrypts a value that was encrypted for this purpose.
+/// Decrypts a value that was encrypted with this purpose.
 pub(super) fn unseal<T: DeserializeOwned>(
     key: &PlatformKey,
     purpose: &str,
@@ -116,7 +116,7 @@ pub(super) fn unseal<T: DeserializeOwned>(
     })
 }
 
-/// Creates the error for invalid data in the registry.
+/// Creates the error for invalid data in the database.
 pub(super) fn damaged(what: &str, why: impl Into<String>) -> Error {
     Error::Corrupt {
         what: format!("{what} in the registry"),

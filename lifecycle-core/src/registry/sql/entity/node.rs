@@ -7,7 +7,7 @@ use crate::error::Result;
 use crate::registry::{NodeRecord, Unknown};
 use crate::secret::PlatformKey;
 
-/// The purpose for encrypting the cloud's token, which may be confidential.
+/// The encryption purpose for the column `operation`. The cloud's token in it may be confidential.
 const PURPOSE: &str = "cloud operation";
 
 #[derive(Clone, Debug, PartialEq, Eq, DeriveEntityModel)]
@@ -15,7 +15,8 @@ const PURPOSE: &str = "cloud operation";
 pub struct Model {
     #[sea_orm(primary_key, auto_increment = false)]
     pub name: String,
-    /// The power state, for readers in SQL, like the two addresses; it is also part of `observed`.
+    /// The power state. This column and the two addresses repeat parts of `observed` for services
+    /// that query the table in SQL.
     pub power: Option<String>,
     pub private_ip: Option<String>,
     pub public_ip: Option<String>,

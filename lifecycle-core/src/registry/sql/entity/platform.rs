@@ -1,4 +1,4 @@
-//! The single row with the identity of the registry and the state of the platform.
+//! The table with a single row, for the identity of the registry and the state of the platform.
 
 use sea_orm::entity::prelude::*;
 
@@ -20,11 +20,12 @@ pub struct Model {
     pub manager_node: Option<String>,
     pub manager_ip: Option<String>,
     pub manager_port: Option<i32>,
-    /// A value that detects a wrong platform key before anything is encrypted with the key.
+    /// A signature that is used to detect a wrong platform key before anything is encrypted with
+    /// that key.
     pub key_check: Option<String>,
-    /// The id of this registry, if it is a central one.
+    /// The id of this registry, if this is a central registry.
     pub registry: Option<String>,
-    /// The id of the central registry, if this is the database of a kind.
+    /// The id of the central registry to follow, if this is the database of a kind.
     pub follows: Option<String>,
 }
 

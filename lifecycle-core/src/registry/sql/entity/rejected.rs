@@ -1,4 +1,4 @@
-//! The latest rejected specification of each instance.
+//! The table with the latest rejected specification of each instance.
 
 use sea_orm::entity::prelude::*;
 

@@ -1,4 +1,5 @@
-//! The table of declared services, for readers in SQL; the declaration itself is encrypted.
+//! The table of declared services. It is for services that query the database in SQL, because they
+//! cannot read the encrypted declaration.
 
 use sea_orm::entity::prelude::*;
 

@@ -1,4 +1,4 @@
-//! The initial tables, and the view for other services.
+//! Creates the initial tables, and the view that other services read.
 
 use sea_orm_migration::async_trait::async_trait;
 use sea_orm_migration::prelude::*;
@@ -7,7 +7,7 @@ use sea_orm_migration::schema::{
     json_binary_null, text, text_null, timestamp_with_time_zone, timestamp_with_time_zone_null,
 };
 
-/// The name of a step is stored in the database, so it must never change.
+/// The initial migration. Its name is stored in databases and must never change.
 pub(super) struct Migration;
 
 impl MigrationName for Migration {

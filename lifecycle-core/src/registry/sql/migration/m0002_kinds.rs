@@ -1,11 +1,11 @@
-//! Adds the id of a registry, and the id of the central registry that the database of a kind
-//! follows.
+//! Adds columns for the id of a central registry, and for the id of the registry that the database
+//! of a kind follows.
 
 use sea_orm_migration::async_trait::async_trait;
 use sea_orm_migration::prelude::*;
 use sea_orm_migration::schema::text_null;
 
-/// The name of a step is stored in the database, so it must never change.
+/// The second migration. Its name is stored in databases and must never change.
 pub(super) struct Migration;
 
 impl MigrationName for Migration {
@@ -17,7 +17,7 @@ impl MigrationName for Migration {
 #[async_trait]
 impl MigrationTrait for Migration {
     async fn up(&self, manager: &SchemaManager) -> Result<(), DbErr> {
-        // Add one column at a time, because SQLite cannot add two columns in one statement.
+        // SQLite cannot add two columns in one statement.
         for column in ["registry", "follows"] {
             let add = Table::alter()
                 .table("platform")

@@ -1,10 +1,10 @@
-//! Adds the addresses of services in the service network.
+//! Creates the table for the addresses of services in the service network.
 
 use sea_orm_migration::async_trait::async_trait;
 use sea_orm_migration::prelude::*;
 use sea_orm_migration::schema::text;
 
-/// The name of a step is stored in the database, so it must never change.
+/// The third migration. Its name is stored in databases and must never change.
 pub(super) struct Migration;
 
 impl MigrationName for Migration {

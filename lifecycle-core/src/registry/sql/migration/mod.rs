@@ -1,5 +1,5 @@
-//! Migrations that bring the tables to the current version. There is no downgrade: a database of a
-//! newer version is not changed.
+//! Migrates the tables to the current version. There is no downgrade: a database of a newer version
+//! is rejected and not changed.
 
 mod m0001_registry;
 mod m0002_kinds;
@@ -25,7 +25,7 @@ impl MigratorTrait for Migrator {
     }
 }
 
-/// Migrates the tables within `transaction`, so that a failed step leaves no changes.
+/// Migrates the tables within `transaction`, so that a failed migration leaves no changes.
 pub(super) async fn up(transaction: &DatabaseTransaction, location: &str) -> Result<()> {
     if transaction.get_database_backend() == DatabaseBackend::Postgres {
         // If two managers start at the same time, the second one waits here and then finds migrated
@@ -63,7 +63,7 @@ pub(super) async fn up(transaction: &DatabaseTransaction, location: &str) -> Res
     Migrator::up(transaction, None).await.map_err(at(location))
 }
 
-/// Returns the steps that were applied. Changes nothing, because the database may be of a newer
+/// Returns the names of the applied migrations. Only reads the database, which may be of a newer
 /// version.
 async fn applied(transaction: &DatabaseTransaction) -> std::result::Result<Vec<String>, DbErr> {
     use sea_orm::{EntityName, EntityTrait};

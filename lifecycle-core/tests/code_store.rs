@@ -1,5 +1,5 @@
-//! Runs the conformance suite for code stores on directories and on published archives. A store of
-//! archives passes only the part of the suite that applies to it.
+//! Runs the conformance suite for code stores with directories and with published archives. Only a
+//! part of the suite applies to published archives.
 
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
@@ -62,8 +62,8 @@ impl CodeBench for Directory {
     }
 }
 
-/// The code bases of a directory, each published when it is written. The directory lists the names;
-/// archives come from the published files.
+/// A directory whose code bases are published as archives when they are written. Names and digests
+/// come from the directory, archives from the published files.
 #[derive(Debug)]
 struct Published {
     source: Directory,
@@ -126,9 +126,9 @@ async fn directories_pass_the_suite() {
     code::all(&Directory::new()).await.unwrap();
 }
 
-/// A store of archives identifies archives by contents, not by names: it returns every published
-/// archive that still exists. Therefore, it can neither list code bases nor reject an outdated
-/// digest.
+/// A store of published archives finds archives by their digests, not by names. It cannot list code
+/// bases, and it returns outdated archives as long as they exist, so those checks of the suite do
+/// not apply.
 #[tokio::test]
 async fn published_archives_match_their_digest() {
     let published = Published::new();

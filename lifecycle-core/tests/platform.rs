@@ -1,4 +1,4 @@
-//! Tests how platforms are read from files: the resulting declarations, and the diagnostics of
+//! Tests how platforms are read from files: the resulting declarations, and the diagnostics for
 //! invalid files.
 
 mod published;
@@ -72,7 +72,6 @@ async fn platform_with_all_keys_is_read() {
     assert_eq!(warnings, [""; 0]);
 }
 
-/// Checks that the example of a platform on Azure can be read.
 #[tokio::test]
 async fn azure_example_is_read() {
     let examples = tests().join("../../examples");
@@ -256,7 +255,7 @@ async fn malformed_files_are_reported_with_position_cause_and_hint() {
         .collect();
     files.sort();
     assert!(files.len() >= 25, "{}", files.len());
-    // The invalid settings are read with this valid Compose file.
+    // Invalid platform files are read together with this valid Compose file.
     let valid = tempfile::TempDir::new().unwrap();
     std::fs::write(valid.path().join("compose.yaml"), "name: x\nservices: {}\n").unwrap();
     for file in files {
@@ -279,7 +278,8 @@ async fn malformed_files_are_reported_with_position_cause_and_hint() {
     }
 }
 
-/// Tests errors in several files. Each case is a directory, with or without an override file.
+/// Tests errors in projects with several files. Each case is a directory, with or without an
+/// override file.
 #[tokio::test]
 async fn errors_in_several_files_are_reported_with_their_positions() {
     let directory = tests().join("malformed/several");
@@ -301,7 +301,7 @@ async fn errors_in_several_files_are_reported_with_their_positions() {
     }
 }
 
-/// Reads a Compose file and other files in its directory. Returns the diagnostics.
+/// Reads a project with these files, which must be invalid. Returns the diagnostics.
 #[expect(clippy::unwrap_used, reason = "a test's own stage")]
 async fn problems(files: &[(&str, String)]) -> String {
     let directory = tempfile::TempDir::new().unwrap();
@@ -579,7 +579,8 @@ async fn valid_compose_files_are_accepted() {
     assert_eq!(ports, all);
 }
 
-/// Fragments that lead a random text past the first checks.
+/// Generates lines that are likely to pass the first checks, so that random files also reach the
+/// later ones.
 fn fragment() -> impl Strategy<Value = String> {
     let known = proptest::sample::select(vec![
         "services:",
@@ -647,7 +648,7 @@ proptest! {
         let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
         let sources = sources(directory.path(), "compose.yaml", Some("platform.toml"));
         if let Err(problems) = runtime.block_on(loaded(&sources)) {
-            // A panic inside the reader would be reported as a failed task.
+            // The reader runs in a separate task and reports a panic as an error.
             prop_assert!(!problems.to_string().contains("panicked"), "{problems}");
             prop_assert!(problems.iter().count() > 0);
         }

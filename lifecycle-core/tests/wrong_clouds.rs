@@ -1,5 +1,5 @@
-//! Tests providers with one error each. The conformance suite for clouds must detect each error, in
-//! the right check.
+//! Tests the conformance suite for clouds. Each provider here has one deliberate fault, which must
+//! make exactly the check for that fault fail.
 
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
@@ -21,23 +21,23 @@ use uuid::Uuid;
 /// How long a change takes in the cloud.
 const TAKES: Duration = Duration::from_secs(20);
 
-/// The error of a provider.
+/// The deliberate fault of a provider.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Fault {
     Nothing,
-    /// `adopt` fails for all nodes that do not belong to the platform yet.
+    /// `adopt` fails for every node that does not belong to the platform yet.
     AdoptFails,
     /// Deleting a node also deletes an adopted machine.
     DeletesAdopted,
     /// A change replaces the change in progress.
     Overwrites,
-    /// Nodes of other platforms are treated as the platform's own.
+    /// The provider treats nodes of other platforms as the platform's own.
     SeesEverything,
-    /// A restart is executed for any boot id.
+    /// A restart is executed even if the node's boot id has changed.
     RestartsAnyBoot,
     /// Only the process that started an operation can poll it.
     ForgetsOperations,
-    /// A change is reported as done as soon as it has started.
+    /// A change is reported as complete as soon as it has started.
     DoneAtOnce,
 }
 
@@ -48,7 +48,7 @@ struct Machines {
     fails: bool,
 }
 
-/// A cloud in memory whose changes take time.
+/// A simulated cloud in memory. Its changes take some time.
 #[derive(Debug, Clone, Default)]
 struct Account(Arc<Mutex<Machines>>);
 
@@ -84,7 +84,7 @@ impl Account {
         id
     }
 
-    /// Sets a machine's power; `None` if the machine does not exist.
+    /// Sets a machine's power. Returns `None` if the machine does not exist.
     fn set(&self, id: &str, power: Power) -> Option<()> {
         let mut machines = self.machines();
         machines.count += 1;
@@ -106,7 +106,7 @@ impl Account {
     }
 }
 
-/// The calls of an account, with or without an error.
+/// The calls of a platform to the account. Some faults are in these calls.
 #[derive(Debug, Clone)]
 struct Calls {
     account: Account,
@@ -194,12 +194,12 @@ impl VmApi for Calls {
     }
 }
 
-/// A provider that uses these calls, and may have an error of its own.
+/// A provider that uses these calls. The other faults are in this provider.
 #[derive(Debug)]
 struct Cloud {
     inner: VmCloud,
     calls: Calls,
-    /// The operations that this process has started.
+    /// The operations that this provider has started.
     begun: Mutex<Vec<CloudOperation>>,
 }
 

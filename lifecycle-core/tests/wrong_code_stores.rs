@@ -1,5 +1,5 @@
-//! Tests code stores with one error each. The conformance suite for code stores must detect each
-//! error, in the right check.
+//! Tests the conformance suite for code stores. Each store here has one deliberate fault, which
+//! must make exactly the check for that fault fail.
 
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
@@ -15,21 +15,21 @@ use lifecycle_core::host::ByteStream;
 use lifecycle_core::{Error, Result};
 use sha2::{Digest as _, Sha256};
 
-/// The error of a store.
+/// The deliberate fault of a store.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Fault {
     Nothing,
-    /// The digest covers paths and contents, but in the store's own format.
+    /// The store computes the digest of the right files, but in its own format.
     OwnDigest,
-    /// The archive contains the current files, whatever digest was requested.
+    /// The archive always contains the current files, even if another digest was requested.
     ArchiveOfNow,
-    /// `.dockerignore` is not applied.
+    /// The store does not apply `.dockerignore`.
     IgnoresNothing,
 }
 
 type Files = BTreeMap<String, FileContent>;
 
-/// Code bases in memory.
+/// A store with code bases in memory.
 #[derive(Debug)]
 struct Store {
     bases: Mutex<BTreeMap<String, Files>>,
@@ -53,7 +53,7 @@ impl Store {
         let mut packed = pack(files)?;
         if self.fault == Fault::OwnDigest {
             let mut text = String::new();
-            // The archive must not contain files that `pack` omits.
+            // Use the archive's list of files, because `pack` leaves out ignored files.
             let mut archive = tar::Archive::new(packed.archive.as_ref());
             for entry in archive.entries().unwrap() {
                 let path = entry.unwrap().path().unwrap().display().to_string();

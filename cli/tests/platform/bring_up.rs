@@ -245,7 +245,11 @@ fn assert_idle(rest: &Rest) {
         rest.others_per_second() < 1.0,
         "new processes while idle: {started:?}"
     );
-    assert_eq!(rest.programs.len(), 4, "expected one manager and three agents");
+    assert_eq!(
+        rest.programs.len(),
+        4,
+        "expected one manager and three agents"
+    );
     for program in &rest.programs {
         assert!(program.slope < GROWTH, "memory: {program:?}");
         for (before, after) in [program.descriptors, program.threads] {

@@ -155,7 +155,11 @@ fn changed_code_replaces_only_its_service(project: &Project) {
             .collect()
     };
     let previous = present();
-    assert_eq!(previous.len(), 1, "expected one code base, which both services use");
+    assert_eq!(
+        previous.len(),
+        1,
+        "expected one code base, which both services use"
+    );
     // Create files like those that earlier bring-ups leave behind.
     let old =
         format!("cd {code}; for year in 2020 2021 2022; do touch -d $year-01-01 $year.tar; done");

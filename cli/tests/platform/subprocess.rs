@@ -137,7 +137,10 @@ pub(crate) fn until<T>(what: &str, within: Duration, mut ask: impl FnMut() -> Op
         if let Some(answer) = ask() {
             return answer;
         }
-        assert!(Instant::now() < deadline, "timed out after {within:?}: {what}");
+        assert!(
+            Instant::now() < deadline,
+            "timed out after {within:?}: {what}"
+        );
         std::thread::sleep(POLL_INTERVAL * 10);
     }
 }

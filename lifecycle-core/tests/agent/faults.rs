@@ -1,4 +1,5 @@
-//! Tests a thousand connections while backends are killed, added, and drained at random.
+//! Runs a thousand clients while backends are killed, added, and drained at random. Only
+//! connections to killed backends may fail.
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -22,11 +23,11 @@ const PORT: (u16, Protocol) = (8000, Protocol::Tcp);
 /// The number of concurrent connections.
 const CLIENTS: usize = 1000;
 
-/// The number of changes to the backends.
+/// The number of random changes to the backends.
 const EVENTS: usize = 40;
 
-/// When each server was killed or drained, by its number. Events are numbered, and an event's
-/// number is recorded when the event is complete.
+/// Records when each server was killed or drained. Time is measured in events: each accepted table
+/// advances `now` by one.
 #[derive(Debug, Default)]
 struct Fates {
     now: AtomicU64,
@@ -62,7 +63,7 @@ impl World {
         }
     }
 
-    /// Kills a backend without notice. The table is updated later.
+    /// Kills a backend. The agent's table still contains the backend for a short time.
     async fn kill(&mut self, number: u16) {
         let killed = self
             .servers
@@ -87,8 +88,8 @@ impl World {
     }
 }
 
-/// Connects, sends a request, and echoes, repeatedly until the test ends. Only a kill may cause a
-/// failure.
+/// Connects to the service and exchanges data, repeatedly until the test ends. Only a killed server
+/// may cause a failure. Returns the number of served connections.
 async fn client(to: std::net::SocketAddr, seed: u64, fates: Arc<Fates>) -> u64 {
     let mut random = StdRng::seed_from_u64(seed);
     let mut served = 0;
@@ -96,10 +97,11 @@ async fn client(to: std::net::SocketAddr, seed: u64, fates: Arc<Fates>) -> u64 {
         let began = fates.now.load(Ordering::SeqCst);
         let connected = timeout(PATIENCE, who(to)).await;
         let (number, mut stream) =
-            match connected.expect("a connection is neither served nor reset") {
+            match connected.expect("a connection was neither served nor reset in time") {
                 Ok(connected) => connected,
                 Err(error) => {
-                    // A killed server may have had this connection; the client cannot know.
+                    // Accept the failure if any server was killed recently: the client cannot know
+                    // which server had this connection.
                     let killed = fates.killed.lock().unwrap();
                     let lately = killed.values().any(|at| *at >= began.saturating_sub(1));
                     assert!(
@@ -124,7 +126,7 @@ async fn client(to: std::net::SocketAddr, seed: u64, fates: Arc<Fates>) -> u64 {
             };
             match timeout(PATIENCE, echoed)
                 .await
-                .expect("an echo neither returned nor ended")
+                .expect("neither an echo nor the end of the connection arrived in time")
             {
                 Ok(_) => assert_eq!(echo, text),
                 Err(error) => {
@@ -218,7 +220,7 @@ async fn faults(block: u8, seed: u64) {
             memory_half_way = memory();
         }
         tokio::time::sleep(Duration::from_millis(random.random_range(0..100))).await;
-        // A failure ends the test when it happens, with its message.
+        // If a client has failed, fail the test now, with the client's message.
         while let Some(ended) = clients.try_join_next() {
             ended.unwrap();
         }
@@ -244,7 +246,7 @@ async fn faults(block: u8, seed: u64) {
         "seed {seed}: {} files are open, {before} were before",
         open_files()
     );
-    // The memory of this process's clients and servers is counted too.
+    // The limit is generous, because this process also contains the test's clients and servers.
     let grown = memory_at_end.saturating_sub(memory_half_way);
     assert!(
         grown < 64 << 10,

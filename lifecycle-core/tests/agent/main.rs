@@ -1,7 +1,7 @@
 //! Tests the agent on the loopback network: tables, names, connections, datagrams, faults.
 //!
-//! Each test has its own address block, so that tests can run in parallel. No privileges are
-//! needed.
+//! Each test has its own address block, so that tests can run in parallel. The tests need no
+//! privileges.
 
 #![expect(
     clippy::expect_used,

@@ -1,4 +1,5 @@
-//! DNS over the wire: service names, other names, both transports.
+//! Tests the agent's DNS server with real queries over UDP and TCP, for service names and for other
+//! names.
 
 use std::net::SocketAddr;
 use std::time::Duration;
@@ -71,7 +72,7 @@ fn platform(block: u8) -> Table {
     table
 }
 
-/// Writes the node's `resolv.conf` and waits until the agent has read it.
+/// Writes the node's `resolv.conf` and waits until the agent has read the file.
 async fn resolvers(node: &Node, text: &str) {
     std::fs::write(
         &node.options.resolvers,
@@ -128,11 +129,12 @@ async fn other_names_are_forwarded_to_the_nodes_resolvers() {
     let mut feeder = node.feeder().await;
     let table = platform(132);
     feeder.accept(&table).await;
-    // No resolver.
+    // The node has no resolver yet.
     let failed = ask(at(&table), "example.org.", RecordType::A).await;
     assert_eq!(failed, (ResponseCode::ServFail, vec![]));
 
-    // A fake resolver whose response no parser would accept.
+    // Start a fake resolver whose response is not valid DNS, to check that the agent forwards
+    // responses unchanged.
     let there: SocketAddr = (
         "127.0.132.1".parse::<std::net::Ipv4Addr>().unwrap(),
         RESOLVERS_PORT,
@@ -169,7 +171,7 @@ async fn other_names_are_forwarded_to_the_nodes_resolvers() {
             stream.write_all(&answer).await.unwrap();
         }
     });
-    // The first resolver does not respond, or does not exist.
+    // No resolver listens at the first of these addresses, so the agent must try the second.
     resolvers(&node, "nameserver 127.0.132.9\nnameserver 127.0.132.1\n").await;
     let query = query("example.org.", RecordType::HTTPS).to_vec().unwrap();
     assert_eq!(over_udp(at(&table), &query).await, odd(&query));

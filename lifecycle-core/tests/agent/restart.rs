@@ -1,4 +1,4 @@
-//! A killed agent continues from its state on disk.
+//! Tests that a restarted agent continues from its state on disk.
 
 use std::time::{Duration, Instant};
 
@@ -18,7 +18,8 @@ async fn a_restarted_agent_serves_from_disk_within_a_second() {
     feeder.accept(&at).await;
     let to = (address(&at, "web"), 8000);
     for _ in 0..3 {
-        // Connections that are open when the agent dies do not block its addresses.
+        // Keep a connection open while the agent is killed. It must not prevent the restarted agent
+        // from listening at the same address.
         let open = who(to).await.unwrap();
         node.kill().await;
         let killed = Instant::now();
@@ -33,7 +34,7 @@ async fn a_restarted_agent_serves_from_disk_within_a_second() {
         );
         drop(open);
     }
-    // The restarted agent still rejects older tables.
+    // The restarted agent must still reject older tables.
     let mut feeder = node.feeder().await;
     let refused = feeder.send(&table(101, 6)).await;
     assert!(matches!(refused.kind, ReportKind::Refused { .. }));

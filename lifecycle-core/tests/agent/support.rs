@@ -1,4 +1,5 @@
-//! An agent, a feeder for its tables, and servers that it forwards to.
+//! Helpers: starts an agent, feeds it tables, and starts servers to which the agent forwards
+//! connections.
 
 use std::collections::BTreeMap;
 use std::net::{Ipv4Addr, SocketAddr};
@@ -19,7 +20,7 @@ use tokio::time::{sleep, timeout};
 
 pub(crate) const DNS_PORT: u16 = 15353;
 
-/// Time limit for any wait in a test.
+/// Time limit for each wait in a test.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(20);
 
 /// An agent with its state directory.
@@ -50,7 +51,7 @@ impl Node {
         }
     }
 
-    /// Kills the agent without a shutdown.
+    /// Kills the agent without a clean shutdown.
     pub(crate) async fn kill(&mut self) {
         self.agent.abort();
         (&mut self.agent).await.unwrap_err();
@@ -64,7 +65,7 @@ impl Node {
         Feeder::connect(&self.options.state).await
     }
 
-    /// Returns the metrics for Prometheus.
+    /// Returns the metrics that the agent exports for Prometheus.
     pub(crate) async fn figures(&self) -> BTreeMap<String, u64> {
         let path = self.options.state.join(METRICS_SOCKET);
         let mut stream = UnixStream::connect(path).await.unwrap();
@@ -92,7 +93,7 @@ impl Node {
             .unwrap_or_else(|| panic!("{name} is not among {figures:?}"))
     }
 
-    /// Waits until a metric has a value.
+    /// Waits until a metric has this value.
     pub(crate) async fn until(&self, name: &str, value: u64) {
         let reached = async {
             while self.figure(name).await != value {
@@ -101,7 +102,7 @@ impl Node {
         };
         let reached = timeout(PATIENCE, reached).await;
         let now = self.figure(name).await;
-        assert!(reached.is_ok(), "{name} is {now}, not {value}");
+        assert!(reached.is_ok(), "{name} is {now}, expected {value}");
     }
 }
 
@@ -123,7 +124,7 @@ fn spawn(options: AgentOptions) -> JoinHandle<()> {
 pub(crate) struct Feeder {
     reports: Lines<BufReader<OwnedReadHalf>>,
     tables: OwnedWriteHalf,
-    /// Reports that arrived while the feeder waited for a response.
+    /// Unsolicited reports that arrived while the feeder waited for a response.
     buffered: Vec<Report>,
 }
 
@@ -186,7 +187,7 @@ impl Feeder {
     }
 }
 
-/// Returns a table with one platform's services in the test's own block.
+/// Returns a table without services, for the address block of one test.
 pub(crate) fn table(block: u8, version: u64) -> Table {
     Table {
         epoch: Epoch(3),
@@ -261,7 +262,7 @@ pub(crate) fn drained(mut backend: Backend) -> Backend {
     backend
 }
 
-/// A server that sends its number to each client, then echoes.
+/// A server that sends its number to each client and then echoes what the client sends.
 #[derive(Debug)]
 pub(crate) struct Server {
     pub(crate) at: SocketAddr,
@@ -278,8 +279,8 @@ impl Server {
         let socket = TcpSocket::new_v4().unwrap();
         socket.set_reuseaddr(true).unwrap();
         socket.bind(at).unwrap();
-        // If more connections wait than the queue can hold, clients seem to be connected, but the
-        // kernel retries only after seconds, even through a proxy.
+        // The queue must hold all connections of a test. If it is full, the kernel delays further
+        // connections by seconds.
         let listener = socket.listen(4096).unwrap();
         let at = listener.local_addr().unwrap();
         let connections = Arc::new(AtomicU64::new(0));
@@ -303,7 +304,7 @@ impl Server {
         self.connections.load(Ordering::SeqCst)
     }
 
-    /// Closes the listener and all connections, as when the server is killed.
+    /// Closes the listener and all connections, as if the server's process was killed.
     pub(crate) async fn kill(mut self) {
         self.task.abort();
         (&mut self.task).await.unwrap_err();

@@ -1,4 +1,4 @@
-//! Accepted and rejected tables, and their effects.
+//! Tests which tables an agent accepts, and what a new table changes.
 
 use std::time::Duration;
 
@@ -38,7 +38,7 @@ async fn rejects_older_epochs_and_versions() {
     ));
     let report = previous.send(&table(81, 4)).await;
     assert!(why(report).contains("older"));
-    // The same version again changes nothing, whatever its contents.
+    // A table with a known version changes nothing, even if its contents differ.
     previous.accept(&table(81, 5)).await;
     assert_eq!(who((address(&first, "web"), 8000)).await.unwrap().0, 1);
 
@@ -130,7 +130,7 @@ async fn a_new_table_keeps_open_connections() {
             .unwrap();
         assert_eq!(&echo, b"still here");
     }
-    // This holds even if the service is removed.
+    // The open connection survives even when the service is removed.
     feeder.accept(&table(84, at.version + 1)).await;
     open.write_all(b"!").await.unwrap();
     assert_eq!(open.read_u8().await.unwrap(), b'!');

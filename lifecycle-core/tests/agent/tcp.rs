@@ -1,4 +1,5 @@
-//! Connections: waiting, load balancing, both directions, slow and broken peers.
+//! Tests TCP connections through an agent: waiting for a server, load balancing, both directions,
+//! and slow or broken peers.
 
 use std::io::ErrorKind;
 use std::net::{Ipv4Addr, SocketAddr};
@@ -20,7 +21,7 @@ fn to(table: &Table) -> SocketAddr {
     (address(table, "web"), PORT.0).into()
 }
 
-/// Starts an agent whose service `web` forwards to a listener of the test.
+/// Starts an agent. Returns a listener that receives the connections to the service `web`.
 async fn before(block: u8) -> (Node, Feeder, Table, TcpListener) {
     let node = Node::start();
     let mut feeder = node.feeder().await;
@@ -39,7 +40,8 @@ async fn a_connection_waits_for_its_server() {
     feeder.accept(&at).await;
     let waiting: Vec<_> = (0..50).map(|_| tokio::spawn(who(to(&at)))).collect();
     node.until("waiting{service=\"web\"}", 50).await;
-    // The table contains the server before it listens; connections are not rejected.
+    // The table may contain a server that does not listen yet. Connections must wait for the server
+    // and not be rejected.
     let one = Server::start(1);
     let place = one.at;
     one.kill().await;
@@ -156,7 +158,7 @@ async fn skips_backends_that_refuse_or_do_not_respond() {
     let refusing = Server::start(1);
     let refuses_at = refusing.at;
     refusing.kill().await;
-    // A listener with a full queue does not respond.
+    // A listener with a full queue does not answer connection attempts.
     let unresponsive = TcpSocket::new_v4().unwrap();
     unresponsive.bind((Ipv4Addr::LOCALHOST, 0).into()).unwrap();
     let unresponsive = unresponsive.listen(1).unwrap();
@@ -195,7 +197,7 @@ async fn each_direction_ends_separately() {
         .unwrap()
         .unwrap();
     assert_eq!(reports, "all I have");
-    // The other direction continues.
+    // The client has closed its direction. The server must still be able to send.
     for _ in 0..3 {
         server.write_all(b"answer").await.unwrap();
         let mut part = [0; 6];
@@ -217,7 +219,7 @@ async fn a_reset_is_passed_on() {
     let (node, _feeder, at, listener) = before(118).await;
     let mut client = TcpStream::connect(to(&at)).await.unwrap();
     let (mut server, _) = listener.accept().await.unwrap();
-    // Without this first byte, the agent would try another backend.
+    // After this byte, the agent can no longer move the connection to another backend.
     server.write_u8(1).await.unwrap();
     client.read_u8().await.unwrap();
     server.set_zero_linger().unwrap();
@@ -258,7 +260,8 @@ async fn a_slow_reader_slows_its_sender_without_data_loss() {
             left -= part.len();
         }
     });
-    // The sender stalls when the kernel's buffers are full; nothing more is read from it.
+    // Wait until the sender stalls: while the client does not read, the agent must stop reading
+    // from the server when the kernel's buffers are full.
     let mut before = u64::MAX;
     loop {
         let now = node.figure("out_bytes_total{service=\"web\"}").await;
@@ -276,7 +279,7 @@ async fn a_slow_reader_slows_its_sender_without_data_loss() {
             .await
             .unwrap()
             .unwrap();
-        assert_ne!(length, 0, "ended after {got}");
+        assert_ne!(length, 0, "the connection ended after {got} bytes");
         for (index, byte) in buffer[..length].iter().enumerate() {
             assert_eq!(
                 *byte,

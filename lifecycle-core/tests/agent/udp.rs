@@ -1,4 +1,4 @@
-//! Datagrams.
+//! Tests that an agent forwards datagrams.
 
 use std::net::{Ipv4Addr, SocketAddr};
 use std::time::Duration;
@@ -12,7 +12,7 @@ use crate::support::{Node, PATIENCE, With as _, address, backend, drained, table
 
 const PORT: (u16, Protocol) = (5353, Protocol::Udp);
 
-/// Starts a server that echoes datagrams with its number as a prefix.
+/// Starts a server that echoes each datagram, with the server's number as a prefix.
 async fn server(number: u8) -> (SocketAddr, JoinHandle<()>) {
     let socket = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
     let at = socket.local_addr().unwrap();
@@ -29,7 +29,8 @@ async fn server(number: u8) -> (SocketAddr, JoinHandle<()>) {
 
 async fn client(to: SocketAddr) -> UdpSocket {
     let socket = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
-    // A connected socket receives no response from another address.
+    // A connected socket ignores datagrams from other addresses. Responses must therefore come from
+    // the service's address.
     socket.connect(to).await.unwrap();
     socket
 }
@@ -103,13 +104,14 @@ async fn a_client_continues_with_another_server() {
     at = at.with("dns", 9, PORT, vec![drained(ones.clone()), twos.clone()]);
     feeder.accept(at.next()).await;
     assert_eq!(ask(&client, b"b").await.unwrap().0, 2);
-    // A backend is killed without notice from the manager; the agent detects this by an ICMP error.
+    // Kill a backend that is still in the table. The agent notices this when the kernel returns an
+    // ICMP error.
     at = at.with("dns", 9, PORT, vec![ones, twos]);
     feeder.accept(at.next()).await;
     two.1.abort();
     let found = async { while ask(&client, b"c").await.is_none_or(|answer| answer.0 != 1) {} };
     timeout(PATIENCE, found).await.unwrap();
-    // No backend is left, so datagrams are dropped and counted.
+    // Without a backend, the agent drops datagrams and counts them.
     at = at.with("dns", 9, PORT, vec![]);
     feeder.accept(at.next()).await;
     let other = crate::udp::client((address(&at, "dns"), PORT.0).into()).await;

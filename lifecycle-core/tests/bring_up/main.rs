@@ -1,5 +1,5 @@
-//! Tests the bootstrapper in the simulation: up, up again, a change, down, and a crash before and
-//! after every effect.
+//! Tests the bootstrapper in the simulation: `up`, a second `up`, a change, `down`, and a crash
+//! before and after every effect.
 
 mod registry;
 mod restart;
@@ -37,7 +37,7 @@ async fn platform_starts_and_a_second_up_changes_nothing() {
     assert_eq!(again.generation, outcome.generation);
     assert_eq!(stage.containers(), before);
     let all = stage.world.effects();
-    // Reads have no effect, and existing files are written again without a change.
+    // Ignore reads, and writes that leave a file unchanged.
     let new: Vec<_> = all[effects..]
         .iter()
         .filter(|e| e.outcome == EffectOutcome::Changed && !e.what.starts_with("exec ls"))
@@ -64,7 +64,11 @@ async fn a_running_managers_node_and_port_cannot_change() {
         let here = bootstrapper.preflight(&declaration).await.unwrap_err();
         let there = api.apply(&declaration).await.unwrap_err();
         assert!(matches!(here, Error::Invalid { .. }), "{here:?}");
-        assert_eq!(here.to_string(), there.to_string(), "one rule, one answer");
+        assert_eq!(
+            here.to_string(),
+            there.to_string(),
+            "both checks must report the same error"
+        );
         assert_eq!(here.hint(), there.hint());
     }
 }
@@ -94,7 +98,7 @@ async fn changed_code_base_replaces_only_its_service() {
     let kept = before.intersection(&after).count();
     assert_eq!(
         kept, 5,
-        "other containers than both api were replaced: {before:?} {after:?}"
+        "containers other than those of api were replaced: {before:?} {after:?}"
     );
     assert_eq!(after.len(), 7);
     assert_eq!(stage.world.violations(), []);
@@ -128,7 +132,8 @@ async fn failed_change_fails_every_up_until_the_next_change() {
             assert_eq!(instance.state, InstanceStateV1::Ready, "{instance:?}");
         }
     }
-    // The failed container is kept for its output, in addition to the serving container.
+    // Each replica of api has its running container and the failed container, whose output is still
+    // available.
     assert_eq!(stage.containers().len(), before.len() + 2);
     stage.command("api", "sleep infinity");
     let outcome = stage.up().await.unwrap();
@@ -155,7 +160,7 @@ async fn second_failed_change_keeps_the_last_working_specification() {
         assert_eq!(
             after.len(),
             before.len() + 2,
-            "one failed container of each replica is kept"
+            "expected one failed container for each replica"
         );
     }
     assert_eq!(stage.world.violations(), []);
@@ -195,7 +200,7 @@ async fn down_removes_everything_and_can_be_repeated() {
 #[tokio::test(start_paused = true)]
 async fn removed_nodes_are_reported_with_their_contents() {
     let mut stage = Stage::new(8).await;
-    assert_eq!(stage.removed_by_up().await, [], "nothing exists yet");
+    assert_eq!(stage.removed_by_up().await, [], "no node exists yet");
     stage.up().await.unwrap();
     assert_eq!(stage.removed_by_up().await, []);
     stage.drop_node("n2");
@@ -227,8 +232,8 @@ async fn impossible_placement_is_refused_before_any_change() {
     );
 }
 
-/// Bootstrapper and manager crash at the same time, as if they were on the same machine: both lose
-/// their memory, the simulated world continues, and a new `up` reaches the same state.
+/// Crashes the bootstrapper and the manager together: both processes lose their memory, and the
+/// simulated world continues. A new `up` must reach the same state as without a crash.
 #[tokio::test(start_paused = true)]
 async fn up_continues_after_a_crash_at_any_effect() {
     let whole = Stage::new(6).await;

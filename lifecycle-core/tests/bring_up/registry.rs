@@ -1,4 +1,4 @@
-//! Tests a platform with its registry, or parts of it, in databases.
+//! Tests platforms whose registry, or parts of the registry, are in databases.
 
 use lifecycle_core::error::Error;
 use lifecycle_core::model::Kind;
@@ -75,7 +75,7 @@ async fn another_url_replaces_only_the_manager_and_fills_its_database() {
     assert_eq!(instances(&now), instances(&previous));
     assert!(now.first_round_done);
     assert_eq!(now.manager, previous.manager);
-    // The registry is moved back to the file on the node.
+    // Move the registry back to the file on the node.
     stage.registry.central = None;
     stage.up().await.unwrap();
     let file = stage

@@ -1,5 +1,5 @@
-//! Restarts: the same containers are started again, one replica after the other, and only once even
-//! if the request is repeated or a process crashes.
+//! Tests restarts of services. The same containers must be started again, one replica at a time,
+//! and only once, even if the request is repeated or a process crashes.
 #![expect(clippy::unwrap_used, reason = "tests")]
 
 use std::collections::BTreeMap;
@@ -34,7 +34,7 @@ fn runs(instances: &[InstanceV1]) -> BTreeMap<InstanceId, DateTime<Utc>> {
     instances.iter().map(run).collect()
 }
 
-/// Returns how often containers of a service were started since an effect.
+/// Returns how many containers of a service were started after the first `since` effects.
 fn starts(stage: &Stage, service: &str, since: usize) -> usize {
     let effects = stage.world.effects();
     let is_start = |what: &str| what.starts_with("start ") || what.starts_with("ensure ");
@@ -99,7 +99,7 @@ async fn repeated_request_restarts_once() {
     assert_eq!(
         late.state,
         OperationStateV1::Succeeded,
-        "that run has ended long ago"
+        "the run that this request replaces has already been replaced"
     );
     assert_eq!(starts(&stage, "db", effects), 1);
 }
@@ -132,7 +132,7 @@ async fn ends(stage: &Stage, id: lifecycle_core::model::OperationId) {
     );
 }
 
-/// The manager crashes before and after each effect of a restart, and the client repeats the
+/// Crashes the manager before and after each effect of a restart. The client then repeats the
 /// request.
 #[tokio::test(start_paused = true)]
 async fn restart_continues_after_a_crash_at_any_effect() {
@@ -166,7 +166,7 @@ async fn restart_continues_after_a_crash_at_any_effect() {
             let operation = loop {
                 match stage.api().await.restart("api", request()).await {
                     Ok(operation) => break operation,
-                    // The manager does not lead yet.
+                    // The new manager is not the leader yet.
                     Err(_) => tokio::time::sleep(Duration::from_millis(200)).await,
                 }
             };

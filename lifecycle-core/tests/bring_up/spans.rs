@@ -1,4 +1,5 @@
-//! Tests the spans of log lines: `up`, `plan`, `step`, and `engine call`, with their fields.
+//! Tests that log lines are within the spans `up`, `plan`, `step`, and `engine call`, and that
+//! these spans have their fields.
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 use std::io;
@@ -9,7 +10,7 @@ use tracing_subscriber::fmt::format::FmtSpan;
 
 use crate::stage::Stage;
 
-/// The log of a test.
+/// Collects the log of a test.
 #[derive(Clone, Default)]
 struct Log(Arc<Mutex<Vec<u8>>>);
 
@@ -36,7 +37,7 @@ impl Log {
     }
 }
 
-/// Returns the span with this name around a log line.
+/// Returns the fields of the span with this name that contains a log line.
 fn span<'a>(line: &'a Value, name: &str) -> Option<&'a Value> {
     let mut spans = line["spans"].as_array().into_iter().flatten();
     spans.find(|span| span["name"] == name)
@@ -69,7 +70,8 @@ async fn a_log_line_names_the_step_and_its_node() {
         let node = step["node"].as_str().unwrap();
         let id = step["id"].as_str().unwrap();
         assert!(id.starts_with(&format!("node/{node}/image/")), "{line}");
-        // The manager builds images, and its steps outlast the planning round that started them.
+        // A step is not within the `plan` span: it may take longer than the planning round that
+        // started it.
         assert!(span(line, "plan").is_none(), "{line}");
         let call = span(line, "engine call").unwrap();
         assert_eq!(call["call"], "build_image", "{line}");

@@ -1,4 +1,4 @@
-//! A platform, an operator's machine, and a simulated world.
+//! Helpers: a platform that a bootstrapper starts in a simulated world.
 #![expect(clippy::unwrap_used, reason = "a test's own stage")]
 
 use std::collections::BTreeSet;
@@ -29,25 +29,25 @@ pub(crate) struct Stage {
     state: Arc<MemoryState>,
     pub(crate) declaration: Declaration,
     pub(crate) registry: RegistrySpec,
-    /// The manager's image, instead of the default one.
+    /// The image of the manager, if it is not the default one.
     pub(crate) manager_image: Option<Arc<dyn ManagerImage>>,
-    /// Receives the progress.
+    /// Receives the progress that the bootstrapper reports.
     pub(crate) reporter: Arc<dyn Reporter>,
 }
 
-/// A readiness prober on the operator's machine. It must not be used, because that machine can
-/// reach only SSH.
+/// The readiness prober on the operator's machine. It panics when it is used, because this machine
+/// can reach nodes only over SSH.
 #[derive(Debug)]
 struct NoProbes;
 
 #[async_trait]
 impl ReadinessProbe for NoProbes {
     async fn tcp(&self, ip: IpAddr, port: u16, _: Duration) -> bool {
-        panic!("{ip}:{port} was probed from outside");
+        panic!("{ip}:{port} was probed from the operator's machine");
     }
 
     async fn http(&self, ip: IpAddr, port: u16, path: &str, _: Duration) -> bool {
-        panic!("{ip}:{port}{path} was probed from outside");
+        panic!("{ip}:{port}{path} was probed from the operator's machine");
     }
 }
 
@@ -60,8 +60,8 @@ fn service(name: &str) -> ServiceName {
 }
 
 impl Stage {
-    /// Creates a platform with two nodes, one of them bare, and the services `db`, `api` (two
-    /// replicas that wait until `db` is ready), and `monitoring`, which starts last.
+    /// Creates a platform with two nodes, one of them without an engine. Its services are `db`,
+    /// `api` (two replicas, which wait until `db` is ready), and `monitoring`, which starts last.
     pub(crate) async fn new(seed: u64) -> Self {
         Self::of(SimOptions::seeded(seed)).await
     }
@@ -166,7 +166,7 @@ impl Stage {
         self.declaration.nodes.remove(&node(name));
     }
 
-    /// Returns what the next `up` would delete.
+    /// Returns the nodes that the next `up` would delete.
     pub(crate) async fn removed_by_up(&self) -> Vec<Removal> {
         let bootstrapper = self.bootstrapper().await;
         bootstrapper.removed_by_up(&self.declaration).await.unwrap()
@@ -179,7 +179,7 @@ impl Stage {
         }
     }
 
-    /// Creates a new bootstrapper. Only the state directory is shared with the previous one.
+    /// Creates a new bootstrapper. It shares only the state directory with previous bootstrappers.
     pub(crate) async fn bootstrapper(&self) -> Bootstrapper {
         let mut bootstrapper = self.world.bootstrapper(&self.declaration).unwrap();
         match self.state.secrets().await.unwrap() {
@@ -229,7 +229,7 @@ impl Stage {
         bootstrapper.down(self.declaration.id, false).await
     }
 
-    /// Returns the images of the manager on its node.
+    /// Returns the manager's images that are on the manager's node.
     pub(crate) fn manager_images(&self) -> Vec<String> {
         let images = self
             .world
@@ -253,7 +253,8 @@ impl Stage {
     /// Returns the names of all containers.
     pub(crate) fn names(&self) -> Vec<String> {
         let containers = self.containers();
-        // The digests in the names depend on the platform's key, which differs between runs.
+        // Leave out the digest at the end of each name. It depends on the platform's key, which
+        // differs between runs.
         let name = |name: String| name.rsplit_once('-').map(|(stem, _)| stem.to_owned());
         containers
             .into_iter()

@@ -1,5 +1,5 @@
-//! Tests the upgrade to another version of the manager's program: the new version replaces the
-//! previous one, or the previous one is restored with its files.
+//! Tests upgrades of the manager's program. The new version must replace the previous one; if the
+//! new version does not respond, the previous version must be restored with its files.
 
 use std::sync::Arc;
 
@@ -13,7 +13,7 @@ use lifecycle_core::sim::{Edge, SimManagerImage};
 
 use crate::stage::Stage;
 
-/// An image with other contents.
+/// A version of the manager's image. Each version has a different digest.
 #[derive(Debug)]
 struct Version(&'static str);
 
@@ -36,7 +36,7 @@ fn managers(stage: &Stage) -> Vec<(String, String)> {
         .collect()
 }
 
-/// Whether the manager's node has files of a previous manager.
+/// Returns whether the manager's node still has the saved files of a previous manager.
 fn kept(stage: &Stage) -> bool {
     let node = &stage.declaration.manager.node;
     let transcript = stage.world.files(node);
@@ -73,7 +73,10 @@ async fn current_and_previous_manager_images_are_kept() {
     assert_eq!(counts, [1, 2, 2, 2], "{images:#?}");
     for (before, after) in images.iter().zip(&images[1..]) {
         let kept = after.iter().filter(|image| before.contains(image)).count();
-        assert_eq!(kept, 1, "only the previous one is kept: {images:#?}");
+        assert_eq!(
+            kept, 1,
+            "expected only the previous image to be kept: {images:#?}"
+        );
     }
     stage.up().await.unwrap();
     assert_eq!(stage.manager_images(), images[3], "an image was replaced");
@@ -107,11 +110,15 @@ async fn unresponsive_version_is_replaced_by_the_previous_one_with_its_registry(
     let after = managers(&stage);
     assert_eq!(after.len(), 1);
     assert_eq!(after[0].0, before[0].0, "the container was replaced");
-    assert_eq!(handover(&stage).unwrap(), handed, "its files were changed");
+    assert_eq!(
+        handover(&stage).unwrap(),
+        handed,
+        "the manager's files were changed"
+    );
     assert!(!kept(&stage));
 
-    // The previous version responds with its own registry, although the new version had converted
-    // the registry to a format that the previous one cannot read.
+    // The new version has converted the registry to a format that the previous version cannot read.
+    // The previous version must therefore use its own copy of the registry.
     stage.manager_image = None;
     stage.registry.central = None;
     let outcome = stage.up().await.unwrap();
@@ -120,8 +127,8 @@ async fn unresponsive_version_is_replaced_by_the_previous_one_with_its_registry(
     assert_eq!(now.intersection(&services).count(), 6, "{now:?}");
 }
 
-/// The bootstrapper crashes at any effect of the upgrade to a version that never responds. The next
-/// run nevertheless restores the previous version.
+/// Crashes the bootstrapper at each effect of the upgrade to a version that never responds. The
+/// next `up` must still restore the previous version.
 #[tokio::test(start_paused = true)]
 async fn failed_upgrade_continues_after_a_crash_at_any_effect() {
     let upgrade = async |crash: Option<(u64, Edge)>| {

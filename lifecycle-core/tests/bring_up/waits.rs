@@ -1,5 +1,5 @@
-//! Tests that every wait is reported and that every wait ends, with an error if its condition is
-//! never met.
+//! Tests that the bootstrapper reports every wait, and that every wait ends. If its condition is
+//! never met, a wait must end with an error.
 #![expect(clippy::unwrap_used, reason = "tests")]
 
 use std::path::Path;
@@ -14,7 +14,7 @@ use tokio::time::Instant;
 
 use crate::stage::Stage;
 
-/// The longest time without a report.
+/// The longest allowed time without a report.
 const MAX_PAUSE: Duration = Duration::from_secs(15);
 
 /// Records the reports with their times.
@@ -23,7 +23,7 @@ struct Recorder(Mutex<Vec<(Instant, Progress)>>);
 
 impl Reporter for Recorder {
     fn report(&self, progress: Progress) {
-        // The last line of a step belongs to the next report.
+        // Lines of output do not count: they are only shown together with the next report.
         if !matches!(progress, Progress::Line { .. }) {
             self.0.lock().unwrap().push((Instant::now(), progress));
         }
@@ -31,7 +31,8 @@ impl Reporter for Recorder {
 }
 
 impl Recorder {
-    /// Checks that reports were regular since `began`. Returns the subjects of the waits.
+    /// Checks that there was no pause longer than `MAX_PAUSE` between reports since `began`.
+    /// Returns the waits that were reported.
     fn waits_since(&self, began: Instant) -> Vec<String> {
         let reports = self.0.lock().unwrap();
         let mut last = began;
@@ -71,7 +72,7 @@ async fn recording(options: SimOptions) -> (Stage, Arc<Recorder>) {
     (stage, reports)
 }
 
-/// Lets time pass until a condition is met.
+/// Lets simulated time pass until a condition is met.
 async fn until(what: &str, mut is_so: impl FnMut() -> bool) {
     let wait = async {
         while !is_so() {
@@ -115,7 +116,7 @@ async fn node_with_a_closed_ssh_port() {
     };
     let error = tokio::select! {
         outcome = up => outcome.unwrap_err(),
-        () = close => unreachable!("it is pending"),
+        () = close => unreachable!("this future never completes"),
     };
     assert!(began.elapsed() < Duration::from_mins(10), "{error:?}");
     let waits = reports.waits_since(began);
@@ -182,7 +183,7 @@ async fn commands_without_a_manager() {
     assert!(began.elapsed() < Duration::from_mins(10), "{up:?}");
     reports.waits_since(began);
     let began = Instant::now();
-    // The nodes are deleted nevertheless.
+    // `down` must delete the nodes even without the manager.
     stage.down().await.unwrap();
     reports.waits_since(began);
 }
@@ -200,7 +201,7 @@ async fn manager_that_is_lost_during_up() {
     };
     let error = tokio::select! {
         outcome = up => outcome.unwrap_err(),
-        () = lose => unreachable!("it is pending"),
+        () = lose => unreachable!("this future never completes"),
     };
     assert!(matches!(error, Error::Unreachable { .. }), "{error:?}");
     reports.waits_since(began);
@@ -216,7 +217,8 @@ async fn up_retries_a_fixed_error() {
     let began = Instant::now();
     let outcome = stage.up().await.unwrap();
     assert_eq!(outcome.failures, [], "{}", stage.world.transcript());
-    // A build and three containers are finished without any pause of minutes.
+    // This time is enough for a build and three containers, but not for the pauses between
+    // automatic retries.
     assert!(
         began.elapsed() < Duration::from_mins(4),
         "{:?}",
@@ -231,7 +233,7 @@ async fn missing_secrets_of_existing_nodes_are_reported_immediately() {
     let mut bootstrapper = stage.bootstrapper().await;
     bootstrapper.state = Arc::new(lifecycle_core::bootstrap::MemoryState::default());
     let lacking = bootstrapper.missing_secrets(kept_in).await.unwrap();
-    assert!(lacking.is_none(), "nothing exists: {lacking:?}");
+    assert!(lacking.is_none(), "no node exists yet: {lacking:?}");
     stage.up().await.unwrap();
     let effects = stage.world.effects().len();
     let lacking = bootstrapper

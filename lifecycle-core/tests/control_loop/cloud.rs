@@ -1,4 +1,4 @@
-//! A cloud that records when its list was requested and what it returned.
+//! Tests how the manager uses the cloud, with a provider that records its calls.
 
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -16,7 +16,8 @@ use tokio::time::Instant;
 use crate::platform::node;
 use crate::stage::Stage;
 
-/// When a list was requested and returned, and the delay if the request was throttled.
+/// Records when a list was requested and returned. If the request was throttled, `wait` is the
+/// delay that the cloud requested.
 #[derive(Debug, Clone)]
 struct Listing {
     asked: Instant,
@@ -108,7 +109,7 @@ async fn throttled_cloud_is_not_called_before_its_delay_is_over() {
     stage.start();
     stage.settled().await;
     let before = cloud.listings.lock().unwrap().len();
-    // A node that does not respond makes the manager list the cloud again and again.
+    // While a node does not respond, the manager lists the cloud's nodes repeatedly.
     let faults = stage.world.faults();
     faults.pause(&node("n2")).unwrap();
     stage.pass(Duration::from_secs(20)).await;
@@ -122,14 +123,14 @@ async fn throttled_cloud_is_not_called_before_its_delay_is_over() {
     let n = refused[0];
     let pause = listings[n + 1].asked - listings[n].answered;
     assert!(pause >= Duration::from_mins(5), "{pause:?}");
-    // A cloud that responds is not polled in a busy loop either.
+    // A cloud that responds must not be polled in a busy loop.
     assert!(listings.len() < 200, "{}", listings.len());
     faults.heal(&node("n2")).unwrap();
     stage.pass(Duration::from_secs(30)).await;
     stage.assert_whole().await;
 }
 
-/// The operations in the registry.
+/// Returns the cloud operations in the registry.
 async fn stored(stage: &Stage) -> Vec<CloudOperation> {
     let nodes = stage.registry.snapshot().await.unwrap().nodes;
     let operations = nodes.into_values().filter_map(|v| v.operation);
@@ -179,7 +180,8 @@ async fn operation_that_was_not_stored_is_not_started_twice() {
     for seed in 51..54 {
         let mut stage = Stage::shop_without_manager(SimOptions::seeded(seed)).await;
         let before = u64::try_from(stage.world.effects().len()).unwrap();
-        // The cloud has accepted the request, but its response is lost.
+        // Crash after the cloud has accepted the first request, before the manager receives the
+        // response.
         stage.world.faults().crash_at(before + 1, Edge::After);
         stage.start();
         stage.world.crashed().await;

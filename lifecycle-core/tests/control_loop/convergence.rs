@@ -1,4 +1,4 @@
-//! Tests that a declared platform starts in order, and that the manager is idle afterwards.
+//! Tests that the services of a platform start in order, and that the manager is idle afterwards.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -31,8 +31,8 @@ async fn platform_starts_in_order_and_becomes_idle() {
     }
 }
 
-/// Checks that each service started after its dependencies were ready, and monitoring after all
-/// other services.
+/// Checks that each service started after its dependencies were ready, and that monitoring started
+/// last.
 pub(crate) async fn assert_order(stage: &Stage) {
     let seed = stage.seed;
     let records = stage.records().await;
@@ -61,7 +61,7 @@ pub(crate) async fn assert_order(stage: &Stage) {
     assert!(before.iter().all(|at| last >= *at), "seed {seed}");
 }
 
-/// Runs a platform with a fault in a separate runtime.
+/// Runs a platform with a fault, in a separate runtime. Returns the transcript.
 fn transcript(seed: u64) -> String {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
@@ -85,8 +85,9 @@ fn same_seed_gives_the_same_run() {
     assert_ne!(first, transcript(8));
 }
 
-/// In ten minutes without a change, each node is listed every 30 s and the event stream is checked
-/// every 10 s. A container that exits is inspected once for each of its events.
+/// Counts the calls to the engines of an idle platform: the manager may list a node's containers
+/// every 30 s and ping the node every 10 s. When a container exits, the manager may inspect it once
+/// for each event.
 #[tokio::test(start_paused = true)]
 async fn idle_nodes_are_rarely_listed_and_only_changes_are_inspected() {
     let stage = Stage::shop(51).await;

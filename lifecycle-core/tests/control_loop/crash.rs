@@ -1,5 +1,5 @@
-//! Tests a crash before and after every effect and every commit: the next manager reaches the same
-//! state, and no object is duplicated or left behind.
+//! Crashes the manager before and after every effect and every commit. The next manager must reach
+//! the same state as without a crash, and no object may be duplicated or left behind.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -39,7 +39,7 @@ async fn crashes_at(effect: u64, edge: Edge, loses_registry: bool) -> Stage {
     stage.world.faults().crash_at(before + effect, edge);
     stage.start();
     let crashed = tokio::time::timeout(Duration::from_hours(2), stage.world.crashed()).await;
-    crashed.unwrap_or_else(|_| panic!("no effect {effect} in the run of seed {SEED}"));
+    crashed.unwrap_or_else(|_| panic!("the run with seed {SEED} has no effect {effect}"));
     stage.crash().await;
     if loses_registry {
         stage.registry = Arc::new(MemoryRegistry::new(Arc::new(stage.world.clock())));
@@ -75,7 +75,8 @@ async fn after_a_crash_with_a_lost_registry_the_state_is_the_same() {
     }
 }
 
-/// Runs the platform with a fault at a commit. Returns whether the run had that commit.
+/// Runs the platform with a fault at a commit and checks the final state. Returns whether the run
+/// had that many commits.
 async fn fails_at(commit: u64, fault: Fault, expected: &BTreeSet<String>) -> bool {
     let mut stage = stage().await;
     let registry = FaultyRegistry::new(Arc::clone(&stage.registry), commit, fault);
@@ -103,7 +104,7 @@ async fn after_a_fault_at_any_commit_the_state_is_the_same() {
         for kind in [Fault::Crash, Fault::Error] {
             let mut commit = 1;
             while fails_at(commit, kind(edge), &expected).await {
-                // Every one of the first commits is tested, then a sample.
+                // Test each of the first ten commits, then every fifth.
                 commit += if commit < 10 { 1 } else { 5 };
             }
             assert!(commit > 20, "only {commit} commits");

@@ -1,5 +1,5 @@
-//! Tests managers with registries in databases: two managers that share a database, and separate
-//! databases for each kind.
+//! Tests managers whose registry is in a database: two managers that share a database, and separate
+//! databases for each kind of record.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -20,14 +20,14 @@ use crate::platform::service;
 use crate::postgres_server::PostgresServer;
 use crate::stage::{LEASE, Stage, key};
 
-/// A short lease, for a test that waits until the lease expires.
+/// A short lease for tests in real time, which must wait until the lease expires.
 const SHORT: Duration = Duration::from_secs(2);
 
 const NODES: &str = "nodes";
 const SERVICES: &str = "microservices";
 const MODELS: &str = "applications and models";
 
-/// Starts the shop with one application and one model.
+/// Creates the shop with `web` as an application and `db` as a model.
 async fn shop_of_kinds(options: SimOptions) -> Stage {
     let mut stage = Stage::shop_without_manager(options).await;
     for (name, class) in [
@@ -40,7 +40,8 @@ async fn shop_of_kinds(options: SimOptions) -> Stage {
     stage
 }
 
-/// Starts the shop with simulated databases for each kind; two kinds share one database.
+/// Starts the shop with simulated databases for each kind. Applications and models share a
+/// database.
 async fn mirrored(seed: u64) -> (Stage, SimDatabases) {
     let mut stage = shop_of_kinds(SimOptions::seeded(seed)).await;
     let central = Arc::new(MemoryRegistry::new(Arc::new(stage.world.clock())));
@@ -63,7 +64,7 @@ async fn mirrored(seed: u64) -> (Stage, SimDatabases) {
     (stage, databases)
 }
 
-/// Checks that every database has exactly the rows of its kinds that the central registry has.
+/// Checks that each database contains the central registry's records of its kinds, and no others.
 async fn assert_copies(stage: &Stage, databases: &SimDatabases) {
     let whole = stage.registry.snapshot().await.unwrap();
     for (url, with_nodes, services) in [
@@ -95,7 +96,7 @@ async fn copies_survive_outages_lost_instances_and_take_overs() {
     stage.pass(Duration::from_mins(1)).await;
     assert_copies(&stage, &databases).await;
 
-    // The database is unavailable while an instance is lost and replaced.
+    // An instance is lost and replaced while the database is unavailable.
     let cursor = stage.last_event().await;
     databases.set_unavailable(MODELS, true);
     let (node, container) = stage.place(&crate::platform::instance("web", 1));
@@ -130,7 +131,7 @@ async fn copies_survive_outages_lost_instances_and_take_overs() {
     stage.assert_whole().await;
 }
 
-/// Opens a manager's own connection to the database.
+/// Opens a separate connection to the database, as each manager does.
 async fn connection(url: &str) -> Arc<SqlRegistry> {
     let registry = SqlRegistry::open(url, key(), Arc::new(SystemClock)).await;
     Arc::new(registry.unwrap())
@@ -161,7 +162,7 @@ async fn on_postgres_the_follower_responds_and_takes_over() {
     stage.pass(SHORT * 2).await;
     let leading = stage.events(EventKind::Leading, 0).await;
     assert_eq!(leading.len(), 1, "{leading:#?}");
-    // A standby manager responds to reads like the leader.
+    // The standby manager answers reads with the same data as the leader.
     let (ours, theirs) = (
         api.platform().await.unwrap(),
         leads.platform().await.unwrap(),
@@ -177,7 +178,7 @@ async fn on_postgres_the_follower_responds_and_takes_over() {
     assert!(!api.events(last - 1).await.unwrap().events.is_empty());
     let web = service("web");
     assert!(api.logs(&web, LogOptions::last(1)).await.is_ok());
-    // The standby manager rejects requests that only the leader may serve.
+    // The standby manager must reject requests that only the leader may serve.
     let declaration = &stage.declaration;
     for refused in [
         api.apply(declaration).await.err(),
@@ -190,7 +191,6 @@ async fn on_postgres_the_follower_responds_and_takes_over() {
         );
     }
 
-    // The leader crashes.
     let containers: BTreeSet<_> = started(&stage);
     stage.abandon().await;
     let leads_now = async || stage.events(EventKind::Leading, 0).await.len() == 2;
@@ -217,7 +217,7 @@ fn started(stage: &Stage) -> BTreeSet<(String, String)> {
     run.collect()
 }
 
-/// A manager that is asked to stop releases its lease immediately.
+/// A manager releases its lease when it is asked to stop, so that its successor need not wait.
 #[tokio::test(start_paused = true)]
 async fn stopped_manager_is_replaced_immediately() {
     let mut stage = Stage::shop(53).await;

@@ -1,4 +1,4 @@
-//! Faults while a platform is running, and how the manager repairs them.
+//! Tests how the manager repairs faults of a running platform.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -22,8 +22,7 @@ async fn up(seed: u64) -> Stage {
     stage
 }
 
-/// Returns the effects since an index that change the world and whose text contains one of these
-/// words.
+/// Returns the effects after the first `since` ones that changed the world.
 fn effects(stage: &Stage, since: usize) -> Vec<String> {
     let effects = stage.world.effects().split_off(since);
     effects
@@ -33,7 +32,8 @@ fn effects(stage: &Stage, since: usize) -> Vec<String> {
         .collect()
 }
 
-/// Returns the action and the reason of the only step in the only plan since the cursor.
+/// Checks that there is only one plan after the cursor, and that this plan has only one step.
+/// Returns the step's action and reason.
 async fn only_planned(stage: &Stage, cursor: u64) -> (String, serde_json::Value) {
     let planned = stage.events(EventKind::Planned, cursor).await;
     assert_eq!(planned.len(), 1, "seed {}: {planned:#?}", stage.seed);
@@ -130,10 +130,10 @@ async fn crash_loop_is_delayed_reported_as_failed_and_retried() {
         matches!(record.state, InstanceState::Failed { .. }),
         "{record:?}"
     );
-    // There is only one event for all rounds of the loop.
+    // All rounds of the crash loop together cause only one event.
     let failed = stage.events(EventKind::Failed, 0).await;
     assert_eq!(failed.len(), 1, "{failed:#?}");
-    // Monitoring waits for the failed service, and its status shows this.
+    // Monitoring starts last, so it is not started while another service fails.
     assert!(
         !stage
             .records()
@@ -207,8 +207,8 @@ async fn change_that_is_never_ready_is_rolled_back() {
     tokio::time::timeout(limit, given_up).await.unwrap();
     stage.world.behave("web", Behaviour::default());
     stage.pass(Duration::from_secs(10)).await;
-    // The previous container serves again and is marked as not matching the declaration. The failed
-    // container is kept too.
+    // The previous container serves again, and the status explains why it does not match the
+    // declaration. The failed container is kept for a while.
     let snapshot = stage.registry.snapshot().await.unwrap();
     let status = stage.manager.round();
     let services = lifecycle_core::api::view::services(&snapshot, &status);
@@ -240,7 +240,8 @@ async fn change_that_is_never_ready_is_rolled_back() {
     let rejected = &snapshot.rejected[&instance("web", 1)];
     assert_ne!(rejected.digest, previous.digest);
     let since = stage.world.effects().len();
-    // Neither the passage of time nor a restart of the manager causes a retry.
+    // The manager must not retry the change by itself, even after an hour and after its own
+    // restart.
     stage.pass(Duration::from_hours(1)).await;
     stage.crash().await;
     stage.start();
@@ -295,7 +296,7 @@ async fn services_start_in_order_after_all_nodes_rebooted() {
             assert!(started("web", 1) >= ready("api", n), "seed {seed}");
         }
         assert!(started("monitoring", 1) >= ready("web", 1), "seed {seed}");
-        // The completed job did not run again.
+        // The completed job must not run again.
         let job = instance("migrate", 1);
         assert_eq!(before[&job], now[&job], "seed {seed}");
         for (id, record) in &now {
@@ -310,7 +311,7 @@ async fn unresponsive_node_is_unknown_and_delays_no_other() {
         let stage = up(seed).await;
         let before = stage.records().await;
         let faults = stage.world.faults();
-        // A service without dependencies, and another node with a service.
+        // Choose a service without dependencies, and another node, which becomes unreachable.
         let other = before[&instance("db", 1)].clone();
         let elsewhere = before.values().find(|r| r.node != other.node);
         let unreachable = elsewhere.unwrap().node.clone();
@@ -342,7 +343,7 @@ async fn unresponsive_node_is_unknown_and_delays_no_other() {
         faults.heal(&unreachable).unwrap();
         stage.pass(Duration::from_secs(30)).await;
         stage.assert_whole().await;
-        // The node's containers kept running and are still known.
+        // The node's containers kept running, and their records are unchanged.
         let records = stage.records().await;
         for (id, record) in records.iter().filter(|(_, r)| r.node == unreachable) {
             assert_eq!(record, &before[id], "seed {seed}");
@@ -376,7 +377,7 @@ async fn short_outage_keeps_endpoints_and_starts_no_steps() {
             let events = stage.events(kind, cursor).await;
             assert!(events.is_empty(), "seed {seed}: {events:#?}");
         }
-        // Changes during the outage are repaired afterwards.
+        // A container that was killed during an outage is repaired afterwards.
         let (on, container) = stage.place(&instance("db", 1));
         faults.partition(&unreachable).unwrap();
         faults.kill_container(&on, &container.name, 1).unwrap();
@@ -458,7 +459,8 @@ async fn node_that_restarts_during_a_partition_duplicates_nothing() {
 
 #[tokio::test(start_paused = true)]
 async fn quota_error_fails_the_node_and_its_services_until_it_is_raised() {
-    // With this seed, the quota does not affect the manager's node, on which everything depends.
+    // The seed is chosen so that the quota leaves room for the manager's node, on which everything
+    // depends.
     let mut stage = Stage::shop_without_manager(SimOptions::seeded(61)).await;
     stage.world.faults().quota(Some(2));
     stage.start();

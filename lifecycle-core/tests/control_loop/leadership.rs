@@ -1,4 +1,5 @@
-//! Tests two managers with the same registry: one leads, the other takes over.
+//! Tests two managers that share a registry: the standby manager takes over when the leader
+//! crashes.
 
 use std::time::Duration;
 
@@ -20,7 +21,7 @@ async fn follower_takes_over_when_the_lease_expires() {
     assert!(follower.apply(stage.declaration.clone()).await.is_err());
     assert!(follower.delete_platform(false).await.is_err());
 
-    // The leader crashes; the world and the standby manager continue.
+    // Crash the leader. The world and the standby manager continue.
     let effects = stage.world.effects().len();
     stage.abandon().await;
     stage.pass(LEASE * 2).await;

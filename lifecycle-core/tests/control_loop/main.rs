@@ -1,5 +1,6 @@
 //! Tests the real control loop and manager in the simulation: convergence, faults, and a crash at
-//! every effect. Time is paused, so hours pass in seconds, except in tests with a real database.
+//! every effect. Simulated time makes hours pass in seconds. Tests with a real database run in real
+//! time.
 
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 #![expect(clippy::print_stdout, reason = "a failure prints its seed")]

@@ -1,5 +1,6 @@
-//! Tests that agents know every name before a service starts on their node, receive the endpoints
-//! of services, and are replaced and removed automatically.
+//! Tests the agents' tables and the agents themselves. An agent must know every name before a
+//! service starts on its node, and must receive the services' endpoints. A lost agent must be
+//! replaced.
 
 use std::collections::BTreeSet;
 use std::time::Duration;
@@ -27,12 +28,12 @@ fn table(stage: &Stage, node: &NodeName) -> Table {
     table.unwrap_or_else(|| panic!("seed {}: the agent of {node} has no table", stage.seed))
 }
 
-/// Returns the agents' table, which must be the same on every node.
+/// Waits until all agents have the same table. Returns the table.
 async fn agents_table(stage: &Stage) -> Table {
     agents_table_when(stage, |_| true).await
 }
 
-/// Waits until the agents' table meets a condition.
+/// Waits until all agents have the same table and the table meets a condition. Returns the table.
 async fn agents_table_when(stage: &Stage, condition: impl Fn(&Table) -> bool) -> Table {
     let nodes: Vec<&NodeName> = stage.declaration.nodes.keys().collect();
     let looks = async {
@@ -46,7 +47,12 @@ async fn agents_table_when(stage: &Stage, condition: impl Fn(&Table) -> bool) ->
     };
     tokio::time::timeout(Duration::from_mins(5), looks)
         .await
-        .unwrap_or_else(|_| panic!("seed {}: the agents differ", stage.seed))
+        .unwrap_or_else(|_| {
+            panic!(
+                "seed {}: the agents do not have the expected table",
+                stage.seed
+            )
+        })
 }
 
 fn ready(table: &Table, service: &str) -> usize {
@@ -129,7 +135,7 @@ async fn take_over_keeps_addresses_and_raises_table_versions() {
     for (name, service) in &before.services {
         assert_eq!(after.services[name].address, service.address, "{name}");
     }
-    assert_eq!(agents(&stage), previous, "the take-over replaced an agent");
+    assert_eq!(agents(&stage), previous, "the takeover replaced an agent");
 }
 
 #[tokio::test(start_paused = true)]

@@ -1,4 +1,4 @@
-//! The platforms that the tests declare.
+//! Builds the declarations that the tests use.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
@@ -29,7 +29,7 @@ pub(crate) fn instance(name: &str, replica: u16) -> InstanceId {
     }
 }
 
-/// Returns the owner of the platform with this number. All platforms are named `demo`.
+/// Returns the owner with this number. All platforms are named `demo` and differ only in their ids.
 pub(crate) fn owner(number: u128) -> Owner {
     Owner {
         id: PlatformId::new(Uuid::from_u128(number << 104)),
@@ -37,7 +37,7 @@ pub(crate) fn owner(number: u128) -> Owner {
     }
 }
 
-/// Returns a node without an engine.
+/// Returns a node on which no engine is installed.
 pub(crate) fn bare(name: &str) -> NodeSpec {
     NodeSpec {
         image: Some("bare".into()),
@@ -63,7 +63,7 @@ pub(crate) fn empty(owner: &Owner, nodes: Vec<NodeSpec>) -> Declaration {
     }
 }
 
-/// Returns a service that listens on `port`, with an image that can be pulled.
+/// Returns a service that listens on `port`. Its image can be pulled.
 pub(crate) fn named(world: &SimWorld, name: &str, port: u16) -> ServiceSpec {
     let image = format!("{name}-image:1");
     world.publish_image(&image);
@@ -72,8 +72,8 @@ pub(crate) fn named(world: &SimWorld, name: &str, port: u16) -> ServiceSpec {
     spec
 }
 
-/// Returns a service that is built from the code base with the same name, whose Dockerfile exposes
-/// `port`.
+/// Returns a service that listens on `port`. Its image is built from a code base with the same
+/// name.
 pub(crate) async fn built(world: &SimWorld, name: &str, port: u16, content: &str) -> ServiceSpec {
     world.publish_image("base:1");
     let code = world.code();
@@ -94,8 +94,8 @@ pub(crate) fn after(spec: &mut ServiceSpec, other: &str, condition: DependencyCo
     spec.depends_on.insert(service(other), condition);
 }
 
-/// Returns a platform with three nodes, one of them bare, and the services `db` → `migrate` → `api`
-/// (two replicas) → `web`, with `monitoring` last.
+/// Returns a platform with three nodes, one of them without an engine. Its services start in this
+/// order: `db`, `migrate`, `api` (two replicas), `web`, and `monitoring`.
 pub(crate) async fn shop(world: &SimWorld, owner: &Owner) -> Declaration {
     use DependencyCondition::{ServiceCompletedSuccessfully, ServiceHealthy};
     let nodes = vec![

@@ -1,4 +1,4 @@
-//! Tests that all plans for simulated platforms can be computed again from their JSON.
+//! Tests that every plan for a simulated platform can be computed again from the recorded input.
 
 use std::cell::RefCell;
 use std::collections::BTreeSet;
@@ -13,7 +13,7 @@ use crate::stage::Stage;
 
 const AGENT_IMAGE: &str = "shop/lifecycle-manager:0123456789ab";
 
-/// Returns the fields that can be empty in an input but are not empty in this one.
+/// Returns the names of the optional fields that this input contains.
 fn filled(input: &PlanningInput) -> Vec<&'static str> {
     let (observed, history) = (&input.observed, &input.history);
     let fields = [
@@ -29,8 +29,8 @@ fn filled(input: &PlanningInput) -> Vec<&'static str> {
     filled.map(|(name, _)| name).collect()
 }
 
-/// Follows the manager's rounds, and computes each plan again from its JSON. Adds the fields that
-/// the inputs had to `met`.
+/// Follows the manager's rounds. Records each plan as JSON, and checks that planning from the
+/// recorded input yields the same plan. Collects the inputs' optional fields in `met`.
 async fn replay(stage: &Stage, met: &RefCell<BTreeSet<&'static str>>) {
     let mut rounds = stage.manager.rounds();
     loop {
@@ -51,7 +51,7 @@ async fn replay(stage: &Stage, met: &RefCell<BTreeSet<&'static str>>) {
     }
 }
 
-/// Runs a platform that starts, has faults, is declared again, and is deleted.
+/// Starts a platform, causes faults, changes the declaration, and deletes the platform.
 async fn life(stage: &Stage) {
     stage.settled().await;
     let faults = stage.world.faults();

@@ -1,5 +1,5 @@
-//! A registry that fails at one commit: either before the commit is done, or afterwards, without a
-//! response.
+//! A registry in which one commit fails, either before it takes effect, or after it has taken
+//! effect but before the response arrives.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -15,7 +15,7 @@ use lifecycle_core::registry::{
 use lifecycle_core::sim::Edge;
 use tokio::sync::watch;
 
-/// How the commit fails.
+/// Selects how the commit fails.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Fault {
     /// The commit never returns: the process crashes.

@@ -1,5 +1,5 @@
-//! Tests the removal of a platform: in reverse order and completely, even if managers crash, and
-//! without changes to another platform with the same name.
+//! Tests the removal of a platform. Services must stop in reverse order, and everything must be
+//! removed, even if managers crash. Another platform with the same name must not be changed.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -35,7 +35,7 @@ async fn ended(stage: &Stage, operation: &Operation) {
     assert!(matches!(end, OperationState::Succeeded { .. }), "{end:?}");
 }
 
-/// Removes the manager's node, as the bootstrapper does after the manager has removed everything
+/// Removes the manager's node. The bootstrapper does this after the manager has removed everything
 /// else.
 async fn remove_the_managers_node(stage: &mut Stage) {
     stage.crash().await;
@@ -46,7 +46,7 @@ async fn remove_the_managers_node(stage: &mut Stage) {
     cloud.delete_shared().await.unwrap();
 }
 
-/// Checks that only the manager's node is left, without containers.
+/// Checks that only the manager's node and its network are left.
 fn assert_removed(stage: &Stage) {
     let seed = stage.seed;
     let mut left = stage.world.leftovers(&stage.owner);
@@ -59,7 +59,7 @@ fn assert_removed(stage: &Stage) {
 async fn services_stop_in_reverse_order_and_everything_is_removed() {
     for seed in 1..=5 {
         let mut stage = Stage::shop(seed).await;
-        // Another platform with the same name is in the same world.
+        // Start another platform with the same name in the same world.
         let mut other = empty(&owner(2), vec![NodeSpec::new(node("other"))]);
         let cache = named(&stage.world, "cache", 6379);
         other.services.insert(cache.name.clone(), cache);
@@ -88,7 +88,7 @@ async fn services_stop_in_reverse_order_and_everything_is_removed() {
         assert_removed(&stage);
         let records = stage.records().await;
         assert!(records.is_empty(), "seed {seed}: {records:#?}");
-        // A manager that starts before its node is removed does not create anything.
+        // If the manager is started again before its node is removed, it must not create anything.
         stage.crash().await;
         stage.start();
         stage.pass(Duration::from_mins(30)).await;

@@ -1,5 +1,4 @@
-//! Tests requests to a manager: declarations, credentials, and the state that survives the
-//! manager's restart.
+//! Tests requests to a manager: declarations, credentials, and reads after the manager's restart.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -109,7 +108,7 @@ async fn restarted_manager_keeps_times_and_endpoints_and_is_open_immediately() {
         stage.crash().await;
         stage.pass(Duration::from_hours(1)).await;
         stage.start();
-        // No read may return less than the previous one.
+        // All reads during the restart must return the same records as before.
         for _ in 0..2_000 {
             stage.pass(Duration::from_millis(20)).await;
             assert_eq!(stage.records().await, before, "seed {seed}");

@@ -1,5 +1,5 @@
-//! Tests that any error whose cause was fixed outside the platform disappears with the next `up` or
-//! `retry`.
+//! Tests that an error disappears with the next `up` or `retry` after its cause was fixed outside
+//! the platform.
 
 use std::time::Duration;
 
@@ -11,12 +11,12 @@ use lifecycle_core::sim::{Behaviour, FaultRates, SimOptions};
 use crate::platform::{instance, node, service};
 use crate::stage::Stage;
 
-/// How soon after a retry the error must have disappeared.
+/// How soon after a retry an error must have disappeared.
 const GONE: Duration = Duration::from_secs(10);
 
 const LIMIT: Duration = Duration::from_hours(2);
 
-/// A text in every injected error.
+/// This text is in every injected error.
 const MARK: &str = "broken outside";
 
 /// Returns one error of each kind.
@@ -46,7 +46,8 @@ fn errors() -> Vec<Error> {
     ]
 }
 
-/// The simulated call that each type of step makes, with a name that retries this step.
+/// For each type of step, the simulated call that the step makes, and the name with which `retry`
+/// retries the step.
 const CALLS: [(&str, &str); 6] = [
     ("n2: provision", "n2"),
     ("n3: prepare", "n3"),
@@ -56,7 +57,7 @@ const CALLS: [(&str, &str); 6] = [
     ("-web-1", "web-1"),
 ];
 
-/// Returns the failed steps that wait for their next attempt.
+/// Describes the failed steps that wait for their next attempt.
 fn failed_steps(round: &Round) -> Vec<String> {
     let held = round.plan.held.iter().filter_map(|held| match &held.by {
         HeldBy::Backoff { step, why, .. } => Some(format!("{step}: {why}")),
@@ -79,8 +80,7 @@ async fn retry(stage: &Stage, name: Option<&str>) {
 #[tokio::test(start_paused = true)]
 async fn fixed_error_of_any_kind_disappears_after_a_retry() {
     for (place, (call, name)) in CALLS.into_iter().enumerate() {
-        // One call is tested with all kinds of errors, the others with one error for each retry
-        // behaviour.
+        // Test one call with all kinds of errors. A sample is enough for the others.
         let kinds = (0..errors().len()).step_by(if place == 2 { 1 } else { 5 });
         for kind in kinds {
             let error = || errors().swap_remove(kind);
@@ -144,7 +144,7 @@ async fn node_that_responds_again_is_noticed_immediately() {
     assert!(stage.manager.round().settled);
     stage.world.faults().heal(&unreachable).unwrap();
     retry(&stage, None).await;
-    // The platform is settled only after the node has responded.
+    // The retry makes the platform unsettled until the node has responded.
     let status = stage.until("settled", GONE, |s| s.settled).await;
     assert_eq!(failed_steps(&status), Vec::<String>::new());
     let ready =
@@ -155,7 +155,8 @@ async fn node_that_responds_again_is_noticed_immediately() {
 
 #[tokio::test(start_paused = true)]
 async fn ended_containers_start_immediately_whatever_their_policy() {
-    // A job runs once; a service is restarted after pauses that grow to a minute.
+    // The two containers differ in what happens without a retry: a job is not started again, and a
+    // service is started again after pauses that grow to a minute.
     for (name, seed) in [("migrate", 74), ("web", 75)] {
         let mut stage = Stage::shop_without_manager(SimOptions::seeded(seed)).await;
         let fails = Behaviour::default().exits(Duration::from_secs(1), 3);
@@ -181,7 +182,7 @@ async fn ended_containers_start_immediately_whatever_their_policy() {
         assert!(up(&status), "{name}: {status:#?}");
         stage.settled().await;
         stage.assert_whole().await;
-        // A later `up` does not start a job that has succeeded.
+        // A later `up` must not start a job that has succeeded.
         let effects = stage.world.effects().len();
         stage
             .manager
@@ -210,7 +211,7 @@ async fn rejected_specification_is_retried() {
                 s.generation() == generation && s.settled
             })
             .await;
-        // A failed container is kept for a while.
+        // Retry once while the failed container is kept, and once after it has been removed.
         let time = if kept { 1 } else { 20 };
         stage.pass(Duration::from_mins(time)).await;
         assert_eq!(stage.registry.snapshot().await.unwrap().rejected.len(), 1);

@@ -1,4 +1,4 @@
-//! A simulated world, a registry, and managers that start, crash, and restart.
+//! Helpers: starts, crashes, and restarts managers in a simulated world.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -31,9 +31,9 @@ pub(crate) struct Stage {
     pub(crate) registry: Arc<dyn Registry>,
     pub(crate) declaration: Declaration,
     pub(crate) manager: Arc<Manager>,
-    /// A cloud to use instead of the world's own.
+    /// The cloud that managers use, if it is not the world's own.
     pub(crate) cloud: Option<Arc<dyn CloudProvider>>,
-    /// The separate databases of kinds, which managers keep up to date.
+    /// The separate databases for each kind, which managers keep up to date.
     pub(crate) mirrors: Option<Mirrors>,
     /// How long a manager leads without renewing its lease.
     pub(crate) lease: Duration,
@@ -70,8 +70,8 @@ impl Stage {
         Self::of(seed, world, owner, declaration).await
     }
 
-    /// Creates a world for a declaration, in which the manager's node exists as the bootstrapper
-    /// leaves it.
+    /// Creates a world for a declaration. Only the manager's node exists, as after the
+    /// bootstrapper's work.
     pub(crate) async fn of(
         seed: u64,
         world: SimWorld,
@@ -137,7 +137,8 @@ impl Stage {
         }));
     }
 
-    /// Ends the manager like a crash of its process. Changes that it started in the world continue.
+    /// Ends the manager as if its process crashed. Changes that the manager has started in the
+    /// world continue.
     pub(crate) async fn crash(&mut self) {
         self.abandon().await;
         self.world.next_incarnation();
@@ -153,7 +154,7 @@ impl Stage {
         }
     }
 
-    /// Waits until the status meets a condition, for at most this much simulated time.
+    /// Waits until the status meets a condition. Panics after `limit` of simulated time.
     pub(crate) async fn until(
         &self,
         what: &str,
@@ -168,7 +169,7 @@ impl Stage {
         .await;
         let Ok(round) = found else {
             panic!(
-                "seed {}: not within {limit:?}: {what}: {:#?}",
+                "seed {}: timed out after {limit:?}: {what}: {:#?}",
                 self.seed,
                 self.manager.round()
             );
@@ -176,7 +177,7 @@ impl Stage {
         round.unwrap()
     }
 
-    /// Waits until the declaration is carried out and no step is left.
+    /// Waits until the platform matches the declaration and no step is left.
     pub(crate) async fn settled(&self) -> Arc<Round> {
         self.until("settled", Duration::from_hours(2), |s| {
             s.settled && s.is_idle() && s.input.is_some()
@@ -189,7 +190,7 @@ impl Stage {
         tokio::time::sleep(time).await;
     }
 
-    /// Returns the registry's record of each replica. A second record for a replica is an error.
+    /// Returns the registry's record of each replica. Panics if a replica has two records.
     pub(crate) async fn records(&self) -> BTreeMap<InstanceId, InstanceRecord> {
         let snapshot = self.registry.snapshot().await.unwrap();
         let count = snapshot.instances.len();
@@ -214,7 +215,8 @@ impl Stage {
             .collect()
     }
 
-    /// Returns the node and the container of a replica.
+    /// Returns the node and the container of a replica. Panics unless the replica has exactly one
+    /// container.
     pub(crate) fn place(&self, id: &InstanceId) -> (NodeName, ObservedContainer) {
         let mut found = self
             .containers()
@@ -223,7 +225,11 @@ impl Stage {
         let place = found.next().unwrap_or_else(|| {
             panic!("seed {}: {id} has no container", self.seed);
         });
-        assert!(found.next().is_none(), "seed {}: {id} twice", self.seed);
+        assert!(
+            found.next().is_none(),
+            "seed {}: {id} has two containers",
+            self.seed
+        );
         place
     }
 
@@ -240,8 +246,8 @@ impl Stage {
         self.registry.snapshot().await.unwrap().last_event
     }
 
-    /// Checks that every declared object exists exactly once, is recorded, and is ready or
-    /// completed, and that no other objects exist.
+    /// Checks that every declared replica has exactly one container, which is recorded and is ready
+    /// or completed, and that no other objects exist.
     pub(crate) async fn assert_whole(&self) {
         let seed = self.seed;
         let violations = self.world.violations();
@@ -290,7 +296,7 @@ pub(crate) fn key() -> PlatformKey {
     PlatformKey::from_hex(&"5a".repeat(32)).unwrap()
 }
 
-/// The parts in which managers differ.
+/// The settings in which managers differ.
 struct Setup {
     cloud: Option<Arc<dyn CloudProvider>>,
     mirrors: Option<Mirrors>,

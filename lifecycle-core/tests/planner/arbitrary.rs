@@ -9,7 +9,8 @@ use proptest::sample::Index;
 
 use super::builder::{ServiceChanges, declaration, derived, node_name, service};
 
-/// Names whose order differs from the order of the dependencies.
+/// Service names in an order that is not alphabetical. Services depend on services earlier in this
+/// list, so the start order differs from the order of the names.
 const NAMES: [&str; 12] = [
     "kiln", "bee", "yak", "oak", "zinc", "ant", "mole", "elm", "tin", "cow", "ivy", "rye",
 ];
@@ -34,7 +35,8 @@ pub(crate) struct ServiceDraft {
 
 #[derive(Debug, Clone)]
 pub(crate) struct PlatformDraft {
-    /// Whether each of the nodes n2 to n8 is declared; n1 always is.
+    /// One flag for each of the nodes n2 to n8: whether the node is declared. The node n1 is always
+    /// declared.
     nodes: Vec<bool>,
     capacity: Option<u64>,
     services: Vec<ServiceDraft>,
@@ -94,7 +96,7 @@ impl PlatformDraft {
             .collect()
     }
 
-    /// Returns the services. Without `ordered`, no service waits for another.
+    /// Returns the services. If `ordered` is false, no service waits for another.
     fn service_specs(&self, nodes: &[NodeSpec], ordered: bool) -> Vec<ServiceSpec> {
         let mut specs: Vec<ServiceSpec> = Vec::new();
         for (draft, name) in self.services.iter().zip(NAMES) {
@@ -138,8 +140,8 @@ impl PlatformDraft {
             }
             specs.push(spec);
         }
-        // A service whose completion is awaited runs once, so no other service may wait for it to
-        // be ready.
+        // If one service waits for another to complete, the other is a job. All services that
+        // depend on a job must wait for its completion.
         for n in 0..specs.len() {
             let name = specs[n].name.clone();
             let awaited = |s: &ServiceSpec| {
@@ -171,7 +173,7 @@ impl PlatformDraft {
     }
 }
 
-/// A change to the platform that the manager did not make.
+/// A change to the world that does not come from the planner.
 #[derive(Debug, Clone)]
 pub(crate) enum Mishap {
     NodeStops(Index),

@@ -43,7 +43,7 @@ pub(crate) fn service(name: &str) -> ServiceSpec {
     ServiceSpec::new(service_name(name), source)
 }
 
-/// Changes to a service.
+/// Methods that change a service and return it.
 pub(crate) trait ServiceChanges: Sized {
     fn needs(self, other: &str, condition: DependencyCondition) -> Self;
     fn ready_after(self, other: &str) -> Self {
@@ -143,7 +143,8 @@ pub(crate) fn derived(declaration: &Declaration) -> lifecycle_core::Result<Decla
     Declared::new(Generation(1), declaration, &key)
 }
 
-/// Returns a declaration of nodes and services, with everything that is derived from it.
+/// Returns a declaration of nodes and services, with the data that the planner derives from a
+/// declaration.
 pub(crate) fn declared(nodes: &[&str], services: Vec<ServiceSpec>) -> Declared {
     let nodes = nodes.iter().map(|n| NodeSpec::new(node_name(n))).collect();
     derived(&declaration(nodes, services)).unwrap()

@@ -1,7 +1,7 @@
-//! Tests the planner with snapshots of plans in typical situations, and with properties of plans in
-//! random ones. A model of the world carries out the plans; no backend is involved.
+//! Tests the planner: compares plans in typical situations with snapshots, and checks properties of
+//! plans in random situations. A model of the world carries out the plans, without a backend.
 
-#![expect(clippy::unwrap_used, reason = "a test that cannot go on fails")]
+#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 mod arbitrary;
 mod builder;

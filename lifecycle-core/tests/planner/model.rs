@@ -1,5 +1,5 @@
-//! A model of the world that the planner sees. It applies a step's effect immediately, and panics
-//! on a step that must not be carried out at that moment.
+//! A model of the world that the planner observes. The model applies the effect of each step
+//! immediately, and panics if the step is not allowed at that moment.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -18,13 +18,13 @@ use lifecycle_core::reconcile::{
 use lifecycle_core::registry::{RejectedSpec, Unknown};
 use lifecycle_core::runtime::{ContainerState, EngineInfo, EngineState, ObservedContainer, Role};
 
-/// A node as it really is, whether or not it can be observed.
+/// The real state of a node, even while the node is unreachable.
 #[derive(Debug, Clone)]
 pub(crate) struct Machine {
     pub power: Power,
     pub created: bool,
     pub prepared: bool,
-    /// Whether the node's engine was observed since the node started.
+    /// Whether the node's engine has been observed since the node started.
     pub asked: bool,
     pub unknown_since: Option<DateTime<Utc>>,
     pub state: EngineState,
@@ -39,11 +39,11 @@ pub(crate) struct World {
     pub last_seen: BTreeMap<InstanceId, NodeName>,
     pub rejected: BTreeMap<InstanceId, RejectedSpec>,
     pub failures: BTreeMap<StepId, Failure>,
-    /// How often containers exited by themselves.
+    /// How many times each container exited by itself.
     pub endings: BTreeMap<ContainerId, Endings>,
-    /// The runs for which a restart was requested.
+    /// The runs of containers for which a restart was requested.
     pub restarts: BTreeMap<InstanceId, ContainerRun>,
-    /// Where the previous plan placed the replicas that have no container.
+    /// For each replica without a container, the node that the previous plan chose.
     pub placed: BTreeMap<InstanceId, NodeName>,
     /// Specifications that never become ready.
     pub never_ready: BTreeSet<SpecDigest>,
@@ -80,7 +80,7 @@ impl World {
         }
     }
 
-    /// Returns the observation of this world.
+    /// Returns what an observer sees of this world.
     pub(crate) fn observed(&self) -> Observed {
         Observed {
             cloud_unknown: self.cloud_unknown.then(|| Unknown {
@@ -99,7 +99,7 @@ impl World {
         }
     }
 
-    /// Returns what a manager of this world knows in addition to the observation.
+    /// Returns the history that a manager adds to the observation.
     pub(crate) fn history(&self) -> History {
         History {
             last_seen: Arc::new(self.last_seen.clone()),
@@ -143,7 +143,7 @@ impl World {
             .flat_map(|(node, m)| m.state.containers.iter().map(move |c| (node, c)))
     }
 
-    /// Returns all containers of a replica, whether or not they can be observed.
+    /// Returns all containers of a replica, including those on unreachable nodes.
     pub(crate) fn of<'a>(
         &'a self,
         id: &'a InstanceId,
@@ -170,7 +170,7 @@ impl World {
         &mut machine.state
     }
 
-    /// Adds a container, as an earlier step may have left it.
+    /// Adds a container that an earlier step may have left behind.
     pub(crate) fn leave(
         &mut self,
         node: &NodeName,
@@ -205,7 +205,7 @@ impl World {
         container
     }
 
-    /// Carries out one step. Panics if it must not be carried out at this moment.
+    /// Carries out one step. Panics if the step is not allowed at this moment.
     pub(crate) fn apply(&mut self, declared: &Declared, action: &Action) {
         self.now += TimeDelta::milliseconds(1);
         match action {
@@ -310,7 +310,7 @@ impl World {
     fn start(&mut self, declared: &Declared, id: &InstanceId, name: &str, node: &NodeName) {
         assert!(
             declared.nodes.contains_key(node),
-            "{node} is not declared, {id} must not start on it"
+            "{id} must not start on {node}, which is not declared"
         );
         let service = &declared.services[&id.service];
         let same_spec = declared.container_name(id, &service.digest) == name;
@@ -373,7 +373,7 @@ impl World {
         self.last_seen.insert(id.clone(), node.clone());
     }
 
-    /// Asserts that all dependencies of a service are up.
+    /// Asserts that a service may start because all its dependencies are up.
     fn assert_may_start(&self, declared: &Declared, name: &ServiceName) {
         let spec = &declared.services[name].spec;
         for (other, condition) in &spec.depends_on {
@@ -393,7 +393,7 @@ impl World {
                         other,
                         DependencyCondition::ServiceCompletedSuccessfully,
                     );
-                assert!(up, "{name} starts last, and {other} is not up");
+                assert!(up, "{name} must start last, but {other} is not up");
             }
         }
     }
@@ -488,8 +488,8 @@ impl World {
         }
     }
 
-    /// Carries out plans until no step is left. Like the driver, this may carry out several steps
-    /// of one plan, in any order; `choose(n)` returns a number below `n`.
+    /// Carries out plans until no step is left. Like the driver, may carry out several steps of one
+    /// plan in any order. `choose(n)` returns a number below `n` and makes all choices.
     pub(crate) fn walk(
         &mut self,
         declared: &Declared,
@@ -506,7 +506,7 @@ impl World {
                 .collect();
             let mut ready = may_run(&plan);
             if ready.is_empty() {
-                // Either everything is done, or only the passage of time leads to a change.
+                // No step can run: either everything is done, or the plan waits for time to pass.
                 idle += 1;
                 if idle > 3 {
                     return plan;
@@ -517,7 +517,7 @@ impl World {
             idle = 0;
             for _ in 0..=choose(ready.len()) {
                 let step = ready.remove(choose(ready.len()));
-                // Occasionally, a crash leaves a container that was created but not started.
+                // Sometimes simulate a crash that leaves a container created but not started.
                 if let Action::StartInstance {
                     instance,
                     container,
@@ -542,13 +542,14 @@ impl World {
         );
     }
 
-    /// Carries out plans in their own order, one step at a time.
+    /// Carries out plans one step at a time, in the order of the plan.
     pub(crate) fn settle(&mut self, declared: &Declared) -> Plan {
-        // Always picks the first of several steps, and never a crash.
+        // Choose the first of several steps, never choose the crash (8), and always let time pass
+        // (3).
         self.walk(declared, &mut |n| usize::from(n == 8 || n == 3))
     }
 
-    /// Describes all objects, without ids and times, so that two worlds can be compared.
+    /// Describes all objects without ids and times, so that two worlds can be compared.
     pub(crate) fn summary(&self, with_nodes: bool) -> Vec<String> {
         let mut lines: Vec<String> = self
             .containers()
@@ -618,8 +619,8 @@ impl Machine {
     }
 }
 
-/// Returns the steps that the driver would start immediately: those that need no other step, at
-/// most one per instance.
+/// Returns the steps that the driver would start immediately: those that need no other step, and at
+/// most one for each instance.
 pub(crate) fn may_run(plan: &Plan) -> Vec<Step> {
     let mut busy = BTreeSet::new();
     plan.steps
@@ -633,14 +634,14 @@ pub(crate) fn may_run(plan: &Plan) -> Vec<Step> {
         .collect()
 }
 
-/// Asserts the properties of every plan.
+/// Asserts the properties that every plan must have.
 pub(crate) fn assert_sound(plan: &Plan) {
     let mut before = BTreeSet::new();
     for step in &plan.steps {
         for need in &step.needs {
             assert!(
                 before.contains(need),
-                "{} needs {need}, which is not before it",
+                "{} needs {need}, which is not earlier in the plan",
                 step.id
             );
         }

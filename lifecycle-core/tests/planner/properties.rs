@@ -1,5 +1,5 @@
-//! Tests properties of every plan. The model of the world panics on a step that violates the start
-//! order, runs an instance twice, or uses an object that does not exist.
+//! Tests properties of plans in random situations. The model of the world panics on a step that
+//! violates the start order, runs an instance twice, or uses an object that does not exist.
 
 use lifecycle_core::cloud::Power;
 use lifecycle_core::model::{InstanceId, NodeName, Replica, ServiceName};
@@ -20,7 +20,7 @@ fn chooser(seed: u64) -> impl FnMut(usize) -> usize {
     move |n| random.random_range(0..n)
 }
 
-/// Carries out some of the steps towards a declaration.
+/// Carries out some steps of the plans for a declaration.
 fn partly(world: &mut World, declared: &Declared, steps: usize, seed: u64) {
     let mut choose = chooser(seed);
     for _ in 0..steps {
@@ -120,7 +120,8 @@ fn happen(world: &mut World, mishap: &Mishap) {
     }
 }
 
-/// Returns a world in which some steps towards a declaration were carried out and mishaps happened.
+/// Returns a world in which some steps of the plans for a declaration were carried out and then
+/// mishaps happened.
 fn lived(draft: &PlatformDraft, steps: usize, mishaps: &[Mishap], seed: u64) -> World {
     let mut world = World::empty();
     partly(&mut world, &draft.declared(), steps, seed);
@@ -130,8 +131,8 @@ fn lived(draft: &PlatformDraft, steps: usize, mishaps: &[Mishap], seed: u64) -> 
     world
 }
 
-/// Removes stopped containers that will not be started again, so that the world can settle: jobs
-/// that were killed, and services that exited with code 0 and restart only on failure.
+/// Removes the stopped containers that the planner does not start again: failed jobs, and services
+/// that exited with code 0. Without this, the world might not settle.
 fn forget_endings(world: &mut World, declared: &Declared) {
     for machine in world.machines.values_mut() {
         machine.state.containers.retain(|c| {
@@ -171,7 +172,7 @@ fn assert_settled(world: &World, declared: &Declared, plan: &Plan) {
 }
 
 fn config() -> ProptestConfig {
-    // `PROPTEST_CASES` sets another number of cases.
+    // `PROPTEST_CASES` overrides the number of cases.
     let cases = std::env::var("PROPTEST_CASES").ok();
     ProptestConfig {
         cases: cases.and_then(|n| n.parse().ok()).unwrap_or(64),
@@ -195,7 +196,8 @@ proptest! {
         let mut world = lived(&old, steps, &mishaps, seed);
         let declared = new.declared();
         forget_endings(&mut world, &declared);
-        // The model panics if a replica of a lost node starts elsewhere.
+        // During the first walk, some nodes are unreachable. The model panics if a replica that may
+        // still run on one of them starts elsewhere.
         world.walk(&declared, &mut chooser(seed));
         world.find_again();
         let plan = world.walk(&declared, &mut chooser(seed.wrapping_add(1)));
@@ -249,7 +251,7 @@ proptest! {
                     let Role::Instance(other) = &other.role else { continue };
                     prop_assert!(
                         rank(&other.service) <= rank(&instance.service),
-                        "{} is stopped while {} is running", instance, other
+                        "{} is stopped while {} is still running", instance, other
                     );
                 }
             }
@@ -378,7 +380,8 @@ proptest! {
         let known = world.plan(&declared);
         world.lose(&lost);
         let unknown = world.plan(&declared);
-        // Only the ids are compared, because an image may now be copied from another node.
+        // Compare only the ids of the steps: an image that was to be copied from the lost node now
+        // comes from another source.
         let others: Vec<_> = known
             .steps
             .iter()

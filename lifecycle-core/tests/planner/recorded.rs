@@ -1,4 +1,4 @@
-//! Tests which values the JSON of a recorded input omits.
+//! Tests that a recorded input contains no secrets and still yields the same plan.
 
 use std::collections::BTreeMap;
 
@@ -46,7 +46,7 @@ fn a_recorded_input_contains_no_secret_and_gives_the_same_plan() {
             contents: FileContents::Text(Sensitive::new(SECRET)),
         }),
     });
-    // These fields have no secret types, but users may write secrets into them.
+    // The types of these fields are not secret types, but users may write secrets into the fields.
     container.command = Some(vec![format!("--password={SECRET}")]);
     container.labels.insert("password".into(), SECRET.into());
     container.healthcheck = Some(Healthcheck {

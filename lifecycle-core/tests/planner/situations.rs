@@ -1,4 +1,4 @@
-//! Tests snapshots of plans in typical situations.
+//! Compares plans in typical situations with snapshots.
 
 use std::sync::Arc;
 
@@ -32,7 +32,7 @@ fn shop_declared() -> Declared {
     declared(&["n1", "n2", "n3"], shop())
 }
 
-/// Returns the shop after its plans were carried out.
+/// Returns the world after the shop's plans were carried out.
 fn shop_world() -> World {
     let mut world = World::empty();
     world.settle(&shop_declared());
@@ -64,7 +64,7 @@ fn text(plan: &Plan) -> String {
     format!("{plan}\n\n{}\n{settled}", instances.join("\n"))
 }
 
-/// Returns the node and the name of a replica's container.
+/// Returns a replica's node and the name of its container.
 fn location_of(
     world: &World,
     service: &str,
@@ -602,7 +602,8 @@ fn holds_what_needs_a_failed_step() {
 
 #[test]
 fn rolls_back_to_the_last_specification_that_was_ready() {
-    // v1 was ready, v2 was replaced by v3 before it was ready, and v3 is rejected.
+    // Version 1 becomes ready. Version 2 is replaced by version 3 before it becomes ready, and
+    // version 3 is rejected. The rollback must choose version 1.
     let services = |version| declared(&["n1"], vec![service("web").version(version)]);
     let web = |version| -> SpecDigest {
         services(version).services[&instance("web", 1).service]
@@ -636,7 +637,7 @@ fn with_volume(name: &str) -> ServiceSpec {
     spec
 }
 
-/// Returns a world in which a database ran on n2 and only its volume is left.
+/// Returns a world in which only a volume is left of a database that ran on n2.
 fn only_the_volume_is_left() -> World {
     let mut world = World::empty();
     world.settle(&declared(&["n1", "n2", "n3"], Vec::new()));

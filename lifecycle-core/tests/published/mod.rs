@@ -1,9 +1,10 @@
-//! Forty platforms in the style of published projects. Each is read and planned on two nodes.
+//! Reads forty projects in the style of published Compose files, and plans each of them on two
+//! nodes.
 //!
-//! Each directory is a project as it is checked out; its files are found as Compose finds them. All
-//! projects use the `platform.toml` next to them, which declares two nodes.
+//! Each directory contains a project as it would be checked out. Its files are found in the same
+//! way as Compose finds them. All projects use `published/platform.toml`, which declares two nodes.
 
-#![expect(clippy::unwrap_used, reason = "a test that cannot go on fails")]
+#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 use std::fmt::Write as _;
 use std::path::PathBuf;
@@ -15,7 +16,7 @@ use lifecycle_core::reconcile::placement::place;
 use lifecycle_core::reconcile::{Declared, History, Observed, PlanningInput, plan};
 use lifecycle_core::secret::PlatformKey;
 
-/// The projects whose images need no image registry, only `debian:bookworm-slim`.
+/// The projects that need no other image than `debian:bookworm-slim`. All their images are built.
 const BUILT_HERE: [&str; 6] = [
     "build-inline",
     "built-configured",
@@ -43,7 +44,7 @@ fn cases() -> Vec<String> {
 async fn read(case: &str) -> Result<Loaded, String> {
     let mut sources = find(&directory().join(case), &[]).unwrap();
     sources.platform_toml = Some(directory().join("platform.toml"));
-    // The environment of the test process must not matter.
+    // The result must not depend on the environment of the test process.
     sources.environment.clear();
     super::loaded(&sources)
         .await

@@ -1,4 +1,4 @@
-//! A clock that a test moves.
+//! A clock that moves only when a test moves it.
 
 use std::sync::Mutex;
 use std::time::Duration;

@@ -1,5 +1,5 @@
-//! Tests that after any changes, the registry in SQLite has the same contents as the registry in
-//! memory.
+//! Tests that the registry in SQLite and the registry in memory have the same contents after the
+//! same random changes.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -18,7 +18,7 @@ use proptest::prelude::*;
 use crate::clock::ManualClock;
 use crate::platform::{at, declaration, event, instance, node, node_name};
 
-/// There are only few names, so that changes affect each other.
+/// Only a few names, so that random changes often affect the same records.
 const NAMES: [&str; 3] = ["a", "b", "c"];
 
 fn name() -> impl Strategy<Value = &'static str> {
@@ -89,7 +89,7 @@ fn batch() -> impl Strategy<Value = Batch> {
     (changes, events).prop_map(|(changes, events)| Batch { changes, events })
 }
 
-/// Converts a result's error to text, because errors cannot be compared.
+/// Converts the error in a result to text. Errors themselves cannot be compared.
 fn comparable(result: Result<Committed>) -> Result<Committed, String> {
     result.map_err(|error| match error {
         error @ Error::Conflict { .. } => error.to_string(),

@@ -1,5 +1,5 @@
-//! Tests that all registries pass the same suite. Other tests check the properties that only a
-//! registry in a database has.
+//! Runs the conformance suite with every registry, and tests what only registries in databases must
+//! do.
 
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 

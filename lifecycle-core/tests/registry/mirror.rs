@@ -1,5 +1,5 @@
-//! Tests the databases of kinds, which are copies of parts of the central registry: in memory, in a
-//! file, in PostgreSQL.
+//! Tests the separate databases for each kind of record: in memory, in files, and in PostgreSQL.
+//! Each database is a copy of a part of the central registry.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -77,7 +77,7 @@ fn declare(expected: Option<u64>, declaration: Declaration) -> Change {
     }
 }
 
-/// Returns a central registry with records of each kind.
+/// Returns a central registry that contains records of each kind.
 async fn central() -> Arc<MemoryRegistry> {
     let registry = memory();
     let ttl = Duration::from_hours(1);
@@ -119,8 +119,8 @@ fn text(events: Vec<Event>) -> Vec<(u64, String)> {
     text.collect()
 }
 
-/// Checks that the database contains exactly the central registry's records of these services, and
-/// of the nodes if it copies them.
+/// Checks that the database contains the central registry's records with these names, and no
+/// others.
 async fn assert_copy(database: &dyn KindDatabase, central: &MemoryRegistry, names: &[&str]) {
     let held = database.snapshot().await.unwrap();
     let whole = central.snapshot().await.unwrap();
@@ -143,7 +143,7 @@ async fn assert_copy(database: &dyn KindDatabase, central: &MemoryRegistry, name
     assert_eq!(held.last_event, whole.last_event);
 }
 
-/// Checks the requirements for every database of a kind.
+/// Checks what every database of a kind must do. `shared` is for two kinds.
 async fn suite(nodes: &dyn KindDatabase, web: &dyn KindDatabase, shared: &dyn KindDatabase) {
     let central = central().await;
     let of_nodes = mirror(&[Kind::Nodes], &central);
@@ -154,7 +154,7 @@ async fn suite(nodes: &dyn KindDatabase, web: &dyn KindDatabase, shared: &dyn Ki
         of_nodes.pass(nodes, FIRST).await.unwrap();
         of_web.pass(web, FIRST).await.unwrap();
         of_both.pass(shared, FIRST).await.unwrap();
-        // A second pass makes no changes.
+        // A second pass must succeed and change nothing.
         of_web.pass(web, FIRST).await.unwrap();
     };
     pass().await;
@@ -166,8 +166,8 @@ async fn suite(nodes: &dyn KindDatabase, web: &dyn KindDatabase, shared: &dyn Ki
     let both = messages(web).await;
     assert_eq!(both, [(3, "web".to_owned()), (4, "web".to_owned())]);
 
-    // A service is removed from the declaration. Its instance disappears later, and its events are
-    // copied until then.
+    // Remove a service from the declaration, and its instance later. The service's events must be
+    // copied until the instance has been removed.
     let mut without = three_classes();
     without.services.remove(&service("web"));
     let gone = |message: &str| about(Subject::Service(service("web")), message);
@@ -192,7 +192,7 @@ async fn suite(nodes: &dyn KindDatabase, web: &dyn KindDatabase, shared: &dyn Ki
     lost_central_registry_replaces_the_copy(nodes).await;
 }
 
-/// After another manager has taken over, the previous one cannot write any more.
+/// Checks that the previous manager cannot write after another manager has taken over.
 async fn previous_manager_is_fenced(nodes: &dyn KindDatabase, central: &Arc<MemoryRegistry>) {
     let mirror = mirror(&[Kind::Nodes], central);
     mirror.pass(nodes, Epoch(3)).await.unwrap();
@@ -216,7 +216,8 @@ async fn previous_manager_is_fenced(nodes: &dyn KindDatabase, central: &Arc<Memo
     assert_eq!(messages(nodes).await.last().unwrap().1, "written by 3");
 }
 
-/// The central registry was lost and created again: epochs and events start from the beginning.
+/// Replaces the central registry by a new one, as after a loss. The epochs and event numbers of the
+/// new registry start from the beginning.
 async fn lost_central_registry_replaces_the_copy(nodes: &dyn KindDatabase) {
     let other = central().await;
     mirror(&[Kind::Nodes], &other)
@@ -226,8 +227,8 @@ async fn lost_central_registry_replaces_the_copy(nodes: &dyn KindDatabase) {
     assert_eq!(nodes.follows().await.unwrap(), Some(other.id()));
     assert_copy(nodes, &other, &["vm1"]).await;
     assert_eq!(messages(nodes).await, [(2, "vm1".to_owned())]);
-    // A reader of the copy does not miss events that were no longer in the central registry when
-    // the copy was created.
+    // If the central registry has already pruned events when a copy is created, a reader of the
+    // copy must get an error instead of missing these events.
     let third = central().await;
     third
         .prune_events(DateTime::<Utc>::MIN_UTC, 2)
@@ -290,7 +291,7 @@ async fn on_postgres() {
         databases.push(kind(url, &key).await.unwrap());
     }
     suite(&*databases[0], &*databases[1], &*databases[2]).await;
-    // The most recent database is for applications and models.
+    // The latest database, which `query` uses, is the one for applications and models.
     let query = "SELECT DISTINCT service, class FROM endpoints ORDER BY service";
     assert_eq!(server.query(query), "app|model\nshop|application\n");
     assert_eq!(server.query("SELECT count(*) FROM nodes"), "0\n");
@@ -300,7 +301,7 @@ async fn on_postgres() {
         assert!(!dump.contains(planted) && !dump.contains(&hex), "{planted}");
     }
 
-    // A central database and a database of a kind cannot replace each other.
+    // A database of a kind cannot be opened as a central database, nor the other way round.
     let clock = Arc::new(SystemClock);
     let refused = SqlRegistry::open(&urls[2], key.clone(), Arc::clone(&clock) as _).await;
     assert!(matches!(refused, Err(Error::Invalid { .. })), "{refused:?}");
@@ -310,7 +311,7 @@ async fn on_postgres() {
     assert!(matches!(refused, Err(Error::Invalid { .. })), "{refused:?}");
     central.close().await.unwrap();
 
-    // A copy that was sealed with a deleted key is created again.
+    // A copy that is encrypted with a deleted key must be created again.
     let new_key = PlatformKey::generate();
     let renewed = kind(&urls[2], &new_key).await.unwrap();
     assert_eq!(renewed.follows().await.unwrap(), None);
@@ -334,33 +335,33 @@ async fn removed_platform_reuses_its_database_with_a_new_key() {
     let up = Batch::of(declare(None, three_classes())).event(event("up"));
     registry.commit(FIRST, up).await.unwrap();
 
-    // The platform is running, so another key is an error.
+    // While the platform exists, another key must be rejected.
     let refused = databases.prepare(&url, PLATFORM, &new).await;
     assert!(matches!(refused, Err(Error::Denied { .. })), "{refused:?}");
     let mut nothing = three_classes();
     nothing.services.clear();
     let down = Batch::of(declare(Some(1), nothing)).event(event("down"));
     registry.commit(FIRST, down).await.unwrap();
-    // A database that belongs to another platform is still rejected.
+    // After the removal, the id of another platform must still be rejected.
     let other = PlatformId::new(uuid::Uuid::from_u128(8));
     let refused = databases.prepare(&url, other, &new).await;
     assert!(matches!(refused, Err(Error::Denied { .. })), "{refused:?}");
     databases.prepare(&url, PLATFORM, &new).await.unwrap();
 
     let again = open(&new).await.unwrap();
-    assert_eq!(again.id(), registry.id(), "the same registry");
+    assert_eq!(again.id(), registry.id(), "the registry was replaced");
     let snapshot = again.snapshot().await.unwrap();
     assert_eq!(snapshot.declaration, None);
-    assert_eq!(snapshot.last_event, 2, "events are kept");
+    assert_eq!(snapshot.last_event, 2, "the events were deleted");
     again.release_lease("x").await.unwrap();
     let lease = again.acquire_lease("y", ttl).await.unwrap();
-    assert_eq!(lease, Lease::Held(Epoch(2)), "epochs continue");
+    assert_eq!(lease, Lease::Held(Epoch(2)), "the epochs started again");
     let refused = open(&old).await;
     assert!(matches!(refused, Err(Error::Denied { .. })), "{refused:?}");
 }
 
-/// A database in which one write fails: either before it is done, or afterwards, without a
-/// response.
+/// A database in which one write fails, either before it takes effect, or after it has taken effect
+/// but before the response arrives.
 #[derive(Debug)]
 struct Failing {
     inner: Arc<MemoryRegistry>,
@@ -418,7 +419,7 @@ impl Registry for Failing {
     }
 }
 
-/// Returns a registry with more events than one write copies, so that a pass needs several writes.
+/// Returns a registry with so many events that a pass needs several writes to copy them.
 async fn long_history() -> Arc<MemoryRegistry> {
     let central = central().await;
     for n in 0..2_500 {

@@ -1,4 +1,4 @@
-//! Records for the tests that are not part of the suite.
+//! Builds records for the tests that are not part of the conformance suite.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -14,7 +14,8 @@ use lifecycle_core::platform::{CloudSpec, Declaration, ManagerSpec};
 use lifecycle_core::registry::{Batch, Change, Credential, NodeRecord};
 use lifecycle_core::secret::Sensitive;
 
-/// Secrets that must never be visible: one for each place that may contain one.
+/// Secrets that must never be stored in plain text. There is one for each field that may contain a
+/// secret.
 pub(crate) const PLANTED: [&str; 4] = [
     "planted-in-environment",
     "planted-in-build-argument",
@@ -116,7 +117,7 @@ pub(crate) fn event(message: &str) -> NewEvent {
     }
 }
 
-/// Returns a record of each kind, with all the secrets.
+/// Returns a batch with a record of each kind. The records contain all secrets in `PLANTED`.
 pub(crate) fn everything() -> Batch {
     Batch {
         changes: vec![

@@ -34,7 +34,8 @@ impl Postgres {
         SqlRegistry::open(url, self.key.clone(), Arc::new(SystemClock)).await
     }
 
-    /// Creates a registry that `x` leads with epoch 1.
+    /// Creates a registry and acquires its lease for `x`, with epoch 1. Returns the registry's URL
+    /// and the registry.
     async fn led(&self) -> (String, SqlRegistry) {
         let url = self.server.database();
         let registry = self.open(&url).await.unwrap();
@@ -63,7 +64,7 @@ impl Backend for Postgres {
     }
 
     async fn pass(&self, time: Duration) {
-        // The server uses the real time.
+        // The server uses its own clock, so the test has to wait.
         tokio::time::sleep(time).await;
     }
 }
@@ -77,7 +78,8 @@ async fn postgres_passes_the_suite() {
 async fn two_managers_share_one_registry() {
     let postgres = Postgres::start();
     let url = postgres.server.database();
-    // Neither caller finds tables, and only one of them creates the tables.
+    // Open the empty database twice at the same time. Both calls must succeed, although only one of
+    // them can create the tables.
     let (first, second) = tokio::join!(postgres.open(&url), postgres.open(&url));
     let (first, second) = (first.unwrap(), second.unwrap());
     let ttl = Duration::from_secs(1);
@@ -97,8 +99,8 @@ async fn two_managers_share_one_registry() {
     assert_eq!(second.snapshot().await.unwrap().nodes.len(), 1);
 
     // The first manager keeps writing while its lease expires and the second one takes over. The
-    // registry must contain every write that returned success, and no write from after the
-    // takeover.
+    // registry must contain every write of the first manager that returned success, and none from
+    // after the takeover.
     let writer = async {
         let mut written = 1;
         loop {

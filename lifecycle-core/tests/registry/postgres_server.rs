@@ -1,5 +1,6 @@
-//! A PostgreSQL server for a test. It has its own directory, listens on a socket in this directory
-//! and optionally on one address, requires a password, and is stopped at the end of the test.
+//! Runs a PostgreSQL server for a test. The server has its own directory and requires a password.
+//! It listens on a socket in this directory, and optionally at one address. The end of the test
+//! stops it.
 
 use std::fmt::Write as _;
 use std::fs;
@@ -33,8 +34,8 @@ impl PostgresServer {
     /// Starts a server that also listens at an address of this machine and accepts connections from
     /// these networks. Returns the server and its port.
     pub(crate) fn start_at(address: IpAddr, networks: &[&str]) -> (Self, u16) {
-        // The port is random. A free port from the kernel may still be in use by the kernel
-        // afterwards.
+        // Derive the port from the process id. A free port that the kernel chooses might be used by
+        // another connection before the server listens.
         let port = 20_000 + u16::try_from(std::process::id() % 10_000).unwrap();
         let options = format!("-c listen_addresses='{address}' -c port={port}");
         (Self::with(&options, port, networks), port)
@@ -66,7 +67,8 @@ impl PostgresServer {
                 .arg("-D")
                 .arg(&data),
         );
-        // The time zone and the date style differ from the program's, because users may have any.
+        // Use a time zone and a date style that the program does not expect. Servers of users may
+        // have any.
         let hba = data.join("pg_hba.conf");
         let mut allowed = fs::read_to_string(&hba).unwrap();
         for network in networks {
@@ -83,7 +85,7 @@ impl PostgresServer {
         server
     }
 
-    /// Starts the server for the first time or again.
+    /// Starts the server, for the first time or after [`Self::stop`].
     pub(crate) fn run(&self) {
         let root = self.directory.path();
         let log = root.join("log");
@@ -102,7 +104,7 @@ impl PostgresServer {
         );
     }
 
-    /// Creates a database. Returns its URL.
+    /// Creates a database with a new name. Returns the database's URL.
     pub(crate) fn database(&self) -> String {
         let name = format!(
             "registry_{}",
@@ -131,7 +133,7 @@ impl PostgresServer {
         self.dump_of(&self.latest())
     }
 
-    /// Returns the result of a query in the latest database, as the server prints it.
+    /// Returns the result of a query in the latest database, in the format of `psql -At`.
     pub(crate) fn query(&self, sql: &str) -> String {
         self.query_in(&self.latest(), sql)
     }
@@ -141,7 +143,7 @@ impl PostgresServer {
         String::from_utf8(done(&mut self.client("pg_dump", database)).stdout).unwrap()
     }
 
-    /// Returns the result of a query in a database, as the server prints it.
+    /// Returns the result of a query in a database, in the format of `psql -At`.
     pub(crate) fn query_in(&self, database: &str, sql: &str) -> String {
         let output = done(self.client("psql", database).args(["-At", "-c", sql]));
         String::from_utf8(output.stdout).unwrap()
@@ -175,8 +177,8 @@ impl PostgresServer {
         command
     }
 
-    /// Returns a command of PostgreSQL. PostgreSQL refuses to run as root; for root, another user
-    /// runs it.
+    /// Returns a command line of PostgreSQL. PostgreSQL refuses to run as root, so root runs the
+    /// command as another user.
     fn command(&self, program: &str) -> Command {
         let program = self.programs.join(program);
         let mut command = if is_root() {
@@ -193,7 +195,7 @@ impl PostgresServer {
 
 impl Drop for PostgresServer {
     fn drop(&mut self) {
-        // The server may be stopped already.
+        // Ignore errors: the server may already be stopped.
         self.stopping().output().ok();
     }
 }

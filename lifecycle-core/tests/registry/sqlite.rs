@@ -181,7 +181,7 @@ async fn no_file_contains_a_plain_secret() {
     let open = search();
     assert!(
         holds(&open, "plain text"),
-        "the search must find a value that exists"
+        "the search does not find a value that exists"
     );
     registry.close().await.unwrap();
     let closed = search();

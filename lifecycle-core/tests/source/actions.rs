@@ -1,5 +1,6 @@
-//! Checks that an action is defined in only three places: its row in the table of facts, its
-//! execution, and the planner module that proposes it. No other code matches on all actions.
+//! Checks that adding an action needs changes in only three places: a row in the table of facts,
+//! the execution, and the planner module that proposes the action. No other code may match on all
+//! actions.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
@@ -23,7 +24,7 @@ fn variants() -> BTreeSet<String> {
     variants.map(|one| one.ident.to_string()).collect()
 }
 
-/// Collects the actions that functions distinguish, and those that the planner proposes.
+/// Collects the actions on which each function matches, and the actions that the code constructs.
 #[derive(Default)]
 struct Reader {
     function: String,

@@ -1,6 +1,6 @@
 //! Checks that public items have documentation. Fields and variants with self-explanatory names
-//! need none; rustc's lint `missing_docs` is off because it would require documentation for these
-//! too.
+//! need none. This is why rustc's lint `missing_docs`, which also covers fields and variants, is
+//! off.
 
 use std::fs;
 use std::path::Path;
@@ -11,7 +11,7 @@ use syn::{Attribute, ImplItemFn, Item, ItemImpl, ItemTrait, TraitItem, Visibilit
 use crate::layers::is_test;
 use crate::{files_below, is_rust, root};
 
-/// Private modules with items that are public because sea-orm's derives require it.
+/// Private modules whose items are public only because sea-orm's derives require this.
 const ENTITIES: &str = "lifecycle-core/src/registry/sql/entity";
 
 #[test]

@@ -1,5 +1,5 @@
-//! Checks that words which the glossary in CONTRIBUTING.md replaces do not occur in sources, help
-//! texts, and documents.
+//! Checks that sources, help texts, and documents do not use the words that the glossary in
+//! CONTRIBUTING.md replaces.
 
 use std::collections::BTreeSet;
 use std::fs;

@@ -1,8 +1,8 @@
-//! Checks the dependencies between modules: modules form layers, and the files of the command line
-//! form no cycle.
+//! Checks the dependencies between modules: the modules of this crate must form layers, and the
+//! files of the command line must not form a cycle.
 //!
-//! Reads the sources, so that these count: `use`, paths in code, in macros, and in attributes, and
-//! names that `lib.rs` re-exports. Tests inside the sources do not count.
+//! Reads the sources. A dependency is a `use`, a path in code, macros, or attributes, or a name
+//! that `lib.rs` re-exports. Tests inside the sources do not count.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
@@ -14,8 +14,8 @@ use syn::{Attribute, Item, ItemMod, ItemUse, Meta, UseTree};
 
 use crate::{files_below, is_rust, root};
 
-/// The modules of this crate from the bottom up. A module may use the modules before it in this
-/// table.
+/// The modules of this crate, from the bottom up. A module may use only the modules listed before
+/// it.
 const LAYERS: &[(&str, &str)] = &[
     (
         "similar",
@@ -55,7 +55,7 @@ fn modules_use_only_layers_below_them() {
             continue;
         };
         let Some(own) = rank(module) else {
-            wrong.insert(format!("module {module} is missing in the table"));
+            wrong.insert(format!("module {module} is missing in LAYERS"));
             continue;
         };
         for used in &file.uses {
@@ -66,11 +66,13 @@ fn modules_use_only_layers_below_them() {
                 Some(other) if other < own => {}
                 Some(_) => {
                     let (from, to) = (file.path.display(), used.join("::"));
-                    wrong.insert(format!("{from} uses {to}: {module} is below {top}"));
+                    wrong.insert(format!(
+                        "{from} uses {to}, but {module} is a lower layer than {top}"
+                    ));
                 }
                 None => {
                     let path = file.path.display();
-                    wrong.insert(format!("{path} uses {top}, which the table does not know"));
+                    wrong.insert(format!("{path} uses {top}, which is missing in LAYERS"));
                 }
             }
         }
@@ -94,7 +96,7 @@ fn files_of_the_command_line_form_no_cycle() {
     let source = root().join("cli/src");
     let files = files_of(&source);
     let modules: BTreeSet<&Vec<String>> = files.iter().map(|file| &file.module).collect();
-    // The longest prefix of the path that is a file.
+    // Returns the file's module: the longest prefix of the path that is a module with its own file.
     let file_of = |used: &Vec<String>| {
         let mut module = used.clone();
         while !modules.contains(&module) {
@@ -108,7 +110,8 @@ fn files_of_the_command_line_form_no_cycle() {
         let others = used.filter(|other| *other != file.module);
         edges.entry(file.module.clone()).or_default().extend(others);
     }
-    // A module that uses none of the remaining modules is not part of a cycle.
+    // Repeatedly remove the modules that use none of the remaining modules. Only cycles, and the
+    // modules that use them, are left.
     loop {
         let free: Vec<_> = edges
             .iter()
@@ -136,9 +139,9 @@ fn files_of_the_command_line_form_no_cycle() {
 /// One source file.
 struct Source {
     path: PathBuf,
-    /// The path of the file's module in the crate; empty for `lib.rs` and `main.rs`.
+    /// The path of the file's module in the crate. It is empty for `lib.rs` and `main.rs`.
     module: Vec<String>,
-    /// The paths in the crate that the file uses.
+    /// The paths within the crate that the file uses.
     uses: BTreeSet<Vec<String>>,
 }
 
@@ -155,7 +158,7 @@ fn files_of(source: &Path) -> Vec<Source> {
     let root = parsed.iter().find(|(module, ..)| module.is_empty());
     let exported = root.map(|(.., file)| exported(&file.items));
     let exported = exported.unwrap_or_default();
-    // A file whose module is compiled only for tests counts as a test.
+    // Skip files whose module is declared with `#[cfg(test)]`.
     let tests: BTreeSet<Vec<String>> = parsed
         .iter()
         .flat_map(|(module, _, file)| test_modules(module, &file.items))
@@ -241,9 +244,9 @@ pub(crate) fn is_test(attributes: &[Attribute]) -> bool {
     })
 }
 
-/// Collects the paths of the crate that a file uses.
+/// Collects the paths within the crate that a file uses.
 struct Reader {
-    /// The current module, which may be an inline module of the file.
+    /// The current module. It may be an inline module within the file.
     module: Vec<String>,
     uses: BTreeSet<Vec<String>>,
 }
@@ -269,7 +272,7 @@ impl Reader {
         }
     }
 
-    /// Records the paths that begin with `crate` in tokens that are not parsed.
+    /// Records the paths in unparsed tokens that begin with `crate`.
     fn note_tokens(&mut self, tokens: TokenStream) {
         let mut path: Option<Vec<String>> = None;
         for token in tokens {

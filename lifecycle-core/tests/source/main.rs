@@ -1,5 +1,5 @@
-//! Checks the sources: dependencies between modules, the glossary, documentation, unused symbols,
-//! and the places of actions.
+//! Checks rules for the sources themselves: dependencies between modules, replaced words, missing
+//! documentation, unused symbols, and where actions are handled.
 
 #![expect(
     clippy::unwrap_used,
@@ -19,7 +19,7 @@ fn root() -> &'static Path {
     Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap()
 }
 
-/// Returns the files below a directory, sorted, or the file itself.
+/// Returns the files below a directory, sorted. For a file, returns only the file.
 fn files_below(place: &Path) -> Vec<PathBuf> {
     if place.is_file() {
         return vec![place.to_owned()];

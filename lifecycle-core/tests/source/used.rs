@@ -1,11 +1,11 @@
-//! Checks that production code uses every production symbol.
+//! Checks that every symbol in the sources is used by more than tests.
 //!
-//! Every function, method, type, variant, constant and trait that `src` of a crate defines must
-//! occur in `src` of a crate or in `examples`, outside its definition and its own body. Uses in
-//! tests and benches do not count. Uses in the conformance suites count only for symbols of these
-//! suites, because only tests call the suites. Names are compared, not types: a method counts as
-//! used if any method with the same name is called. A variant must be constructed somewhere, not
-//! only matched or compared.
+//! Every function, method, type, variant, constant, and trait defined in some crate's `src` must
+//! also be used in `src` of that or another crate, or in `examples`, outside its own definition and
+//! body. Uses in tests and benches do not count. Uses inside the conformance suites count only for
+//! the suites' own symbols, because only tests call the suites. The check compares names, not
+//! types: a method counts as used if any method with the same name is called. A variant counts as
+//! used only if it is constructed; matching or comparing is not enough.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
@@ -21,7 +21,7 @@ use syn::{
 use crate::layers::{is_test, module_of, test_modules};
 use crate::{files_below, is_rust, root};
 
-/// Symbols that exist for other programs, with the reason.
+/// Symbols that exist for other programs, which this check cannot see, with the reason for each.
 const PUBLIC: &[(&str, &[&str])] = &[
     (
         "other crates, and their tests, construct values of non-exhaustive types",
@@ -36,7 +36,7 @@ const PUBLIC: &[(&str, &[&str])] = &[
         ],
     ),
     (
-        "programs that embed the library take existing VMs into a platform; the two programs do not",
+        "programs that embed the library can adopt existing VMs; the bootstrapper and the manager do not",
         &["lifecycle-core::cloud::CloudProvider::adopt"],
     ),
     (
@@ -51,22 +51,22 @@ const PUBLIC: &[(&str, &[&str])] = &[
         ],
     ),
     (
-        "tests of code that carries errors, in any crate, go through one error of each kind",
+        "tests of code that passes errors on, in any crate, try one error of each kind",
         &["lifecycle-core::conformance::errors::one_of_each"],
     ),
     (
-        "authors of code stores, and their tests, pack files as a code store has to",
+        "other implementations of code stores, and their tests, must pack files in the same way",
         &["lifecycle-core::code::pack::pack"],
     ),
     (
-        "programs that embed the library reach one host without a connector, or log in by password",
+        "programs that embed the library can connect to one host without a connector, or with a password",
         &[
             "lifecycle-docker::ssh::SshAccess::new",
             "lifecycle-docker::ssh::credential::SshCredential::Password",
         ],
     ),
     (
-        "tests of code that uses Azure control the simulator and see what it was asked",
+        "tests of code that uses Azure control the simulator and check the requests that it received",
         &[
             "lifecycle-azure::simulator::AzureSimulator::budgets",
             "lifecycle-azure::simulator::AzureSimulator::faults",
@@ -92,7 +92,7 @@ const PUBLIC: &[(&str, &[&str])] = &[
         ],
     ),
     (
-        "tests of code that embeds the library control the simulated world and see what happened in it",
+        "tests of code that embeds the library control the simulated world and check what happened in it",
         &[
             "lifecycle-core::sim::behaviour::Behaviour::exits",
             "lifecycle-core::sim::behaviour::Behaviour::exposes",
@@ -151,7 +151,7 @@ const CONSTRUCTING: &[&str] = &[
     "ValueEnum",
 ];
 
-/// Names that the derives of serde and sea-orm require.
+/// Names that are used by the code that serde's and sea-orm's derives generate.
 const IMPLIED: &[&str] = &["Relation", "deserialize", "serialize"];
 
 #[test]
@@ -166,7 +166,7 @@ fn no_symbol_is_used_by_tests_alone() {
     let stale: Vec<_> = public.difference(&unused).cloned().collect();
     assert!(
         wrong.is_empty(),
-        "not used by production code:\n{}",
+        "not used outside tests:\n{}",
         wrong.join("\n")
     );
     assert!(
@@ -188,10 +188,10 @@ fn the_exceptions_are_sorted_and_have_reasons() {
 enum Sort {
     /// A function that is not associated with a type.
     Function,
-    /// An associated function without a receiver.
+    /// An associated function without `self`.
     Associated,
     Method,
-    /// A function of a trait without a receiver. Calls name the implementing type, not the trait.
+    /// A function of a trait without `self`. Calls name the implementing type instead of the trait.
     Required,
     Variant,
     /// A type, trait, constant, or static.
@@ -227,17 +227,17 @@ fn is_suite(module: &str) -> bool {
     module.starts_with("lifecycle-core::conformance")
 }
 
-/// The used names.
+/// The names that the sources use.
 #[derive(Debug, Default)]
 struct Uses {
     /// Names that refer to items.
     names: BTreeSet<String>,
     methods: BTreeSet<String>,
-    /// Adjacent segments of a path, for example `Owner::member`.
+    /// Adjacent segments of paths, for example `Owner::member`.
     pairs: BTreeSet<(String, String)>,
-    /// Adjacent segments outside patterns.
+    /// Adjacent segments of paths outside patterns.
     constructed: BTreeSet<(String, String)>,
-    /// The members of all such pairs, with any owner, in patterns too.
+    /// The second segments of all pairs.
     members: BTreeSet<String>,
 }
 
@@ -341,11 +341,11 @@ struct Reader {
     module: String,
     defined: Vec<Definition>,
     uses: Uses,
-    /// The type that the block being read belongs to.
+    /// The type of the `impl` block, enum, or trait that is being read.
     owner: Option<String>,
-    /// The symbols that are being defined; uses in their own bodies do not count.
+    /// The symbols whose bodies are being read. Uses of a symbol in its own body do not count.
     within: Vec<String>,
-    /// Other names that the file gives to symbols.
+    /// The names from `use … as …`, with the original names.
     aliases: BTreeMap<String, String>,
     in_pattern: bool,
 }
@@ -363,7 +363,7 @@ impl Reader {
         }
     }
 
-    /// Counts a symbol that is used under another name as used.
+    /// For each used alias, also records the original name as used.
     fn note_aliases(&mut self) {
         for (alias, name) in &self.aliases {
             if self.uses.names.contains(alias) {
@@ -404,7 +404,7 @@ impl Reader {
         self.define(&signature.ident, sort, false);
     }
 
-    /// Reads the parts that belong to `name`.
+    /// Reads the body of `name`.
     fn inside(&mut self, name: &syn::Ident, read: impl FnOnce(&mut Self)) {
         self.within.push(name.to_string());
         read(self);
@@ -494,7 +494,8 @@ impl Reader {
         self.note_path(&path);
     }
 
-    /// Records the names within a string: paths in attributes, and arguments of format strings.
+    /// Records the names in a string literal, which may be a path in an attribute or a format
+    /// string.
     fn note_text(&mut self, text: &str) {
         let text = text.trim_matches('"');
         let is_word = |c: char| c.is_ascii_alphanumeric() || c == '_' || c == ':';
@@ -532,7 +533,7 @@ fn derives(attributes: &[Attribute]) -> bool {
     })
 }
 
-/// Whether `Default` or `From` construct a variant.
+/// Returns whether a derive of `Default` or `From` constructs a variant.
 fn is_derived(variant: &Variant) -> bool {
     let has = |attributes: &[Attribute], name| attributes.iter().any(|a| a.path().is_ident(name));
     let mut fields = variant.fields.iter();
@@ -697,7 +698,7 @@ impl<'ast> Visit<'ast> for Reader {
     }
 
     fn visit_pat_ident(&mut self, pattern: &'ast PatIdent) {
-        // In a pattern, a constant cannot be distinguished from a new name.
+        // Record the name: it may be a constant, which looks like a new variable in a pattern.
         self.note_name(&pattern.ident.to_string());
         visit::visit_pat_ident(self, pattern);
     }

@@ -190,7 +190,7 @@ async fn several_files_are_merged_and_diagnostics_name_their_file() {
     assert!(db.container.environment.contains_key("PASSWORD"));
     assert_eq!(
         loaded.warnings[0].to_string(),
-        "more/db.yaml:6:11: services.db.user: `NONE` is not set and is replaced by an empty text"
+        "more/db.yaml:6:11: services.db.user: `NONE` is not set and is replaced by an empty string"
     );
 }
 
@@ -388,7 +388,7 @@ async fn impossible_reservation_is_reported_with_its_line() {
     assert_eq!(
         problems,
         "compose.yaml:6:9: services.a.deploy.resources.reservations: no node that the \
-         service may run on has this capacity; reserve less, or declare a larger `capacity` for a node"
+         service may run on has enough capacity; reserve less, or declare a larger `capacity` for a node"
     );
 }
 

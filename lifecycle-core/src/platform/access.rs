@@ -1,5 +1,5 @@
-//! The credentials for the cloud, the code store and the jump host, read from `platform.toml`
-//! alone, for callers that need them before or without the declaration.
+//! Reads the credentials for the cloud, the code store and the jump host. Needs only
+//! `platform.toml`, so it also works before the Compose files are read.
 
 use serde::{Deserialize, Serialize};
 
@@ -11,8 +11,8 @@ use super::{CodeStoreSpec, Diagnostics, JumpHostSpec, Sources, settings, toml};
 use crate::error::{Error, Result as CoreResult};
 use crate::secret::Sensitive;
 
-/// Secrets of external services. They are not part of the declaration: the bootstrapper gives them
-/// to the manager in the hand-over.
+/// Secrets for external services. They are not part of the declaration; the bootstrapper passes
+/// them to the manager in the hand-over.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Credentials {
     /// The client secret of the application that logs in to the cloud.
@@ -22,7 +22,7 @@ pub struct Credentials {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub code: Option<Sensitive>,
     /// The private key for the jump host; without it, the platform's own key is used. The manager
-    /// does not get it, because it reaches the nodes directly.
+    /// connects to the nodes directly, so it does not receive this key.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub jump_host: Option<Sensitive>,
 }
@@ -72,11 +72,11 @@ fn missing(key: &str) -> Error {
 pub struct Access {
     pub code: CodeStoreSpec,
     pub credentials: Credentials,
-    /// The jump host as it is currently declared; the one of the last `up` may no longer exist.
+    /// The jump host in the current `platform.toml`. It may differ from the one at the last `up`.
     pub jump_host: Option<JumpHostSpec>,
 }
 
-/// Reads the access settings from `platform.toml`; the Compose files may be invalid.
+/// Reads the access settings from `platform.toml`. The Compose files are not read.
 ///
 /// # Errors
 /// All problems with `platform.toml`.

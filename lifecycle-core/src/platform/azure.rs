@@ -33,7 +33,7 @@ pub struct AzureSpec {
     /// Whether new nodes get a public address.
     #[serde(default = "yes")]
     pub public_ip: bool,
-    /// The user-assigned identity that is assigned to the manager's VM, for the manager's login.
+    /// The user-assigned identity to assign to the manager's VM, so that the manager can log in.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub identity: Option<String>,
     /// How to log in.
@@ -48,7 +48,7 @@ pub struct AzureSpec {
     /// The endpoint of Entra ID, if it is not the public one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub authority: Option<String>,
-    /// The CA certificate to trust instead of the public ones, in PEM.
+    /// The CA certificate to trust instead of the public CAs, in PEM format.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub ca: Option<String>,
 }
@@ -80,9 +80,9 @@ impl AzureSpec {
         }
     }
 
-    /// Returns how the manager logs in from its VM: with the bootstrapper's login if that can be
-    /// handed over, otherwise with the identity that is assigned to the manager's VM. `None` if
-    /// neither is possible.
+    /// Returns the login method of the manager on its VM: the bootstrapper's client secret, the
+    /// declared `identity`, or the bootstrapper's managed identity, in this order. Returns `None`
+    /// if the manager cannot log in.
     pub fn login_of_manager(&self) -> Option<LoginSpec> {
         let of_vm = self.identity.clone();
         match &self.login {
@@ -102,12 +102,12 @@ impl AzureSpec {
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case", tag = "method")]
 pub enum LoginSpec {
-    /// The first login method that works, of those that need no settings.
+    /// Tries the methods that need no settings, and uses the first one that works.
     #[default]
     InOrder,
     /// The session of `az login`.
     AzureCli,
-    /// The identity of the current VM: the named one, or the only one.
+    /// A managed identity of the current VM: the one with this client id, or the only one.
     ManagedIdentity {
         /// The client id of the identity.
         #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -118,18 +118,18 @@ pub enum LoginSpec {
         /// The resource id of the identity.
         id: String,
     },
-    /// An application with a client secret, which is in the credentials.
+    /// An application with a client secret. The secret itself is in the credentials.
     ClientSecret { tenant: String, client: String },
     /// A token that Kubernetes or GitHub provides in the environment.
     WorkloadIdentity,
 }
 
-/// An SSH host that is reachable from outside and can reach the nodes.
+/// An SSH host that is reachable from outside the platform's network and can reach the nodes.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct JumpHostSpec {
     /// Host name or address.
     pub host: String,
-    /// The port of its SSH server.
+    /// The port of the SSH server.
     pub port: u16,
     pub user: String,
     /// The public host key, in OpenSSH format.
@@ -168,7 +168,7 @@ pub struct AzureFilesSpec {
     /// The endpoint, if it is not the public one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub endpoint: Option<String>,
-    /// The CA certificate to trust instead of the public ones, in PEM.
+    /// The CA certificate to trust instead of the public CAs, in PEM format.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub ca: Option<String>,
 }

@@ -1,5 +1,5 @@
-//! `[registry]` in `platform.toml`: database URLs. They contain passwords, so they are written as
-//! secret references. No diagnostic quotes a URL.
+//! Reads `[registry]` in `platform.toml`: database URLs. A URL with a password must be a secret
+//! reference, and no diagnostic quotes a URL.
 
 use std::net::IpAddr;
 
@@ -36,7 +36,7 @@ pub(super) fn read(
             report.unknown_key(field.at, &field.path, key, keys());
         }
     }
-    // A database that is the central one needs no copy.
+    // A kind with the URL of the central database needs no separate database.
     let central = spec.central.clone();
     spec.kinds
         .retain(|_, url| central.as_ref().is_none_or(|central| url != central));
@@ -70,8 +70,8 @@ enum Password {
     None,
 }
 
-/// Checks that a URL names a database that both the bootstrapper and the manager can reach. The
-/// error does not quote the URL.
+/// Checks that a URL is complete and that its host is not the local machine: both the bootstrapper
+/// and the manager must reach the same database. The error does not quote the URL.
 fn check(url: &str) -> Result<Password, String> {
     let rest = ["postgres://", "postgresql://"]
         .iter()

@@ -1,4 +1,4 @@
-//! Diagnostics of the user's files: position, message, and how to fix the problem.
+//! Problems in the user's files, each with its position, a message and, if possible, a fix.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
@@ -19,7 +19,7 @@ pub struct Diagnostic {
     /// The path of the key, for example `services.web.ports[0]`; may be empty.
     pub path: String,
     pub message: String,
-    /// How to fix it.
+    /// How to fix the problem.
     pub help: Option<String>,
 }
 
@@ -93,7 +93,7 @@ impl From<Diagnostics> for Error {
     }
 }
 
-/// A known key that is not supported and has no effect.
+/// A valid key that is ignored because it is not supported.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct UnsupportedKey {
     pub file: String,
@@ -101,9 +101,9 @@ pub struct UnsupportedKey {
     pub line: usize,
     /// The path of the key, for example `services.web.privileged`.
     pub path: String,
-    /// What happens instead.
+    /// What happens because the key is ignored.
     pub consequence: &'static str,
-    /// Whether the service behaves differently from what the key requests.
+    /// Whether ignoring the key makes the service behave differently than declared.
     pub changes_behaviour: bool,
 }
 
@@ -127,13 +127,13 @@ pub(super) struct Report {
     problems: Vec<(Option<Position>, Diagnostic)>,
     /// Positions of values for which no further diagnostics are reported.
     suppressed: BTreeSet<Position>,
-    /// Notes on values, added to the message if the value is wrong.
+    /// A note for each position, appended to every message about this position.
     notes: BTreeMap<Position, String>,
     pub(super) warnings: Vec<Diagnostic>,
     pub(super) unsupported: Vec<UnsupportedKey>,
 }
 
-/// The largest number of files of a platform.
+/// The maximum number of files that declare a platform.
 pub(super) const MAX_FILES: usize = 256;
 
 impl Report {
@@ -148,7 +148,7 @@ impl Report {
         }
     }
 
-    /// Starts another file; positions that are read from now on belong to it.
+    /// Starts another file. Positions that are read afterwards belong to this file.
     pub(super) fn begin(&mut self, file: impl Into<String>) {
         if self.files.len() <= MAX_FILES {
             self.files.push(file.into());
@@ -164,7 +164,7 @@ impl Report {
         self.files.get(usize::from(file)).map_or("", String::as_str)
     }
 
-    /// Describes a position, for a message about another position.
+    /// Formats a position for a message about another position.
     pub(super) fn describe_position(&self, at: Position) -> String {
         format!("{}:{}", self.name_of(at.file), at.line)
     }
@@ -201,7 +201,7 @@ impl Report {
         self.add(at, path, message, None);
     }
 
-    /// Adds a problem that suppresses all further diagnostics of the value.
+    /// Adds a problem and suppresses further diagnostics at this position.
     pub(super) fn final_problem(&mut self, at: Position, path: &str, message: impl Into<String>) {
         self.add(at, path, message, None);
         self.suppressed.insert(at);
@@ -222,13 +222,13 @@ impl Report {
         self.add(at, path, message, Some(help.into()));
     }
 
-    /// Adds a problem of the whole file.
+    /// Adds a problem that concerns the whole first file.
     pub(super) fn file_problem(&mut self, message: impl Into<String>, help: impl Into<String>) {
         let problem = self.diagnostic(None, "", message, Some(help.into()));
         self.problems.push((None, problem));
     }
 
-    /// Adds a problem of the file that was started last.
+    /// Adds a problem that concerns the whole file that was started last.
     pub(super) fn problem_of_current(
         &mut self,
         message: impl Into<String>,
@@ -239,7 +239,7 @@ impl Report {
         self.problems.push((None, problem));
     }
 
-    /// Adds a warning about the whole file.
+    /// Adds a warning that concerns the whole first file.
     pub(super) fn file_warning(&mut self, message: impl Into<String>) {
         let warning = self.diagnostic(None, "", message, None);
         self.warnings.push(warning);

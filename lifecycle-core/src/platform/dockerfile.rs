@@ -7,17 +7,17 @@ use super::compose::value;
 use super::interpolation::interpolate;
 use crate::model::Protocol;
 
-/// The information that a Dockerfile gives before the build.
+/// The information that can be read from a Dockerfile before the build.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub(super) struct Dockerfile {
-    /// The base images of the Dockerfile's stages, in order, without `scratch`, references to its
-    /// own stages, and duplicates.
+    /// The base images of all stages, in order and without duplicates. `scratch` and references to
+    /// other stages are omitted.
     pub(super) bases: Vec<String>,
     /// The ports that the last stage exposes, if they are known before the build.
     pub(super) exposes: BTreeSet<(u16, Protocol)>,
 }
 
-/// Reads a Dockerfile. The error contains the line.
+/// Reads a Dockerfile. The error contains the line number.
 pub(super) fn read(text: &str, args: &BTreeMap<String, String>) -> Result<Dockerfile, String> {
     let mut defaults: BTreeMap<String, String> = BTreeMap::new();
     let mut stages: Vec<String> = Vec::new();
@@ -77,8 +77,8 @@ pub(super) fn read(text: &str, args: &BTreeMap<String, String>) -> Result<Docker
     }
 }
 
-/// Parses `8080` or `53/udp`. A port with a variable is skipped, because only the build knows its
-/// value.
+/// Parses `8080` or `53/udp`. Returns `None` for any other text, such as a variable, whose value
+/// only the build knows.
 fn port(text: &str) -> Option<(u16, Protocol)> {
     let (port, protocol) = text.split_once('/').unwrap_or((text, "tcp"));
     let protocol = match protocol.to_ascii_lowercase().as_str() {

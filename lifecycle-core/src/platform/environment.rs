@@ -9,7 +9,7 @@ use super::tree::Position;
 use super::{Sources, text_file};
 use crate::model::PlatformName;
 
-/// The variable with the project's name; Compose defines that every file may use it.
+/// The variable that contains the project's name. Compose defines it, so every file may use it.
 const PROJECT_NAME: &str = "COMPOSE_PROJECT_NAME";
 
 /// The variables in order of precedence: the project's name, the environment, the files.
@@ -20,7 +20,7 @@ pub(super) struct Environment<'s> {
 }
 
 impl<'s> Environment<'s> {
-    /// Reads the files; problems are added to the report.
+    /// Reads the `.env` files and adds problems to the report.
     pub(super) fn read(sources: &'s Sources, report: &mut Report) -> Self {
         let mut environment = Self {
             process: &sources.environment,

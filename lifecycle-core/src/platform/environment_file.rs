@@ -9,11 +9,11 @@ use std::collections::BTreeMap;
 
 use super::interpolation::{Lookup, interpolate};
 
-/// The variables of an environment file. `None` is for a key without a value, whose value comes
-/// from the environment.
+/// The variables of an environment file. A key without a value maps to `None`: its value comes from
+/// the environment.
 pub(super) type Variables = BTreeMap<String, Option<String>>;
 
-/// An error in an environment file. Contains no value.
+/// An error in an environment file. The message contains no values.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct BadLine {
     pub(super) line: usize,

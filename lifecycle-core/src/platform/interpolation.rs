@@ -10,10 +10,11 @@ use super::tree::{Node, Value};
 /// The maximum nesting of defaults.
 const MAX_DEPTH: usize = 32;
 
-/// The maximum size of one value. Without it, variables could expand a small text without limit.
+/// The maximum size of one value, in bytes. Without this limit, variables could expand a short text
+/// to any size.
 pub(super) const MAX_BYTES: usize = 1 << 20;
 
-/// The maximum size of all values of a file together.
+/// The maximum total size of all values, in bytes.
 const MAX_BYTES_OF_ALL: usize = 16 << 20;
 
 /// Looks up a variable.
@@ -23,7 +24,7 @@ pub(super) type Lookup<'a> = &'a dyn Fn(&str) -> Option<String>;
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct Interpolated {
     pub(super) text: String,
-    /// Variables that have no value and no default; they expand to an empty text.
+    /// Variables that have no value and no default; they expand to an empty string.
     pub(super) unset: BTreeSet<String>,
 }
 
@@ -55,7 +56,7 @@ pub(super) struct Totals {
 
 fn walk(node: &mut Node, path: &str, lookup: Lookup<'_>, report: &mut Report, totals: &mut Totals) {
     if totals.bytes > MAX_BYTES_OF_ALL {
-        // The limit was already reported and the file rejected.
+        // The problem was already reported.
         return;
     }
     match &mut node.value {
@@ -65,12 +66,12 @@ fn walk(node: &mut Node, path: &str, lookup: Lookup<'_>, report: &mut Report, to
                 if totals.bytes > MAX_BYTES_OF_ALL {
                     let most = MAX_BYTES_OF_ALL >> 20;
                     let message =
-                        format!("variables expand to more than {most} MiB of text up to this line");
+                        format!("up to this line, variables expand to more than {most} MiB");
                     report.final_problem(node.at, path, message);
                     return;
                 }
                 *text = done.text;
-                // A value that a variable left empty is an empty text, not a null value.
+                // If the variables are empty, the value is an empty string, not a null value.
                 *plain = false;
                 if !done.unset.is_empty() {
                     let names: Vec<String> =
@@ -80,7 +81,7 @@ fn walk(node: &mut Node, path: &str, lookup: Lookup<'_>, report: &mut Report, to
                 for name in done.unset {
                     if totals.unset.insert(name.clone()) {
                         let message =
-                            format!("`{name}` is not set and is replaced by an empty text");
+                            format!("`{name}` is not set and is replaced by an empty string");
                         report.warning(node.at, path, message);
                     }
                 }
@@ -154,7 +155,7 @@ fn expand(
     Ok(out)
 }
 
-/// Expands the text between `${` and its `}`.
+/// Expands the text between `${` and the matching `}`.
 fn braced(
     inside: &str,
     lookup: Lookup<'_>,
@@ -211,8 +212,8 @@ fn name_at_start(text: &str) -> &str {
     &text[..end]
 }
 
-/// Returns the position of the matching `}`. Each `{` opens a level, so that a default may be JSON;
-/// if the braces do not balance, only `${` opens a level.
+/// Returns the position of the matching `}`. Counts every `{`, so that a default may be JSON. If
+/// the braces do not balance, counts only those in `${`.
 fn closing_brace(text: &str) -> Option<usize> {
     closing(text, |_| true).or_else(|| closing(text, |before| before == '$'))
 }

@@ -15,10 +15,10 @@ use crate::code::{self, CodeBaseRef, CodeStore};
 use crate::error::Error;
 use crate::model::{BuildSource, ImageSource, PlatformId, PlatformName, ServiceName};
 
-/// The maximum size of a Dockerfile.
+/// The maximum size of a Dockerfile, in bytes.
 const DOCKERFILE_LIMIT: u64 = 1 << 20;
 
-/// A platform as its files declare it.
+/// The contents of a platform's files, as returned by [`load`].
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Loaded {
     pub declaration: Declaration,
@@ -32,8 +32,8 @@ pub struct Loaded {
     pub warnings: Vec<Diagnostic>,
 }
 
-/// Reads, checks and normalizes the files of a platform. `code` provides the contents of code
-/// bases; their names are directories relative to [`Sources::project_dir`].
+/// Reads, checks and normalizes the files of a platform. Reads code bases from `code`, where their
+/// names are directories relative to [`Sources::project_dir`].
 ///
 /// # Errors
 /// All problems, not only the first.
@@ -47,11 +47,11 @@ pub async fn load(
     draft.finish(id)
 }
 
-/// The contents of the files, without those of the code bases.
+/// The information that [`survey`] returns.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Survey {
-    /// The names of the code bases of services, whether they exist or not: directories relative to
-    /// [`Sources::project_dir`].
+    /// The names of the services' code bases: directories relative to [`Sources::project_dir`],
+    /// which need not exist.
     pub code_bases: BTreeSet<String>,
     /// The declared keys that have no effect.
     pub unsupported: Vec<UnsupportedKey>,
@@ -86,12 +86,12 @@ async fn read(sources: &Sources) -> Result<Draft, Diagnostics> {
     })
 }
 
-/// Returns the diagnostics of reports, at least one of which has a problem.
+/// Returns the diagnostics of these reports. At least one report must contain a problem.
 fn refused(reports: Vec<Report>) -> Diagnostics {
     Report::problems_of(reports).unwrap_or_default()
 }
 
-/// Returns the name of a file, as the user knows it.
+/// Returns a file's name for messages: its path, relative to the project directory if possible.
 pub(super) fn shown(file: Option<&std::path::PathBuf>, sources: &Sources) -> String {
     file.map_or(Path::new("compose.yaml"), |file| {
         file.strip_prefix(&sources.project_dir).unwrap_or(file)
@@ -116,8 +116,8 @@ impl Draft {
             let text = read_text(file, &mut toml_report)?;
             toml::parse(&text, &mut toml_report)
         });
-        // An unreadable file is already reported; defaults in its place would only cause false
-        // problems.
+        // If `platform.toml` cannot be read, do not check services against its settings: the
+        // defaults would only cause false problems.
         let readable = sources.platform_toml.is_none() || toml_root.is_some();
         let mut env_report = Report::new(".env");
         let mut environment = Environment::read(sources, &mut env_report);
@@ -134,7 +134,7 @@ impl Draft {
         let mut overrides = Overrides::of(sources, &environment, &mut env_report);
         overrides.name = overrides.name.or_else(|| settings.name.clone());
         let own_name = Assembly::declared_name(&documents, &lookup);
-        // An invalid name is reported where it is declared.
+        // Ignore an invalid name here: the problem is reported when the key is read.
         let own_name = own_name.and_then(|name| PlatformName::try_from(name.as_str()).ok());
         let name = overrides.name.clone().or(own_name);
         let name = name.or_else(|| directory_name(&sources.project_dir));
@@ -172,7 +172,7 @@ impl Draft {
 
     /// Adds the digest of each code base, and the base images of its Dockerfile.
     async fn resolve_code(&mut self, store: &dyn CodeStore, directory: &Path) {
-        // Several services may share a code base.
+        // Compute each digest only once, because several services may share a code base.
         let mut known: BTreeMap<String, CodeBaseRef> = BTreeMap::new();
         let report = &mut self.reports[1];
         for draft in self.composition.services.values_mut() {
@@ -312,8 +312,8 @@ async fn read_dockerfile(
     })
 }
 
-/// Reads a Dockerfile that `.dockerignore` excludes from the code base. As with Docker, the builder
-/// still gets such a Dockerfile, so it becomes part of the declaration.
+/// Reads a Dockerfile that `.dockerignore` excludes from the code base. As with Docker, a build can
+/// still use such a Dockerfile, so its text becomes part of the declaration.
 async fn ignored_dockerfile(directory: &Path, code: &CodeBaseRef, file: &str) -> Option<String> {
     let path = directory.join(&code.name).join(file);
     let size = tokio::fs::metadata(&path).await.ok()?.len();
@@ -323,7 +323,7 @@ async fn ignored_dockerfile(directory: &Path, code: &CodeBaseRef, file: &str) ->
     tokio::fs::read_to_string(&path).await.ok()
 }
 
-/// Settings of the command line or the environment that override the files.
+/// Settings from the command line or the environment, which override the files.
 struct Overrides {
     name: Option<PlatformName>,
     profiles: Vec<String>,

@@ -1,12 +1,16 @@
-//! What the user declares: `platform.toml` and `compose.yaml`, read, checked and normalized into a
-//! [`Declaration`].
+//! Reads the user's files, `platform.toml` and `compose.yaml`, and turns them into a checked and
+//! normalized [`Declaration`].
 //!
-//! [`find`] selects the files, [`load`] reads them in these steps: text becomes a tree with
-//! positions (`yaml`, `toml` → `tree`), variables are replaced (`interpolation`, `environment`,
-//! `environment_file`), several files with their includes and extends become one tree (`files`),
-//! each key is interpreted (`settings`, `database`, `compose`), services are checked against each
-//! other (`validate`), and code bases are read (`load`, `dockerfile`). All problems are reported
-//! together, each with its line ([`Diagnostics`]).
+//! [`find`] selects the files. [`load`] reads them in these steps:
+//!
+//! 1. Parse each file to a tree with positions (`yaml`, `toml`, `tree`).
+//! 2. Replace variables (`interpolation`, `environment`, `environment_file`).
+//! 3. Combine all Compose files, with their `include` and `extends`, into one tree (`files`).
+//! 4. Interpret each key (`settings`, `database`, `compose`).
+//! 5. Check services against each other and against the nodes (`validate`).
+//! 6. Read the code bases (`load`, `dockerfile`).
+//!
+//! All problems are reported together, each with its line ([`Diagnostics`]).
 
 mod access;
 mod azure;
@@ -57,9 +61,10 @@ pub use starter::{Starter, load_on_fewest_nodes};
 
 use settings::Settings;
 
-/// A whole platform as it is sent to the manager: normalized, interpolated, with secrets resolved.
+/// The declaration of a whole platform, as the manager receives it. Its values are normalized, and
+/// variables and secrets are resolved.
 ///
-/// Contains secrets in clear text: a declaration is sent only over TLS or SSH, and stored encrypted
+/// A declaration contains secrets in clear text. It is sent only over TLS or SSH, and is encrypted
 /// in the registry.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Declaration {
@@ -78,7 +83,7 @@ pub struct Declaration {
     pub deadlines: CloudDeadlines,
 }
 
-/// The service network: the block of service addresses, and how long connections wait.
+/// Settings of the service network.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct NetworkSpec {
     /// The block of service addresses.
@@ -89,7 +94,7 @@ pub struct NetworkSpec {
 }
 
 impl NetworkSpec {
-    /// How long a new connection waits by default.
+    /// The default of `wait`.
     pub const WAIT: Duration = Duration::from_secs(30);
 }
 
@@ -128,16 +133,16 @@ impl ManagerSpec {
     /// The default port of the manager's API.
     pub const PORT: u16 = 7443;
 
-    /// Rejects changes of the node and port that a running manager does not support: a second
-    /// manager on another node would compete with the first, and services received the manager's
-    /// address when they started.
+    /// Rejects a change of the node or the port. A second manager on another node would compete
+    /// with the first one, and services keep the manager's address that they received at their
+    /// start.
     pub(crate) fn check_change(&self, declared: &Self) -> Result<()> {
         let refused = |what: &str, why: String, stays: &str| {
             Err(Error::Invalid {
                 what: what.into(),
                 why,
                 hint: format!(
-                    "set it to {stays} again, or remove the platform with `bootstrapper \
+                    "set {what} back to {stays}, or remove the platform with `bootstrapper \
                                down` first"
                 ),
             })
@@ -151,8 +156,8 @@ impl ManagerSpec {
         }
         if self.port != declared.port {
             let why = format!(
-                "the manager's API is at port {}, which services received when they started; \
-                 changing it to {} is not possible yet",
+                "running services use the manager's API at port {}, and changing the port to {} is \
+                 not possible yet",
                 self.port, declared.port
             );
             return refused("manager.port", why, &self.port.to_string());
@@ -191,15 +196,15 @@ impl Default for CloudSpec {
     }
 }
 
-/// The location of the registry. It is not part of the declaration: the bootstrapper gives it to
+/// The location of the registry. It is not part of the declaration; the bootstrapper passes it to
 /// the manager in the hand-over.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct RegistrySpec {
     /// The URL of the central database; by default, a file on the manager's node.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub central: Option<Sensitive>,
-    /// The URLs of databases for individual kinds of objects; other kinds are in the central
-    /// database.
+    /// The URLs of separate databases for individual kinds of objects. All other kinds are in the
+    /// central database.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub kinds: BTreeMap<Kind, Sensitive>,
 }
@@ -211,7 +216,7 @@ impl RegistrySpec {
     }
 }
 
-/// The manager's endpoint for services that need it.
+/// The address of the manager's API, for services that use the API.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ManagerEndpoint {
     pub node: NodeName,

@@ -1,5 +1,5 @@
-//! The JSON Schema of `platform.toml`, for editors. A test compares its keys with those that are
-//! read.
+//! The JSON Schema of `platform.toml`, for editors. A test checks that the schema contains exactly
+//! the keys that are read.
 
 use serde_json::{Map, Value, json};
 
@@ -350,7 +350,7 @@ fn code() -> Value {
     ])
 }
 
-/// Returns the schema of one text or a list of texts.
+/// Returns the schema of a string or a list of strings.
 fn words(description: &str) -> Value {
     json!({
         "description": description,

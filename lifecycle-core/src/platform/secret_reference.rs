@@ -1,4 +1,5 @@
-//! References to secrets: a file contains the location of a secret, never the secret itself.
+//! Resolves references to secrets. The user's files contain only the location of a secret, never
+//! the secret itself.
 
 use std::path::Path;
 
@@ -10,13 +11,13 @@ use crate::secret::Sensitive;
 /// The keys of a secret reference.
 pub(super) const REFERENCE: [&str; 2] = ["env", "file"];
 
-/// How to write a reference.
+/// The help text that shows how to write a reference.
 pub(super) const REFER: &str = "write `{ env = \"NAME\" }` or `{ file = \"path\" }`";
 
-/// Resolves references.
+/// Resolves secret references.
 #[derive(Clone, Copy)]
 pub(super) struct SecretReader<'a> {
-    /// The directory that relative paths refer to.
+    /// The base directory of relative paths.
     pub(super) directory: &'a Path,
     /// The variables of the environment and of `.env`.
     pub(super) lookup: Lookup<'a>,
@@ -34,7 +35,7 @@ impl SecretReader<'_> {
             field.problem_with_help(
                 report,
                 "the secret is empty",
-                "set the variable or fill the file",
+                "set the variable, or write the secret to the file",
             );
             return None;
         }
@@ -72,7 +73,7 @@ impl SecretReader<'_> {
             Ok(text) => Some(text.trim().to_owned()),
             Err(error) => {
                 let why = format!("`{name}` cannot be read: {error}");
-                let hint = "give the path of a text file, relative to the Compose file";
+                let hint = "specify the path of a text file, relative to the Compose file";
                 field.problem_with_help(report, why, hint);
                 None
             }

@@ -1,4 +1,4 @@
-//! Selects the files that declare the platform, and the environment for them.
+//! Selects the files that declare the platform, and the environment variables for them.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -8,7 +8,7 @@ use super::{environment_file, text_file};
 use crate::error::{Error, Result};
 use crate::model::PlatformName;
 
-/// The names that Compose searches for, in its order.
+/// The file names that Compose searches for, in the same order.
 const COMPOSE_FILES: [&str; 4] = [
     "compose.yaml",
     "compose.yml",
@@ -33,20 +33,20 @@ pub struct Sources {
     pub platform_toml: Option<PathBuf>,
     /// The number of nodes if none are declared; 0 counts as 1.
     pub nodes: u16,
-    /// The directory that relative paths refer to: that of the first Compose file.
+    /// The base directory of relative paths: the directory of the first Compose file.
     pub project_dir: PathBuf,
-    /// The environment for variables. It overrides `.env`.
+    /// The variables of the process environment. They override `.env`.
     pub environment: BTreeMap<String, String>,
     /// Files of variables. Later files override earlier ones, and the environment overrides all of
     /// them. If empty, `.env` in the project directory is used if it exists.
     pub env_files: Vec<PathBuf>,
-    /// A name that overrides the one in the files.
+    /// A platform name that overrides the one in the files.
     pub name: Option<PlatformName>,
     /// The active profiles. If empty, those in the variable `COMPOSE_PROFILES` are active.
     pub profiles: Vec<String>,
 }
 
-/// Does not show the environment, because it contains secrets.
+/// Omits the environment, which may contain secrets.
 impl fmt::Debug for Sources {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Sources")
@@ -60,10 +60,14 @@ impl fmt::Debug for Sources {
     }
 }
 
-/// Finds the files: the explicit ones; otherwise those in the variable `COMPOSE_FILE`, from the
-/// environment or `.env`; otherwise, like Compose, a Compose file in `directory` or a parent
-/// directory, with its override file. `platform.toml` is expected next to the first Compose file.
-/// The environment is that of the process.
+/// Finds the files that declare a platform. Like Compose, uses the first of these that exists:
+///
+/// 1. the files in `explicit`,
+/// 2. the files in the variable `COMPOSE_FILE`, from the environment or `.env`,
+/// 3. a Compose file in `directory` or the nearest parent directory, with its override file.
+///
+/// `platform.toml` is expected next to the first Compose file. Variables are read from the
+/// environment of this process.
 pub fn find(directory: &Path, explicit: &[PathBuf]) -> Result<Sources> {
     let environment = std::env::vars_os()
         .filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)))
@@ -93,7 +97,7 @@ fn find_with(
         return Err(Error::Invalid {
             what,
             why: "it is not a regular file".to_owned(),
-            hint: "give the path of a Compose file".to_owned(),
+            hint: "specify the path of a Compose file".to_owned(),
         });
     }
     let project_dir = compose_files
@@ -108,7 +112,7 @@ fn find_with(
         }
         _ => {
             let mut files = vec![project_dir.join(ENV_FILE)];
-            // The `.env` file that selected the project overrides the project's own one.
+            // The `.env` file that selected the project overrides the one in the project directory.
             if explicit.is_empty() && !is_same(directory, &project_dir) {
                 files.push(search_env_file);
             }
@@ -135,10 +139,10 @@ fn is_same(one: &Path, other: &Path) -> bool {
     }
 }
 
-/// Returns the files that `COMPOSE_FILE` lists, if it is set.
+/// Returns the files in the variable `COMPOSE_FILE`, if the variable is set.
 fn listed(env_file: &Path, environment: &BTreeMap<String, String>) -> Option<Vec<String>> {
     let own = |name: &str| environment.get(name).cloned();
-    // Errors in the file are reported when it is read later.
+    // Ignore errors here: they are reported when the file is read again.
     let beneath = text_file::read(env_file)
         .ok()
         .and_then(|text| environment_file::parse(&text, &own).ok())

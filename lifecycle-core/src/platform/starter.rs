@@ -1,5 +1,5 @@
-//! An initial `platform.toml` for a Compose file that was written for one machine. It contains the
-//! chosen values, and the defaults as comments.
+//! Creates an initial `platform.toml` for a Compose file. The new file contains the chosen values,
+//! and the defaults as comments.
 
 use std::fmt::Write as _;
 use std::io::Write as _;
@@ -10,7 +10,7 @@ use crate::code::CodeStore;
 use crate::error::{Error, Result};
 use crate::model::{PlatformId, PlatformName};
 
-/// The choices for the file.
+/// The chosen values for the initial file.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Starter {
     pub name: PlatformName,
@@ -66,8 +66,9 @@ impl Starter {
     }
 }
 
-/// Loads a platform as if it had no `platform.toml`, with as few nodes as its Compose files allow,
-/// and returns that number: replicas that use the same host port need several nodes.
+/// Loads a platform as if it had no `platform.toml`, and returns the smallest number of nodes with
+/// which the Compose files are valid. For example, replicas that use the same host port need
+/// several nodes.
 ///
 /// # Errors
 /// The problems with a single node, if more nodes do not solve them.
@@ -100,7 +101,7 @@ impl Sources {
         self.project_dir.join(super::sources::PLATFORM_FILE)
     }
 
-    /// Writes an initial `platform.toml`. Overwrites an existing one only with `replace`.
+    /// Writes an initial `platform.toml`. Overwrites an existing file only if `replace` is set.
     ///
     /// # Errors
     /// [`Error::Conflict`] if the file exists and `replace` is not set.

@@ -1,16 +1,17 @@
-//! Reads a text file of the user within limits: only a regular file, and only up to a maximum size.
+//! Reads a text file of the user. Accepts only regular files, and only up to a maximum size.
 
 use std::fs::File;
 use std::io::{self, Read as _};
 use std::path::Path;
 
-/// The maximum size of a file.
+/// The maximum size of a file, in bytes.
 const LIMIT: u64 = 16 << 20;
 
 /// Reads the text of a file.
 ///
 /// # Errors
-/// [`io::ErrorKind::NotFound`] if the file does not exist; the message describes other errors.
+/// [`io::ErrorKind::NotFound`] if the file does not exist. The messages of other errors explain the
+/// problem to the user.
 pub(super) fn read(path: &Path) -> io::Result<String> {
     let invalid = |why: String| Err(io::Error::new(io::ErrorKind::InvalidData, why));
     // Check before opening: opening a pipe would block until something writes to it.

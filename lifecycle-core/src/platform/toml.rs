@@ -6,10 +6,11 @@ use toml::de::{DeTable, DeValue};
 use super::diagnostic::Report;
 use super::tree::{Entry, Node, Position, Value};
 
-/// The maximum depth, because the tree is read and dropped recursively.
+/// The maximum nesting depth. Deeper trees could overflow the stack, because they are read and
+/// dropped recursively.
 const MAX_DEPTH: usize = 64;
 
-/// Parses a document; returns `None` and reports why if it is not valid TOML.
+/// Parses a document. If the text is not valid TOML, reports the problem and returns `None`.
 pub(super) fn parse(text: &str, report: &mut Report) -> Option<Node> {
     let lines = Lines::of(text);
     match DeTable::parse(text) {
@@ -57,8 +58,8 @@ impl<'t> Lines<'t> {
         }
     }
 
-    /// Reads a table in the order of the file: the crate sorts keys, but the first declared node is
-    /// special.
+    /// Reads a table, with the keys in the order of the file. The parser sorts the keys, but by
+    /// default the manager runs on the first declared node.
     fn table(&self, table: &DeTable<'_>, at: Position, depth: usize) -> Option<Node> {
         let mut entries = Vec::new();
         for (key, value) in table {

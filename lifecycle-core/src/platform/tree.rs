@@ -1,12 +1,12 @@
-//! A parsed file as a tree in which every node has a position. Both YAML and TOML are parsed into
-//! such a tree, so that they use the same readers and diagnostics.
+//! The tree of a parsed file, in which every node has a position. YAML and TOML are parsed to the
+//! same kind of tree, so that both use the same readers and diagnostics.
 
 use std::collections::HashMap;
 
 use super::diagnostic::Report;
 use crate::similar::nearest;
 
-/// The index of a file in a [`Report`]; 0 is its first file.
+/// The index of a file in a [`Report`]; the first file is 0.
 pub(super) type FileId = u16;
 
 /// A position in a file. Line and column start at 1; columns count characters.
@@ -25,7 +25,7 @@ impl Position {
     };
 }
 
-/// How a value is combined with the value of an earlier file, as its tag requires.
+/// How a value is combined with the value of the same key in an earlier file. Tags select this.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Mark {
     /// The two values are merged.
@@ -50,7 +50,7 @@ pub(super) enum Value {
     /// into a number.
     Scalar {
         text: String,
-        /// Whether the text was written without quotes, so that `null` and an empty text mean "no
+        /// Whether the text was written without quotes. If so, `null` and an empty string mean "no
         /// value".
         plain: bool,
     },
@@ -75,7 +75,7 @@ impl Node {
         }
     }
 
-    /// Creates a text, as if it were quoted.
+    /// Creates a string, as if it were quoted.
     pub(super) fn of_text(at: Position, text: impl Into<String>) -> Self {
         let text = text.into();
         Self::new(at, Value::Scalar { text, plain: false })
@@ -104,7 +104,7 @@ impl Node {
         Some(&entry.node)
     }
 
-    /// Returns the value of a key of this mapping, for changes.
+    /// Returns a mutable reference to the value of a key of this mapping.
     pub(super) fn child_mut(&mut self, key: &str) -> Option<&mut Node> {
         let Value::Map(entries) = &mut self.value else {
             return None;
@@ -157,7 +157,7 @@ impl Node {
         }
     }
 
-    /// Returns the number of nodes, and of bytes of text, in this value.
+    /// Returns the number of nodes and the number of text bytes in this value.
     pub(super) fn weight(&self) -> (usize, usize) {
         let sum = |(nodes, bytes), (more, text)| (nodes + more, bytes + text);
         match &self.value {
@@ -322,7 +322,7 @@ impl<'a> Field<'a> {
             .collect()
     }
 
-    /// Returns the items of a list; a value that is not a list counts as a list of one.
+    /// Returns the items of a list. A value that is not a list counts as a list with one item.
     pub(super) fn items_or_one(&self, report: &mut Report) -> Vec<Field<'a>> {
         if self.is_list() {
             self.items(report)
@@ -386,7 +386,7 @@ impl<'a> Field<'a> {
         })
     }
 
-    /// Parses a boolean, also in the spellings of old YAML versions.
+    /// Parses a boolean. Also accepts the spellings of old YAML versions, such as `yes` and `on`.
     pub(super) fn boolean(&self, report: &mut Report) -> Option<bool> {
         self.parse(report, |text| match text.to_ascii_lowercase().as_str() {
             "true" | "yes" | "on" | "y" => Ok(true),
@@ -395,7 +395,7 @@ impl<'a> Field<'a> {
         })
     }
 
-    /// Parses a text that must be one of `words`.
+    /// Parses a string that must be one of `words`.
     pub(super) fn word<T: Copy>(&self, report: &mut Report, words: &[(&str, T)]) -> Option<T> {
         let text = self.text(report)?;
         if let Some((_, value)) = words.iter().find(|(word, _)| *word == text) {

@@ -55,7 +55,7 @@ impl<'a> Check<'a> {
         (self.root.position_of(&path), path.join("."))
     }
 
-    /// Rejects excessive numbers of replicas, which are most likely typing errors.
+    /// Rejects an excessive number of replicas, which is most likely a typing error.
     fn size(&self, report: &mut Report) {
         let mut instances = 0;
         for spec in self.specs() {
@@ -66,7 +66,7 @@ impl<'a> Check<'a> {
                     at,
                     &path,
                     format!("more than {MAX_INSTANCES} replicas are declared up to this line"),
-                    "declare fewer",
+                    "declare fewer replicas",
                 );
                 return;
             }
@@ -77,7 +77,7 @@ impl<'a> Check<'a> {
     fn cycles(&self, report: &mut Report) {
         let mut done: BTreeSet<&ServiceName> = BTreeSet::new();
         for start in self.services.keys() {
-            // Each level contains a service and its dependencies that are still to be visited.
+            // Each level contains a service and those of its dependencies that are still unvisited.
             let mut stack: Vec<(&ServiceName, Vec<&ServiceName>)> = Vec::new();
             if !done.contains(start) {
                 stack.push((start, self.needs(start)));
@@ -147,7 +147,7 @@ impl<'a> Check<'a> {
                         at,
                         &path,
                         format!(
-                            "`{}` starts last, so an earlier service cannot depend on it",
+                            "`{}` starts last, so services that start earlier cannot depend on it",
                             needed.name
                         ),
                         "remove the dependency, or start this service last, too",
@@ -196,18 +196,19 @@ impl<'a> Check<'a> {
                     at,
                     &path,
                     format!(
-                        "{} replicas do not fit on {} nodes with at most {most} on each",
+                        "{} replicas do not fit: the number of allowed nodes is {}, and the limit \
+                         for each is {most}",
                         spec.replicas,
                         self.allowed_nodes(spec).len()
                     ),
-                    "declare fewer replicas, allow more on a node, or add nodes",
+                    "declare fewer replicas, raise the limit, or add nodes",
                 );
             } else if spec.replicas > 0 && !self.has_room(spec) {
                 let (at, path) = self.locate(&spec.name, &["deploy", "resources", "reservations"]);
                 report.problem_with_help(
                     at,
                     &path,
-                    "no node that the service may run on has this capacity",
+                    "no node that the service may run on has enough capacity",
                     "reserve less, or declare a larger `capacity` for a node",
                 );
             }
@@ -254,7 +255,7 @@ impl<'a> Check<'a> {
             for spec in &specs {
                 let mut nodes = self.allowed_nodes(spec);
                 if nodes.is_empty() {
-                    // The problem was already reported.
+                    // `placement` has already reported this problem.
                     continue;
                 }
                 if let Some(node) = taken_by_manager {
@@ -263,7 +264,7 @@ impl<'a> Check<'a> {
                 let required = usize::from(spec.replicas);
                 if required > nodes.len() {
                     reported = true;
-                    let who = format!("{required} of `{}`", spec.name);
+                    let who = replicas_of(spec);
                     self.too_many(spec, port, protocol, &who, nodes.len(), manager, report);
                 }
                 instances += required;
@@ -272,10 +273,7 @@ impl<'a> Check<'a> {
             if let (false, Some(last)) = (reported, specs.last())
                 && instances > all_nodes.len()
             {
-                let each: Vec<String> = specs
-                    .iter()
-                    .map(|spec| format!("{} of `{}`", spec.replicas, spec.name))
-                    .collect();
+                let each: Vec<String> = specs.iter().map(|spec| replicas_of(spec)).collect();
                 let who = each.join(" and ");
                 self.too_many(last, port, protocol, &who, all_nodes.len(), manager, report);
             }
@@ -305,16 +303,26 @@ impl<'a> Check<'a> {
         let help = if manager.is_some_and(|manager| manager.port == port) {
             "publish another port, because the manager uses this one on its node"
         } else {
-            "publish other host ports, let free ones be chosen (`- \"80\"`), or declare more nodes: \
-             `bootstrapper init` writes a platform.toml with enough nodes"
+            "publish other host ports, let the platform choose free ports (`- \"80\"`), or declare \
+             more nodes: `bootstrapper init` writes a platform.toml with enough nodes"
         };
         report.problem_with_help(
             at,
             &path,
-            format!("{who} need the host port {port}/{protocol}, but {places} available"),
+            format!("{places} available for the host port {port}/{protocol}, used by {who}"),
             help,
         );
     }
+}
+
+/// Describes the replicas of a service, for a message.
+fn replicas_of(spec: &ServiceSpec) -> String {
+    let noun = if spec.replicas == 1 {
+        "replica"
+    } else {
+        "replicas"
+    };
+    format!("{} {noun} of `{}`", spec.replicas, spec.name)
 }
 
 /// Joins names for a message, up to a readable number.

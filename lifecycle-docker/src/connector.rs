@@ -1,4 +1,4 @@
-//! Node handles over SSH. All users of a node share one handle until the node reboots.
+//! Opens handles to nodes over SSH. All users of a node share one handle until the node reboots.
 
 use std::collections::HashMap;
 use std::net::IpAddr;
@@ -58,8 +58,8 @@ struct Known {
     handle: NodeHandle,
 }
 
-/// Connects to nodes over SSH with one credential for all nodes. Each node's description contains
-/// its account.
+/// Connects to nodes over SSH, with the same credential for all nodes. The account's name is part
+/// of each node's description.
 #[derive(Debug)]
 pub struct SshConnector {
     credential: SshCredential,

@@ -1,5 +1,5 @@
-//! Maps errors of the SSH client and of the engine's client to the core's errors. No other code
-//! does so, and neither client's types are visible outside this crate.
+//! Maps errors of the SSH client and of the engine's client to the core's errors. The error types
+//! of these clients are not visible outside this crate.
 
 use std::io;
 use std::sync::Arc;
@@ -17,11 +17,11 @@ pub(crate) enum SshError {
     Io(#[from] io::Error),
     #[error("{0}")]
     Protocol(#[from] russh::Error),
-    #[error("no response within {}", .0.as_secs_f32())]
+    #[error("no response within {} s", .0.as_secs_f32())]
     TimedOut(Duration),
     #[error("the connection ended during authentication")]
     EndedDuringAuthentication,
-    #[error("the host key changed: pinned {pinned}, offered {offered}")]
+    #[error("the host key changed: expected {pinned}, but the host offers {offered}")]
     HostKeyChanged { pinned: String, offered: String },
     #[error("no host key is known for this host (the host offers {offered})")]
     HostKeyUnknown { offered: String },
@@ -31,14 +31,14 @@ pub(crate) enum SshError {
     PinUnreadable(String),
     #[error("the server rejected account `{user}` or its credential")]
     CredentialRefused { user: String },
-    #[error("the server refuses to open another session")]
+    #[error("the server does not open another session")]
     SessionRefused,
     #[error("the host refused the connection to {target}: {why:?}")]
     ForwardRefused {
         target: String,
         why: ChannelOpenFailure,
     },
-    #[error("the host did not connect to {target} within {}", .after.as_secs_f32())]
+    #[error("the host did not connect to {target} within {} s", .after.as_secs_f32())]
     ForwardTimedOut { target: String, after: Duration },
     #[error("{jump}: {why}")]
     Jump { jump: String, why: Arc<SshError> },
@@ -51,7 +51,7 @@ pub(crate) enum SshError {
 }
 
 impl SshError {
-    /// Whether this error means that its connection can no longer be used.
+    /// Returns whether a connection that caused this error can no longer be used.
     pub(crate) fn breaks_connection(&self) -> bool {
         match self {
             Self::Io(_) | Self::EndedEarly | Self::SessionRefused | Self::TimedOut(_) => true,
@@ -60,51 +60,58 @@ impl SshError {
         }
     }
 
-    /// Converts to the core's error; `host` names the node and its address.
+    /// Converts to the core's error. `host` is the node's name and address, for the message.
     pub(crate) fn for_host(&self, host: &str) -> Error {
         let what = format!("the SSH connection to {host}");
         let why = self.to_string();
         match self {
             Self::HostKeyChanged { .. } => Error::denied(
-                what,
+                format!("the host key of {host}"),
                 why,
                 "if the machine was reinstalled on purpose, delete the node and create it again; \
                  otherwise, check whether another machine responds at this address",
             ),
             Self::HostKeyUnknown { .. } => Error::denied(
-                what,
+                format!("the host key of {host}"),
                 why,
-                "wait until the node has booted and the provider reports its host key, or delete \
-                 the node and create it again",
+                "wait until the node has booted and the provider reports the node's host key, or \
+                 delete the node and create it again",
             ),
             Self::HostCertificate => Error::denied(
-                what,
+                format!("the host key of {host}"),
                 why,
                 "configure the SSH server to offer plain host keys",
             ),
             Self::CredentialRefused { user } => Error::denied(
-                what,
+                format!("the SSH login to {host}"),
                 why,
                 format!(
                     "check that account `{user}` exists on the host and accepts this key or \
                      password"
                 ),
             ),
-            Self::ForwardRefused { .. } => {
-                Error::unreachable(format!("the target behind {host}"), Some(why.into()))
+            Self::ForwardRefused { target, .. } => {
+                Error::unreachable(format!("{target} behind {host}"), Some(why.into()))
             }
-            Self::ForwardTimedOut { target, after } => {
-                Error::timed_out(format!("the connection to {target} behind {host}"), *after)
-            }
+            Self::ForwardTimedOut { target, after } => Error::timed_out(
+                format!("the connection from {host} to {target}"),
+                *after,
+            ),
             Self::Jump { jump, why } => why.for_jump(jump, host),
-            Self::PinUnreadable(_) => Error::corrupt(what, why),
+            Self::PinUnreadable(_) => {
+                Error::corrupt(format!("the recorded host key of {host}"), why)
+            }
             Self::TimedOut(after) => Error::timed_out(what, *after),
             Self::EndedEarly => Error::interrupted(what, Some(why.into())),
-            Self::CommandRefused | Self::TooMuchOutput(_) => Error::failed(what, why),
+            Self::CommandRefused | Self::TooMuchOutput(_) => {
+                Error::failed(format!("a command on {host}"), why)
+            }
             Self::Io(_)
             | Self::Protocol(_)
             | Self::EndedDuringAuthentication
-            | Self::SessionRefused => Error::unreachable(what, Some(why.into())),
+            | Self::SessionRefused => {
+                Error::unreachable(format!("the SSH server of {host}"), Some(why.into()))
+            }
         }
     }
 }
@@ -143,11 +150,11 @@ impl SshError {
                 ),
             ),
             Self::ForwardRefused { .. } => Error::unreachable(
-                what,
+                format!("the SSH server of {host}"),
                 Some(format!("{jump} responds, but cannot connect to the node").into()),
             ),
             Self::ForwardTimedOut { after, .. } => {
-                Error::timed_out(format!("{what} ({jump} responds)"), *after)
+                Error::timed_out(format!("the connection from {jump} to {host}"), *after)
             }
             Self::Io(_)
             | Self::Protocol(_)
@@ -155,11 +162,11 @@ impl SshError {
             | Self::EndedEarly
             | Self::EndedDuringAuthentication
             | Self::SessionRefused => Error::unreachable(
-                what,
+                format!("the SSH server of {host}"),
                 Some(
                     format!(
-                        "{why}; check that the host is running and that its SSH port is \
-                             reachable from this machine"
+                        "{why}; check that the jump host is running and that its SSH port is \
+                         reachable from this machine"
                     )
                     .into(),
                 ),
@@ -201,7 +208,7 @@ pub(crate) fn engine(what: impl Into<String>, error: Engine) -> Error {
     }
 }
 
-/// The time limit for any single engine call, such as a build or an import. Most calls have a
+/// The time limit for the longest engine calls, such as a build or an import. Most calls have a
 /// shorter limit of their own.
 pub(crate) const LONGEST_CALL: Duration = Duration::from_hours(2);
 
@@ -229,8 +236,8 @@ fn broken(what: String, error: Engine) -> Error {
         }
         cause = inner.source();
     }
-    // Without any response, the engine is unreachable; an incomplete response shows that it is
-    // running.
+    // An incomplete response shows that the engine is running. Without any response, the engine
+    // counts as unreachable.
     if matches!(error, Engine::HyperResponseError { .. }) {
         Error::interrupted(what, Some(Box::new(error)))
     } else {
@@ -241,7 +248,7 @@ fn broken(what: String, error: Engine) -> Error {
     }
 }
 
-/// Copies an error, for use in another error's chain or for several callers.
+/// Copies an error that can only be borrowed from another error's chain.
 fn again(error: &Error) -> Error {
     match error {
         Error::Denied {

@@ -11,8 +11,8 @@ use lifecycle_core::{Error, Result};
 
 use crate::labels;
 
-/// Whether the container is being removed. Such a container cannot be started, and its name stays
-/// in use until the container is gone.
+/// Returns whether the container is being removed. Such a container cannot be started, and its name
+/// stays in use until the container is gone.
 pub(crate) fn is_being_removed(found: &ContainerInspectResponse) -> bool {
     let status = found.state.as_ref().and_then(|state| state.status);
     matches!(
@@ -21,9 +21,9 @@ pub(crate) fn is_being_removed(found: &ContainerInspectResponse) -> bool {
     )
 }
 
-/// Converts a container of the platform. Returns `None` for roles that the core does not manage,
-/// and for a container that is being removed. A container whose removal failed is included, because
-/// it must be removed again.
+/// Converts a container of the platform. Returns `None` for a role that the core does not manage,
+/// and for a container that is being removed. If a removal has failed, the container is returned,
+/// so that it is removed again.
 pub(crate) fn container(found: ContainerInspectResponse) -> Result<Option<ObservedContainer>> {
     let name = found.name.unwrap_or_default();
     let name = name.trim_start_matches('/').to_owned();
@@ -35,7 +35,7 @@ pub(crate) fn container(found: ContainerInspectResponse) -> Result<Option<Observ
         Some(labels::ROLE_AGENT) => Role::Agent,
         Some(labels::ROLE_INSTANCE) => Role::Instance(
             instance(label(labels::SERVICE), label(labels::REPLICA))
-                .ok_or_else(|| damaged("its labels do not name a service and a replica"))?,
+                .ok_or_else(|| damaged("its labels contain no valid service and replica"))?,
         ),
         _ => return Ok(None),
     };
@@ -127,7 +127,7 @@ fn exposed(ports: Option<&[String]>) -> Vec<(u16, Protocol)> {
     ports
 }
 
-/// Returns each binding only once, although engines list IPv4 and IPv6 separately.
+/// Returns each binding once. Engines list a port's IPv4 binding and IPv6 binding separately.
 fn host_ports(map: &PortMap) -> Vec<(u16, Protocol, u16)> {
     let mut ports: Vec<_> = map
         .iter()
@@ -145,8 +145,8 @@ fn host_ports(map: &PortMap) -> Vec<(u16, Protocol, u16)> {
     ports
 }
 
-/// Whether the binding covers all of the node's addresses. Other nodes cannot reach a port that is
-/// bound to a single address.
+/// Returns whether the binding covers all of the node's addresses. A port that is bound to a single
+/// address cannot be reached from other nodes.
 fn is_on_every_address(binding: &PortBinding) -> bool {
     matches!(
         binding.host_ip.as_deref(),
@@ -170,8 +170,9 @@ fn health(status: Option<HealthStatusEnum>) -> Option<Health> {
     }
 }
 
-/// Parses the engine's timestamp, and rounds it to microseconds like the registry, so that a stored
-/// value compares equal. The engine writes the year 1 for "never".
+/// Parses the engine's timestamp. Truncates it to microseconds, which is the registry's precision,
+/// so that it equals its stored copy. Returns `None` for the year 1, which the engine uses for
+/// "never".
 fn time(text: Option<&str>) -> Option<DateTime<Utc>> {
     let time = DateTime::parse_from_rfc3339(text?)
         .ok()?

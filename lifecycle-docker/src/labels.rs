@@ -1,5 +1,5 @@
-//! Labels that identify the containers, networks, and volumes of a platform. Images have no labels,
-//! because the containers of an image's build steps inherit them.
+//! Labels that identify the containers, networks, and volumes of a platform. Images get no labels,
+//! because the containers of an image's build steps would inherit the labels.
 
 /// The platform's name, for display only.
 pub(crate) const PLATFORM: &str = "lifecycle.platform";

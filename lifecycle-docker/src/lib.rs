@@ -1,13 +1,13 @@
 //! Implements [`ContainerRuntime`](lifecycle_core::runtime::ContainerRuntime) with Docker engines,
-//! reached over a local socket or over SSH, and the hosts that run them.
+//! over a local socket or over SSH. Also gives access to the hosts of these engines.
 //!
 //! | module | contents |
 //! |---|---|
-//! | [`ssh`] | a node's operating system over SSH |
-//! | [`local_nodes`] | a cloud provider whose VMs are containers on the operator's own engine |
+//! | [`ssh`] | accesses a node's operating system over SSH |
+//! | [`local_nodes`] | implements a cloud whose VMs are containers on the operator's own engine |
 //! | [`prepare`] | installs an engine on a bare host |
-//! | [`engine`] | one node's engine, restricted to one platform |
-//! | [`connector`] | host and engine of a node as one handle, shared until the node reboots |
+//! | [`engine`] | controls one node's engine, restricted to one platform |
+//! | [`connector`] | combines a node's host and engine in one handle, shared until the node reboots |
 //! | [`readiness`] | checks that an address responds |
 
 pub mod connector;

@@ -12,7 +12,7 @@ use lifecycle_core::{Error, Result};
 const FIRST_BOOT: Duration = Duration::from_mins(15);
 /// Time limit, per attempt, for waiting until another run of the package manager has finished.
 const LOCK: Duration = Duration::from_mins(10);
-/// Time limit for the download and installation after that wait.
+/// Time limit for the download and installation that follow this wait.
 const INSTALL: Duration = Duration::from_mins(15);
 /// Time limit for the engine's first response after its start.
 const ANSWER: Duration = Duration::from_mins(2);
@@ -55,10 +55,10 @@ impl HostPreparer for DebianPreparer {
     }
 }
 
-/// Adds an account that was created for the platform to the group `docker`. The SSH server can then
-/// forward the engine's socket without one process per connection.
+/// Adds the account to the group `docker` if the account was created for the platform. The SSH
+/// server can then forward the engine's socket, which needs no process for each connection.
 async fn join_group(host: &dyn NodeAccess, account: Account) -> Result<()> {
-    // Root needs no group membership; `SUDO_USER` names the account that runs sudo.
+    // `SUDO_USER` is the account that runs sudo. Root needs no group membership.
     const SCRIPT: &str = "\
         user=${SUDO_USER:-root}; [ \"$user\" = root ] && exit 0; \
         getent group docker >/dev/null || exit 0; \
@@ -74,8 +74,8 @@ async fn join_group(host: &dyn NodeAccess, account: Account) -> Result<()> {
     Ok(())
 }
 
-/// Waits for cloud-init, if it is installed. Its result does not matter, because the requirements
-/// are checked separately.
+/// Waits until cloud-init has finished, if it is installed. The result is ignored, because later
+/// steps check what the platform needs.
 async fn first_boot(
     host: &dyn NodeAccess,
     progress: &(dyn for<'a> Fn(&'a str) + Send + Sync),
@@ -117,7 +117,7 @@ fn parse(output: &str) -> Option<EngineInfo> {
     })
 }
 
-/// Returns the operating system's name, if it uses Debian packages.
+/// Returns the operating system's name. Fails if the system does not use Debian packages.
 async fn debian(host: &dyn NodeAccess) -> Result<String> {
     const SCRIPT: &str = ". /etc/os-release 2>/dev/null; echo \"${PRETTY_NAME:-an unknown system}\"; \
         case \" $ID $ID_LIKE \" in *' debian '*|*' ubuntu '*) command -v apt-get;; esac";
@@ -141,8 +141,8 @@ async fn install(
     progress: &(dyn for<'a> Fn(&'a str) + Send + Sync),
 ) -> Result<()> {
     let lock = LOCK.as_secs();
-    // An interrupted installation leaves half-configured packages, which make every later
-    // installation fail.
+    // First configure packages that an interrupted installation left half-configured. They would
+    // make every later installation fail.
     let script = format!(
         "export DEBIAN_FRONTEND=noninteractive LC_ALL=C; \
          apt() {{ apt-get -q -o DPkg::Lock::Timeout={lock} -o Acquire::Retries=3 \"$@\"; }}; \

@@ -1,4 +1,4 @@
-//! Readiness checks over this machine's own network.
+//! Checks readiness over this machine's own network.
 
 use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
@@ -14,7 +14,7 @@ use lifecycle_core::runtime::ReadinessProbe;
 use tokio::net::TcpStream;
 use tokio::time::timeout;
 
-/// Checks readiness by opening a TCP connection or requesting a page from this machine.
+/// Checks readiness from this machine, by opening a TCP connection or requesting a page.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct SocketReadiness;
 
@@ -42,8 +42,8 @@ async fn status(address: SocketAddr, path: &str) -> Option<u16> {
     let (mut sender, connection) = http1::handshake(TokioIo::new(stream)).await.ok()?;
     let ask = async move { Some(sender.send_request(request).await.ok()?.status().as_u16()) };
     tokio::pin!(ask, connection);
-    // The connection makes progress only while it is polled. If it ends first, a response that
-    // arrived just before the end is still available.
+    // The connection makes progress only while it is polled. If the connection ends first, a
+    // response that arrived just before the end is still available.
     tokio::select! {
         status = &mut ask => status,
         _ = &mut connection => ask.await,

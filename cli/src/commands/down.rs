@@ -46,6 +46,6 @@ pub(crate) async fn run(arguments: &Arguments, options: &Down) -> Result<(), Fai
             id: identity.id,
         });
     }
-    printer::message(&format!("The platform {} has been removed.", identity.name));
+    printer::message(&format!("Removed the platform {}.", identity.name));
     Ok(())
 }

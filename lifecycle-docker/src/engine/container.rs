@@ -25,10 +25,10 @@ const ENGINE_GRACE: Duration = Duration::from_secs(10);
 /// Poll interval while a container is being removed.
 const PACE: Duration = Duration::from_millis(50);
 /// The number of concurrent inspections. It equals the number of kept connections, so that an
-/// observation opens no new ones.
+/// observation opens no new connections.
 const PARALLEL: usize = transport::KEPT;
-/// The number of attempts with other host ports. Each attempt excludes all ports of running
-/// containers, so only ports that other programs use cost an attempt.
+/// The number of attempts to find free host ports. Each attempt avoids the ports of all running
+/// containers, so an attempt fails only if another program uses a port.
 const PORT_TRIES: usize = 20;
 
 /// The result of a start.
@@ -50,7 +50,7 @@ impl DockerEngine {
         Ok(listed.into_iter().filter_map(|c| c.id).collect())
     }
 
-    /// Returns the containers with these ids, sorted by name, without those that were removed
+    /// Returns the containers with these ids, sorted by name. Omits containers that were removed
     /// meanwhile.
     pub(super) async fn containers(&self, ids: Vec<String>) -> Result<Vec<ObservedContainer>> {
         let mut containers: Vec<ObservedContainer> = stream::iter(ids)
@@ -111,8 +111,8 @@ impl DockerEngine {
         }
     }
 
-    /// Returns the container with this name, if it exists and belongs to this platform. If it
-    /// belongs to another platform, the error names that platform.
+    /// Returns the container with this name, if it exists. If the container does not belong to this
+    /// platform, the error contains the name of its owner.
     pub(super) async fn owned(&self, name: &str) -> Result<Option<ContainerInspectResponse>> {
         let Some(found) = self.inspect(name).await? else {
             return Ok(None);
@@ -138,8 +138,8 @@ impl DockerEngine {
     pub(super) async fn ensure(&self, spec: &ContainerSpec) -> Result<ObservedContainer> {
         let mut found = self.owned(&spec.name).await?;
         if found.as_ref().is_some_and(inspect::is_being_removed) {
-            // A container that is being removed cannot be started, and its name is free only once
-            // it is gone.
+            // Wait until the container is gone. Until then, it cannot be started, and its name is
+            // in use.
             self.delete(&spec.name).await?;
             found = None;
         }
@@ -159,13 +159,13 @@ impl DockerEngine {
         }
         Err(Error::exhausted(
             format!("host ports for container {}", spec.name),
-            format!("the last {PORT_TRIES} attempted ports are already in use"),
+            format!("no free port was found in {PORT_TRIES} attempts"),
             "make ports available between 20000 and 29999 on the node",
         ))
     }
 
-    /// Re-creates the container with other host ports in place of those that are already in use.
-    /// Fails if one of these is a fixed port.
+    /// Re-creates the container, and replaces the host ports that are already in use. Fails if one
+    /// of these ports is fixed.
     async fn recreate_with_other_ports(
         &self,
         spec: &ContainerSpec,
@@ -181,7 +181,7 @@ impl DockerEngine {
             };
             conflicts.contains(&(*host, container.1)).then_some(*host)
         });
-        // The additionally published ports are fixed as well.
+        // The additionally published ports are also fixed.
         let extra = spec.template.ports.iter();
         let extra = extra.filter_map(|port| port.host_port.map(|host| (host, port.protocol)));
         let taken_extra = port::named(message, &extra.collect());
@@ -235,7 +235,7 @@ impl DockerEngine {
             let what = format!("creating volume {volume}");
             let name = spec::volume_name(&self.owner, mount);
             if mount.options.external {
-                // The engine would create a volume with this name if none existed.
+                // Check that the volume exists; otherwise, the engine would create it.
                 let found = self.docker.inspect_volume(&name);
                 match self.within(QUICK, &what, found).await {
                     Ok(_) => continue,
@@ -318,7 +318,7 @@ impl DockerEngine {
         inspect::container(found)?.ok_or_else(|| {
             Error::conflict(
                 format!("container {name}"),
-                "the container is neither an instance nor the manager",
+                "the container has an unknown role or is being removed",
             )
         })
     }
@@ -358,14 +358,13 @@ impl DockerEngine {
                 .map_or(ENGINE_GRACE, Duration::from_secs),
         };
         let what = format!("stopping container {name}");
-        // Stopping may take the whole grace period, so it gets a connection of its own.
+        // Stopping may take the whole grace period, so use a separate connection.
         let stop = self.streams.stop_container(name, Some(options.build()));
         match self
             .within(waits.saturating_add(PATIENT), &what, stop)
             .await
         {
-            // For a container that is already stopped, the engine's client reports "not modified"
-            // as success.
+            // The engine's client also reports success if the container was already stopped.
             Ok(()) | Err(Error::NotFound { .. }) => Ok(()),
             Err(error) => Err(error),
         }
@@ -389,8 +388,8 @@ impl DockerEngine {
         }
     }
 
-    /// Waits until a container that is being removed is gone. The engine's `wait` call fails if the
-    /// container is gone already.
+    /// Waits until a container that is being removed is gone. Polls, because the engine's `wait`
+    /// call fails if the container is already gone.
     async fn wait_until_removed(&self, name: &str, what: String) -> Result<()> {
         let watch = async {
             while self.owned(name).await?.is_some() {

@@ -9,7 +9,7 @@ use lifecycle_core::{Error, Result};
 use super::{DockerEngine, QUICK};
 use crate::error;
 
-/// The number of bytes to read from a command's output at a time.
+/// The largest number of bytes per read of a command's output.
 const CHUNK: usize = 32 * 1024;
 
 impl DockerEngine {
@@ -30,7 +30,7 @@ impl DockerEngine {
             },
         );
         let id = self.within(QUICK, &what, create).await?.id;
-        // The command takes over the connection, so it must not be a shared one.
+        // The command takes over the connection, so the connection must not be shared.
         let start = self.streams.start_exec(
             &id,
             Some(StartExecOptions {

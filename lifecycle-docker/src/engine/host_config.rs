@@ -1,5 +1,5 @@
-//! A container's host configuration in the engine's API: ports, mounts, privileges, devices,
-//! limits.
+//! Builds a container's host configuration for the engine's API: ports, mounts, privileges,
+//! devices, limits.
 
 use std::collections::{BTreeMap, HashMap};
 
@@ -18,10 +18,11 @@ use lifecycle_core::runtime::{ContainerSpec, Role};
 
 use super::spec::{port_key, volume_name};
 
-/// A container's log is rotated at this size, and this many files are kept.
+/// The size at which a container's log file is rotated.
 const LOG_SIZE: &str = "10m";
+/// The number of log files that are kept for each container.
 const LOG_FILES: &str = "3";
-/// The log driver that these options apply to.
+/// The default log driver. The limits above apply only to this driver.
 const LOG_DRIVER: &str = "json-file";
 
 /// Returns the complete host configuration. `ports` maps container ports to host ports.
@@ -124,8 +125,8 @@ fn bindings(template: &ContainerTemplate, ports: &BTreeMap<(u16, Protocol), u16>
         .collect()
 }
 
-/// Returns the text of a bind mount whose source directory is created if missing. Only this format
-/// of the API does that.
+/// Formats a bind mount as text, if the engine must create a missing source directory. The engine
+/// does so only for mounts in this format.
 fn bind_line(mount: &NodeMount) -> Option<String> {
     if !is_line(mount) {
         return None;

@@ -24,8 +24,8 @@ use crate::{error, inspect};
 /// Time limit for removing an image's layers.
 const REMOVAL: Duration = Duration::from_mins(5);
 
-/// A byte source that keeps its failure, because the engine's client reports only that the source
-/// failed.
+/// Keeps the error of a byte source. The engine's client reports that the source failed, but not
+/// why.
 struct Watched {
     failure: Arc<Mutex<Option<std::io::Error>>>,
 }
@@ -123,7 +123,7 @@ impl DockerEngine {
                     let error = error::engine(&what, error);
                     let error = not_parsed(error, &request.dockerfile);
                     match context.blame(&what, error) {
-                        // This is the builder's own error; append the builder's last output lines.
+                        // The builder itself failed. Its last output lines are appended below.
                         Error::Failed { why, .. } => failed = Some(why),
                         error => return Err(error),
                     }
@@ -133,7 +133,8 @@ impl DockerEngine {
             if let Some(text) = step.stream {
                 lines.push(text.as_bytes()).iter().for_each(|l| report(l));
             }
-            // A pull within the build reports its progress many times per second.
+            // Omit the progress of a pull within the build, which is reported many times per
+            // second.
             if let Some(status) = step.status
                 && step.progress_detail.is_none_or(|p| p.total.is_none())
             {
@@ -215,7 +216,7 @@ struct Begun {
     text: String,
 }
 
-/// Parses the instruction that a line of the builder's output (`Step 2/5 : RUN make`) starts.
+/// Parses a line of the builder's output that announces an instruction: `Step 2/5 : RUN make`.
 fn begun(line: &str) -> Option<Begun> {
     let (step, text) = line.strip_prefix("Step ")?.split_once(" : ")?;
     let (number, total) = step.split_once('/')?;
@@ -227,8 +228,8 @@ fn begun(line: &str) -> Option<Begun> {
 }
 
 impl Begun {
-    /// Whether a retry with the same files would fail again. An instruction that fetches from the
-    /// network may succeed at a retry.
+    /// Returns whether a retry with the same files would fail again. If the instruction failed to
+    /// fetch something from the network, a retry may succeed.
     fn fails_again(&self, why: &str) -> bool {
         let word = self.text.split_whitespace().next().unwrap_or_default();
         match word.to_ascii_uppercase().as_str() {
@@ -240,7 +241,7 @@ impl Begun {
     }
 }
 
-/// Adds the line number that the builder reports for a Dockerfile that it cannot parse.
+/// If the builder cannot parse the Dockerfile, adds the line number to the error.
 fn not_parsed(error: Error, file: &str) -> Error {
     let Error::Invalid { what, why, .. } = &error else {
         return error;
@@ -283,7 +284,8 @@ fn with_build_options(
     builder
 }
 
-/// Iterates over all names of an image. An image pulled by digest has no tag.
+/// Iterates over all names of an image: its tags and its digests. An image pulled by digest has no
+/// tag.
 fn names(image: ImageSummary) -> impl Iterator<Item = String> {
     let names = image.repo_tags.into_iter().chain(image.repo_digests);
     names.filter(|name| !name.contains("<none>"))
@@ -336,7 +338,7 @@ mod tests {
     }
 
     #[test]
-    fn names_the_line_of_a_dockerfile_parse_error() {
+    fn finds_the_line_of_a_dockerfile_parse_error() {
         for (why, line) in [
             (
                 "dockerfile parse error line 3: unknown instruction: RUNN",

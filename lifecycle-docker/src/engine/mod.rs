@@ -35,9 +35,9 @@ use crate::ssh::{Share, SshAccess};
 use output::LogLines;
 use transport::Route;
 
-/// The events that change a container's observed state. Other events are not requested, because
-/// each run of a health check emits three of them (`exec_*`). The engine matches by prefix, so
-/// `health_status` covers all health results.
+/// The requested events: those that may change a container's observed state. All other events are
+/// excluded; a health check alone emits three of them (`exec_*`) per run. The engine matches by
+/// prefix, so `health_status` covers all health results.
 const CHANGES: [&str; 8] = [
     "create",
     "start",
@@ -78,9 +78,9 @@ impl DockerEngine {
         Self::new(Route::Local(socket.into()), owner)
     }
 
-    /// Creates a client for the engine of a host, which is reached through the host's SSH server:
-    /// by forwarding the engine's socket or, if forwarding is forbidden or the account lacks
-    /// permission, by running `docker system dial-stdio` as root.
+    /// Creates a client that reaches a host's engine over SSH. The client forwards the engine's
+    /// socket. If forwarding is forbidden or the account lacks permission, the client runs `docker
+    /// system dial-stdio` as root instead.
     pub fn over_ssh(access: Arc<SshAccess>, owner: Owner) -> Result<Self> {
         Self::new(Route::over_ssh(access), owner)
     }
@@ -200,7 +200,7 @@ impl ContainerRuntime for DockerEngine {
     ) -> Result<BoxStream<'static, Result<LogLine>>> {
         self.existing(container).await?;
         let tail = options.tail.map_or("all".to_owned(), |n| n.to_string());
-        // The engine filters by whole seconds; the lines are therefore also filtered by their
+        // The engine filters only by whole seconds, so the lines are filtered again by their
         // timestamps.
         let stamped = options.timestamps || options.since.is_some();
         let mut query = LogsOptionsBuilder::default()
@@ -252,8 +252,8 @@ impl ContainerRuntime for DockerEngine {
     }
 
     async fn events(&self) -> Result<BoxStream<'static, Result<EngineEvent>>> {
-        // The request is sent when the stream is first polled. The stream starts at the engine's
-        // current time, so events before the first poll are not lost.
+        // The request is not sent until the stream is first polled. Start the stream at the
+        // engine's current time, so that events before the first poll are not lost.
         let info = self.within(QUICK, "reading the engine's clock", self.docker.info());
         let mut filters = self.filter();
         filters.insert("type".to_owned(), vec!["container".to_owned()]);

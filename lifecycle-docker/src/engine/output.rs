@@ -5,11 +5,11 @@ use std::collections::VecDeque;
 use chrono::{DateTime, Utc};
 use lifecycle_core::runtime::LogLine;
 
-/// A longer line is returned in parts, so that memory is bounded even if the output has no line
-/// ends.
+/// A longer line is returned in parts. This limits memory use even if the output has no line
+/// breaks.
 const LONGEST_LINE: usize = 256 << 10;
 
-/// The engine's timestamps are shorter than this.
+/// An upper limit for the length of the engine's timestamps.
 const LONGEST_STAMP: usize = 48;
 
 /// Splits one byte stream into lines.
@@ -35,7 +35,7 @@ impl Lines {
         lines
     }
 
-    /// At the end of the stream, returns the text after the last line end.
+    /// Returns the text after the last line break, at the end of the stream.
     pub(super) fn finish(&mut self) -> Option<String> {
         (!self.rest.is_empty()).then(|| self.cut())
     }
@@ -135,7 +135,7 @@ fn stamp(bytes: &[u8]) -> Option<(DateTime<Utc>, &[u8])> {
     Some((at.to_utc(), &bytes[end + 1..]))
 }
 
-/// The last lines of an output, for an error message.
+/// Keeps the last lines of an output, for an error message.
 #[derive(Debug, Default)]
 pub(super) struct LastLines(VecDeque<String>);
 
@@ -185,7 +185,7 @@ mod tests {
     }
 
     #[test]
-    fn returns_a_line_without_end_in_parts() {
+    fn returns_an_endless_line_in_parts() {
         let mut lines = Lines::default();
         assert_eq!(lines.push(&vec![b'x'; LONGEST_LINE + 1]).len(), 1);
         assert_eq!(lines.finish(), None);

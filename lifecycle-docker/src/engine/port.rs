@@ -9,12 +9,12 @@ use lifecycle_core::runtime::PortBinding;
 /// The platform's range of host ports.
 pub(super) const RANGE: RangeInclusive<u16> = 20_000..=29_999;
 
-/// A host port with its protocol, because ports are allocated per protocol.
+/// A host port and its protocol. Each protocol has its own set of ports.
 pub(super) type HostPort = (u16, Protocol);
 
-/// Assigns a distinct host port to each container port, avoiding those in `taken`. If a preferred
-/// port is in use, the next free port in the range replaces it; a fixed port is never replaced.
-/// Returns `None` if the range is exhausted.
+/// Assigns a distinct host port to each container port, and avoids the host ports in `taken`. If a
+/// preferred port is in use, the next free port in the range replaces it. A fixed port is never
+/// replaced. Returns `None` if the range is exhausted.
 pub(super) fn assign(
     bindings: &BTreeMap<(u16, Protocol), PortBinding>,
     taken: &BTreeSet<HostPort>,
@@ -45,14 +45,13 @@ fn free_from(first: u16, protocol: Protocol, used: &BTreeSet<HostPort>) -> Optio
         .find(|port| !used.contains(&(*port, protocol)))
 }
 
-/// Whether the engine's message reports that a host port is already in use.
+/// Returns whether the engine's message reports that a host port is already in use.
 pub(super) fn is_conflict(message: &str) -> bool {
     message.contains("port is already allocated") || message.contains("address already in use")
 }
 
-/// Returns the ports in `ports` that the engine's message names, or all of them if it names none.
-/// The wording of this message differs between engine versions, so the port numbers are searched
-/// for.
+/// Returns those of `ports` that occur in the engine's message, or all of `ports` if none occurs.
+/// Searches for the numbers, because the wording of the message differs between engine versions.
 pub(super) fn conflicting(message: &str, ports: &BTreeSet<HostPort>) -> BTreeSet<HostPort> {
     let named = named(message, ports);
     if named.is_empty() {
@@ -62,7 +61,7 @@ pub(super) fn conflicting(message: &str, ports: &BTreeSet<HostPort>) -> BTreeSet
     }
 }
 
-/// Returns the ports in `ports` that the engine's message names.
+/// Returns those of `ports` that occur in the engine's message.
 pub(super) fn named(message: &str, ports: &BTreeSet<HostPort>) -> BTreeSet<HostPort> {
     ports
         .iter()

@@ -12,7 +12,7 @@ use lifecycle_core::runtime::{ContainerSpec, Owner, Role};
 use super::host_config::host_config;
 use crate::labels;
 
-/// Returns the labels of every resource that belongs to a platform.
+/// Returns the labels that all resources of a platform have.
 pub(super) fn owner_labels(owner: &Owner) -> HashMap<String, String> {
     HashMap::from([
         (labels::PLATFORM.to_owned(), owner.name.to_string()),
@@ -93,7 +93,8 @@ pub(super) fn create_body(
         ),
         cmd: template.command.clone(),
         entrypoint: template.entrypoint.clone().map(|words| {
-            // An empty list keeps the image's entrypoint; an empty string removes it.
+            // In the engine's API, an empty list keeps the image's entrypoint, and a single empty
+            // string removes the entrypoint.
             if words.is_empty() {
                 vec![String::new()]
             } else {

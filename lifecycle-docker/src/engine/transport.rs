@@ -31,8 +31,8 @@ const SOCKET: &str = "/var/run/docker.sock";
 const RELAY: &str = "docker system dial-stdio";
 /// Time limit for a response from the engine through the relay.
 const RELAY_ANSWERS_WITHIN: Duration = Duration::from_secs(15);
-/// The number of concurrent relays for calls. Each relay is a process on the host; further calls
-/// wait.
+/// The maximum number of concurrent relays for calls; further calls wait. Each relay is a process
+/// on the host.
 const RELAYS: usize = 12;
 /// The number of idle connections that are kept for later calls.
 pub(super) const KEPT: usize = 4;
@@ -44,7 +44,7 @@ const KEPT_FOR: Duration = Duration::from_secs(90);
 #[derive(Debug)]
 pub(super) enum Route {
     Local(PathBuf),
-    /// Over SSH. Contains the way that worked, and the login generation in which it was found.
+    /// Over SSH. `found` contains the way that worked, and the login generation in which it did.
     Ssh {
         access: Arc<SshAccess>,
         found: Mutex<Option<(Way, u64)>>,
@@ -99,8 +99,8 @@ impl Route {
                         remember(found, Some((Way::Socket, generation)));
                         return Ok(Box::new(stream));
                     }
-                    // Either the account lacks permission or no engine is listening. The relay runs
-                    // as root, so if it does not respond either, no engine is listening.
+                    // Either the account lacks permission, or no engine is listening. The relay
+                    // runs as root, so it responds if and only if an engine is listening.
                     remember(found, None);
                     relay_answers(access).await?;
                     tracing::debug!(
@@ -127,8 +127,8 @@ fn remember(found: &Mutex<Option<(Way, u64)>>, way: Option<(Way, u64)>) {
     *found.lock().unwrap_or_else(PoisonError::into_inner) = way;
 }
 
-/// Checks through the relay that the engine responds. A session opens even if the command does not
-/// exist, so only a response proves that there is an engine.
+/// Checks through the relay that the engine responds. The relay's session opens even if the
+/// `docker` command does not exist, so only a response proves that there is an engine.
 async fn relay_answers(access: &SshAccess) -> Result<()> {
     let what = || format!("the container engine of {}", access.host());
     let ask = async {
@@ -176,7 +176,7 @@ pub(super) fn client(route: Arc<Route>, share: Share) -> Result<Docker> {
     .map_err(|e| error::engine("creating the engine's client", e))
 }
 
-/// Names the body type of bollard's requests, which it does not export.
+/// Makes the body type of bollard's requests available, which bollard does not export.
 trait WithBody {
     type Body;
 }
@@ -240,7 +240,7 @@ impl tower_service::Service<Uri> for Connector {
     }
 }
 
-/// Adapts a connection to the engine for the HTTP client.
+/// Adapts an engine connection to the traits of the HTTP client.
 struct EngineStream(TokioIo<Box<dyn Duplex>>);
 
 impl fmt::Debug for EngineStream {

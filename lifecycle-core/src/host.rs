@@ -15,8 +15,9 @@ use crate::secret::Sensitive;
 
 pub use crate::stream::{ByteStream, Duplex};
 
-/// The socket of the operator's engine on the local node that runs the manager.
+/// The path at which the manager on a local node finds the socket of the operator's engine.
 pub const OPERATOR_ENGINE_SOCKET: &str = "/run/lifecycle/host-docker.sock";
+
 /// An SSH key pair in OpenSSH format.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct SshKeyPair {
@@ -33,7 +34,7 @@ pub struct HostCommand {
     pub as_root: bool,
     /// The standard input.
     pub stdin: Bytes,
-    /// When the command is aborted.
+    /// How long the command may run before it is aborted.
     pub timeout: Duration,
 }
 
@@ -73,7 +74,8 @@ pub struct HostOutput {
 }
 
 impl HostOutput {
-    /// Returns the standard output, or an error with the last lines of the output.
+    /// Returns the standard output of a successful command; otherwise, returns an error with the
+    /// last lines of the output.
     pub fn success(self, what: &str) -> Result<String> {
         if self.code == 0 {
             return Ok(self.stdout);
@@ -153,15 +155,15 @@ pub trait NodeAccess: Debug + Send + Sync + 'static {
     /// Writes a file as root.
     async fn put(&self, file: HostFile) -> Result<()>;
 
-    /// Opens a connection from the node.
+    /// Opens a connection from the node to `target`.
     async fn connect(&self, target: ForwardTarget) -> Result<Box<dyn Duplex>>;
 
-    /// Makes later calls log in again, because a login session keeps the groups that the account
-    /// had at its start. Running calls continue.
+    /// Makes later calls log in again. This is necessary after a change of the account's groups,
+    /// because a login session keeps the groups that it started with. Running calls continue.
     async fn reconnect(&self);
 }
 
-/// The account for logging in to a node.
+/// The origin of the account for logging in to a node.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Account {
     /// The account was created with the node for this platform; its groups may be changed.
@@ -173,13 +175,13 @@ pub enum Account {
 /// Prepares a host to run containers.
 ///
 /// # Guarantees
-/// Preparing a host that is already prepared changes nothing. If a call is cancelled, the next call
-/// continues.
+/// Preparing a host that is already prepared changes nothing. If a call is canceled, the next call
+/// continues the preparation.
 #[async_trait]
 pub trait HostPreparer: Debug + Send + Sync + 'static {
-    /// Waits for the host's first-boot setup, installs the engine if it is missing, starts it if it
-    /// is not running, and verifies it. Afterwards, a created account may use the engine's socket.
-    /// `progress` receives a line for each stage.
+    /// Waits for the host's first-boot setup, installs the engine if it is missing, starts the
+    /// engine if it is not running, and checks that it works. Afterwards, a created account may use
+    /// the engine's socket. `progress` receives a line for each stage.
     async fn prepare(
         &self,
         host: &dyn NodeAccess,
@@ -199,15 +201,15 @@ pub struct NodeHandle {
 /// Opens connections to nodes.
 ///
 /// # Guarantees
-/// Connections are shared: connecting again to a node in the same boot returns the same connection,
-/// and a broken connection is replaced at the next call.
+/// Connections are shared: until a node reboots, connecting to it again returns the same
+/// connection. A broken connection is replaced at the next call.
 #[async_trait]
 pub trait NodeConnector: Debug + Send + Sync + 'static {
     /// Returns a handle for this node; [`Error::Unreachable`] if its SSH server does not answer.
     async fn connect(&self, node: &ObservedNode) -> Result<NodeHandle>;
 
-    /// Returns the name of the jump host for nodes, and whether it answers; `None` if nodes are
-    /// reached directly.
+    /// Returns the name of the jump host for nodes and whether this host answers; `None` if nodes
+    /// are reached directly.
     async fn jump_host(&self) -> Option<(String, Result<()>)> {
         None
     }

@@ -1,4 +1,4 @@
-//! The trait for the container engine of one node.
+//! Defines the trait for the container engine of one node.
 
 use std::collections::BTreeMap;
 use std::fmt::Debug;
@@ -38,7 +38,7 @@ pub struct EngineInfo {
 /// An image in an engine.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ImageInfo {
-    /// The engine's id. It may differ between engines for the same image.
+    /// The engine's id of the image. Other engines may have another id for the same image.
     pub id: String,
     /// The ports that the image exposes.
     pub exposed: Vec<(u16, Protocol)>,
@@ -54,7 +54,8 @@ pub struct BuildRequest {
     pub dockerfile: String,
     /// The build arguments.
     pub args: BTreeMap<String, Sensitive>,
-    /// Other options. If they contain an inline Dockerfile, it is already part of the context.
+    /// Other options. If they contain an inline Dockerfile, the context already contains this
+    /// Dockerfile too.
     pub options: BuildOptions,
     /// The build context, an uncompressed tar archive.
     pub context: ByteStream,
@@ -84,19 +85,19 @@ pub enum Role {
 /// The specification of a container.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ContainerSpec {
-    /// The name, which includes the digest: creating the container by name is the compare-and-set.
+    /// The name. It includes the digest, so that creating a container by name is a compare-and-set.
     pub name: String,
     pub owner: Owner,
     pub role: Role,
     /// The digest, stored as a label.
     pub digest: SpecDigest,
     pub image: String,
-    /// The template. Volume names are those in the declaration.
+    /// The template. Its volume names are those of the declaration.
     pub template: ContainerTemplate,
-    /// The host ports for both `ports` and `expose`, by container port. Additional ports that the
-    /// template publishes at single addresses are also bound.
+    /// The host port of each container port in the template's `ports` and `expose`. Ports that the
+    /// template publishes at a single address are bound in addition.
     pub ports: BTreeMap<(u16, Protocol), PortBinding>,
-    /// Directories of the node, for the manager and for credentials.
+    /// Additional directories and files of the node that the container mounts.
     pub binds: Vec<HostBind>,
     pub host_network: bool,
     /// Whether the engine starts the container at boot and restarts it when it exits.
@@ -167,12 +168,12 @@ pub struct ObservedContainer {
     pub role: Role,
     /// The digest in the container's label.
     pub digest: SpecDigest,
-    /// The version of the digest's input in the container's label.
+    /// The format version of the digest's input, from the container's label.
     pub digest_version: String,
     pub state: ContainerState,
     /// When the container was last started, in whole microseconds.
     pub started_at: Option<DateTime<Utc>>,
-    /// The host ports that are bound: container port, protocol, host port.
+    /// The ports that are bound, each as container port, protocol and host port.
     pub ports: Vec<(u16, Protocol, u16)>,
     /// The ports that the container or its image exposes, published or not.
     pub exposed: Vec<(u16, Protocol)>,
@@ -194,18 +195,18 @@ pub struct EngineState {
 /// Which lines of a container's output to return.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct LogOptions {
-    /// Only the last lines, up to this number.
+    /// Return only the last lines, at most this many.
     pub tail: Option<u32>,
     /// Keep returning new lines.
     pub follow: bool,
-    /// Only lines written at this time or later.
+    /// Return only lines that were written at this time or later.
     pub since: Option<DateTime<Utc>>,
     /// Include the time of each line.
     pub timestamps: bool,
 }
 
 impl LogOptions {
-    /// Selects the last existing lines, up to this number.
+    /// Selects the last existing lines, at most this many.
     pub fn last(lines: u32) -> Self {
         Self {
             tail: Some(lines),
@@ -232,11 +233,11 @@ pub struct LogLine {
 pub struct ExecCommand {
     /// The program and its arguments. Must not contain secrets, because process lists show them.
     pub command: Vec<String>,
-    /// The user; by default that of the container.
+    /// The user; by default, the container's user.
     pub user: Option<String>,
-    /// The working directory; by default that of the container.
+    /// The working directory; by default, the container's working directory.
     pub working_dir: Option<String>,
-    /// Allocates a terminal of this size; all output is then standard output.
+    /// If set, allocates a terminal of this size; all output is then standard output.
     pub terminal: Option<TerminalSize>,
 }
 
@@ -287,7 +288,7 @@ impl Debug for ExecSession {
     }
 }
 
-/// An event of a container; [`ContainerRuntime::container`] returns its new state.
+/// An event of a container. [`ContainerRuntime::container`] returns the container's new state.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct EngineEvent {
     pub container: ContainerId,
@@ -299,19 +300,21 @@ pub struct EngineEvent {
 ///
 /// # Guarantees
 /// - `ensure_*` may be repeated with the same name and digest. It does not change existing objects,
-///   except that it starts a container. `stop` and `remove_*` return Ok for a missing object.
-/// - `state` is complete or an error, never partial. It contains all images of the engine, but of
-///   the other objects only those of this platform.
-/// - Containers, networks and volumes have the platform's id from their creation.
-/// - If a call is cancelled, the same call continues from the resulting state.
+///   except that it starts a stopped container. `stop` and `remove_*` return Ok for a missing
+///   object.
+/// - `state` returns the complete state or an error. The state contains all images of the engine,
+///   but only this platform's containers and volumes.
+/// - Containers, networks and volumes are labeled with the platform's id when they are created.
+/// - A canceled call can be repeated: the new call continues from the resulting state.
 ///
 /// # Errors
-/// A name that an object of another platform uses is [`crate::Error::Conflict`], and so is a host
-/// port that is in use, unless the port was only preferred. An engine that does not answer is
-/// [`crate::Error::Unreachable`].
+/// Calls return [`crate::Error::Conflict`] if an object of another platform has the name, or if a
+/// host port is in use (unless the port was only preferred). They return
+/// [`crate::Error::Unreachable`] if the engine does not answer.
 #[async_trait]
 pub trait ContainerRuntime: Debug + Send + Sync + 'static {
-    /// Returns information about the engine. Engines may start processes to answer this call.
+    /// Returns information about the engine. The call can be slow, because engines may start
+    /// processes to answer it.
     async fn info(&self) -> Result<EngineInfo>;
 
     /// Checks that the engine answers, as cheaply as possible.
@@ -343,8 +346,8 @@ pub trait ContainerRuntime: Debug + Send + Sync + 'static {
     /// Imports an archive from `export_image`.
     async fn import_image(&self, archive: ByteStream) -> Result<()>;
 
-    /// Removes an image's name. Returns Ok if the image does not exist, or if a container uses it;
-    /// in the latter case, the image is kept.
+    /// Removes an image's name. Returns Ok if the image does not exist, or if a container uses the
+    /// image; in the latter case, the image is kept.
     async fn remove_image(&self, name: &str) -> Result<()>;
 
     /// Ensures that the container and its volumes exist, and that the container is running.
@@ -353,7 +356,8 @@ pub trait ContainerRuntime: Debug + Send + Sync + 'static {
     /// Starts an existing container.
     async fn start_container(&self, name: &str) -> Result<()>;
 
-    /// Stops a container: signals it, waits for `grace` (by default the engine's), then kills it.
+    /// Stops a container: signals it, waits for `grace` (by default, the engine's grace period),
+    /// then kills it.
     async fn stop_container(&self, name: &str, grace: Option<Duration>) -> Result<()>;
 
     /// Removes a container of the platform, running or not, with its anonymous volumes.
@@ -362,17 +366,17 @@ pub trait ContainerRuntime: Debug + Send + Sync + 'static {
     /// Removes a named volume of the platform.
     async fn remove_volume(&self, volume: &VolumeName) -> Result<()>;
 
-    /// Returns the output of a container, by its name or the engine's id.
+    /// Returns the output of the container with this name or id.
     async fn logs(
         &self,
         container: &str,
         options: LogOptions,
     ) -> Result<BoxStream<'static, Result<LogLine>>>;
 
-    /// Runs a command in a running container. A container that is not running is
-    /// [`crate::Error::Conflict`]. If the program does not exist, the exit code is 126 or 127, as
-    /// in a shell. The call is never retried automatically: only the caller knows whether a command
-    /// may run twice.
+    /// Runs a command in a running container. Returns [`crate::Error::Conflict`] if the container
+    /// is not running. If the program does not exist, the exit code is 126 or 127, as in a shell.
+    /// The call is never retried automatically: only the caller knows whether a command may run
+    /// twice.
     async fn exec(&self, container: &str, command: &ExecCommand) -> Result<ExecSession>;
 
     /// Sets the size of a command's terminal. Returns Ok if the command has ended.
@@ -383,7 +387,7 @@ pub trait ContainerRuntime: Debug + Send + Sync + 'static {
     async fn events(&self) -> Result<BoxStream<'static, Result<EngineEvent>>>;
 }
 
-/// Checks the readiness of an address, from where the manager runs.
+/// Checks whether an address is ready, as seen from the manager's process.
 ///
 /// # Guarantees
 /// A check changes nothing, and ends within `timeout`.

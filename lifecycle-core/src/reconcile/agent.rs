@@ -1,4 +1,4 @@
-//! A node's agent: its container, its directory, and the file from that directory that other
+//! Manages a node's agent: its container, its directory, and the file in this directory that other
 //! containers mount.
 
 use std::collections::BTreeMap;
@@ -12,16 +12,16 @@ use crate::host::{HostCommand, NodeHandle};
 use crate::model::{ContainerTemplate, NodeName, PlatformId};
 use crate::runtime::{ContainerSpec, ExecCommand, HostBind, Role};
 
-/// The path of the manager's program in its image.
+/// The path of the manager's program in the manager's image.
 const PROGRAM: &str = "/lifecycle-manager";
 
-/// Returns the directory of the agent's table and sockets, both on the node and in the agent's
-/// container.
+/// Returns the directory of the agent's table and sockets. The path is the same on the node and in
+/// the agent's container.
 fn directory(platform: PlatformId) -> String {
     format!("{}/agent", node_directory(platform))
 }
 
-/// Returns the mount of the resolver's configuration, which the agent writes, into a container.
+/// Returns the mount that gives a container the resolver configuration that the agent writes.
 pub(super) fn resolver_file(platform: PlatformId) -> HostBind {
     HostBind {
         source: format!("{}/resolv.conf", directory(platform)),
@@ -30,7 +30,7 @@ pub(super) fn resolver_file(platform: PlatformId) -> HostBind {
     }
 }
 
-/// Returns the command that feeds tables to an agent. It runs in the agent's container.
+/// Returns the command that feeds tables to an agent; it must run in the agent's container.
 pub(super) fn feed_command(platform: PlatformId) -> ExecCommand {
     let directory = directory(platform);
     ExecCommand::new([PROGRAM, "agent", "feed", "--state", &directory])
@@ -49,11 +49,11 @@ pub(super) async fn ensure(
         .filter(|agents| declared.agent_container(agents) == container)
         .ok_or_else(|| Error::Conflict {
             what: format!("preparing the agent {container} failed"),
-            why: "a different agent is declared now".into(),
+            why: "a different agent is now declared".into(),
         })?;
     let directory = directory(declared.owner.id);
-    // Containers mount a file from this directory. On the node, only root can open the directories
-    // above.
+    // Other containers mount a file from this directory, so every user must be able to open it. On
+    // the node itself, only root can open its parent directories.
     let create = HostCommand::new(format!(
         "mkdir -p '{directory}' && chmod 0755 '{directory}'"
     ));
@@ -66,7 +66,7 @@ pub(super) async fn ensure(
     let state = state.instrument(engine_call("state", node)).await?;
     let agents_here = state.containers.iter().filter(|c| c.role == Role::Agent);
     for old in agents_here.filter(|old| old.name != container) {
-        // Remove the old agent without a grace period: its connections end with it in any case.
+        // Remove the old agent without a grace period: its connections end in any case.
         let remove = handle.runtime.remove_container(&old.name);
         let span = engine_call("remove_container", node);
         remove.instrument(span).await?;
@@ -76,7 +76,8 @@ pub(super) async fn ensure(
     let span = engine_call("ensure_container", node);
     ensure.instrument(span).await?;
     if *node == declared.manager_node {
-        // Keep the image, because a rollback to the previous manager needs it.
+        // Keep the outdated images on this node: a rollback to the previous manager needs its
+        // image.
         return Ok(());
     }
     let (repository, _) = agents.image.rsplit_once(':').unwrap_or((&agents.image, ""));

@@ -1,4 +1,4 @@
-//! Everything outside the process that the control loop uses, behind traits.
+//! Gives the control loop access, through traits, to everything that it uses outside its process.
 
 use std::sync::Arc;
 

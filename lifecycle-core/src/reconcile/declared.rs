@@ -1,5 +1,5 @@
-//! What is declared, in the representation that the planner compares with the observation. Each
-//! service has its image's name, its spec digest and its rank in the start order.
+//! The declaration in the form that the planner compares with the observation. Each service also
+//! has its image's name, its spec digest and its rank in the start order.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::Ipv4Addr;
@@ -19,9 +19,8 @@ use crate::secret::PlatformKey;
 
 /// A declaration with everything that is derived from it.
 ///
-/// The JSON of this type is part of a recorded [`PlanningInput`](super::PlanningInput): a service's
-/// `spec` is reduced to the fields that the planner reads, so that nothing that may be a secret is
-/// written.
+/// The JSON of this type is part of a recorded [`PlanningInput`](super::PlanningInput). To keep
+/// secrets out of it, each service's `spec` is reduced to the fields that the planner reads.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Declared {
     pub generation: Generation,
@@ -29,10 +28,10 @@ pub struct Declared {
     pub nodes: BTreeMap<NodeName, NodeSpec>,
     pub services: BTreeMap<ServiceName, DeclaredService>,
     /// Each service's rank in the start order. The ranks are kept while the platform is being
-    /// deleted, since services stop in reverse order.
+    /// deleted, because services stop in reverse order.
     pub ranks: BTreeMap<ServiceName, u32>,
     pub manager_node: NodeName,
-    /// How long changes of nodes may take.
+    /// How long node changes may take.
     pub deadlines: CloudDeadlines,
     /// Whether the platform is being deleted.
     pub deleting: bool,
@@ -43,14 +42,14 @@ pub struct Declared {
 /// The agents that make service addresses work on the nodes.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Agents {
-    /// The image that agents run from: the manager's own.
+    /// The image that agents run from, which is the manager's own.
     pub image: String,
     /// The digest in the labels of the agents' containers.
     pub digest: SpecDigest,
-    /// The block of addresses, and how long connections wait for a ready endpoint.
+    /// The address block, and how long connections wait for a ready endpoint.
     pub network: NetworkSpec,
-    /// The services' addresses; while the platform is being deleted, also those of services that
-    /// still run.
+    /// The services' addresses. While the platform is being deleted, this includes the addresses of
+    /// services that still run.
     pub addresses: BTreeMap<ServiceName, Ipv4Addr>,
 }
 
@@ -76,15 +75,15 @@ impl Agents {
     }
 }
 
-/// The input of the digest of an agent's container. The network's settings are not part of it,
-/// because the table contains them.
+/// The input for the digest of an agent's container. It omits the network settings, because the
+/// agent receives them with its table.
 #[derive(Serialize)]
 struct AgentForm<'a> {
     version: &'static str,
     image: &'a str,
 }
 
-/// A declared service with what is derived from it.
+/// A declared service with everything that is derived from its declaration.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct DeclaredService {
     #[serde(serialize_with = "write_planned_part")]
@@ -95,14 +94,14 @@ pub struct DeclaredService {
     pub digest: SpecDigest,
     /// The restart policy, with the default resolved.
     pub restart: RestartPolicy,
-    /// Whether the service runs once and its container is kept, since other services wait for its
-    /// completion.
+    /// Whether the service runs once, because other services wait for its completion. Its container
+    /// is kept afterwards.
     pub runs_once: bool,
     pub rank: u32,
 }
 
 impl Declared {
-    /// Derives everything from a declaration.
+    /// Derives the image names, digests and ranks from a declaration.
     pub fn new(
         generation: Generation,
         declaration: &Declaration,
@@ -172,8 +171,8 @@ impl Declared {
         )
     }
 
-    /// Returns the same platform with only the manager's node: the target of a platform deletion.
-    /// The start order is kept, since services stop in reverse order.
+    /// Returns the target for deleting the platform: only the manager's node and no services. The
+    /// start order is kept, because services stop in reverse order.
     #[must_use]
     pub fn emptied(&self) -> Self {
         Self {
@@ -226,8 +225,8 @@ impl DeclaredService {
     }
 }
 
-/// Writes the fields of a service that the planner reads. The fields to write are listed, rather
-/// than those to omit, so that a field that is added later is not written by mistake.
+/// Writes the fields of a service that the planner reads. The list contains the fields to write,
+/// rather than those to omit, so that a field that is added later is not written by mistake.
 fn write_planned_part<S: Serializer>(spec: &ServiceSpec, to: S) -> Result<S::Ok, S::Error> {
     let source = match &spec.source {
         ImageSource::Image(image) => ImageSource::Image(image.clone()),
@@ -269,9 +268,9 @@ fn write_planned_part<S: Serializer>(spec: &ServiceSpec, to: S) -> Result<S::Ok,
     planned.serialize(to)
 }
 
-/// The input of the spec digest. A new field must not be serialized if it has its default value;
-/// otherwise the digest's version must be incremented. An upgrade of the manager must not replace
-/// containers.
+/// The input for the spec digest. An upgrade of the manager must not change existing digests,
+/// because a changed digest replaces the container. A new field must therefore be omitted while it
+/// has its default value; otherwise, increment the digest's version.
 #[derive(Serialize)]
 struct DigestForm<'a> {
     version: &'static str,
@@ -298,11 +297,11 @@ fn spec_digest(
     Ok(SpecDigest::from_hex(key.sign("spec digest", &form)))
 }
 
-/// The input of the digest of a built image.
+/// The input for the digest in the name of a built image.
 #[derive(Serialize)]
 struct ImageForm<'a> {
     version: &'static str,
-    /// The digest of the code base's contents, wherever it is stored.
+    /// The digest of the code base's contents, independent of where they are stored.
     code: &'a str,
     dockerfile: &'a str,
     args: &'a BTreeMap<String, crate::secret::Sensitive>,
@@ -369,8 +368,8 @@ pub fn listed_name(name: &str) -> String {
     }
 }
 
-/// Returns each service's rank in the start order: after all services that it depends on, and, for
-/// services that start last, after all others.
+/// Returns each service's rank in the start order. A service comes after all services that it
+/// depends on; services that start last come after all others.
 fn ranks(services: &BTreeMap<ServiceName, ServiceSpec>) -> Result<BTreeMap<ServiceName, u32>> {
     let mut ranks: BTreeMap<ServiceName, u32> = BTreeMap::new();
     for last in [false, true] {
@@ -391,7 +390,8 @@ fn ranks(services: &BTreeMap<ServiceName, ServiceSpec>) -> Result<BTreeMap<Servi
                     match ranks.get(name) {
                         Some(r) => rank = rank.max(r + 1),
                         None if services.contains_key(name) => return true,
-                        // The planner holds a service whose dependency is not declared.
+                        // Ignore this dependency: if it is not declared, the planner holds the
+                        // service.
                         None => {}
                     }
                 }
@@ -419,7 +419,7 @@ mod tests {
 
     /// Additions to the model must not change the digests of services that do not use them.
     #[test]
-    fn digests_cover_the_same_form_as_in_earlier_versions() {
+    fn digest_inputs_are_the_same_as_in_earlier_versions() {
         use crate::model::{Protocol, PublishedPort, VolumeMount, VolumeName, VolumeOptions};
         let template = ContainerTemplate {
             volumes: vec![VolumeMount {

@@ -1,7 +1,7 @@
 //! The control loop: observes, plans, records, runs the steps that may start, and waits for the
 //! next change. The manager, the bootstrapper and the simulation use the same loop.
 //!
-//! - [`launch`]: chooses the steps that start and runs them.
+//! - [`launch`]: chooses which steps to start, and runs them.
 //! - [`load`]: limits how many steps run concurrently.
 //! - [`ending`]: handles the results of steps.
 //! - [`network`]: sends tables to the agents and handles their reports.
@@ -59,7 +59,7 @@ use wakeup::Pace;
 /// The longest time between two plans.
 const LONGEST_WAIT: Duration = Duration::from_mins(1);
 
-/// The pause before the registry is read again after a failed write.
+/// How long to wait after a failed write before reading the registry again.
 const REGISTRY_AGAIN: Duration = Duration::from_secs(2);
 
 /// The settings of the control loop.
@@ -75,19 +75,19 @@ pub struct DriverOptions {
     pub deadlines: Deadlines,
 }
 
-/// The target of the control loop.
+/// The state that the control loop has to reach.
 #[derive(Debug, Clone)]
 pub struct Target {
     /// The declaration.
     pub declared: Arc<Declared>,
-    /// The manager's address and credentials for services, once known.
+    /// The address and credentials with which services reach the manager, once known.
     pub api: Option<ServiceApi>,
-    /// Runs of containers that a new run must replace.
+    /// Container runs for which a restart was requested.
     pub restarts: Arc<BTreeMap<InstanceId, ContainerRun>>,
 }
 
 impl Target {
-    /// Creates a target without a manager's API for its services.
+    /// Creates a target whose services get no access to the manager's API.
     pub fn without_api(declared: Declared) -> Self {
         Self {
             declared: Arc::new(declared),
@@ -114,19 +114,19 @@ pub struct Driver {
     tasks: JoinSet<Result<()>>,
     task_steps: HashMap<tokio::task::Id, StepId>,
     running: BTreeMap<StepId, Running>,
-    /// Changes of nodes that the cloud has accepted and that have not ended.
+    /// Node changes that the cloud has accepted and not completed yet.
     operations: BTreeMap<NodeName, CloudOperation>,
-    /// Changes that a previous process started and that this process has not resumed yet.
+    /// Node changes that a previous process started and that this process has not resumed yet.
     inherited: Vec<CloudOperation>,
     begun: mpsc::UnboundedSender<CloudOperation>,
     just_begun: mpsc::UnboundedReceiver<CloudOperation>,
     settling: BTreeMap<StepId, Settling>,
-    /// Failed steps with their actions.
+    /// The failed steps, each with its action.
     failures: BTreeMap<StepId, (Action, Failure)>,
     retry_sender: mpsc::UnboundedSender<RetryRequest>,
     retry_requests: mpsc::UnboundedReceiver<RetryRequest>,
     retried: Retried,
-    /// Runs that have ended and that another run must follow, because a retry was requested.
+    /// Ended container runs for which a retry was requested.
     runs_again: BTreeMap<InstanceId, ContainerRun>,
     lines: Arc<Mutex<BTreeMap<StepId, String>>>,
     has_observed_all: bool,
@@ -144,7 +144,7 @@ struct Latest {
     input: Arc<PlanningInput>,
     plan: Arc<Plan>,
     made_at: Instant,
-    /// Indexes of the plan's steps that need no other step and have not started.
+    /// The indexes of the steps that need no other step and have not started yet.
     left: Vec<usize>,
 }
 
@@ -155,7 +155,7 @@ struct Running {
     until: Option<DateTime<Utc>>,
 }
 
-/// A step that ended and whose effect has not been observed yet.
+/// An ended step whose effect has not been observed yet.
 #[derive(Debug)]
 struct Settling {
     action: Action,
@@ -228,8 +228,9 @@ impl Driver {
         }
     }
 
-    /// Runs until the registry rejects the epoch or an error is final; returns that error. Dropping
-    /// the future aborts every running step; the next loop resumes the work.
+    /// Runs until an error is final, for example because the registry rejects the epoch, and
+    /// returns that error. Dropping the future aborts every running step; the next control loop
+    /// continues the work.
     pub async fn run(mut self) -> Error {
         let mut done = self.round().await;
         loop {
@@ -273,7 +274,7 @@ impl Driver {
             self.resume(&target, &input.observed, input.now);
             let span = tracing::info_span!("plan", generation = target.declared.generation.0);
             next_change = self.plan(target, input).instrument(span).await?;
-            // Launch outside the span, because steps continue after the planning round.
+            // Launch the steps outside the span, because they continue after this planning round.
             self.launch().await?;
             self.publish();
         }
@@ -285,7 +286,7 @@ impl Driver {
         Ok(())
     }
 
-    /// Plans and records the plan; returns when the next plan is due.
+    /// Makes a plan and records it. Returns when the next plan is due.
     async fn plan(
         &mut self,
         target: Target,
@@ -295,7 +296,7 @@ impl Driver {
         self.update_agents(&target, &input.observed, &[]);
         self.announce(&plan, input.now);
         self.commit(&input, &plan).await?;
-        // A specification that was just rejected changes the plan immediately.
+        // A rejection changes the next plan, so make that plan immediately.
         let next_change = if plan.rejects.is_empty() {
             plan.next_change
         } else {

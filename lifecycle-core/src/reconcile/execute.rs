@@ -1,5 +1,5 @@
-//! Carries out one step by calling the backends' traits. This module makes no decisions, and every
-//! step can be repeated.
+//! Carries out one step by calling the backends. This module makes no decisions, and every step can
+//! be repeated.
 
 use std::collections::BTreeMap;
 use std::collections::btree_map::Entry;
@@ -26,33 +26,34 @@ use crate::platform::{ManagerEndpoint, instructions};
 use crate::runtime::{BuildRequest, ContainerSpec, HostBind, PortBinding, Role};
 use crate::secret::Sensitive;
 
-/// The host ports that containers get if the declaration does not set one.
+/// The range of host ports for container ports that have no declared host port.
 pub const PICKED_PORTS: std::ops::RangeInclusive<u16> = 20_000..=29_999;
 
 /// The file name of an inline Dockerfile within the build context.
 const INLINE_DOCKERFILE: &str = ".lifecycle.Dockerfile";
 
-/// The longest Dockerfile that is read to find a line in it, in bytes.
+/// The maximum size of a Dockerfile, in bytes, that is read to find the line of a failed
+/// instruction.
 const LONGEST_DOCKERFILE: u64 = 1 << 20;
 
-/// The directory of a container's credential for the manager's API.
+/// The directory in a container that contains the credential for the manager's API.
 pub(crate) const API_DIRECTORY: &str = "/run/lifecycle";
 
-/// The environment variable that contains the URL of the manager's API in a container.
+/// The environment variable of a container that contains the URL of the manager's API.
 pub(crate) const API_URL: &str = "LIFECYCLE_URL";
 
-/// How services that request it reach the manager's API.
+/// What services need to reach the manager's API. Only services that request access receive it.
 #[derive(Debug, Clone)]
 pub struct ServiceApi {
     pub endpoint: ManagerEndpoint,
-    /// A token that may only read.
+    /// A read-only token.
     pub token: Sensitive,
     /// The authority that signed the API's certificate, in PEM.
     pub authority: String,
 }
 
-/// How long each type of step may take before it fails. The deadlines for changes of nodes are part
-/// of the declaration instead.
+/// How long each type of step may take before it fails. The deadlines for node changes are declared
+/// instead.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Deadlines {
     pub prepare: Duration,
@@ -82,8 +83,8 @@ pub(super) struct Execution {
     pub(super) machines: BTreeMap<NodeName, ObservedNode>,
     pub(super) api: Option<ServiceApi>,
     pub(super) deadlines: Deadlines,
-    /// The change of the node that is in progress in the cloud. A previous process may have started
-    /// it.
+    /// The change of the action's node that is already in progress in the cloud. A previous process
+    /// may have started this change.
     pub(super) under_way: Option<CloudOperation>,
     /// Receives each change that the cloud has accepted.
     pub(super) begun: mpsc::UnboundedSender<CloudOperation>,
@@ -98,7 +99,8 @@ impl Execution {
     ) -> Result<()> {
         let act = self.act(action, progress);
         if action.is_at_cloud() {
-            // `change` watches the deadline itself, and its error contains the cloud's last report.
+            // `change` enforces the deadline itself, so that its error can contain the cloud's last
+            // report.
             return act.await;
         }
         let limit = self.limit(action);
@@ -208,8 +210,8 @@ impl Execution {
         }
     }
 
-    /// Changes a node within its declared deadline. A change that is already in progress is
-    /// continued.
+    /// Changes a node within the declared deadline. If the change is already in progress, continues
+    /// it.
     async fn change(
         &self,
         change: NodeChange,
@@ -222,7 +224,8 @@ impl Execution {
                 return listener.poll_to_end(cloud, operation).await;
             }
             let operation = cloud.begin(change.clone()).await?;
-            // If the control loop has ended, the next process resumes this change.
+            // Ignore the result: if the control loop has ended, the next process resumes this
+            // change.
             drop(self.begun.send(operation.clone()));
             listener.poll_to_end(cloud, &operation).await
         };
@@ -288,8 +291,8 @@ impl Execution {
         }
     }
 
-    /// Adds the line of the instruction that failed. The Dockerfile is read only now, since a build
-    /// that succeeds does not need the line.
+    /// Adds the line of the failed instruction to a build error. The Dockerfile is read only after
+    /// a failure, because a successful build does not need the line.
     async fn with_line(&self, mut error: Error, source: &BuildSource) -> Error {
         let Error::Build { place, .. } = &mut error else {
             return error;
@@ -319,8 +322,8 @@ impl Execution {
         let service = self.service(&id.service)?;
         let handle = self.handle(node).await?;
         if container != self.declared.container_name(id, &service.digest) {
-            // The action is a rollback: the container of the previous specification exists, or the
-            // step fails.
+            // This is a rollback: the container of the previous specification should still exist.
+            // If it does not, the step fails.
             let start = handle.runtime.start_container(container);
             return start.instrument(engine_call("start_container", node)).await;
         }
@@ -367,8 +370,8 @@ impl Execution {
         Ok(())
     }
 
-    /// Writes the token and the authority to a directory on the node for containers to mount, and
-    /// returns the directory.
+    /// Writes the API's token and certificate authority to a directory on the node, for containers
+    /// to mount. Returns the directory.
     async fn hand_out_credential(&self, handle: &NodeHandle, api: &ServiceApi) -> Result<String> {
         let directory = format!("{}/api", node_directory(self.declared.owner.id));
         let files = [
@@ -376,12 +379,12 @@ impl Execution {
             ("ca.pem", api.authority.clone()),
         ];
         for (name, contents) in files {
-            // Every user inside the container can read the file. On the node, only root can open
-            // the directories above.
+            // Containers may run as any user, so everyone can read the file. On the node itself,
+            // only root can open the parent directories.
             let file = HostFile::new(format!("{directory}/{name}"), 0o444, contents);
             handle.host.put(file).await?;
         }
-        // Containers see only this directory.
+        // Every user in a container must be able to open this directory.
         let open = HostCommand::new(format!("chmod 0755 '{directory}'")).as_root();
         handle
             .host
@@ -392,18 +395,18 @@ impl Execution {
     }
 }
 
-/// Returns the span of a step's call to the engine of `node`.
+/// Creates the tracing span for a call to the engine of `node`.
 pub(super) fn engine_call(call: &'static str, node: &NodeName) -> tracing::Span {
     tracing::debug_span!("engine call", call, %node)
 }
 
-/// Returns the directory of a platform on each of its nodes.
+/// Returns the directory that a platform uses on each of its nodes.
 pub fn node_directory(platform: PlatformId) -> String {
     format!("/var/lib/lifecycle/{platform}")
 }
 
-/// Returns the host port for every container port. If none is declared, the host port is derived
-/// from the container's name, so that the same container always gets the same port.
+/// Returns the host port for every container port. Without a declared host port, the port is
+/// derived from the container's name, so that the same container always gets the same port.
 fn bindings(
     container: &str,
     template: &crate::model::ContainerTemplate,
@@ -415,7 +418,7 @@ fn bindings(
     }
     for port in &template.ports {
         let key = (port.container_port, port.protocol);
-        // A port that is published at one address of the node gets a second host port, which other
+        // A port that is published at only one address of the node also gets a host port that other
         // services can reach.
         let binding = port
             .host_port

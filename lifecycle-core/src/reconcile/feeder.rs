@@ -1,6 +1,7 @@
-//! Sends the table of service addresses to every agent: one task per running agent writes each new
-//! table to a command in the agent's container and reads the agent's reports. The tasks are
-//! independent: an agent that does not accept a table blocks only starts on its own node.
+//! Sends the table of service addresses to every agent. For each running agent, one task writes
+//! each new table to a command in the agent's container and reads the agent's reports. The tasks
+//! are independent: an agent that does not accept a table only blocks container starts on its own
+//! node.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -24,13 +25,13 @@ use crate::model::{Epoch, NodeName, PlatformId};
 use crate::network::{Report, ReportKind, Table};
 use crate::runtime::{ContainerState, ExecOutput, Role};
 
-/// The pause before a broken feed is opened again.
+/// How long to wait before reopening a broken feed.
 const AGAIN: Duration = Duration::from_secs(1);
 /// How long an agent may take to accept a table.
 const ACCEPTS_WITHIN: Duration = Duration::from_secs(10);
-/// How long a stop waits until the agents route no more connections to the instance.
+/// The longest time that a stop waits for the agents to stop routing connections to the instance.
 const DRAIN_ACKNOWLEDGED_WITHIN: Duration = Duration::from_secs(2);
-/// The longest line of an agent's report.
+/// The maximum length of a line from an agent, in bytes.
 const LONGEST_LINE: usize = 64 * 1024;
 
 /// Feeds all agents. Dropping the feeder ends the feeds; the agents keep their tables.
@@ -39,7 +40,7 @@ pub(super) struct Feeder {
     shared: Arc<Shared>,
     epoch: Epoch,
     tables: watch::Sender<Option<Arc<Table>>>,
-    /// The first version that contains all current names.
+    /// The first table version that contains all current names.
     named_since: u64,
     feeds: BTreeMap<NodeName, Feed>,
 }
@@ -50,7 +51,7 @@ struct Shared {
     platform: watch::Sender<Option<PlatformId>>,
     agents: Mutex<BTreeMap<NodeName, Accepted>>,
     changed: Notify,
-    /// Incremented when an agent has accepted a table or its feed has ended.
+    /// Incremented when an agent accepts a table, and when feeds start or end.
     accepted: watch::Sender<u64>,
     reports: mpsc::UnboundedSender<(NodeName, Report)>,
 }
@@ -62,7 +63,7 @@ enum Accepted {
     Nothing { since: DateTime<Utc>, why: String },
 }
 
-/// The agent's container that is fed.
+/// The run of an agent's container that a feed serves.
 #[derive(Debug, Clone, PartialEq, Eq)]
 struct Agent {
     machine: ObservedNode,
@@ -83,8 +84,8 @@ impl Drop for Feed {
 }
 
 impl Feeder {
-    /// Creates a feeder that feeds no agent yet. Reports other than those of acceptance are sent to
-    /// `reports`.
+    /// Creates a feeder that feeds no agent yet. Agents' reports are sent to `reports`, except
+    /// reports that an agent accepted or rejected a table.
     pub(super) fn new(
         backends: Backends,
         epoch: Epoch,
@@ -106,12 +107,12 @@ impl Feeder {
         }
     }
 
-    /// Waits until an agent has accepted a table or its feed has ended.
+    /// Waits until an agent has accepted a table or a feed has ended.
     pub(super) async fn changed(&self) {
         self.shared.changed.notified().await;
     }
 
-    /// Sends a table to all agents, unless they already have it.
+    /// Sends a table to all agents, unless it equals the latest one.
     pub(super) fn update(&mut self, platform: PlatformId, mut table: Table) {
         self.shared.platform.send_replace(Some(platform));
         let latest = self.tables.borrow().clone();
@@ -127,7 +128,8 @@ impl Feeder {
         self.tables.send_replace(Some(Arc::new(table)));
     }
 
-    /// Feeds exactly the agents that are running. The feed of a node that does not answer is kept.
+    /// Starts and ends feeds so that exactly the running agents are fed. The feed of a node that
+    /// does not answer is kept.
     pub(super) fn follow(&mut self, observed: &Observed) {
         self.feeds
             .retain(|node, _| observed.nodes.contains_key(node));
@@ -168,7 +170,7 @@ impl Feeder {
         self.shared.accepted.send_modify(|count| *count += 1);
     }
 
-    /// Returns the state of each running agent's table.
+    /// Returns whether each running agent has the current service addresses.
     pub(super) fn views(&self) -> BTreeMap<NodeName, AgentView> {
         let agents = self.shared.agents();
         let views = agents.iter().map(|(node, accepted)| {
@@ -188,7 +190,7 @@ impl Feeder {
         views.collect()
     }
 
-    /// Waits until every reachable agent has accepted the latest table, and therefore opens no new
+    /// Waits until every reachable agent has accepted the latest table. The agents then open no new
     /// connections to instances that are about to be stopped.
     pub(super) fn drain_acknowledged(&self) -> impl Future<Output = ()> + Send + 'static {
         let version = self.tables.borrow().as_ref().map_or(0, |t| t.version);
@@ -200,8 +202,8 @@ impl Feeder {
                     accepted.borrow_and_update();
                     let acknowledges = |accepted: &Accepted| match accepted {
                         Accepted::Version(has) => *has >= version,
-                        // Such an agent cannot confirm a table; it retries a failed connection at
-                        // another endpoint.
+                        // Do not wait for an agent that has accepted no table. If it still connects
+                        // to a stopped instance, it retries the connection at another endpoint.
                         Accepted::Nothing { .. } => true,
                     };
                     if shared.agents().values().all(acknowledges)
@@ -215,15 +217,15 @@ impl Feeder {
                 .await
                 .is_err()
             {
-                tracing::warn!(version, "some agents have not accepted the table in time");
+                tracing::warn!(version, "some agents did not accept the table in time");
             }
         }
     }
 }
 
 impl Shared {
-    /// Returns the agents. A poisoned lock is safe to use, because each change is a single
-    /// insertion.
+    /// Locks and returns the agents. Poisoning is ignored: each change is a single insertion, so a
+    /// panic cannot leave it half done.
     fn agents(&self) -> MutexGuard<'_, BTreeMap<NodeName, Accepted>> {
         self.agents.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -277,7 +279,7 @@ async fn feed_once(
     let ended = |_| {
         Error::failed(
             "sending tables to an agent",
-            "the manager no longer sends tables to this agent",
+            "the manager's control loop has ended",
         )
     };
     let platform = loop {
@@ -368,7 +370,7 @@ fn late() -> Error {
     }
 }
 
-/// Handles one line from an agent; returns the version of the agent's table.
+/// Handles one line from an agent; returns the table version that the line reports.
 fn handle_report(shared: &Shared, node: &NodeName, line: &str) -> Result<u64> {
     let report: Report = serde_json::from_str(line).map_err(|error| unread(&error))?;
     let version = report.version;
@@ -383,7 +385,7 @@ fn handle_report(shared: &Shared, node: &NodeName, line: &str) -> Result<u64> {
         ReportKind::NoReadyEndpoint { .. }
         | ReportKind::CannotListen { .. }
         | ReportKind::Draining { .. } => {
-            // The receiver may be gone; then this feed ends too.
+            // Ignore the result: if the receiver is gone, this feed ends too.
             drop(shared.reports.send((node.clone(), report)));
         }
     }

@@ -1,6 +1,6 @@
-//! Files of a declaration that a container mounts. On the node, they are in a directory that is
-//! named after the container, so that a replacement gets its own directory, and the files of a
-//! removed container are removed with it.
+//! Copies files of the declaration to the nodes, where containers mount them. Each container's
+//! files are in a directory that is named after the container. A replacement therefore gets its own
+//! directory, and removing a container removes only its own files.
 
 use bytes::Bytes;
 
@@ -17,7 +17,7 @@ fn directory(platform: PlatformId, container: &str) -> String {
 }
 
 /// Writes a container's files to the node if they do not exist there, and returns the mounts.
-/// Either all files are written or none. Only root can open the directories above them.
+/// Either all files are written or none. Only root can open the parent directories.
 pub(super) async fn ship(
     host: &dyn NodeAccess,
     platform: PlatformId,
@@ -55,8 +55,8 @@ pub(super) async fn remove(
     Ok(())
 }
 
-/// Returns the script that unpacks the files into a temporary directory and then renames the
-/// directory, which is atomic. An existing directory is kept; temporary directories of interrupted
+/// Returns the script that unpacks the files into a temporary directory and then, atomically,
+/// renames that directory. An existing directory is kept; temporary directories of interrupted
 /// attempts are removed.
 fn script(directory: &str) -> String {
     format!(
@@ -71,7 +71,7 @@ mv -T \"$part\" '{directory}' || [ -d '{directory}' ]"
     )
 }
 
-/// Returns all mounts as one archive, each under its position.
+/// Returns one archive with all mounts, each under its position in `mounts`.
 fn archive(mounts: &[ShippedMount]) -> Result<Bytes> {
     let failed = |error| Error::io("packing the declaration's files", error);
     let mut archive = tar::Builder::new(Vec::new());
@@ -139,7 +139,6 @@ mod tests {
     use crate::model::FileContents;
 
     fn file(mode: u32, text: &str) -> ShippedFile {
-        // Only root may create files that belong to other users.
         ShippedFile {
             mode,
             uid: 0,
@@ -150,7 +149,7 @@ mod tests {
 
     /// Runs the script as a node does, with the archive as its input.
     fn run(directory: &str, mounts: &[ShippedMount]) -> bool {
-        // Only root may set owners.
+        // Only root may set owners, so the test does not set them.
         let script = script(directory).replace("--same-owner", "--no-same-owner");
         let mut child = Command::new("sh")
             .args(["-c", &script])
@@ -183,7 +182,7 @@ mod tests {
                 tree,
             },
         ];
-        // An earlier attempt was interrupted.
+        // An interrupted attempt left this directory behind.
         std::fs::create_dir_all(node.path().join("files/demo-db-1-0123.part.abcdef")).unwrap();
         for _ in 0..2 {
             assert!(run(&named, &mounts));

@@ -1,5 +1,5 @@
-//! The declaration and the observation, indexed by position instead of by name. The index is built
-//! once per plan, so that planning does no lookups by name in its loops.
+//! Indexes the declaration and the observation by position instead of by name. The index is built
+//! once per plan, so that the planner's loops need no lookups by name.
 
 use std::collections::BTreeMap;
 
@@ -13,7 +13,7 @@ use crate::runtime::{ObservedContainer, Role};
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Seen<'a> {
     pub(super) node: &'a NodeName,
-    /// The node's position, if it is declared.
+    /// The node's position; `None` if the node is not declared.
     pub(super) node_position: Option<usize>,
     pub(super) view: &'a NodeView,
     pub(super) container: &'a ObservedContainer,
@@ -44,7 +44,8 @@ pub(super) struct IndexedService<'a> {
     pub(super) first: usize,
 }
 
-/// All declared objects and their observations, by position in the order of names.
+/// All declared objects and their observations. An object's position is its index among the objects
+/// of its kind, sorted by name.
 #[derive(Debug)]
 pub(super) struct Index<'a> {
     pub(super) nodes: Vec<&'a NodeName>,
@@ -52,7 +53,7 @@ pub(super) struct Index<'a> {
     pub(super) services: Vec<IndexedService<'a>>,
     service_positions: BTreeMap<&'a ServiceName, usize>,
     pub(super) replicas: Vec<InstanceId>,
-    /// The observed containers of each replica, in the order of nodes and names.
+    /// The observed containers of each replica, sorted by node and name.
     pub(super) seen: Vec<Vec<Seen<'a>>>,
     /// The observed containers of replicas that are not declared.
     pub(super) undeclared: BTreeMap<&'a InstanceId, Vec<Seen<'a>>>,
@@ -115,14 +116,13 @@ impl<'a> Index<'a> {
                 all.push(seen);
             }
         }
-        // Sort the containers, because the plan must not depend on the order in which an engine
-        // lists them.
+        // The plan must not depend on the order in which an engine lists containers, so sort them.
         for all in self.seen.iter_mut().chain(self.undeclared.values_mut()) {
             if all.len() > 1 {
                 all.sort_by_key(|seen| (seen.node, &seen.container.name, &seen.container.id));
             }
         }
-        // Both sides are sorted by id, so one pass joins them.
+        // Both lists are sorted by replica, so a single pass can join them.
         let mut replicas = self.replicas.iter().zip(&mut self.last_seen).peekable();
         for (id, node) in history.last_seen.iter() {
             while replicas.next_if(|(replica, _)| *replica < id).is_some() {}

@@ -1,5 +1,5 @@
-//! The planner's input: the declaration, the observation, the manager's history, and the policy. If
-//! an input is written as JSON and read again, it gives the same plan.
+//! The planner's input: the declaration, the observation, the manager's history, and the policy. An
+//! input that was written as JSON and read back leads to the same plan.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -14,8 +14,8 @@ use super::step::{Plan, StepId};
 use crate::model::{ContainerId, ContainerRun, InstanceId, NodeName};
 use crate::registry::RejectedSpec;
 
-/// Everything that a plan depends on. The JSON contains nothing that may be a secret: of each
-/// service, it contains only the fields that the planner reads (see [`Declared`]).
+/// Everything that a plan depends on. Its JSON contains no secrets: each service is reduced to the
+/// fields that the planner reads (see [`Declared`]).
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct PlanningInput {
     pub declared: Arc<Declared>,
@@ -28,7 +28,7 @@ pub struct PlanningInput {
 }
 
 impl PlanningInput {
-    /// Creates the input for a platform of which no part exists yet.
+    /// Creates the input for a platform of which nothing exists yet.
     pub fn new(declared: Arc<Declared>, now: DateTime<Utc>) -> Self {
         Self {
             declared,
@@ -40,29 +40,30 @@ impl PlanningInput {
     }
 }
 
-/// A plan and its input.
+/// A plan together with the input that it was made from.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct RecordedPlan {
     pub input: Arc<PlanningInput>,
     pub plan: Arc<Plan>,
 }
 
-/// What neither the cloud nor the engines report: previous attempts, requests and decisions.
+/// What the manager remembers and neither the cloud nor the engines can report: previous attempts,
+/// requests and decisions.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 pub struct History {
-    /// The last known node of each replica. The planner needs it for unreachable nodes, and to keep
-    /// replicas on their nodes.
+    /// The last known node of each replica. With it, the planner keeps replicas on their nodes and
+    /// knows which replicas may still run on an unreachable node.
     pub last_seen: Arc<BTreeMap<InstanceId, NodeName>>,
-    /// Where the previous plan placed the replicas that have no container yet. These replicas stay
-    /// there, so that the images that were copied to their nodes are used.
+    /// The nodes on which the previous plan placed replicas that have no container yet. The planner
+    /// keeps these placements, because images may already have been copied to the nodes.
     pub placed: BTreeMap<InstanceId, NodeName>,
-    /// Specifications that were rejected because they did not become ready.
+    /// Specifications that were rejected because their containers did not become ready.
     pub rejected: BTreeMap<InstanceId, RejectedSpec>,
     /// Steps that failed.
     pub failures: BTreeMap<StepId, Failure>,
-    /// How often containers ended by themselves.
+    /// How often each container ended by itself.
     pub endings: BTreeMap<ContainerId, Endings>,
-    /// Runs of containers that a new run must replace.
+    /// Container runs for which a restart or a retry was requested.
     pub restarts: Arc<BTreeMap<InstanceId, ContainerRun>>,
 }
 
@@ -71,18 +72,19 @@ pub struct History {
 pub struct Failure {
     /// How often the step failed in a row.
     pub times: u32,
-    /// The time of the next attempt; `None` if only a retry or another declaration triggers one.
+    /// The time of the next attempt; `None` if only a requested retry or a new declaration causes
+    /// another attempt.
     pub again_at: Option<DateTime<Utc>>,
     /// The error of the last attempt.
     pub why: String,
-    /// Whether only a person or another declaration can resolve the failure.
+    /// Whether only a person or a new declaration can resolve the failure.
     pub is_final: bool,
 }
 
-/// How a container ended by itself.
+/// How often a container ended by itself, and when it may start again.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Endings {
-    /// How often the container ended in a row; a run of at least 10 seconds starts a new row.
+    /// How often in a row the container ended. A run of at least 10 seconds starts a new count.
     pub times: u32,
     /// When the container may be started again.
     pub again_at: DateTime<Utc>,

@@ -1,5 +1,5 @@
-//! What the manager tracks about containers in addition to the engine's report: whether they are
-//! ready, and how often they ended by themselves.
+//! Tracks what engines do not report about containers: whether they are ready, and how often they
+//! ended by themselves.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
@@ -20,8 +20,8 @@ const CHECK_TIMEOUT: Duration = Duration::from_secs(1);
 /// How many checks in a row must fail before a ready container is no longer ready.
 const FAILURES_BEFORE_NOT_READY: u32 = 3;
 
-/// How long a container must have run so that its end starts a new row of endings. The limit is the
-/// same as in Docker's restart policies.
+/// If a container ran for at least this long before it ended, a new count of endings starts.
+/// Docker's restart policies use the same limit.
 const RUN_THAT_RESETS: chrono::TimeDelta = chrono::TimeDelta::seconds(10);
 
 /// The longest pause before an ended container is started again.
@@ -39,16 +39,15 @@ const PART_OF_START: u32 = 20;
 pub(super) enum Answer {
     Ready,
     NotReady,
-    /// The engine's own checks have failed as often as its health check allows.
+    /// The engine reports that the container's health check failed too many times.
     Unhealthy,
-    /// The container is not running, or it is an agent or the manager, for which there is no
-    /// readiness.
+    /// The container has no readiness: it is not running, or it is an agent or the manager.
     NotAsked,
 }
 
-/// Checks a container: with the check that its service declares; otherwise with its health check;
-/// otherwise with a connection to each TCP endpoint. Without any of these, a running container is
-/// ready.
+/// Checks a container's readiness with the check that its service declares; without one, with the
+/// container's health check; without that, with a connection to each TCP endpoint. A running
+/// container without any of these is ready.
 pub(super) async fn answers(
     declared: &Declared,
     node: &ObservedNode,
@@ -92,7 +91,7 @@ pub(super) async fn answers(
     ready(all.into_iter().all(|ok| ok))
 }
 
-/// Readiness and endings of all containers.
+/// Tracks the readiness and the endings of all containers.
 #[derive(Debug, Default)]
 pub(super) struct Liveness {
     runs: BTreeMap<ContainerId, Run>,
@@ -132,7 +131,7 @@ impl Liveness {
         }
     }
 
-    /// Returns whether these containers are ready, as far as they were checked.
+    /// Returns the readiness of those containers that were checked.
     pub(super) fn readiness_of(
         &self,
         containers: &[ObservedContainer],
@@ -152,7 +151,7 @@ impl Liveness {
             .collect()
     }
 
-    /// Returns how long until these containers are checked again.
+    /// Returns how long to wait before these containers are checked again.
     pub(super) fn next_check(
         &self,
         containers: &[ObservedContainer],
@@ -177,7 +176,7 @@ impl Liveness {
         soonest.min(policy.check_interval)
     }
 
-    /// Forgets how a container ended. If the container is not ready, its time limit starts again.
+    /// Forgets how often a container ended. If the container is not ready, restarts its time limit.
     pub(super) fn forgive(&mut self, container: &ContainerId, now: DateTime<Utc>) {
         self.endings.remove(container);
         if let Some(run) = self.runs.get_mut(container)
@@ -197,7 +196,7 @@ impl Liveness {
         match &container.state {
             ContainerState::Running { .. } if answer == Answer::NotAsked => {}
             ContainerState::Running { .. } => self.note_running(container, answer, now),
-            // This also counts a container that ended before it was observed running.
+            // This also counts the end of a container that was never observed running.
             ContainerState::Exited { at, .. } => self.note_ending(container, *at, now),
             ContainerState::Created | ContainerState::Paused => {}
         }
@@ -258,7 +257,8 @@ impl Liveness {
         let before = previous
             .filter(|_| !ran_long)
             .map_or(0, |(endings, _)| endings.times);
-        // Restart immediately, then after 1 s, 2 s, 4 s, up to a minute.
+        // The first restart is immediate; the next ones wait 1 s, 2 s, 4 s and so on, up to a
+        // minute.
         let pause = match before {
             0 => Duration::ZERO,
             n => Duration::from_secs(1 << (n - 1).min(6)).min(LONGEST_PAUSE),
@@ -352,7 +352,7 @@ mod tests {
     }
 
     #[test]
-    fn one_failed_check_is_repeated_soon_and_three_or_an_unhealthy_engine_end_readiness() {
+    fn three_failed_checks_or_one_unhealthy_report_end_readiness() {
         let container = instance();
         let is_ready = |liveness: &Liveness| {
             let readiness = liveness.readiness_of(std::slice::from_ref(&container));

@@ -1,15 +1,16 @@
 //! The control loop: observe → plan → execute → record.
 //!
-//! The control loop is level-triggered: its decisions depend on observations; events only make it
-//! faster.
-//! 1. [`observe`]: collects what exists; a node's observation is complete, or the node is unknown.
-//! 2. [`plan`](mod@plan): a pure function that returns the steps from the observed to the declared
-//!    state, each with its reason.
-//! 3. [`execute`]: runs steps whose needs are met; every step can be repeated.
+//! The control loop is level-triggered: its decisions depend only on observations. Events only make
+//! observations happen sooner.
+//! 1. [`observe`]: collects what exists. Each node is either observed completely or reported as
+//!    unknown.
+//! 2. [`plan`](mod@plan): a pure function that returns the steps that lead from the observed to the
+//!    declared state, each with its reason.
+//! 3. [`execute`]: runs the steps whose prerequisite steps are done. Every step can be repeated.
 //! 4. `record`: writes states, endpoints and events to the registry.
 //!
-//! The [`driver`] plans again after every step instead of executing one plan to its end, so that it
-//! never misses a change, and a start after a crash is not a special case.
+//! The [`driver`] does not execute a plan to its end: it makes a new plan after every step. It
+//! therefore reacts to every change, and a start after a crash needs no special handling.
 
 mod agent;
 mod backends;

@@ -14,8 +14,8 @@ use crate::runtime::{EngineInfo, EngineState};
 /// What exists, as the cloud, the engines and the agents report it.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 pub struct Observed {
-    /// Since when and why the cloud's list of nodes is unavailable. In this case, `nodes` contains
-    /// the nodes of the latest list.
+    /// Set while the cloud's list of nodes is unavailable: since when, and why. Meanwhile, `nodes`
+    /// contains the nodes of the latest list.
     pub cloud_unknown: Option<Unknown>,
     /// Every node of this platform that the cloud lists, and its engine. Unchanged views are shared
     /// with the previous observation.
@@ -38,15 +38,16 @@ pub enum AgentView {
 pub struct NodeView {
     /// The machine as the cloud reports it.
     pub machine: ObservedNode,
-    /// Since when the node has been starting or stopping, as far as observed.
+    /// The time since which the node has been observed to be starting or stopping.
     #[serde(default)]
     pub changing_since: Option<DateTime<Utc>>,
     pub engine: EngineView,
-    /// Since when and why the node has not responded, while that is too short for the node to count
-    /// as unknown. In this case, `engine` is the last report of the engine.
+    /// Set while the node does not respond but does not count as unknown yet: since when, and why.
+    /// Meanwhile, `engine` is the engine's last report.
     #[serde(default)]
     pub not_responding: Option<Unknown>,
-    /// Readiness of the node's containers, which the engine does not report.
+    /// The readiness of the node's containers. The manager checks it; the engine does not report
+    /// it.
     #[serde(default)]
     pub readiness: BTreeMap<ContainerId, Readiness>,
 }
@@ -101,9 +102,10 @@ impl NodeView {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case", tag = "is")]
 pub enum Readiness {
-    /// The container's check has not passed since the container started.
+    /// The container's check has not passed yet, or no longer passes.
     Waiting {
-        /// Since when this replica has been starting; a restart does not reset this time.
+        /// The time since which the container has not been ready. A restart of the container does
+        /// not reset this time.
         since: DateTime<Utc>,
     },
     /// The container's check passed.

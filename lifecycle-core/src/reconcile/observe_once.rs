@@ -1,4 +1,4 @@
-//! One complete observation, for callers that plan without a control loop.
+//! Makes one complete observation, for callers that plan without a control loop.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -14,7 +14,7 @@ use crate::cloud::Power;
 use crate::registry::Unknown;
 
 /// Observes the cloud and every node's engine. A node that has not answered after `patience` is
-/// reported as not asked or unknown.
+/// reported as not asked or as unknown.
 pub async fn observe_once(
     backends: &Backends,
     declared: Arc<Declared>,
@@ -37,7 +37,7 @@ pub async fn observe_once(
             watcher.changed().await;
         }
     };
-    // An incomplete observation is returned too.
+    // After a timeout, return the incomplete observation.
     drop(tokio::time::timeout(patience, completed).await);
     match watcher.observed() {
         Some((observed, _)) => observed,
@@ -45,7 +45,7 @@ pub async fn observe_once(
             cloud_unknown: Some(Unknown {
                 since: backends.clock.now(),
                 why: format!(
-                    "the cloud has not listed its nodes within {}",
+                    "the cloud did not list its nodes within {}",
                     humantime::format_duration(patience)
                 ),
             }),
@@ -54,7 +54,7 @@ pub async fn observe_once(
     }
 }
 
-/// Returns whether every running node was polled, whatever the answer was.
+/// Returns whether every running node has been polled, successfully or not.
 pub(super) fn is_complete(observed: &Observed) -> bool {
     observed
         .nodes

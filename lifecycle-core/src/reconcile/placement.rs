@@ -11,7 +11,7 @@ use super::input::History;
 use super::observe::Observed;
 use crate::model::{Constraint, InstanceId, NodeName, NodeSpec, Protocol, Resources, VolumeName};
 
-/// The node of each replica, and why some replicas have none.
+/// The node of each replica, and why some replicas have no node.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Placement {
     /// The node of each replica that fits on one.
@@ -37,7 +37,7 @@ pub fn place(declared: &Declared, observed: &Observed, history: &History) -> Pla
     }
 }
 
-/// A placement by the positions of an index.
+/// A placement that identifies replicas by their positions in an index.
 #[derive(Debug)]
 pub(super) struct IndexedPlacement<'a> {
     pub(super) nodes: Vec<Option<&'a NodeName>>,
@@ -98,18 +98,19 @@ pub(super) fn place_indexed<'a>(
     placing.placed
 }
 
-/// What ties replicas to nodes, as far as it is observed.
+/// The observed facts that tie replicas to nodes.
 struct Homes<'i, 'a> {
     observed: &'a Observed,
     history: &'a History,
     index: &'i Index<'a>,
-    /// The nodes that have each mounted volume, by position.
+    /// For each mounted volume, the positions of the nodes that have it.
     volumes: BTreeMap<&'a VolumeName, BTreeSet<usize>>,
-    /// Some of the nodes that have each image, by position.
+    /// For each image, the positions of up to `FEW_HOLDERS` nodes that have it.
     images: BTreeMap<&'a str, Vec<usize>>,
 }
 
-/// How many of the nodes that have an image are considered for a new replica.
+/// The maximum number of nodes that are remembered as having an image. New replicas prefer these
+/// nodes.
 const FEW_HOLDERS: usize = 16;
 
 impl<'i, 'a> Homes<'i, 'a> {
@@ -153,8 +154,8 @@ impl<'i, 'a> Homes<'i, 'a> {
         }
     }
 
-    /// Returns the node of a replica whose only container runs the declared specification, because
-    /// no other node can be better.
+    /// If the replica's only container runs the declared specification, returns the container's
+    /// node. No other node can be better.
     fn runs_at(&self, replica: usize, service: &DeclaredService) -> Option<usize> {
         let [seen] = self.index.seen[replica].as_slice() else {
             return None;
@@ -163,7 +164,7 @@ impl<'i, 'a> Homes<'i, 'a> {
         seen.node_position.filter(|_| is_best)
     }
 
-    /// Collects the nodes that a replica is tied to, the strongest tie first.
+    /// Collects the nodes that a replica is tied to, strongest tie first.
     fn of(&self, replica: usize, service: &DeclaredService, homes: &mut Vec<(Home, usize)>) {
         homes.clear();
         for seen in &self.index.seen[replica] {
@@ -197,10 +198,10 @@ impl<'i, 'a> Homes<'i, 'a> {
         homes.sort_unstable();
     }
 
-    /// Returns the volume that excludes a node for a replica, and the node that has the volume's
-    /// data. A replica that ran before is bound to the volume on its own node. A new replica is
-    /// bound only if its service has a single replica, since each of several replicas has its own
-    /// data.
+    /// If a volume excludes the node for a replica, returns the volume and the node that has the
+    /// volume's data. A replica that ran before is bound to the volume on its own node. A new
+    /// replica is bound only if its service has a single replica: of several replicas, each has its
+    /// own data.
     fn bound(
         &self,
         node: usize,
@@ -232,20 +233,20 @@ impl<'i, 'a> Homes<'i, 'a> {
         })
     }
 
-    /// Returns whether the volumes of a node are known. A node that was not observed may have any
-    /// volume.
+    /// Returns whether the volumes of a node are known. A node whose engine was not observed may
+    /// have any volume.
     fn is_known(&self, node: usize) -> bool {
         let view = self.observed.nodes.get(self.index.nodes[node]);
         view.is_none_or(|view| view.engine_state().is_some())
     }
 }
 
-/// What ties a replica to a node, in order of strength.
+/// What ties a replica to a node, strongest first.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 enum Home {
     /// A container of the declared specification is running on the node.
     Runs,
-    /// The replica was last seen on the node and may still run there, since the node cannot be
+    /// The replica was last seen on the node and may still run there, because the node cannot be
     /// observed.
     MayRun,
     /// A container of an old specification is running on the node.
@@ -260,11 +261,11 @@ enum Home {
     WasPlaced,
 }
 
-/// How many replicas of one service a node has, how many replicas it has in total, and its
-/// position: the order in which nodes are tried.
+/// Orders the nodes that are tried for a service: by the number of the service's replicas on the
+/// node, then by the number of all replicas on the node, then by position.
 type Rank = (u32, usize, usize);
 
-/// With more unplaced replicas than this, a service gets its own sorted set of nodes.
+/// A service with more unplaced replicas than this gets its own sorted set of nodes.
 const MANY_REPLICAS: usize = 16;
 
 /// What is in use on a node.
@@ -284,7 +285,7 @@ struct Placing<'i, 'a> {
     /// The declared nodes, by position.
     specs: Vec<&'a NodeSpec>,
     taken: Vec<Taken>,
-    /// The nodes by their number of replicas, then by name.
+    /// The nodes, sorted by number of replicas, then by position.
     by_load: BTreeSet<(usize, usize)>,
     placed: IndexedPlacement<'a>,
 }
@@ -321,7 +322,8 @@ impl<'a> Placing<'_, 'a> {
         service: &'a DeclaredService,
         replicas: Vec<usize>,
     ) {
-        // Sorting pays off where a search through all nodes would be repeated or long.
+        // A sorted set is faster if there are many replicas to place, or if constraints exclude
+        // many nodes.
         let mut candidates = (replicas.len() > MANY_REPLICAS
             || !service.spec.constraints.is_empty())
         .then(|| self.candidates(service_position, service));
@@ -329,7 +331,7 @@ impl<'a> Placing<'_, 'a> {
         let holders = holders.map_or(&[][..], Vec::as_slice);
         let mut no_node: Option<String> = None;
         for replica in replicas {
-            // If one replica fits nowhere, the following ones do not fit either.
+            // If one replica fits on no node, neither do the following ones.
             if let Some(why) = &no_node {
                 self.placed.unplaceable.insert(replica, why.clone());
                 continue;
@@ -350,7 +352,8 @@ impl<'a> Placing<'_, 'a> {
             } else {
                 let why = self.obstacles(replica, service_position, service);
                 self.placed.unplaceable.insert(replica, why.clone());
-                // Volumes are the exception: they bind each replica separately.
+                // With volumes, the following replicas may still fit, because volumes bind each
+                // replica separately.
                 no_node = service.spec.container.volumes.is_empty().then_some(why);
             }
         }
@@ -376,7 +379,8 @@ impl<'a> Placing<'_, 'a> {
             .collect()
     }
 
-    /// Removes and returns the best node, and removes those before it that are full for the service.
+    /// Removes candidates, best first, until one fits, and returns it. The others that were removed
+    /// are full for the service.
     fn take_candidate(
         &self,
         replica: usize,
@@ -392,7 +396,7 @@ impl<'a> Placing<'_, 'a> {
             })
     }
 
-    /// Returns the best node without using a sorted set.
+    /// Returns the best node by searching all nodes, without a sorted set.
     fn choose(
         &self,
         replica: usize,
@@ -514,7 +518,8 @@ impl<'a> Placing<'_, 'a> {
     }
 }
 
-/// Why a replica does not fit on a node. The value is converted to text only if no node is left.
+/// Why a replica does not fit on a node. The text is only needed if the replica fits on no node, so
+/// it is formatted late.
 #[derive(Debug)]
 enum Obstacle<'a> {
     Constraint(&'a Constraint),

@@ -1,5 +1,5 @@
-//! Updates the registry to the observation: one batch of changes with their events. This is a pure
-//! function; the driver commits its result.
+//! Computes the changes, and their events, that bring the registry up to date with the observation.
+//! The functions are pure; the driver commits the resulting batch.
 
 use std::collections::{BTreeMap, BTreeSet, HashSet};
 
@@ -18,7 +18,7 @@ use crate::model::{
 use crate::registry::{Batch, Change, NodeRecord, Snapshot};
 use crate::runtime::{ContainerState, ObservedContainer, Role};
 
-/// Returns the changes that the registry needs.
+/// Returns the batch that brings the registry up to date.
 pub(super) fn record(
     input: &PlanningInput,
     plan: &Plan,
@@ -40,12 +40,12 @@ pub(super) fn record(
     recording.batch
 }
 
-/// Recorded activities that are in progress: stops of containers and changes of nodes.
+/// Activities in progress that affect the records: stops of containers and changes of nodes.
 #[derive(Debug, Default)]
 pub(super) struct UnderWay {
-    /// Containers that are being stopped. Their endpoints are withdrawn before the stop.
+    /// Containers that are being stopped or removed. They publish no endpoints.
     pub(super) stopping: BTreeSet<ContainerId>,
-    /// Changes of nodes that the cloud has accepted and that have not ended.
+    /// Node changes that the cloud has accepted and not completed yet.
     pub(super) operations: BTreeMap<NodeName, CloudOperation>,
 }
 
@@ -151,8 +151,8 @@ impl Recording<'_> {
             }
             None if self.observed.cloud_unknown.is_some() => true,
             Some(EngineView::Known { .. } | EngineView::Missing) | None => {
-                // The container does not exist any more. Its record keeps the replica's last node
-                // until the replica has another container or is no longer declared.
+                // The container no longer exists. Keep its record until the replica has another
+                // container or is no longer declared: the record contains the replica's last node.
                 if represented.contains(&record.id) || !self.declared.contains(&record.id) {
                     self.batch
                         .changes

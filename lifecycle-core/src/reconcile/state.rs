@@ -1,5 +1,5 @@
-//! Decides the state of an instance; no other code does. The planner asks for the state of a
-//! replica, [`super::record`] for the states of the containers that the registry stores.
+//! Decides the states of instances, for two callers: the planner needs the state of each replica,
+//! and [`super::record`] the state of each container in the registry. No other code decides states.
 
 use super::index::Seen;
 use super::observe::{EngineView, NodeView, Readiness};
@@ -7,10 +7,10 @@ use super::step::InstanceStatus;
 use crate::model::InstanceState;
 use crate::runtime::{ContainerState, ObservedContainer};
 
-/// What the planner concludes about a replica beyond what its container shows.
+/// The planner's conclusion about a replica, in addition to what its container shows.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(super) enum Verdict {
-    /// Nothing: the replica has the state of its container.
+    /// No conclusion: the replica has the state of its container.
     #[default]
     Open,
     /// The container completed, and must not be started again.
@@ -23,8 +23,8 @@ pub(super) enum Verdict {
 
 /// Returns the state of a replica that has the container `seen`.
 ///
-/// A replica that failed or was not started may still have a ready container: an older one that
-/// continues to serve.
+/// A replica may count as failed or stopped although this container is ready: an older container
+/// may continue to serve.
 pub(super) fn of_replica(seen: &Seen<'_>, verdict: Verdict) -> InstanceState {
     match verdict {
         Verdict::Failed { why } => InstanceState::Failed { why },
@@ -33,8 +33,8 @@ pub(super) fn of_replica(seen: &Seen<'_>, verdict: Verdict) -> InstanceState {
     }
 }
 
-/// Returns the state of a replica or a recorded container that no engine lists. `view` is the node
-/// that it was last seen on, if it may still run there.
+/// Returns the state of a replica, or of a recorded container, that no engine lists. `view` is the
+/// node on which it may still run.
 pub(super) fn without_container(view: Option<&NodeView>, verdict: Verdict) -> InstanceState {
     match (view.map(|view| &view.engine), verdict) {
         (Some(EngineView::Unknown(unknown)), _) => InstanceState::Unknown {
@@ -46,7 +46,7 @@ pub(super) fn without_container(view: Option<&NodeView>, verdict: Verdict) -> In
     }
 }
 
-/// Returns the state of a container. `status` is the planned status of its replica.
+/// Returns the state of a container. `status` is the status of the container's replica in the plan.
 pub(super) fn of_planned_container(
     view: &NodeView,
     container: &ObservedContainer,

@@ -1,4 +1,5 @@
-//! The parts of a plan as data: the steps, why each step is in the plan, and what holds others.
+//! Defines a plan as data: the steps with the reason for each, and the held subjects with the cause
+//! of each hold.
 
 mod action;
 mod id;
@@ -48,7 +49,7 @@ pub enum Reason {
     AgentAbsent,
     /// The node's agent belongs to another version of the manager.
     AgentOutdated,
-    /// No container on the node needs the agent any more.
+    /// No container that could use the agent is left on the node.
     AgentNotNeeded,
     /// The replica is declared and has no container.
     InstanceAbsent,
@@ -64,7 +65,7 @@ pub enum Reason {
     Ended {
         /// The exit code.
         code: i64,
-        /// How often the container has ended since it was last ready.
+        /// How often in a row the container has ended.
         times: u32,
     },
     /// The service's declaration changed.
@@ -74,12 +75,11 @@ pub enum Reason {
         /// The first digits of the declared digest.
         to: String,
     },
-    /// Another replica is now declared to have this replica's host port. This replica is declared
-    /// to have the port elsewhere or not at all.
+    /// The declaration now gives this container's host port to another replica.
     PortPasses {
         /// The host port.
         port: u16,
-        /// The replica that is declared to have the port.
+        /// The replica that now gets the port.
         to: InstanceId,
     },
     /// The replica is now placed on another node.
@@ -123,7 +123,7 @@ impl fmt::Display for Reason {
             Self::AgentOutdated => {
                 f.write_str("the agent belongs to another version of the manager")
             }
-            Self::AgentNotNeeded => f.write_str("no service runs here any more"),
+            Self::AgentNotNeeded => f.write_str("no service is left on this node"),
             Self::InstanceAbsent => f.write_str("declared, but the replica has no container"),
             Self::VolumeIsHere { volume } => write!(
                 f,
@@ -138,7 +138,7 @@ impl fmt::Display for Reason {
             Self::SpecChanged { from, to } => {
                 write!(f, "its declaration changed: {from} runs, {to} is declared")
             }
-            Self::PortPasses { port, to } => write!(f, "its port {port} is now declared for {to}"),
+            Self::PortPasses { port, to } => write!(f, "its port {port} now belongs to {to}"),
             Self::Moved { from } => write!(f, "it is no longer placed on {from}"),
             Self::Superseded => f.write_str("the container that replaces it is ready"),
             Self::NotDeclared => f.write_str("no longer declared"),
@@ -167,7 +167,7 @@ pub struct Step {
     pub reason: Reason,
 }
 
-/// Why something that is declared cannot be done now.
+/// Why a subject is held: what it waits for, or how it failed.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "kebab-case", tag = "because")]
@@ -175,7 +175,7 @@ pub struct Step {
 pub enum HeldBy {
     /// The cloud does not respond.
     CloudUnknown {
-        /// The time since which this is the case.
+        /// The time since which the cloud has not responded.
         since: DateTime<Utc>,
         /// The error.
         why: String,
@@ -184,7 +184,7 @@ pub enum HeldBy {
     NodeUnknown {
         /// The node.
         node: NodeName,
-        /// The time since which this is the case.
+        /// The time since which the node has been unreachable.
         since: DateTime<Utc>,
         /// The error.
         why: String,
@@ -194,7 +194,7 @@ pub enum HeldBy {
     NodeNotResponding {
         /// The node.
         node: NodeName,
-        /// The time since which this is the case.
+        /// The time since which the node has not responded.
         since: DateTime<Utc>,
         /// The error.
         why: String,
@@ -205,11 +205,12 @@ pub enum HeldBy {
         node: NodeName,
         /// The change in progress, for example `starting`.
         power: String,
-        /// The time since which this is the case, if it was observed.
+        /// The time since which the node has been changing, if known.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         since: Option<DateTime<Utc>>,
     },
-    /// A node that the replica needs cannot be used. The plan contains the reason under the node.
+    /// The replica needs a node that cannot be used now. The plan's entry for the node contains the
+    /// reason.
     Node {
         /// The node.
         node: NodeName,
@@ -218,18 +219,18 @@ pub enum HeldBy {
     Agent {
         /// The node.
         node: NodeName,
-        /// The time since which this is the case.
+        /// The time since which the agent has lacked the addresses.
         since: DateTime<Utc>,
         /// Why the agent does not have the addresses.
         why: String,
     },
-    /// The node does not have the image yet. The plan contains the reason under the step that
-    /// brings the image.
+    /// The node does not have the image yet. If the step that brings the image is held, the plan's
+    /// entry for that step contains the reason.
     Image {
         /// The image.
         image: String,
     },
-    /// Another replica has, and keeps, a host port that this one is declared to have.
+    /// Another replica uses a host port that this replica is declared to have, and keeps the port.
     Port {
         /// The host port.
         port: u16,
@@ -241,14 +242,14 @@ pub enum HeldBy {
         /// When the container started.
         since: Option<DateTime<Utc>>,
     },
-    /// A service that this one depends on is not up.
+    /// A service that this one depends on is not up yet.
     Dependency {
         /// The service.
         service: ServiceName,
         /// The condition that the service has to meet first.
         condition: DependencyCondition,
     },
-    /// The service starts last, and another service is not up.
+    /// The service starts last, and another service is not up yet.
     StartsLast {
         /// One of the services that are not up.
         service: ServiceName,
@@ -274,15 +275,15 @@ pub enum HeldBy {
         /// One of the services that stop first.
         service: ServiceName,
     },
-    /// The node is no longer declared, and containers on it have not moved away yet.
+    /// The node is no longer declared, but containers are left on it.
     StillUsed,
     /// The replica fits on no node.
     NoNodeFits {
         /// What excludes each node.
         why: String,
     },
-    /// The service, replica or node failed. Only another declaration or a retry by a person changes
-    /// that.
+    /// The service, replica or node failed. Only a new declaration or a requested retry can resolve
+    /// the failure.
     Failed {
         /// What happened.
         why: String,
@@ -290,7 +291,7 @@ pub enum HeldBy {
 }
 
 impl HeldBy {
-    /// Returns the time since which this is the case, if it is known.
+    /// Returns the time since which the cause has existed, if it is known.
     pub fn since(&self) -> Option<DateTime<Utc>> {
         match self {
             Self::CloudUnknown { since, .. }
@@ -362,7 +363,7 @@ fn time_of_day(at: DateTime<Utc>) -> impl fmt::Display {
     at.format("%H:%M:%S")
 }
 
-/// Something that is declared and that no step of the plan can start.
+/// A subject that no step of the plan can bring to its declared state now.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct Held {
@@ -371,8 +372,7 @@ pub struct Held {
     /// Why the subject is held.
     #[serde(flatten)]
     pub by: HeldBy,
-    /// When the round stops waiting for the cause. Absent if the round does not wait for this
-    /// cause.
+    /// When the round stops waiting for the cause. Absent if the round does not wait for it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub waits_until: Option<DateTime<Utc>>,
 }
@@ -398,15 +398,15 @@ pub struct InstanceStatus {
     pub container: Option<ContainerId>,
     /// The replica's state.
     pub state: InstanceState,
-    /// Whether the status will not change within this round: the replica is ready, completed or
-    /// failed, or waits for something that failed.
+    /// Whether the status is final for this round: the replica is ready, completed or failed, or
+    /// waits for something that failed.
     pub settled: bool,
 }
 
-/// The ordered difference between the declaration and the observation.
+/// The steps from the observed to the declared state, and everything that cannot be done now.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Plan {
-    /// The steps to run. Each step comes after those that it needs.
+    /// The steps to run, in order: each step comes after those that it needs.
     pub steps: Vec<Step>,
     /// What cannot be done now, and why.
     pub held: Vec<Held>,
@@ -416,11 +416,11 @@ pub struct Plan {
     /// completed or failed.
     #[serde(default)]
     pub settled: bool,
-    /// Specifications that this plan rejects, since they failed and the previous ones can be
+    /// Specifications that this plan rejects, because they failed and the previous ones can be
     /// restored.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub rejects: Vec<RejectedSpec>,
-    /// The next time at which the plan changes without a new observation.
+    /// The next time at which the plan changes even without a new observation.
     pub next_change: Option<DateTime<Utc>>,
 }
 

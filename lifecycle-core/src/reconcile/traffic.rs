@@ -1,5 +1,5 @@
-//! Computes where connections to service addresses are forwarded, from the declaration and the
-//! observation. The functions are pure; the feeder sends the result to the agents.
+//! Computes where agents forward connections to service addresses. The functions depend only on the
+//! declaration and the observation; the feeder sends the result to the agents.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{Ipv4Addr, SocketAddr};
@@ -11,7 +11,7 @@ use crate::model::{ContainerId, Epoch, ImageSource, Protocol, ServiceName};
 use crate::network::{Backend, ServiceEntry, Table};
 use crate::runtime::{ContainerState, ObservedContainer, Role};
 
-/// Returns the current table, without epoch and version. `stopping` contains containers that are
+/// Returns the current table; the feeder sets its epoch and version. Containers in `stopping` are
 /// about to be stopped and get no new connections. Returns `None` if the platform has no agents.
 pub(super) fn table(
     declared: &Declared,
@@ -67,7 +67,7 @@ pub(super) fn table(
     })
 }
 
-/// Returns the entry of a service, without its instances.
+/// Returns the entry of a service, without backends.
 fn entry(declared: &Declared, name: &ServiceName, address: Ipv4Addr) -> ServiceEntry {
     let mut ports: BTreeSet<(u16, Protocol)> = BTreeSet::new();
     let mut aliases: BTreeSet<String> = BTreeSet::new();
@@ -98,8 +98,9 @@ fn is_ready(view: &NodeView, container: &ObservedContainer) -> bool {
         )
 }
 
-/// Returns whether `new` has names, addresses or ports that `old` does not have. Containers that
-/// start under `new` need these; changed backends may reach the agents a moment later.
+/// Returns whether `new` has names, addresses or ports that `old` does not have. A container that
+/// starts under `new` needs these additions at once, whereas changed backends may reach the agents
+/// a moment later.
 pub(super) fn adds_names(old: &Table, new: &Table) -> bool {
     old.block != new.block
         || new.services.iter().any(|(name, service)| {

@@ -1,6 +1,6 @@
-//! Observes what exists: one task polls the cloud ([`cloud`]), and one task per node follows its
-//! engine and checks the readiness of its containers ([`node`]). No task waits for another: a node
-//! that hangs becomes unknown and delays only itself.
+//! Observes what exists. One task polls the cloud ([`cloud`]). One task per node follows the node's
+//! engine and checks the readiness of its containers ([`node`]). No task waits for another, so a
+//! node that hangs becomes unknown and delays only itself.
 
 mod cloud;
 mod node;
@@ -33,9 +33,9 @@ pub struct WatchPolicy {
     /// How many polls in a row must fail before a node counts as unknown. Until then, its endpoints
     /// stay published, and no step starts on it.
     pub failures_before_unknown: u32,
-    /// How long a node must also have been unreachable before it counts as unknown.
+    /// How long a node must also have been unreachable to count as unknown.
     pub unknown_after: Duration,
-    /// The time limit of a poll after a failed one.
+    /// The time limit for pings, and for polls that follow a failed poll.
     pub again_timeout: Duration,
     /// How often everything on a node is listed. Between two lists, the engine's events report
     /// changes.
@@ -44,8 +44,7 @@ pub struct WatchPolicy {
     pub cloud_interval: Duration,
     /// How often the readiness of a ready container is checked.
     pub check_interval: Duration,
-    /// How often something that is about to change is polled: a node or a container that is
-    /// starting.
+    /// How often a changing node or a starting container is polled.
     pub eager_interval: Duration,
 }
 
@@ -78,8 +77,8 @@ struct Shared {
     policy: WatchPolicy,
     declared: watch::Receiver<Option<Arc<Declared>>>,
     views: Mutex<Views>,
-    /// The number of the latest request to observe again. A view records which requests it has
-    /// served.
+    /// The number of the latest request to observe again. The `as_of` of a view is the latest
+    /// request that the view has served.
     requests: AtomicU64,
     cloud_requested: Notify,
     changed: Notify,
@@ -149,8 +148,8 @@ impl Watcher {
         self.shared.changed.notified().await;
     }
 
-    /// Requests a new list of everything on a node; [`Watcher::has_seen_node`] returns whether it
-    /// is complete.
+    /// Requests a new list of everything on a node. The returned number identifies the request for
+    /// [`Watcher::has_seen_node`].
     pub(super) fn request_node(&self, node: &NodeName) -> u64 {
         let request = self.shared.requests.fetch_add(1, Ordering::SeqCst) + 1;
         if let Some(slot) = self.shared.views().nodes.get_mut(node) {
@@ -168,8 +167,8 @@ impl Watcher {
         request
     }
 
-    /// Forgets how these containers ended and restarts the time limit of those that are not ready,
-    /// also in the latest observation.
+    /// Forgets how often these containers ended, and restarts the time limit of those that are not
+    /// ready. Updates the latest observation accordingly.
     pub(super) fn forgive(&self, containers: &BTreeSet<ContainerId>, now: DateTime<Utc>) {
         let mut views = self.shared.views();
         let Views {
@@ -187,8 +186,8 @@ impl Watcher {
         }
     }
 
-    /// Returns whether the node's engine was listed since this request; true for a node that is
-    /// gone.
+    /// Returns whether the node's engine has been listed since this request; true for a node that
+    /// is gone.
     pub(super) fn has_seen_node(&self, node: &NodeName, request: u64) -> bool {
         self.shared
             .views()
@@ -197,7 +196,7 @@ impl Watcher {
             .is_none_or(|slot| slot.as_of >= request)
     }
 
-    /// Returns whether the cloud was polled since this request.
+    /// Returns whether the cloud has been polled since this request.
     pub(super) fn has_seen_cloud(&self, request: u64) -> bool {
         self.shared
             .views()
@@ -206,8 +205,8 @@ impl Watcher {
             .is_some_and(|c| c.as_of >= request)
     }
 
-    /// Returns the current observation, and how often containers ended by themselves; `None` until
-    /// the cloud was polled once.
+    /// Returns the current observation, and how often each container ended by itself; `None` until
+    /// the cloud has been polled once.
     pub(super) fn observed(&self) -> Option<(Observed, BTreeMap<ContainerId, Endings>)> {
         let views = self.shared.views();
         let cloud = views.cloud.as_ref()?;

@@ -18,8 +18,7 @@ use crate::registry::Change;
 const LISTED: usize = 100;
 
 impl Driver {
-    /// Records an event for a plan with steps that the previous plan did not have; it lists these
-    /// steps.
+    /// If the plan has steps that the previous plan did not have, records an event that lists them.
     pub(super) fn announce(&mut self, plan: &Plan, now: DateTime<Utc>) {
         let previous = self.latest.as_ref().map(|latest| &latest.plan.steps);
         let new = new_steps(previous.map_or(&[], Vec::as_slice), &plan.steps);
@@ -81,8 +80,8 @@ impl Driver {
         Ok(())
     }
 
-    /// Returns the containers that are being stopped. Their endpoints are withdrawn before the
-    /// stop.
+    /// Returns the containers that are being stopped or removed. Their endpoints are withdrawn
+    /// first.
     pub(super) fn stopping(&self) -> BTreeSet<ContainerId> {
         let running = self.running.values().map(|r| &r.action);
         let settling = self.settling.values().map(|s| &s.action);
@@ -111,7 +110,7 @@ impl Driver {
 
 /// Returns the steps of a plan that the previous plan did not have.
 fn new_steps<'a>(previous: &[Step], steps: &'a [Step]) -> Vec<&'a Step> {
-    // In the usual case, some steps are done and the rest is unchanged.
+    // Fast path: usually, the plan is the previous one without the steps that are done.
     let mut rest = previous.iter();
     if steps
         .iter()

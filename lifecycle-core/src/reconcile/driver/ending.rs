@@ -1,4 +1,5 @@
-//! Handles the results of steps: stores accepted cloud operations, records events, counts failures.
+//! Handles the results of steps: stores accepted cloud operations, records events, and counts
+//! failures.
 
 use std::sync::PoisonError;
 use std::time::Duration;
@@ -16,7 +17,8 @@ use crate::reconcile::step::StepId;
 use crate::registry::{Batch, Change, NodeRecord};
 
 impl Driver {
-    /// Stores the token of a change that the cloud accepted, so that the next process can poll it.
+    /// Stores a change that the cloud has accepted, so that a later process can continue to poll
+    /// it.
     pub(super) async fn store(&mut self, operation: CloudOperation) -> Result<()> {
         let name = operation.change.node().clone();
         let known = self.registry.nodes.get(&name).cloned();
@@ -29,7 +31,8 @@ impl Driver {
         self.write(batch).await
     }
 
-    /// Commits a batch to the registry, then applies it to the driver's copy.
+    /// Commits a batch to the registry, then applies its changes to the driver's copy of the
+    /// registry.
     pub(super) async fn write(&mut self, batch: Batch) -> Result<()> {
         let changes = batch.changes.clone();
         self.backends.registry.commit(self.epoch, batch).await?;
@@ -37,7 +40,8 @@ impl Driver {
     }
 
     pub(super) async fn ended(&mut self, end: StepEnd) -> Result<()> {
-        // Record started operations before the end of the step that started them.
+        // First note the operations that the step has started: `note_end` removes those that have
+        // ended.
         let mut begun = Vec::new();
         while let Ok(operation) = self.just_begun.try_recv() {
             let node = operation.change.node().clone();
@@ -58,7 +62,7 @@ impl Driver {
             Ok(ended) => ended,
             Err(error) => (
                 error.id(),
-                Err(Error::failed("a step", "the step ended without a result")),
+                Err(Error::failed("the step", "its task ended without a result")),
             ),
         };
         let Some(id) = self.task_steps.remove(&task) else {
@@ -73,7 +77,7 @@ impl Driver {
             .remove(&id);
         let now = self.backends.clock.now();
         let action = running.action;
-        // A change that exceeds the step's time limit continues in the cloud and is polled again.
+        // A node change that exceeds its time limit continues in the cloud and is polled again.
         let goes_on = matches!(result, Err(Error::TimedOut { .. } | Error::Overdue { .. }));
         if action.is_at_cloud() && !goes_on {
             self.operations.remove(action.node());
@@ -116,7 +120,7 @@ impl Driver {
         if let Some(hint) = error.hint() {
             why = format!("{why} (hint: {hint})");
         }
-        // The same code base and Dockerfile give the same failure, so do not retry.
+        // A build with the same files fails in the same way each time, so do not retry it.
         let never_again = matches!(error, Error::Build { .. });
         let again_at = || {
             let pause = chrono::TimeDelta::from_std(pause).ok()?;

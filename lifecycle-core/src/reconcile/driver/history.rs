@@ -10,11 +10,12 @@ use crate::reconcile::observe_once::is_complete;
 use crate::registry::Snapshot;
 
 impl Driver {
-    /// Returns the input of the next plan; `None` until every running node was polled once.
+    /// Returns the input of the next plan; `None` until every running node has been polled once.
     pub(super) fn input(&mut self, target: &Target) -> Option<PlanningInput> {
         let (mut observed, endings) = self.watcher.observed()?;
-        // A new process plans only after every node was polled once: a container that it has not
-        // observed yet would count as absent. A node that hangs soon becomes unknown.
+        // Make no plan until every node has been polled once: until then, a container that was not
+        // observed yet would count as absent. A node that hangs does not block planning for long,
+        // because it soon becomes unknown.
         self.has_observed_all |= is_complete(&observed);
         if !self.has_observed_all {
             return None;
@@ -48,8 +49,8 @@ impl Driver {
         })
     }
 
-    /// Returns where the latest plan for the same declaration placed replicas that have no
-    /// container yet.
+    /// Returns the nodes on which the latest plan placed replicas that have no container yet.
+    /// Ignores a plan for another declaration.
     fn placed(&self) -> BTreeMap<InstanceId, NodeName> {
         let declared = self.declared.borrow();
         let latest = self.latest.as_ref().filter(|latest| {
@@ -64,7 +65,7 @@ impl Driver {
     }
 }
 
-/// Returns the last known node of each replica: the node on which it was started last.
+/// Returns the last known node of each replica: the node on which the replica was last started.
 pub(super) fn last_seen(registry: &Snapshot) -> BTreeMap<InstanceId, NodeName> {
     let mut records: Vec<&InstanceRecord> = registry.instances.values().collect();
     records.sort_by_key(|record| (&record.id, record.started_at));

@@ -1,4 +1,4 @@
-//! Chooses the steps of the latest plan that start, and runs them.
+//! Chooses which steps of the latest plan to start, and runs them.
 
 use std::collections::BTreeSet;
 use std::sync::{Arc, PoisonError};
@@ -73,8 +73,9 @@ impl Driver {
         chosen
     }
 
-    /// Withdraws the endpoints of containers that are about to be stopped or removed. The driver does
-    /// this, not the steps, so that writes to the registry keep the order of the observations.
+    /// Withdraws the endpoints of containers that are about to be stopped or removed. The driver
+    /// does this, rather than the steps, so that all registry writes follow the order of the
+    /// observations.
     async fn withdraw(&mut self, launches: &[Step]) -> Result<()> {
         let mut batch = Batch::default();
         for step in launches {
@@ -108,8 +109,8 @@ impl Driver {
                 NodeChange::Provision { .. } => Action::ProvisionNode { node },
                 NodeChange::Start { .. } => Action::StartNode { node },
                 NodeChange::Delete { .. } => Action::DeleteNode { node },
-                // The planner never uses these changes; the next observation shows the node's
-                // state.
+                // The planner never plans these changes, so there is no step to resume. The next
+                // observation shows the node's state.
                 NodeChange::Stop { .. } | NodeChange::Restart { .. } => {
                     self.operations.remove(&node);
                     continue;

@@ -8,11 +8,11 @@ use crate::reconcile::step::{Action, Work};
 /// The limits on how many steps run concurrently.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Bounds {
-    /// The maximum number of steps on one node.
+    /// The maximum number of concurrent steps on one node.
     pub per_node: usize,
-    /// The maximum number of builds, copies and pulls of images on one node.
+    /// The maximum number of images that are built, copied or pulled concurrently on one node.
     pub images_per_node: usize,
-    /// The maximum number of steps on all nodes together.
+    /// The maximum number of concurrent steps on all nodes together.
     pub per_platform: usize,
 }
 

@@ -8,7 +8,8 @@ use crate::reconcile::step::Step;
 use crate::reconcile::traffic;
 
 impl Driver {
-    /// Sends the current endpoints to the agents, without those of containers that `launches` stop.
+    /// Sends the current table to the agents. In the table, the containers that `launches` stop or
+    /// remove get no new connections.
     pub(super) fn update_agents(
         &mut self,
         target: &Target,

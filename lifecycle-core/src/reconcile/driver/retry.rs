@@ -1,4 +1,4 @@
-//! Requested retries: clear the failures of a subject, so that its steps run immediately.
+//! Handles requested retries: clears the failures of a subject, so that its steps run immediately.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -19,7 +19,7 @@ use crate::runtime::{ContainerState, Role};
 pub struct RetryRequest {
     /// The subject whose failures are cleared; the platform means all subjects.
     pub subject: Subject,
-    /// Receives the descriptions of what is retried.
+    /// Receives a description of each retried action.
     pub answer: Option<oneshot::Sender<Vec<String>>>,
 }
 
@@ -63,7 +63,7 @@ impl Driver {
             cloud: Some(self.watcher.request_cloud()),
         };
         if let Some(answer) = request.answer {
-            // If the caller is gone, nothing needs the answer.
+            // Ignore the result: the caller may be gone.
             drop(answer.send(retried));
         }
         Ok(())
@@ -79,7 +79,7 @@ impl Driver {
     }
 
     /// Clears all failures of a subject: failed steps, rejected specifications, and containers that
-    /// exited or were not ready in time. Returns descriptions of the failures.
+    /// exited or were not ready in time. Returns a description of each action that is retried.
     async fn forget(&mut self, subject: &Subject) -> Result<Vec<String>> {
         let mut forgotten = BTreeSet::new();
         let failed: Vec<_> = self
@@ -113,8 +113,8 @@ impl Driver {
         Ok(forgotten.into_iter().collect())
     }
 
-    /// Makes containers that exited start again, regardless of their restart policy, and restarts the
-    /// time limit of containers that are not ready. Returns descriptions of these containers.
+    /// Makes failed containers start again, regardless of their restart policy, and restarts the
+    /// time limit of containers that are not ready. Returns a description of each container start.
     fn forgive_containers(&mut self, subject: &Subject, now: DateTime<Utc>) -> Vec<String> {
         let Some(latest) = &self.latest else {
             return Vec::new();
@@ -156,7 +156,7 @@ impl Driver {
         retried
     }
 
-    /// Returns all runs that a new run must replace, because of restarts and retries.
+    /// Returns the container runs for which a restart or a retry was requested.
     pub(super) fn restarts(
         &mut self,
         target: &Target,
@@ -190,7 +190,7 @@ impl Driver {
             .collect()
     }
 
-    /// Returns the node itself, or the nodes on which the subject's replicas are placed.
+    /// Returns a node subject's own node, or the nodes on which the subject's replicas are placed.
     fn nodes_of(&self, subject: &Subject) -> BTreeSet<NodeName> {
         if let Subject::Node(node) = subject {
             return BTreeSet::from([node.clone()]);

@@ -1,4 +1,4 @@
-//! Publishes one value per round of the control loop.
+//! Publishes the result of each round of the control loop.
 
 use std::sync::{Arc, PoisonError};
 
@@ -20,10 +20,10 @@ pub struct RunningStep {
     pub what: String,
     /// When the step started.
     pub since: DateTime<Utc>,
-    /// The latest time at which the step ends.
+    /// The step's deadline.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub until: Option<DateTime<Utc>>,
-    /// The last line that the step wrote.
+    /// The last line of the step's output.
     pub last_line: Option<String>,
 }
 
@@ -53,7 +53,7 @@ impl Round {
         input.is_some_and(|input| input.declared.deleting)
     }
 
-    /// Returns the observation of the plan; empty before the first plan.
+    /// Returns the observation that the plan is based on; empty before the first plan.
     pub fn observed(&self) -> Arc<Observed> {
         let input = self.input.as_ref();
         input.map_or_else(Arc::default, |input| Arc::clone(&input.observed))
@@ -64,7 +64,7 @@ impl Round {
         self.running.is_empty() && self.plan.is_empty()
     }
 
-    /// Returns whether this round equals the other one in everything but the observation.
+    /// Returns whether both rounds are equal, apart from their observations.
     fn shows_the_same_as(&self, other: &Self) -> bool {
         self.generation() == other.generation()
             && self.is_deleting() == other.is_deleting()
@@ -96,8 +96,9 @@ impl Driver {
         };
         drop(lines);
         self.rounds.send_if_modified(|published| {
-            // A sender queues its request before it marks the published round as unsettled, so a
-            // queued request must keep this round unsettled.
+            // The sender of a retry request queues the request, then marks the published round as
+            // unsettled. This round must not undo that mark, so it is not settled while a request
+            // is queued.
             round.settled &= self.retry_requests.is_empty();
             let differs = !round.shows_the_same_as(published);
             *published = Arc::new(round);
@@ -105,7 +106,7 @@ impl Driver {
         });
     }
 
-    /// Publishes the last lines of running steps without a new plan.
+    /// Publishes the latest output lines of the running steps, without a new plan.
     pub(super) fn publish_lines(&self) {
         let lines = self.lines.lock().unwrap_or_else(PoisonError::into_inner);
         self.rounds.send_if_modified(|round| {

@@ -1,4 +1,4 @@
-//! What wakes the control loop, and how it handles each wakeup.
+//! Waits for the control loop's next wakeup, and handles each wakeup.
 
 use std::time::Duration;
 
@@ -12,22 +12,22 @@ use crate::error::Result;
 use crate::model::NodeName;
 use crate::network::Report;
 
-/// How long to gather changes before they are planned together, per node and replica, since changes
-/// tend to come in groups. For 50 objects this is half a millisecond.
+/// How long, per node and replica, to gather changes before planning. Changes tend to come in
+/// groups, and a single plan can handle a whole group. For 50 objects, this is half a millisecond.
 const GATHERING_PER_OBJECT: Duration = Duration::from_micros(10);
 const LONGEST_GATHERING: Duration = Duration::from_millis(50);
 
-/// The minimum time between two plans, per node and replica: planning costs more on a larger
-/// platform, where changes are also more frequent. For a dozen replicas this time is a few
-/// milliseconds, for 2,000 replicas less than a second. It delays neither steps that wait for a
-/// free slot nor the first change after a pause.
+/// The minimum time between two plans, per node and replica. It grows with the platform, because
+/// plans of a large platform cost more and changes are more frequent. The minimum is a few
+/// milliseconds for a dozen replicas, and less than a second for 2,000. It delays neither steps
+/// that wait for a free slot nor the first plan after a pause.
 const BETWEEN_PLANS_PER_OBJECT: Duration = Duration::from_micros(300);
 const LONGEST_BETWEEN_PLANS: Duration = Duration::from_secs(2);
 
 /// How often the last line of a running step is published.
 const LINES_EVERY: Duration = Duration::from_secs(1);
 
-/// The result of a step, as its task returns it.
+/// The result of a step's task.
 pub(super) type StepEnd = std::result::Result<(tokio::task::Id, Result<()>), JoinError>;
 
 /// The event that ended a wait of the control loop.
@@ -36,28 +36,28 @@ pub(super) enum Wakeup {
     /// The cloud has accepted a change of a node.
     Begun(CloudOperation),
     StepEnded(StepEnd),
-    /// Another declaration or other restarts are requested.
+    /// The declaration or the requested restarts have changed.
     Target,
     Retry(RetryRequest),
     /// The cloud or an engine reports a change.
     Observation,
-    /// An agent accepted the service addresses, or its feed ended.
+    /// An agent accepted the service addresses, or an agent's feed ended.
     Agents,
-    /// An agent's report that becomes an event.
+    /// An agent sent a report.
     Report(NodeName, Report),
-    /// The time that the pace sets has come.
+    /// The time that [`Pace`] contains has been reached.
     Due,
     /// A running step may have written a new line.
     Lines,
 }
 
-/// When the next plan is made.
+/// Determines when the next plan is made.
 #[derive(Debug, Clone, Copy)]
 pub(super) enum Pace {
-    /// The next plan is made after the next wakeup, at this time at the latest.
+    /// Nothing has changed since the last plan. The next plan is made after the next change, or at
+    /// this time at the latest.
     Waiting { until: Instant },
-    /// The next plan is made at this time: a change happened, and later changes until then join the
-    /// same plan.
+    /// Something has changed. The next plan is made at this time and covers all changes until then.
     Gathering { until: Instant },
 }
 
@@ -138,7 +138,7 @@ impl Driver {
         }
     }
 
-    /// Schedules the next plan, and starts steps that waited for a free slot.
+    /// Schedules the next plan, and starts steps for which a slot has become free.
     async fn gather(&mut self) -> Result<()> {
         if let Pace::Waiting { .. } = self.pace {
             self.pace = Pace::Gathering {
@@ -182,7 +182,7 @@ impl Driver {
     }
 }
 
-/// Waits for another target; never returns after the sender is gone.
+/// Waits for a change of the target; never returns after the sender is gone.
 async fn changed(target: &mut watch::Receiver<Option<Target>>) {
     if target.changed().await.is_err() {
         std::future::pending::<()>().await;

@@ -1,6 +1,6 @@
-//! Agents: one on each node, run from the manager's image. An agent has the services' addresses
-//! before any container that may use them starts on the node, and is removed when no such container
-//! is left.
+//! Runs one agent on each node, from the manager's image. A container may start on a node only once
+//! the node's agent has the services' addresses. An agent is removed when no container that may use
+//! the addresses is left on its node.
 
 use std::collections::BTreeSet;
 
@@ -62,7 +62,7 @@ impl<'a> Planning<'a> {
             node: node.clone(),
         };
         match self.propose(action, needs, reason) {
-            // Whether the agent has the addresses is known only once it is running.
+            // Whether the agent has the addresses is known only once the agent is running.
             Gate::Open | Gate::After(_) => {
                 let by = HeldBy::Agent {
                     node: node.clone(),
@@ -101,8 +101,8 @@ impl<'a> Planning<'a> {
         Gate::Blocked(self.block(Subject::Node(node.clone()), by, settled))
     }
 
-    /// Returns a gate that opens when the node has the agent's image. The manager runs from this
-    /// image, so the manager's node has it; the image is not built or pulled anywhere.
+    /// Returns a gate that opens when the node has the agent's image. This image is only copied,
+    /// never built or pulled: the manager runs from it, so the manager's node has it.
     fn agent_image(&mut self, node: &'a NodeName, agents: &'a Agents) -> Gate {
         let needed_by = Subject::Node(node.clone());
         self.existing_image(node, &agents.image, &needed_by)
@@ -112,8 +112,8 @@ impl<'a> Planning<'a> {
             })
     }
 
-    /// Removes the agents of nodes on which no container is left that could use a service name. An
-    /// agent on a node that is deleted is deleted with the node.
+    /// Removes the agent of each node on which no container is left that could use a service name.
+    /// No step removes the agent of a deleted node, because the agent is deleted with the node.
     pub(super) fn unneeded_agents(&mut self) {
         let observed = self.observed;
         for (node, view) in &observed.nodes {

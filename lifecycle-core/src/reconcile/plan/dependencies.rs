@@ -1,5 +1,5 @@
-//! The start order: a service starts after the services that it depends on; a service with `starts:
-//! last` starts after all others.
+//! Applies the start order: a service starts after the services that it depends on; a service with
+//! `starts: last` starts after all others.
 
 use std::collections::BTreeSet;
 
@@ -9,16 +9,16 @@ use crate::reconcile::declared::DeclaredService;
 use crate::reconcile::index::IndexedService;
 use crate::reconcile::step::{HeldBy, StepId};
 
-/// The steps after which a service's dependencies are up, or the dependency that is not up.
+/// The steps that bring a service's dependencies up, or the dependency that no step brings up.
 pub(super) type Dependencies = Result<BTreeSet<StepId>, Blocked>;
 
-/// A step that has to wait for more replicas than this waits only for the last of them, so that
-/// plans for thousands of replicas stay small. That is enough, because the driver plans again after
-/// each step, and the new plan waits for the replicas that are left.
+/// If a step has to wait for more replicas than this, it waits only for the last one, so that plans
+/// for thousands of replicas stay small. This is enough, because the driver plans again after each
+/// step, and the new plan waits for the remaining replicas.
 const MANY_REPLICAS: usize = 16;
 
 impl Planning<'_> {
-    /// Returns what a service waits for before its replicas may start.
+    /// Returns the steps that the service's replicas must wait for.
     pub(super) fn dependencies(&self, service: &DeclaredService) -> Dependencies {
         let mut steps = BTreeSet::new();
         for (name, condition) in &service.spec.depends_on {
@@ -50,7 +50,7 @@ impl Planning<'_> {
         Ok(steps)
     }
 
-    /// Collects the steps after which `service` is up.
+    /// Adds the steps that bring `service` up to `steps`.
     fn await_service(
         &self,
         service: &IndexedService<'_>,
@@ -60,7 +60,7 @@ impl Planning<'_> {
     ) -> Result<(), Blocked> {
         let mut awaited: Vec<&StepId> = Vec::new();
         for position in service.positions() {
-            // A replica that this plan replaces has to be up again afterwards.
+            // This plan starts the replica, so wait for that step even if the replica is up now.
             if let Some(step) = &self.starts[position] {
                 awaited.push(step);
                 continue;

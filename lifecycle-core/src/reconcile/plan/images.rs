@@ -1,4 +1,4 @@
-//! Images: an image is built or pulled on one node and copied to the others.
+//! Brings images to nodes: an image is built or pulled on one node and copied to the others.
 
 use std::collections::BTreeSet;
 
@@ -40,7 +40,8 @@ impl<'a> Planning<'a> {
         self.first_image(action, image, needed_by, needs, how)
     }
 
-    /// Returns the gate of an image whose build failed, because the build would fail on every node.
+    /// If the image's build failed and is not retried, returns a blocked gate. The build is not
+    /// tried on other nodes, because it would fail there too.
     fn failed_build(&mut self, node: &NodeName, image: &str, needed_by: &Subject) -> Option<Gate> {
         let mut failures = self.history.failures.iter();
         let (_, failure) =
@@ -68,8 +69,8 @@ impl<'a> Planning<'a> {
         self.first_image(action, image, needed_by, BTreeSet::new(), how)
     }
 
-    /// Returns the gate of an image that a node has, or that this plan brings to a node; `None` if
-    /// the image has to be built or pulled.
+    /// Returns the gate of an image that some node has or will get in this plan; `None` if the
+    /// image has to be built or pulled first.
     pub(super) fn existing_image(
         &mut self,
         node: &NodeName,
@@ -159,8 +160,8 @@ impl<'a> Planning<'a> {
 
     fn set_image_gate(&mut self, node: &NodeName, image: String, gate: Gate) -> Gate {
         let gate = match gate {
-            // The failed step is held under another subject, so whatever waits for the image names
-            // the image as the reason. A failed build is itself the reason.
+            // The plan already shows what holds the image's step, so return the image as the cause.
+            // Only a failed build is returned as the cause itself.
             Gate::Blocked(blocked) if !matches!(blocked.by, HeldBy::Failed { .. }) => {
                 let by = HeldBy::Image {
                     image: image.clone(),

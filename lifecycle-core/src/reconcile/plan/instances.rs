@@ -1,5 +1,5 @@
-//! Instances: plans the replicas one after the other in the start order. Creates a container for
-//! each replica that has none of the declared specification.
+//! Plans the replicas in the start order. Creates a container for each replica that has no
+//! container of the declared specification.
 
 use std::collections::BTreeSet;
 
@@ -76,7 +76,7 @@ impl<'a> Planning<'a> {
     }
 
     /// Plans a replica whose node cannot be used now. The replica is not started on another node,
-    /// since it may still run on its own.
+    /// because it may still be running on its own node.
     fn on_blocked_node(
         &mut self,
         replica: PlacedReplica<'a>,
@@ -160,7 +160,8 @@ impl<'a> Planning<'a> {
         }
     }
 
-    /// Returns the steps that a new container needs, apart from the service's dependencies.
+    /// Returns the steps that must be done before a new container can start, apart from the
+    /// service's dependencies.
     fn needs_of_new(&mut self, replica: PlacedReplica<'a>) -> Result<BTreeSet<StepId>, Blocked> {
         let mut needs = BTreeSet::new();
         let node = self.node_gates.get(replica.node);
@@ -171,7 +172,7 @@ impl<'a> Planning<'a> {
         Ok(needs)
     }
 
-    /// Returns why a replica without any container is created on its node.
+    /// Returns the reason to create a container for a replica that has none.
     fn reason_to_create(&self, replica: PlacedReplica<'a>) -> Reason {
         let view = self.observed.nodes.get(replica.node);
         let state = view.and_then(|view| view.engine_state());
@@ -188,8 +189,8 @@ impl<'a> Planning<'a> {
         }
     }
 
-    /// Returns a gate that opens when the replica cannot run unobserved on a node other than its
-    /// own.
+    /// Returns a gate that opens when the replica can no longer be running, unobserved, on another
+    /// node.
     fn gone_elsewhere(&mut self, replica: PlacedReplica<'a>) -> Gate {
         let observed = self.observed;
         let elsewhere = |last: &&NodeName| *last != replica.node;
@@ -197,7 +198,7 @@ impl<'a> Planning<'a> {
             return Gate::Open;
         };
         let Some(view) = observed.nodes.get(last) else {
-            // The node does not exist any more, if the cloud can confirm that.
+            // If the cloud could be polled, the node no longer exists.
             let Some(unknown) = &observed.cloud_unknown else {
                 return Gate::Open;
             };

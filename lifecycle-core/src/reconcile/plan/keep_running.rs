@@ -1,5 +1,5 @@
-//! Keeps a container running: starts it if it was never started, and starts it again after it ended
-//! if its restart policy requires that.
+//! Keeps containers running: starts a container that was never started, and restarts one that ended
+//! if its restart policy requires it.
 
 use chrono::{DateTime, Utc};
 
@@ -14,8 +14,8 @@ use crate::reconcile::step::{Action, HeldBy, InstanceStatus, Reason};
 use crate::runtime::ContainerState;
 
 impl<'a> Planning<'a> {
-    /// Keeps the container `seen` of a replica running. A container that was stopped for one of
-    /// `others` is started again. `restoring` is the reason if a rollback restores the container.
+    /// Keeps the container `seen` running. If it was stopped so that one of `others` could start,
+    /// starts it again. If a rollback restores it, `restoring` is the reason.
     pub(super) fn keep_running(
         &mut self,
         replica: PlacedReplica<'a>,
@@ -138,8 +138,8 @@ impl<'a> Planning<'a> {
         self.start_again(replica, seen, others, dependencies, reason, failed)
     }
 
-    /// Starts a container that exists. `failed` is the reason if the replica counts as failed
-    /// nevertheless.
+    /// Starts an existing container. If the replica counts as failed despite the start, `failed` is
+    /// the reason.
     pub(super) fn start_again(
         &mut self,
         replica: PlacedReplica<'a>,
@@ -164,7 +164,7 @@ impl<'a> Planning<'a> {
         let freed = if container.digest == replica.service.digest {
             self.free_ports(replica, needs)
         } else {
-            // The host ports of an earlier specification are no longer known.
+            // The host ports of an earlier specification are unknown, so they cannot be freed.
             Ok(needs)
         };
         let stopped = freed.and_then(|needs| self.stop_running(id, others, &reason, needs));
@@ -194,7 +194,7 @@ impl<'a> Planning<'a> {
         }
     }
 
-    /// Returns what dependent services see of a replica that has this container.
+    /// Returns which dependency conditions a replica with this container meets.
     pub(super) fn up_of(seen: &Seen<'_>) -> Up {
         match seen.container.state {
             ContainerState::Running { .. } => Up {
@@ -214,11 +214,13 @@ impl<'a> Planning<'a> {
     }
 }
 
-/// Returns whether a container was stopped so that `other` could start, and did not end by itself.
+/// Returns `true` if a container was stopped so that `other` could start, and `false` if the
+/// container ended by itself.
 fn was_stopped_for(seen: &Seen<'_>, other: &Seen<'_>) -> bool {
     if other.container.state == ContainerState::Created {
-        // `other` has no start time to compare with. A container that ended once may have been
-        // stopped for it; one that ended repeatedly ended by itself.
+        // `other` has no start time to compare with, so the number of endings decides. A container
+        // that ended repeatedly ended by itself; one that ended once may have been stopped for
+        // `other`.
         return endings(seen).is_none_or(|(times, _)| times <= 1);
     }
     other.container.started_at > seen.container.started_at

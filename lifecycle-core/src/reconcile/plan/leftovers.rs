@@ -1,5 +1,4 @@
-//! Leftovers: removes containers and nodes that are no longer declared. Services stop in reverse
-//! start order.
+//! Removes containers and nodes that are no longer declared. Services stop in reverse start order.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -12,7 +11,7 @@ use crate::reconcile::step::{Action, HeldBy, Reason, StepId};
 use crate::runtime::{ObservedContainer, Role};
 
 impl<'a> Planning<'a> {
-    /// Stops and removes a container. The returned gate opens when the container is removed.
+    /// Stops and removes a container. The returned gate opens when the container has been removed.
     pub(super) fn stop_and_remove(
         &mut self,
         instance: &InstanceId,
@@ -61,8 +60,8 @@ impl<'a> Planning<'a> {
                 .unwrap_or(u32::MAX);
             left.extend(containers.iter().map(|seen| (rank, *id, *seen)));
         }
-        // This plan stops only the services that are last in the start order, so that no service
-        // stops while one that depends on it still runs.
+        // Stop only the services that are last in the start order, and leave the others to later
+        // plans: no service may stop while a service that depends on it still runs.
         let last = left
             .iter()
             .filter(|(_, _, seen)| seen.is_running())
@@ -99,7 +98,7 @@ impl<'a> Planning<'a> {
         if undeclared.is_empty() {
             return;
         }
-        // A node is deleted after every other step that involves it.
+        // A node is deleted only after all other steps that involve the node.
         let mut steps: BTreeMap<&NodeName, BTreeSet<StepId>> = BTreeMap::new();
         let mut removed: BTreeSet<&ContainerId> = BTreeSet::new();
         for step in &self.plan.steps {

@@ -1,8 +1,9 @@
-//! The planner: a pure function that returns the steps from the observed to the declared state. It
-//! uses no I/O, no clock and no random numbers, so the same input gives the same plan.
+//! The planner: a pure function that returns the steps that lead from the observed to the declared
+//! state. It uses no I/O, no clock and no random numbers, so equal inputs yield equal plans.
 //!
 //! - [`nodes`]: nodes are created, started and prepared for Docker.
-//! - [`agents`]: service names work on a node before a container that may use them starts there.
+//! - [`agents`]: each node gets an agent, so that service names work before the containers that may
+//!   use them start.
 //! - [`images`]: an image is built or pulled on one node and copied to the others.
 //! - [`dependencies`]: a service starts after those that it depends on; a service with `starts:
 //!   last` starts after all others.
@@ -10,10 +11,10 @@
 //! - [`keep_running`]: containers that were never started, or that ended, are started.
 //! - [`replacement`]: an old container is stopped before its successor starts, and is restored if
 //!   the successor fails.
-//! - [`restart`]: a container is restarted on request, one replica after the other.
+//! - [`restart`]: containers are restarted on request, one replica at a time.
 //! - [`ports`]: a host port passes from one replica to another.
 //! - [`leftovers`]: objects that are no longer declared are removed in reverse start order.
-//! - [`text`]: a plan as text.
+//! - [`text`]: plans are formatted as text.
 
 mod agents;
 mod dependencies;
@@ -47,14 +48,14 @@ use crate::model::{ContainerId, InstanceId, NodeName, Protocol, Subject};
 pub struct Policy {
     /// Whether the cloud provider can create nodes.
     pub provisions: bool,
-    /// Whether creating and starting the manager's node is left to the bootstrapper: true in the
-    /// manager, false in the bootstrapper.
+    /// Whether the planner leaves the manager's node to the bootstrapper. True in the manager,
+    /// false in the bootstrapper.
     pub spares_manager_node: bool,
-    /// Whether the plan contains only steps for nodes. The bootstrapper sets this, because only the
-    /// manager acts on engines.
+    /// Whether the plan contains only steps for nodes. True in the bootstrapper: only the manager
+    /// acts on engines.
     pub only_nodes: bool,
-    /// How often an instance may end without having been ready before it counts as failed. The
-    /// instance is still started again.
+    /// How often in a row an instance may end before it counts as failed. The instance is still
+    /// started again.
     pub endings_before_failed: u32,
     /// How often in a row a step may fail before it counts as failed. The step is still retried.
     pub failures_before_failed: u32,
@@ -82,7 +83,7 @@ impl Default for Policy {
     }
 }
 
-/// Plans the steps from the observed to the declared state.
+/// Returns the plan that leads from the observed to the declared state.
 pub fn plan(input: &PlanningInput) -> Plan {
     let index = Index::new(&input.declared, &input.observed, &input.history);
     let mut planning = Planning::new(input, &index);
@@ -98,22 +99,22 @@ pub fn plan(input: &PlanningInput) -> Plan {
     planning.finish()
 }
 
-/// Whether something may continue.
+/// A condition that steps of the plan wait for.
 #[derive(Debug, Clone)]
 enum Gate {
-    /// It may continue now.
+    /// The condition is met.
     Open,
-    /// It may continue once this step is done.
+    /// The condition is met once this step is done.
     After(StepId),
-    /// It cannot continue in this plan.
+    /// The condition cannot be met in this plan.
     Blocked(Blocked),
 }
 
-/// Why something cannot continue in this plan.
+/// Why a condition cannot be met in this plan.
 #[derive(Debug, Clone)]
 struct Blocked {
     by: HeldBy,
-    /// Whether the reason remains for the rest of the round.
+    /// Whether the cause remains for the rest of the round.
     settled: bool,
 }
 
@@ -122,7 +123,8 @@ impl Blocked {
         Self { by, settled }
     }
 
-    /// Returns the verdict on a replica: a replica that stays blocked for the round has failed.
+    /// Returns the verdict on a blocked replica: it has failed if it stays blocked for the rest of
+    /// the round.
     fn verdict(&self) -> Verdict {
         if self.settled {
             Verdict::Failed {
@@ -139,7 +141,7 @@ impl Gate {
         Self::Blocked(Blocked::new(by, settled))
     }
 
-    /// Adds the step that the gate waits for to `needs`, if there is one.
+    /// Adds the step that opens the gate, if there is one, to `needs`. A blocked gate is an error.
     fn pass(self, needs: &mut BTreeSet<StepId>) -> Result<(), Blocked> {
         match self {
             Self::Open => {}
@@ -161,27 +163,28 @@ struct Planning<'a> {
     now: DateTime<Utc>,
     index: &'a Index<'a>,
     placement: IndexedPlacement<'a>,
-    /// The nodes that have each image, in order.
+    /// For each image, the nodes that have it, in order.
     image_holders: BTreeMap<&'a str, Vec<&'a NodeName>>,
     node_gates: BTreeMap<&'a NodeName, Gate>,
     agent_gates: BTreeMap<&'a NodeName, Gate>,
-    /// Deletions of nodes whose containers cannot be observed. A deleted node runs nothing, so
-    /// its replicas may start elsewhere.
+    /// Deletions of nodes whose containers cannot be observed. A deleted node runs nothing, so its
+    /// replicas may then start elsewhere.
     unreachable_deletions: BTreeMap<&'a NodeName, Gate>,
     /// Host ports of containers that are no longer declared; each gate opens when the port is free.
     undeclared_ports: BTreeMap<HostPort<'a>, Gate>,
-    /// Declared host ports, each with the replica and the running container that currently use it.
+    /// Declared host ports that are in use, each with the position of the replica and the running
+    /// container that use it.
     port_holders: BTreeMap<HostPort<'a>, (usize, Seen<'a>)>,
     /// The gates of the containers that this plan stops, and the order in which the stops were
     /// added.
     stops: BTreeMap<&'a ContainerId, Gate>,
     stop_order: Vec<&'a ContainerId>,
     image_gates: BTreeMap<NodeName, BTreeMap<String, Gate>>,
-    /// The steps that bring an image to its first node.
+    /// For each image that this plan builds or pulls, the step and its node.
     image_origins: BTreeMap<String, (NodeName, StepId)>,
     /// The step that starts each replica, if the plan has one.
     starts: Vec<Option<StepId>>,
-    /// What services that depend on each replica see of it, whatever specification it runs.
+    /// The dependency conditions that each replica meets, with a container of any specification.
     up: Vec<Up>,
     statuses: Vec<Option<InstanceStatus>>,
     plan: Plan,
@@ -200,7 +203,7 @@ struct PlacedReplica<'a> {
 /// A host port of a node.
 type HostPort<'a> = (&'a NodeName, u16, Protocol);
 
-/// What services that depend on a replica see of it.
+/// The dependency conditions that a replica meets.
 #[derive(Debug, Clone, Copy, Default)]
 struct Up {
     started: bool,
@@ -250,8 +253,8 @@ impl<'a> Planning<'a> {
         }
     }
 
-    /// Adds a step to the plan, unless the step's node does not respond, or the step failed and
-    /// waits to be retried.
+    /// Adds a step to the plan. If the step's node does not respond, or the step failed and its
+    /// retry is not due yet, holds the action's subject instead.
     fn propose(&mut self, action: Action, needs: BTreeSet<StepId>, reason: Reason) -> Gate {
         let view = self.observed.nodes.get(action.node());
         if let Some(not_responding) = view.and_then(|view| view.not_responding.as_ref()) {
@@ -334,7 +337,8 @@ impl<'a> Planning<'a> {
         }
     }
 
-    /// Returns whether `patience` has passed since `since`. If not, the plan changes at that time.
+    /// Returns whether `patience` has passed since `since`. If not, sets the plan's next change to
+    /// the time when it will have passed, unless an earlier change is due.
     fn has_passed(&mut self, since: DateTime<Utc>, patience: Duration) -> bool {
         let Some(end) = chrono::Duration::from_std(patience)
             .ok()
@@ -346,8 +350,7 @@ impl<'a> Planning<'a> {
         end <= self.now
     }
 
-    /// Returns the plan. Its steps are already in order, because each was proposed after the steps
-    /// that it needs.
+    /// Completes the plan. The steps need no sorting: each was added after the steps that it needs.
     fn finish(mut self) -> Plan {
         let gates = self.node_gates.values().chain(self.agent_gates.values());
         let nodes_settled = gates.into_iter().all(|gate| match gate {

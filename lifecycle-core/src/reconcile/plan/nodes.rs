@@ -1,4 +1,4 @@
-//! Nodes: ensures that each declared node exists, is running, and has an engine.
+//! Ensures that each declared node exists, is running, and has an engine.
 
 use std::collections::BTreeSet;
 
@@ -16,8 +16,8 @@ impl Planning<'_> {
         }
     }
 
-    /// Deletes undeclared nodes that cannot be observed. Their replicas may start on other nodes
-    /// only after the deletion, since until then they may still run on the deleted node.
+    /// Deletes undeclared nodes that cannot be observed. Replicas may still be running on such a
+    /// node, so they may start on other nodes only after its deletion.
     pub(super) fn delete_unreachable_nodes(&mut self) {
         let observed = self.observed;
         for (node, view) in &observed.nodes {
@@ -33,7 +33,8 @@ impl Planning<'_> {
         }
     }
 
-    /// Returns whether a node was created for this platform and is no longer declared.
+    /// Returns whether to delete a node: one that was created for this platform and is no longer
+    /// declared.
     pub(super) fn is_to_delete(&self, node: &NodeName, view: &NodeView) -> bool {
         let spared = self.policy.spares_manager_node && *node == self.declared.manager_node;
         !spared && view.machine.created && !self.declared.nodes.contains_key(node)
@@ -74,7 +75,8 @@ impl Planning<'_> {
                     BTreeSet::new(),
                     Reason::NodeStopped,
                 );
-                // Whether the node has an engine is known only once it is running.
+                // Plan nothing else on the node yet: whether it has an engine is known only once it
+                // is running.
                 match start {
                     Gate::Open | Gate::After(_) => {
                         Gate::blocked(HeldBy::Node { node: node.clone() }, false)
@@ -106,7 +108,7 @@ impl Planning<'_> {
         }
     }
 
-    /// Plans a node that is starting or stopping.
+    /// Holds a node that is starting or stopping.
     fn changing(&mut self, node: &NodeName, view: &NodeView, power: &str) -> Gate {
         let since = view.changing_since;
         let by = HeldBy::NodeChanging {
@@ -119,8 +121,8 @@ impl Planning<'_> {
         self.block_node(node, by, settled)
     }
 
-    /// Plans a node that failed: it is deleted and created again. A node that ever ran something is
-    /// not changed, since the failure may be that of a later change.
+    /// Deletes a failed node and creates it again. A node on which services ever ran is left alone,
+    /// because the cloud may report the failure of a later change rather than of its creation.
     fn failed(&mut self, node: &NodeName, view: &NodeView, spared: bool) -> Gate {
         let why = if spared {
             "the cloud reports that the manager's own node failed"
@@ -153,7 +155,7 @@ impl Planning<'_> {
         self.prepare(node, provisioned)
     }
 
-    /// Prepares a node for Docker once `before` opens.
+    /// Prepares a node for Docker once the gate `before` opens.
     fn prepare(&mut self, node: &NodeName, before: Gate) -> Gate {
         let (needs, reason) = match before {
             Gate::Open => (BTreeSet::new(), Reason::EngineMissing),

@@ -1,6 +1,6 @@
-//! Host ports that pass from one replica to another. A replica that has to be replaced or moved is
-//! stopped before the replica that is now declared to have its port starts. It is stopped even if
-//! its own successor cannot start yet, since the successor may wait for the other replica.
+//! Passes host ports from one replica to another: the container that uses the port is stopped
+//! before the port's new replica starts. That container is stopped even if its own successor cannot
+//! start yet, because the successor may depend on the new replica.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -10,7 +10,8 @@ use crate::reconcile::declared::Declared;
 use crate::reconcile::index::{Index, Seen};
 use crate::reconcile::step::{HeldBy, Reason, StepId};
 
-/// Returns which running containers of declared replicas have declared host ports.
+/// Returns the declared host ports that running containers of declared replicas use. Each has the
+/// container and the position of the container's replica.
 pub(super) fn holders<'a>(
     declared: &'a Declared,
     index: &Index<'a>,
@@ -38,8 +39,8 @@ pub(super) fn holders<'a>(
 }
 
 impl<'a> Planning<'a> {
-    /// Stops the containers that use a host port which the replica needs. Returns the steps that
-    /// the replica needs before it may start.
+    /// Stops the containers that use host ports of the replica. Returns the steps that must be done
+    /// before the replica may start.
     pub(super) fn free_ports(
         &mut self,
         replica: PlacedReplica<'a>,
@@ -80,8 +81,8 @@ impl<'a> Planning<'a> {
         Ok(needs)
     }
 
-    /// Returns whether the replica should run in this container: the container of the declared
-    /// specification or, if that was rejected, of the previous one.
+    /// Returns whether the replica keeps this container: it has the declared specification or, if
+    /// that was rejected, the previous one.
     fn keeps_running(&self, position: usize, seen: Seen<'a>) -> bool {
         let id = &self.index.replicas[position];
         let Some(service) = self.index.service(&id.service).map(|s| s.service) else {

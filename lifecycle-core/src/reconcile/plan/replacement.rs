@@ -1,4 +1,4 @@
-//! Replacement: an old container is stopped before its successor starts. If the declared
+//! Replaces containers: an old container is stopped before its successor starts. If the declared
 //! specification fails, the previous one is restored.
 
 use std::collections::BTreeSet;
@@ -24,10 +24,10 @@ pub(super) struct Containers<'a> {
 impl<'a> Containers<'a> {
     /// Returns the container to restore when the declared specification is rejected.
     ///
-    /// This is the container that is running on the node; otherwise the one that was started first
-    /// there: a container that becomes ready removes all older ones, so later ones were never
-    /// ready. A service that runs once has no such container, since an earlier version would not do
-    /// the same work.
+    /// This is the container that is running on the replica's node. If none is running, it is the
+    /// one that was started first: a container that becomes ready removes all older containers, so
+    /// those that were started later never became ready. A service that runs once is not rolled
+    /// back, because an earlier version would not do the same work.
     pub(super) fn previous(&self, replica: PlacedReplica<'a>) -> Option<Seen<'a>> {
         if replica.service.runs_once {
             return None;
@@ -62,8 +62,8 @@ impl<'a> Planning<'a> {
         }
     }
 
-    /// Stops a container, only once even if several replicas require that. The returned gate opens
-    /// when the container is stopped.
+    /// Stops a container. If several replicas require the stop, the plan contains it only once. The
+    /// returned gate opens when the container has stopped.
     pub(super) fn stop(
         &mut self,
         id: &InstanceId,
@@ -90,8 +90,8 @@ impl<'a> Planning<'a> {
         gate
     }
 
-    /// Removes stopped containers first if an old container is ready, so that a rollback cannot
-    /// pick them.
+    /// If an old container is ready, removes the stopped containers, so that a rollback cannot pick
+    /// them.
     pub(super) fn remove_stopped(
         &mut self,
         id: &InstanceId,
@@ -99,7 +99,8 @@ impl<'a> Planning<'a> {
         reason: &Reason,
         mut needs: BTreeSet<StepId>,
     ) -> Result<BTreeSet<StepId>, Blocked> {
-        // Rolling back to a container that was never ready is no better than to a stopped one.
+        // If no old container is ready, keep the stopped ones: for a rollback, they are no worse
+        // than the others.
         let is_ready = |seen: &Seen<'a>| Self::up_of(seen).ready;
         if !others.iter().any(is_ready) {
             return Ok(needs);
@@ -111,8 +112,8 @@ impl<'a> Planning<'a> {
         Ok(needs)
     }
 
-    /// Stops the running containers among `others`. Returns the steps that a successor needs before
-    /// it may start.
+    /// Stops the running containers among `others`. Returns the steps that must be done before a
+    /// successor may start.
     pub(super) fn stop_running(
         &mut self,
         id: &InstanceId,
@@ -128,9 +129,9 @@ impl<'a> Planning<'a> {
         Ok(needs)
     }
 
-    /// Plans a replica that has a container of the declared specification. The container is kept
-    /// running, and the containers that it replaces are removed once it is ready. If it fails, the
-    /// previous specification is restored.
+    /// Plans a replica that has a container of the declared specification. Keeps this container
+    /// running and, once it is ready, removes the containers that it replaces. If it fails,
+    /// restores the previous specification.
     pub(super) fn keep(
         &mut self,
         replica: PlacedReplica<'a>,
@@ -174,7 +175,8 @@ impl<'a> Planning<'a> {
             _ if current.is_running() => {
                 for other in others {
                     let reason = replaced(other, replica.node, &current.container.digest);
-                    // `stop` has already recorded why it is blocked.
+                    // Ignore the result: if a stop is blocked, the plan already contains the
+                    // reason.
                     let _ = self.stop_running(replica.id, &[*other], &reason, BTreeSet::new());
                 }
             }
@@ -183,8 +185,8 @@ impl<'a> Planning<'a> {
         (status, up)
     }
 
-    /// Starts the previous container again. Once it is running, older containers are removed; the
-    /// rejected container is stopped, and kept for a while so that its output can be read.
+    /// Starts the previous container again. Once it is running, removes older containers and stops
+    /// the rejected container, which is kept for a while so that its output can be read.
     pub(super) fn roll_back(
         &mut self,
         replica: PlacedReplica<'a>,
@@ -210,7 +212,7 @@ impl<'a> Planning<'a> {
             if self.has_passed(*since, self.policy.rejected_kept_for) {
                 self.remove_all(replica.id, &rejected, &reason);
             } else {
-                // `stop` has already recorded why it is blocked.
+                // Ignore the result: if a stop is blocked, the plan already contains the reason.
                 let _ = self.stop_running(replica.id, &rejected, &reason, BTreeSet::new());
             }
             let why = format!("{why}; the previous specification runs again");

@@ -1,5 +1,5 @@
-//! Requested restarts: the same container is stopped and started again. Replicas of a service
-//! restart one after the other, so that the other replicas continue to serve.
+//! Handles requested restarts: stops a container and starts the same container again. Replicas of a
+//! service restart one at a time, so that the others continue to serve.
 
 use super::dependencies::Dependencies;
 use super::{Gate, PlacedReplica, Planning, status};
@@ -31,7 +31,7 @@ impl<'a> Planning<'a> {
             return status;
         }
         let planned = |settled| status(replica, Some(&seen), Verdict::Open, settled);
-        // Stop a container only if it could be started again.
+        // Stop the container only if nothing prevents it from starting again.
         let mut needs = match dependencies {
             Ok(steps) => steps.clone(),
             Err(blocked) => {
@@ -64,7 +64,7 @@ impl<'a> Planning<'a> {
     }
 
     /// Returns the first replica of the same service that restarts before this one and is not up
-    /// again.
+    /// again yet.
     fn restarts_before(&self, replica: PlacedReplica<'a>) -> Option<InstanceId> {
         (1..replica.id.replica.0).find_map(|number| {
             let id = InstanceId {
@@ -74,8 +74,8 @@ impl<'a> Planning<'a> {
             if !self.history.restarts.contains_key(&id) {
                 return None;
             }
-            // The replicas of a service have consecutive positions, and earlier ones are already
-            // planned.
+            // The replicas of a service have consecutive positions and are planned in this order,
+            // so the state of earlier replicas is known.
             let distance = replica.id.replica.0 - number;
             let position = replica.position.checked_sub(distance.into())?;
             let is_up = self.up[position].ready || self.up[position].completed;

@@ -1,5 +1,6 @@
-//! A plan as text: one line per step with the steps before it and the reason, then the rejected
-//! specifications and what is held. The same plan gives the same text.
+//! Formats a plan as text: one line per step, with the numbers of the steps that it waits for and
+//! the reason for the step; then the rejected specifications and the held subjects. Equal plans
+//! have equal texts.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -48,7 +49,7 @@ impl fmt::Display for Plan {
     }
 }
 
-/// Writes lines with line breaks between them, and none after the last.
+/// Writes lines separated by line breaks, with no line break after the last line.
 struct Lines<'a, 'f> {
     f: &'a mut fmt::Formatter<'f>,
     first: bool,

@@ -1,9 +1,9 @@
-//! The actions of steps. Everything that the planner and the control loop have to know about an
-//! action is in one row of one table.
+//! Defines the actions of steps. Everything that the planner and the control loop need to know
+//! about an action is in its row of one table, [`Action::facts`].
 //!
-//! A new action has three places, which `tests/source/actions.rs` checks: its variant and its row
-//! in [`Action::facts`] here; `Execution::act`, which carries it out; and the module of the planner
-//! that proposes it.
+//! Add a new action in three places, which `tests/source/actions.rs` checks: as a variant with a
+//! row in [`Action::facts`]; in `Execution::act`, which carries it out; and in the module of the
+//! planner that proposes it.
 
 use std::fmt;
 
@@ -92,8 +92,8 @@ pub enum Action {
         instance: InstanceId,
         /// The container's name.
         container: String,
-        /// The engine's id of the container. The field is renamed in JSON, where a step and its
-        /// action are one object that already has an `id`.
+        /// The engine's id of the container. The JSON field has another name, because a step and
+        /// its action are one JSON object, in which `id` is the step's id.
         #[serde(rename = "container_id")]
         id: ContainerId,
         /// The container's node.
@@ -105,8 +105,8 @@ pub enum Action {
         instance: InstanceId,
         /// The container's name.
         container: String,
-        /// The engine's id of the container. The field is renamed in JSON, where a step and its
-        /// action are one object that already has an `id`.
+        /// The engine's id of the container. The JSON field has another name, because a step and
+        /// its action are one JSON object, in which `id` is the step's id.
         #[serde(rename = "container_id")]
         id: ContainerId,
         /// The container's node.
@@ -114,8 +114,8 @@ pub enum Action {
     },
 }
 
-/// The type of work of an action, which determines how long it may take and how many such actions
-/// run concurrently.
+/// The type of work that an action does. It determines the action's time limit and how many such
+/// actions run concurrently.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Work {
     CreateNode,
@@ -124,18 +124,20 @@ pub(crate) enum Work {
     PrepareNode,
     Image,
     Container,
-    /// Stopping a container, which gets its service's grace period.
+    /// Stops or removes a container. The time limit includes the grace period of the container's
+    /// service.
     StoppingContainer,
 }
 
-/// What an action does to its node, or to an image or a container on the node, as step ids name it.
+/// What an action does to its node, or to an image or a container on the node. Step ids contain it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub(crate) enum Verb {
     Provision,
     Prepare,
     Delete,
-    /// Builds, copies or pulls an image; all three meet the same need.
+    /// Builds, copies or pulls an image. The three have the same verb because each brings the image
+    /// to the node.
     Image,
     Agent,
     RemoveAgent,
@@ -152,9 +154,9 @@ struct Facts<'a> {
     object: Option<&'a str>,
     about: About<'a>,
     work: Work,
-    /// Another node that has to respond.
+    /// The node that an image is copied from. It also has to respond.
     from: Option<&'a NodeName>,
-    /// The container that is no longer running after the action.
+    /// The container that the action stops or removes.
     ends: Option<&'a ContainerId>,
     words: Words<'a>,
 }
@@ -330,7 +332,7 @@ impl Action {
         StepId::new(node.clone(), verb, object)
     }
 
-    /// Returns the node that the action works on, and to whose limits it counts.
+    /// Returns the node that the action works on. The action counts toward the limits of this node.
     pub fn node(&self) -> &NodeName {
         self.facts().node
     }
@@ -371,8 +373,7 @@ impl Action {
         self.facts().ends
     }
 
-    /// Returns whether the action stops a running container, so that agents drain its connections
-    /// first.
+    /// Returns whether agents have to drain the container's connections before the action runs.
     pub(crate) fn waits_for_drain(&self) -> bool {
         self.facts().verb == Verb::Stop
     }
@@ -382,7 +383,8 @@ impl Action {
         self.facts().work
     }
 
-    /// Returns whether the cloud shows the effect, rather than the node's engine.
+    /// Returns whether the action's effect is observed in the cloud rather than on the node's
+    /// engine.
     pub fn is_at_cloud(&self) -> bool {
         match self.work() {
             Work::CreateNode | Work::StartNode | Work::DeleteNode => true,

@@ -1,4 +1,5 @@
-//! The identity of a step: typed parts that read as one line, such as `node/vm1/start/shop-web-1`.
+//! Identifies a step by typed parts, which are written on one line, such as
+//! `node/vm1/start/shop-web-1`.
 
 use std::fmt;
 use std::str::FromStr;
@@ -165,7 +166,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn an_id_is_parsed_from_its_own_text(action in action()) {
+        fn an_id_survives_formatting_and_parsing(action in action()) {
             let id = action.id();
             prop_assert_eq!(id.to_string().parse::<StepId>().unwrap(), id.clone());
             let map = BTreeMap::from([(id, 1)]);
@@ -174,7 +175,7 @@ mod tests {
         }
 
         #[test]
-        fn every_accepted_text_is_the_text_of_its_id(text in "(node/)?[a-z0-9/.-]{0,30}") {
+        fn a_valid_text_survives_parsing_and_formatting(text in "(node/)?[a-z0-9/.-]{0,30}") {
             if let Ok(id) = text.parse::<StepId>() {
                 prop_assert_eq!(id.to_string(), text);
             }
@@ -182,7 +183,7 @@ mod tests {
     }
 
     #[test]
-    fn ids_read_as_one_line() {
+    fn ids_are_written_on_one_line() {
         for (text, image) in [
             ("node/vm1/provision", None),
             ("node/vm1/start", None),

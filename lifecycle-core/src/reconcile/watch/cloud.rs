@@ -1,4 +1,4 @@
-//! Polls the cloud for its nodes and runs one watch per node.
+//! Polls the cloud for its nodes and runs one watch task per node.
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -15,7 +15,7 @@ use crate::reconcile::observe::NodeView;
 use crate::registry::Unknown;
 
 pub(super) async fn watch_cloud(shared: Arc<Shared>) {
-    // This set contains the nodes' tasks, so they end with this task.
+    // Dropping this set ends the nodes' tasks, so they end together with this task.
     let mut tasks = JoinSet::new();
     loop {
         let as_of = shared.requests.load(Ordering::SeqCst);
@@ -23,7 +23,7 @@ pub(super) async fn watch_cloud(shared: Arc<Shared>) {
         let list = tokio::time::timeout(shared.policy.cloud_timeout, shared.backends.cloud.list());
         let answer = list.await.unwrap_or_else(|_| {
             Err(Error::TimedOut {
-                what: "the cloud's list of nodes".into(),
+                what: "listing the cloud's nodes".into(),
                 after: shared.policy.cloud_timeout,
             })
         });
@@ -64,8 +64,8 @@ pub(super) async fn watch_cloud(shared: Arc<Shared>) {
                 }
             }
         };
-        // Even if a new list is requested, wait as long as the cloud demands, and limit the rate
-        // while several nodes are unreachable.
+        // A request for a new list does not shorten this first pause. The pause is as long as the
+        // cloud demands, and it limits the rate while several nodes are unreachable.
         let least = required_pause.max(shared.policy.eager_interval);
         tokio::time::sleep(least).await;
         tokio::select! {
@@ -77,7 +77,7 @@ pub(super) async fn watch_cloud(shared: Arc<Shared>) {
     }
 }
 
-/// Stores a list of nodes; returns whether it differs from the previous one or was requested.
+/// Stores a list of nodes. Returns whether the list differs from the previous one or was requested.
 fn publish_cloud(
     shared: &Arc<Shared>,
     tasks: &mut JoinSet<()>,
@@ -94,7 +94,7 @@ fn publish_cloud(
         let name = machine.name.clone();
         let mut slot = if let Some(mut slot) = slots.remove(&name) {
             if slot.view.machine.provider_id != machine.provider_id {
-                // Another machine has the same name: everything on the old machine is gone.
+                // A different machine now has this name, so everything on the old machine is gone.
                 slot.view = Arc::new(NodeView::not_asked(machine.clone()));
             }
             is_awaited |= slot.machine.send_if_modified(|old| {
@@ -136,7 +136,7 @@ fn publish_cloud(
         }
         views.nodes.insert(name, slot);
     }
-    // Nodes that are still in `slots` are gone from the cloud; dropping a slot ends its task.
+    // Nodes that are left in `slots` no longer exist in the cloud. Dropping a slot ends its task.
     is_awaited |= !slots.is_empty();
     views.cloud = Some(CloudView {
         as_of,

@@ -23,11 +23,11 @@ use crate::reconcile::observe::{EngineView, NodeView};
 use crate::registry::Unknown;
 use crate::runtime::{EngineEvent, EngineInfo, EngineState, ObservedContainer};
 
-/// How long to wait before a stream of events that ended is opened again.
+/// How long to wait before reopening an event stream that has ended.
 const EVENTS_AGAIN: Duration = Duration::from_secs(1);
 /// How long the host may take to answer when its engine does not answer.
 const HOST_ANSWERS_WITHIN: Duration = Duration::from_secs(10);
-/// The pause after the first failure; it doubles with each one.
+/// The pause after the first failed poll. It doubles with each further failure.
 const FIRST_BACKOFF: Duration = Duration::from_millis(250);
 
 /// Watches one node.
@@ -44,13 +44,13 @@ type Events = BoxStream<'static, Result<EngineEvent>>;
 
 /// The state of the watch.
 enum State {
-    /// Everything on the node has to be listed. After failed attempts, contains their history.
+    /// Everything on the node must be listed. Contains the outage if previous attempts failed.
     Listing(Option<Outage>),
-    /// The engine's contents are known; its events keep them up to date.
+    /// The engine's contents are known, and events keep them up to date.
     Following(Box<Following>),
     /// The host answers but its engine does not.
     WithoutEngine,
-    /// Neither host nor engine answers.
+    /// Neither the host nor the engine answers.
     Unreachable(Outage),
     /// The VM is not running, so it has no engine to poll.
     Off,
@@ -64,7 +64,7 @@ struct Following {
     events: Option<Events>,
     info: EngineInfo,
     state: EngineState,
-    /// The requests that the list has served.
+    /// The number of the latest observation request that the list has served.
     as_of: u64,
     list_at: Instant,
     check_at: Instant,
@@ -72,7 +72,7 @@ struct Following {
     ping_at: Instant,
 }
 
-/// Describes since when a node has not answered.
+/// A period in which a node does not answer.
 #[derive(Debug)]
 struct Outage {
     /// When the first failed attempt started.
@@ -82,11 +82,11 @@ struct Outage {
     failures: u32,
 }
 
-/// What ends a wait.
+/// The event that ended a wait.
 enum Wakeup {
     /// A new list was requested.
     Requested,
-    /// The cloud reports another state of the VM.
+    /// The cloud reports a change of the VM.
     Machine,
     Declared,
     Event(Option<Result<EngineEvent>>),
@@ -202,7 +202,7 @@ impl NodeWatch {
                 return Ok(None);
             }
         };
-        // Open the stream before listing, so that no later change is missed.
+        // Open the stream before listing, so that changes during the listing are not missed.
         let events = handle.runtime.events().await?;
         let state = handle.runtime.state().await?;
         let now = Instant::now();
@@ -255,8 +255,8 @@ impl NodeWatch {
         if following.events.is_none() {
             return State::Listing(None);
         }
-        // `info` cannot change while the stream of events is open, because the stream ends with the
-        // engine.
+        // `info` is still valid: it can only change with an engine restart, which would have ended
+        // the stream of events.
         let state = following.handle.runtime.state();
         let Ok(state) = self.within(self.shared.policy.node_timeout, state).await else {
             return State::Listing(None);
@@ -271,8 +271,8 @@ impl NodeWatch {
         State::Following(Box::new(following))
     }
 
-    /// Returns whether the engine still answers. After a node has stopped responding, its stream of
-    /// events stays open for a long time.
+    /// Returns whether the engine still answers. The open event stream does not show this: it can
+    /// stay open long after a node has stopped responding.
     async fn ping(&self, following: &mut Following) -> bool {
         let limit = self.shared.policy.again_timeout;
         let answer = self.within(limit, following.handle.runtime.ping()).await;
@@ -289,7 +289,7 @@ impl NodeWatch {
         })
     }
 
-    /// Inspects these containers only.
+    /// Inspects only the changed containers and updates their observations.
     async fn inspect(
         &self,
         following: &mut Following,
@@ -307,8 +307,7 @@ impl NodeWatch {
         Ok(())
     }
 
-    /// Checks the readiness of all containers, or of the changed ones, and sets when the next
-    /// check is due.
+    /// Checks the readiness of all containers, or only of `changed`, and schedules the next check.
     async fn check(&self, following: &mut Following, changed: Option<&BTreeSet<ContainerId>>) {
         let (machine, state) = (&following.machine, &following.state);
         let declared = self.shared.declared.borrow().clone();
@@ -343,9 +342,9 @@ impl NodeWatch {
         self.publish(view, following.as_of);
     }
 
-    /// Publishes the engine's view. Notifies subscribers only if the view or a readiness differs,
-    /// or if the observation was requested: a plan for every observation of every node would cost
-    /// more than all other work.
+    /// Publishes a view of the engine. Subscribers are notified only if the view or the readiness
+    /// of a container has changed, or if the observation was requested: planning after every
+    /// observation of every node would cost more than all other work.
     fn publish(&self, engine: EngineView, as_of: u64) {
         let mut views = self.shared.views();
         let readiness = match &engine {
@@ -373,7 +372,8 @@ impl NodeWatch {
         }
     }
 
-    /// Publishes that the node does not answer: at first as not responding, later as unknown.
+    /// Publishes that the node does not answer. The node first counts as not responding, later as
+    /// unknown.
     fn publish_outage(&self, outage: &Outage, error: &Error, as_of: u64) {
         let policy = &self.shared.policy;
         let unknown = Unknown {
@@ -393,14 +393,14 @@ impl NodeWatch {
                 self.shared.changed.notify_one();
             }
         }
-        // The VM may have stopped or changed its address.
+        // Poll the cloud too: the VM may have stopped, or its address may have changed.
         self.shared.cloud_requested.notify_one();
     }
 }
 
 impl Following {
-    /// Handles this event and all queued ones; returns the containers that they concern. At the end
-    /// of the stream, schedules a list, which opens a new stream.
+    /// Handles this event and all queued events. Returns the containers that have changed. After
+    /// the end of the stream, schedules a new list, which also opens a new stream.
     fn changed(&mut self, event: Option<Result<EngineEvent>>) -> BTreeSet<ContainerId> {
         let mut changed = BTreeSet::new();
         let mut next = Some(event);

@@ -93,7 +93,8 @@ impl Authority {
         })
     }
 
-    /// Creates and signs a certificate for the manager of `platform`, whose API listens on `address`.
+    /// Creates and signs a certificate for the manager of `platform`, whose API listens on
+    /// `address`.
     pub fn issue(
         &self,
         platform: PlatformId,

@@ -24,7 +24,7 @@ use crate::runtime::{ExecCommand, LogOptions};
 /// The maximum number of events in a page.
 pub const EVENTS_PER_PAGE: u32 = 500;
 
-/// How many of the latest events are searched for evidence.
+/// How many of the latest events `why` searches for evidence.
 const EVENTS_SEARCHED: u64 = 2_000;
 
 /// Calls a manager in the same process.

@@ -33,12 +33,11 @@ use crate::platform::Declaration;
 use crate::reconcile::{Plan, RecordedPlan};
 use crate::runtime::{ExecCommand, LogOptions};
 
-/// The manager's API, wherever the manager runs.
+/// The manager's API. The manager may run in this process or be reached over HTTP.
 ///
-/// # Errors
 /// If the manager does not respond or is not the leader, a call returns an error that may be
-/// retried. An unknown name is [`crate::Error::NotFound`], and so is a cursor whose events are no
-/// longer stored.
+/// retried. A call returns [`crate::Error::NotFound`] for an unknown name, and for a cursor whose
+/// events are no longer stored.
 #[async_trait]
 pub trait ManagerApi: Debug + Send + Sync + 'static {
     /// Checks that the manager responds.
@@ -53,8 +52,8 @@ pub trait ManagerApi: Debug + Send + Sync + 'static {
     /// Returns all services with their replicas.
     async fn services(&self) -> Result<Vec<ServiceV1>>;
 
-    /// Returns the progress of the current round. The plan grows with the platform, so a caller
-    /// that polls should not request it.
+    /// Returns the progress of the current round. A caller that polls should not request the plan,
+    /// because the plan grows with the platform.
     async fn progress(&self, with_plan: bool) -> Result<ProgressV1>;
 
     /// Returns a page of the events after a cursor, oldest first.

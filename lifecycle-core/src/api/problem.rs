@@ -1,5 +1,5 @@
-//! Errors over HTTP: a problem document (RFC 9457) with the error's `kind` and fields, from which
-//! the client re-creates the same error.
+//! Sends errors over HTTP as problem documents (RFC 9457). A document contains the error's `kind`
+//! and fields, so that the client can re-create the same error.
 
 use hyper::StatusCode;
 use serde::{Deserialize, Serialize};
@@ -10,8 +10,8 @@ use crate::error::{Error, Retry};
 /// The body of every response that is not a success.
 ///
 /// `kind` and the fields of the [`Error`] are members of the document; `docs/api.md` lists them. A
-/// client that knows the kind can re-create the error ([`ProblemV1::error`]); every other client
-/// can use the members that are declared here.
+/// client that knows the kind can re-create the error ([`ProblemV1::error`]). Other clients can use
+/// the members that are declared here.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[non_exhaustive]
 pub struct ProblemV1 {
@@ -85,10 +85,10 @@ pub fn status(error: &Error) -> StatusCode {
     }
 }
 
-/// Returns the error that a client with the read token receives instead of `error`, if `error` may
-/// contain internals of the platform: its database, its engines, the files of a node. Any service
-/// of the platform may have the read token. Only the manager's log and clients with the admin token
-/// receive internals.
+/// Returns the error that a client with the read token receives instead of `error`; `None` if the
+/// client may receive `error` itself. The replacement hides internals of the platform, such as its
+/// database, its engines and the files of a node, because any service of the platform may have the
+/// read token. The manager's log and clients with the admin token receive the original error.
 pub fn for_reader(error: &Error) -> Option<Error> {
     match error {
         Error::NotFound { .. }
@@ -204,7 +204,7 @@ mod tests {
     }
 
     #[test]
-    fn a_response_that_is_no_problem_becomes_an_error_by_its_status() {
+    fn a_response_without_a_problem_document_becomes_an_error_by_its_status() {
         let read = |status: StatusCode| read("/v1/x", status, b"<html>");
         let later = read(StatusCode::BAD_GATEWAY);
         assert!(matches!(later.retry(), Retry::After(_)), "{later:?}");

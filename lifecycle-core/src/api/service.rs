@@ -1,5 +1,6 @@
 //! The API client for services of the platform. It connects directly to the manager, with the
-//! credential that the container of a service with `x-lifecycle.api: read` contains.
+//! credential from the files in the service's container. These files exist if the service declares
+//! `x-lifecycle.api: read`.
 
 use std::net::SocketAddr;
 use std::path::Path;
@@ -16,11 +17,11 @@ use crate::host::Duplex;
 use crate::reconcile::execute::{API_DIRECTORY, API_URL};
 use crate::secret::Sensitive;
 
-/// How long opening a connection may take. The limit is short, since a service waits this long
-/// before it continues with its previous data.
+/// Time limit for opening a connection. It is short, because a service waits this long before it
+/// continues with its previous data.
 const CONNECT_WITHIN: Duration = Duration::from_secs(5);
 
-/// Connects to an address of the platform's network.
+/// Connects directly to an address in the platform's network.
 #[derive(Debug)]
 struct Direct(SocketAddr);
 
@@ -50,7 +51,7 @@ impl ApiClient {
         Self::with_credential(&url, Path::new(API_DIRECTORY))
     }
 
-    /// Creates a client of the manager at `url`, with the files `token` and `ca.pem` from
+    /// Creates a client for the manager at `url`, with the files `token` and `ca.pem` from
     /// `directory`.
     fn with_credential(url: &str, directory: &Path) -> Result<Self> {
         let address: SocketAddr = url
@@ -108,7 +109,8 @@ mod tests {
     }
 
     /// Sends one request to a manager whose certificate is for `address`. Returns the number of
-    /// endpoints, and the request as the manager received it, if the client trusted the manager.
+    /// endpoints in the response, and the request that the manager received. The request is `None`
+    /// if the client did not trust the manager.
     async fn request_endpoints(address: [u8; 4]) -> (Result<usize>, Option<String>) {
         let platform = PlatformId::new(RandomIds.uuid());
         let now = SystemClock.now();

@@ -19,8 +19,8 @@ use crate::runtime::LogOptions;
 /// The interval at which new events are polled.
 const POLL: Duration = Duration::from_millis(500);
 
-/// How long a stream of events tolerates a manager that does not respond, since the manager may be
-/// in the middle of a replacement.
+/// How long a stream of events tolerates a manager that does not respond. A replacement of the
+/// manager causes such an outage.
 const OUTAGE: Duration = Duration::from_mins(1);
 
 /// A start time: a duration before now (`10m`, `2h 30m`), or a time in RFC 3339.
@@ -83,8 +83,8 @@ impl EventOptions {
     }
 }
 
-/// Returns the selected events, oldest first. A stream that follows survives a short outage of the
-/// manager.
+/// Returns the selected events, oldest first. With `follow`, the stream survives a short outage of
+/// the manager.
 pub async fn events(
     api: Arc<dyn ManagerApi>,
     options: EventOptions,
@@ -92,7 +92,7 @@ pub async fn events(
     let last = api.last_event().await?;
     let mut cursor = match (options.since, options.tail) {
         (Some(since), _) => first_since(api.as_ref(), last, since).await?,
-        // Any of the stored events may be about the selected subjects.
+        // If subjects are selected, search all stored events.
         (None, Some(tail)) if options.about.is_empty() => last.saturating_sub(tail.into()),
         (None, _) => 0,
     };
@@ -156,8 +156,8 @@ async fn page(api: &dyn ManagerApi, after: u64) -> Result<Vec<Event>> {
     }
 }
 
-/// Finds the cursor before the oldest stored event, by bisection. The events after the cursor
-/// `gone` are no longer stored.
+/// Finds the cursor before the oldest stored event, by bisection. `gone` is a cursor whose events
+/// are no longer stored.
 async fn oldest(api: &dyn ManagerApi, gone: u64) -> Result<u64> {
     let (mut gone, mut stored) = (gone, api.last_event().await?);
     while stored.saturating_sub(gone) > 1 {
@@ -191,8 +191,8 @@ async fn first_since(api: &dyn ManagerApi, last: u64, since: DateTime<Utc>) -> R
     Ok(low)
 }
 
-/// Returns the output of the named services, or of all services if none is named, interleaved as it
-/// arrives. Also returns the names of their replicas.
+/// Returns the merged output of the named services, or of all services if none is named. Lines are
+/// in the order in which they arrive. Also returns the names of the replicas.
 pub async fn logs(
     api: &dyn ManagerApi,
     services: &[ServiceName],

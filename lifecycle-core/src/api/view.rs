@@ -1,5 +1,5 @@
-//! Pure functions that create the API's responses from the registry's snapshot and the control loop's
-//! latest round.
+//! Creates the API's responses from the registry's snapshot and the control loop's latest round,
+//! without I/O.
 
 use std::collections::BTreeMap;
 
@@ -23,7 +23,7 @@ pub fn platform(
     round: &Round,
 ) -> PlatformV1 {
     let is_up = |s: &InstanceState| matches!(s, InstanceState::Ready | InstanceState::Completed);
-    // A standby manager has no plan of its own; it uses the leader's records.
+    // A standby manager has no plan of its own, so use the leader's records.
     let has_planned = round.input.is_some();
     let (settled, all_up) = if has_planned || !snapshot.first_round_done {
         let mut planned = round.plan.instances.values();
@@ -142,7 +142,7 @@ pub fn services(snapshot: &Snapshot, round: &Round) -> Vec<ServiceV1> {
 fn instance(id: &InstanceId, record: Option<&InstanceRecord>, round: &Round) -> InstanceV1 {
     let planned = round.plan.instances.get(id);
     let state = match (record, planned) {
-        // If the replica has no running container, the plan contains more than the record.
+        // For a stopped replica, the planned state is more precise than the recorded state.
         (Some(r), Some(p)) if matches!(r.state, InstanceState::Stopped) => p.state.clone(),
         (Some(record), _) => record.state.clone(),
         (None, Some(planned)) => planned.state.clone(),
@@ -165,7 +165,7 @@ fn instance(id: &InstanceId, record: Option<&InstanceRecord>, round: &Round) -> 
             .map(|r| r.node.clone())
             .or_else(|| planned.and_then(|p| p.node.clone())),
         state: InstanceStateV1::from(&state),
-        // A replica that still runs with its previous specification is ready, but not as declared.
+        // The plan contains the reason why a ready replica still has its previous specification.
         why: InstanceV1::why_of(&state)
             .or_else(|| planned.and_then(|p| InstanceV1::why_of(&p.state)))
             .or_else(|| (!is_up).then(held).flatten()),
@@ -201,7 +201,7 @@ pub fn waits(plan: &Plan) -> Vec<WaitV1> {
             continue;
         };
         let what = match &held.by {
-            // The texts of these holds already name the subject.
+            // The texts of these reasons already contain the subject.
             HeldBy::CloudUnknown { .. }
             | HeldBy::NodeUnknown { .. }
             | HeldBy::NodeNotResponding { .. }

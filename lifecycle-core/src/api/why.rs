@@ -1,6 +1,6 @@
-//! Explains the state of a service, replica or node: its declaration, the observations, the
-//! decisions of the latest plan, and the latest events. A pure function of the registry's snapshot
-//! and the control loop's latest round.
+//! Explains the state of a service, replica or node with its declaration, the observations, the
+//! decisions of the latest plan, and the latest events. The explanation is computed from the
+//! registry's snapshot and the control loop's latest round, without I/O.
 
 use std::collections::{BTreeSet, VecDeque};
 
@@ -17,7 +17,8 @@ use crate::reconcile::{
 use crate::registry::Snapshot;
 use crate::runtime::{ContainerState, Health, ObservedContainer, Role};
 
-/// The depth to which a chain of causes is followed: a service waits for a service that waits …
+/// The maximum depth to which causes are followed: a service may wait for a service that waits for
+/// another one, and so on.
 const DEEPEST: usize = 8;
 
 /// How many events are shown as evidence.
@@ -49,7 +50,7 @@ pub struct WhyV1 {
 pub struct FactV1 {
     /// The subject of the fact.
     pub about: Subject,
-    /// The fact as a text.
+    /// The fact as text.
     pub text: String,
 }
 
@@ -60,7 +61,7 @@ pub struct FactV1 {
 pub struct DecisionV1 {
     /// The subject of the decision.
     pub about: Subject,
-    /// The decision and its reason as a text.
+    /// The decision and its reason as text.
     pub text: String,
     /// The decision as data.
     #[serde(flatten)]
@@ -81,7 +82,7 @@ pub enum DecisionData {
     Status(InstanceStatus),
 }
 
-/// Explains the state of `subject`. `events` are the latest ones, oldest first.
+/// Explains the state of `subject`. `events` are the latest events, oldest first.
 pub fn why(subject: Subject, snapshot: &Snapshot, round: &Round, events: &[Event]) -> WhyV1 {
     let (observed, history) = match &round.input {
         Some(input) => (&*input.observed, &input.history),
@@ -164,13 +165,13 @@ impl Known<'_> {
             Subject::Node(name) => match declaration.nodes.get(name) {
                 Some(node) => {
                     let manager = if declaration.manager.node == *name {
-                        ", with the manager on it"
+                        "; the manager runs on this node"
                     } else {
                         ""
                     };
                     lines.push(format!("declared in generation {generation}{manager}"));
                     if let Some(size) = &node.size {
-                        lines.push(format!("of size {size}"));
+                        lines.push(format!("size {size}"));
                     }
                     for (label, value) in &node.labels {
                         lines.push(format!("label {label}={value}"));
@@ -249,7 +250,7 @@ impl Known<'_> {
         ));
         lines.push(match &view.engine {
             EngineView::NotAsked => "the node's engine has not been polled yet".into(),
-            EngineView::Missing => "the node responds, but no Docker engine responds on it".into(),
+            EngineView::Missing => "the node responds, but its Docker engine does not".into(),
             EngineView::Known { info, state } => format!(
                 "Docker {} responds; {} containers of this platform",
                 info.version,
@@ -354,7 +355,7 @@ impl Known<'_> {
             HeldBy::Port { holder: id, .. } | HeldBy::RestartsAfter { replica: id } => {
                 vec![Subject::Instance(id.clone())]
             }
-            // The step that provides the image waits for its own backoff.
+            // Another subject's step provides the image, and this step waits until its next retry.
             HeldBy::Image { image } => {
                 let plan = &self.round.plan;
                 let names = |by: &HeldBy| matches!(by, HeldBy::Backoff { step, .. } if step.image() == Some(image));

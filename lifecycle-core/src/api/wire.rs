@@ -1,5 +1,5 @@
-//! The types of the API's version 1. They are separate from the domain types, so that those can
-//! change without breaking clients.
+//! The types of the API's version 1. They are separate from the domain types, so that the domain
+//! types can change without breaking clients.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -36,7 +36,7 @@ pub struct PlatformV1 {
 #[serde(rename_all = "kebab-case")]
 #[non_exhaustive]
 pub enum PlatformState {
-    /// Changes towards the declaration are in progress.
+    /// Changes toward the declaration are in progress.
     Converging,
     /// Every replica is ready or completed.
     Running,
@@ -279,7 +279,7 @@ impl InstanceV1 {
     }
 }
 
-/// An address of a port of a replica.
+/// The address of a replica's port.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[non_exhaustive]
@@ -312,7 +312,7 @@ impl From<Endpoint> for EndpointV1 {
 pub struct ProgressV1 {
     /// The generation that the manager is applying.
     pub generation: u64,
-    /// Whether the API accepts every type of change, which it does after the first round.
+    /// Whether the API accepts every type of change. It does so after the first round.
     pub open: bool,
     /// Whether the round has ended: no step is running, and the manager waits for nothing.
     pub settled: bool,
@@ -387,7 +387,8 @@ pub struct RestartV1 {
 }
 
 impl RestartV1 {
-    /// Restarts each of these replicas, unless it has started again since the given time.
+    /// Creates a body that restarts each of these replicas, unless the replica has started again
+    /// since the given time.
     pub fn replacing(replaces: BTreeMap<InstanceId, DateTime<Utc>>) -> Self {
         Self { replaces }
     }
@@ -458,7 +459,7 @@ mod tests {
     use crate::model::EventKind;
 
     #[test]
-    fn times_have_six_digits_even_on_the_second() {
+    fn times_have_six_fractional_digits_even_for_whole_seconds() {
         let whole: DateTime<Utc> = "2026-01-02T03:04:05Z".parse().unwrap();
         let id = InstanceId::try_from("web-1".to_owned()).unwrap();
         let mut instance = InstanceV1::new(&id, InstanceStateV1::Starting);

@@ -16,7 +16,8 @@ pub trait CodeBench: Debug + Send + Sync {
     /// Returns the store.
     fn store(&self) -> &dyn CodeStore;
 
-    /// Writes a code base with these files (path, contents), replacing one with the same name.
+    /// Writes a code base with these files (path, contents). Replaces a code base with the same
+    /// name.
     async fn write(&self, name: &str, files: &[(&str, &str)]) -> Result<()>;
 
     /// Removes a code base.
@@ -33,8 +34,7 @@ const FILES: [(&str, &str); 3] = [
 /// The digest of [`FILES`] in every store.
 const DIGEST: &str = "465ec244a04ad4098486bc88e892c4fec0003e474e3dc1c7d8b569406b55f5b6";
 
-/// Runs all checks, one after the other. The store must not contain code bases named
-/// `conformance-…`.
+/// Runs all checks in sequence. The store must not contain code bases named `conformance-…`.
 ///
 /// # Errors
 /// The first failed check.
@@ -136,8 +136,8 @@ pub async fn digests_depend_only_on_contents(bench: &dyn CodeBench) -> Checked {
     remove(bench, name).await
 }
 
-/// Checks that an archive contains the files in order, without times and owners, and is
-/// reproducible.
+/// Checks that an archive is reproducible, and contains the files in order and without times or
+/// owners.
 pub async fn an_archive_contains_what_the_digest_covers(bench: &dyn CodeBench) -> Checked {
     let name = "conformance-archive";
     write(bench, name, &FILES).await?;
@@ -157,7 +157,7 @@ pub async fn an_archive_contains_what_the_digest_covers(bench: &dyn CodeBench) -
     remove(bench, name).await
 }
 
-/// Checks that requesting a digest that is no longer current is a conflict.
+/// Checks that requesting the archive for an outdated digest returns a conflict.
 pub async fn an_outdated_digest_is_a_conflict(bench: &dyn CodeBench) -> Checked {
     let name = "conformance-outdated";
     write(bench, name, &FILES).await?;
@@ -166,7 +166,7 @@ pub async fn an_outdated_digest_is_a_conflict(bench: &dyn CodeBench) -> Checked 
     let outcome = bench.store().archive(&old).await.map(|_| ());
     ensure!(
         matches!(outcome, Err(Error::Conflict { .. })),
-        "an outdated digest must be a Conflict, was {outcome:?}"
+        "a request with an outdated digest must return Conflict, but returned {outcome:?}"
     );
     let new = digest(bench, name).await?;
     archive(bench, &new).await?;
@@ -242,7 +242,7 @@ async fn archive(bench: &dyn CodeBench, code: &CodeBaseRef) -> Checked<Vec<u8>> 
 fn is_not_found<T: Debug>(outcome: &Result<T>) -> Checked {
     ensure!(
         matches!(outcome, Err(Error::NotFound { .. })),
-        "a missing code base must be NotFound, was {outcome:?}"
+        "a request for a missing code base must return NotFound, but returned {outcome:?}"
     );
     Ok(())
 }

@@ -1,4 +1,4 @@
-//! One error of each kind, for tests of code that carries errors.
+//! Provides one error of each kind, for tests of code that stores or sends errors.
 
 use std::time::Duration;
 
@@ -65,7 +65,7 @@ mod tests {
 
     #[test]
     fn every_kind_is_in_the_list_and_keeps_its_fields() {
-        // serde lists all known kinds in its error about an unknown one.
+        // serde lists all known kinds in its error about an unknown kind.
         let unknown = serde_json::from_str::<Error>(r#"{"kind": "?"}"#).unwrap_err();
         let unknown = unknown.to_string();
         let (_, known) = unknown.split_once("expected one of").unwrap();

@@ -1,7 +1,7 @@
 //! Conformance suites that every implementation of a trait must pass.
 //!
-//! The suites for clouds and code stores return the first failed check by name ([`Failed`]); the
-//! others panic.
+//! The suites for clouds and code stores return the first failed check as [`Failed`]. The other
+//! suites panic.
 
 pub mod cloud;
 pub mod code;
@@ -18,7 +18,7 @@ use std::fmt::Debug;
 pub struct Failed {
     /// The name of the check; empty if the check was called directly.
     pub check: &'static str,
-    /// What was observed.
+    /// What the check observed.
     pub why: String,
 }
 
@@ -61,7 +61,7 @@ macro_rules! ensure_eq {
     }};
 }
 
-/// Runs checks one after the other, and sets the name of the one that fails.
+/// Runs checks in sequence, and sets the name of a check that fails.
 macro_rules! run_checks {
     ($bench:expr; $($check:ident),+ $(,)?) => {
         $($check($bench).await.map_err(|failed| failed.of(stringify!($check)))?;)+

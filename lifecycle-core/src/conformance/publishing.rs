@@ -1,4 +1,5 @@
-//! The conformance suite for [`CodePublisher`], in addition to that for code stores.
+//! The conformance suite for [`CodePublisher`]. A publisher must also pass the suite for code
+//! stores.
 #![expect(
     clippy::missing_panics_doc,
     reason = "each check panics if the store fails it"
@@ -24,8 +25,8 @@ const FILES: [(&str, &str); 4] = [
 /// How often code bases are changed while they are read.
 const CHANGES: usize = 6;
 
-/// Runs all checks, one after the other. `work` is an empty directory for local code bases. The
-/// store must not contain code bases named `conformance-…`, and keeps those of the checks.
+/// Runs all checks in sequence. `work` is an empty directory for local code bases. The store must
+/// not contain code bases named `conformance-…`. The code bases of the checks remain in the store.
 pub async fn all(store: &dyn CodePublisher, work: &Path) {
     the_store_equals_the_directory(store, work).await;
     unchanged_files_are_not_sent(store, work).await;
@@ -37,8 +38,8 @@ pub async fn all(store: &dyn CodePublisher, work: &Path) {
     outdated_code_bases_are_reported(store, work).await;
 }
 
-/// Checks that digest and archive equal those of the directory; modes, links and empty directories
-/// are part of them.
+/// Checks that the digest and the archive are the same as for the local directory, including modes,
+/// links and empty directories.
 pub async fn the_store_equals_the_directory(store: &dyn CodePublisher, work: &Path) {
     let local = LocalCode::new(work, "same");
     let name = "conformance-same";
@@ -54,7 +55,7 @@ pub async fn the_store_equals_the_directory(store: &dyn CodePublisher, work: &Pa
     assert!(!published.unchanged, "{published:?}");
     local.is_there(store, name).await;
 
-    // Change it completely.
+    // Replace all files.
     done("rmdir", fs::remove_dir_all(local.at(name)));
     local.write(name, &FILES[1..2]);
     local.publish(store, name).await;
@@ -83,7 +84,7 @@ pub async fn unchanged_files_are_not_sent(store: &dyn CodePublisher, work: &Path
     local.is_there(store, name).await;
 }
 
-/// Checks that excluded files are neither in the digest nor sent.
+/// Checks that excluded files are not part of the digest and are not sent.
 pub async fn excluded_files_are_not_sent(store: &dyn CodePublisher, work: &Path) {
     let local = LocalCode::new(work, "excluded");
     let name = "conformance-excluded";
@@ -115,7 +116,8 @@ pub async fn code_bases_may_be_nested(store: &dyn CodePublisher, work: &Path) {
     }
 }
 
-/// Checks that readers get one complete version or the other during a publish.
+/// Checks that, during a publish, readers get either the complete old version or the complete new
+/// one.
 pub async fn readers_see_either_version(store: &dyn CodePublisher, work: &Path) {
     let local = LocalCode::new(work, "readers");
     let name = "conformance-readers";
@@ -194,14 +196,14 @@ pub async fn a_missing_directory_is_not_found_and_changes_nothing(
     let outcome = store.publish(name, &local.at(name)).await;
     assert!(
         matches!(outcome, Err(Error::NotFound { .. })),
-        "an absent directory must be NotFound, was {outcome:?}"
+        "publishing a missing directory must return NotFound, but returned {outcome:?}"
     );
     let still = done("digest", store.digest(name).await);
     assert_eq!(still, kept.code);
 }
 
-/// Checks that code bases that differ or are missing in the store are outdated until they are
-/// published.
+/// Checks that a code base that differs from the store, or is missing there, is reported as
+/// outdated until it is published.
 pub async fn outdated_code_bases_are_reported(store: &dyn CodePublisher, work: &Path) {
     let local = LocalCode::new(work, "differs");
     let names = ["same", "changed", "new", "remote"].map(|n| format!("conformance-differs-{n}"));
@@ -291,7 +293,7 @@ async fn archive(store: &dyn CodeStore, code: &CodeBaseRef) -> Result<Vec<u8>> {
         .map_err(|error| Error::io("reading an archive", error))
 }
 
-/// Gives the files properties that simple stores may not preserve.
+/// Adds a file mode and a link, which simple stores may not preserve.
 #[cfg(unix)]
 fn special(directory: &Path) {
     use std::os::unix::fs::{PermissionsExt as _, symlink};

@@ -23,12 +23,12 @@ pub trait Backend: Debug + Send + Sync {
     /// Creates a registry. The suite acquires leases in it that last for [`Backend::ttl`].
     async fn fresh(&self) -> Result<Arc<dyn Registry>>;
 
-    /// Opens the same registry, as a new process would after this one has ended. `None` if the
-    /// registry is not persistent.
+    /// Opens the same registry again, as a new process would after this process ended. Returns
+    /// `None` if the registry is not persistent.
     async fn reopen(&self, registry: Arc<dyn Registry>) -> Result<Option<Arc<dyn Registry>>>;
 
-    /// Returns how long those leases last whose expiry the suite waits for; this must be long
-    /// enough for a few calls.
+    /// Returns the duration of the leases whose expiry the suite waits for. It must be long enough
+    /// for a few calls.
     fn ttl(&self) -> Duration;
 
     /// Advances the clock that determines when the registry's leases expire.
@@ -105,7 +105,7 @@ fn joined<T>(ended: Result<T, tokio::task::JoinError>) -> Result<T> {
     match ended {
         Ok(value) => Ok(value),
         Err(error) if error.is_panic() => std::panic::resume_unwind(error.into_panic()),
-        Err(error) => Err(Error::failed("task of the suite", error.to_string())),
+        Err(error) => Err(Error::failed("a task of the suite", error.to_string())),
     }
 }
 

@@ -60,7 +60,7 @@ pub struct RuntimeFixture {
 }
 
 impl RuntimeFixture {
-    /// Returns a container of the owner that runs a command.
+    /// Returns the specification of a container that belongs to the owner and runs `command`.
     pub fn container(&self, service: &str, command: &[String]) -> ContainerSpec {
         let service = done("the service's name", ServiceName::try_from(service));
         ContainerSpec {
@@ -108,7 +108,7 @@ impl RuntimeFixture {
 
     async fn remove(&self, name: &str) {
         done("remove", self.runtime.remove_container(name).await);
-        assert_eq!(self.find(name).await, None, "{name} was removed");
+        assert_eq!(self.find(name).await, None, "{name} exists after its removal");
     }
 
     /// Waits until a container has exited; returns its exit code.
@@ -153,7 +153,7 @@ impl RuntimeFixture {
     }
 }
 
-/// Runs all checks, one after the other.
+/// Runs all checks in sequence.
 pub async fn all(fixture: &RuntimeFixture) {
     missing_objects_are_no_error(fixture).await;
     images_are_found_by_name(fixture).await;
@@ -173,8 +173,8 @@ pub async fn all(fixture: &RuntimeFixture) {
     images_are_copied(fixture).await;
 }
 
-/// Checks that stopping and removing missing objects is Ok, and that starting them and reading
-/// their output is not.
+/// Checks that stopping or removing a missing object succeeds, and that starting a missing
+/// container or reading its output fails.
 pub async fn missing_objects_are_no_error(fixture: &RuntimeFixture) {
     let runtime = &fixture.runtime;
     let info = done("info", runtime.info().await);
@@ -239,7 +239,7 @@ pub async fn ensure_twice_is_the_same_container(fixture: &RuntimeFixture) {
     for outcome in [left, right] {
         match outcome {
             Ok(container) => assert_eq!(container.id, created.id, "created concurrently"),
-            Err(_) => is_conflict("created concurrently", &outcome),
+            Err(_) => is_conflict("creating concurrently", &outcome),
         }
     }
     assert_ne!(
@@ -277,7 +277,7 @@ pub async fn ensure_restarts_a_stopped_container(fixture: &RuntimeFixture) {
     fixture.remove(&spec.name).await;
 }
 
-/// Checks that a name belongs to one specification.
+/// Checks that an existing container's name cannot be used for another specification.
 pub async fn another_digest_is_a_conflict(fixture: &RuntimeFixture) {
     let spec = fixture.container("digest", &fixture.runs_long);
     let first = fixture.ensure(&spec).await;
@@ -285,7 +285,7 @@ pub async fn another_digest_is_a_conflict(fixture: &RuntimeFixture) {
         digest: SpecDigest::from_hex("0b".repeat(32)),
         ..spec.clone()
     };
-    is_conflict("digest", &fixture.runtime.ensure_container(&other).await);
+    is_conflict("another digest", &fixture.runtime.ensure_container(&other).await);
     assert_eq!(
         fixture.get(&spec.name).await,
         first,
@@ -301,7 +301,7 @@ pub async fn a_missing_image_creates_no_container(fixture: &RuntimeFixture) {
         ..fixture.container("imageless", &fixture.runs_long)
     };
     let outcome = fixture.runtime.ensure_container(&spec).await;
-    is_not_found("a container without its image", &outcome);
+    is_not_found("creating a container without its image", &outcome);
     assert_eq!(fixture.find(&spec.name).await, None);
 }
 
@@ -328,7 +328,8 @@ pub async fn exit_codes_are_reported(fixture: &RuntimeFixture) {
     }
 }
 
-/// Checks that a fixed host port is a conflict while another container uses it.
+/// Checks that creating a container with a fixed host port fails while another container uses the
+/// port.
 pub async fn a_used_fixed_port_is_a_conflict(fixture: &RuntimeFixture) {
     let port = fixture.free_port;
     let fixed = |service| ContainerSpec {
@@ -338,7 +339,7 @@ pub async fn a_used_fixed_port_is_a_conflict(fixture: &RuntimeFixture) {
     let (one, two) = (fixed("fixed"), fixed("fixed-too"));
     let first = fixture.ensure(&one).await;
     assert_eq!(first.ports, [(PORT.0, PORT.1, port)]);
-    is_conflict("the port", &fixture.runtime.ensure_container(&two).await);
+    is_conflict("a used port", &fixture.runtime.ensure_container(&two).await);
     let runs = fixture.find(&two.name).await.map(|c| c.state);
     assert!(
         !matches!(runs, Some(ContainerState::Running { .. })),
@@ -388,7 +389,7 @@ pub async fn containers_of_other_platforms_are_not_changed(fixture: &RuntimeFixt
         owner: other.clone(),
         ..spec.clone()
     };
-    is_conflict("the name", &stranger.ensure_container(&theirs).await);
+    is_conflict("a used name", &stranger.ensure_container(&theirs).await);
     let state = done("their state", stranger.state().await);
     let names: Vec<_> = state.containers.iter().map(|c| &c.name).collect();
     assert!(
@@ -418,8 +419,8 @@ pub async fn containers_of_other_platforms_are_not_changed(fixture: &RuntimeFixt
 }
 
 /// Checks that volumes are created with the container that uses them, are listed, remain after the
-/// container is removed, and can be removed, and that volumes of two platforms with the same name
-/// are separate.
+/// container is removed, and can be removed. Two platforms may each have a volume with the same
+/// name.
 pub async fn volumes_belong_to_the_platform(fixture: &RuntimeFixture) {
     let volume = done("name", VolumeName::try_from("conformance-data"));
     let mut spec = fixture.container("volume", &fixture.runs_long);
@@ -452,7 +453,7 @@ pub async fn volumes_belong_to_the_platform(fixture: &RuntimeFixture) {
         stranger.remove_volume(&volume).await,
     );
     let outcome = fixture.runtime.remove_volume(&volume).await;
-    is_conflict("a volume in use", &outcome);
+    is_conflict("removing a volume in use", &outcome);
     fixture.remove(&spec.name).await;
     assert!(
         listed(fixture.runtime.clone()).await,
@@ -470,8 +471,8 @@ pub async fn volumes_belong_to_the_platform(fixture: &RuntimeFixture) {
     );
 }
 
-/// Checks that lines are complete and assigned to a stream, that a tail returns the last lines, and
-/// that a followed log ends with its container.
+/// Checks that log lines are complete and have the right stream, that a tail returns the last
+/// lines, and that a followed log ends when its container exits.
 pub async fn logs_separate_the_streams(fixture: &RuntimeFixture) {
     let spec = fixture.container("prints", &fixture.prints);
     fixture.ensure(&spec).await;
@@ -503,8 +504,7 @@ pub async fn logs_separate_the_streams(fixture: &RuntimeFixture) {
     fixture.remove(&spec.name).await;
 }
 
-/// Checks that a command in a container reports its output by stream, and its exit code last. When
-/// the caller closes the input, the command's input ends.
+/// Checks that a command in a container reports its output by stream, and its exit code last.
 pub async fn commands_run_in_containers(fixture: &RuntimeFixture) {
     let runtime = &fixture.runtime;
     let spec = fixture.container("exec", &fixture.runs_long);
@@ -547,8 +547,8 @@ pub async fn commands_run_in_containers(fixture: &RuntimeFixture) {
     fixture.remove(name).await;
 }
 
-/// Checks that the exit of a container is an event with the container's id, and that the container
-/// can then be observed by this id, with the same result as in `state`.
+/// Checks that the engine reports the exit of a container as an event with the container's id.
+/// `container` must then return the same state for this id as `state`.
 pub async fn the_end_of_a_container_is_an_event(fixture: &RuntimeFixture) {
     let mut events = done("events", fixture.runtime.events().await);
     let spec = fixture.container("event", &fixture.exits_0);
@@ -621,7 +621,7 @@ pub async fn images_are_built_and_removed(fixture: &RuntimeFixture) {
     assert_eq!(done("image", fixture.runtime.image(&tag).await), None);
 }
 
-/// Checks that an image that one engine exports can be imported by another, under the same name.
+/// Checks that an engine can import an image that another engine exported, under the same name.
 pub async fn images_are_copied(fixture: &RuntimeFixture) {
     let tag = fixture.tag("copied");
     let outcome = fixture.runtime.export_image(&tag).await;
@@ -664,14 +664,14 @@ async fn in_time<T>(what: &str, work: impl Future<Output = T>) -> T {
 fn is_conflict<T: Debug>(what: &str, outcome: &Result<T>) {
     assert!(
         matches!(outcome, Err(Error::Conflict { .. })),
-        "{what} must be a Conflict, was {outcome:?}"
+        "{what} must return Conflict, but returned {outcome:?}"
     );
 }
 
 fn is_not_found<T: Debug>(what: &str, outcome: &Result<T>) {
     assert!(
         matches!(outcome, Err(Error::NotFound { .. })),
-        "{what} must be NotFound, was {outcome:?}"
+        "{what} must return NotFound, but returned {outcome:?}"
     );
 }
 

@@ -1,9 +1,9 @@
-//! The conformance suite for [`CloudProvider`]: every cell of the tables in its documentation. Each
-//! check creates the nodes that it needs and deletes them.
+//! The conformance suite for [`CloudProvider`]. The checks cover every cell of the tables in the
+//! trait's documentation. Each check creates the nodes that it needs, and deletes them afterwards.
 //!
-//! - `states`: a change of a node in one state.
-//! - `under_way`: a change of a node while another change is in progress.
-//! - `owners`: machines of other platforms, of none, and adopted ones.
+//! - `states`: changes of a node in each state.
+//! - `under_way`: changes of a node while another change is in progress.
+//! - `owners`: machines of other platforms, machines without a platform, and adopted machines.
 
 mod owners;
 mod states;
@@ -38,14 +38,14 @@ const DEADLINE: Duration = Duration::from_mins(15);
 /// A cloud account for two platforms, with additional functions for the checks.
 #[async_trait]
 pub trait CloudBench: Debug + Send + Sync {
-    /// Opens the account for the platform under test, as a new process would: two providers share
-    /// only the state of the cloud.
+    /// Creates a provider for the platform under test. Two providers share only the state of the
+    /// cloud, as in two processes.
     fn ours(&self) -> Box<dyn CloudProvider>;
 
-    /// Opens the account for another platform.
+    /// Creates a provider for another platform in the same account.
     fn theirs(&self) -> Box<dyn CloudProvider>;
 
-    /// Returns two nodes that neither platform has.
+    /// Returns the specifications of two nodes that neither platform has.
     fn nodes(&self) -> [NodeSpec; 2];
 
     /// Creates a running machine that belongs to no platform. Required if
@@ -59,8 +59,8 @@ pub trait CloudBench: Debug + Send + Sync {
         Err(unsupported(format!("deleting the machine {node}")))
     }
 
-    /// Makes the cloud fail to create nodes, or stop failing. Returns false if that is not
-    /// supported; then failed nodes are not checked.
+    /// Makes the cloud fail to create nodes if `fail` is true, and succeed again if it is false.
+    /// Returns false if the bench does not support this. Failed nodes are then not checked.
     async fn fail_provisions(&self, fail: bool) -> bool {
         let _ = fail;
         false
@@ -74,7 +74,7 @@ fn unsupported(what: String) -> Error {
     }
 }
 
-/// Runs all checks, one after the other.
+/// Runs all checks in sequence.
 ///
 /// # Errors
 /// The first failed check.
@@ -130,7 +130,7 @@ impl<'a> Subject<'a> {
         NodeChange::Stop { node: self.name() }
     }
 
-    /// Creates a restart that replaces this boot; without one, a boot that never existed.
+    /// Creates a restart of the boot `boot_id`; if it is `None`, of a boot that never existed.
     fn restart(&self, boot_id: Option<&String>) -> NodeChange {
         NodeChange::Restart {
             node: self.name(),
@@ -154,7 +154,7 @@ impl<'a> Subject<'a> {
         let outcome = carry_out(self.cloud, change, DEADLINE).await;
         ensure!(
             outcome.as_ref().is_err_and(how),
-            "{what} must be {as_what}, was {outcome:?}"
+            "{what} must return {as_what}, but returned {outcome:?}"
         );
         Ok(())
     }
@@ -165,7 +165,7 @@ impl<'a> Subject<'a> {
 
     async fn get(&self) -> Checked<ObservedNode> {
         let seen = self.seen().await?;
-        seen.ok_or_else(|| Failed::new(format!("get does not show {}", self.spec.name)))
+        seen.ok_or_else(|| Failed::new(format!("get returned no node {}", self.spec.name)))
     }
 
     async fn is(&self, expected: &ObservedNode, after: &str) -> Checked {
@@ -187,7 +187,7 @@ impl<'a> Subject<'a> {
 
     async fn is_absent(&self, after: &str) -> Checked {
         let seen = self.seen().await?;
-        ensure!(seen.is_none(), "{after}: get shows {seen:?}");
+        ensure!(seen.is_none(), "{after}: get returned {seen:?}");
         let name = self.name();
         let listed = list(self.cloud).await?;
         ensure!(
@@ -197,7 +197,7 @@ impl<'a> Subject<'a> {
         Ok(())
     }
 
-    /// Deletes the node and checks that it does not exist any more.
+    /// Deletes the node and checks that it no longer exists.
     async fn remove(&self) -> Checked {
         self.done(self.delete()).await?;
         self.is_absent("after a deletion").await
@@ -235,8 +235,8 @@ impl<'a> Subject<'a> {
         };
         ensure!(
             is_refused,
-            "adopting a missing node must be NotFound, or Unsupported without adoption; \
-             was {outcome:?}"
+            "adopting a missing node must return NotFound, or Unsupported if the provider cannot \
+             adopt nodes; it returned {outcome:?}"
         );
         Ok(())
     }

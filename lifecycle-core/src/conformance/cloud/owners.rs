@@ -1,4 +1,5 @@
-//! Machines that this platform did not create: of another platform, of none, and adopted ones.
+//! Checks for machines that this platform did not create: machines of another platform, machines
+//! without a platform, and adopted machines.
 
 use super::{
     Checked, CloudBench, Failed, Subject, done, ensure, ensure_eq, is_conflict, is_not_found, list,
@@ -47,8 +48,9 @@ pub async fn platforms_are_separate(bench: &dyn CloudBench) -> Checked {
     done("delete_shared", theirs.delete_shared().await)
 }
 
-/// Checks that a machine without a platform is not changed until a platform adopts it, that an
-/// adopted machine is a normal node, and that deleting it only releases it.
+/// Checks that a machine without a platform is not changed until a platform adopts the machine. An
+/// adopted machine must behave like any other node, but deleting the node must only release the
+/// machine.
 pub async fn an_adopted_machine_is_released_and_never_deleted(bench: &dyn CloudBench) -> Checked {
     let (ours, theirs, [_, spec]) = (bench.ours(), bench.theirs(), bench.nodes());
     let node = Subject::new(ours.as_ref(), &spec);
@@ -57,7 +59,10 @@ pub async fn an_adopted_machine_is_released_and_never_deleted(bench: &dyn CloudB
     }
     done("adding a machine", bench.add_unowned(&spec).await)?;
     let found = node.get().await?;
-    ensure!(!found.created, "no platform created the machine: {found:?}");
+    ensure!(
+        !found.created,
+        "`created` must be false if no platform created the machine: {found:?}"
+    );
     is_not_listed(&node).await?;
     let boot_id = found.boot_id.as_ref();
     for change in [
@@ -75,7 +80,8 @@ pub async fn an_adopted_machine_is_released_and_never_deleted(bench: &dyn CloudB
         let outcome = ours.fence(&spec.name).await;
         ensure!(
             outcome.as_ref().is_err_and(is_conflict),
-            "fencing a machine that belongs to no platform must be a Conflict, was {outcome:?}"
+            "fencing a machine that belongs to no platform must return Conflict, but \
+             returned {outcome:?}"
         );
         node.is(
             &found,
@@ -137,7 +143,8 @@ pub async fn an_adopted_machine_is_released_and_never_deleted(bench: &dyn CloudB
     )
 }
 
-/// Checks that a machine is unchanged, except that a new owner may appear as a new boot.
+/// Checks that a machine is unchanged. Ignores the boot id, which may change when the owner
+/// changes.
 fn is_unchanged(before: &ObservedNode, after: &ObservedNode, what: &str) -> Checked {
     let machine = |node: &ObservedNode| {
         let id = node.provider_id.clone();

@@ -1,4 +1,4 @@
-//! Changes of a node in a given state.
+//! Checks for changes of a node in each state.
 
 use super::{
     Checked, CloudBench, DEADLINE, Subject, done, ensure, ensure_eq, is_not_found, list, names,
@@ -13,8 +13,8 @@ pub async fn preflight_reports_no_problems(bench: &dyn CloudBench) -> Checked {
     Ok(())
 }
 
-/// Checks that deleting or fencing a missing node is Ok, and that a missing node cannot be started,
-/// stopped or adopted.
+/// Checks that deleting or fencing a missing node succeeds, and that a missing node cannot be
+/// started, stopped or adopted.
 pub async fn an_absent_node(bench: &dyn CloudBench) -> Checked {
     let (cloud, [spec, _]) = (bench.ours(), bench.nodes());
     let node = Subject::new(cloud.as_ref(), &spec);
@@ -29,7 +29,7 @@ pub async fn an_absent_node(bench: &dyn CloudBench) -> Checked {
     node.is_absent("after changes to an absent node").await
 }
 
-/// Checks that there is only one node, however often it is provisioned, also concurrently.
+/// Checks that provisioning a node several times, also concurrently, creates only one node.
 pub async fn provision_is_idempotent(bench: &dyn CloudBench) -> Checked {
     let (cloud, [spec, _]) = (bench.ours(), bench.nodes());
     let node = Subject::new(cloud.as_ref(), &spec);
@@ -48,7 +48,7 @@ pub async fn provision_is_idempotent(bench: &dyn CloudBench) -> Checked {
     ensure_eq!(
         !first.ssh.host_keys.is_empty(),
         cloud.capabilities().knows_host_keys,
-        "host keys are returned exactly if the capabilities say so, {first:?}"
+        "a node must have host keys if and only if the provider knows host keys, {first:?}"
     );
     node.done(node.provision()).await?;
     node.is(&first, "provisioned twice").await?;
@@ -58,8 +58,8 @@ pub async fn provision_is_idempotent(bench: &dyn CloudBench) -> Checked {
     node.remove().await
 }
 
-/// Checks that changes whose result already exists do not affect a running node, and that it can be
-/// restarted, stopped, fenced and deleted.
+/// Checks that starting or adopting a running node changes nothing, and that the node can be
+/// restarted, fenced and deleted.
 pub async fn a_running_node(bench: &dyn CloudBench) -> Checked {
     let (cloud, [spec, _]) = (bench.ours(), bench.nodes());
     let node = Subject::new(cloud.as_ref(), &spec);
@@ -104,7 +104,7 @@ pub async fn a_running_node(bench: &dyn CloudBench) -> Checked {
         let outcome = cloud.fence(&spec.name).await;
         ensure!(
             matches!(outcome, Err(Error::Unsupported { .. })),
-            "a provider without fencing must return Unsupported, was {outcome:?}"
+            "a provider without fencing must return Unsupported, but returned {outcome:?}"
         );
     }
     node.remove().await
@@ -157,13 +157,13 @@ fn is_same_machine(one: &ObservedNode, other: &ObservedNode) -> Checked {
         one.provider_id == other.provider_id
             && one.addresses.private == other.addresses.private
             && one.ssh == other.ssh,
-        "another boot changed {one:?} to {other:?}"
+        "a new boot must not change the machine: it was {one:?}, and is {other:?}"
     );
     Ok(())
 }
 
-/// Checks that a node that the cloud failed to create can be created again or deleted, if the bench
-/// can make the cloud fail.
+/// Checks that a failed node can be created again or deleted. Requires a bench that can make the
+/// cloud fail.
 pub async fn a_failed_node_is_created_again(bench: &dyn CloudBench) -> Checked {
     let (cloud, [spec, _]) = (bench.ours(), bench.nodes());
     let node = Subject::new(cloud.as_ref(), &spec);
@@ -238,8 +238,8 @@ pub async fn list_is_complete_and_shows_only_this_platform(bench: &dyn CloudBenc
     Ok(())
 }
 
-/// Checks that shared resources exist as long as there is a node, are deleted with the last node,
-/// and are created again.
+/// Checks that shared resources cannot be deleted while a node exists, that deleting them twice
+/// succeeds, and that a new node creates them again.
 pub async fn shared_resources_are_deleted_last(bench: &dyn CloudBench) -> Checked {
     let (cloud, [spec, _]) = (bench.ours(), bench.nodes());
     let node = Subject::new(cloud.as_ref(), &spec);
@@ -247,7 +247,7 @@ pub async fn shared_resources_are_deleted_last(bench: &dyn CloudBench) -> Checke
     let outcome = cloud.delete_shared().await;
     ensure!(
         matches!(outcome, Err(Error::Conflict { .. })),
-        "while a node exists, delete_shared must be a Conflict, was {outcome:?}"
+        "while a node exists, delete_shared must return Conflict, but returned {outcome:?}"
     );
     node.has_power(Power::Running, "delete_shared was refused")
         .await?;

@@ -1,4 +1,5 @@
-//! Changes of a node while another change is in progress, and changes whose caller was cancelled.
+//! Checks for changes of a node while another change is in progress, and for changes whose caller
+//! is cancelled.
 
 use std::time::Duration;
 
@@ -7,7 +8,7 @@ use super::{is_conflict, list};
 use crate::cloud::{CloudProgress, NodeChange, Power, carry_out};
 use crate::error::Error;
 
-/// When the futures of [`a_cancelled_change_can_be_repeated`] are dropped.
+/// The times after which [`a_cancelled_change_can_be_repeated`] drops its futures.
 const DROPS: [Duration; 7] = [
     Duration::ZERO,
     Duration::from_millis(2),
@@ -17,8 +18,8 @@ const DROPS: [Duration; 7] = [
     Duration::from_millis(300),
     Duration::from_millis(900),
 ];
-/// How often a pair of changes is tried again if one appears to overwrite the other, because the
-/// first change may end just before the second one starts.
+/// The number of tries for a pair of changes. A single try can fail by accident: if the first
+/// change ends just before the second one starts, the second one appears to overwrite it.
 const TRIES: usize = 3;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -59,7 +60,8 @@ impl Kind {
     fn goal_after(self, first: Self) -> Goal {
         match self {
             Self::Provision if first == Self::Delete => Goal::Running,
-            // The node exists, and the boot that a restart would replace has already ended.
+            // A provision finds an existing node, and the boot that the restart replaces has
+            // already ended.
             Self::Provision | Self::Restart => first.goal(),
             Self::Start | Self::Stop | Self::Delete => self.goal(),
         }
@@ -77,7 +79,7 @@ impl Subject<'_> {
         }
     }
 
-    /// Brings the node into a state in which a change has an effect; returns its boot.
+    /// Brings the node into a state in which the change has an effect. Returns the boot id.
     async fn prepare(&self, kind: Kind) -> Checked<Option<String>> {
         let seen = self.seen().await?;
         match (kind, &seen) {
@@ -155,7 +157,8 @@ impl Subject<'_> {
                     return Ok(false);
                 }
                 done("the second change", later)?;
-                // The restart may have treated the stop as its own first step.
+                // Both final states are valid: the restart may have treated the stop as its own
+                // first step.
                 if (first, second) == (Kind::Stop, Kind::Restart) {
                     return Ok(true);
                 }
@@ -168,7 +171,7 @@ impl Subject<'_> {
                     is_conflict(&error) || (first == Kind::Delete && super::is_not_found(&error));
                 ensure!(
                     is_allowed,
-                    "the second change must be a Conflict, was {error:?}"
+                    "the second change must return Conflict, but returned {error:?}"
                 );
                 done("the first change", self.end(&earlier).await?)?;
                 self.reaches(first.goal(), boot_id, "the second change was refused")
@@ -205,8 +208,8 @@ pub async fn a_change_in_progress_is_not_overwritten(bench: &dyn CloudBench) -> 
     node.remove().await
 }
 
-/// Checks that a node is not running after a fence, and is not started again, whatever change was
-/// in progress.
+/// Checks that a fence stops the node, whatever change is in progress, and that this change does
+/// not start the node again.
 pub async fn a_fence_replaces_a_change_in_progress(bench: &dyn CloudBench) -> Checked {
     let (cloud, [spec, _]) = (bench.ours(), bench.nodes());
     if !cloud.capabilities().fences {
@@ -250,8 +253,8 @@ pub async fn another_process_can_poll(bench: &dyn CloudBench) -> Checked {
     Ok(())
 }
 
-/// Checks that, if a caller is cancelled at any time during a change, the same call can finish the
-/// change, and the list shows everything that exists.
+/// Checks that a change can be repeated after its caller was cancelled at any time, and that the
+/// list then shows everything that exists.
 pub async fn a_cancelled_change_can_be_repeated(bench: &dyn CloudBench) -> Checked {
     let (cloud, [spec, _]) = (bench.ours(), bench.nodes());
     let node = Subject::new(cloud.as_ref(), &spec);

@@ -1,4 +1,4 @@
-//! Properties of commits: atomic, only with the current epoch, consistent.
+//! Checks that commits are atomic and consistent, and require the current epoch.
 
 use std::sync::Arc;
 

@@ -1,4 +1,4 @@
-//! Events: their ids, pages, and pruning.
+//! Checks for events: their ids, pages, and pruning.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -44,8 +44,8 @@ pub async fn events_are_read_in_pages(registry: &dyn Registry) -> Result<()> {
         assert_eq!(
             registry.events(unknown, 4).await?,
             EventPage::Gone { oldest: 1 },
-            "with a cursor from another registry, events would be missed until their ids reach \
-             that cursor"
+            "a cursor beyond the last event must be rejected: a reader with this cursor would miss \
+             events until their ids reach it"
         );
     }
     Ok(())
@@ -67,7 +67,7 @@ pub async fn pruned_events_are_reported_as_gone(registry: &dyn Registry) -> Resu
     assert_eq!(
         registry.events(0, 10).await?,
         EventPage::Gone { oldest: 2 },
-        "only the oldest events, without gaps"
+        "pruning must remove only the oldest events, without gaps"
     );
     assert_eq!(ids(page(registry, 1, 10).await?), [2, 3, 4, 5, 6]);
     registry.prune_events(at(0), 4).await?;
@@ -87,9 +87,8 @@ pub async fn pruned_events_are_reported_as_gone(registry: &dyn Registry) -> Resu
     Ok(())
 }
 
-/// # Panics
-/// If, with 16 concurrent writers, two events get the same id, an id is skipped, or a reader misses
-/// one.
+/// If two events of concurrent writers get the same id, an id is skipped, or a reader misses an
+/// event.
 pub async fn event_ids_increase_by_one(registry: Arc<dyn Registry>) -> Result<()> {
     const COMMITTERS: u32 = 16;
     const COMMITS: u32 = 8;

@@ -1,4 +1,4 @@
-//! Leases and leadership.
+//! Checks for leases and leadership.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -9,8 +9,7 @@ use crate::error::{Error, Result};
 use crate::model::Epoch;
 use crate::registry::{Batch, Lease, Registry};
 
-/// # Panics
-/// If not exactly one of 16 concurrent processes becomes the leader.
+/// If none, or more than one, of 16 concurrent processes becomes the leader.
 pub async fn one_of_many_contenders_leads(registry: Arc<dyn Registry>) -> Result<()> {
     let ttl = Duration::from_mins(10);
     let takers = (0..16).map(|contender| {
@@ -72,7 +71,7 @@ pub async fn a_lease_is_renewed_released_and_taken_over(backend: &dyn Backend) -
     assert_eq!(
         held(registry.acquire_lease("first", ttl).await?),
         first,
-        "there was no other leader in between"
+        "the epoch must not change without another leader in between"
     );
     backend.pass(ttl + ttl / 10).await;
     let second = held(registry.acquire_lease("second", ttl).await?);
@@ -92,8 +91,7 @@ pub async fn a_lease_is_renewed_released_and_taken_over(backend: &dyn Backend) -
     Ok(())
 }
 
-/// # Panics
-/// If a new leader starts from a state that the previous one still changes.
+/// If a new leader starts from a state that the previous leader still changes.
 pub async fn a_takeover_waits_for_running_writes(registry: Arc<dyn Registry>) -> Result<()> {
     let ttl = Duration::from_mins(10);
     for round in 0..5_u32 {
@@ -112,7 +110,7 @@ pub async fn a_takeover_waits_for_running_writes(registry: Arc<dyn Registry>) ->
         held(registry.acquire_lease("new", ttl).await?);
         let found = registry.snapshot().await?.nodes.len() - before;
         match joined(write.await)? {
-            Ok(_) => assert_eq!(found, 500, "the write ended after the takeover"),
+            Ok(_) => assert_eq!(found, 500, "the takeover must wait for the write"),
             Err(Error::StaleEpoch { .. }) => assert_eq!(found, 0),
             Err(error) => return Err(error),
         }

@@ -1,4 +1,4 @@
-//! The records of declarations, nodes, instances, operations and credentials.
+//! Checks for the records of declarations, nodes, instances, operations and credentials.
 
 use super::sample::{
     at, bare_node, declaration, declare, endpoint, node_name, operation, populate, put_node,
@@ -10,8 +10,7 @@ use crate::model::{ContainerId, Generation, Operation, OperationState, Protocol}
 use crate::registry::{Batch, Change, Credential, Registry, RejectedSpec};
 use crate::secret::{Sensitive, token_hash};
 
-/// # Panics
-/// If generations are not numbered consecutively, or a wrong one is accepted.
+/// If generations are not numbered consecutively, or a wrong expected generation is accepted.
 pub async fn a_declaration_creates_the_next_generation(registry: &dyn Registry) -> Result<()> {
     let epoch = lead(registry).await?;
     let (one, two) = (declaration("one")?, declaration("two")?);
@@ -61,8 +60,7 @@ pub async fn a_declaration_creates_the_next_generation(registry: &dyn Registry) 
     Ok(())
 }
 
-/// # Panics
-/// If declaring the same thing again creates a generation.
+/// If an identical declaration creates a generation.
 pub async fn an_identical_declaration_creates_no_generation(registry: &dyn Registry) -> Result<()> {
     let epoch = lead(registry).await?;
     let one = declaration("one")?;
@@ -108,8 +106,7 @@ pub async fn records_are_stored_unchanged(registry: &dyn Registry) -> Result<()>
     Ok(())
 }
 
-/// # Panics
-/// If an instance has other endpoints than in its last record.
+/// If the endpoints of an instance differ from its last record.
 pub async fn endpoints_follow_their_instance(registry: &dyn Registry) -> Result<()> {
     let epoch = lead(registry).await?;
     let container = ContainerId("c1".into());
@@ -136,7 +133,7 @@ pub async fn endpoints_follow_their_instance(registry: &dyn Registry) -> Result<
     let put = Change::PutInstance(Box::new(record));
     registry.commit(epoch, Batch::of(put)).await?;
     let shown = registry.snapshot().await?.instances[&container].clone();
-    assert_eq!(shown.endpoints, Vec::new(), "withdrawn permanently");
+    assert_eq!(shown.endpoints, Vec::new(), "a deleted instance must lose its endpoints");
     Ok(())
 }
 
@@ -186,7 +183,7 @@ pub async fn operations_are_found_until_they_end(registry: &dyn Registry) -> Res
     assert_eq!(
         registry.open_operations().await?,
         [early.clone(), late.clone()],
-        "oldest first"
+        "open operations must be in order, oldest first"
     );
     let failed = Operation {
         state: OperationState::Failed {

@@ -20,7 +20,7 @@ use crate::registry::{Batch, Change, NodeRecord, Registry, RejectedSpec, Snapsho
 use crate::runtime::EngineInfo;
 use crate::secret::Sensitive;
 
-/// Returns a time with microseconds, which must be preserved.
+/// Returns a time with a fraction of a second. Registries must preserve the fraction.
 pub(super) fn at(second: u32) -> DateTime<Utc> {
     DateTime::<Utc>::UNIX_EPOCH
         + TimeDelta::days(20_000)
@@ -143,7 +143,7 @@ pub(super) fn declaration(text: &str) -> Result<Declaration> {
     })
 }
 
-/// Stores records of every kind in a snapshot, with all fields and states.
+/// Stores records of every kind, with all fields and states. Returns the expected snapshot.
 pub(super) async fn populate(registry: &dyn Registry, epoch: Epoch) -> Result<Snapshot> {
     let mut full = Snapshot {
         declaration: Some((Generation(1), declaration("one")?)),

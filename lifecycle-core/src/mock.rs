@@ -1,6 +1,6 @@
-//! [`mockall`] mocks for tests of programs that embed this crate: a test specifies which calls it
-//! expects and what they return. `examples/embed_mock.rs` contains such tests. The feature `sim`
-//! provides a simulated world instead, which behaves like a real one.
+//! [`mockall`] mocks for tests of programs that embed this crate. A test specifies which calls it
+//! expects and what they return; `examples/embed_mock.rs` contains such tests. As an alternative,
+//! the feature `sim` provides a simulated world that behaves like a real one.
 
 use async_trait::async_trait;
 use futures_util::stream::BoxStream;

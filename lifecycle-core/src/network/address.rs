@@ -1,6 +1,6 @@
-//! Assigns an address to each service. A service keeps its address. Without a previous assignment,
-//! the address is derived from the service's name, so that every service gets the same address
-//! again after the registry is lost, unless two names compete for one address.
+//! Assigns an address to each service. A service keeps its previous address. A new address is
+//! derived from the service's name: if the registry is lost, every service gets the same address
+//! again, unless two names produce the same address.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
@@ -19,8 +19,7 @@ pub const DEFAULT_BLOCK: Block = Block {
     prefix: 16,
 };
 
-/// A block of IPv4 addresses for services. Its first address is the agent's own, on which it
-/// answers DNS.
+/// A block of IPv4 addresses for services. The agent answers DNS on the first address.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
 pub struct Block {
@@ -29,9 +28,9 @@ pub struct Block {
 }
 
 impl Block {
-    /// The longest prefix: a block with 254 addresses.
+    /// The longest prefix. A block with this prefix has 253 addresses for services.
     const MAX_PREFIX: u8 = 24;
-    /// The shortest prefix: an even shorter one would use whole private ranges.
+    /// The shortest prefix. A larger block could take up a whole private range.
     const MIN_PREFIX: u8 = 12;
 
     /// Returns the address on which the agent answers DNS.
@@ -55,15 +54,15 @@ impl Block {
         u32::from(address) & mask == u32::from(self.base)
     }
 
-    /// Returns whether this block and another one have an address in common.
+    /// Returns whether this block and the network `base`/`prefix` have an address in common.
     pub fn overlaps(&self, base: Ipv4Addr, prefix: u8) -> bool {
         let shorter = u32::from(self.prefix.min(prefix).min(32));
         let mask = u32::MAX.checked_shl(32 - shorter).unwrap_or(0);
         u32::from(self.base) & mask == u32::from(base) & mask
     }
 
-    /// Returns the number of services that fit: all addresses except the network's, the agent's,
-    /// and the last one.
+    /// Returns the maximum number of services. Three addresses are not available to services: the
+    /// network address, the agent's address, and the last address.
     pub fn capacity(&self) -> u32 {
         (1 << (32 - u32::from(self.prefix))) - 3
     }
@@ -102,7 +101,7 @@ impl FromStr for Block {
         };
         let (base, prefix) = value
             .split_once('/')
-            .ok_or_else(|| invalid("it has no `/` and prefix length"))?;
+            .ok_or_else(|| invalid("it has no `/` with a prefix length"))?;
         let base: Ipv4Addr = base
             .parse()
             .map_err(|_| invalid("the part before `/` is not an IPv4 address"))?;
@@ -116,8 +115,8 @@ impl FromStr for Block {
         if !block.contains(base) {
             return Err(invalid("its address has bits set after the prefix"));
         }
-        // Loopback addresses are for tests. Apart from these, only private ranges (RFC 1918) and
-        // the shared range of RFC 6598 are sure to belong to no one else.
+        // Accept only networks that cannot belong to anyone else: private ranges (RFC 1918), the
+        // shared range (RFC 6598), and, for tests, loopback addresses.
         let shared = base.octets()[0] == 100 && (64..128).contains(&base.octets()[1]);
         if !(base.is_private() || base.is_loopback() || shared) {
             return Err(invalid("it is not a private network (RFC 1918, RFC 6598)"));
@@ -126,8 +125,8 @@ impl FromStr for Block {
     }
 }
 
-/// Assigns an address to each service: its previous address; otherwise the one derived from its
-/// name; otherwise the next free one.
+/// Assigns an address to each service: its previous address; otherwise the address derived from its
+/// name; if that address is taken, the next free one.
 ///
 /// # Errors
 /// [`Error::Invalid`] if the block is too small for the services.

@@ -1,4 +1,4 @@
-//! The reports of an agent to the manager: one line of JSON each.
+//! The reports that an agent sends to the manager, one line of JSON each.
 
 use std::net::SocketAddr;
 
@@ -21,13 +21,13 @@ pub struct Report {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case", tag = "report")]
 pub enum ReportKind {
-    /// The table is active: its names resolve, and its addresses are listened on, except for those
-    /// that [`ReportKind::CannotListen`] reports.
+    /// The table is active: its names resolve, and the agent listens on its addresses, except for
+    /// those that [`ReportKind::CannotListen`] reports.
     Accepted,
-    /// The table was rejected for this reason; the active table is newer.
+    /// The agent rejected the table for this reason, and keeps its active table.
     Refused { why: String },
-    /// Connections to a service were reset because no endpoint became ready within the limit. At
-    /// most one such report is sent per second and service.
+    /// Connections to a service were reset because no endpoint became ready within the limit. The
+    /// agent sends at most one such report per second for each port of a service.
     NoReadyEndpoint {
         service: ServiceName,
         /// The requested port.

@@ -1,6 +1,6 @@
-//! The service network. Each service has one address, the same on every node, that the service's
-//! name resolves to. An agent on each node makes these addresses work; the manager sends [`Table`]s
-//! to the agent, with the endpoints for connections to these addresses.
+//! The service network. Each service has one address, which is the same on every node. The
+//! service's name resolves to this address. An agent on each node forwards connections from service
+//! addresses to endpoints. The manager sends the endpoints to the agents, as [`Table`]s.
 
 mod address;
 mod feed;

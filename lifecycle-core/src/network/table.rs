@@ -10,8 +10,8 @@ use serde::{Deserialize, Serialize};
 use super::Block;
 use crate::model::{Epoch, InstanceId, PlatformName, Protocol, ServiceName};
 
-/// The backends of all service addresses, as the leading manager sees them. A table is always
-/// complete: a service that it does not contain does not exist.
+/// All services of a platform and their backends, as the leading manager sees them. A service that
+/// is not in the table does not exist.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Table {
     /// The epoch of the manager that created the table. An agent rejects a table with a lower epoch
@@ -53,12 +53,13 @@ pub struct Backend {
     /// The address for each container port of the instance.
     #[serde(with = "endpoints")]
     pub endpoints: BTreeMap<(u16, Protocol), SocketAddr>,
-    /// Whether the instance gets no new connections; its open connections are counted.
+    /// Whether the instance is draining: it gets no new connections, and the agent reports its open
+    /// connections.
     #[serde(default)]
     pub draining: bool,
 }
 
-/// Serializes a map with ports as keys as a list, because JSON keys must be strings.
+/// Serializes a map whose keys are ports as a list, because JSON keys must be strings.
 mod endpoints {
     use std::collections::BTreeMap;
     use std::net::SocketAddr;

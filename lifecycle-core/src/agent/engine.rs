@@ -392,16 +392,16 @@ fn invalid(table: &Table) -> Option<String> {
         let address = entry.address;
         if !block.contains(address) || address == block.agent() {
             return Some(format!(
-                "the address {address} of {name} is not in {block}, or is the agent's own address"
+                "the address {address} of service {name} is outside {block} or is the agent's own"
             ));
         }
         if let Some(other) = taken.insert(address, name) {
             return Some(format!(
-                "{name} and {other} have the same address {address}"
+                "services {name} and {other} have the same address {address}"
             ));
         }
         if entry.ports.iter().any(|(port, _)| *port == 0) {
-            return Some(format!("{name} has a port with the number 0"));
+            return Some(format!("service {name} has port 0"));
         }
         for backend in &entry.backends {
             for at in backend.endpoints.values() {
@@ -409,7 +409,7 @@ fn invalid(table: &Table) -> Option<String> {
                     && block.contains(*at.ip())
                 {
                     return Some(format!(
-                        "the endpoint {} of {name} is {at}, which is a service address",
+                        "the endpoint {at} of {} is a service address, not the address of a node",
                         backend.instance
                     ));
                 }

@@ -17,12 +17,12 @@ use crate::model::NodeName;
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Target {
     Cloud,
-    /// The operating system of a machine; in a specific boot, if given.
+    /// The operating system of a machine. If `boot` is set, calls fail in any other boot.
     Host {
         machine: u64,
         boot: Option<u64>,
     },
-    /// The engine of a machine, in a specific boot.
+    /// The engine of a machine. Calls fail in any boot other than `boot`.
     Engine {
         machine: u64,
         boot: u64,
@@ -39,7 +39,7 @@ impl Target {
     }
 }
 
-/// A call.
+/// A call from a process to the simulated world.
 #[derive(Debug)]
 pub(super) struct Call {
     pub(super) target: Target,
@@ -50,7 +50,7 @@ pub(super) struct Call {
 }
 
 impl Call {
-    /// Returns the title of the call, such as `n1: what`, by which faults are selected.
+    /// Returns the title of the call, such as `n1: what`. Faults select calls by title.
     fn title(&self) -> String {
         match &self.node {
             Some(node) => format!("{node}: {}", self.what),
@@ -90,7 +90,7 @@ enum Step<T> {
     Never,
 }
 
-/// One run of a process that acts on the world.
+/// One run of a process that makes calls to the world.
 #[derive(Debug, Clone)]
 pub(super) struct Actor {
     world: SimWorld,
@@ -106,7 +106,7 @@ impl Actor {
         &self.world
     }
 
-    /// Executes a call: half of its time passes, it takes effect, then the other half passes.
+    /// Executes a call. The call takes effect after half of its duration.
     pub(super) async fn call<T, A>(&self, call: Call, act: A) -> Result<T>
     where
         T: Send,
@@ -146,7 +146,7 @@ impl Actor {
         self.incarnation != state.incarnation || self.incarnation <= state.crashed
     }
 
-    /// Returns the duration of a call, drawn from the number of calls to the machine.
+    /// Returns the duration of a call, drawn from its title and the number of calls to the machine.
     fn takes(&self, call: &Call) -> Duration {
         let mut state = self.world.lock();
         let state = &mut *state;
@@ -270,7 +270,8 @@ impl Actor {
         }
     }
 
-    /// Fails if the machine went down or became unreachable during the call: the response is lost.
+    /// Returns an error if the machine went down or became unreachable during the call: the
+    /// response is then lost.
     fn still_there(&self, call: &Call) -> Result<()> {
         let now = Instant::now();
         let mut state = self.world.lock();
@@ -284,7 +285,7 @@ impl Actor {
     }
 }
 
-/// Why a target does not answer.
+/// The reason why a target does not answer.
 enum NoAnswer {
     /// Packets are lost.
     Timeout,

@@ -1,5 +1,6 @@
-//! How containers behave: as the test specifies for a service; otherwise according to their
-//! command; otherwise they run forever and become ready soon.
+//! Defines how containers behave. A test can specify the behavior for each service. Otherwise the
+//! container's command determines when the container exits; after an unknown command, the container
+//! becomes ready soon and runs forever.
 
 use std::time::Duration;
 
@@ -14,16 +15,16 @@ pub struct Exit {
     pub code: i64,
 }
 
-/// How the containers of a service behave, from their next start on.
+/// Specifies how the containers of a service behave from their next start on.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Behaviour {
-    /// How long after its start a container answers; drawn randomly by default.
+    /// The time from the container's start until it answers; random by default.
     pub ready_after: Option<Duration>,
-    /// Whether the container never answers and its health check fails.
+    /// Whether the container never answers and always fails its health check.
     pub never_ready: bool,
     /// When and how the container exits on its own, if it does.
     pub exits: Option<Exit>,
-    /// How long after its start the container stops answering and its health check fails.
+    /// The time from the container's start until it stops answering and fails its health check.
     pub unhealthy_after: Option<Duration>,
     /// Whether the container's image has a health check.
     pub has_healthcheck: bool,
@@ -92,8 +93,8 @@ impl Simulated {
 /// The duration of a command that does nothing.
 const MOMENT: Duration = Duration::from_millis(5);
 
-/// Interprets `true`, `false`, `sleep N` and shell lines of `echo … [>&2]`, `sleep N` and `exit N`;
-/// other commands run forever.
+/// Interprets `true`, `false`, `sleep N`, and shell lines that consist of `echo … [>&2]`, `sleep N`
+/// and `exit N`. Other commands run forever.
 pub(super) fn simulate(command: &[String]) -> Simulated {
     let words: Vec<&str> = command.iter().map(String::as_str).collect();
     let words = match words.split_first() {

@@ -15,8 +15,8 @@ use crate::registry::MemoryRegistry;
 use crate::runtime::Owner;
 use crate::secret::{PlatformKey, Sensitive};
 
-/// A fixed platform key, so that the same declaration gives the same names; nothing real is
-/// encrypted with it.
+/// A fixed platform key, so that the same declaration always leads to the same names. The key
+/// protects no real secrets.
 const KEY: &str = "0000000000000000000000000000000000000000000000000000000000000000";
 
 impl SimWorld {

@@ -1,12 +1,12 @@
-//! Random draws that depend on the seed and their purpose, but not on previous draws: an additional
-//! call on one node does not affect another node.
+//! Random draws that depend on the seed and their purpose, but not on previous draws. An additional
+//! call on one node therefore does not affect other nodes.
 
 use std::time::Duration;
 
 use super::options::Span;
 
-/// `SplitMix64` (Steele, Lea, Flood 2014): fast, and unlike library generators it never changes, so
-/// that a seed that found a bug finds it again.
+/// `SplitMix64` (Steele, Lea, Flood 2014). Unlike the generators of libraries, this algorithm never
+/// changes, so a seed that found a bug always finds the bug again.
 struct Draws(u64);
 
 impl Draws {
@@ -18,19 +18,20 @@ impl Draws {
         mixed ^ (mixed >> 31)
     }
 
-    /// Returns a number from 0 to `bound`, exclusive; the bias of the remainder is negligible here.
+    /// Returns a number from 0 to `bound`, exclusive. The bias of the modulo operation is
+    /// negligible here.
     fn below(&mut self, bound: u64) -> u64 {
         self.next() % bound.max(1)
     }
 
-    /// Returns a number from 0 to 1.
+    /// Returns a number from 0 to 1, exclusive.
     fn share(&mut self) -> f64 {
         let high = u32::try_from(self.next() >> 32).unwrap_or(u32::MAX);
         f64::from(high) / (f64::from(u32::MAX) + 1.0)
     }
 }
 
-/// The source of draws.
+/// Creates the random draws for a seed.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Chance {
     seed: u64,
@@ -95,7 +96,7 @@ impl Chance {
         let mut draws = self.draws(purpose, number);
         let mut key = String::from("ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAI");
         for index in 0..43 {
-            // The first byte has some bits in common with the last byte of the head.
+            // The first character also encodes the last two bits of the head, which are 0.
             let bound = if index == 0 { 16 } else { 64 };
             let at = usize::try_from(draws.below(bound)).unwrap_or_default();
             key.push(char::from(ALPHABET[at]));

@@ -1,4 +1,4 @@
-//! `CloudProvider` for the simulation.
+//! Implements `CloudProvider` for the simulation.
 
 use std::time::Duration;
 
@@ -18,7 +18,7 @@ use crate::error::{Error, Result};
 use crate::model::{NodeName, NodeSpec};
 use crate::runtime::Owner;
 
-/// The interval at which the cloud wants to be polled.
+/// The poll interval that the cloud requests.
 const POLL: Duration = Duration::from_secs(5);
 
 /// The simulated cloud as one platform sees it.
@@ -181,7 +181,7 @@ impl CloudProvider for SimCloud {
         if let Some(until) = until {
             sleep_until(until).await;
         }
-        // Returns the state at that time; the node may have been started meanwhile.
+        // Check the power again, because the node may have been started in the meantime.
         self.actor
             .call(self.call(Some(node), "inspect", false), |state, now| {
                 let at = state.rules.date(now);
@@ -407,7 +407,7 @@ fn poll(state: &mut State, operation: &CloudOperation, now: Instant) -> Result<C
     }
 }
 
-/// Cuts the power; if that takes time, returns the time at which it is done.
+/// Cuts the power. Returns the time at which the power is off; `None` if it is off now.
 fn fence(
     state: &mut State,
     owner: &Owner,

@@ -1,4 +1,4 @@
-//! `CodeStore` for the simulation: code bases as files in memory.
+//! Implements `CodeStore` for the simulation, with code bases in memory.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -26,7 +26,7 @@ struct CodeBase {
 }
 
 impl CodeBase {
-    /// Creates a code base from these files, without those that their `.dockerignore` excludes.
+    /// Creates a code base from these files, except for files that `.dockerignore` excludes.
     fn of_files(files: &[(&str, &str)]) -> Self {
         let ignore = files.iter().find(|(path, _)| *path == IGNORE_FILE);
         let ignore = ignore.map_or("", |(_, text)| text);
@@ -42,7 +42,7 @@ impl CodeBase {
         base
     }
 
-    /// Reads a local directory.
+    /// Creates a code base from a local directory.
     fn read(directory: &Path) -> Result<Self> {
         if !directory.is_dir() {
             let what = format!("directory `{}`", directory.display());
@@ -63,7 +63,7 @@ impl CodeBase {
     }
 
     fn digest(&self) -> String {
-        // Writing to memory or to a sink cannot fail.
+        // Writing to a sink cannot fail.
         self.pack(&mut std::io::sink()).unwrap_or_default()
     }
 
@@ -81,7 +81,7 @@ impl CodeBase {
         Ok(bytes)
     }
 
-    /// Returns the number of bytes that the previous version does not contain.
+    /// Returns the total size of the files that the previous version does not contain.
     fn new_bytes(&self, previous: Option<&Self>) -> u64 {
         let is_new = |path: &String, bytes: &Bytes| {
             previous.and_then(|previous| previous.contents.get(path)) != Some(bytes)
@@ -105,14 +105,15 @@ impl SimCodeStore {
         Self { actor }
     }
 
-    /// Writes a code base, immediately and without a call; replaces one with the same name.
+    /// Writes a code base immediately, without a simulated call. Replaces a code base with the same
+    /// name.
     pub fn put(&self, name: &str, files: &[(&str, &str)]) {
         let base = CodeBase::of_files(files);
         let mut state = self.actor.world().lock();
         state.code.0.insert(name.to_owned(), base);
     }
 
-    /// Removes a code base, immediately and without a call.
+    /// Removes a code base immediately, without a simulated call.
     pub fn remove(&self, name: &str) {
         self.actor.world().lock().code.0.remove(name);
     }

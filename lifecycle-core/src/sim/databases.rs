@@ -1,5 +1,5 @@
-//! Simulated databases: they outlive the managers and nodes that use them, can be unavailable, and
-//! can be lost.
+//! Simulated databases. They outlive the managers and nodes that use them. A test can make a
+//! database unavailable, or lose its data.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -18,7 +18,7 @@ use crate::registry::{
 };
 use crate::secret::{PlatformKey, Sensitive};
 
-/// All databases of a world. Each exists as soon as its URL is used.
+/// All databases of a world. A database is created when its URL is first used.
 #[derive(Debug, Clone)]
 pub struct SimDatabases {
     clock: Arc<dyn Clock>,
@@ -32,7 +32,7 @@ struct Database {
 }
 
 impl SimDatabases {
-    /// Creates databases whose leases expire by `clock`.
+    /// Creates databases that use `clock` for the expiry of leases.
     pub fn new(clock: Arc<dyn Clock>) -> Self {
         Self {
             clock,
@@ -40,12 +40,12 @@ impl SimDatabases {
         }
     }
 
-    /// Returns the database at a URL, whether it is available or not.
+    /// Returns the database at a URL, even if the database is unavailable.
     pub fn at(&self, url: &str) -> Arc<MemoryRegistry> {
         self.with(url, |database| Arc::clone(&database.registry))
     }
 
-    /// Sets whether the database is unavailable.
+    /// Makes the database at a URL unavailable, or available again.
     pub fn set_unavailable(&self, url: &str, unavailable: bool) {
         self.with(url, |database| database.unavailable = unavailable);
     }

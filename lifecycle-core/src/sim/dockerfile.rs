@@ -1,5 +1,5 @@
-//! Reads what an engine needs from a Dockerfile: its base images, and the declarations of the built
-//! image.
+//! Reads the parts of a Dockerfile that the simulated engine needs: the base images, and the
+//! declarations for the built image.
 
 use std::collections::BTreeMap;
 use std::io::Read;
@@ -10,9 +10,9 @@ use crate::model::Protocol;
 /// The parts of a Dockerfile that the simulated engine uses.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub(super) struct Dockerfile {
-    /// The base images in its `FROM` lines, without its own stages and `scratch`.
+    /// The base images in `FROM` lines, without the Dockerfile's own stages and `scratch`.
     pub(super) bases: Vec<String>,
-    /// The base image of its last stage, unless it is `scratch`.
+    /// The base image of the last stage; `None` for `scratch`.
     pub(super) last_base: Option<String>,
     /// The exposed ports of the last stage.
     pub(super) exposed: Vec<(u16, Protocol)>,

@@ -1,5 +1,6 @@
-//! The container engine of a simulated machine: images, containers, volumes, ports. The engine gets
-//! the time from its callers; due changes are applied when the engine is accessed.
+//! The container engine of a simulated machine: its images, containers, volumes and ports. The
+//! engine has no timers. Callers pass the current time, and due changes are applied when the engine
+//! is accessed.
 
 mod ports;
 mod start;
@@ -171,7 +172,7 @@ pub(super) struct Engine {
     created_count: u64,
 }
 
-/// The machine of an engine.
+/// The machine on which an engine runs.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Here<'a> {
     pub(super) number: u64,
@@ -187,7 +188,7 @@ impl Engine {
             .min()
     }
 
-    /// Applies all changes that are due at exactly this time.
+    /// Applies all changes that are due at this time.
     pub(super) fn advance(
         &mut self,
         due: Instant,
@@ -221,14 +222,14 @@ impl Engine {
                 },
                 Phase::Created | Phase::Exited { .. } => {
                     container.restart_at = None;
-                    // As in a real engine, a port that is in use by then prevents the restart.
+                    // If a port is in use, the container stays stopped, as in a real engine.
                     let _ = self.start(&name, due, here, rules, ledger);
                 }
             }
         }
     }
 
-    /// Starts the engine with its machine.
+    /// Starts the containers that start with the engine, after the machine has booted.
     pub(super) fn boot(&mut self, at: Instant, here: Here<'_>, rules: &Rules, ledger: &mut Ledger) {
         let names: Vec<String> = self
             .containers
@@ -241,7 +242,7 @@ impl Engine {
         }
     }
 
-    /// Stops the engine because its machine loses power.
+    /// Ends all running containers when the machine loses power.
     pub(super) fn lose_power(&mut self, at: Instant, here: Here<'_>, ledger: &mut Ledger) {
         let running: Vec<String> = self
             .containers
@@ -277,7 +278,7 @@ impl Engine {
         self.event_count
     }
 
-    /// Returns the first event of a platform after this number.
+    /// Returns the first event of a platform after the event with this number.
     pub(super) fn event_after(&self, number: u64, owner: PlatformId) -> Option<(u64, EngineEvent)> {
         self.events
             .iter()
@@ -321,7 +322,7 @@ impl Engine {
             .collect()
     }
 
-    /// Finds a container by its name or id, as in real engines.
+    /// Finds a container by its name or id, as a real engine does.
     pub(super) fn find(&self, name_or_id: &str) -> Option<&Container> {
         self.containers
             .get(name_or_id)
@@ -348,7 +349,7 @@ impl Engine {
         !used && self.images.remove(name).is_some()
     }
 
-    /// Returns a container by its name; fails if it belongs to another platform.
+    /// Returns a container by its name. Fails if the container belongs to another platform.
     fn owned(&self, name: &str, owner: PlatformId) -> Result<Option<&Container>> {
         match self.containers.get(name) {
             Some(container) if container.owner() != owner => Err(Error::Conflict {
@@ -402,7 +403,8 @@ impl Engine {
         }
     }
 
-    /// Stops a container of this platform until it is started again. Ok if it does not exist.
+    /// Stops a container of this platform until it is started again. Returns whether the container
+    /// was running; a missing container is no error.
     pub(super) fn stop(
         &mut self,
         name: &str,
@@ -443,12 +445,12 @@ impl Engine {
         runs
     }
 
-    /// Makes a running container stop answering and its health check fail.
+    /// Makes a running container stop answering and fail its health check.
     pub(super) fn make_unhealthy(&mut self, name: &str, now: Instant) -> bool {
         match self.containers.get_mut(name).map(|c| &mut c.phase) {
             Some(Phase::Running(run)) => {
                 run.unready_at = Some(now);
-                // Report the change once.
+                // Make sure that the change is reported as an event.
                 run.health_reported = now.checked_sub(Duration::from_nanos(1)).unwrap_or(now);
                 true
             }
@@ -512,7 +514,7 @@ impl Engine {
     }
 }
 
-/// Returns the name under which a role's behavior is scripted.
+/// Returns the name under which a test specifies the behavior of containers with this role.
 fn service_in(role: &Role) -> &str {
     match role {
         Role::Instance(id) => id.service.as_str(),

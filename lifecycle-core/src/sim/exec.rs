@@ -1,5 +1,5 @@
-//! Commands in simulated containers: the commands that the simulation can interpret, and the
-//! agent's side of the manager's feed.
+//! Runs commands in simulated containers: commands that the simulation can interpret, and the
+//! agent's `feed` command, which receives tables from the manager.
 
 use std::pin::Pin;
 
@@ -18,7 +18,7 @@ use crate::runtime::{ExecOutput, ExecSession, LogLine, Role};
 /// The size of the buffer for a command's input and output, in bytes.
 const BUFFER: usize = 64 * 1024;
 
-/// The container of a command.
+/// The container in which a command runs.
 pub(super) struct Host {
     pub(super) role: Role,
     pub(super) runs: bool,
@@ -80,7 +80,7 @@ fn run_to_end(
     stream::iter(output).chain(end).boxed()
 }
 
-/// Runs the agent's side of the feed: applies each table that is not older than the current one.
+/// Runs the agent's `feed` command. It accepts each table that is not older than the current one.
 fn run_feed(
     runtime: SimRuntime,
     container: String,

@@ -1,4 +1,4 @@
-//! Scripted faults of a world.
+//! Faults that a test causes in a world.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -23,16 +23,16 @@ pub enum Edge {
     After,
 }
 
-/// The request budget of the cloud.
+/// Limits the rate of calls to the cloud.
 #[derive(Debug)]
 struct Budget {
     burst: u32,
     per_call: Duration,
-    /// When the budget is full again.
+    /// The time at which the budget is full again.
     full_at: Instant,
 }
 
-/// The scripted faults.
+/// The faults that a test has scheduled.
 #[derive(Debug, Default)]
 pub(super) struct FaultPlan {
     crashes: BTreeMap<u64, Edge>,
@@ -58,7 +58,7 @@ impl FaultPlan {
 }
 
 impl State {
-    /// Returns for how long a call to the cloud is throttled, if it is throttled.
+    /// Returns how long a call to the cloud must wait; `None` if it is not throttled.
     pub(super) fn throttled(&mut self, title: &str, now: Instant) -> Option<Duration> {
         let plan = &mut self.faults;
         if plan.throttles > 0 {
@@ -66,7 +66,8 @@ impl State {
             return Some(plan.throttle_for);
         }
         if let Some(budget) = &mut plan.budget {
-            // Each call delays the time at which the budget is full, up to the burst size.
+            // Each allowed call postpones the time at which the budget is full. Only `burst` calls
+            // may be outstanding at the same time.
             let full_at = budget.full_at.max(now) + budget.per_call;
             let allowed = budget.per_call.saturating_mul(budget.burst);
             let over = full_at.saturating_duration_since(now + allowed);
@@ -84,8 +85,8 @@ impl State {
     }
 }
 
-/// Causes faults. Faults of nodes and containers happen immediately, without a call and without the
-/// knowledge of the acting process.
+/// Causes faults. Faults of nodes and containers happen immediately. They do not need a call by a
+/// process.
 #[derive(Debug, Clone)]
 pub struct Faults {
     world: SimWorld,
@@ -96,8 +97,8 @@ impl Faults {
         Self { world }
     }
 
-    /// Crashes the process that causes the effect with this number (starting at 1, counted over all
-    /// incarnations): this call and all others of its incarnation never return.
+    /// Crashes the process at the effect with this number. Effects are counted from 1, over all
+    /// incarnations. After the crash, no call of the crashed incarnation returns.
     pub fn crash_at(&self, effect: u64, edge: Edge) {
         self.world.lock().faults.crashes.insert(effect, edge);
     }
@@ -116,7 +117,7 @@ impl Faults {
         failures.retain(|(failing, _)| failing != pattern);
     }
 
-    /// Throttles the next calls to the cloud, up to this number.
+    /// Throttles the next `calls` calls to the cloud. Each of them must be repeated after `after`.
     pub fn throttle(&self, calls: u32, after: Duration) {
         let mut state = self.world.lock();
         state.faults.throttles = calls;
@@ -187,7 +188,7 @@ impl Faults {
         })
     }
 
-    /// Makes a running container stop answering and its health check fail.
+    /// Makes a running container stop answering and fail its health check.
     pub fn make_unhealthy(&self, node: &NodeName, container: &str) -> Result<()> {
         let now = Instant::now();
         self.on_container(node, container, |machine, _| {

@@ -1,5 +1,5 @@
-//! Interprets scripts that work with files of a simulated host: the few commands that the
-//! bootstrapper uses, with quoted paths, one per line. Other commands do nothing.
+//! Interprets scripts that work with files of a simulated host. Only the commands that the
+//! bootstrapper uses have an effect. Each command is on its own line, with quoted paths.
 
 use std::collections::{BTreeMap, BTreeSet};
 

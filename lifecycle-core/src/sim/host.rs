@@ -1,4 +1,4 @@
-//! `NodeConnector`, `NodeAccess` and `HostPreparer` for the simulation.
+//! Implements `NodeConnector`, `NodeAccess` and `HostPreparer` for the simulation.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -28,7 +28,7 @@ const VERIFY: &str = "sim-verify-engine";
 /// The size of a connection's buffer.
 const BUFFER: usize = 64 * 1024;
 
-/// Connections of one platform to the machines of the world.
+/// Connects one platform to the machines of the world.
 #[derive(Debug, Clone)]
 pub struct SimConnector {
     actor: Actor,
@@ -209,7 +209,7 @@ impl NodeAccess for SimHost {
     }
 
     async fn reconnect(&self) {
-        // Simulated accounts have no groups.
+        // A reconnect updates the groups of an account. Simulated accounts have no groups.
     }
 }
 
@@ -223,7 +223,7 @@ fn first_line(script: &str) -> String {
         .collect()
 }
 
-/// Computes the effect of a script on a host.
+/// Runs a script on a host.
 fn run(state: &mut State, number: u64, node: &NodeName, script: &str) -> Result<Done<HostOutput>> {
     let output = |code: u32, stdout: String| HostOutput {
         code,

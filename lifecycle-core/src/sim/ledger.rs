@@ -1,4 +1,4 @@
-//! Records the effects on the world, and checks its invariants.
+//! Records the effects on a world, and checks the world's invariants.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
@@ -30,7 +30,7 @@ pub struct EffectRecord {
     pub at: DateTime<Utc>,
     /// The incarnation that caused the effect.
     pub incarnation: u64,
-    /// The node that the effect concerned.
+    /// The node that the effect changes, if any.
     pub node: Option<NodeName>,
     /// The effect, for example `ensure demo-ab12cd-db-1-0123456789ab`.
     pub what: String,
@@ -112,7 +112,7 @@ pub enum Violation {
 /// A replica of a platform.
 pub(super) type InstanceKey = (PlatformId, InstanceId);
 
-/// A running container: its machine's number and its name.
+/// Identifies a running container by the number of its machine and its name.
 pub(super) type Running = (u64, String);
 
 /// The state of a change in the cloud.
@@ -132,7 +132,7 @@ pub(super) struct Ledger {
     pub(super) operations: BTreeMap<String, (u64, OperationStatus)>,
     /// The containers that run an instance, with their node and digest.
     running: BTreeMap<InstanceKey, BTreeMap<Running, (NodeName, SpecDigest)>>,
-    /// Instances with a container that has started since the last check.
+    /// Instances for which a container has started since the last check.
     suspects: BTreeSet<InstanceKey>,
     /// The machines on which an image was built.
     built: BTreeMap<(PlatformId, String), BTreeSet<u64>>,

@@ -1,4 +1,4 @@
-//! A simulated VM: its power, boots, files and engine. Changes take time without a task for each:
+//! A simulated VM: its power, boots, files and engine. Changes take time, but do not need tasks:
 //! due changes are applied when the machine is accessed.
 
 use std::collections::BTreeMap;
@@ -43,7 +43,7 @@ pub(super) enum System {
     Up,
 }
 
-/// Why a running machine does not answer.
+/// The reason why a running machine does not answer.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub(super) enum Outage {
     #[default]
@@ -109,7 +109,7 @@ impl Machine {
         }
     }
 
-    /// Returns the engine, with its location.
+    /// Returns the engine, and the machine on which it runs.
     pub(super) fn engine_here(&mut self) -> (&mut Engine, Here<'_>) {
         let here = Here {
             number: self.number,
@@ -120,7 +120,8 @@ impl Machine {
     }
 
     pub(super) fn ip(&self) -> IpAddr {
-        // 10.0.0.4 is the first address: clouds reserve the first four of a network.
+        // The first machine gets 10.0.0.4, because clouds reserve the first four addresses of a
+        // network.
         let low = u32::try_from((self.number + 3) & 0x00ff_ffff).unwrap_or(u32::MAX);
         IpAddr::V4(Ipv4Addr::from(0x0a00_0000 | low))
     }
@@ -262,7 +263,7 @@ impl Machine {
         self.notify();
     }
 
-    /// Starts a change; it replaces a change in progress.
+    /// Starts a change, which replaces any change in progress.
     pub(super) fn begin(&mut self, transition: Transition, ledger: &mut Ledger) {
         if let Some(replaced) = self.transition.take() {
             ledger

@@ -1,6 +1,6 @@
-//! The manager's process in the simulation: for each running manager container, a real [`Manager`]
-//! runs as a task, with the files that the bootstrapper wrote to the node. A node's registry
-//! outlives the managers on that node, as a registry's file does.
+//! Simulates the processes of managers. For each running manager container, a real [`Manager`] runs
+//! as a task, and reads the files that the bootstrapper wrote to the node. A node's registry
+//! outlives the managers on the node, as a real file would.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -50,7 +50,7 @@ struct Inner {
     driver: DriverOptions,
     databases: SimDatabases,
     registries: Mutex<BTreeMap<NodeName, Arc<MemoryRegistry>>>,
-    /// Digests of images whose program changes the registry's file and then never answers.
+    /// The digests of images whose program changes the registry's file and then never answers.
     broken: Mutex<BTreeSet<String>>,
     processes: Mutex<BTreeMap<NodeName, Process>>,
 }
@@ -66,7 +66,7 @@ struct Process {
 }
 
 impl SimManagers {
-    /// Creates the managers of `world`; `driver` has the options of their control loops.
+    /// Creates the managers of `world`. `driver` contains the options for their control loops.
     pub fn new(world: SimWorld, driver: DriverOptions) -> Self {
         let databases = SimDatabases::new(Arc::new(world.clock()));
         Self(Arc::new(Inner {
@@ -84,14 +84,14 @@ impl SimManagers {
         self.0.databases.clone()
     }
 
-    /// Makes the program of images with this digest convert the registry's file to a format that no
-    /// other program reads, and then never answer.
+    /// Breaks the images with this digest: their program converts the registry's file to a format
+    /// that no other program can read, and then never answers.
     pub fn break_image(&self, digest: &str) {
         let mut broken = self.0.broken.lock().unwrap_or_else(PoisonError::into_inner);
         broken.insert(digest.get(..12).unwrap_or(digest).to_owned());
     }
 
-    /// Returns the registry in the file of a node, if a manager ever ran there.
+    /// Returns the registry that is stored on a node; `None` if no manager has run there.
     pub fn registry(&self, node: &NodeName) -> Option<Arc<MemoryRegistry>> {
         let registries = &self.0.registries;
         let registries = registries.lock().unwrap_or_else(PoisonError::into_inner);
@@ -228,7 +228,8 @@ impl Inner {
     }
 }
 
-/// Waits until a container has exited, with or without its machine, or was restarted.
+/// Waits until a container has exited or was restarted. If the machine stops, its containers exit
+/// too.
 async fn ended(
     world: SimWorld,
     node: NodeName,
@@ -262,7 +263,8 @@ impl ReachManager for SimManagers {
     }
 }
 
-/// The API of the manager that runs on a node at the time of each call.
+/// An API client for a node. It forwards each call to whichever manager is running on the node at
+/// that moment.
 #[derive(Debug)]
 struct SimApi {
     managers: Arc<Inner>,
@@ -386,7 +388,7 @@ impl CodeStore for CodeOnNode {
     }
 }
 
-/// The manager's image for simulated managers; its program is never started.
+/// The manager's image in the simulation. The program in the image is never started.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct SimManagerImage;
 

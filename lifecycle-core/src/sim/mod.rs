@@ -1,25 +1,25 @@
 //! A simulated world: a cloud, its machines, their engines, a code store, and faults. The world
 //! implements the same traits as the real backends.
 //!
-//! All random values are drawn from a seed, and all durations pass in `tokio::time`. With a paused
-//! clock, a platform of thousands of nodes therefore runs in seconds, and the same seed with the
-//! same calls gives exactly the same run. No call scans the whole world.
+//! All random values are drawn from a seed, and time passes in `tokio::time`. With a paused clock,
+//! a platform of thousands of nodes therefore runs in seconds. The same seed and the same calls
+//! always produce the same run. No call scans the whole world, so large worlds are not slow.
 //!
 //! The world outlives the processes that act on it. Handles ([`SimWorld::cloud`],
-//! [`SimWorld::connector`] and so on) belong to an *incarnation*: one run of a process. When the
-//! process crashes ([`Faults::crash_at`]), the handles of its incarnation never return again; the
-//! test drops everything that uses them, calls [`SimWorld::next_incarnation`], and starts again
-//! with the same world.
+//! [`SimWorld::connector`] and so on) belong to an *incarnation*: one run of a process. After the
+//! process crashes ([`Faults::crash_at`]), calls on the handles of its incarnation never return.
+//! The test then drops everything that uses these handles, calls [`SimWorld::next_incarnation`],
+//! and starts again with the same world.
 //!
 //! | file | contents |
 //! |---|---|
 //! | `world` | the world, and queries for tests |
 //! | `actor` | the path of every call: latency, faults, crashes, recording |
 //! | `files` | scripts that work with a host's files |
-//! | `cloud`, `host`, `runtime`, `probe`, `code` | the traits |
+//! | `cloud`, `host`, `runtime`, `probe`, `code` | implementations of the traits |
 //! | `machine`, `engine` | a VM, and its containers |
 //! | `managers`, `bootstrapper` | the manager's process, and a bootstrapper (feature `api`) |
-//! | `databases` | registries in databases |
+//! | `databases` | simulated databases |
 //! | `behaviour` | scripted behavior of services |
 //! | `dockerfile` | reading Dockerfiles |
 //! | `fault`, `ledger` | faults, and invariants |

@@ -1,4 +1,4 @@
-//! How long operations take in a simulated world, and how often they fail randomly.
+//! Options for the durations of operations in a simulated world, and for random failures.
 
 use std::collections::BTreeSet;
 use std::time::Duration;
@@ -25,7 +25,7 @@ impl Span {
 pub struct Latencies {
     /// A call to the cloud.
     pub cloud_call: Span,
-    /// A call to a host or an engine that does no work.
+    /// A call to a host or an engine, apart from the work that the call causes.
     pub node_call: Span,
     /// Creating a VM.
     pub provision: Span,
@@ -68,7 +68,7 @@ impl Default for Latencies {
     }
 }
 
-/// How often calls fail randomly, each from 0 (never) to 1 (always).
+/// The rates of random failures, each from 0 (never) to 1 (always).
 #[derive(Debug, Clone, Copy, Default, PartialEq)]
 pub struct FaultRates {
     /// How often a call to the cloud is throttled.
@@ -90,7 +90,7 @@ pub struct SimOptions {
     pub latencies: Latencies,
     /// The percentage by which all durations are scaled: 10 makes everything ten times as fast.
     pub pace_percent: u32,
-    /// How often calls fail randomly.
+    /// The rates of random failures.
     pub rates: FaultRates,
     /// The VM sizes of the cloud; any size if not set.
     pub sizes: Option<BTreeSet<String>>,

@@ -1,4 +1,4 @@
-//! `ReadinessProbe` for the simulation.
+//! Implements `ReadinessProbe` for the simulation.
 
 use std::net::IpAddr;
 use std::time::Duration;

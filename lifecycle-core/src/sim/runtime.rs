@@ -1,4 +1,5 @@
-//! `ContainerRuntime` for the simulation: one engine as one platform sees it.
+//! Implements `ContainerRuntime` for the simulation. A value represents one engine as one platform
+//! sees it.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::time::Duration;
@@ -108,7 +109,7 @@ impl SimRuntime {
     }
 
     /// Waits until `find` finds something in the engine. Returns `Ok(None)` if `find` ends the
-    /// search.
+    /// search, or if this boot of the machine is over.
     async fn await_in_engine<T>(
         &self,
         signal: &mut watch::Receiver<u64>,
@@ -128,7 +129,7 @@ impl SimRuntime {
                     }
                 }
                 SearchResult::Nothing(None) => {
-                    // When the machine is deleted, the channel closes; the next search then fails.
+                    // The channel closes when the machine is deleted. The next search then ends.
                     let _ = signal.changed().await;
                 }
                 SearchResult::Nothing(Some(due)) => {
@@ -225,17 +226,17 @@ impl SimRuntime {
     }
 }
 
-/// The result of a search function.
+/// The result of a function that searches an engine.
 enum Search<T> {
     Found(T),
     NotYet,
     Over,
 }
 
-/// The result of searching an engine.
+/// The result of searching an engine that may be unreachable.
 enum SearchResult<T> {
     Found(T),
-    /// Nothing was found, and nothing will change before this time.
+    /// Nothing was found. Nothing will change on its own before this time.
     Nothing(Option<Instant>),
     Unreachable(Duration),
     Over,
@@ -380,8 +381,8 @@ impl ContainerRuntime for SimRuntime {
         if spec.owner.id != self.owner.id {
             return Err(Error::Invalid {
                 what: format!("container {}", spec.name),
-                why: "its owner differs from that of this connection".into(),
-                hint: "connect as the platform that owns it".into(),
+                why: "the container's owner is not the owner of this connection".into(),
+                hint: "connect as the platform that owns the container".into(),
             });
         }
         let call = self.effect(format!("ensure {}", spec.name), |l| l.start);

@@ -200,7 +200,7 @@ async fn a_build_needs_its_base_image_on_the_engine() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn health_follows_the_script_and_is_reported() {
+async fn health_changes_as_specified_and_is_reported() {
     let (world, owner, handle) = one_node().await;
     let behaviour = Behaviour::default()
         .with_healthcheck()
@@ -286,7 +286,7 @@ async fn a_reboot_restarts_only_containers_that_start_with_the_engine() {
         handle.runtime.state().await.is_err(),
         "a handle must be valid for one boot only"
     );
-    // The boot to replace has ended, so nothing happens a second time.
+    // The boot that the restart replaces has ended, so a repeated restart changes nothing.
     change(&cloud, restart).await;
     assert_eq!(
         cloud.get(&node("n1")).await.unwrap().unwrap().boot_id,
@@ -314,7 +314,7 @@ async fn unreachable_nodes_recover() {
         assert_eq!(
             listed[0].power,
             Power::Running,
-            "the cloud must not see a difference"
+            "the cloud must still report the node as running"
         );
         world.faults().heal(&node("n1")).unwrap();
         assert_eq!(handle.runtime.state().await.unwrap().containers.len(), 1);
@@ -365,7 +365,7 @@ async fn a_crash_loses_the_reply_and_ends_the_incarnation() {
         let again = lost.clone();
         let call = tokio::spawn(async move { runtime.ensure_container(&lost).await });
         world.crashed().await;
-        // Neither this call nor any other of that incarnation ever returns.
+        // No call of this incarnation ever returns.
         let hour = Duration::from_hours(1);
         assert!(
             tokio::time::timeout(hour, handle.runtime.state())
@@ -555,7 +555,7 @@ async fn transcript(seed: u64) -> String {
 }
 
 #[tokio::test(start_paused = true)]
-async fn the_same_seed_gives_the_same_run() {
+async fn the_same_seed_produces_the_same_run() {
     let first = transcript(42).await;
     assert!(first.lines().count() > 40, "{first}");
     assert_eq!(first, transcript(42).await);
@@ -602,7 +602,7 @@ async fn handles_thousands_of_nodes() {
 
 #[cfg(feature = "conformance")]
 mod conformance {
-    //! The conformance suites, which the simulation must pass.
+    //! Runs the conformance suites on the simulation.
 
     use async_trait::async_trait;
 
@@ -707,7 +707,7 @@ mod conformance {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn the_code_store_can_be_published_to() {
+    async fn the_code_store_passes_the_publishing_suite() {
         let work = tempfile::tempdir().unwrap();
         publishing::all(&SimWorld::new(1).code(), work.path()).await;
     }

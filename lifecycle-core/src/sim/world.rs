@@ -48,7 +48,7 @@ pub(super) struct Rules {
     pub(super) behaviours: BTreeMap<String, Behaviour>,
     pub(super) preloaded: BTreeMap<String, Image>,
     pub(super) pullable: BTreeMap<String, Image>,
-    /// The output of hosts for each script that contains the given text.
+    /// Texts, each with the output of hosts for scripts that contain the text.
     pub(super) answers: Vec<(String, HostOutput)>,
     began: Instant,
 }
@@ -64,7 +64,7 @@ impl Rules {
     }
 }
 
-/// The whole state.
+/// The state of the whole world.
 #[derive(Debug)]
 pub(super) struct State {
     pub(super) rules: Rules,
@@ -74,7 +74,7 @@ pub(super) struct State {
     pub(super) machines: BTreeMap<u64, Machine>,
     named: BTreeMap<Option<PlatformId>, BTreeMap<NodeName, u64>>,
     addressed: BTreeMap<IpAddr, u64>,
-    /// Platforms for which shared resources of nodes were created.
+    /// The platforms for which shared resources of nodes were created.
     pub(super) shared: BTreeSet<PlatformId>,
     next_machine: u64,
     next_operation: u64,
@@ -86,7 +86,7 @@ pub(super) struct State {
 }
 
 impl State {
-    /// Applies due changes of a machine, which may delete it.
+    /// Applies due changes of a machine. A change may delete the machine.
     pub(super) fn advance(&mut self, number: u64, now: Instant) {
         let Some(machine) = self.machines.get_mut(&number) else {
             return;
@@ -108,7 +108,8 @@ impl State {
         }
     }
 
-    /// Checks the instances with a container that has started since the last check.
+    /// Checks the invariants for each instance with a container that has started since the last
+    /// check.
     pub(super) fn check(&mut self, now: Instant) {
         while let Some(key) = self.ledger.take_suspect() {
             for number in self.ledger.machines_running(&key) {
@@ -119,7 +120,8 @@ impl State {
         }
     }
 
-    /// Returns a machine of a platform (or of none) by its name, after applying due changes.
+    /// Returns a machine by its platform and name, after applying due changes. If `owner` is
+    /// `None`, looks for a machine that belongs to no platform.
     pub(super) fn find(
         &mut self,
         owner: Option<PlatformId>,
@@ -139,7 +141,7 @@ impl State {
             .unwrap_or_default()
     }
 
-    /// Returns the numbers of all machines with this name, of any platform.
+    /// Returns the numbers of all machines with this name, regardless of their platform.
     pub(super) fn numbers_named(&self, name: &NodeName) -> Vec<u64> {
         self.named
             .values()
@@ -209,8 +211,9 @@ pub struct SimWorld {
 }
 
 impl SimWorld {
-    /// Creates a world with default options and this seed. A world must be created inside the
-    /// runtime in which it is used, because its time starts at its creation.
+    /// Creates a world with default options and this seed. Create a world inside the runtime that
+    /// uses it: the world reads that runtime's clock when it is created, and counts time from
+    /// there.
     pub fn new(seed: u64) -> Self {
         Self::with_options(SimOptions::seeded(seed))
     }
@@ -274,7 +277,7 @@ impl SimWorld {
         SimCloud::new(self.actor(), owner.clone())
     }
 
-    /// Returns connections to nodes as a platform sees them, for the current incarnation.
+    /// Returns a connector to the nodes of a platform, for the current incarnation.
     pub fn connector(&self, owner: &Owner) -> SimConnector {
         SimConnector::new(self.actor(), owner.clone())
     }
@@ -284,7 +287,7 @@ impl SimWorld {
         SimPreparer
     }
 
-    /// Returns the readiness checks, for the current incarnation.
+    /// Returns a readiness probe, for the current incarnation.
     pub fn probe(&self) -> SimProbe {
         SimProbe::new(self.actor())
     }
@@ -295,7 +298,7 @@ impl SimWorld {
     }
 
     /// Returns all backends for a platform of this world and the current incarnation. The caller
-    /// passes the registry, because it outlives incarnations.
+    /// provides the registry, because the registry must outlive incarnations.
     pub fn backends(&self, owner: &Owner, registry: Arc<dyn Registry>) -> Backends {
         let (seed, incarnation) = {
             let state = self.lock();
@@ -309,12 +312,12 @@ impl SimWorld {
             probe: Arc::new(self.probe()),
             code: Arc::new(self.code()),
             clock: Arc::new(self.clock()),
-            // Another run of the process creates other ids.
+            // Each incarnation creates different ids.
             ids: Arc::new(SeededIds::new(seed.wrapping_add(incarnation))),
         }
     }
 
-    /// Returns the control of faults.
+    /// Returns a handle that causes faults.
     pub fn faults(&self) -> Faults {
         Faults::new(self.clone())
     }
@@ -335,12 +338,13 @@ impl SimWorld {
     pub async fn crashed(&self) {
         let incarnation = self.incarnation();
         let mut crashes = self.crashes.subscribe();
-        // The sender exists as long as the world, which is borrowed here.
+        // Ignore the error: the sender exists as long as the world, which is borrowed here.
         let _ = crashes.wait_for(|crashed| *crashed >= incarnation).await;
     }
 
-    /// Sets how containers of a service behave from their next start on, and what its images
-    /// declare. The manager's service is called `lifecycle-manager`.
+    /// Specifies how the containers of a service behave from their next start on, and what the
+    /// images of the service declare. For the manager, the name of the service is
+    /// `lifecycle-manager`.
     pub fn behave(&self, service: &str, behaviour: Behaviour) {
         self.lock()
             .rules
@@ -375,7 +379,7 @@ impl SimWorld {
         self.lock().rules.answers.push((text.to_owned(), output));
     }
 
-    /// Adds a running machine that belongs to no platform, to be adopted.
+    /// Adds a running machine that belongs to no platform, so that a platform can adopt it.
     pub fn add_machine(&self, spec: &NodeSpec) {
         let now = Instant::now();
         let mut state = self.lock();
@@ -389,7 +393,7 @@ impl SimWorld {
         }
     }
 
-    /// Receives connections that are opened through a node to one of its TCP ports, during the
+    /// Returns a receiver for the connections that are opened to a TCP port of a node during the
     /// current boot.
     pub fn listen(
         &self,
@@ -403,7 +407,7 @@ impl SimWorld {
         Ok(receiver)
     }
 
-    /// Applies due changes, then passes a machine with this name to `access`.
+    /// Applies due changes, then passes a machine with this name to `read`.
     pub(super) fn with_machine<T>(
         &self,
         node: &NodeName,
@@ -424,13 +428,14 @@ impl SimWorld {
         Err(missing())
     }
 
-    /// Returns the actual state of a node, immediately and without a call.
+    /// Returns the actual state of a node immediately, without a simulated call.
     pub fn node(&self, node: &NodeName) -> Option<ObservedNode> {
         self.with_machine(node, |machine, rules, _| machine.observed(rules))
             .ok()
     }
 
-    /// Returns all containers of a node, of any platform, immediately and without a call.
+    /// Returns all containers on a node, of all platforms, immediately and without a simulated
+    /// call.
     pub fn containers(&self, node: &NodeName) -> Vec<ObservedContainer> {
         let now = Instant::now();
         self.with_machine(node, |machine, rules, _| {
@@ -492,7 +497,7 @@ impl SimWorld {
     /// Writes a file on a node, as a program on the node would.
     pub fn write_file(&self, node: &NodeName, path: &str, contents: &str) {
         let file = (0o600, Bytes::from(contents.to_owned()));
-        // A deleted node has no programs.
+        // A deleted node has no programs, so nothing is written.
         self.with_machine(node, |machine, _, _| {
             machine.files.insert(path.to_owned(), file);
         })
@@ -517,7 +522,7 @@ impl SimWorld {
         self.lock().ledger.effects.clone()
     }
 
-    /// Returns all effects as text: the same seed and calls give the same text.
+    /// Returns all effects as text. The same seed and the same calls always produce the same text.
     pub fn transcript(&self) -> String {
         let state = self.lock();
         let lines = state.ledger.effects.iter().map(ToString::to_string);
@@ -556,7 +561,7 @@ impl SimWorld {
 }
 
 impl Rules {
-    /// Returns an image without declarations.
+    /// Returns an image without exposed ports, health check or command.
     pub(super) fn plain_image(&self, name: &str) -> Image {
         Image {
             id: format!("sha256:{}", self.chance.hex(&["image", name], 0)),

@@ -1,4 +1,4 @@
-//! Host ports: fixed ones, and automatically chosen free ones.
+//! Assigns host ports: fixed ports, and free ports that the engine chooses.
 
 use std::collections::BTreeMap;
 

@@ -14,7 +14,7 @@ use crate::sim::behaviour::simulate;
 use crate::sim::ledger::{ContainerOnNode, Ledger, Violation};
 use crate::sim::world::Rules;
 
-/// How long a health check that never passes takes to report "unhealthy".
+/// The time after which a health check that never passes reports "unhealthy".
 const UNHEALTHY_AFTER: Duration = Duration::from_secs(30);
 
 impl Engine {
@@ -38,7 +38,7 @@ impl Engine {
             Some(_) => {}
             None => {
                 let container = self.create(spec, here, rules)?;
-                // Check ports first, so that no container remains if they are in use.
+                // Check the ports first, so that no container remains if a port is in use.
                 self.ports_for(&container)?;
                 for mount in &spec.template.volumes {
                     self.volumes.insert((owner, mount.volume.clone()));

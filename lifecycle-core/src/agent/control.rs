@@ -25,7 +25,7 @@ use crate::network::{Report, ReportKind};
 /// previous leaders have not closed yet.
 const FEEDERS: usize = 16;
 
-/// How long to wait after accepting a connection failed, for example because no file descriptors
+/// The delay after a failed attempt to accept a connection, for example because no file descriptors
 /// are left.
 const PAUSE: Duration = Duration::from_millis(100);
 

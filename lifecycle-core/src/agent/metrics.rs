@@ -25,7 +25,7 @@ const WITHIN: Duration = Duration::from_secs(2);
 /// The maximum size of a request's head.
 const LONGEST_HEAD: usize = 8 << 10;
 
-/// How long to wait after accepting a connection failed, for example because no file descriptors
+/// The delay after a failed attempt to accept a connection, for example because no file descriptors
 /// are left.
 const PAUSE: Duration = Duration::from_millis(100);
 

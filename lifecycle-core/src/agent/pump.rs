@@ -1,8 +1,9 @@
 //! Copies bytes between a client and a backend.
 //!
 //! An idle connection holds no buffer. All connections of a thread share one buffer, and a
-//! connection keeps only those bytes that its receiver has not accepted yet. It reads more bytes
-//! only after these are written, so a slow receiver slows its sender and not the agent.
+//! connection keeps only those bytes that its receiver has not accepted yet. A connection reads
+//! more bytes only after writing the kept ones, so a slow receiver slows its sender and not the
+//! agent.
 
 use std::cell::RefCell;
 use std::future::poll_fn;

@@ -111,8 +111,8 @@ impl Reporter {
         self.state().report(kind)
     }
 
-    /// Records that listening on an address failed. Returns whether this is the first failure
-    /// there.
+    /// Records that listening on an address failed. Returns whether this is the first failure on
+    /// this address.
     pub(super) fn cannot_listen(
         &self,
         service: Option<&ServiceName>,
@@ -143,7 +143,7 @@ impl Reporter {
         self.state().failed_listeners.remove(&(at, protocol));
     }
 
-    /// Keeps only the failures on these addresses, which the active table still needs.
+    /// Drops the failures on all other addresses, which the active table does not need.
     pub(super) fn keep_only(&self, addresses: &BTreeSet<(SocketAddr, Protocol)>) {
         self.state()
             .failed_listeners
@@ -230,7 +230,7 @@ impl Reporter {
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
-        // Ignore poisoning: every update leaves a valid state, even if it panics.
+        // Ignore poisoning: even an update that panics leaves a valid state.
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

@@ -15,7 +15,7 @@ use super::workers::Workers;
 use super::{pump, socket};
 use crate::model::Protocol;
 
-/// How long to wait after accepting a connection failed, for example because no file descriptors
+/// The delay after a failed attempt to accept a connection, for example because no file descriptors
 /// are left.
 const PAUSE: Duration = Duration::from_millis(50);
 

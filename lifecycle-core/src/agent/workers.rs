@@ -12,8 +12,8 @@ use tokio_util::sync::{CancellationToken, DropGuard};
 
 use crate::error::{Error, Result};
 
-/// A thread that accepts a connection passes it to the least busy thread only if it has more than
-/// this many tasks more than that thread.
+/// How many tasks more than the least busy thread a thread may have before it passes new
+/// connections to the least busy thread.
 const SLACK: usize = 4;
 
 /// A fixed number of threads.

@@ -3,8 +3,8 @@
 //!
 //! - a name with the platform's UUID, which [`super::ApiClient`] checks, so that the manager's
 //!   address may change
-//! - the manager's address, which other clients check, such as `curl --cacert ca.pem
-//!   $LIFECYCLE_URL/…`
+//! - the manager's address, which other clients check, for example
+//!   `curl --cacert ca.pem $LIFECYCLE_URL/…`
 
 use std::net::IpAddr;
 

@@ -274,7 +274,10 @@ mod tests {
         let mut client = converse(ours);
         drop(theirs);
         let error = client.output.next().await.unwrap().unwrap_err();
-        assert!(error.chain().contains("before the command finished"), "{error}");
+        assert!(
+            error.chain().contains("before the command finished"),
+            "{error}"
+        );
         assert!(client.output.next().await.is_none());
     }
 

@@ -355,7 +355,8 @@ impl Known<'_> {
             HeldBy::Port { holder: id, .. } | HeldBy::RestartsAfter { replica: id } => {
                 vec![Subject::Instance(id.clone())]
             }
-            // Another subject's step provides the image, and this step waits until its next retry.
+            // The step that provides the image belongs to another subject, and waits for its next
+            // retry.
             HeldBy::Image { image } => {
                 let plan = &self.round.plan;
                 let names = |by: &HeldBy| matches!(by, HeldBy::Backoff { step, .. } if step.image() == Some(image));

@@ -108,7 +108,11 @@ impl RuntimeFixture {
 
     async fn remove(&self, name: &str) {
         done("remove", self.runtime.remove_container(name).await);
-        assert_eq!(self.find(name).await, None, "{name} exists after its removal");
+        assert_eq!(
+            self.find(name).await,
+            None,
+            "{name} exists after its removal"
+        );
     }
 
     /// Waits until a container has exited; returns its exit code.
@@ -285,7 +289,10 @@ pub async fn another_digest_is_a_conflict(fixture: &RuntimeFixture) {
         digest: SpecDigest::from_hex("0b".repeat(32)),
         ..spec.clone()
     };
-    is_conflict("another digest", &fixture.runtime.ensure_container(&other).await);
+    is_conflict(
+        "another digest",
+        &fixture.runtime.ensure_container(&other).await,
+    );
     assert_eq!(
         fixture.get(&spec.name).await,
         first,

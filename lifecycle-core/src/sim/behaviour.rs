@@ -1,5 +1,5 @@
 //! Defines how containers behave. A test can specify the behavior for each service. Otherwise the
-//! container's command determines when the container exits; after an unknown command, the container
+//! container's command determines when the container exits; with an unknown command, the container
 //! becomes ready soon and runs forever.
 
 use std::time::Duration;

@@ -66,8 +66,8 @@ impl State {
             return Some(plan.throttle_for);
         }
         if let Some(budget) = &mut plan.budget {
-            // Each allowed call postpones the time at which the budget is full. Only `burst` calls
-            // may be outstanding at the same time.
+            // Each allowed call moves `full_at` by `per_call`. A call is throttled if it would move
+            // `full_at` to a time more than `burst` calls from now.
             let full_at = budget.full_at.max(now) + budget.per_call;
             let allowed = budget.per_call.saturating_mul(budget.burst);
             let over = full_at.saturating_duration_since(now + allowed);
@@ -85,8 +85,7 @@ impl State {
     }
 }
 
-/// Causes faults. Faults of nodes and containers happen immediately. They do not need a call by a
-/// process.
+/// Causes faults. Faults of nodes and containers take effect immediately, without a simulated call.
 #[derive(Debug, Clone)]
 pub struct Faults {
     world: SimWorld,
@@ -117,7 +116,8 @@ impl Faults {
         failures.retain(|(failing, _)| failing != pattern);
     }
 
-    /// Throttles the next `calls` calls to the cloud. Each of them must be repeated after `after`.
+    /// Throttles the next `calls` calls to the cloud. The cloud asks for a retry after the duration
+    /// `after`.
     pub fn throttle(&self, calls: u32, after: Duration) {
         let mut state = self.world.lock();
         state.faults.throttles = calls;

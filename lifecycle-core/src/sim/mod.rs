@@ -3,7 +3,7 @@
 //!
 //! All random values are drawn from a seed, and time passes in `tokio::time`. With a paused clock,
 //! a platform of thousands of nodes therefore runs in seconds. The same seed and the same calls
-//! always produce the same run. No call scans the whole world, so large worlds are not slow.
+//! always produce the same run. No call scans the whole world, so calls stay fast in large worlds.
 //!
 //! The world outlives the processes that act on it. Handles ([`SimWorld::cloud`],
 //! [`SimWorld::connector`] and so on) belong to an *incarnation*: one run of a process. After the

@@ -42,9 +42,9 @@ enum Over {
 
 impl Forwarder {
     /// Returns the first response that is not a failure. If there is none, returns the first
-    /// failure, or `None` if no resolver responds. Forwards a query that arrived over TCP over TCP,
-    /// and any other query over UDP first, then over TCP. Returns a truncated response unchanged,
-    /// so that the client repeats its query over TCP.
+    /// failure, or `None` if no resolver responds. If `tcp` is true, queries the resolvers over
+    /// TCP; otherwise, over UDP first and then over TCP. Returns a truncated response unchanged, so
+    /// that the client repeats its query over TCP.
     pub(super) async fn ask(&self, query: &[u8], tcp: bool) -> Option<Vec<u8>> {
         let deadline = Instant::now() + WITHIN;
         let servers = self.resolvers.borrow().servers.clone();

@@ -31,7 +31,7 @@ const FORWARDED: usize = 1024;
 const CONNECTIONS: usize = 256;
 const IDLE_FOR: Duration = Duration::from_secs(10);
 
-/// How long to wait after accepting a connection failed, for example because no file descriptors
+/// The delay after a failed attempt to accept a connection, for example because no file descriptors
 /// are left.
 const PAUSE: Duration = Duration::from_millis(100);
 

@@ -133,7 +133,11 @@ pub async fn endpoints_follow_their_instance(registry: &dyn Registry) -> Result<
     let put = Change::PutInstance(Box::new(record));
     registry.commit(epoch, Batch::of(put)).await?;
     let shown = registry.snapshot().await?.instances[&container].clone();
-    assert_eq!(shown.endpoints, Vec::new(), "a deleted instance must lose its endpoints");
+    assert_eq!(
+        shown.endpoints,
+        Vec::new(),
+        "a deleted instance must lose its endpoints"
+    );
     Ok(())
 }
 

@@ -93,10 +93,9 @@ impl SshError {
             Self::ForwardRefused { target, .. } => {
                 Error::unreachable(format!("{target} behind {host}"), Some(why.into()))
             }
-            Self::ForwardTimedOut { target, after } => Error::timed_out(
-                format!("the connection from {host} to {target}"),
-                *after,
-            ),
+            Self::ForwardTimedOut { target, after } => {
+                Error::timed_out(format!("the connection from {host} to {target}"), *after)
+            }
             Self::Jump { jump, why } => why.for_jump(jump, host),
             Self::PinUnreadable(_) => {
                 Error::corrupt(format!("the recorded host key of {host}"), why)

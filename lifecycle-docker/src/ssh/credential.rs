@@ -19,7 +19,7 @@ pub enum SshCredential {
     Password(Sensitive),
 }
 
-/// The parsed credential.
+/// A parsed credential.
 #[derive(Clone)]
 pub(super) enum Credential {
     Key(Arc<PrivateKey>),

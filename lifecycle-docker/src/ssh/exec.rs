@@ -1,4 +1,5 @@
-//! Runs commands on a host, each in its own SSH session, until the session's channel closes.
+//! Runs commands on a host, each in its own SSH session. A command has ended when its session's
+//! channel is closed.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -15,9 +16,10 @@ use crate::error::SshError;
 
 /// The output size at which a command is aborted.
 const OUTPUT_LIMIT: usize = 16 << 20;
-/// How long a host may accept no input for a command.
+/// Time limit for the host to accept a piece of a command's input.
 const STALL: Duration = Duration::from_mins(1);
-/// Input is sent in pieces of this size, so that a slow connection does not count as stalled.
+/// The size of a piece of input. It is small enough that a slow connection does not count as
+/// stalled.
 const PIECE: usize = 256 << 10;
 /// The exit code reported for a command that was ended by a signal.
 const ENDED_BY_SIGNAL: u32 = 255;
@@ -37,7 +39,7 @@ pub(super) fn line(script: &str, sudo: bool) -> String {
     }
 }
 
-/// Why sending a command's input failed.
+/// The reasons why a command could not be run.
 #[derive(Debug)]
 pub(super) enum RunError {
     /// Reading the input failed.
@@ -58,8 +60,8 @@ impl From<russh::Error> for RunError {
     }
 }
 
-/// A session that, if dropped early, is closed on the host. The host may keep such a session until
-/// its command exits, so the session's connection is not used for further channels.
+/// A session. Dropping it before its command has ended closes it on the host. The host may keep
+/// such a session until the command exits, so no further channels are opened on its connection.
 struct Session {
     write: Arc<ChannelWriteHalf<Msg>>,
     lease: Lease,
@@ -75,7 +77,8 @@ impl Drop for Session {
         let write = Arc::clone(&self.write);
         if let Ok(runtime) = tokio::runtime::Handle::try_current() {
             runtime.spawn(async move {
-                // If the connection is gone, the host closes the session by itself.
+                // Errors are ignored: if the connection is gone, the host closes the session
+                // itself.
                 let _ = write.signal(Sig::TERM).await;
                 let _ = write.close().await;
             });
@@ -83,7 +86,7 @@ impl Drop for Session {
     }
 }
 
-/// Runs a command with `input`, and counts the bytes that were sent.
+/// Runs a command with `input`. Also returns the number of input bytes that were sent.
 pub(super) async fn run<I>(
     channel: Channel<Msg>,
     lease: Lease,
@@ -113,8 +116,8 @@ where
                 done = &mut feed, if feeding => {
                     feeding = false;
                     match done {
-                        // A command may exit without reading its input; its exit code is the
-                        // result.
+                        // An error here is ignored: a command may exit before it has read its
+                        // input. The exit code is the result.
                         Ok(()) | Err(RunError::Ssh(SshError::Protocol(_))) => {}
                         Err(error) => return Err(error),
                     }

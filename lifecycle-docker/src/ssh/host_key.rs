@@ -1,4 +1,5 @@
-//! Host key verification. Only the keys that the provider reported are accepted.
+//! Verifies host keys. Only keys that the provider reported, or that are configured for a jump
+//! host, are accepted.
 
 use lifecycle_core::Result;
 use russh::client;
@@ -13,16 +14,16 @@ pub(super) struct HostKeyCheck {
 }
 
 impl HostKeyCheck {
-    /// Creates a check for the keys that the provider reported, in OpenSSH format. If there are
-    /// none, no host is accepted.
+    /// Creates a check for the keys that the provider reported, in OpenSSH format. If `reported` is
+    /// empty, the check rejects every host.
     pub(super) fn new(reported: &[String]) -> Result<Self, SshError> {
         Ok(Self {
             pinned: parse(reported)?,
         })
     }
 
-    /// Returns the algorithms to request, because a server with several keys must offer a key of
-    /// the pinned type.
+    /// Returns the key algorithms to request from the server, so that a server with several keys
+    /// offers a key of a pinned type.
     pub(super) fn algorithms(&self) -> Option<Vec<Algorithm>> {
         if self.pinned.is_empty() {
             return None;
@@ -87,8 +88,8 @@ fn parse(lines: &[String]) -> Result<Vec<PublicKey>, SshError> {
         .collect()
 }
 
-/// Extracts the keys from the output of `ssh-keyscan`, or from keys in OpenSSH format, without host
-/// names.
+/// Extracts keys from the output of `ssh-keyscan`, or from lines in OpenSSH format. The result
+/// contains no host names.
 pub(super) fn scanned(reported: &[String]) -> Vec<String> {
     let lines = reported.iter().flat_map(|text| text.lines().map(str::trim));
     lines

@@ -33,7 +33,7 @@ pub struct JumpHost {
     pub credential: SshCredential,
 }
 
-/// A jump host with the connection that all its nodes share.
+/// A jump host, and the connection that all nodes behind it share.
 pub(crate) struct Jump {
     name: String,
     pool: Pool,
@@ -48,7 +48,7 @@ impl fmt::Debug for Jump {
 }
 
 impl Jump {
-    /// Creates a handle without connecting. A jump host without a known host key is rejected.
+    /// Creates a handle without connecting. Fails if the jump host has no valid host key.
     pub(crate) fn new(jump: JumpHost, timings: SshTimings) -> Result<Self> {
         let JumpHost {
             host, port, user, ..
@@ -59,15 +59,15 @@ impl Jump {
                 name.clone(),
                 why,
                 format!(
-                    "run `ssh-keyscan -p {port} {host}`, compare the printed keys with the keys \
-                     that the owner of the host names, and configure one of them as `ssh-ed25519 \
-                     AAAA…`"
+                    "run `ssh-keyscan -p {port} {host}`, check the printed keys against those \
+                     published by the host's owner, and configure a key that matches, in the form \
+                     `ssh-ed25519 AAAA…`"
                 ),
             )
         };
         let host_keys = scanned(&jump.host_keys);
         if host_keys.is_empty() {
-            return Err(refused("no host key is known for this host".into()));
+            return Err(refused("no host key is configured for it".into()));
         }
         HostKeyCheck::new(&host_keys).map_err(|error| refused(error.to_string()))?;
         let credential = Credential::parse(&jump.credential)?;

@@ -1,4 +1,4 @@
-//! A node's operating system over SSH: commands, files, connections.
+//! Accesses a node's operating system over SSH: runs commands, writes files, opens connections.
 //!
 //! [`SshAccess`] holds no open connection of its own. Each call takes a channel from the pool,
 //! which connects when needed and replaces broken connections.
@@ -60,8 +60,8 @@ pub struct SshTarget {
 
 /// A node's operating system over SSH.
 ///
-/// All clones of the `Arc` that contains this value share its connections. Connections are opened
-/// when needed; a broken connection is replaced at the next call.
+/// All users of one value share its connections. Connections are opened when needed; a broken
+/// connection is replaced at the next call.
 pub struct SshAccess {
     host: String,
     pool: Pool,
@@ -231,9 +231,9 @@ impl NodeAccess for SshAccess {
     async fn put(&self, file: HostFile) -> Result<()> {
         let what = format!("writing {} on {}", file.path, self.host);
         let (directory, path) = split_path(&file.path)?;
-        // Upload and rename are separate commands, because if the contents end early, the host sees
-        // a normal end of input and must not rename an incomplete file. The next upload of the same
-        // file removes drafts from interrupted uploads.
+        // Upload and rename are separate commands: if the contents end early, the host sees a
+        // normal end of input and would otherwise rename an incomplete file. The next upload of the
+        // same file deletes temporary files that interrupted uploads left behind.
         let draft = draft(&file.path);
         let upload = format!(
             "umask 077 && mkdir -p {directory} && \
@@ -253,7 +253,7 @@ impl NodeAccess for SshAccess {
     }
 
     async fn connect(&self, target: ForwardTarget) -> Result<Box<dyn Duplex>> {
-        // The caller reads the stream at its own pace and may stall.
+        // The caller reads the stream at its own pace and may stall, so use a separate connection.
         match self.forward(target, Share::Alone).await {
             Ok(stream) => Ok(Box::new(stream)),
             Err(error) => Err(self.core(&error)),
@@ -265,11 +265,11 @@ impl NodeAccess for SshAccess {
     }
 }
 
-/// The name prefix of incomplete files.
+/// The name prefix of all temporary files.
 const TEMPORARY: &str = ".lifecycle-put.";
 
-/// Returns the name prefix for incomplete contents of the file at `path`. It contains no characters
-/// that are special to a shell or a pattern.
+/// Returns the name prefix of temporary files for the file at `path`. The prefix contains no
+/// characters that are special to a shell or in a pattern.
 fn draft(path: &str) -> String {
     let mut digest = hex::encode(Sha256::digest(path));
     digest.truncate(16);

@@ -37,8 +37,8 @@ const PARALLEL_DIALS: u32 = 4;
 const REFUSALS_PER_CONNECTION: usize = 64;
 /// All connections except the first are closed after this idle time.
 const IDLE: Duration = Duration::from_mins(1);
-/// How long to wait for a channel that opens after its timeout, in order to close it. This is
-/// longer than a host's own timeout for connecting to an unreachable target.
+/// How long to wait for a channel that did not open in time, in order to close it. This is longer
+/// than a host's own timeout for connecting to an unreachable target.
 const LATEST: Duration = Duration::from_mins(5);
 /// The number of messages that are buffered per channel before the connection waits for the reader.
 const CHANNEL_BUFFER: usize = 1024;
@@ -133,7 +133,7 @@ fn name(target: &ForwardTarget) -> String {
     }
 }
 
-/// Whether a channel may share its connection.
+/// Selects whether a channel may share its connection with other channels.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Share {
     /// The reader never stalls.
@@ -199,7 +199,7 @@ impl Lease {
         }
     }
 
-    /// Whether no other channel uses this connection.
+    /// Returns whether no other channel uses this connection.
     pub(super) fn is_alone(&self) -> bool {
         self.share == Share::Alone
     }
@@ -230,7 +230,7 @@ pub(super) struct Peer {
     /// The host's name or address.
     pub(super) host: String,
     pub(super) port: u16,
-    /// The jump host that connects to the host; `None` for a direct connection.
+    /// The jump host to connect through; `None` for a direct connection.
     pub(super) through: Option<Arc<Jump>>,
     pub(super) user: String,
     pub(super) host_keys: Vec<String>,
@@ -244,8 +244,8 @@ pub(super) struct Pool {
     /// Increases each time all connections are replaced.
     generation: AtomicU64,
     dials: Semaphore,
-    /// The latest failed connection attempt, so that all waiters on an unreachable host share one
-    /// attempt.
+    /// The time and error of the latest failed connection attempt. A caller that waited for this
+    /// attempt gets its error instead of making another attempt.
     failed: Mutex<Option<(Instant, Arc<SshError>)>>,
 }
 
@@ -319,7 +319,8 @@ impl Pool {
             return Ok(lease);
         }
         let asked = Instant::now();
-        // The first connection is opened alone, because the waiting callers can usually share it.
+        // If there is no connection, let only one caller open one: the other callers can usually
+        // share it.
         let permits = if self.is_empty() { PARALLEL_DIALS } else { 1 };
         let _permit = self
             .dials
@@ -369,8 +370,8 @@ impl Pool {
         }
     }
 
-    /// Reserves a slot on the first existing connection with room, so that later connections become
-    /// idle.
+    /// Reserves a slot on the first connection that has a free one, so that later connections
+    /// become idle.
     fn take(&self, is_session: bool) -> Option<Lease> {
         let mut connections = self.lock();
         connections.retain(|c| c.is_usable());
@@ -385,11 +386,11 @@ impl Pool {
             .map(|c| Lease::new(Arc::clone(c), is_session, Share::Shared))
     }
 
-    /// Opens a stream to the host, before the SSH handshake.
+    /// Opens the stream for a connection to the host, directly or through the jump host.
     async fn stream(&self) -> Result<Box<dyn Duplex>, SshError> {
         let Peer { host, port, .. } = &self.peer;
-        // The jump host has its own timeout, so that a delay at the jump host is reported with its
-        // name.
+        // No timeout is needed here: the jump host has its own timeout, whose error contains the
+        // jump host's name.
         if let Some(jump) = &self.peer.through {
             return jump.reach(host, *port).await;
         }
@@ -457,8 +458,8 @@ impl Pool {
     }
 }
 
-/// Opens a channel. A channel that opens after its timeout is closed again. If the host does not
-/// even answer the request in time, the connection gets no further channels.
+/// Opens a channel. A channel that opens after its timeout is closed again. If the host then does
+/// not answer a ping in time either, no further channels are opened on the connection.
 async fn open(
     connection: Arc<Connection>,
     kind: ChannelKind,

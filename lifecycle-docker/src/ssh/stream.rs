@@ -1,12 +1,12 @@
-//! A forwarded connection, or a command's input and output, as one stream. It keeps its slot in the
-//! pool until its channel is closed.
+//! Provides a forwarded connection, or a command's input and output, as one stream. The stream
+//! keeps its slot in the pool until its channel is closed.
 //!
-//! The SSH client removes a channel only when the host closes it: a channel that the client closes
-//! first stays in its table, with its buffers, until the connection ends (russh 0.65.1,
-//! `client/encrypted.rs`: a close from the host is ignored after the client has sent its own). A
-//! dropped stream on a shared connection therefore ends its input and waits for the host to close
-//! the channel. If the host does not close it in time, the stream closes the channel itself, and
-//! the connection is not used for further channels.
+//! The host must close a channel first. A channel that the client closes first stays in the
+//! client's table, with its buffers, until the connection ends (russh 0.65.1,
+//! `client/encrypted.rs`: the client ignores the host's close message after it has sent its own).
+//! On a shared connection, a dropped stream therefore only ends its input, and waits for the host
+//! to close the channel. If the host does not close the channel in time, the stream closes it, and
+//! no further channels are opened on the connection.
 
 use std::io;
 use std::pin::Pin;
@@ -64,7 +64,7 @@ impl LeasedStream {
         }
     }
 
-    /// Releases `permit` when the channel is closed.
+    /// Keeps `permit` until the channel is closed.
     pub(crate) fn holding(mut self, permit: OwnedSemaphorePermit) -> Self {
         if let Some(channel) = &mut self.channel {
             channel.permit = Some(permit);
@@ -88,8 +88,7 @@ impl OpenChannel {
     /// Ends the input and reads until the host closes the channel.
     async fn finish(mut self) {
         let closed = timeout(CLOSES_WITHIN, async {
-            // Errors are ignored: an error means that the connection is gone, and the channel with
-            // it.
+            // Errors are ignored: an error means that the connection and its channels are gone.
             let _ = self.write.eof().await;
             let mut sent = 0;
             loop {

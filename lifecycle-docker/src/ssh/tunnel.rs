@@ -1,11 +1,13 @@
-//! Wraps the connection to a node that is inside the connection to the jump host.
+//! Wraps a connection to a node that runs inside the connection to the jump host.
 //!
-//! The SSH client buffers a number of packets per channel. If a channel's reader stalls, the client
-//! then stalls the whole connection, and with it every node behind the jump host. A single log
-//! stream that nobody reads is enough. Data from a node is therefore immediately moved into a byte
-//! buffer that is larger than the amount that the node may send without acknowledgement
-//! ([`WINDOW`]). Such a log then stalls only its own node's connection. If the buffer fills anyway,
-//! this connection is closed and the others continue.
+//! The SSH client buffers a limited number of packets per channel. If a channel's reader stalls and
+//! the buffer is full, the client stalls the whole connection. A single log stream that nobody
+//! reads could thus block all nodes behind the jump host.
+//!
+//! Data from a node is therefore immediately moved to a separate buffer. This buffer is larger than
+//! the amount that the node may send without acknowledgement ([`WINDOW`]), so a stalled log stream
+//! blocks only its own node's connection. If the buffer fills anyway, that connection is closed,
+//! and the connections to other nodes continue.
 
 use std::io;
 use std::time::Duration;
@@ -16,16 +18,14 @@ use tokio::time::timeout;
 
 use super::stream::LeasedStream;
 
-/// The SSH window per channel: the number of bytes that a node may send before they are
-/// acknowledged.
+/// The SSH window per channel: the number of bytes that a node may send without acknowledgement.
 pub(super) const WINDOW: u32 = 2 << 20;
 /// The buffer size for a stalled reader, in bytes: the window of its channel, plus room for the
 /// protocol's overhead with small packets.
 const HELD: usize = 8 << 20;
-/// The buffer size for outgoing data, in bytes. It is small, because data in this buffer is
-/// delayed.
+/// The buffer size for outgoing data, in bytes. It is small, to limit the delay of the data.
 const WAITING: usize = 256 << 10;
-/// How long a full buffer may delay all other nodes before its connection is closed.
+/// How long a full buffer may delay the other nodes before its connection is closed.
 const FULL: Duration = Duration::from_secs(10);
 const PIECE: usize = 64 << 10;
 

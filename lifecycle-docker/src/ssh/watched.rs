@@ -1,8 +1,8 @@
 //! Timeouts that the SSH client does not implement.
 //!
 //! The client sends no keepalives while it writes, so a host that accepts no more data would block
-//! it forever. A login that is cancelled during the key exchange would leave the client waiting for
-//! the host, with an open socket.
+//! the client forever. After a login is canceled during the key exchange, the client would keep
+//! waiting for the host, with an open socket.
 
 use std::io;
 use std::pin::Pin;
@@ -15,7 +15,7 @@ use tokio::sync::oneshot;
 use tokio::time::{Sleep, sleep};
 
 /// A connection that ends when its host accepts no data for too long, or when its login is
-/// cancelled.
+/// canceled.
 pub(super) struct Watched {
     stream: Box<dyn Duplex>,
     stall_limit: Duration,
@@ -30,13 +30,13 @@ impl Login {
     /// Marks the login as successful. From then on, the caller is responsible for ending the
     /// connection.
     pub(super) fn succeeded(self) {
-        // If the connection has ended already, nothing receives this message.
+        // The error is ignored: if the connection has ended, it needs no message.
         let _ = self.0.send(());
     }
 }
 
 impl Watched {
-    /// Wraps a connection whose host may accept no data for at most `stall_limit`.
+    /// Wraps a connection, which then fails if its host accepts no data for `stall_limit`.
     pub(super) fn new(stream: Box<dyn Duplex>, stall_limit: Duration) -> (Self, Login) {
         let (sender, receiver) = oneshot::channel();
         let watched = Self {
@@ -145,7 +145,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_cancelled_login_closes_its_socket() {
+    async fn a_canceled_login_closes_its_socket() {
         let listener = TcpListener::bind(("127.0.0.1", 0)).await.unwrap();
         let target = SshTarget {
             node: NodeName::try_from("vm1").unwrap(),
@@ -160,7 +160,7 @@ mod tests {
         };
         let credential = SshCredential::Password(Sensitive::new("x"));
         let access = SshAccess::new(target, &credential, timings).unwrap();
-        // The server sends its greeting, and stops responding during the key exchange.
+        // The server sends its greeting, and then does not respond to the key exchange.
         let server = async {
             let (mut stream, _) = listener.accept().await.unwrap();
             stream.write_all(b"SSH-2.0-test\r\n").await.unwrap();

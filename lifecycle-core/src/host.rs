@@ -180,8 +180,8 @@ pub enum Account {
 #[async_trait]
 pub trait HostPreparer: Debug + Send + Sync + 'static {
     /// Waits for the host's first-boot setup, installs the engine if it is missing, starts the
-    /// engine if it is not running, and checks that it works. Afterwards, a created account may use
-    /// the engine's socket. `progress` receives a line for each stage.
+    /// engine if it is not running, and checks that the engine works. Afterwards, a created account
+    /// may use the engine's socket. `progress` receives a line for each stage.
     async fn prepare(
         &self,
         host: &dyn NodeAccess,

@@ -30,7 +30,8 @@ pub(super) fn resolver_file(platform: PlatformId) -> HostBind {
     }
 }
 
-/// Returns the command that feeds tables to an agent; it must run in the agent's container.
+/// Returns the command that feeds tables to an agent. The command must run in the agent's
+/// container.
 pub(super) fn feed_command(platform: PlatformId) -> ExecCommand {
     let directory = directory(platform);
     ExecCommand::new([PROGRAM, "agent", "feed", "--state", &directory])
@@ -76,8 +77,8 @@ pub(super) async fn ensure(
     let span = engine_call("ensure_container", node);
     ensure.instrument(span).await?;
     if *node == declared.manager_node {
-        // Keep the outdated images on this node: a rollback to the previous manager needs its
-        // image.
+        // Keep the outdated images on this node: a rollback to the previous manager needs that
+        // manager's image.
         return Ok(());
     }
     let (repository, _) = agents.image.rsplit_once(':').unwrap_or((&agents.image, ""));

@@ -1,4 +1,4 @@
-//! Gives the control loop access, through traits, to everything that it uses outside its process.
+//! Groups the traits through which the control loop uses everything outside its process.
 
 use std::sync::Arc;
 

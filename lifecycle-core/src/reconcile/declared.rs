@@ -20,7 +20,7 @@ use crate::secret::PlatformKey;
 /// A declaration with everything that is derived from it.
 ///
 /// The JSON of this type is part of a recorded [`PlanningInput`](super::PlanningInput). To keep
-/// secrets out of it, each service's `spec` is reduced to the fields that the planner reads.
+/// secrets out of the JSON, each service's `spec` is reduced to the fields that the planner reads.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Declared {
     pub generation: Generation,
@@ -42,7 +42,7 @@ pub struct Declared {
 /// The agents that make service addresses work on the nodes.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Agents {
-    /// The image that agents run from, which is the manager's own.
+    /// The image that agents run from. It is the manager's own image.
     pub image: String,
     /// The digest in the labels of the agents' containers.
     pub digest: SpecDigest,
@@ -75,8 +75,8 @@ impl Agents {
     }
 }
 
-/// The input for the digest of an agent's container. It omits the network settings, because the
-/// agent receives them with its table.
+/// The input for the digest of an agent's container. The network settings are not part of this
+/// input, because the agent receives them with its table.
 #[derive(Serialize)]
 struct AgentForm<'a> {
     version: &'static str,
@@ -225,8 +225,8 @@ impl DeclaredService {
     }
 }
 
-/// Writes the fields of a service that the planner reads. The list contains the fields to write,
-/// rather than those to omit, so that a field that is added later is not written by mistake.
+/// Writes the fields of a service that the planner reads. Only the fields that are listed here are
+/// written, so that a field that is added later is not written by mistake.
 fn write_planned_part<S: Serializer>(spec: &ServiceSpec, to: S) -> Result<S::Ok, S::Error> {
     let source = match &spec.source {
         ImageSource::Image(image) => ImageSource::Image(image.clone()),
@@ -390,7 +390,7 @@ fn ranks(services: &BTreeMap<ServiceName, ServiceSpec>) -> Result<BTreeMap<Servi
                     match ranks.get(name) {
                         Some(r) => rank = rank.max(r + 1),
                         None if services.contains_key(name) => return true,
-                        // Ignore this dependency: if it is not declared, the planner holds the
+                        // The dependency is not declared. Ignore it here: the planner holds the
                         // service.
                         None => {}
                     }

@@ -42,7 +42,7 @@ pub(crate) const API_DIRECTORY: &str = "/run/lifecycle";
 /// The environment variable of a container that contains the URL of the manager's API.
 pub(crate) const API_URL: &str = "LIFECYCLE_URL";
 
-/// What services need to reach the manager's API. Only services that request access receive it.
+/// The data with which services that request it reach the manager's API.
 #[derive(Debug, Clone)]
 pub struct ServiceApi {
     pub endpoint: ManagerEndpoint,
@@ -52,8 +52,8 @@ pub struct ServiceApi {
     pub authority: String,
 }
 
-/// How long each type of step may take before it fails. The deadlines for node changes are declared
-/// instead.
+/// How long each type of step may take before it fails. The deadlines for node changes are part of
+/// the declaration instead.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Deadlines {
     pub prepare: Duration,
@@ -83,8 +83,8 @@ pub(super) struct Execution {
     pub(super) machines: BTreeMap<NodeName, ObservedNode>,
     pub(super) api: Option<ServiceApi>,
     pub(super) deadlines: Deadlines,
-    /// The change of the action's node that is already in progress in the cloud. A previous process
-    /// may have started this change.
+    /// The change of the node that is already in progress in the cloud, if there is one. A previous
+    /// process may have started this change.
     pub(super) under_way: Option<CloudOperation>,
     /// Receives each change that the cloud has accepted.
     pub(super) begun: mpsc::UnboundedSender<CloudOperation>,

@@ -1,7 +1,7 @@
 //! Sends the table of service addresses to every agent. For each running agent, one task writes
 //! each new table to a command in the agent's container and reads the agent's reports. The tasks
-//! are independent: an agent that does not accept a table only blocks container starts on its own
-//! node.
+//! are independent: an agent that does not accept a table blocks only the container starts on its
+//! own node.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -63,7 +63,7 @@ enum Accepted {
     Nothing { since: DateTime<Utc>, why: String },
 }
 
-/// The run of an agent's container that a feed serves.
+/// Identifies the run of an agent's container that a feed serves.
 #[derive(Debug, Clone, PartialEq, Eq)]
 struct Agent {
     machine: ObservedNode,
@@ -202,8 +202,9 @@ impl Feeder {
                     accepted.borrow_and_update();
                     let acknowledges = |accepted: &Accepted| match accepted {
                         Accepted::Version(has) => *has >= version,
-                        // Do not wait for an agent that has accepted no table. If it still connects
-                        // to a stopped instance, it retries the connection at another endpoint.
+                        // Do not wait for an agent that has accepted no table. If this agent still
+                        // connects to a stopped instance, it retries the connection at another
+                        // endpoint.
                         Accepted::Nothing { .. } => true,
                     };
                     if shared.agents().values().all(acknowledges)

@@ -71,7 +71,7 @@ mv -T \"$part\" '{directory}' || [ -d '{directory}' ]"
     )
 }
 
-/// Returns one archive with all mounts, each under its position in `mounts`.
+/// Returns one archive with all mounts. The top-level path of each mount is its index in `mounts`.
 fn archive(mounts: &[ShippedMount]) -> Result<Bytes> {
     let failed = |error| Error::io("packing the declaration's files", error);
     let mut archive = tar::Builder::new(Vec::new());

@@ -45,9 +45,9 @@ pub(super) enum Answer {
     NotAsked,
 }
 
-/// Checks a container's readiness with the check that its service declares; without one, with the
-/// container's health check; without that, with a connection to each TCP endpoint. A running
-/// container without any of these is ready.
+/// Checks a container's readiness with the first of these that exists: the check that its service
+/// declares, the container's health check, or a connection to each TCP endpoint. If none exists, a
+/// running container is ready.
 pub(super) async fn answers(
     declared: &Declared,
     node: &ObservedNode,

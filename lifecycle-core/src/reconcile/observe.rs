@@ -46,8 +46,7 @@ pub struct NodeView {
     /// Meanwhile, `engine` is the engine's last report.
     #[serde(default)]
     pub not_responding: Option<Unknown>,
-    /// The readiness of the node's containers. The manager checks it; the engine does not report
-    /// it.
+    /// The readiness of the node's containers, according to the manager's checks.
     #[serde(default)]
     pub readiness: BTreeMap<ContainerId, Readiness>,
 }

@@ -109,8 +109,7 @@ struct Homes<'i, 'a> {
     images: BTreeMap<&'a str, Vec<usize>>,
 }
 
-/// The maximum number of nodes that are remembered as having an image. New replicas prefer these
-/// nodes.
+/// For each image, at most this many of the nodes that have it are preferred for new replicas.
 const FEW_HOLDERS: usize = 16;
 
 impl<'i, 'a> Homes<'i, 'a> {
@@ -200,8 +199,8 @@ impl<'i, 'a> Homes<'i, 'a> {
 
     /// If a volume excludes the node for a replica, returns the volume and the node that has the
     /// volume's data. A replica that ran before is bound to the volume on its own node. A new
-    /// replica is bound only if its service has a single replica: of several replicas, each has its
-    /// own data.
+    /// replica is bound only if its service has a single replica: in a service with several
+    /// replicas, each has its own data.
     fn bound(
         &self,
         node: usize,
@@ -379,8 +378,8 @@ impl<'a> Placing<'_, 'a> {
             .collect()
     }
 
-    /// Removes candidates, best first, until one fits, and returns it. The others that were removed
-    /// are full for the service.
+    /// Removes candidates, best first, until one fits, and returns that one. The candidates removed
+    /// before it are full for the service.
     fn take_candidate(
         &self,
         replica: usize,
@@ -518,8 +517,7 @@ impl<'a> Placing<'_, 'a> {
     }
 }
 
-/// Why a replica does not fit on a node. The text is only needed if the replica fits on no node, so
-/// it is formatted late.
+/// Why a replica does not fit on a node. The text is formatted only if the replica fits on no node.
 #[derive(Debug)]
 enum Obstacle<'a> {
     Constraint(&'a Constraint),

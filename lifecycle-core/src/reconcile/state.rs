@@ -34,7 +34,7 @@ pub(super) fn of_replica(seen: &Seen<'_>, verdict: Verdict) -> InstanceState {
 }
 
 /// Returns the state of a replica, or of a recorded container, that no engine lists. `view` is the
-/// node on which it may still run.
+/// node on which the container may still run.
 pub(super) fn without_container(view: Option<&NodeView>, verdict: Verdict) -> InstanceState {
     match (view.map(|view| &view.engine), verdict) {
         (Some(EngineView::Unknown(unknown)), _) => InstanceState::Unknown {

@@ -18,7 +18,7 @@ use crate::registry::{Batch, Change, NodeRecord};
 
 impl Driver {
     /// Stores a change that the cloud has accepted, so that a later process can continue to poll
-    /// it.
+    /// the change.
     pub(super) async fn store(&mut self, operation: CloudOperation) -> Result<()> {
         let name = operation.change.node().clone();
         let known = self.registry.nodes.get(&name).cloned();
@@ -40,8 +40,8 @@ impl Driver {
     }
 
     pub(super) async fn ended(&mut self, end: StepEnd) -> Result<()> {
-        // First note the operations that the step has started: `note_end` removes those that have
-        // ended.
+        // First note the operations that the step has started: `note_end` then removes those that
+        // have ended.
         let mut begun = Vec::new();
         while let Ok(operation) = self.just_begun.try_recv() {
             let node = operation.change.node().clone();

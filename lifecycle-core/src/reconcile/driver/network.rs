@@ -8,8 +8,8 @@ use crate::reconcile::step::Step;
 use crate::reconcile::traffic;
 
 impl Driver {
-    /// Sends the current table to the agents. In the table, the containers that `launches` stop or
-    /// remove get no new connections.
+    /// Sends the agents the current table, in which containers that `launches` stop or remove get
+    /// no new connections.
     pub(super) fn update_agents(
         &mut self,
         target: &Target,

@@ -190,7 +190,8 @@ impl Driver {
             .collect()
     }
 
-    /// Returns a node subject's own node, or the nodes on which the subject's replicas are placed.
+    /// For a node, returns the node itself; otherwise, returns the nodes on which the subject's
+    /// replicas are placed.
     fn nodes_of(&self, subject: &Subject) -> BTreeSet<NodeName> {
         if let Subject::Node(node) = subject {
             return BTreeSet::from([node.clone()]);

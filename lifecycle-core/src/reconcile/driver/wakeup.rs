@@ -12,13 +12,14 @@ use crate::error::Result;
 use crate::model::NodeName;
 use crate::network::Report;
 
-/// How long, per node and replica, to gather changes before planning. Changes tend to come in
-/// groups, and a single plan can handle a whole group. For 50 objects, this is half a millisecond.
+/// Multiplied by the number of nodes and replicas, this is the time to gather changes before
+/// planning. Changes tend to come in groups, and a single plan can handle a whole group. For 50
+/// objects, the time is half a millisecond.
 const GATHERING_PER_OBJECT: Duration = Duration::from_micros(10);
 const LONGEST_GATHERING: Duration = Duration::from_millis(50);
 
-/// The minimum time between two plans, per node and replica. It grows with the platform, because
-/// plans of a large platform cost more and changes are more frequent. The minimum is a few
+/// Multiplied by the number of nodes and replicas, this is the minimum time between two plans: on a
+/// larger platform, plans cost more and changes are more frequent. The minimum is a few
 /// milliseconds for a dozen replicas, and less than a second for 2,000. It delays neither steps
 /// that wait for a free slot nor the first plan after a pause.
 const BETWEEN_PLANS_PER_OBJECT: Duration = Duration::from_micros(300);
@@ -45,7 +46,7 @@ pub(super) enum Wakeup {
     Agents,
     /// An agent sent a report.
     Report(NodeName, Report),
-    /// The time that [`Pace`] contains has been reached.
+    /// The time in the current [`Pace`] has been reached.
     Due,
     /// A running step may have written a new line.
     Lines,

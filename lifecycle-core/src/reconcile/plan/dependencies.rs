@@ -50,7 +50,7 @@ impl Planning<'_> {
         Ok(steps)
     }
 
-    /// Adds the steps that bring `service` up to `steps`.
+    /// Collects, in `steps`, the steps that bring `service` up.
     fn await_service(
         &self,
         service: &IndexedService<'_>,

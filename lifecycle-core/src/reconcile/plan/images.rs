@@ -160,8 +160,8 @@ impl<'a> Planning<'a> {
 
     fn set_image_gate(&mut self, node: &NodeName, image: String, gate: Gate) -> Gate {
         let gate = match gate {
-            // The plan already shows what holds the image's step, so return the image as the cause.
-            // Only a failed build is returned as the cause itself.
+            // The plan already shows what holds the image's step, so name only the image as the
+            // cause. If the build failed, name that failure instead.
             Gate::Blocked(blocked) if !matches!(blocked.by, HeldBy::Failed { .. }) => {
                 let by = HeldBy::Image {
                     image: image.clone(),

@@ -198,7 +198,7 @@ impl<'a> Planning<'a> {
             return Gate::Open;
         };
         let Some(view) = observed.nodes.get(last) else {
-            // If the cloud could be polled, the node no longer exists.
+            // The node no longer exists, unless the cloud could not be polled.
             let Some(unknown) = &observed.cloud_unknown else {
                 return Gate::Open;
             };

@@ -2,8 +2,7 @@
 //! state. It uses no I/O, no clock and no random numbers, so equal inputs yield equal plans.
 //!
 //! - [`nodes`]: nodes are created, started and prepared for Docker.
-//! - [`agents`]: each node gets an agent, so that service names work before the containers that may
-//!   use them start.
+//! - [`agents`]: each node gets an agent before containers that may use service names start there.
 //! - [`images`]: an image is built or pulled on one node and copied to the others.
 //! - [`dependencies`]: a service starts after those that it depends on; a service with `starts:
 //!   last` starts after all others.

@@ -10,8 +10,8 @@ use crate::reconcile::declared::Declared;
 use crate::reconcile::index::{Index, Seen};
 use crate::reconcile::step::{HeldBy, Reason, StepId};
 
-/// Returns the declared host ports that running containers of declared replicas use. Each has the
-/// container and the position of the container's replica.
+/// Returns the declared host ports that running containers of declared replicas use, each with the
+/// container and the position of its replica.
 pub(super) fn holders<'a>(
     declared: &'a Declared,
     index: &Index<'a>,
@@ -81,8 +81,8 @@ impl<'a> Planning<'a> {
         Ok(needs)
     }
 
-    /// Returns whether the replica keeps this container: it has the declared specification or, if
-    /// that was rejected, the previous one.
+    /// Returns whether the replica keeps this container: the container has the declared
+    /// specification or, if that was rejected, the previous one.
     fn keeps_running(&self, position: usize, seen: Seen<'a>) -> bool {
         let id = &self.index.replicas[position];
         let Some(service) = self.index.service(&id.service).map(|s| s.service) else {

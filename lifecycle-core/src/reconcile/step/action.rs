@@ -1,5 +1,5 @@
 //! Defines the actions of steps. Everything that the planner and the control loop need to know
-//! about an action is in its row of one table, [`Action::facts`].
+//! about an action is in one row of one table, [`Action::facts`].
 //!
 //! Add a new action in three places, which `tests/source/actions.rs` checks: as a variant with a
 //! row in [`Action::facts`]; in `Execution::act`, which carries it out; and in the module of the
@@ -129,7 +129,8 @@ pub(crate) enum Work {
     StoppingContainer,
 }
 
-/// What an action does to its node, or to an image or a container on the node. Step ids contain it.
+/// What an action does to its node, or to an image or a container on the node. Step ids contain the
+/// verb.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub(crate) enum Verb {

@@ -29,7 +29,7 @@ pub struct SshKeyPair {
 /// A command on a node.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct HostCommand {
-    /// A script for `/bin/sh`. Must not contain secrets, because process lists show it.
+    /// A script for `/bin/sh`. Must not contain secrets, because process lists show the script.
     pub script: String,
     pub as_root: bool,
     /// The standard input.

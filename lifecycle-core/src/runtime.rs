@@ -323,8 +323,8 @@ pub trait ContainerRuntime: Debug + Send + Sync + 'static {
     /// Returns all objects of the platform.
     async fn state(&self) -> Result<EngineState>;
 
-    /// Returns a container of the platform by its name or id, as in `state`; `None` if it does not
-    /// exist.
+    /// Returns a container of the platform by its name or id, in the form that `state` returns;
+    /// `None` if the container does not exist.
     async fn container(&self, container: &str) -> Result<Option<ObservedContainer>>;
 
     /// Returns an image by its name, if the engine has it.

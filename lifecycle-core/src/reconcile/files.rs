@@ -147,7 +147,7 @@ mod tests {
         }
     }
 
-    /// Runs the script as a node does, with the archive as its input.
+    /// Runs the script as a node does, with the archive as input.
     fn run(directory: &str, mounts: &[ShippedMount]) -> bool {
         // Only root may set owners, so the test does not set them.
         let script = script(directory).replace("--same-owner", "--no-same-owner");

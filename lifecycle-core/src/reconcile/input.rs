@@ -19,7 +19,7 @@ use crate::registry::RejectedSpec;
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct PlanningInput {
     pub declared: Arc<Declared>,
-    /// What exists, as the cloud and the engines report it.
+    /// What exists, according to the cloud, the engines and the agents.
     pub observed: Arc<Observed>,
     pub history: History,
     pub policy: Policy,

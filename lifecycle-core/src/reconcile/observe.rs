@@ -11,7 +11,7 @@ use crate::model::{ContainerId, NodeName};
 use crate::registry::Unknown;
 use crate::runtime::{EngineInfo, EngineState};
 
-/// What exists, as the cloud, the engines and the agents report it.
+/// What exists, according to the cloud, the engines and the agents.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 pub struct Observed {
     /// Set while the cloud's list of nodes is unavailable: since when, and why. Meanwhile, `nodes`

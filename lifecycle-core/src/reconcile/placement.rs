@@ -14,7 +14,7 @@ use crate::model::{Constraint, InstanceId, NodeName, NodeSpec, Protocol, Resourc
 /// The node of each replica, and why some replicas have no node.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Placement {
-    /// The node of each replica that fits on one.
+    /// For each replica that fits on a node, the node on which it is placed.
     pub nodes: BTreeMap<InstanceId, NodeName>,
     /// Why each of the other replicas fits on no node.
     pub unplaceable: BTreeMap<InstanceId, String>,

@@ -4,8 +4,8 @@
 //! - [`nodes`]: nodes are created, started and prepared for Docker.
 //! - [`agents`]: each node gets an agent before containers that may use service names start there.
 //! - [`images`]: an image is built or pulled on one node and copied to the others.
-//! - [`dependencies`]: a service starts after those that it depends on; a service with `starts:
-//!   last` starts after all others.
+//! - [`dependencies`]: a service starts after those that it depends on; a service with
+//!   `starts: last` starts after all others.
 //! - [`instances`]: replicas are created on the nodes that they are placed on.
 //! - [`keep_running`]: containers that were never started, or that ended, are started.
 //! - [`replacement`]: an old container is stopped before its successor starts, and is restored if

@@ -1,6 +1,6 @@
-//! The alternatives for a node's VM (each size in each zone), in the user's order of preference.
-//! Alternatives that Azure could not provide are recorded in Azure tags, so that a later attempt
-//! continues after them.
+//! Lists the alternatives for a node's VM: each size in each zone, in the user's order of
+//! preference. Azure tags record the alternatives that Azure could not provide, so that the next
+//! attempt continues after them.
 
 use std::fmt;
 
@@ -10,8 +10,7 @@ use lifecycle_core::model::NodeSpec;
 use crate::arm::failure::Refusal;
 use crate::options::AzureOptions;
 
-/// The maximum length of a tag value, according to the limitations in "Use tags to organize your
-/// Azure resources".
+/// The maximum length of a tag value, as documented in "Use tags to organize your Azure resources".
 const LONGEST: usize = 256;
 
 /// A VM size in one zone, or in a zone that Azure chooses.
@@ -31,8 +30,8 @@ impl fmt::Display for Alternative {
 }
 
 impl Alternative {
-    /// Returns all alternatives for a node, the preferred one first: all zones of one size before
-    /// the next size.
+    /// Returns all alternatives for a node, the preferred one first: the first size in every zone,
+    /// then the second size in every zone, and so on.
     pub(crate) fn of(options: &AzureOptions, spec: &NodeSpec) -> Vec<Self> {
         let sizes: Vec<&String> = match &spec.size {
             Some(size) => std::iter::once(size).chain(&spec.alternatives).collect(),
@@ -57,12 +56,12 @@ impl Alternative {
         all
     }
 
-    /// Whether both are the same alternative. Sizes are compared without regard to case.
+    /// Returns whether `other` is the same alternative. Sizes are compared case-insensitively.
     pub(crate) fn is(&self, other: &Self) -> bool {
         self.size.eq_ignore_ascii_case(&other.size) && self.zone == other.zone
     }
 
-    /// Returns the text for a tag, for example `Standard_B2s/1`.
+    /// Returns the text that a tag contains for this alternative, for example `Standard_B2s/1`.
     fn written(&self) -> String {
         match &self.zone {
             Some(zone) => format!("{}/{zone}", self.size),
@@ -84,13 +83,14 @@ impl Alternative {
     }
 }
 
-/// The alternatives that failed, each with Azure's error code. The next attempt continues after the
-/// last one.
+/// The alternatives that failed in earlier attempts, each with Azure's error code. The next attempt
+/// continues after the last of them.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(crate) struct Tried(Vec<(Alternative, String)>);
 
 impl Tried {
-    /// Parses a tag. Unknown text becomes an alternative that matches none.
+    /// Parses the value of a tag. Text in another format becomes an alternative that matches no
+    /// configured one.
     pub(crate) fn read(tag: Option<&str>) -> Self {
         let entries = tag.unwrap_or_default().split("; ");
         let entry = |entry: &str| {
@@ -100,8 +100,8 @@ impl Tried {
         Self(entries.filter(|e| !e.is_empty()).map(entry).collect())
     }
 
-    /// Returns the value for the tag, or `None` if no alternative has failed. If the value is too
-    /// long, the oldest entries are dropped.
+    /// Returns the value for the tag, or `None` if no alternative has failed. Drops the oldest
+    /// entries if the value would be too long.
     pub(crate) fn written(&self) -> Option<String> {
         let entries = self
             .0
@@ -117,12 +117,12 @@ impl Tried {
         self.0.is_empty()
     }
 
-    /// Whether `alternative` is the last one that failed.
+    /// Returns whether `alternative` is the last one that failed.
     pub(crate) fn ends_with(&self, alternative: &Alternative) -> bool {
         self.0.last().is_some_and(|(last, _)| last.is(alternative))
     }
 
-    /// Adds an alternative that failed.
+    /// Records that `alternative` failed.
     #[must_use]
     pub(crate) fn with(mut self, alternative: &Alternative, refusal: &Refusal) -> Self {
         self.0.retain(|(known, _)| !known.is(alternative));
@@ -130,15 +130,16 @@ impl Tried {
         self
     }
 
-    /// Returns the part of `all` after the last alternative that was tried, or `all` if it does not
-    /// contain that one.
+    /// Returns the alternatives in `all` after the last one that failed. Returns `all` if it does
+    /// not contain that alternative.
     pub(crate) fn rest<'a>(&self, all: &'a [Alternative]) -> &'a [Alternative] {
         let last = self.0.last();
         let place = last.and_then(|(last, _)| all.iter().position(|one| one.is(last)));
         place.map_or(all, |place| all.get(place + 1..).unwrap_or_default())
     }
 
-    /// Returns the error that no alternative is left, with the last refusal.
+    /// Converts the last refusal to an error. If several alternatives failed, the error lists all
+    /// of them.
     pub(crate) fn exhausted(&self, what: String, refusal: Refusal) -> Error {
         let last = refusal.into_error(what);
         match (last, self.0.len()) {
@@ -195,7 +196,7 @@ mod tests {
     }
 
     #[test]
-    fn continues_after_the_last_one_even_if_the_tag_was_truncated() {
+    fn continues_after_the_last_alternative_even_if_the_tag_was_truncated() {
         let all: Vec<Alternative> = (0..40)
             .map(|n| one(&format!("Standard_D{n}s_v5/1")))
             .collect();

@@ -1,5 +1,5 @@
-//! Azure's compute service through its generated client. Requests are only sent with `send`; the
-//! client's own polling is not used, because it reads an operation's state from the wrong field.
+//! Calls Azure's compute service through the generated client. Requests are only sent with `send`:
+//! the client's own polling reads an operation's state from the wrong field.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -19,7 +19,7 @@ use crate::vm::Vm;
 /// The API version for requests that do not use the generated client.
 pub(crate) const COMPUTE: &str = "2024-07-01";
 
-/// The VMs of one subscription.
+/// Reads and changes the VMs of one subscription.
 #[derive(Clone)]
 pub(crate) struct Compute {
     client: azure_mgmt_compute::Client,
@@ -36,13 +36,13 @@ impl std::fmt::Debug for Compute {
     }
 }
 
-/// Changes to an existing VM.
+/// A change to an existing VM.
 #[derive(Debug, Clone, Copy)]
 pub(crate) enum Action {
     Start,
     Restart,
     Deallocate,
-    /// Powers off without a shutdown of the operating system.
+    /// Powers off without shutting down the operating system first.
     PowerOff,
     Delete,
 }
@@ -59,8 +59,8 @@ impl Compute {
         let client = azure_mgmt_compute::Client::builder(credential)
             .endpoint(endpoint)
             .scopes(&[scope])
-            // The caller decides whether to retry. The client's own retries would sleep for as long
-            // as Azure requests.
+            // Disable the client's retries, which would sleep for as long as Azure requests. The
+            // caller decides whether to retry.
             .retry(RetryOptions::none())
             .transport(TransportOptions::new(transport))
             .build()
@@ -90,8 +90,8 @@ impl Compute {
     }
 
     /// Returns all VMs of the subscription with their instance views. Azure returns models and
-    /// instance views in two separate lists. A VM that is only in the list of models was created
-    /// between the two requests; it is read separately.
+    /// instance views in two separate lists. If a VM is only in the list of models, it was created
+    /// between the two requests and is read separately.
     pub(crate) async fn list(&self) -> Result<Vec<Vm>> {
         let (models, statuses) = tokio::try_join!(self.pages(false), self.pages(true))?;
         let key = |vm: &models::VirtualMachine| vm.resource.id.as_ref().map(|id| id.to_lowercase());
@@ -115,8 +115,8 @@ impl Compute {
         Ok(vms)
     }
 
-    /// Returns the VMs of the subscription that represent `node`, according to their tags or,
-    /// without tags, according to their names.
+    /// Returns the VMs of the subscription that represent `node` according to their tags. For VMs
+    /// without tags, the name decides.
     pub(crate) async fn named(&self, node: &NodeName) -> Result<Vec<Vm>> {
         let mut found = Vec::new();
         for vm in self.pages(false).await? {

@@ -1,5 +1,5 @@
-//! Azure authentication: a token from one of several login methods, cached until shortly before it
-//! expires.
+//! Authenticates with Azure: requests a token with one of several login methods, and caches the
+//! token until shortly before it expires.
 
 use std::fmt;
 use std::net::Ipv4Addr;
@@ -28,27 +28,27 @@ use crate::trust;
 
 /// A token is replaced this long before it expires.
 const SPARE: TimeDelta = TimeDelta::minutes(5);
-/// Timeout for one login method. A machine outside Azure has no managed identity endpoint, so a
-/// request to it gets no response.
+/// Timeout for one login method. Needed because a machine outside Azure gets no response from the
+/// managed identity endpoint.
 const LOGIN: Duration = Duration::from_secs(20);
 const CONNECT: Duration = Duration::from_secs(5);
-/// Azure's instance metadata service, which exists on every Azure VM. `azure_identity` requests
-/// managed identity tokens from it.
+/// The address of Azure's instance metadata service, which every Azure VM can reach.
+/// `azure_identity` requests managed identity tokens from this service.
 const METADATA: (Ipv4Addr, u16) = (Ipv4Addr::new(169, 254, 169, 254), 80);
-/// Timeout for a connection to the metadata service. A machine that cannot connect within this time
-/// is not an Azure VM: the service runs on the VM's host and responds quickly. Microsoft's other
+/// Timeout for a connection to the metadata service. The service runs on the VM's host and responds
+/// quickly, so a machine that cannot connect within this time is not an Azure VM. Microsoft's other
 /// clients use the same timeout in their credential chains.
 const PROBE: Duration = Duration::from_secs(1);
-/// The environment variables by which `azure_identity` finds managed identities outside VMs.
+/// The environment variables with which `azure_identity` finds managed identities outside VMs.
 const OTHER_SOURCES: [&str; 2] = ["IDENTITY_ENDPOINT", "MSI_ENDPOINT"];
 
 /// A login method.
 #[derive(Clone, Default)]
 pub enum Login {
-    /// The first of these that works: workload identity, managed identity, Azure CLI.
+    /// The first of these methods that works: workload identity, managed identity, Azure CLI.
     #[default]
     InOrder,
-    /// The login of `az login`. Needs `az` 2.54 or newer.
+    /// The account that is logged in with `az login`. Requires `az` 2.54 or newer.
     AzureCli,
     /// The identity of the VM that this process runs on.
     ManagedIdentity {
@@ -61,13 +61,13 @@ pub enum Login {
         /// The identity's resource id: `/subscriptions/…/userAssignedIdentities/…`.
         id: String,
     },
-    /// An application with a secret.
+    /// An application that authenticates with a secret.
     ClientSecret {
         tenant: String,
         client: String,
         secret: Sensitive,
     },
-    /// A federated token of Kubernetes or GitHub, found by the variables `AZURE_TENANT_ID`,
+    /// A federated token from Kubernetes or GitHub, located by the variables `AZURE_TENANT_ID`,
     /// `AZURE_CLIENT_ID` and `AZURE_FEDERATED_TOKEN_FILE`.
     WorkloadIdentity,
 }
@@ -127,8 +127,9 @@ impl fmt::Debug for Credential {
 }
 
 impl Credential {
-    /// `authority_host`: the URL of Entra, if it is not the public one. `authority`: the trusted
-    /// certificate authority, in PEM. `scope`: the scope of the tokens.
+    /// Creates a credential. `authority_host` is the URL of Entra, if not the public one;
+    /// `authority` is the trusted certificate authority, in PEM; `scope` is the scope of the
+    /// tokens.
     pub(crate) fn new(
         login: Login,
         authority_host: Option<&str>,
@@ -146,10 +147,9 @@ impl Credential {
     /// Returns a token that is valid for at least a few minutes.
     ///
     /// # Errors
-    /// [`Error::Denied`] with all attempted methods and the error of each.
+    /// Returns [`Error::Denied`] with each attempted method and its error.
     pub(crate) async fn token(&self) -> Result<Sensitive> {
-        // The lock is held while a token is requested, so that concurrent callers share one
-        // request.
+        // Hold the lock while a token is requested, so that concurrent callers share one request.
         let mut kept = self.token.lock().await;
         let now = SystemClock.now();
         if let Some((token, expires)) = kept.as_ref()
@@ -174,8 +174,8 @@ impl Credential {
                 tried.push((way, why.to_owned()));
                 continue;
             }
-            // The credential is created for each request, because a cached one would return a token
-            // that was rejected.
+            // Create the credential for each request: a cached credential would return a token that
+            // Azure has rejected.
             let asked = async {
                 open(&way, &self.options)?
                     .get_token(&[&self.scope], None)
@@ -195,13 +195,14 @@ impl Credential {
         Err(denied(&tried))
     }
 
-    /// Drops a token that Azure no longer accepts, so that a new one is requested.
+    /// Drops the cached token after Azure has rejected it, so that the next call requests a new
+    /// one.
     pub(crate) async fn forget(&self) {
         *self.token.lock().await = None;
     }
 }
 
-/// Whether a managed identity endpoint may exist. Without this check before the login, the login
+/// Returns whether a managed identity endpoint may exist. Without this check, a login outside Azure
 /// would retry for a long time.
 async fn may_be_azure() -> bool {
     if OTHER_SOURCES
@@ -214,12 +215,12 @@ async fn may_be_azure() -> bool {
     matches!(tokio::time::timeout(PROBE, connection).await, Ok(Ok(_)))
 }
 
-/// Returns the first line of an error. The other lines are advice for programmers.
+/// Returns the first line of an error. The remaining lines are advice for programmers.
 fn first_line(error: &str) -> String {
     error.lines().next().unwrap_or_default().to_owned()
 }
 
-/// Returns the error with each attempted method, why it failed, and a hint.
+/// Returns an error that lists each attempted method, why it failed, and a hint.
 fn denied(tried: &[(Login, String)]) -> Error {
     let whys = tried
         .iter()

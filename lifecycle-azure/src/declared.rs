@@ -13,11 +13,11 @@ use crate::options::AzureOptions;
 use crate::provider::Azure;
 
 impl Azure {
-    /// Creates the provider for the bootstrapper, which reaches the nodes from outside. Only the
-    /// bootstrapper creates `manager_node`.
+    /// Creates the provider for the bootstrapper, which connects to the nodes from outside their
+    /// network. `manager_node` is the node that only the bootstrapper creates.
     ///
     /// # Errors
-    /// [`Error::Invalid`] names the invalid value or the missing secret.
+    /// Returns [`Error::Invalid`], which names the invalid value or the missing secret.
     pub fn for_bootstrapper(
         spec: &AzureSpec,
         credentials: &Credentials,
@@ -31,10 +31,10 @@ impl Azure {
         Self::new(options)
     }
 
-    /// Creates the provider for the manager, which reaches the nodes from its own node.
+    /// Creates the provider for the manager, which connects to the nodes from its own node.
     ///
     /// # Errors
-    /// The same errors as [`Azure::for_bootstrapper`].
+    /// Returns the same errors as [`Azure::for_bootstrapper`].
     pub fn for_manager(
         spec: &AzureSpec,
         credentials: &Credentials,
@@ -55,11 +55,11 @@ impl Azure {
 }
 
 impl AzureOptions {
-    /// Returns the options that `spec` declares, for an owner, a key, and a login method. All other
-    /// options have their default values.
+    /// Returns the options for `spec` with this owner, key, and login method. Options that `spec`
+    /// does not contain have their default values.
     ///
     /// # Errors
-    /// [`Error::Invalid`] for an invalid network.
+    /// Returns [`Error::Invalid`] for an invalid network.
     fn declared(
         spec: &AzureSpec,
         owner: Owner,
@@ -97,11 +97,11 @@ impl AzureOptions {
 }
 
 impl Login {
-    /// Returns the login method that `spec` names; `credentials` contains the secret that the
-    /// method may need.
+    /// Returns the login method that `spec` names. Takes the secret from `credentials`, if the
+    /// method requires one.
     ///
     /// # Errors
-    /// [`Error::Invalid`] if a required secret is missing.
+    /// Returns [`Error::Invalid`] if a required secret is missing.
     fn declared(spec: &LoginSpec, credentials: &Credentials) -> Result<Self> {
         Ok(match spec {
             LoginSpec::InOrder => Self::InOrder,
@@ -121,10 +121,10 @@ impl Login {
 }
 
 impl AzureFiles {
-    /// Creates the code store that `spec` declares; `credentials` contains its secret.
+    /// Creates the code store that `spec` declares, with the secret from `credentials`.
     ///
     /// # Errors
-    /// [`Error::Invalid`] names the invalid value, or the missing secret.
+    /// Returns [`Error::Invalid`], which names the invalid value or the missing secret.
     pub fn declared(spec: &AzureFilesSpec, credentials: &Credentials) -> Result<Self> {
         let secret = credentials.code()?.expose().to_owned().into();
         let credential = match spec.with {

@@ -1,5 +1,5 @@
-//! The cloud-init data for a VM's first boot. It installs a host key that is known in advance, so
-//! that the first connection can be verified, and installs an engine.
+//! Creates the cloud-init data for a VM's first boot. The data installs a container engine, and a
+//! host key that is known in advance, so that the first connection can be verified.
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
@@ -32,8 +32,7 @@ impl HostKey {
         })
     }
 
-    /// Returns the `customData` of a VM, in Base64. JSON is valid YAML, so no YAML writer is
-    /// needed.
+    /// Returns the `customData` of a VM, in Base64. The data is JSON, which is valid YAML.
     pub(crate) fn custom_data(&self) -> Sensitive {
         let config = json!({
             "ssh_deletekeys": true,
@@ -42,8 +41,8 @@ impl HostKey {
                 "ed25519_private": self.private.expose(),
                 "ed25519_public": self.public,
             },
-            // If the packages cannot be installed now because the network is not available yet, the
-            // node's preparation installs them.
+            // The network may not be available yet. If this installation fails, the node's
+            // preparation installs the packages.
             "package_update": true,
             "packages": ["docker.io"],
         });

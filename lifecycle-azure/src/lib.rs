@@ -1,10 +1,10 @@
-//! Azure backends for `lifecycle-core`: VMs as nodes ([`Azure`]), an Azure Files share as the code
-//! store ([`AzureFiles`]), and a simulator of both that Microsoft's own clients accept (feature
-//! `simulator`).
+//! Provides Azure backends for `lifecycle-core`: VMs as nodes ([`Azure`]), an Azure Files share as
+//! the code store ([`AzureFiles`]), and a simulator of both (feature `simulator`). The simulator is
+//! compatible with Microsoft's own clients.
 //!
-//! All requests to Resource Manager (`arm`) use one transport, which respects Azure's rate limits
-//! and parses its errors. VMs are managed through the generated client of the compute service
-//! (`compute`), and all other resources through this crate's own requests. `provider` implements
+//! All requests to Resource Manager use one transport (`arm`), which respects Azure's rate limits
+//! and parses its errors. Requests for VMs use the generated client of the compute service
+//! (`compute`); requests for all other resources are built in this crate. `provider` implements
 //! [`Azure`] and keeps no state outside Azure; `files` implements [`AzureFiles`].
 
 mod alternative;

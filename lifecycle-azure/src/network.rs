@@ -1,6 +1,6 @@
-//! The resources that all nodes of a platform share: a resource group, a security group that allows
-//! only SSH from outside, and a network. They are created before the first node and removed after
-//! the last node.
+//! Manages the resources that all nodes of a platform share: a resource group, a security group
+//! that allows only SSH from outside, and a network. These resources are created before the first
+//! node and removed after the last node.
 
 use std::time::Duration;
 
@@ -20,11 +20,12 @@ pub(crate) const NETWORK: &str = "2023-09-01";
 
 /// Time limit for creating or removing a group or a network.
 const DEADLINE: Duration = Duration::from_mins(10);
-/// How often the group is checked before a remaining resource counts as foreign. A disk or an
-/// address is deleted shortly after its VM, and Azure's list of a group lags behind.
+/// How often the group is checked before a remaining resource counts as foreign. A single check is
+/// not enough: a disk or an address is deleted shortly after its VM, and Azure's list of a group's
+/// resources is updated with a delay.
 const GROUP_CHECKS: usize = 12;
 
-/// The maximum number of tags per resource, according to "Use tags to organize your Azure
+/// The maximum number of tags per resource, as documented in "Use tags to organize your Azure
 /// resources".
 const TAGS: usize = 50;
 
@@ -33,10 +34,10 @@ const TAGS: usize = 50;
 pub(crate) struct Shared {
     client: Client,
     options: AzureOptions,
-    /// Whether this process has seen all shared resources; locked while they are created.
+    /// Whether this process knows that all shared resources exist. Locked while they are created.
     there: Mutex<bool>,
-    /// Locked while the network's tags are changed, because Azure always replaces all tags
-    /// together.
+    /// Locked while the network's tags are changed: Azure replaces all tags at once, so concurrent
+    /// changes would overwrite each other.
     notes: Mutex<()>,
 }
 
@@ -50,7 +51,7 @@ impl Shared {
         }
     }
 
-    /// Returns the resource group's path.
+    /// Returns the path of the resource group.
     pub(crate) fn group(&self) -> String {
         let AzureOptions { subscription, .. } = &self.options;
         format!(
@@ -82,13 +83,13 @@ impl Shared {
         format!("{}/subnets/nodes", self.virtual_network())
     }
 
-    /// Called when a resource is unexpectedly missing, so that all shared resources are checked
-    /// again.
+    /// Makes the next [`Shared::ensure`] check all shared resources again. Called when a resource
+    /// is unexpectedly missing.
     pub(crate) async fn forget(&self) {
         *self.there.lock().await = false;
     }
 
-    /// Creates the missing resources.
+    /// Creates the shared resources that are missing.
     pub(crate) async fn ensure(&self) -> Result<()> {
         let mut there = self.there.lock().await;
         if *there {
@@ -127,8 +128,8 @@ impl Shared {
         Ok(())
     }
 
-    /// Returns the rules in addition to Azure's default rules, which allow traffic between nodes
-    /// and deny traffic from outside. There is one rule per source, because a rule accepts several
+    /// Returns the rules for SSH. Azure's default rules already allow traffic between nodes and
+    /// deny traffic from outside. Each source has its own rule, because a rule accepts several
     /// blocks but not several service tags.
     fn ssh_rules(&self) -> Vec<Value> {
         let rule = |(number, source): (usize, &String)| {
@@ -160,7 +161,7 @@ impl Shared {
                         self.client.put(path, version, body).await?
                     }
                     Some(failed) => failed,
-                    // The resource never existed, or its removal has finished.
+                    // The resource does not exist, or no longer exists.
                     None => self.client.put(path, version, body).await?,
                 };
                 if is_ready(path, &found)? {
@@ -173,7 +174,7 @@ impl Shared {
     }
 
     /// Removes the platform's shared resources if nothing uses them. If the platform's group
-    /// contains foreign resources, both they and the group are kept.
+    /// contains foreign resources, keeps these resources and the group.
     pub(crate) async fn remove(&self) -> Result<()> {
         let mut there = self.there.lock().await;
         *there = false;
@@ -193,15 +194,15 @@ impl Shared {
         Ok(())
     }
 
-    /// Returns the failed alternatives of a node whose VM is gone, so that the next attempt
-    /// continues after them.
+    /// Returns the recorded alternatives that failed for a node, so that the next attempt continues
+    /// after them.
     pub(crate) async fn tried(&self, node: &NodeName) -> Result<Tried> {
         let network = self.client.get(&self.virtual_network(), NETWORK).await?;
         let tags = Tags::read(network.as_ref().and_then(|network| network.get("tags")));
         Ok(Tried::read(tags.get(&tried_tag(node))))
     }
 
-    /// Records a node's failed alternatives; an empty list removes the record.
+    /// Records the alternatives that failed for a node. If `tried` is empty, removes the record.
     pub(crate) async fn note_tried(&self, node: &NodeName, tried: &Tried) -> Result<()> {
         let path = self.virtual_network();
         let key = tried_tag(node);
@@ -219,7 +220,7 @@ impl Shared {
             return Ok(());
         }
         if after.len() > TAGS {
-            // The tags of other nodes are removed when their VMs exist.
+            // Retry later: the tags of other nodes are removed as soon as their VMs exist.
             return Err(Error::throttled(
                 format!("recording the failed alternatives of node {node}"),
                 Some(self.options.poll_every),
@@ -264,14 +265,14 @@ fn state(resource: &Value) -> Option<&str> {
     state.and_then(Value::as_str)
 }
 
-/// Whether the last change to a resource failed.
+/// Returns whether the last change to a resource failed.
 pub(crate) fn is_failed(resource: &Value) -> bool {
     state(resource).is_some_and(|state| {
         state.eq_ignore_ascii_case("Failed") || state.eq_ignore_ascii_case("Canceled")
     })
 }
 
-/// Whether a resource is ready. A failed resource is an error.
+/// Returns whether a resource is ready. If the resource has failed, returns an error.
 pub(crate) fn is_ready(path: &str, resource: &Value) -> Result<bool> {
     match state(resource) {
         Some(state) if is_failed(resource) => Err(Error::failed(

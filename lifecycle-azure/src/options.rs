@@ -1,4 +1,4 @@
-//! The validated options of an Azure provider.
+//! Defines and validates the options of an Azure provider.
 
 use std::net::{IpAddr, Ipv4Addr};
 use std::time::Duration;
@@ -10,13 +10,13 @@ use url::Url;
 
 use crate::credential::Login;
 
-/// Resource Manager of the public cloud.
+/// The URL of Resource Manager in the public cloud.
 const PUBLIC: &str = "https://management.azure.com";
 /// The default VM size.
 const SIZE: &str = "Standard_B2s";
 const IMAGE: &str = "Debian:debian-12:12-gen2:latest";
-/// Account names that Azure rejects, according to `adminUsername` in "Virtual Machines - Create Or
-/// Update".
+/// Account names that Azure rejects, as documented for `adminUsername` in "Virtual Machines -
+/// Create Or Update".
 const RESERVED: [&str; 30] = [
     "a",
     "actuser",
@@ -49,11 +49,11 @@ const RESERVED: [&str; 30] = [
     "user4",
     "user5",
 ];
-/// The maximum length of a platform's name within the names of shared resources: Azure allows 64
+/// The maximum length of the platform's name within the names of shared resources. Azure allows 64
 /// characters for a network's name, and the suffix is `-123456-vnet`.
 const PREFIX: usize = 50;
-/// The maximum number of sources for SSH: each source is a rule, and Azure allows 1000 rules per
-/// group.
+/// The maximum number of sources for SSH. Each source is a rule, and Azure allows 1000 rules per
+/// security group.
 const SOURCES: usize = 1_000;
 const ACCOUNT: &str = "lifecycle";
 
@@ -69,35 +69,36 @@ pub struct AzureOptions {
     pub authorized_key: String,
     pub account: String,
     pub login: Login,
-    /// The resource group. If `None`, a new group is created for the platform, and removed with it.
+    /// The resource group. If `None`, a new group is created for the platform and removed together
+    /// with it.
     pub resource_group: Option<String>,
     /// The address block of the nodes' network: `/29` or larger.
     pub network: (Ipv4Addr, u8),
     /// The sources from which SSH is allowed: at most 1000 addresses, blocks, or service tags such
     /// as `Internet`; `*` allows all sources.
     pub ssh_from: Vec<String>,
-    /// Whether new nodes get a public address. Nodes without one can only be reached from inside
-    /// the network.
+    /// Whether new nodes get a public address. Nodes without a public address can only be reached
+    /// from inside the network.
     pub public_ip: bool,
-    /// The default VM sizes; the first available one is used.
+    /// The default VM sizes, in order of preference. The first available size is used.
     pub sizes: Vec<String>,
-    /// The availability zones of new nodes. Each size is tried in all zones before the next size is
-    /// tried. If empty, Azure chooses the zone.
+    /// The availability zones of new nodes. All zones are tried with one size before the next size
+    /// is tried. If empty, Azure chooses the zone.
     pub zones: Vec<String>,
     /// The resource id of a user-assigned identity that the manager uses to log in. The manager's
-    /// VM gets the identity when it is created; an existing VM is left unchanged.
+    /// VM gets the identity when the VM is created; an existing VM is left unchanged.
     pub identity: Option<String>,
-    /// The node whose VM gets the identity.
+    /// The manager's node, whose VM gets the identity.
     pub manager_node: Option<NodeName>,
     /// The default image, as `publisher:offer:sku:version`.
     pub image: String,
     /// The URL of Resource Manager, for other clouds and the simulator.
     pub endpoint: String,
-    /// The URL of Entra, if it is not the public one.
+    /// The URL of Entra, if not the public one.
     pub authority_host: Option<String>,
     /// The only trusted certificate authority, in PEM. If `None`, the public ones are trusted.
     pub certificate_authority: Option<String>,
-    /// The poll interval where Azure specifies none.
+    /// The poll interval, unless Azure specifies one.
     pub poll_every: Duration,
 }
 
@@ -132,14 +133,15 @@ impl AzureOptions {
         }
     }
 
-    /// Validates everything that can be validated without a request to Azure. Returns the URL of
+    /// Validates the options as far as possible without a request to Azure. Returns the URL of
     /// Resource Manager.
     pub(crate) fn check(&self) -> Result<Url> {
         let invalid = |what: &str, value: &str, why: &str, hint: &str| {
             Error::invalid(format!("{what} `{value}`"), why, hint)
         };
         if uuid::Uuid::parse_str(&self.subscription).is_err() {
-            let hint = "`az account show --query id` prints it";
+            let hint =
+                "specify a subscription id; `az account show --query id` prints the current one";
             return Err(invalid(
                 "the subscription",
                 &self.subscription,
@@ -150,7 +152,8 @@ impl AzureOptions {
         let is_word =
             |text: &str| !text.is_empty() && text.chars().all(|c| c.is_ascii_alphanumeric());
         if !is_word(&self.location) {
-            let hint = "`az account list-locations --query [].name` lists them";
+            let hint =
+                "specify a region name; `az account list-locations --query [].name` lists them";
             return Err(invalid(
                 "the location",
                 &self.location,
@@ -158,7 +161,8 @@ impl AzureOptions {
                 hint,
             ));
         }
-        // From "Naming rules and restrictions for Azure resources", section Microsoft.Resources.
+        // These rules are from "Naming rules and restrictions for Azure resources", section
+        // Microsoft.Resources.
         let fits = |group: &str| {
             (1..=90).contains(&group.len())
                 && !group.ends_with('.')
@@ -258,7 +262,7 @@ impl AzureOptions {
                 format!("specify a size such as {SIZE}, or remove `size`"),
             ));
         }
-        // Azure numbers the zones of a region.
+        // Azure numbers the zones of each region.
         let is_zone = |zone: &&String| (1..=9).any(|number| **zone == number.to_string());
         if let Some(zone) = self.zones.iter().find(|zone| !is_zone(zone)) {
             return Err(Error::invalid(
@@ -281,14 +285,15 @@ impl AzureOptions {
         self.resource_group.clone().unwrap_or_else(|| self.prefix())
     }
 
-    /// Returns the common prefix of the names of all shared resources.
+    /// Returns the common prefix for the names of the shared resources.
     pub(crate) fn prefix(&self) -> String {
         let name: String = self.owner.name.as_str().chars().take(PREFIX).collect();
         format!("{name}-{}", self.owner.id.short())
     }
 }
 
-/// Whether tokens may be sent to this address. Plain HTTP is allowed only for this machine.
+/// Returns whether tokens may be sent to this address. Plain HTTP is allowed only for addresses of
+/// this machine.
 fn is_endpoint(url: &Url) -> bool {
     let is_here = match url.host() {
         Some(url::Host::Domain(name)) => name == "localhost",
@@ -299,7 +304,7 @@ fn is_endpoint(url: &Url) -> bool {
     url.scheme() == "https" || (url.scheme() == "http" && is_here)
 }
 
-/// Whether a security rule accepts this source: an address, a block, or a service tag.
+/// Returns whether a security rule accepts this source: an address, a block, or a service tag.
 fn is_source(source: &str) -> bool {
     let (address, length) = source
         .split_once('/')
@@ -357,13 +362,13 @@ pub(crate) fn check_identity(id: &str) -> Result<()> {
         format!("the identity `{id}`"),
         "it is not the id of a user-assigned identity, \
               `/subscriptions/…/resourceGroups/…/providers/Microsoft.ManagedIdentity/userAssignedIdentities/…`",
-        "`az identity list --query [].id` prints them",
+        "specify a resource id; `az identity list --query [].id` prints them",
     ))
 }
 
-/// Splits an image's name into its parts.
+/// Splits an image name into its parts.
 pub(crate) fn image(name: &str) -> Result<[&str; 4]> {
-    // The parts are also used in URLs.
+    // Allow only characters that are safe in URLs, where the parts are also used.
     let is_part = |part: &str| {
         part.starts_with(|c: char| c.is_ascii_alphanumeric())
             && part

@@ -1,5 +1,5 @@
-//! Checks that take seconds and change nothing: whether the login works, and whether the
-//! subscription can create the declared VMs in the region.
+//! Checks whether the login works, and whether the subscription can create the declared VMs in the
+//! region. The checks take seconds and change nothing.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -16,7 +16,7 @@ use crate::arm::transport::pages;
 use crate::compute::{COMPUTE, Compute};
 use crate::options::{AzureOptions, image};
 
-/// The assumed time to create a VM. It is used only until a real time was observed.
+/// The assumed time to create a VM, until a real time has been observed.
 const USUAL: Duration = Duration::from_mins(3);
 
 const SUBSCRIPTIONS: &str = "2022-12-01";
@@ -31,16 +31,17 @@ struct Size {
     restrictions: Vec<Restriction>,
 }
 
-/// Why a size is not available to this subscription.
+/// The reason why a size is not available to this subscription.
 #[derive(Debug)]
 struct Restriction {
-    /// The affected zones; if empty, the whole region.
+    /// The affected zones. If empty, the whole region is affected.
     zones: Vec<String>,
     why: String,
 }
 
 impl Size {
-    /// Returns the reason why the size is not available, with a hint.
+    /// Returns the reason why `kind` is not available, with a hint. Returns `None` if `kind` is
+    /// available.
     fn refuses(&self, kind: &Alternative, location: &str) -> Option<String> {
         let Alternative { size, zone } = kind;
         let holds = |one: &&Restriction| {
@@ -66,7 +67,8 @@ impl Size {
     }
 }
 
-/// The number of cores by lower-case family name; the total is under `cores`.
+/// The number of cores by family name in lower case. The key `cores` contains the total of all
+/// families.
 type Cores = BTreeMap<String, u64>;
 
 /// The VMs that a region offers, and the subscription's quotas.
@@ -74,12 +76,13 @@ type Cores = BTreeMap<String, u64>;
 struct Offer<'a> {
     location: &'a str,
     sizes: Vec<(String, Size)>,
-    /// The number of used and of allowed cores.
+    /// The number of used cores and of allowed cores, by family name in lower case.
     usages: BTreeMap<String, (u64, u64)>,
 }
 
 impl Offer<'_> {
-    /// Returns the size of an alternative, or the reason why it is not available, with a hint.
+    /// Returns the size of an alternative. If the size is not available, returns the reason with a
+    /// hint.
     fn find(&self, kind: &Alternative) -> Result<&Size, String> {
         let location = self.location;
         let name = &kind.size;
@@ -96,7 +99,7 @@ impl Offer<'_> {
         size.refuses(kind, location).map_or(Ok(size), Err)
     }
 
-    /// Whether the cores of `size` in addition to `needed` fit into the quotas.
+    /// Returns whether the quotas allow the cores of `size` in addition to `needed`.
     fn fits(&self, needed: &Cores, size: &Size) -> bool {
         [size.family.to_lowercase().as_str(), ALL]
             .iter()
@@ -108,12 +111,12 @@ impl Offer<'_> {
             })
     }
 
-    /// Chooses a node's alternative, given the cores that the preceding nodes need: the first one
-    /// that is offered and fits the quotas, otherwise the first one that is offered. Adds its cores
-    /// to `needed`.
+    /// Chooses an alternative for a node: the first one that is offered and fits the quotas, or
+    /// else the first one that is offered. `needed` contains the cores for the preceding nodes; the
+    /// cores of the chosen alternative are added.
     ///
     /// # Errors
-    /// If no alternative is available: the reason for each of them.
+    /// Returns the reason for each alternative if none is available.
     fn choose<'k>(
         &self,
         all: &'k [Alternative],
@@ -347,7 +350,7 @@ fn restriction(restriction: &models::ResourceSkuRestrictions) -> Restriction {
     }
 }
 
-/// Returns the number of used and of allowed cores, by lower-case family name.
+/// Returns the number of used cores and of allowed cores, by family name in lower case.
 async fn usages(options: &AzureOptions, compute: &Compute) -> Result<BTreeMap<String, (u64, u64)>> {
     let usages = compute.client().usage_client();
     let request = usages.list(&options.location, &options.subscription);

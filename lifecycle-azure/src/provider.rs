@@ -1,7 +1,7 @@
-//! [`CloudProvider`] on Azure. Each node is a VM, and all state is kept in Azure.
+//! Implements [`CloudProvider`] on Azure. Each node is a VM.
 //!
-//! The process keeps no state that would be lost with it: a VM's tags contain its platform, the
-//! attempt that created the VM, and its host key.
+//! All state is stored in Azure, so nothing is lost when the process ends: a VM's tags contain its
+//! platform, the attempt that created the VM, and its host key.
 //!
 //! - `ownership`: determines which VM is a node of the platform.
 //! - `observation`: reads the state of nodes.
@@ -36,29 +36,29 @@ use crate::options::AzureOptions;
 use crate::preflight;
 use crate::vm::Vm;
 
-/// Time limit for a fence. Azure's power-off without a shutdown takes seconds to minutes.
+/// Time limit for a fence. Azure takes seconds to minutes to power off a VM without a shutdown.
 const FENCE: Duration = Duration::from_mins(15);
 
 /// The longest wait between two polls.
 const LONGEST_WAIT: Duration = Duration::from_mins(5);
 
-/// Nodes that are VMs on Azure.
+/// Manages nodes that are VMs on Azure.
 ///
 /// # Guarantees
-/// The guarantees are those of [`CloudProvider`]. A node's disk, network interface, and public
-/// address are created and deleted with the VM.
+/// The guarantees of [`CloudProvider`]. In addition, a node's disk, network interface, and public
+/// address are created and deleted together with the VM.
 ///
 /// # Caveats
-/// - A stopped node is deallocated: it costs nothing for compute, and keeps its private address.
-/// - A boot is identified by the time of the VM's last power change, so a reboot from inside the VM
-///   is not detected.
-/// - An existing node is left unchanged even if its declaration changes: its size, its zone, and
-///   whether it has the manager's identity.
-/// - The shared network is left unchanged: a changed `ssh_from` applies only to networks created
-///   later.
+/// - A stopped node is deallocated: it incurs no charge for compute, and keeps its private address.
+/// - The boot id contains the time of the VM's last power change, so a reboot from inside the VM is
+///   not detected.
+/// - If the declaration of an existing node changes, the node keeps its size and its zone, and the
+///   manager's identity is neither added nor removed.
+/// - The shared network is never changed: a changed `ssh_from` applies only to networks that are
+///   created later.
 ///
 /// # Errors
-/// A VM with a node's name but without this platform's id is [`Error::Conflict`].
+/// Returns [`Error::Conflict`] if a VM has a node's name but not this platform's id.
 #[derive(Debug)]
 pub struct Azure {
     options: AzureOptions,
@@ -73,9 +73,10 @@ pub struct Azure {
 enum Token {
     /// There is nothing to wait for.
     Nothing,
-    /// No request was sent, but a change by another caller is in progress.
+    /// No request was sent: a change by another caller is in progress.
     Settles,
-    /// A VM is being created, perhaps after removing one whose creation failed.
+    /// A VM is being created. If `removes` is set, the VM with that id is removed first, because
+    /// its creation failed.
     Provision {
         removes: Option<String>,
         /// The earliest time at which Azure allows the next poll.
@@ -98,12 +99,12 @@ impl Token {
             return None;
         };
         let left = (*not_before)? - SystemClock.now();
-        // The limit protects against a clock that was set back.
+        // Limit the wait, in case the clock was set back.
         left.to_std().ok().map(|left| left.min(LONGEST_WAIT))
     }
 }
 
-/// Returns the time of the next poll, if Azure requests a wait.
+/// Returns the earliest time of the next poll, or `None` if Azure requests no wait.
 fn not_before(after: Option<Duration>) -> Option<DateTime<Utc>> {
     let after = TimeDelta::from_std(after?).ok()?;
     SystemClock.now().checked_add_signed(after)
@@ -113,11 +114,11 @@ impl Azure {
     /// Validates the options without sending a request to Azure.
     ///
     /// # Errors
-    /// [`Error::Invalid`] for invalid options.
+    /// Returns [`Error::Invalid`] for invalid options.
     pub fn new(options: AzureOptions) -> Result<Self> {
         let endpoint = options.check()?;
-        // The public address is used as scope even with the simulator, because a token contains its
-        // audience.
+        // The scope is always the public address, even for the simulator, because the scope
+        // determines the audience of the tokens.
         let scope = "https://management.azure.com/.default";
         let authority = options.certificate_authority.as_deref();
         let credential = Arc::new(Credential::new(
@@ -216,8 +217,8 @@ impl CloudProvider for Azure {
             (change, Token::Provision { .. }) => Err(Error::corrupt(
                 "the token of a change on Azure",
                 format!(
-                    "the token belongs to the creation of a node, but node {} is being changed in \
-                     another way",
+                    "the token belongs to the creation of a node, but the change to node {} is \
+                     not a creation",
                     change.node()
                 ),
             )),

@@ -1,5 +1,5 @@
-//! The tags that mark all of the platform's resources in Azure. They are set when a resource is
-//! created.
+//! Defines the tags that mark all of the platform's resources in Azure. The tags are set when a
+//! resource is created.
 
 use std::collections::BTreeMap;
 
@@ -9,16 +9,16 @@ use serde_json::Value;
 
 /// The platform's name, for display only.
 pub(crate) const PLATFORM: &str = "lifecycle.platform";
-/// The platform's id, which determines the owner.
+/// The platform's id, which identifies the owner of the resource.
 pub(crate) const PLATFORM_ID: &str = "lifecycle.platform-id";
 pub(crate) const NODE: &str = "lifecycle.node";
 /// `yes` on VMs that this program created, and may therefore delete.
 pub(crate) const CREATED: &str = "lifecycle.created";
 /// The id of the attempt that created the VM, which also appears in the log.
 pub(crate) const RUN: &str = "lifecycle.run";
-/// On a VM that is one of several alternatives, the alternatives that failed before it. On the
-/// network, followed by a node's name, the same list between the removal of a failed VM and the
-/// next attempt.
+/// On a VM whose node has several alternatives: the alternatives that failed before this VM was
+/// created. On the network, with a node's name appended to the key: the same list, from the removal
+/// of a failed VM until the next attempt.
 pub(crate) const TRIED: &str = "lifecycle.tried";
 /// The public part of the VM's SSH host key.
 pub(crate) const HOST_KEY: &str = "lifecycle.host-key";
@@ -37,8 +37,8 @@ impl Tags {
             .with(CREATED, "yes")
     }
 
-    /// Sets a tag. A tag whose key differs only in case is replaced, because Azure treats both as
-    /// the same tag and rejects duplicates.
+    /// Sets a tag. Replaces a tag whose key differs only in case: Azure treats such keys as equal
+    /// and rejects duplicates.
     pub(crate) fn with(self, key: &str, value: &str) -> Self {
         let mut tags = self.without(key);
         tags.0.insert(key.to_owned(), value.to_owned());
@@ -63,13 +63,13 @@ impl Tags {
     }
 
     pub(crate) fn get(&self, key: &str) -> Option<&str> {
-        // Azure keeps the case of tag keys, but compares them without regard to case.
+        // Azure preserves the case of tag keys but compares them case-insensitively.
         let mut tags = self.0.iter();
         let found = tags.find(|(known, _)| known.eq_ignore_ascii_case(key));
         found.map(|(_, value)| value.as_str())
     }
 
-    /// Whether the resource belongs to `owner`.
+    /// Returns whether the resource belongs to `owner`.
     pub(crate) fn are_of(&self, owner: &Owner) -> bool {
         self.get(PLATFORM_ID) == Some(owner.id.to_string().as_str())
     }

@@ -1,5 +1,6 @@
-//! The certificate authorities that TLS clients trust: Mozilla's, which are compiled in because the
-//! manager's image contains no certificates, or the one that the user configures.
+//! Configures the certificate authorities that TLS clients trust: the one that the user configures,
+//! or else Mozilla's. Mozilla's are compiled in, because the manager's image contains no
+//! certificates.
 
 use std::sync::Arc;
 
@@ -8,17 +9,17 @@ use rustls::pki_types::CertificateDer;
 use rustls::pki_types::pem::PemObject as _;
 use rustls::{ClientConfig, RootCertStore};
 
-/// Returns the TLS configuration for a client. `authority`, in PEM, is the only trusted authority
-/// if given.
+/// Returns the TLS configuration for a client. If `authority` is specified, in PEM, it is the only
+/// trusted authority.
 ///
 /// # Errors
-/// [`Error::Invalid`] if `authority` contains no certificate.
+/// Returns [`Error::Invalid`] if `authority` contains no certificate.
 pub(crate) fn client_config(authority: Option<&str>) -> Result<ClientConfig> {
     let roots = match authority {
         None => webpki_roots::TLS_SERVER_ROOTS.iter().cloned().collect(),
         Some(pem) => named(pem)?,
     };
-    // This provider is independent of the process's default one.
+    // Use a crypto provider that is independent of the process's default one.
     let provider = Arc::new(rustls::crypto::ring::default_provider());
     let config = ClientConfig::builder_with_provider(provider)
         .with_safe_default_protocol_versions()
@@ -33,7 +34,7 @@ fn named(pem: &str) -> Result<RootCertStore> {
         Error::invalid(
             "the certificate authority for Azure",
             why,
-            "pass a PEM file, with `-----BEGIN CERTIFICATE-----`",
+            "specify a PEM file that contains `-----BEGIN CERTIFICATE-----`",
         )
     };
     let mut roots = RootCertStore::empty();

@@ -1,4 +1,4 @@
-//! VMs as Azure returns them, and the requests that create them.
+//! Reads VMs from Azure's responses, and builds the requests that create VMs.
 
 use azure_mgmt_compute::models;
 use lifecycle_core::cloud::Power;
@@ -12,7 +12,7 @@ use crate::first_boot::HostKey;
 use crate::options::{AzureOptions, image};
 use crate::tags::{self, Tags};
 
-/// The version of the network API for the interface in a VM's create request.
+/// The version of the network API that a VM's create request uses for the interface.
 const INTERFACES: &str = "2020-11-01";
 
 /// A VM.
@@ -29,7 +29,7 @@ pub(crate) struct Vm {
     pub(crate) is_deallocated: bool,
     /// Whether the VM is being deallocated.
     pub(crate) is_deallocating: bool,
-    /// When the VM's state last changed, in Azure's format.
+    /// The time at which the VM's state last changed, in Azure's format.
     changed: Option<String>,
     /// The path of the VM's first network interface.
     pub(crate) interface: Option<String>,
@@ -38,7 +38,7 @@ pub(crate) struct Vm {
     pub(crate) kind: Alternative,
 }
 
-/// The provisioning state: the result of the last change to a VM.
+/// The provisioning state of a VM, which reports the result of the last change.
 #[derive(Debug, Clone)]
 pub(crate) enum State {
     /// A change is in progress.
@@ -49,7 +49,7 @@ pub(crate) enum State {
 }
 
 impl Vm {
-    /// Converts a VM with its instance view.
+    /// Converts Azure's representation of a VM, which includes the instance view.
     pub(crate) fn read(vm: models::VirtualMachine) -> Result<Self> {
         let damaged = |what: &str| {
             Error::interrupted(
@@ -136,7 +136,7 @@ impl Vm {
         self.id.split('/').nth(4).unwrap_or_default()
     }
 
-    /// Whether the VM never ran: it is being created, or its creation failed.
+    /// Returns whether the VM never ran: it is being created, or its creation failed.
     pub(crate) fn never_ran(&self) -> bool {
         self.power.is_none()
     }
@@ -151,8 +151,8 @@ impl Vm {
         }
     }
 
-    /// Returns an identifier of the current boot. Azure has no boot id, but starting and restarting
-    /// change the timestamp of the VM's power state.
+    /// Returns an identifier of the current boot. Azure has no boot id, so the identifier contains
+    /// the timestamp of the VM's power state, which changes with every start and restart.
     pub(crate) fn boot_id(&self) -> Option<String> {
         let runs = self.power() == Power::Running;
         runs.then(|| {
@@ -164,7 +164,8 @@ impl Vm {
         })
     }
 
-    /// Returns the VM's node: the one in its tag or, without a tag, the one with the VM's name.
+    /// Returns the name of the node that the VM represents: from the VM's tag or, without a tag,
+    /// from the VM's name.
     pub(crate) fn node(&self) -> Option<NodeName> {
         self.tags
             .node()
@@ -179,13 +180,13 @@ impl Vm {
         self.power == Some(Power::Starting)
     }
 
-    /// Whether the VM is off and no change in progress will start it.
+    /// Returns whether the VM is off and no change in progress will start it.
     pub(crate) fn is_off(&self) -> bool {
         self.power() == Power::Stopped && !matches!(self.state, State::Changing(_))
     }
 
-    /// Returns the alternatives that failed so far, and this VM's own if Azure has no capacity for
-    /// it. After other failures, the same alternative may be tried again.
+    /// Returns the alternatives that failed so far. Includes this VM's alternative if Azure has no
+    /// capacity for it. After other failures, the same alternative may be tried again.
     pub(crate) fn tried(&self) -> Tried {
         let tried = Tried::read(self.tags.get(tags::TRIED));
         match &self.state {
@@ -196,7 +197,7 @@ impl Vm {
         }
     }
 
-    /// Whether the VM was created as one of several alternatives.
+    /// Returns whether the VM was created for a node with several alternatives.
     pub(crate) fn has_alternatives(&self) -> bool {
         self.tags.get(tags::TRIED).is_some()
     }
@@ -206,7 +207,7 @@ impl Vm {
         self.tags.get(tags::RUN).unwrap_or("unknown")
     }
 
-    /// Whether this program created the VM.
+    /// Returns whether this program created the VM.
     pub(crate) fn is_created(&self) -> bool {
         self.tags.get(tags::CREATED) == Some("yes")
     }
@@ -228,14 +229,15 @@ pub(crate) struct Attempt<'a> {
     pub(crate) run: &'a str,
     /// The requested size and zone.
     pub(crate) kind: &'a Alternative,
-    /// The alternatives that failed before; `None` if there is only one alternative.
+    /// The alternatives that failed in earlier attempts. `None` if the node has only one
+    /// alternative.
     pub(crate) tried: Option<&'a Tried>,
-    /// The host key of its SSH server.
+    /// The host key of the VM's SSH server.
     pub(crate) key: &'a HostKey,
 }
 
-/// Returns the request that creates a VM with its disk, interface, and address, which are deleted
-/// with the VM.
+/// Returns the request that creates a VM with its disk, interface, and address. Azure deletes these
+/// resources together with the VM.
 pub(crate) fn create_request(
     options: &AzureOptions,
     spec: &NodeSpec,
@@ -263,7 +265,7 @@ pub(crate) fn create_request(
         "primary": true,
     });
     if options.public_ip {
-        // A standard address without a zone is available in every zone.
+        // A standard address without a zone is usable in every zone.
         address["publicIPAddressConfiguration"] = json!({
             "name": format!("{name}-ip"),
             "sku": { "name": "Standard" },
@@ -318,7 +320,8 @@ pub(crate) fn create_request(
     Ok(vm)
 }
 
-/// Adds a user-assigned identity to the request. The generated client has no field for its id.
+/// Adds a user-assigned identity to the request. The result is JSON, because the generated client
+/// has no field for the identity's id.
 pub(crate) fn with_identity(vm: &models::VirtualMachine, identity: &str) -> Result<Value> {
     let mut vm = serde_json::to_value(vm)
         .map_err(|error| Error::failed("serializing a VM's request", error.to_string()))?;
@@ -329,8 +332,7 @@ pub(crate) fn with_identity(vm: &models::VirtualMachine, identity: &str) -> Resu
     Ok(vm)
 }
 
-/// Returns the addresses of a network interface: its private address, and the path of its public
-/// one.
+/// Returns the private address of a network interface, and the path of its public address.
 pub(crate) fn addresses(interface: &Value) -> (Option<std::net::IpAddr>, Option<String>) {
     let configurations = interface.pointer("/properties/ipConfigurations");
     let all = configurations.and_then(Value::as_array);
@@ -370,7 +372,7 @@ mod tests {
         for power in ["stopped", "deallocated"] {
             assert!(vm("Succeeded", power).is_off());
             assert!(vm("Failed", power).is_off());
-            // An accepted start appears in the power state only after a delay.
+            // The power state shows an accepted start only after a delay.
             assert!(!vm("Updating", power).is_off());
             assert!(!vm("Deleting", power).is_off());
         }

@@ -1,10 +1,10 @@
-//! Azure's rate limits per subscription, as token buckets that are tracked here so that requests do
-//! not exceed them. If Azure reports that a bucket is empty, the bucket is closed for the time that
-//! Azure specifies. Each provider tracks only its own requests; it learns about the requests of
-//! others, in this process or elsewhere, only from Azure's refusals.
+//! Keeps requests within Azure's rate limits per subscription, with one token bucket for each
+//! limit. If Azure reports that a limit is reached, the bucket is closed for the time that Azure
+//! specifies. Each provider tracks only its own requests. Requests of other clients, in this
+//! process or elsewhere, become visible only when Azure throttles a request.
 //!
-//! The bucket sizes are those in "Understand how Azure Resource Manager throttles requests" (per
-//! subscription, principal, and region) and "Troubleshooting API throttling errors – Compute".
+//! The sizes of the buckets are from "Understand how Azure Resource Manager throttles requests"
+//! (per subscription, principal, and region) and "Troubleshooting API throttling errors – Compute".
 
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
@@ -12,13 +12,15 @@ use std::time::Duration;
 use http::Method;
 use tokio::time::{Instant, sleep_until};
 
-/// The fraction of a bucket that this provider uses: others use the bucket too, and clocks differ.
+/// The fraction of Azure's limit that this provider uses. The rest is a reserve, because other
+/// clients share the limit and clocks differ.
 const SHARE: f64 = 0.9;
 
-/// The longest time that a request waits for its turn. If it would have to wait longer, it fails.
+/// The longest time that a request waits for its turn. A request that would have to wait longer
+/// fails immediately.
 const PATIENCE: Duration = Duration::from_secs(10);
 
-/// The bucket that a request uses.
+/// The kind of a request, which determines the bucket that the request uses.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Kind {
     Read,
@@ -58,8 +60,8 @@ impl Bucket {
         }
     }
 
-    /// Takes one token. Returns when the request may be sent or, if that is too late, the required
-    /// wait as an error.
+    /// Takes one token and returns the time at which the request may be sent. If that time is too
+    /// far in the future, takes no token and returns the required wait as an error.
     fn take(&mut self, now: Instant) -> Result<Instant, Duration> {
         if let Some(until) = self.closed_until.filter(|until| *until > now) {
             return Err(until - now);
@@ -96,7 +98,7 @@ impl Budgets {
     /// Waits until a request with this method may be sent.
     ///
     /// # Errors
-    /// The required wait, if it is too long or was specified by Azure.
+    /// Returns the required wait if it is too long, or if Azure has closed the bucket.
     pub(crate) async fn turn(&self, method: &Method) -> Result<(), Duration> {
         let at = self.with(method, |bucket| bucket.take(Instant::now()))?;
         sleep_until(at).await;
@@ -110,8 +112,8 @@ impl Budgets {
         })
     }
 
-    /// Called when Azure has throttled a request: sends no request that uses the same bucket for
-    /// this long.
+    /// Closes the bucket of requests with this method for `wait`, after Azure has throttled such a
+    /// request.
     pub(crate) fn close(&self, method: &Method, wait: Duration) {
         let until = Instant::now() + wait;
         self.with(method, |bucket| {

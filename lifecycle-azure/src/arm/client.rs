@@ -1,5 +1,5 @@
-//! Requests to Resource Manager for resources that the generated client does not cover: groups,
-//! networks, interfaces, addresses, operations.
+//! Sends requests to Resource Manager for the resources that the generated client does not cover:
+//! groups, networks, interfaces, addresses, and operations.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -30,7 +30,7 @@ pub(crate) enum Progress {
     },
     Done,
     Failed(Refusal),
-    /// Azure no longer has the operation.
+    /// Azure no longer knows the operation.
     Gone,
 }
 
@@ -79,8 +79,8 @@ impl Client {
         ))
     }
 
-    /// Creates or replaces a resource. Returns the resource as Azure reports it, possibly still
-    /// being created.
+    /// Creates or replaces a resource. Returns the resource as Azure reports it; its creation may
+    /// still be in progress.
     pub(crate) async fn put(&self, path: &str, version: &str, body: &Value) -> Result<Value> {
         let url = self.url(path, version)?;
         let answer = self.request(Method::PUT, url, Some(body)).await;
@@ -140,8 +140,8 @@ impl Client {
             Err(failure) => return Err(failure.into_error(what)),
         };
         let after = retry_after(&answer.headers);
-        // If Azure returned only a `Location`, the HTTP status is the result and the body may be
-        // empty.
+        // The URL may come from a `Location` header. In that case the HTTP status is the result,
+        // and the body may be empty.
         match answer.status {
             StatusCode::NO_CONTENT => return Ok(Progress::Done),
             StatusCode::ACCEPTED => {
@@ -217,7 +217,7 @@ fn given(url: &str) -> Result<Url> {
     url.parse().map_err(|error: url::ParseError| {
         Error::denied(
             format!("a request to `{url}`"),
-            error.to_string(),
+            format!("Azure's response contains an invalid URL: {error}"),
             "check `cloud.endpoint`",
         )
     })

@@ -1,5 +1,5 @@
-//! Failures of requests to Resource Manager and their meaning. All of Azure's error codes are
-//! interpreted here.
+//! Interprets the failures of requests to Resource Manager. All of Azure's error codes are
+//! interpreted in this module.
 
 use std::time::Duration;
 
@@ -8,17 +8,17 @@ use lifecycle_core::Error;
 use serde_json::Value;
 use thiserror::Error as ThisError;
 
-/// Why a request has no usable response.
+/// The reason why a request has no usable response.
 #[derive(Debug, ThisError)]
 pub(crate) enum Failure {
     /// Azure refused the request, or an operation failed.
     #[error("{0}")]
     Refused(Refusal),
-    /// The request was not sent, because a token must only be sent to Azure. Contains the target
-    /// address.
+    /// The request was not sent: its target, which this variant contains, does not belong to Azure
+    /// and must not receive a token.
     #[error("{0} is not an address of Azure")]
     Elsewhere(String),
-    /// The request was not sent, because Azure would have throttled it. Contains the required wait.
+    /// The request was not sent: Azure would have throttled it. Contains the required wait.
     #[error("the rate limit is used up")]
     Held(Duration),
     #[error("the connection could not be opened")]
@@ -51,7 +51,7 @@ impl From<reqwest::Error> for Failure {
 #[derive(Debug, Clone, ThisError)]
 #[error("{code}: {message}")]
 pub(crate) struct Refusal {
-    /// The HTTP status; a failed operation has none.
+    /// The HTTP status, or `None` for an operation that failed after Azure had accepted it.
     pub(crate) status: Option<StatusCode>,
     pub(crate) code: String,
     pub(crate) message: String,
@@ -61,9 +61,9 @@ pub(crate) struct Refusal {
 }
 
 impl Refusal {
-    /// Parses the body of an error response, or the `error` of an operation: `{"error": {…}}`, or
-    /// the same without the envelope, as in Compute's 429. Each member is parsed separately, so
-    /// that the others are available even if one has an unexpected type.
+    /// Parses the body of an error response or of a failed operation: `{"error": {…}}`, or the same
+    /// members without `error`, as in Compute's 429. Each member is parsed separately, so that an
+    /// unexpected type in one of them does not hide the others.
     pub(crate) fn read(
         status: Option<StatusCode>,
         retry_after: Option<Duration>,
@@ -110,12 +110,12 @@ impl Refusal {
         })
     }
 
-    /// Whether the requested resource is absent.
+    /// Returns whether the requested resource does not exist.
     pub(crate) fn is_absent(&self) -> bool {
         self.status == Some(StatusCode::NOT_FOUND)
     }
 
-    /// Whether the resource exists already, or is being changed by another request.
+    /// Returns whether the resource already exists or is being changed by another request.
     pub(crate) fn is_taken(&self) -> bool {
         let in_conflict = matches!(
             self.status,
@@ -124,7 +124,7 @@ impl Refusal {
         in_conflict && matches!(self.meaning(), Meaning::Taken | Meaning::InUse)
     }
 
-    /// Whether another size or zone may be available instead.
+    /// Returns whether a retry with another size or zone may succeed.
     pub(crate) fn may_try_alternative(&self) -> bool {
         matches!(
             self.meaning(),
@@ -132,14 +132,13 @@ impl Refusal {
         )
     }
 
-    /// Whether a later operation replaced one that was in progress.
+    /// Returns whether the operation failed because a later operation replaced it.
     pub(crate) fn is_preempted(&self) -> bool {
         self.is(&["OperationPreempted", "Canceled"])
     }
 
-    /// Interprets Azure's statuses, codes, and messages; no other code does. Codes are checked
-    /// before the status, because errors about quotas, sizes, and locks have the same status as a
-    /// conflict.
+    /// Interprets the status, code, and message of the error. Checks the code before the status:
+    /// errors about quotas, sizes, and locks have the same status as conflicts.
     fn meaning(&self) -> Meaning {
         let throttled = self.status == Some(StatusCode::TOO_MANY_REQUESTS)
             || (self.status == Some(StatusCode::SERVICE_UNAVAILABLE) && self.retry_after.is_some());
@@ -149,7 +148,8 @@ impl Refusal {
         if self.is(&["PublicIPCountLimitReached"]) {
             return Meaning::Quota(Quota::PublicAddresses);
         }
-        // This code has several causes; only the message shows that a quota is exceeded.
+        // `OperationNotAllowed` has several causes. Only the message shows whether a quota is
+        // exceeded.
         let message = self.message.to_lowercase();
         let is_quota = self.is(&["OperationNotAllowed"]) && message.contains("quota");
         if is_quota || self.is(&["QuotaExceeded"]) {
@@ -174,7 +174,7 @@ impl Refusal {
             "InUseSubnetCannotBeDeleted",
             "InUseNetworkSecurityGroupCannotBeDeleted",
             "NicInUse",
-            // According to the message, the NIC stays reserved for three minutes.
+            // A NIC stays reserved for three minutes, according to Azure's message.
             "NicReservedForAnotherVm",
             "PublicIPAddressCannotBeDeleted",
         ]) {
@@ -200,7 +200,7 @@ impl Refusal {
         }
     }
 
-    /// Converts to the core's error; `what` describes the request.
+    /// Converts the refusal to the core's error type. `what` describes the request.
     pub(crate) fn into_error(self, what: String) -> Error {
         let why = self.to_string();
         match self.meaning() {
@@ -232,14 +232,16 @@ impl Refusal {
             Meaning::InUse | Meaning::Taken => Error::conflict(what, why),
             Meaning::Denied(denial) => Error::denied(what, why, denial.hint()),
             Meaning::Absent => Error::not_found(format!("a resource required for {what}")),
-            Meaning::Invalid => Error::invalid(what, why, "correct the setting that Azure names"),
+            Meaning::Invalid => {
+                Error::invalid(what, why, "correct the setting that Azure's message names")
+            }
             Meaning::ServerFailed => Error::interrupted(what, Some(Box::new(self))),
             Meaning::Failed => Error::failed(what, why),
         }
     }
 }
 
-/// What a refusal means for the request.
+/// The meaning of a refusal for the request.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Meaning {
     Throttled,
@@ -248,11 +250,11 @@ enum Meaning {
     NotSold,
     /// Azure has no capacity left for this size.
     Full,
-    /// The resource cannot be deleted, because another resource uses it.
+    /// The resource cannot be deleted: another resource uses it.
     InUse,
     Denied(Denial),
     Absent,
-    /// The resource exists already, or another request is changing it.
+    /// The resource already exists, or another request is changing it.
     Taken,
     Invalid,
     ServerFailed,
@@ -262,7 +264,7 @@ enum Meaning {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Quota {
     PublicAddresses,
-    /// The quota for all sizes in the region together.
+    /// The region's total quota, for all sizes together.
     Region,
     /// The quota for the sizes of one family.
     Family,
@@ -282,15 +284,15 @@ impl Denial {
     fn hint(self) -> &'static str {
         match self {
             Self::NotRegistered => {
-                "register the provider that Azure names: `az provider register --namespace \
-                 Microsoft.Compute`, and the same for Microsoft.Network"
+                "register the resource provider that Azure's message names: `az provider register \
+                 --namespace Microsoft.Compute` (or `Microsoft.Network`)"
             }
             Self::Policy => {
                 "ask the administrator of the subscription's policies for an exemption, or choose \
                  allowed values"
             }
             Self::Lock => "remove the lock (`az lock list` shows it)",
-            Self::Disabled => "enable the subscription again, or choose another subscription",
+            Self::Disabled => "re-enable the subscription, or choose another subscription",
             Self::Login => "log in again (`az login`), or check the configured credential",
             Self::Role => {
                 "give the account the role Contributor on the resource group, or on the \
@@ -301,7 +303,7 @@ impl Denial {
 }
 
 impl Failure {
-    /// Returns Azure's error response, if the failure is one.
+    /// Returns Azure's error response, or `None` if the failure has another cause.
     pub(crate) fn refusal(&self) -> Option<&Refusal> {
         match self {
             Self::Refused(refusal) => Some(refusal),
@@ -309,7 +311,7 @@ impl Failure {
         }
     }
 
-    /// Converts to the core's error; `what` describes the request.
+    /// Converts the failure to the core's error type. `what` describes the request.
     pub(crate) fn into_error(self, what: impl Into<String>) -> Error {
         let what = what.into();
         match self {
@@ -419,7 +421,7 @@ mod tests {
     }
 
     #[test]
-    fn quotas_sizes_and_locks_are_not_taken_for_existing_resources() {
+    fn quotas_sizes_and_locks_are_not_mistaken_for_existing_resources() {
         let refusal = |code: &str, message: &str| Refusal {
             status: Some(StatusCode::CONFLICT),
             ..Refusal::for_vm(code, message)
@@ -451,7 +453,7 @@ mod tests {
     }
 
     #[test]
-    fn honours_retry_after() {
+    fn honors_retry_after() {
         let error = into_core(
             503,
             &json!({"error": {"code": "ServerBusy", "message": "later"}}),

@@ -1,5 +1,5 @@
-//! Sends requests to Resource Manager within its rate limits, with timeouts. Returns errors as
-//! structured data, because the errors of the generated client contain only text.
+//! Sends requests to Resource Manager, with timeouts and within the rate limits. Errors are
+//! returned as structured data; the generated client's own errors contain only text.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -24,18 +24,19 @@ use crate::trust;
 const CONNECT: Duration = Duration::from_secs(15);
 /// Timeout for a complete response.
 const ANSWER: Duration = Duration::from_mins(1);
-/// The wait after a throttled request if Azure specifies none.
+/// How long to wait after a throttled request if Azure does not specify a wait.
 const DEFAULT_WAIT: Duration = Duration::from_secs(10);
-/// The longest accepted wait. A longer one is reduced to this, because a server may send a number
-/// that overflows the clock.
+/// The upper limit for a wait. Without a limit, a large number from a server could overflow the
+/// clock.
 const LONGEST: Duration = Duration::from_hours(24);
-/// The maximum size of a response, in bytes. The list of a region's sizes has several million
-/// bytes.
+/// The maximum size of a response, in bytes. Large, because the list of a region's sizes alone has
+/// several million bytes.
 const LARGEST: usize = 64 << 20;
-/// The maximum number of pages of a list, in case a server keeps returning links to further pages.
+/// The maximum number of pages in a list. Without a limit, a server could keep returning links to
+/// further pages forever.
 pub(crate) const PAGES: usize = 1_000;
 
-/// The transport to Resource Manager.
+/// Sends HTTP requests to Resource Manager, with authentication and rate limits.
 #[derive(Debug)]
 pub(crate) struct Transport {
     client: reqwest::Client,
@@ -54,8 +55,8 @@ pub(crate) struct Answer {
 }
 
 impl Transport {
-    /// `endpoint`: the URL of Resource Manager; `authority`: the certificate authority, in PEM,
-    /// that replaces the public ones.
+    /// Creates the transport. `endpoint` is the URL of Resource Manager. `authority` is a
+    /// certificate authority, in PEM, that replaces the public ones.
     pub(crate) fn new(
         endpoint: &Url,
         credential: Arc<Credential>,
@@ -77,11 +78,11 @@ impl Transport {
         })
     }
 
-    /// Sends a request and reads the response. If the token is rejected, retries once with a new
-    /// one.
+    /// Sends a request and reads the response. If Azure rejects the token, retries once with a new
+    /// token.
     ///
     /// # Errors
-    /// [`Failure::Refused`] for every status other than 2xx.
+    /// Returns [`Failure::Refused`] for every status other than 2xx.
     pub(crate) async fn send(&self, request: reqwest::Request) -> Result<Answer, Failure> {
         let again = request.try_clone();
         let outcome = self.send_once(request).await;
@@ -110,8 +111,8 @@ impl Transport {
     }
 
     async fn send_once(&self, request: reqwest::Request) -> Result<Answer, Failure> {
-        // The origin is checked here, not where links are parsed, because the generated client
-        // follows links by itself.
+        // Check the origin here and not where links are parsed: the generated client follows links
+        // by itself.
         if request.url().origin() != self.origin {
             return Err(Failure::Elsewhere(request.url().to_string()));
         }
@@ -152,7 +153,7 @@ impl Transport {
     }
 }
 
-/// Returns the requested wait; Azure sends whole seconds.
+/// Returns the wait that the response requests. Azure sends whole seconds.
 pub(crate) fn retry_after(headers: &HeaderMap) -> Option<Duration> {
     waiting_time(headers.get(RETRY_AFTER)?.to_str().ok()?)
 }
@@ -197,7 +198,7 @@ fn translate(request: &legacy::Request) -> legacy::Result<reqwest::Request> {
     match request.body() {
         legacy::Body::Bytes(bytes) => *translated.body_mut() = Some(bytes.clone().into()),
         legacy::Body::SeekableStream(_) => {
-            return Err(failed("a stream as a request's body".to_owned()));
+            return Err(failed("a request body cannot be a stream".to_owned()));
         }
     }
     Ok(translated)
@@ -208,11 +209,11 @@ pub(crate) fn hidden(failure: Failure) -> legacy::Error {
     legacy::Error::new(legacy::error::ErrorKind::Other, failure)
 }
 
-/// Sends a request of the generated client. The client's log output is dropped, because it contains
-/// the token and the whole body, which may include a VM's private key.
+/// Sends a request of the generated client, without the client's log output. That output would
+/// contain the token and the whole body, which may include a VM's private key.
 ///
 /// # Errors
-/// The failure that is wrapped in the generated client's error.
+/// Returns the failure that the transport wrapped in the generated client's error.
 pub(crate) async fn sent<T>(
     request: impl Future<Output = legacy::Result<T>>,
 ) -> Result<T, Failure> {
@@ -223,7 +224,7 @@ pub(crate) async fn sent<T>(
 /// Returns all pages of a list from the generated client.
 ///
 /// # Errors
-/// The errors of [`sent`], and [`Failure::Unreadable`] for a list that does not end.
+/// Returns the errors of [`sent`], or [`Failure::Unreadable`] if the list has too many pages.
 pub(crate) async fn pages<T>(
     pages: impl Stream<Item = legacy::Result<T>>,
 ) -> Result<Vec<T>, Failure> {

@@ -1,5 +1,5 @@
-//! Streams a code base as a build context. A few pieces are fetched ahead, and all bytes are
-//! checked against the requested digest.
+//! Streams a code base as a build context. Fetches a few pieces ahead, and verifies all bytes
+//! against the requested digest.
 
 use std::io;
 
@@ -15,9 +15,9 @@ use super::contents::{Contents, Piece};
 use super::name::Name;
 use super::share::Share;
 
-/// A part of the archive, in archive order.
+/// A part of the archive.
 enum Part {
-    /// Bytes of the archive format.
+    /// Bytes of the archive format, such as headers and padding.
     Frame(Bytes),
     /// Bytes of a file, which must be fetched.
     Piece(Piece),
@@ -69,8 +69,8 @@ pub(super) fn stream(share: Share, name: &Name, contents: Contents) -> Result<By
     };
     let ready = stream::iter(parts).map(fetch).buffered(PARALLEL);
     let checked = ready.scan(Some(Sha256::new()), |state, part| {
-        // End the stream after an error, because a reader could mistake an incomplete archive for a
-        // complete one.
+        // End the stream after an error. Otherwise, a reader could mistake an incomplete archive
+        // for a complete one.
         let item = state.take().map(|mut hash| {
             let outcome = part.and_then(|part| check(&mut hash, part));
             if outcome.is_ok() {
@@ -113,8 +113,8 @@ impl Share {
         match piece.sha256 {
             Some(expected) if Sha256::digest(&bytes)[..] != expected => Err(Error::corrupt(
                 format!("`{}` in {}", piece.path, self.info()),
-                "its contents differ from the published contents; remove its directory from the \
-                 share, then publish the code base again",
+                "the contents differ from the published contents; remove the directory of this \
+                 file from the share, then publish the code base again",
             )),
             _ => Ok(bytes),
         }

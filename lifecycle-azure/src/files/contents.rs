@@ -1,5 +1,5 @@
-//! The entries of a code base and the location of their bytes in the share, for both published and
-//! plain code bases.
+//! Describes the entries of a code base, published or plain, and where their bytes are in the
+//! share.
 
 use std::ops::Range;
 
@@ -26,7 +26,7 @@ pub(super) struct Entry {
 pub(super) struct Body {
     pub(super) size: u64,
     pub(super) sha256: [u8; 32],
-    /// The location of the bytes, in order.
+    /// The pieces that contain the bytes, in order.
     pub(super) pieces: Vec<Piece>,
 }
 
@@ -36,7 +36,7 @@ pub(super) struct Piece {
     /// The file in the share.
     pub(super) path: String,
     pub(super) range: Range<u64>,
-    /// The expected hash of this piece, if the piece has a hash of its own.
+    /// The expected hash of this piece. `None` if only the hash of the whole file is known.
     pub(super) sha256: Option<[u8; 32]>,
 }
 

@@ -1,4 +1,4 @@
-//! Maps the errors of Azure Files to the core's errors; no other code does.
+//! Maps the errors of Azure Files to the core's errors.
 
 use std::fmt;
 use std::time::Duration;
@@ -41,8 +41,8 @@ impl fmt::Display for ShareInfo {
 }
 
 impl ShareInfo {
-    /// Converts an error; `doing` describes the operation on `path` in the share. opendal's own
-    /// text is never included, because it may contain a URL with a signature.
+    /// Converts an error of an operation on `path` in the share; `doing` describes the operation.
+    /// Never includes opendal's own text, which may contain a URL with a signature.
     pub(super) fn explain(&self, path: &str, doing: &str, error: &opendal::Error) -> Error {
         let what = format!("{doing} ({self})");
         let source = std::error::Error::source(error).and_then(|one| one.downcast_ref());
@@ -145,8 +145,11 @@ fn of_opendal(what: String, error: &opendal::Error) -> Error {
         _ if error.is_temporary() => {
             Error::interrupted(what, Some("the response was truncated".into()))
         }
-        // opendal's text is omitted, because it may contain a URL with a signature.
-        kind => Error::failed(what, format!("the client reports {kind}")),
+        // Omit opendal's text, which may contain a URL with a signature.
+        kind => Error::failed(
+            what,
+            format!("the storage library (opendal) reported the error kind {kind}"),
+        ),
     }
 }
 

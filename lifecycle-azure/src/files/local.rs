@@ -1,5 +1,5 @@
-//! A local directory to publish. It is read once to compute its digest and chunks, and then again,
-//! chunk by chunk, to send them.
+//! Reads a local directory that is to be published: once to compute the digest and the chunks, then
+//! again, chunk by chunk, to send the chunks.
 
 use std::collections::BTreeMap;
 use std::fs::File;
@@ -33,7 +33,7 @@ pub(super) enum LocalEntry {
     },
 }
 
-/// A range of a file.
+/// The range of a file that contains a chunk.
 #[derive(Debug, Clone)]
 pub(super) struct Source {
     path: PathBuf,
@@ -67,7 +67,7 @@ impl LocalEntry {
 }
 
 impl Source {
-    /// Reads the bytes and checks that they have not changed.
+    /// Reads the bytes and checks that the file has not changed.
     pub(super) async fn read(self, expected: Sha, doing: &str) -> Result<Bytes> {
         let read = move || {
             let failed = |error| Error::io(format!("reading `{}`", self.path.display()), error);
@@ -89,7 +89,7 @@ impl Source {
     }
 }
 
-/// Reads a directory: the entries of the code base, and the chunks of its files.
+/// Reads the entries of a directory and computes the chunks of its files.
 pub(super) async fn local(directory: &Path, doing: &str) -> Result<Local> {
     let root = directory.to_owned();
     blocking(doing, move || {
@@ -109,8 +109,8 @@ pub(super) async fn local(directory: &Path, doing: &str) -> Result<Local> {
                     None => {
                         return Err(Error::invalid(
                             format!("symbolic link `{}`", root.join(&path).display()),
-                            "its target is not UTF-8",
-                            "change its target, or exclude it in `.dockerignore`",
+                            "the target is not UTF-8",
+                            "change the target, or exclude the link in `.dockerignore`",
                         ));
                     }
                 },
@@ -163,7 +163,7 @@ fn chunks_of(path: &Path, sources: &mut BTreeMap<Sha, Source>) -> Result<(Sha, V
     }
 }
 
-/// Runs blocking disk access on one of the runtime's threads for blocking work.
+/// Runs `work`, which may block, on one of the runtime's threads for blocking work.
 async fn blocking<T: Send + 'static>(
     doing: &str,
     work: impl FnOnce() -> Result<T> + Send + 'static,

@@ -5,20 +5,19 @@
 //! - **published** ([`CodePublisher`](lifecycle_core::code::CodePublisher)): the directory
 //!   `<name>/.lifecycle/` contains immutable chunks of the contents, and records of versions (see
 //!   [`version`]). This preserves what a share cannot store: executable bits, symbolic links, and
-//!   names that Windows forbids or that differ only in case. A version becomes visible as a whole
-//!   with the single small write that completes a publish. Readers therefore see either the
-//!   previous or the new version, and the contents of concurrent publishers are not mixed;
-//! - **plain**: files that were copied to the share over SMB or with any other tool. They are read
-//!   unchanged ([`plain`]); the share's entity tags show which files have changed.
-//!
-//! | module | contents |
+//! - **published** ([`CodePublisher`](lifecycle_core::code::CodePublisher)): the directory
+//!   `<name>/.lifecycle/` contains immutable chunks of the contents, and records of versions (see
+//!   [`version`]). This layout preserves what a share cannot store: executable bits, symbolic
+//!   links, and names that Windows forbids or that differ only in case. A publish ends with a
+//!   single small write that makes the whole new version visible. Readers therefore see either the
+//!   previous version or the new one, even if several publishers work concurrently;
 //! |---|---|
 //! | [`options`] | the validated options of a share |
 //! | [`transport`] | requests with timeouts, and error responses |
 //! | [`share`] | list, read, write, delete, with retries |
-//! | [`version`], [`published`], [`plain`] | the two forms |
+//! | [`version`], [`published`], [`plain`] | the two layouts |
 //! | [`archive`] | a code base as a build context |
-//! | [`local`], [`publish`], [`tidy`], [`remove`] | writing |
+//! | [`local`], [`publish`], [`tidy`], [`remove`] | publishing and removing |
 //! | [`error`] | maps Azure's errors to the core's |
 
 mod archive;
@@ -55,11 +54,11 @@ use plain::Known;
 use share::Share;
 use version::Version;
 
-/// The number of concurrent requests. Because chunks have at most [`CHUNK`] bytes, this bounds the
-/// memory of a transfer, whatever the size of the files.
+/// The number of concurrent requests. Together with [`CHUNK`], this bounds the memory that a
+/// transfer needs, however large the files are.
 const PARALLEL: usize = 8;
 
-/// The maximum number of bytes per read or write. It is below Azure's limit of 4 MiB for a write,
+/// The maximum number of bytes per read or write. Smaller than Azure's limit of 4 MiB for a write,
 /// so that a request finishes within its timeout even over a slow connection.
 const CHUNK: usize = 2 << 20;
 
@@ -69,9 +68,9 @@ const DOCKERFILE: &str = "Dockerfile";
 /// A code store on an Azure Files share.
 ///
 /// # Caveats
-/// Plain files have no executable bit, because a share cannot store one. Publish a code base that
-/// contains executables, or set the bit in the Dockerfile. Names are matched without regard to
-/// case, as on Windows.
+/// Plain files have no executable bit, because a share cannot store one. If a code base contains
+/// executables, publish it, or set the bit in the Dockerfile. Names are case-insensitive, as on
+/// Windows.
 #[derive(Debug, Clone)]
 pub struct AzureFiles {
     share: Share,
@@ -80,7 +79,7 @@ pub struct AzureFiles {
     memory: Arc<Mutex<Memory>>,
 }
 
-/// Immutable data that was read before, by code base.
+/// Caches immutable data that was read before, by code base.
 #[derive(Debug, Default)]
 struct Memory {
     versions: BTreeMap<String, (String, Arc<Version>)>,
@@ -113,12 +112,12 @@ impl AzureFiles {
             (Some(_), Some(stray)) => Err(Error::invalid(
                 format!("code base `{name}` in {}", self.share.info()),
                 format!(
-                    "the code base was published, but its directory also contains unpublished \
-                     files, such as `{stray}`"
+                    "the code base was published, but its directory on the share also contains \
+                     files that `publish` did not create, such as `{stray}`"
                 ),
                 format!(
-                    "remove these files and publish them instead, or remove `{}` to use these \
-                     files as the code base",
+                    "remove these files from the share and publish them, or remove `{}` to use \
+                     these files as the code base",
                     name.join(OWN_DIRECTORY)
                 ),
             )),
@@ -162,7 +161,7 @@ impl CodeStore for AzureFiles {
         let names = top
             .into_iter()
             .filter(|item| item.is_directory)
-            // Skip names that a code base cannot have.
+            // Skip directories whose names a code base cannot have.
             .filter_map(|item| Name::parse(&item.name).ok());
         let mut found: Vec<String> = stream::iter(names)
             .map(|name| async move {

@@ -1,5 +1,5 @@
-//! A code base's name, which is its path in the share. The share has the same layout as the
-//! project's directory.
+//! Parses the name of a code base, which is also the path of its directory in the share. The share
+//! has the same layout as the project's directory.
 
 use std::fmt;
 
@@ -10,8 +10,8 @@ use lifecycle_core::{Error, Result};
 /// Azure's limit for the length of one path component, in characters.
 const LONGEST: usize = 255;
 
-/// A directory of a share. The root is stored as an empty name and written as `.`, like the
-/// project's own directory.
+/// The path of a code base's directory in a share. The share's root is stored as an empty string
+/// and displayed as `.`, like the project's own directory.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Name(String);
 
@@ -26,13 +26,13 @@ impl Name {
             Some(why) => Err(Error::invalid(
                 format!("code base `{name}` of an Azure Files share"),
                 why,
-                "use a directory below the project's own, such as `api` or `team/api`; to \
+                "use a directory below the project's directory, such as `api` or `team/api`; to \
                        use another published code base, set `x-lifecycle.code`",
             )),
         }
     }
 
-    /// Returns the directory in the share; empty for the root.
+    /// Returns the path of the directory in the share. The path is empty for the root.
     pub(super) fn directory(&self) -> &str {
         &self.0
     }
@@ -42,8 +42,8 @@ impl Name {
         join(&self.0, path)
     }
 
-    /// Iterates over all ancestor directories, starting at the root, each with the name of its
-    /// child on the path.
+    /// Iterates over all ancestor directories, starting at the root. Each item also contains the
+    /// name of the next directory on the path.
     pub(super) fn ancestors(&self) -> impl Iterator<Item = (&str, &str)> {
         let ends = self.0.match_indices('/').map(|(end, _)| end);
         let ends = ends.chain((!self.0.is_empty()).then_some(self.0.len()));
@@ -56,7 +56,7 @@ impl Name {
     }
 }
 
-/// Returns the path of an entry in a directory; an empty directory is the root.
+/// Returns the path of an entry in `directory`. The root is an empty string.
 pub(super) fn join(directory: &str, path: &str) -> String {
     if directory.is_empty() {
         path.to_owned()
@@ -71,7 +71,8 @@ impl fmt::Display for Name {
     }
 }
 
-/// Returns the reason why `part` is not a valid path component in a share, if any.
+/// Returns the reason why `part` is not a valid path component in a share, or `None` if it is
+/// valid.
 pub(super) fn fault(part: &str) -> Option<&'static str> {
     if part.is_empty() || part == "." || part == ".." {
         return Some("it refers to a directory outside the share, or to the whole share");

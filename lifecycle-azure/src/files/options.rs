@@ -1,4 +1,4 @@
-//! The validated options of a share.
+//! Builds and validates the options of a share.
 
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -19,13 +19,14 @@ use super::share::Share;
 use super::transport::Transport;
 use crate::trust;
 
-/// The default timeout for one request, which transfers up to 2 MiB.
+/// The default timeout for one request. Long, because a request may transfer 2 MiB.
 const TIMEOUT: Duration = Duration::from_mins(2);
 /// The shortest allowed request timeout.
 const SHORTEST_TIMEOUT: Duration = Duration::from_millis(10);
-/// The shortest allowed retention. A publish needs some time to finish.
+/// The shortest allowed retention. Bounded, because a publish must finish within half of the
+/// retention.
 const SHORTEST_KEEP: Duration = Duration::from_mins(10);
-/// How long a superseded version is kept.
+/// How long a superseded version is kept by default.
 const KEEP: Duration = Duration::from_hours(24);
 
 /// A credential for a share.
@@ -33,8 +34,8 @@ const KEEP: Duration = Duration::from_hours(24);
 pub enum FilesCredential {
     /// A key of the storage account in Base64, as Azure shows it.
     SharedKey(SecretString),
-    /// A shared access signature, with or without the question mark. Reading requires the
-    /// permissions `rl` on objects and containers, publishing `rcwdl`.
+    /// A shared access signature, with or without the leading question mark. The required
+    /// permissions on objects and containers are `rl` for reading and `rcwdl` for publishing.
     Sas(SecretString),
 }
 
@@ -67,36 +68,37 @@ impl AzureFilesBuilder {
         }
     }
 
-    /// Sets the URL of the service; by default `https://<account>.file.core.windows.net`. Plain
-    /// HTTP is accepted only for this machine.
+    /// Sets the URL of the service. The default is `https://<account>.file.core.windows.net`. Plain
+    /// HTTP is accepted only for addresses of this machine.
     #[must_use]
     pub fn endpoint(mut self, url: &str) -> Self {
         self.endpoint = Some(url.to_owned());
         self
     }
 
-    /// Sets the directory in the share that contains the code bases; by default the root.
+    /// Sets the directory in the share that contains the code bases. The default is the root of the
+    /// share.
     #[must_use]
     pub fn root(mut self, directory: &str) -> Self {
         self.root = Some(directory.to_owned());
         self
     }
 
-    /// Sets the only trusted certificate authority, in PEM. It replaces Mozilla's authorities.
+    /// Sets the only trusted certificate authority, in PEM. This authority replaces Mozilla's.
     #[must_use]
     pub fn authority(mut self, pem: &str) -> Self {
         self.authority = Some(pem.to_owned());
         self
     }
 
-    /// Sets the timeout for a request, at least 10 ms; by default two minutes.
+    /// Sets the timeout for a request: at least 10 ms; two minutes by default.
     #[must_use]
     pub fn timeout(mut self, timeout: Duration) -> Self {
         self.timeout = timeout;
         self
     }
 
-    /// Sets how long a superseded version stays readable: at least ten minutes, by default a day. A
+    /// Sets how long a superseded version stays readable: at least ten minutes; a day by default. A
     /// publish must finish within half of this time.
     #[must_use]
     pub fn keep(mut self, keep: Duration) -> Self {
@@ -114,7 +116,7 @@ impl AzureFilesBuilder {
     /// Validates the options without sending a request.
     ///
     /// # Errors
-    /// [`Error::Invalid`] names the invalid value; it never contains a secret.
+    /// Returns [`Error::Invalid`], which names the invalid value but never contains a secret.
     pub fn build(self) -> Result<AzureFiles> {
         self.check_names()?;
         self.check_times()?;
@@ -151,7 +153,7 @@ impl AzureFilesBuilder {
         if !(3..=24).contains(&self.account.len()) || !self.account.bytes().all(lower) {
             return Err(Error::invalid(
                 format!("storage account `{}`", self.account),
-                "it is not 3 to 24 lower-case letters and digits",
+                "the name of a storage account consists of 3 to 24 lower-case letters and digits",
                 "specify only the account's name, without `.file.core.windows.net`",
             ));
         }
@@ -161,8 +163,10 @@ impl AzureFilesBuilder {
         if !fine || hyphens || !(3..=63).contains(&share.len()) {
             return Err(Error::invalid(
                 format!("file share `{share}`"),
-                "it is not 3 to 63 lower-case letters, digits and single hyphens",
-                "specify only the share's name; to use a directory in the share, set the root",
+                "the name of a share consists of 3 to 63 lower-case letters, digits and hyphens; \
+                 every hyphen is between two letters or digits",
+                "specify only the share's name; to use a directory in the share, set \
+                 `code.directory`",
             ));
         }
         let root = self.root.as_deref().unwrap_or_default().trim_matches('/');
@@ -203,7 +207,7 @@ impl AzureFilesBuilder {
                 .map_err(|error| Error::failed("composing the URL", error.to_string()));
         };
         let invalid = |why: &str| {
-            // The query may contain a signature, so it is not shown.
+            // Omit the query, which may contain a signature.
             let shown = text.split(['?', '#', '@']).next().unwrap_or_default();
             let hint = format!(
                 "use `https://{}.file.core.windows.net`, or remove the endpoint",
@@ -230,14 +234,14 @@ impl AzureFilesBuilder {
         }
         if url.query().is_some() || url.fragment().is_some() {
             return Err(invalid(
-                "it has a query; a signature is configured separately",
+                "it has a query; configure the signature separately",
             ));
         }
         if !url.username().is_empty() || url.password().is_some() {
             return Err(invalid("it has a user name"));
         }
         if url.path() != "/" {
-            return Err(invalid("it has a path; the share is configured separately"));
+            return Err(invalid("it has a path; configure the share separately"));
         }
         Ok(url)
     }
@@ -319,7 +323,7 @@ mod tests {
     }
 
     #[test]
-    fn accepts_valid_options_and_shows_no_secret() {
+    fn accepts_valid_options_without_showing_a_secret() {
         let sas = FilesCredential::Sas(SecretString::from(SAS));
         let stores = [
             with_key()

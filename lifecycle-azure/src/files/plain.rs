@@ -1,6 +1,6 @@
-//! A plain code base: files that were copied to the share by other means.
+//! Reads a plain code base: files that were copied to the share without `publish`.
 //!
-//! A file whose size and entity tag have not changed is not read again for its digest.
+//! To compute the digest, only files whose size or entity tag has changed are read again.
 
 use std::collections::BTreeMap;
 
@@ -17,20 +17,21 @@ use super::name::Name;
 use super::share::{Listed, Share};
 use super::{AzureFiles, CHUNK, PARALLEL};
 
-/// The known digests of a code base's files, by path.
+/// The digests of a code base's files that are already known, by path.
 pub(super) type Known = BTreeMap<String, Seen>;
 
-/// A file whose digest is known.
+/// A file whose digest is already known.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Seen {
     size: u64,
-    /// Without an entity tag, a change of the file cannot be detected.
+    /// The entity tag. `None` if the share reported none; a change of such a file cannot be
+    /// detected.
     etag: Option<String>,
     sha256: [u8; 32],
 }
 
 impl AzureFiles {
-    /// Reads a code base whose directory contains the entries `top`.
+    /// Reads a code base. `top` contains the entries of the code base's directory.
     pub(super) async fn plain_contents(
         &self,
         name: &Name,
@@ -104,7 +105,7 @@ async fn selection(share: &Share, root: &Name, top: &[Listed], doing: &str) -> R
     Selection::parse(&text, &format!("{path}` in `{}", share.info().share))
 }
 
-/// Returns all entries of the code base, and its files as the share listed them.
+/// Returns all entries of the code base, and separately its files as the share lists them.
 async fn walk(
     share: &Share,
     root: &Name,
@@ -161,7 +162,8 @@ fn pieces(path: &str, size: u64) -> impl Iterator<Item = Piece> {
     })
 }
 
-/// Hashes a file. Reads one piece at a time, because several files are read concurrently.
+/// Computes the hash of a file. Reads the pieces sequentially; the caller already reads several
+/// files concurrently.
 async fn hash(share: &Share, path: &str, size: u64, doing: &str) -> Result<[u8; 32]> {
     let mut hash = Sha256::new();
     for piece in pieces(path, size) {

@@ -1,7 +1,7 @@
 //! Publishes a local directory as a new version of a code base in the share.
 //!
-//! Only chunks that the share lacks are sent. Files that others may be reading are never changed.
-//! The version becomes visible when its record is written, as the last step.
+//! Sends only the chunks that the share lacks, and never changes files that may be in use. The last
+//! step writes the record of the version, which makes the version visible.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
@@ -23,7 +23,7 @@ use super::share::Listed;
 use super::version::{self, Chunk, Record, Sha, Version};
 use super::{AzureFiles, CHUNK, DOCKERFILE, PARALLEL};
 
-/// The contents of the share before a publish.
+/// The state of the code base in the share before a publish.
 struct Previous {
     version: Option<Arc<Version>>,
     /// The names and sizes of the files in the chunk directory.
@@ -31,8 +31,8 @@ struct Previous {
 }
 
 impl Previous {
-    /// The chunks that need not be sent, by their hash. A chunk that was removed from the share is
-    /// not usable.
+    /// Returns the chunks that need not be sent again, by hash. A chunk of the previous version is
+    /// omitted if its file is missing in the share.
     fn usable(&self) -> BTreeMap<Sha, Chunk> {
         let named = self.version.iter().flat_map(|version| version.chunks());
         named
@@ -45,15 +45,15 @@ impl Previous {
         self.chunks.contains(&(chunk.name.clone(), chunk.size))
     }
 
-    /// Whether the previous version has this digest and is complete.
+    /// Returns whether the previous version has this digest and is complete.
     fn is(&self, digest: &str) -> bool {
         let version = self.version.as_ref().filter(|one| one.digest == digest);
         version.is_some_and(|version| version.chunks().all(|chunk| self.has(chunk)))
     }
 }
 
-/// An interrupted publish only leaves files that later publishes remove. A publish that takes more
-/// than half of the retention is aborted ([`Error::TimedOut`]).
+/// If a publish is interrupted, it leaves only files that later publishes remove. A publish that
+/// takes more than half of the retention time fails with [`Error::TimedOut`].
 #[async_trait]
 impl CodePublisher for AzureFiles {
     async fn publish(&self, name: &str, directory: &Path) -> Result<Published> {
@@ -86,7 +86,7 @@ impl CodePublisher for AzureFiles {
         let files_removed = match self.tidy(&name, &chunks, &doing).await {
             Ok(removed) => removed,
             Err(error) => {
-                // The next publish removes them.
+                // Ignore the error: the next publish removes these versions.
                 tracing::warn!(%name, error = error.chain(), "cannot remove superseded versions");
                 0
             }
@@ -102,8 +102,8 @@ impl CodePublisher for AzureFiles {
 
 impl AzureFiles {
     /// Rejects names that would mix code bases. Names in a share are case-insensitive, so two names
-    /// that differ only in case would share their contents. Moreover, a code base below plain files
-    /// would become part of the plain code base.
+    /// that differ only in case would share their contents. Moreover, a code base in a subdirectory
+    /// of a plain code base would become part of the plain code base.
     async fn refuse_confusion(&self, name: &Name, doing: &str) -> Result<()> {
         for (directory, next) in name.ancestors() {
             let listed = self.share.list(directory, doing).await?;
@@ -114,8 +114,7 @@ impl AzureFiles {
                 return Err(Error::invalid(
                     format!("code base `{name}` in {}", self.share.info()),
                     format!(
-                        "`{}` exists already, and a share does not distinguish upper and lower \
-                         case",
+                        "`{}` already exists, and names in a share are case-insensitive",
                         name::join(directory, &other.name)
                     ),
                     "rename one of the code bases",
@@ -128,19 +127,19 @@ impl AzureFiles {
                 return Err(Error::invalid(
                     format!("code base `{name}` in {}", self.share.info()),
                     format!(
-                        "the parent directory `{}` contains files that were not published",
+                        "the parent directory `{}` contains files that `publish` did not create",
                         if directory.is_empty() { "." } else { directory }
                     ),
-                    "remove those files from the share and publish that directory as a code base, \
-                     too, or choose another name",
+                    "remove these files from the share and publish the parent directory as a code \
+                     base, too, or choose another name",
                 ));
             }
         }
         Ok(())
     }
 
-    /// Rejects a directory with files that were copied to the share by other means, because
-    /// publishing must never overwrite them.
+    /// Rejects a directory that contains files of a plain code base, because publishing must never
+    /// overwrite such files.
     pub(super) async fn refuse_plain(&self, name: &Name, doing: &str) -> Result<()> {
         let top = self.share.list(name.directory(), doing).await?;
         match self.stray(name, &top, doing).await? {
@@ -148,8 +147,8 @@ impl AzureFiles {
             Some(stray) => Err(Error::invalid(
                 format!("code base `{name}` in {}", self.share.info()),
                 format!(
-                    "its directory contains files that were not published, such as \
-                              `{stray}`"
+                    "its directory on the share contains files that `publish` did not create, \
+                     such as `{stray}`"
                 ),
                 "remove these files from the share, or choose another name",
             )),
@@ -159,7 +158,7 @@ impl AzureFiles {
     /// Reads the previous version and the chunks that can be reused.
     async fn previous(&self, name: &Name, doing: &str) -> Result<Previous> {
         let version = match self.current(name, doing).await {
-            // Parts of the previous version are missing.
+            // Parts of the previous version are missing, so send all chunks again.
             Err(Error::Conflict { .. }) => None,
             outcome => outcome?,
         };
@@ -174,7 +173,8 @@ impl AzureFiles {
         })
     }
 
-    /// Sends the chunks that the share lacks; returns the record and the number of bytes sent.
+    /// Sends the chunks that the share lacks. Returns the record and the number of bytes that were
+    /// sent.
     async fn send(
         &self,
         name: &Name,
@@ -239,7 +239,7 @@ impl AzureFiles {
         Ok(Chunk { name, size, sha256 })
     }
 
-    /// Makes the version the current one; returns the files in the chunk directory.
+    /// Makes the version the current one. Returns the files in the chunk directory.
     async fn commit(&self, name: &Name, record: &Record, doing: &str) -> Result<Vec<Listed>> {
         let bytes = record.write(name)?;
         let records = published::records(&self.share, name, doing).await?;
@@ -251,7 +251,7 @@ impl AzureFiles {
         let file = || version::file_name(number, self.ids.uuid());
         let directory = version::directory(name);
         self.share.write_new(&directory, file, bytes, doing).await?;
-        // Read the version back, as any reader would.
+        // Read the version back, as a reader would.
         let conflict = |why: &str| {
             Error::conflict(format!("code base `{name}` in {}", self.share.info()), why)
         };
@@ -268,7 +268,7 @@ impl AzureFiles {
         if version.is_there(&chunks) {
             return Ok(chunks);
         }
-        // No reader could use this version.
+        // Remove this version, which no reader could use.
         self.share
             .delete(&format!("{directory}/{file}"), doing)
             .await?;
@@ -277,8 +277,8 @@ impl AzureFiles {
         ))
     }
 
-    /// Returns a file in or below this directory that does not belong to a published code base, if
-    /// any.
+    /// Returns a file in or below this directory that does not belong to a published code base, or
+    /// `None` if there is no such file.
     pub(super) async fn stray(
         &self,
         name: &Name,

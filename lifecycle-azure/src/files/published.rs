@@ -11,12 +11,13 @@ use super::share::{Listed, Share};
 use super::version::{self, MOST_OF_RECORD, Record, Version};
 use super::{AzureFiles, PARALLEL};
 
-/// How often the records are listed if a listed record was removed before it was read.
+/// The maximum number of times the records are listed. They are listed again if a record was
+/// removed after it was listed and before it was read.
 const LISTS: usize = 3;
 
 impl AzureFiles {
-    /// Returns the current version; `None` if the code base was never published completely, or was
-    /// removed.
+    /// Returns the current version, or `None` if no version was published completely or the code
+    /// base was removed.
     pub(super) async fn current(&self, name: &Name, doing: &str) -> Result<Option<Arc<Version>>> {
         Ok(self
             .current_named(name, doing)
@@ -24,7 +25,7 @@ impl AzureFiles {
             .map(|(_, version)| version))
     }
 
-    /// Returns the current version with the file name of its record.
+    /// Returns the current version and the file name of its record.
     pub(super) async fn current_named(
         &self,
         name: &Name,
@@ -37,7 +38,7 @@ impl AzureFiles {
                 return Ok(None);
             }
             match self.newest(name, &records, doing).await {
-                // The record was removed after it was listed, or was superseded long ago.
+                // The record, or a chunk of its index, was removed after the records were listed.
                 Err(Error::NotFound { .. }) => {}
                 outcome => return outcome,
             }
@@ -70,7 +71,7 @@ impl AzureFiles {
             }
             tracing::debug!(%name, record = record.name, "a record is incomplete");
         }
-        // The first publish of this code base has not finished.
+        // No record is complete: the first publish of this code base has not finished.
         Ok(None)
     }
 }
@@ -83,7 +84,7 @@ pub(super) async fn records(share: &Share, name: &Name, doing: &str) -> Result<V
     Ok(records)
 }
 
-/// Reads the version of a record; `None` if the record is incomplete.
+/// Reads the version of a record. Returns `None` if the record is incomplete.
 pub(super) async fn read(
     share: &Share,
     name: &Name,

@@ -10,17 +10,17 @@ use super::version;
 use super::{AzureFiles, PARALLEL};
 
 impl AzureFiles {
-    /// Removes a published code base from the share. Succeeds if the code base is absent. Code
-    /// bases in directories below it are kept.
+    /// Removes a published code base from the share. Succeeds if the code base does not exist.
+    /// Keeps code bases in subdirectories.
     ///
     /// # Errors
-    /// [`Error::Invalid`] if `name` is a plain code base.
+    /// Returns [`Error::Invalid`] if `name` is a plain code base.
     pub async fn remove(&self, name: &str) -> Result<()> {
         let name = Name::parse(name)?;
         let doing = format!("removing code base `{name}`");
         self.refuse_plain(&name, &doing).await?;
-        // Remove the oldest version first, so that no previous version becomes current for a
-        // moment.
+        // Remove the oldest version first. Otherwise, an older version would briefly become
+        // current.
         let versions = version::directory(&name);
         for record in published::records(&self.share, &name, &doing).await? {
             let path = format!("{versions}/{}", record.name);
@@ -42,7 +42,7 @@ impl AzureFiles {
             return Ok(());
         }
         match self.share.delete(&format!("{name}/"), &doing).await {
-            // The directory contains new files, or another code base.
+            // The directory is not empty: it contains new files or another code base.
             Err(Error::Conflict { .. }) => Ok(()),
             outcome => outcome,
         }

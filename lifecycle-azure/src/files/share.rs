@@ -1,5 +1,5 @@
-//! Operations on a share: list, read, write, delete, with retries. All are safe to repeat, because
-//! no path is ever written twice.
+//! Lists, reads, writes, and deletes files of a share, with retries. Every operation is safe to
+//! repeat: no path is ever written twice.
 
 use std::ops::Range;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -14,10 +14,10 @@ use tokio::time::Instant;
 use super::error::ShareInfo;
 
 const TRIES: usize = 3;
-/// The wait before the first retry; it doubles with each further retry.
+/// The wait before the first retry. Each further retry doubles the wait.
 const FIRST_WAIT: Duration = Duration::from_millis(200);
-/// The longest wait within a request; if Azure asks for a longer one, the request fails and the
-/// caller decides.
+/// The longest wait within an operation. If Azure requests a longer wait, the operation fails, and
+/// the caller decides whether to retry.
 const LONGEST_WAIT: Duration = Duration::from_secs(30);
 
 #[derive(Debug, Clone)]
@@ -36,12 +36,12 @@ pub(super) struct Listed {
 pub(super) struct Share {
     operator: Operator,
     info: Arc<ShareInfo>,
-    /// The directory that paths are relative to, with a trailing `/` unless it is the root.
-    /// opendal's own root option is not used, because it creates only the last of several missing
-    /// directories.
+    /// The directory that all paths are relative to, with a trailing `/`; empty for the root of the
+    /// share. opendal's own root option cannot be used: if several parent directories are missing,
+    /// it creates only the last one.
     root: String,
-    /// No request is sent before this time, because Azure has throttled one. All requests share
-    /// this value.
+    /// No request is sent before this time. Set when Azure throttles a request; shared by all
+    /// clones of this value.
     throttled_until: Arc<Mutex<Option<Instant>>>,
 }
 
@@ -64,7 +64,7 @@ impl Share {
         &self.info
     }
 
-    /// Returns the entries of a directory, unordered. An absent directory counts as empty.
+    /// Returns the entries of a directory in any order. An absent directory counts as empty.
     pub(super) async fn list(&self, directory: &str, doing: &str) -> Result<Vec<Listed>> {
         let path = match directory {
             "" => self.root.clone(),
@@ -96,7 +96,7 @@ impl Share {
         Ok(listed.collect())
     }
 
-    /// Reads a range of a file; fails if the file is too short.
+    /// Reads a range of a file. Fails if the file is too short.
     pub(super) async fn read(&self, path: &str, range: Range<u64>, doing: &str) -> Result<Bytes> {
         if range.is_empty() {
             return Ok(Bytes::new());
@@ -121,9 +121,11 @@ impl Share {
     }
 
     /// Writes a new file of at most 4 MiB into a directory, and creates missing parent directories.
-    /// `name` is called before each attempt and must return a new file name: Azure creates a file
-    /// with zeros before it is written, so a cancelled request that arrives late would overwrite
-    /// the file of a later attempt with the same name. Returns the name of the written file.
+    /// Returns the name of the file.
+    ///
+    /// `name` is called before each attempt and must return a new file name each time. Azure
+    /// creates a file filled with zeros before the contents are written. If a cancelled request
+    /// with the same name arrived late, it would overwrite the file of a later attempt.
     pub(super) async fn write_new(
         &self,
         directory: &str,
@@ -144,17 +146,18 @@ impl Share {
         self.try_often(directory, doing, write).await
     }
 
-    /// Deletes a file, or an empty directory (with a trailing `/`). Succeeds if it is absent.
+    /// Deletes a file, or an empty directory if `path` ends with `/`. Succeeds if nothing exists at
+    /// `path`.
     pub(super) async fn delete(&self, path: &str, doing: &str) -> Result<()> {
         let path = &format!("{}{path}", self.root);
         self.try_often(path, doing, || self.operator.delete(path))
             .await
     }
 
-    /// Waits while Azure throttles requests.
+    /// Waits until Azure accepts requests again.
     ///
     /// # Errors
-    /// [`Error::Throttled`] if the wait would be long.
+    /// Returns [`Error::Throttled`] if the wait would be long.
     async fn wait(&self, doing: &str) -> Result<()> {
         let until = *self
             .throttled_until

@@ -1,9 +1,9 @@
 //! Removes unused files after a publish.
 //!
-//! A superseded version is kept for a while ([`AzureFilesBuilder::keep`]), because it may still be
-//! read, and a publish in progress may reuse its chunks. Such a publish finishes within half of
-//! this retention time, so no reader or publisher needs the removed files. All times are from the
-//! share's clock; no other machine's clock is used.
+//! A superseded version is kept for a while ([`AzureFilesBuilder::keep`]): readers may still use
+//! it, and a publish in progress may reuse its chunks. Such a publish finishes within half of this
+//! retention time, so no reader or publisher needs the removed files. All times are from the
+//! share's clock, never from another machine's.
 //!
 //! [`AzureFilesBuilder::keep`]: super::AzureFilesBuilder::keep
 
@@ -19,13 +19,14 @@ use super::version::{self, Version};
 use super::{AzureFiles, PARALLEL};
 
 impl AzureFiles {
-    /// Removes superseded versions and the chunks that only they need; returns the number of
-    /// removed files. `chunks` must have been listed before the records, so that every version that
-    /// may use one of these chunks is found.
+    /// Removes superseded versions and the chunks that only they use. Returns the number of removed
+    /// files. The caller must list `chunks` before this function lists the records, so that every
+    /// version that may use one of these chunks is found.
     pub(super) async fn tidy(&self, name: &Name, chunks: &[Listed], doing: &str) -> Result<usize> {
         let share = &self.share;
         let records = published::records(share, name, doing).await?;
-        // The last record was written just now, so its time is the share's current time.
+        // The last record was written just now, so its time is the current time of the share's
+        // clock.
         let Some(now) = records.last().and_then(|last| last.modified) else {
             return Ok(0);
         };
@@ -44,7 +45,7 @@ impl AzureFiles {
             .buffered(PARALLEL)
             .try_collect()
             .await?;
-        // A version is superseded by the next complete version; an incomplete version was never
+        // A version is superseded by the next complete version. An incomplete version was never
         // current.
         let superseded = |index: usize| {
             let mut later = versions[index + 1..].iter();
@@ -75,8 +76,8 @@ impl AzureFiles {
             .map(|chunk| format!("{directory}/{}", chunk.name))
             .collect();
         let removed = gone.len() + unneeded.len();
-        // Remove the records before their chunks, the oldest record first, so that no record ever
-        // refers to a missing chunk.
+        // Remove each record before its chunks, starting with the oldest record, so that no record
+        // ever refers to a missing chunk.
         for record in gone {
             let path = format!("{}/{record}", version::directory(name));
             share.delete(&path, doing).await?;

@@ -1,5 +1,5 @@
-//! HTTP transport to Azure Files: timeouts, TLS without system certificates, and error responses as
-//! structured data, because opendal's errors contain them only as text.
+//! Transports HTTP requests to Azure Files, with timeouts and without the system's certificates.
+//! Returns error responses as structured data; opendal's own errors contain only text.
 
 use std::time::Duration;
 
@@ -14,10 +14,11 @@ use crate::arm::transport::retry_after;
 
 /// Timeout for opening a connection.
 const CONNECT: Duration = Duration::from_secs(15);
-/// Timeout between two pieces of a response.
+/// Timeout between two parts of a response.
 const READ_TIMEOUT: Duration = Duration::from_secs(30);
 
-/// Why there is no usable response. Contains no URL, which may include a signature.
+/// The reason why there is no usable response. Never contains the URL, which may include a
+/// signature.
 #[derive(Debug, ThisError)]
 pub(super) enum Trouble {
     #[error("Azure returned {status} ({code}; request {request})")]
@@ -50,7 +51,7 @@ impl From<reqwest_013::Error> for Trouble {
 
 impl From<Trouble> for opendal::Error {
     fn from(trouble: Trouble) -> Self {
-        // The kind is not used, because this crate creates its errors from the source.
+        // opendal's error kind is unused: this crate creates its own errors from the source.
         Self::new(ErrorKind::Unexpected, "").set_source(trouble)
     }
 }
@@ -68,7 +69,8 @@ impl Transport {
             .timeout(timeout)
             .connect_timeout(CONNECT.min(timeout))
             .read_timeout(READ_TIMEOUT.min(timeout))
-            // Azure sends no redirects, and another server must not receive a signature.
+            // Follow no redirects: Azure sends none, and another server must not receive a
+            // signature.
             .redirect(reqwest_013::redirect::Policy::none())
             .user_agent(concat!("lifecycle/", env!("CARGO_PKG_VERSION")))
             .build()
@@ -110,8 +112,8 @@ impl HttpTransport for Transport {
     }
 }
 
-/// Parses an error response. "Absent" and "exists already" are left to opendal, because it relies
-/// on them to create directories.
+/// Parses an error response. Returns `None` for absent files and for files that already exist,
+/// because opendal must handle these errors to create directories.
 fn refused(status: StatusCode, headers: &HeaderMap) -> Option<Trouble> {
     let text = |name: &str| {
         let value = headers.get(name).and_then(|value| value.to_str().ok());

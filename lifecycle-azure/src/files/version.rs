@@ -1,16 +1,17 @@
-//! The layout of a published code base in the share.
+//! Defines the layout of a published code base in the share.
 //!
 //! ```text
 //! <name>/.lifecycle/chunks/<SHA-256>-<id>      at most 2 MiB, written once, never changed
 //! <name>/.lifecycle/versions/<number>-<id>     a record, which names the chunks of a version
 //! ```
 //!
-//! The first line of a record is the SHA-256 of the rest, so that an incomplete record (still being
-//! written, or abandoned) is recognized. The rest names the chunks of the index. The index lists
-//! all entries with their type, digest, and chunks. The complete record with the highest number is
-//! the current version. Every attempt to write one of these files has a unique id in the file name.
-//! Nothing can therefore overwrite a file that is in use, not even a cancelled request that arrives
-//! late.
+//! The first line of a record is the SHA-256 of the rest. With it, readers recognize an incomplete
+//! record, which is still being written or was abandoned. The rest names the chunks of the index.
+//! The index lists all entries with their type, digest, and chunks. The complete record with the
+//! highest number is the current version.
+//!
+//! Every attempt to write one of these files has a unique id in the file name. Nothing can
+//! therefore overwrite a file that is in use, not even a cancelled request that arrives late.
 
 use std::collections::BTreeMap;
 
@@ -25,16 +26,16 @@ use super::contents::{Body, Contents, Entry, Piece};
 use super::name::Name;
 use super::share::Listed;
 
-/// The version of the format. It is incremented if an older reader would misread the new format.
+/// The version of the format. Increment it if an older reader would misread the new format.
 const FORM: u32 = 1;
 
-/// The maximum size of a record: the limit for a single write.
+/// The maximum size of a record: Azure's limit for a single write.
 pub(super) const MOST_OF_RECORD: usize = 4 << 20;
 
 /// The maximum size of an index: enough for several million files.
 const MOST_OF_INDEX: u64 = 512 << 20;
 
-/// A SHA-256; hexadecimal when serialized.
+/// A SHA-256 hash. Serialized as hexadecimal text.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(into = "String", try_from = "String")]
 pub(super) struct Sha(pub(super) [u8; 32]);
@@ -64,7 +65,7 @@ pub(super) struct Chunk {
 }
 
 impl Chunk {
-    /// Whether the chunk's name is valid and the chunk can be read in one request.
+    /// Returns whether the chunk's name is valid and the chunk can be read in one request.
     fn is_sound(&self) -> bool {
         let mut bytes = self.name.bytes();
         !self.name.is_empty()
@@ -102,22 +103,22 @@ pub(super) struct Record {
     pub(super) index: Vec<Chunk>,
 }
 
-/// Returns the directory for a code base's records.
+/// Returns the directory that contains a code base's records.
 pub(super) fn directory(name: &Name) -> String {
     name.join(&format!("{OWN_DIRECTORY}/versions"))
 }
 
-/// Returns the directory for a code base's chunks.
+/// Returns the directory that contains a code base's chunks.
 pub(super) fn chunks(name: &Name) -> String {
     name.join(&format!("{OWN_DIRECTORY}/chunks"))
 }
 
-/// Returns the file name of a record. File names sort by number.
+/// Returns the file name of a record. In alphabetical order, file names are also ordered by number.
 pub(super) fn file_name(number: u64, id: Uuid) -> String {
     format!("{number:020}-{}", id.simple())
 }
 
-/// Returns the number in a record's file name; `None` if the file is not a record.
+/// Returns the number in a record's file name, or `None` if the file is not a record.
 pub(super) fn number(file_name: &str) -> Option<u64> {
     let (number, id) = file_name.split_once('-')?;
     Uuid::try_parse(id).ok()?;
@@ -135,8 +136,7 @@ impl Record {
 
     /// Serializes the record.
     ///
-    /// # Errors
-    /// [`Error::Invalid`] if it is larger than a single write allows.
+    /// Returns [`Error::Invalid`] if the record is larger than a single write allows.
     pub(super) fn write(&self, name: &Name) -> Result<Bytes> {
         let body = json(self)?;
         let mut text = hex::encode(Sha256::digest(&body));
@@ -149,7 +149,7 @@ impl Record {
         Ok(bytes.into())
     }
 
-    /// Parses a record; `None` if it is incomplete.
+    /// Parses a record. Returns `None` if the record is incomplete.
     pub(super) fn read(bytes: &[u8], path: &str) -> Result<Option<Self>> {
         let Some((sum, body)) = bytes.split_at_checked(65) else {
             return Ok(None);
@@ -182,7 +182,7 @@ impl Record {
     }
 }
 
-/// The part of a record that is the same in all versions of the format.
+/// The part of a record that all versions of the format share.
 #[derive(Deserialize)]
 struct Form {
     form: u32,
@@ -191,7 +191,7 @@ struct Form {
 /// Serializes the index of a code base.
 ///
 /// # Errors
-/// [`Error::Invalid`] if it is larger than readers accept.
+/// Returns [`Error::Invalid`] if the index is larger than readers accept.
 pub(super) fn write_index(name: &Name, entries: &BTreeMap<String, Stored>) -> Result<Vec<u8>> {
     let index = json(entries)?;
     if index.len() as u64 > MOST_OF_INDEX {
@@ -203,8 +203,8 @@ pub(super) fn write_index(name: &Name, entries: &BTreeMap<String, Stored>) -> Re
 fn too_large(name: &Name) -> Error {
     Error::invalid(
         format!("code base `{name}`"),
-        "the code base has too many files",
-        "exclude files that no build needs in a `.dockerignore`",
+        "it has too many files",
+        "use a `.dockerignore` to exclude files that no build needs",
     )
 }
 
@@ -214,13 +214,14 @@ fn json<T: Serialize>(value: &T) -> Result<Vec<u8>> {
 }
 
 impl Version {
-    /// Combines record and index, and verifies the digest.
+    /// Combines a record and its index, and verifies the digest.
     pub(super) fn read(record: Record, index: &[u8], path: &str) -> Result<Self> {
         let corrupt = |why: String| Error::corrupt(format!("the index of `{path}`"), why);
         let entries: BTreeMap<String, Stored> =
             serde_json::from_slice(index).map_err(|error| corrupt(error.to_string()))?;
         for (path, stored) in &entries {
-            // The entry will be written to a disk under this path.
+            // Reject paths outside the code base: the entry will be written to a disk under this
+            // path.
             let leads_out = path.split('/').any(|part| matches!(part, "" | "." | ".."));
             if leads_out {
                 return Err(corrupt(format!("`{path}` is not a path in a code base")));
@@ -247,7 +248,7 @@ impl Version {
         }
     }
 
-    /// Iterates over all chunks, those of the index too.
+    /// Iterates over all chunks, including the chunks of the index.
     pub(super) fn chunks(&self) -> impl Iterator<Item = &Chunk> {
         let of_files = self.entries.values().flat_map(|stored| match stored {
             Stored::File { chunks, .. } => chunks.as_slice(),
@@ -256,7 +257,7 @@ impl Version {
         self.index.iter().chain(of_files)
     }
 
-    /// Whether all chunks are among `files`, the entries of the chunk directory.
+    /// Returns whether all chunks exist. `files` contains the entries of the chunk directory.
     pub(super) fn is_there(&self, files: &[Listed]) -> bool {
         let there: BTreeMap<&str, u64> = files
             .iter()
@@ -303,7 +304,7 @@ impl Version {
     }
 }
 
-/// Returns the piece to read for a chunk.
+/// Returns the piece that contains the bytes of a chunk.
 pub(super) fn piece(directory: &str, chunk: &Chunk) -> Piece {
     Piece {
         path: format!("{directory}/{}", chunk.name),

@@ -1,4 +1,4 @@
-//! Observation of nodes: their state and their addresses.
+//! Observes nodes: reads their state and their addresses.
 
 use std::collections::HashMap;
 use std::net::IpAddr;
@@ -23,7 +23,8 @@ impl Azure {
         if vms.is_empty() {
             return Ok(Vec::new());
         }
-        // Lists the whole subscription in two requests, whatever the number of nodes.
+        // List the interfaces and addresses of the whole subscription in two requests, however many
+        // nodes exist.
         let of_network = |kind: &str| {
             let subscription = &self.options.subscription;
             format!("/subscriptions/{subscription}/providers/Microsoft.Network/{kind}")
@@ -54,8 +55,8 @@ impl Azure {
         for vm in &vms {
             let addresses = match addresses(vm) {
                 Some(addresses) => addresses,
-                // The lists may lack a new VM's interface or address, because Azure creates these
-                // resources one after the other.
+                // The lists may be too old to contain the interface or address of a new VM. Read
+                // these resources again.
                 None => self.addresses(vm).await?,
             };
             let node = self.observed(vm, addresses);
@@ -63,7 +64,7 @@ impl Azure {
                 Error::corrupt(
                     format!("VM {} of this platform", vm.id),
                     format!(
-                        "neither its tag `{}` nor its name is a node name",
+                        "neither the tag `{}` nor the VM's name is a valid node name",
                         tags::NODE
                     ),
                 )

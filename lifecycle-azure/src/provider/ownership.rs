@@ -1,4 +1,4 @@
-//! Ownership of VMs: which VM is a node, and how an existing VM is adopted and released.
+//! Determines which VM is a node, and adopts and releases existing VMs.
 
 use std::time::Duration;
 
@@ -16,8 +16,8 @@ use crate::vm::{State, Vm};
 const TAGS: Duration = Duration::from_mins(5);
 
 impl Azure {
-    /// Returns the VM of a node, whether or not this platform owns it: the VM with the node's name
-    /// in the platform's group, or an adopted VM.
+    /// Returns the VM of a node, even if this platform does not own the VM. The VM is either the
+    /// one with the node's name in the platform's group, or an adopted VM.
     pub(super) async fn vm(&self, node: &NodeName) -> Result<Option<Vm>> {
         let found = self
             .compute
@@ -31,7 +31,7 @@ impl Azure {
             .into_iter()
             .partition(|vm| vm.tags.are_of(&self.options.owner));
         let group = self.options.group();
-        // Ignore another platform's node with this name.
+        // Ignore VMs that are nodes of other platforms.
         let mut others = others.into_iter().filter(|other| {
             other.tags.get(tags::PLATFORM_ID).is_none()
                 || other.group().eq_ignore_ascii_case(&group)
@@ -46,7 +46,7 @@ impl Azure {
         }
     }
 
-    /// Returns the node's VM, if it belongs to this platform.
+    /// Returns the node's VM. Fails if the VM does not belong to this platform.
     pub(super) async fn owned(&self, node: &NodeName) -> Result<Option<Vm>> {
         match self.vm(node).await? {
             Some(vm) if !vm.tags.are_of(&self.options.owner) => Err(Error::conflict(
@@ -57,8 +57,8 @@ impl Azure {
         }
     }
 
-    /// Marks an existing VM as the platform's. It is marked as not created by this program, so that
-    /// it is never deleted.
+    /// Marks an existing VM as a node of this platform. Also marks the VM as not created by this
+    /// program, so that this program never deletes it.
     pub(super) async fn mark(&self, node: &NodeName) -> Result<()> {
         let Some(vm) = self.vm(node).await? else {
             return Err(Error::not_found(format!("VM {node}")));
@@ -77,7 +77,7 @@ impl Azure {
                 .with(tags::PLATFORM, owner.name.as_str())
                 .with(tags::PLATFORM_ID, &owner.id.to_string())
                 .with(tags::NODE, node.as_str())
-                // This overwrites the value that a previous platform may have set.
+                // Overwrite a value that a previous platform may have set.
                 .with(tags::CREATED, "no");
             self.set_tags(&vm, &tags).await?;
         }
@@ -92,8 +92,8 @@ impl Azure {
         self.set_tags(vm, &left).await
     }
 
-    /// Replaces a VM's tags and waits until Azure has finished. Until then the VM counts as
-    /// changing and rejects other changes.
+    /// Replaces a VM's tags and waits until Azure has finished. Until then, Azure reports the VM as
+    /// changing, and other changes are rejected.
     async fn set_tags(&self, vm: &Vm, tags: &Tags) -> Result<()> {
         let body = json!({ "tags": tags.to_value() });
         self.client.patch(&vm.id, COMPUTE, &body).await?;

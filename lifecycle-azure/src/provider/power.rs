@@ -1,4 +1,4 @@
-//! Changes to an existing VM: start, stop, restart, delete, fence.
+//! Changes an existing VM: starts, stops, restarts, deletes, or fences it.
 
 use std::time::Duration;
 
@@ -15,10 +15,11 @@ use crate::compute::{Action, Begun};
 use crate::vm::{State, Vm};
 
 impl Azure {
-    /// Starts an action on a VM, unless `is_done` returns true for the VM. Azure would let any
-    /// action replace a change in progress. This function allows that only for a deletion, and for
-    /// the action that is already in progress, because a change that Azure has lost track of can
-    /// only be finished that way.
+    /// Starts an action on a VM, unless `is_done` returns true for the VM.
+    ///
+    /// Azure would let any action replace a change in progress. This function allows that in two
+    /// cases only: for a deletion, and if the same action is already in progress. If Azure has lost
+    /// track of a change, repeating the action is the only way to finish it.
     pub(super) async fn begin_action(
         &self,
         node: &NodeName,
@@ -63,7 +64,7 @@ impl Azure {
         }
     }
 
-    /// Starts the deletion of a VM that this program created; releases any other VM.
+    /// Starts the deletion of a VM that this program created. Releases any other VM.
     pub(super) async fn begin_delete(&self, node: &NodeName) -> Result<Token> {
         let Some(vm) = self.owned(node).await? else {
             self.shared.note_tried(node, &Tried::default()).await?;
@@ -74,13 +75,15 @@ impl Azure {
             return Ok(Token::Nothing);
         }
         if vm.has_alternatives() && !vm.tried().is_empty() && vm.never_ran() {
-            // If the node is provisioned again, provisioning continues with the next alternative.
+            // Record the failed alternatives: if the node is created again, the new attempt
+            // continues after them.
             self.shared.note_tried(node, &vm.tried()).await?;
         }
         self.begin_action(node, Action::Delete, |_| false).await
     }
 
-    /// Polls the VM itself. Used for a change whose operation does not report a result.
+    /// Determines the progress of a change from the VM's state. Used if no operation reports the
+    /// result.
     pub(super) async fn poll_settling(&self, change: &NodeChange) -> Result<CloudProgress> {
         let node = change.node();
         let is_deletion = matches!(change, NodeChange::Delete { .. });
@@ -123,17 +126,17 @@ impl Azure {
                 after: after.or(Some(self.options.poll_every)),
                 message: status.map(|status| format!("Azure reports {status}")),
             }),
-            // Azure forgets an operation long after it ended; the next observation shows the
-            // result.
+            // Azure forgets an operation only long after it has ended. The next observation shows
+            // the result.
             Progress::Done | Progress::Gone => Ok(CloudProgress::Done),
-            // The operation was replaced by another request for the same action, which is still
-            // running, or by another action.
+            // Another request replaced the operation. If that request is for the same action, the
+            // action is still running.
             Progress::Failed(refusal) if refusal.is_preempted() => self.poll_settling(change).await,
             Progress::Failed(refusal) => Err(refusal.into_error(format!("changing VM {node}"))),
         }
     }
 
-    /// Waits until a fence's operation has ended.
+    /// Waits until the operation of a fence has ended.
     async fn await_fence(&self, node: &NodeName, url: &str, after: Option<Duration>) -> Result<()> {
         tokio::time::sleep(after.unwrap_or_default()).await;
         loop {
@@ -153,20 +156,19 @@ impl Azure {
         }
     }
 
-    /// Powers a VM off. Returns only when Azure reports that the VM is off.
+    /// Powers off a VM. Returns only after Azure reports that the VM is off.
     pub(super) async fn power_off(&self, node: &NodeName) -> Result<Fenced> {
         while let Some(vm) = self.owned(node).await? {
             if vm.is_off() {
                 break;
             }
-            // A VM whose creation failed cannot be powered off, but its resources can be
-            // deallocated.
+            // A VM whose creation failed cannot be powered off. Deallocate its resources instead.
             let action = match vm.state {
                 State::Failed(_) if vm.never_ran() => Action::Deallocate,
                 _ => Action::PowerOff,
             };
-            // The request is sent once and then polled, because every further request would restart
-            // the operation.
+            // Send the request once, and then poll the operation: another request would restart the
+            // operation.
             let begun = self.compute.begin(vm.group(), &vm.name, action).await;
             match begun {
                 Ok(Begun {
@@ -191,7 +193,7 @@ impl Azure {
     }
 }
 
-/// Whether `action` is in progress on the VM.
+/// Returns whether `action` is in progress on the VM.
 fn is_in_progress(action: Action, vm: &Vm) -> bool {
     match action {
         Action::Start => vm.is_being_started(),

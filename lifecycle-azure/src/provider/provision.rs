@@ -1,5 +1,5 @@
-//! Creates a VM: sends the request, polls it, creates the VM again or tries the next alternative
-//! after a failure, and applies the final settings.
+//! Creates a VM: sends the request, polls the creation, and applies the final settings. After a
+//! failure, creates the VM again or tries the next alternative.
 
 use std::time::Duration;
 
@@ -54,16 +54,17 @@ impl Azure {
         }
     }
 
-    /// Starts the removal of a VM whose creation failed. Before that, the VM's alternative is
-    /// recorded for the next attempt. After the last alternative, the next attempt starts with the
-    /// first one again.
+    /// Starts the removal of a VM whose creation failed. First records the VM's alternative, so
+    /// that the next attempt continues after it. If no alternative is left, the next attempt starts
+    /// with the first one again.
     async fn remove_failed(&self, spec: &NodeSpec, vm: &Vm) -> Result<Option<Duration>> {
         let name = &spec.name;
         let all = Alternative::of(&self.options, spec);
         if all.len() > 1 || vm.has_alternatives() {
             let noted = self.shared.tried(name).await?;
             let tried = if noted.ends_with(&vm.kind) {
-                // An earlier removal was started and failed.
+                // An earlier attempt to remove the VM has recorded the alternative, but then
+                // failed.
                 noted
             } else {
                 vm.tried()
@@ -82,8 +83,8 @@ impl Azure {
         Ok(begun.after)
     }
 
-    /// Requests the VM with the first alternative that Azure does not reject immediately. Returns
-    /// how long to wait before the first poll, if Azure specifies a wait.
+    /// Requests a VM with the first alternative that Azure does not reject immediately. Returns how
+    /// long to wait before the first poll, if Azure specifies a wait.
     async fn create(&self, spec: &NodeSpec) -> Result<Option<Duration>> {
         let name = &spec.name;
         self.shared.ensure().await?;
@@ -113,7 +114,7 @@ impl Azure {
                     tried = tried.with(&kind, &refusal);
                     refused = Some(refusal);
                 }
-                // Another process of this platform has created the VM already.
+                // Another process of this platform has already created the VM.
                 Err(failure) if failure.refusal().is_some_and(Refusal::is_taken) => {
                     return match self.owned(name).await? {
                         Some(_) => Ok(None),
@@ -121,7 +122,7 @@ impl Azure {
                     };
                 }
                 Err(failure) => {
-                    // The network may be missing because another process removed it.
+                    // The network may be missing: another process may have removed it.
                     self.shared.forget().await;
                     return Err(failure.into_error(format!("creating VM {name}")));
                 }
@@ -136,7 +137,7 @@ impl Azure {
         })
     }
 
-    /// Sends the create request for a VM, with an identity if the VM is the manager's node.
+    /// Sends the create request for a VM. Adds the identity if the VM is for the manager's node.
     async fn ask_for(
         &self,
         name: &NodeName,
@@ -154,7 +155,8 @@ impl Azure {
         Ok(self.client.create(&path, COMPUTE, &body).await)
     }
 
-    /// Whether a missing VM must be created because its previous attempt was removed.
+    /// Returns whether a missing VM must be created because the VM of the previous attempt was
+    /// removed.
     async fn continues_after_removal(&self, spec: &NodeSpec) -> Result<bool> {
         let has_others = Alternative::of(&self.options, spec).len() > 1;
         Ok(has_others && !self.shared.tried(&spec.name).await?.is_empty())
@@ -206,7 +208,7 @@ impl Azure {
                 "the VM is being removed",
             )),
             State::Failed(ref refusal) if vm.never_ran() => self.next(spec, &vm, refusal).await,
-            // The VM is running or was running, so a later change failed, not its creation.
+            // The VM has run, so its creation succeeded. At most a later change has failed.
             State::Failed(_) | State::Succeeded => {
                 if !self.settle(&vm).await? {
                     return in_progress("Azure is making the VM's address static");
@@ -219,7 +221,7 @@ impl Azure {
         }
     }
 
-    /// Handles a failed creation: continues with the next alternative, if there is one and it may
+    /// Handles a failed creation: continues with the next alternative if one is left and may
     /// succeed.
     async fn next(&self, spec: &NodeSpec, vm: &Vm, refusal: &Refusal) -> Result<CloudProgress> {
         let name = &spec.name;
@@ -243,7 +245,8 @@ impl Azure {
         })
     }
 
-    /// Makes the private address of a VM static. The request that creates a VM cannot specify this.
+    /// Makes the private address of a VM static, which the request that creates the VM cannot do.
+    /// Returns whether the change is complete.
     pub(super) async fn settle(&self, vm: &Vm) -> Result<bool> {
         let Some(path) = vm.interface.as_ref().filter(|_| vm.is_created()) else {
             return Ok(true);

@@ -1,4 +1,5 @@
-//! The simulator's certificate authority. Clients connect to Azure only over HTTPS.
+//! Creates the simulator's certificate authority, which is needed because clients connect to Azure
+//! only over HTTPS.
 
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -11,7 +12,7 @@ use rcgen::{
 use rustls::ServerConfig;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer};
 
-/// A certificate authority that exists only as long as its simulator.
+/// A certificate authority for a single simulator.
 #[derive(Debug)]
 pub struct Authority {
     issuer: CertifiedIssuer<'static, KeyPair>,
@@ -37,7 +38,7 @@ impl Authority {
     /// Creates an authority.
     ///
     /// # Errors
-    /// Fails if the operating system provides no randomness.
+    /// Returns an error if the operating system provides no randomness.
     pub fn new() -> Result<Self> {
         let key = KeyPair::generate().map_err(|e| failed(&e))?;
         let mut parameters = CertificateParams::default();
@@ -51,7 +52,7 @@ impl Authority {
         Ok(Self { issuer })
     }
 
-    /// Returns the authority's certificate, in PEM, which clients must trust.
+    /// Returns the authority's certificate, in PEM. Clients must trust this certificate.
     pub fn pem(&self) -> String {
         self.issuer.pem()
     }
@@ -60,8 +61,8 @@ impl Authority {
     /// `known_as`.
     ///
     /// # Errors
-    /// Fails if `known_as` contains an invalid name, or the operating system provides no
-    /// randomness.
+    /// Returns an error if `known_as` contains an invalid name, or if the operating system provides
+    /// no randomness.
     pub fn issue(&self, address: IpAddr, known_as: &[String]) -> Result<ServerIdentity> {
         let key = KeyPair::generate().map_err(|e| failed(&e))?;
         let mut names = vec!["localhost".to_owned(), "127.0.0.1".into(), "::1".into()];
@@ -88,8 +89,8 @@ impl Authority {
 }
 
 impl ServerIdentity {
-    /// Returns the TLS configuration for a listener. It uses its own crypto provider, because the
-    /// process may not have chosen one.
+    /// Returns the TLS configuration for a listener. The configuration has its own crypto provider,
+    /// because the process may not have chosen one.
     pub(crate) fn server_config(&self) -> Result<Arc<ServerConfig>> {
         let failed = |error: rustls::Error| {
             Error::failed("using the simulator's certificate", error.to_string())

@@ -1,4 +1,4 @@
-//! The state that all parts of a simulator share.
+//! Holds the state that all parts of a simulator share.
 
 use std::ops::Deref;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -13,7 +13,7 @@ use super::entra::Tokens;
 use super::host::HostBackend;
 use super::options::SimulatorOptions;
 
-/// The shared state. It is cheap to clone; all clones share the same state.
+/// The shared state. Cloning is cheap, and all clones share the same state.
 #[derive(Debug, Clone)]
 pub(crate) struct Cloud(Arc<Parts>);
 
@@ -37,8 +37,8 @@ impl Cloud {
         Self(Arc::new(parts))
     }
 
-    /// Locks the state of Resource Manager, and sets its time to now. The lock must not be held
-    /// across an await.
+    /// Locks the state of Resource Manager and sets its time to the current time. Do not hold the
+    /// lock across an await.
     pub(crate) fn arm(&self) -> MutexGuard<'_, ArmState> {
         let mut arm = self.state.lock().unwrap_or_else(PoisonError::into_inner);
         arm.now = self.clock.now();

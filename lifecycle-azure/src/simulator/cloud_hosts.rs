@@ -1,4 +1,4 @@
-//! Hosts that are nodes of another cloud: a change to a VM is applied to the node behind it.
+//! Runs hosts as nodes of another cloud. Each change to a VM is applied to the node behind the VM.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -13,24 +13,25 @@ use lifecycle_core::{Error, Result};
 
 use super::host::{HostBackend, HostChange, HostFailure, HostRequest};
 
-/// Time limit for a change. The first host may have to wait for its image to be built.
+/// Time limit for a change. Long, because the image for the first host may have to be built.
 const LIMIT: Duration = Duration::from_mins(30);
 
-/// Chooses the cloud for each host. Hosts differ in their accounts and first boots, so each may
-/// have its own provider.
+/// Chooses the cloud for each host. Hosts differ in their accounts and first boots, so each host
+/// may need a different provider.
 pub trait HostClouds: fmt::Debug + Send + Sync + 'static {
-    /// Returns the cloud and node for a host. The same request always gets the same placement.
+    /// Returns the cloud and the node for a host. Must always return the same placement for the
+    /// same request.
     ///
     /// # Errors
-    /// Fails if such a host is not possible.
+    /// Returns an error if no cloud can run such a host.
     fn placement(&self, request: &HostRequest) -> Result<HostPlacement>;
 
-    /// Returns the address at which the host with a private address is reachable from outside its
-    /// network.
+    /// Returns the address at which a host can be reached from outside its network. `private` is
+    /// the host's private address.
     fn public_address(&self, private: Ipv4Addr) -> Option<Ipv4Addr>;
 }
 
-/// The cloud and node of a host.
+/// The cloud of a host, and the host's node in that cloud.
 #[derive(Debug, Clone)]
 pub struct HostPlacement {
     /// The cloud that creates the host.
@@ -44,13 +45,13 @@ pub struct HostPlacement {
 pub struct CloudHosts {
     clouds: Arc<dyn HostClouds>,
     placements: Mutex<BTreeMap<String, HostPlacement>>,
-    /// Read-locked while a host is being created; shared resources are removed only when no host is
-    /// being created.
+    /// Read-locked while a host is being created. Shared resources are removed only while this lock
+    /// can be write-locked, so never while a host is being created.
     creating: tokio::sync::RwLock<()>,
 }
 
 impl CloudHosts {
-    /// Creates a backend whose hosts are in the clouds that `clouds` chooses.
+    /// Creates a backend. `clouds` chooses the cloud of each host.
     pub fn new(clouds: Arc<dyn HostClouds>) -> Self {
         Self {
             clouds,
@@ -93,8 +94,8 @@ impl CloudHosts {
 
     async fn create_host(&self, request: &HostRequest) -> Result<()> {
         let placement = self.clouds.placement(request)?;
-        // The placement is recorded before the host is created, so that the host of an interrupted
-        // creation is deleted with its VM.
+        // Record the placement before creating the host. If the creation is interrupted, the host
+        // can then still be deleted with its VM.
         self.placements()
             .insert(request.vm.clone(), placement.clone());
         let _guard = self.creating.read().await;
@@ -105,7 +106,8 @@ impl CloudHosts {
             LIMIT,
         )
         .await?;
-        // If an interrupted call created the host, the host may have been stopped since.
+        // If an earlier, interrupted call created the host, the host may have been stopped since
+        // then.
         self.start(&placement).await
     }
 
@@ -133,8 +135,8 @@ impl CloudHosts {
         let node = placement.node.name.clone();
         carry_out(placement.cloud.as_ref(), NodeChange::Delete { node }, LIMIT).await?;
         self.placements().remove(vm);
-        // A host that is being created needs the shared resources, so they are removed only with
-        // the last host.
+        // Remove the shared resources only with the last host. A host that is being created also
+        // needs them.
         let Ok(_guard) = self.creating.try_write() else {
             return Ok(());
         };

@@ -1,5 +1,5 @@
-//! The hosts behind VMs. By default there are none: a VM is only a state that changes after a
-//! delay. A [`HostBackend`] can run a real host for each VM.
+//! Defines the hosts behind VMs. By default, there are no hosts: a VM is only a state that changes
+//! after a delay. A [`HostBackend`] can run a real host for each VM.
 
 use std::fmt;
 use std::net::Ipv4Addr;
@@ -8,7 +8,7 @@ use std::ops::RangeInclusive;
 use async_trait::async_trait;
 use lifecycle_core::secret::Sensitive;
 
-/// Describes the host to create.
+/// Describes a host that must be created.
 #[derive(Debug, Clone)]
 pub struct HostRequest {
     /// The id of the host's VM, in lower case.
@@ -18,15 +18,16 @@ pub struct HostRequest {
     /// The operating system: `debian` or `ubuntu`.
     pub system: String,
     pub admin: String,
-    /// The public keys of that account, in OpenSSH format.
+    /// The public keys that `admin` accepts, in OpenSSH format.
     pub ssh_keys: Vec<String>,
     /// The custom data for the first boot, in Base64, as the client sent it.
     pub custom_data: Option<Sensitive>,
     /// The private address that Azure shows for the VM.
     pub private_address: Option<Ipv4Addr>,
     pub subnet: Option<HostSubnet>,
-    /// The TCP ports that are open from outside the network: none without a public address,
-    /// otherwise those that the security groups of the subnet and the interface allow.
+    /// The TCP ports that are open from outside the network. Without a public address, no port is
+    /// open. Otherwise, the open ports are those that the security groups of the subnet and the
+    /// interface allow.
     pub inbound_ports: Vec<RangeInclusive<u16>>,
 }
 
@@ -40,7 +41,7 @@ pub struct HostSubnet {
     pub prefix_length: u8,
 }
 
-/// A change to a host, which is identified by its VM's id in lower case.
+/// A change to a host. The id of the host's VM, in lower case, identifies the host.
 #[derive(Debug, Clone)]
 #[non_exhaustive]
 pub enum HostChange {
@@ -62,7 +63,7 @@ pub enum HostChange {
     Delete { vm: String },
 }
 
-/// Why a change failed: the error of the VM's operation.
+/// The reason why a change failed, which becomes the error of the VM's operation.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct HostFailure {
     /// Azure's code, such as `AllocationFailed`.
@@ -73,12 +74,11 @@ pub struct HostFailure {
 /// Runs the hosts behind VMs.
 ///
 /// # Guarantees
-/// A change returns when it is complete. Each change may be repeated, and deleting an absent host
+/// A change returns when it is complete. Every change can be repeated, and deleting an absent host
 /// succeeds.
 ///
 /// # Caveats
-/// A change in progress is dropped when a later operation replaces it, and when the simulator
-/// stops.
+/// A change in progress is dropped when a later operation replaces it or the simulator stops.
 ///
 /// # Errors
 /// A [`HostFailure`] becomes the error of the VM's operation.
@@ -87,9 +87,9 @@ pub trait HostBackend: fmt::Debug + Send + Sync + 'static {
     /// Applies a change.
     async fn change(&self, change: HostChange) -> Result<(), HostFailure>;
 
-    /// Returns the address at which the host with a private address is reachable from outside its
-    /// network. Azure then shows it as the VM's public address. If this returns `None`, the VM
-    /// keeps the simulator's unroutable address.
+    /// Returns the address at which a host can be reached from outside its network. `private` is
+    /// the host's private address. The simulator reports the returned address as the VM's public
+    /// address. With `None`, the VM keeps its public address, which is not routable.
     fn public_address(&self, _private: Ipv4Addr) -> Option<Ipv4Addr> {
         None
     }

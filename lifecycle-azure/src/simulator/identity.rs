@@ -1,5 +1,5 @@
-//! A managed identity, over the protocols of the VMs' instance metadata service (IMDS) and of App
-//! Service (`IDENTITY_ENDPOINT`, `IDENTITY_HEADER`).
+//! Provides a managed identity over the protocols of the VMs' instance metadata service (IMDS) and
+//! of App Service (`IDENTITY_ENDPOINT`, `IDENTITY_HEADER`).
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -19,7 +19,7 @@ pub(crate) const METADATA_PATH: &str = "/metadata/identity/oauth2/token";
 /// The path for the App Service protocol.
 pub(crate) const APP_SERVICE_PATH: &str = "/msi/token";
 
-/// The identity, and the values that its callers must send.
+/// The identity, and the secret that callers must send over the App Service protocol.
 #[derive(Debug)]
 pub(crate) struct Identity {
     pub(crate) client: String,
@@ -41,7 +41,7 @@ fn refused(status: StatusCode, error: &str, text: &str) -> Response {
     (status, Json(body)).into_response()
 }
 
-/// Why a request gets no token.
+/// The reason why a request receives no token.
 struct Denied(StatusCode, &'static str);
 
 impl Denied {
@@ -51,8 +51,8 @@ impl Denied {
 }
 
 impl Identity {
-    /// Issues a token if the parameters name this identity and a resource. Returns the token and
-    /// the resource.
+    /// Issues a token if the parameters refer to this identity and contain a resource. Returns the
+    /// token and the resource.
     fn issue<'q>(&self, query: &'q BTreeMap<String, String>) -> Result<(Issued, &'q str), Denied> {
         let bad = |text| Denied(StatusCode::BAD_REQUEST, text);
         if !query.contains_key("api-version") {
@@ -67,8 +67,8 @@ impl Identity {
         {
             return Err(bad("Identity not found"));
         }
-        // A caller may name a user-assigned identity. Only the format of its id is checked, because
-        // every simulated VM has all identities.
+        // A caller may specify a user-assigned identity. Only the format of the identity's id is
+        // checked, because every simulated VM has all identities.
         let named = ["mi_res_id", "msi_res_id"];
         let resources = named.into_iter().filter_map(|name| query.get(name));
         if !resources.into_iter().all(|id| is_identity(id)) {
@@ -84,7 +84,7 @@ impl Identity {
     }
 }
 
-/// Whether `id` is the path of a user-assigned identity.
+/// Returns whether `id` is the path of a user-assigned identity.
 fn is_identity(id: &str) -> bool {
     let parts: Vec<&str> = id.trim_matches('/').split('/').collect();
     let kind = parts.get(5).zip(parts.get(6));
@@ -95,7 +95,8 @@ fn is_identity(id: &str) -> bool {
         })
 }
 
-/// Returns the body of the response. Its numbers are strings, unlike at Entra's own endpoint.
+/// Returns the body of the response. Unlike in Entra's own responses, the numbers in the body are
+/// strings.
 fn body(identity: &Identity, issued: &Issued, resource: &str) -> Value {
     json!({
         "access_token": issued.token,
@@ -111,8 +112,8 @@ async fn metadata(
     headers: HeaderMap,
     Query(query): Parameters,
 ) -> Response {
-    // This header is required because it protects servers from being tricked into sending requests
-    // for others.
+    // Require this header, as IMDS does. It prevents attackers from tricking a server into
+    // requesting tokens for them.
     let asked = headers
         .get("metadata")
         .is_some_and(|value| value.as_bytes().eq_ignore_ascii_case(b"true"));

@@ -1,5 +1,5 @@
 //! Serves a router on an address of this machine, over HTTP or HTTPS. All services of the simulator
-//! use it.
+//! use this listener.
 
 use std::io;
 use std::net::SocketAddr;
@@ -20,10 +20,10 @@ use tower_service::Service;
 
 use super::authority::ServerIdentity;
 
-/// How long requests in progress may continue after [`Listener::stop`].
+/// How long requests in progress may continue after a call of [`Listener::stop`].
 const LAST_REQUESTS: Duration = Duration::from_secs(1);
 
-/// Serves a router until it is dropped.
+/// Serves a router until the listener is dropped.
 #[derive(Debug)]
 pub struct Listener {
     address: SocketAddr,
@@ -33,11 +33,11 @@ pub struct Listener {
 }
 
 impl Listener {
-    /// Serves `router` at `address` (port 0 selects a free port): over HTTPS if `identity` is
-    /// given, otherwise over HTTP.
+    /// Serves `router` at `address`, over HTTPS if `identity` is specified and over HTTP otherwise.
+    /// Port 0 selects a free port.
     ///
     /// # Errors
-    /// Fails if the address cannot be bound.
+    /// Returns an error if the address cannot be bound.
     pub async fn start(
         address: SocketAddr,
         router: Router,
@@ -88,8 +88,8 @@ impl Listener {
         if self.secure { "https" } else { "http" }
     }
 
-    /// Stops the listener: requests in progress may take another second, then their connections are
-    /// closed.
+    /// Stops the listener. Requests in progress may continue for another second; then their
+    /// connections are closed.
     pub async fn stop(mut self) {
         self.handle.graceful_shutdown(Some(LAST_REQUESTS));
         if let Err(error) = (&mut self.served).await {
@@ -110,7 +110,7 @@ async fn ended(server: impl Future<Output = io::Result<()>>, address: SocketAddr
     }
 }
 
-/// An extension of a response: the connection is closed without sending the response.
+/// An extension that marks a response that is not sent; instead, the connection is closed.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct BreakConnection;
 
@@ -121,7 +121,7 @@ pub(crate) fn broken() -> Response {
     response
 }
 
-/// Adapts the router to hyper. A connection can only be closed without a response at this layer.
+/// Adapts the router to hyper. Only at this layer can a connection be closed without a response.
 #[derive(Debug, Clone)]
 struct Connections(Router);
 

@@ -1,5 +1,6 @@
-//! A simulator of Azure, for tests and experiments. Microsoft's own clients accept its responses.
-//! `docs/azure-simulator.md` describes what it covers and where it deliberately differs from Azure.
+//! A simulator of Azure for tests and experiments, which is compatible with Microsoft's own
+//! clients. `docs/azure-simulator.md` describes what the simulator covers and where it deliberately
+//! differs from Azure.
 //!
 //! ```no_run
 //! # async fn example() -> lifecycle_core::Result<()> {
@@ -57,7 +58,7 @@ use files::FilesService;
 use identity::Identity;
 use origin::Scheme;
 
-/// A simulated Azure, which runs until it is dropped.
+/// A simulated Azure that runs until it is dropped.
 #[derive(Debug)]
 pub struct AzureSimulator {
     cloud: Cloud,
@@ -74,20 +75,20 @@ pub struct AzureSimulator {
 }
 
 impl AzureSimulator {
-    /// Starts a simulator. Its clock starts at the machine's time and advances with tokio's, so
-    /// tests can pause and advance it.
+    /// Starts a simulator. The simulator's clock starts at the machine's time and advances with
+    /// tokio's clock, so tests can pause and advance it.
     ///
     /// # Errors
-    /// Fails if an address cannot be bound.
+    /// Returns an error if an address cannot be bound.
     pub async fn start(options: SimulatorOptions) -> Result<Self> {
         Self::start_with(options, Arc::new(NoHosts)).await
     }
 
-    /// Starts a simulator with hosts behind its VMs; the delays in the options are added to the
-    /// time that the hosts take.
+    /// Starts a simulator with hosts behind its VMs. Each operation takes its configured delay in
+    /// addition to the time that the host needs.
     ///
     /// # Errors
-    /// Fails if an address cannot be bound.
+    /// Returns an error if an address cannot be bound.
     pub async fn start_with(
         options: SimulatorOptions,
         hosts: Arc<dyn HostBackend>,
@@ -152,8 +153,8 @@ impl AzureSimulator {
         self.http.address()
     }
 
-    /// Returns a listener's URL with its address or, if clients cannot connect to that address
-    /// (`0.0.0.0`), with the first name in `known_as`.
+    /// Returns a listener's URL. If clients cannot connect to the listener's address (`0.0.0.0`),
+    /// the URL contains the first name in `known_as` instead.
     fn url(&self, listener: &Listener) -> String {
         match self.options().known_as.first() {
             Some(name) if listener.address().ip().is_unspecified() => listener.url_at(name),
@@ -161,13 +162,14 @@ impl AzureSimulator {
         }
     }
 
-    /// Returns the URL of Azure Resource Manager, Entra, and the managed identity over HTTP:
+    /// Returns the HTTP URL of Azure Resource Manager, Entra, and the managed identity:
     /// `http://127.0.0.1:<port>`.
     pub fn endpoint(&self) -> String {
         self.url(&self.http)
     }
 
-    /// Returns the same URL over HTTPS. Clients must trust [`authority_pem`](Self::authority_pem).
+    /// Returns the HTTPS URL of the same services. Clients must trust
+    /// [`authority_pem`](Self::authority_pem).
     pub fn secure_endpoint(&self) -> String {
         self.url(&self.https)
     }
@@ -177,7 +179,7 @@ impl AzureSimulator {
         self.url(&self.files_http)
     }
 
-    /// Returns the URL of Azure Files over HTTPS, with the same certificate authority.
+    /// Returns the URL of Azure Files over HTTPS. The certificate authority is the same.
     pub fn secure_files_endpoint(&self) -> String {
         self.url(&self.files_https)
     }
@@ -192,8 +194,9 @@ impl AzureSimulator {
         self.authority.pem()
     }
 
-    /// Returns the value of `IDENTITY_ENDPOINT` for a client that uses a managed identity over the
-    /// App Service protocol; `IDENTITY_HEADER` is [`SimulatorOptions::identity_header`].
+    /// Returns the value of `IDENTITY_ENDPOINT` for clients that use the managed identity over the
+    /// App Service protocol. The value of `IDENTITY_HEADER` is
+    /// [`SimulatorOptions::identity_header`].
     pub fn identity_endpoint(&self) -> String {
         format!("{}{}", self.endpoint(), identity::APP_SERVICE_PATH)
     }
@@ -203,7 +206,7 @@ impl AzureSimulator {
         &self.requests
     }
 
-    /// Returns the injected faults.
+    /// Returns the faults, to which tests can add more.
     pub fn faults(&self) -> &Faults {
         &self.faults
     }
@@ -213,7 +216,7 @@ impl AzureSimulator {
         &self.cloud.options
     }
 
-    /// Returns the use of Azure's rate limits, by name.
+    /// Returns how much of each of Azure's rate limits has been used, by name.
     pub fn budgets(&self) -> Vec<BudgetReading> {
         self.cloud.budgets.readings(self.cloud.clock.now())
     }
@@ -223,18 +226,17 @@ impl AzureSimulator {
         vm::all(&self.cloud.arm())
     }
 
-    /// Serves the router of another service at a free port over HTTP. Its requests are recorded and
-    /// subject to faults like all others.
+    /// Serves the router of another service on a free port over HTTP. Requests to the router are
+    /// also recorded and also subject to faults.
     ///
-    /// # Errors
-    /// Fails if there is no free port.
+    /// Returns an error if there is no free port.
     pub async fn listen(&self, router: Router) -> Result<Listener> {
         let free = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 0);
         Listener::start(free, observed(router, &self.requests, &self.faults), None).await
     }
 
     /// Stops the simulator and waits until all operations in progress have ended. Dropping the
-    /// simulator stops it without waiting.
+    /// simulator also stops it, but without waiting.
     pub async fn stop(self) {
         let Self {
             cloud,
@@ -275,8 +277,8 @@ fn router(cloud: &Cloud) -> Router {
         .merge(identity::router(identity))
 }
 
-/// Wraps a router so that its requests are recorded and subject to faults. Every service of the
-/// simulator is wrapped before a [`Listener`] serves it.
+/// Wraps a router so that its requests are recorded and subject to faults. A [`Listener`] of the
+/// simulator only serves routers that are wrapped with this function.
 pub fn observed(router: Router, requests: &Requests, faults: &Faults) -> Router {
     router
         .layer(from_fn_with_state(faults.clone(), fault::inject))

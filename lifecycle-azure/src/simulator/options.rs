@@ -1,4 +1,4 @@
-//! The options of a simulated Azure: credentials, available sizes and quotas, delays.
+//! Defines the options of a simulated Azure: credentials, available sizes and quotas, and delays.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -8,22 +8,23 @@ use std::time::Duration;
 
 use lifecycle_core::secret::Sensitive;
 
-/// The addresses of a simulator and what it simulates. The default is one tenant with one
-/// subscription and one client, without delays, on free ports of this machine.
+/// The addresses of a simulator, and the options of what it simulates. By default, a simulator has
+/// one tenant with one subscription and one client, adds no delays, and listens on free ports of
+/// this machine.
 #[derive(Debug, Clone)]
 pub struct SimulatorOptions {
-    /// The address of the HTTP endpoint; port 0 selects a free port.
+    /// The address of the HTTP endpoint. Port 0 selects a free port.
     pub http: SocketAddr,
-    /// The address of the HTTPS endpoint; port 0 selects a free port.
+    /// The address of the HTTPS endpoint. Port 0 selects a free port.
     pub https: SocketAddr,
-    /// The address of Azure Files over HTTP; port 0 selects a free port.
+    /// The address of Azure Files over HTTP. Port 0 selects a free port.
     pub files_http: SocketAddr,
-    /// The address of Azure Files over HTTPS; port 0 selects a free port.
+    /// The address of Azure Files over HTTPS. Port 0 selects a free port.
     pub files_https: SocketAddr,
-    /// Further names and addresses by which clients reach the simulator. Its certificates are valid
-    /// for them.
+    /// Additional names and addresses with which clients reach the simulator. The simulator's
+    /// certificates include them.
     pub known_as: Vec<String>,
-    /// A file to which each request is appended; see
+    /// A file to which each finished request is appended. See
     /// [`Requests::written_to`](super::Requests::written_to).
     pub record: Option<PathBuf>,
     pub storage_accounts: Vec<StorageAccount>,
@@ -32,27 +33,28 @@ pub struct SimulatorOptions {
     pub clients: Vec<Client>,
     /// The client id of the machine's managed identity.
     pub managed_identity: String,
-    /// The required value of `X-IDENTITY-HEADER` for the managed identity over the App Service
-    /// protocol.
+    /// The value of `X-IDENTITY-HEADER` that clients of the managed identity must send over the App
+    /// Service protocol.
     pub identity_header: Sensitive,
     pub token_life: Duration,
     pub subscriptions: Vec<String>,
     pub delays: Delays,
-    /// The value of `Retry-After` while an operation is in progress, in whole seconds. Azure's
-    /// compute service often does not send it.
+    /// The value of `Retry-After` while an operation is in progress, in whole seconds. If `None`,
+    /// the header is absent, as it often is in responses of Azure's compute service.
     pub poll_after: Option<Duration>,
     /// The number of items per page of a list.
     pub page_size: usize,
-    /// The quota of cores per location, by the family's name in `Microsoft.Compute/skus`; other
-    /// families have [`default_quota`](Self::default_quota).
+    /// The quota of cores per location for individual families, by the family's name in
+    /// `Microsoft.Compute/skus`. All other families have [`default_quota`](Self::default_quota).
     pub quotas: BTreeMap<String, u32>,
-    /// The quota of cores per location for any other family.
+    /// The quota of cores per location for each family that is not in [`quotas`](Self::quotas).
     pub default_quota: u32,
     /// The quota of cores per location for all families together.
     pub regional_quota: u32,
-    /// VM sizes that are not available to this subscription (location, size).
+    /// VM sizes that are not available to the subscription, as (location, size).
     pub restricted_sizes: Vec<(String, String)>,
-    /// Whether requests beyond Azure's rate limits get 429. Requests are always counted.
+    /// Whether requests that exceed Azure's rate limits are rejected with 429. Requests are always
+    /// counted.
     pub enforce_budgets: bool,
     /// How long a NIC stays reserved for a VM whose creation was rejected.
     pub nic_reservation: Duration,
@@ -91,17 +93,18 @@ impl fmt::Debug for StorageAccount {
     }
 }
 
-/// The durations of operations, from the request to the end of the operation.
+/// The durations of operations, each from the request to the end of the operation.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Delays {
-    /// To create or resize a VM.
+    /// The duration of creating or resizing a VM.
     pub create: Duration,
     pub start: Duration,
     pub restart: Duration,
     pub power_off: Duration,
     pub deallocate: Duration,
     pub delete: Duration,
-    /// To create, change, or delete a network, a NIC, an address, and similar resources.
+    /// The duration of creating, changing, or deleting a network, a NIC, an address, or a similar
+    /// resource.
     pub network: Duration,
     pub group: Duration,
 }
@@ -128,15 +131,15 @@ pub const TENANT: &str = "11111111-1111-1111-1111-111111111111";
 pub const SUBSCRIPTION: &str = "22222222-2222-2222-2222-222222222222";
 /// The default client.
 pub const CLIENT: &str = "33333333-3333-3333-3333-333333333333";
-/// The default client's secret. It is valid only for a simulator.
+/// The secret of the default client. Only simulators accept it.
 pub const CLIENT_SECRET: &str = "the-simulators-own-secret";
 /// The default managed identity.
 pub const MANAGED_IDENTITY: &str = "44444444-4444-4444-4444-444444444444";
 /// The default storage account.
 pub const STORAGE_ACCOUNT: &str = "simulatedfiles";
-/// The default storage account's key. It is valid only for a simulator.
+/// The key of the default storage account. Only simulators accept it.
 pub const STORAGE_KEY: &str = "dGhlLXNpbXVsYXRvcnMtb3duLXN0b3JhZ2Uta2V5";
-/// The default storage account's share.
+/// The share of the default storage account.
 pub const STORAGE_SHARE: &str = "code";
 
 impl Default for StorageAccount {

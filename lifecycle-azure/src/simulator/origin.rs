@@ -1,5 +1,5 @@
-//! The scheme and authority that a client used for its request. Links in responses use the same
-//! scheme and authority.
+//! Determines the scheme and authority with which a client sent its request. Links in responses use
+//! the same scheme and authority.
 
 use std::convert::Infallible;
 use std::fmt;
@@ -8,11 +8,11 @@ use axum::extract::FromRequestParts;
 use axum::http::header::HOST;
 use axum::http::request::Parts;
 
-/// The origin as the client wrote it, for example `http://127.0.0.1:1234`.
+/// The origin that the client used, for example `http://127.0.0.1:1234`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Origin(String);
 
-/// The scheme of a listener, as an extension of its requests.
+/// The scheme of a listener. Stored as an extension of the listener's requests.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Scheme(pub(crate) &'static str);
 

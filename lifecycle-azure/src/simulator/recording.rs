@@ -1,5 +1,5 @@
-//! Records every request, so that tests can count writes, detect clients that retry too early after
-//! a 429, and wait for a request instead of sleeping.
+//! Records every request. Tests can then count writes, detect clients that retry too early after a
+//! 429, and wait for a request instead of sleeping.
 
 use std::collections::{HashMap, VecDeque};
 use std::fs::File;
@@ -22,19 +22,19 @@ use tokio::sync::watch;
 use super::listener::BreakConnection;
 use super::selector::Selector;
 
-/// The number of requests that are kept; the oldest are dropped first.
+/// The maximum number of requests that are kept. The oldest requests are dropped first.
 const KEPT: usize = 100_000;
 
 /// A request and its outcome.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Recorded {
     pub method: Method,
-    /// The path, as it was sent.
+    /// The path as it was sent.
     pub path: String,
-    /// The query, without the question mark and with `…` in place of a signature; empty if there is
-    /// no query.
+    /// The query, without the question mark. Contains `…` instead of a signature. Empty if the
+    /// request has no query.
     pub query: String,
-    /// When the request arrived, by the simulator's clock.
+    /// The time at which the request arrived, by the simulator's clock.
     pub at: DateTime<Utc>,
     pub outcome: Outcome,
 }
@@ -42,11 +42,11 @@ pub struct Recorded {
 /// The outcome of a request.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Outcome {
-    /// The request has not been answered yet, or the client disconnected before it was answered.
+    /// There is no response yet, or the client disconnected before the response.
     Open,
     Answered {
         status: StatusCode,
-        /// The wait that `Retry-After` requested.
+        /// The wait that the response requested with `Retry-After`.
         retry_after: Option<Duration>,
     },
     /// The connection was closed without a response.
@@ -54,7 +54,7 @@ pub enum Outcome {
 }
 
 impl Recorded {
-    /// Returns the status of the response, if there was a response.
+    /// Returns the status of the response, or `None` if there was no response.
     pub fn status(&self) -> Option<StatusCode> {
         match self.outcome {
             Outcome::Answered { status, .. } => Some(status),
@@ -62,13 +62,14 @@ impl Recorded {
         }
     }
 
-    /// Whether the request's method is a write.
+    /// Returns whether the request's method is a write.
     pub fn is_write(&self) -> bool {
         self.method != Method::GET && self.method != Method::HEAD
     }
 }
 
-/// The last 100,000 requests, in order of arrival. Cheap to clone; all clones share one list.
+/// The last 100,000 requests, in order of arrival. Cloning is cheap, and all clones share the same
+/// list.
 #[derive(Debug, Clone)]
 pub struct Requests(Arc<Shared>);
 
@@ -82,18 +83,19 @@ struct Shared {
 }
 
 impl Requests {
-    /// Creates an empty list; times are taken from `clock`.
+    /// Creates an empty list, which reads times from `clock`.
     pub fn new(clock: Arc<dyn Clock>) -> Self {
         Self::with(clock, None)
     }
 
     /// Creates an empty list that also appends each finished request to the file at `path`, before
-    /// the client gets the response. Each request is a line of JSON with `at`, `method`, `path`,
-    /// and `status`, which is null if the connection was closed. Queries are omitted because they
-    /// may contain signatures.
+    /// the client receives the response.
+    ///
+    /// Each request is a line of JSON with `at`, `method`, `path`, and `status`. The status is null
+    /// if the connection was closed. Queries are omitted because they may contain signatures.
     ///
     /// # Errors
-    /// Fails if the file cannot be opened.
+    /// Returns an error if the file cannot be opened.
     pub fn written_to(clock: Arc<dyn Clock>, path: &Path) -> Result<Self> {
         let file = File::options().append(true).create(true).open(path);
         let file = file.map_err(|error| Error::io(format!("opening {}", path.display()), error))?;
@@ -155,8 +157,8 @@ impl Requests {
         writes
     }
 
-    /// Returns the requests that repeated an earlier method and path before the `Retry-After` of
-    /// the earlier 429 or 503 had passed.
+    /// Returns the requests that were repeated too early: an earlier request with the same method
+    /// and path had received a 429 or 503, and its `Retry-After` had not passed yet.
     pub fn too_early(&self) -> Vec<Recorded> {
         let mut waits: HashMap<(Method, String), DateTime<Utc>> = HashMap::new();
         let mut early = Vec::new();
@@ -176,22 +178,23 @@ impl Requests {
         early
     }
 
-    /// Waits until `count` requests that `selector` selects have finished, and returns them.
+    /// Waits until at least `count` requests that `selector` selects have finished. Returns these
+    /// requests.
     pub async fn ended(&self, selector: &Selector, count: usize) -> Vec<Recorded> {
         let mut changed = self.0.changed.subscribe();
         loop {
             changed.mark_unchanged();
             let mut found = self.matching(selector);
             found.retain(|one| one.outcome != Outcome::Open);
-            // The sender lives as long as `self`, so this cannot fail; if it did, no more requests
-            // would arrive.
+            // `changed` cannot fail, because the sender lives as long as `self`. If it did fail, no
+            // more requests would arrive.
             if found.len() >= count || changed.changed().await.is_err() {
                 return found;
             }
         }
     }
 
-    /// Removes all recorded requests, even those that have not been answered yet.
+    /// Removes all recorded requests, including those without a response.
     pub fn clear(&self) {
         self.list().clear();
     }
@@ -218,7 +221,7 @@ impl Requests {
             outcome,
             ..open.clone()
         });
-        // Search by value, because positions change when the list is cleared.
+        // Search by value: positions change when the list is cleared.
         if let Some(found) = self.list().iter_mut().rev().find(|one| **one == open) {
             open.outcome = outcome;
             *found = open;
@@ -227,7 +230,7 @@ impl Requests {
     }
 }
 
-/// Replaces the signature in a query, because anyone who reads it could use it.
+/// Replaces the signature in a query, because everyone who knows a signature can use it.
 fn unsigned(query: &str) -> String {
     let shown = |part: &str| {
         let is_signature = part

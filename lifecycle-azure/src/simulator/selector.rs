@@ -1,4 +1,4 @@
-//! Selects requests by method and part of the path.
+//! Selects requests by their method and by parts of their path.
 
 use axum::http::Method;
 
@@ -24,22 +24,22 @@ impl Selector {
         }
     }
 
-    /// Restricts the selection to paths that contain `part`, without regard to case.
+    /// Restricts the selection to paths that contain `part`, ignoring case.
     #[must_use]
     pub fn path(mut self, part: &str) -> Self {
         self.path_part = Some(part.to_lowercase());
         self
     }
 
-    /// Restricts the selection to paths that end with `end`, without regard to case: for example to
-    /// a VM itself, but not its actions.
+    /// Restricts the selection to paths that end with `end`, ignoring case. For example, this
+    /// selects requests to a VM itself, but not to the VM's actions.
     #[must_use]
     pub fn path_end(mut self, end: &str) -> Self {
         self.path_end = Some(end.to_lowercase());
         self
     }
 
-    /// Whether a request with this method and path is selected.
+    /// Returns whether a request with this method and path is selected.
     pub fn selects(&self, method: &Method, path: &str) -> bool {
         let path = path.to_lowercase();
         self.method

@@ -1,4 +1,4 @@
-//! A VM with data for tests that Azure's API never returns.
+//! Provides tests with data about VMs that Azure's API never returns.
 
 use std::net::Ipv4Addr;
 
@@ -11,18 +11,18 @@ use super::arm::vm::Power;
 /// A simulated VM.
 #[derive(Debug, Clone)]
 pub struct SimulatedVm {
-    /// The VM's id, with its case as at the VM's creation.
+    /// The VM's id, in the case in which the VM was created.
     pub id: String,
     pub name: String,
     pub size: String,
     /// The provisioning state: `Creating`, `Updating`, `Succeeded`, `Failed`, or `Deleting`.
     pub provisioning: &'static str,
-    /// The power state: `running`, `stopped`, `deallocated`, or a state between them; `None` before
-    /// the VM's host is created.
+    /// The power state: `running`, `stopped`, `deallocated`, or a state between these. `None`
+    /// before the VM's host is created.
     pub power: Option<&'static str>,
     pub private_address: Option<Ipv4Addr>,
     pub public_address: Option<Ipv4Addr>,
-    /// The custom data for the first boot, in Base64, as received. It may contain host keys.
+    /// The custom data for the first boot, in Base64, as received. May contain host keys.
     pub custom_data: Option<Sensitive>,
 }
 

@@ -1,4 +1,5 @@
-//! A node may have one of several sizes in one of several zones: the first available one is used.
+//! Tests nodes that can have one of several sizes in one of several zones. The first available
+//! alternative is used.
 
 use std::time::Duration;
 
@@ -16,7 +17,7 @@ use crate::raw;
 use crate::support::{DEADLINE, azure, azure_with, carry, get, options, spec, writes};
 
 const VM: &str = "/virtualMachines/one";
-/// Two sizes of different families; with two zones, these are four alternatives.
+/// Two sizes of different families. With two zones, there are four alternatives.
 const SIZES: [&str; 2] = ["Standard_D2s_v5", "Standard_B2s"];
 
 fn choosy(azure: &AzureSimulator) -> Azure {
@@ -54,7 +55,7 @@ fn is(size: &str, zone: &str) -> (String, Option<String>) {
     (size.to_owned(), Some(zone.to_owned()))
 }
 
-/// Checks that exactly one node exists, and that no failed alternatives are recorded.
+/// Checks that exactly one node exists and no failed alternatives are recorded.
 async fn is_whole(azure: &AzureSimulator) {
     raw::is_whole(azure).await;
     assert_eq!(notes(azure).await, Vec::<String>::new());
@@ -85,7 +86,7 @@ fn creations(azure: &AzureSimulator) -> usize {
         .count()
 }
 
-/// Polls until the failed VM is being removed, and waits until it is gone.
+/// Polls until the removal of the failed VM starts, then waits until the VM is deleted.
 async fn until_removed(azure: &AzureSimulator, ours: &Azure, operation: &CloudOperation) {
     let removal = Selector::method(Method::DELETE).path(VM);
     while azure.requests().count(&removal) == 0 {
@@ -112,12 +113,12 @@ async fn tries_each_zone_before_the_next_size() {
     let operation = ours.begin(provision()).await.unwrap();
     let mut seen = Vec::new();
     loop {
-        // Each poll uses a new provider, so that no state is kept in memory.
+        // Use a new provider for each poll, so that nothing can be remembered in memory.
         let progress = choosy(&azure).poll(&operation).await.unwrap();
         let CloudProgress::Running { after, .. } = progress else {
             break;
         };
-        // A requested VM exists until the next poll detects that its creation failed.
+        // A VM exists until the next poll detects that its creation failed.
         seen.extend(kinds(&azure).await);
         tokio::time::sleep(after.unwrap()).await;
     }
@@ -203,7 +204,7 @@ async fn uses_the_sizes_declared_for_a_node() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn names_all_failed_alternatives_and_starts_over() {
+async fn reports_all_failed_alternatives_and_starts_again_with_the_first() {
     let azure = azure().await;
     azure.faults().add(
         When::request(Method::PUT, VM).always(),
@@ -227,7 +228,7 @@ async fn names_all_failed_alternatives_and_starts_over() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn other_errors_do_not_try_another_size() {
+async fn does_not_try_another_size_after_other_errors() {
     let azure = azure().await;
     let when = When::request(Method::PUT, VM);
     azure.faults().add(when, full("OSProvisioningTimedOut"));
@@ -241,12 +242,12 @@ async fn other_errors_do_not_try_another_size() {
     assert_eq!(
         kind(&azure).await,
         is(SIZES[0], "1"),
-        "the alternative did not cause the failure"
+        "the failure must not exclude the alternative"
     );
     is_whole(&azure).await;
 }
 
-/// The process dies when the failed VM is gone and the next one has not been requested yet.
+/// The process dies after the failed VM is deleted and before the next VM is requested.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_new_process_continues_after_the_last_tried_alternative() {
     let azure = azure().await;
@@ -283,7 +284,7 @@ async fn a_deleted_failed_alternative_is_not_tried_again() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn abandoning_a_node_removes_its_record() {
+async fn deleting_a_node_removes_its_record_of_failed_alternatives() {
     let azure = azure().await;
     let when = When::request(Method::PUT, VM);
     azure.faults().add(when, full("AllocationFailed"));
@@ -295,7 +296,7 @@ async fn abandoning_a_node_removes_its_record() {
     assert_eq!(notes(&azure).await, Vec::<String>::new());
 }
 
-/// The process dies after each of its requests, and a new process repeats the same change.
+/// The process dies after each of its requests in turn, and a new process repeats the same change.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_process_death_never_duplicates_a_node() {
     let stage = || async {

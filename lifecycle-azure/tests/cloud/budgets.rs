@@ -1,4 +1,4 @@
-//! The number of requests to Azure.
+//! Tests how many requests are sent to Azure.
 
 use std::time::Duration;
 
@@ -21,7 +21,7 @@ async fn existing_resources_are_not_written_again() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn listing_takes_the_same_requests_for_any_number_of_nodes() {
+async fn listing_takes_the_same_number_of_requests_for_any_number_of_nodes() {
     let azure = azure().await;
     let provider = provider(&azure, 1);
     carry(&provider, provision("one")).await.unwrap();

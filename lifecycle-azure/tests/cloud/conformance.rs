@@ -1,4 +1,4 @@
-//! The conformance suite for cloud providers.
+//! Runs the conformance suite for cloud providers.
 
 use async_trait::async_trait;
 use http::Method;
@@ -11,8 +11,8 @@ use lifecycle_core::model::{NodeName, NodeSpec};
 use crate::raw;
 use crate::support::{azure, carry, provider, provision, spec};
 
-/// A simulated Azure. A third platform creates the VMs that belong to neither of the two platforms
-/// under test.
+/// A simulated Azure for the suite. VMs that belong to neither platform under test are created by a
+/// third platform, which then removes their tags.
 #[derive(Debug)]
 struct Bench(AzureSimulator);
 

@@ -1,4 +1,4 @@
-//! A process that provisions a node dies at any moment, and another one continues.
+//! Tests that if a process dies while it provisions a node, another process continues.
 
 use futures_util::{StreamExt as _, stream};
 use lifecycle_azure::simulator::{Fault, Selector, When};
@@ -7,11 +7,11 @@ use crate::raw::is_whole;
 use crate::steps::{self, PROVISION, Step, one_is_lost};
 use crate::support::{azure, carry, provider, provision};
 
-/// The number of concurrent cases, which mostly wait.
+/// The number of concurrent cases. More than the number of cores, because cases mostly wait.
 const AT_ONCE: usize = 8;
 
-/// Provisions in a process that dies when the response to the `nth` request for a step is lost, and
-/// then in another process. Returns whether such a request was sent.
+/// Provisions a node in a process that dies when the response to the `nth` request for a step is
+/// lost, and then in another process. Returns whether such a request was sent.
 async fn dies(step: &Step, nth: usize) -> bool {
     let azure = azure().await;
     let when = When::next(step.selector()).nth(nth);
@@ -30,8 +30,8 @@ async fn dies(step: &Step, nth: usize) -> bool {
     true
 }
 
-/// Iterates over the steps instead of over all requests, because the number of polls varies between
-/// runs.
+/// Iterates over the steps instead of over all requests, because the number of polls differs
+/// between runs.
 #[tokio::test(flavor = "multi_thread")]
 async fn another_process_continues_after_a_death_at_any_request() {
     let whole = azure().await;
@@ -56,7 +56,7 @@ async fn another_process_continues_after_a_death_at_any_request() {
         assert!(*struck >= 1, "{step:?}");
         println!("{}: died after {struck} such requests", step.name);
     }
-    // Each of these steps polls repeatedly, so the responses to later polls were lost too.
+    // Each of these steps polls repeatedly, so responses to later polls must have been lost, too.
     for polled in [steps::VM, steps::RULES, steps::NETWORK, steps::NIC] {
         let position = PROVISION.iter().position(|step| *step == polled).unwrap();
         assert!(struck[position] >= 2, "{polled:?}");

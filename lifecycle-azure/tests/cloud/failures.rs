@@ -1,4 +1,4 @@
-//! Nodes when Azure fails, or when the process that provisions them dies.
+//! Tests nodes when Azure fails, or when the process that provisions a node dies.
 
 use http::Method;
 use lifecycle_azure::simulator::{Fault, Selector, When};
@@ -14,14 +14,14 @@ use crate::support::{DEADLINE, LONG, azure, carry, get, pass, provider, provisio
 const VM: &str = "/virtualMachines/one";
 
 #[tokio::test(flavor = "multi_thread")]
-async fn recreates_what_another_process_removed() {
+async fn recreates_resources_that_another_process_removed() {
     let azure = azure().await;
     let (ours, other) = (provider(&azure, 1), provider(&azure, 1));
     carry(&ours, provision("one")).await.unwrap();
     let node = NodeName::try_from("one").unwrap();
     carry(&other, NodeChange::Delete { node }).await.unwrap();
     other.delete_shared().await.unwrap();
-    // The provider has cached that the network exists, so the first attempt fails.
+    // The provider remembers that the network exists, so the first attempt fails.
     carry(&ours, provision("one")).await.unwrap_err();
     carry(&ours, provision("one")).await.unwrap();
     is_whole(&azure).await;
@@ -86,7 +86,7 @@ async fn reports_a_vm_that_can_be_neither_created_nor_removed() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn reports_a_vm_that_stays_creating_until_it_is_abandoned() {
+async fn reports_a_vm_that_stays_creating_until_the_change_is_abandoned() {
     let azure = azure().await;
     azure
         .faults()
@@ -103,7 +103,7 @@ async fn reports_a_vm_that_stays_creating_until_it_is_abandoned() {
     };
     assert!(message.contains("Creating"), "{message}");
     assert_eq!(get(&ours, "one").await.unwrap().power, Power::Starting);
-    // The change is abandoned: the node is deleted and created again.
+    // Abandon the change by deleting and re-creating the node.
     let node = NodeName::try_from("one").unwrap();
     carry(&ours, NodeChange::Delete { node }).await.unwrap();
     carry(&ours, provision("one")).await.unwrap();
@@ -122,7 +122,7 @@ async fn another_process_completes_a_started_change() {
     is_whole(&azure).await;
 }
 
-/// The process that started a restart died. Another process must not report the restart as complete
+/// The process that started a restart dies. Another process must not report the restart as complete
 /// too early.
 #[tokio::test]
 async fn waits_for_a_restart_in_progress() {
@@ -158,7 +158,7 @@ async fn waits_for_a_restart_in_progress() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn ignores_a_token_with_another_host() {
+async fn rejects_a_token_with_another_host() {
     let azure = azure().await;
     let ours = provider(&azure, 1);
     carry(&ours, provision("one")).await.unwrap();

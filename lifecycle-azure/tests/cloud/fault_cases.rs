@@ -1,5 +1,5 @@
-//! Azure's faults, the steps of a node's lifecycle in which they can occur, and their expected
-//! results.
+//! Lists Azure's faults, the steps of a node's lifecycle in which they can occur, and their
+//! expected results.
 
 use std::time::Duration;
 
@@ -13,7 +13,7 @@ use crate::steps::{self, Step};
 /// A fault and the steps in which it can occur.
 pub(crate) struct Case {
     pub(crate) name: &'static str,
-    /// A description for readers.
+    /// The description of the fault on the generated page.
     pub(crate) about: &'static str,
     pub(crate) fault: fn() -> Fault,
     pub(crate) steps: Vec<Step>,
@@ -22,11 +22,11 @@ pub(crate) struct Case {
 
 /// The expected result of a run.
 pub(crate) enum Expected {
-    /// The run always recovers.
+    /// The node is always running at the end of the run.
     Usable,
-    /// An error that satisfies this function and contains this text.
+    /// The run fails with an error that satisfies the function and contains the text, or recovers.
     Error(fn(&Error) -> bool, &'static str),
-    /// The change reports this progress until it is abandoned.
+    /// The change reports this progress until the change is abandoned.
     Lasts(&'static str),
 }
 
@@ -78,7 +78,7 @@ fn fails(code: &str, message: &str) -> Fault {
     }
 }
 
-/// Returns all cases, in the order in which the page lists them.
+/// Returns all cases, in the order in which the generated page lists them.
 pub(crate) fn cases() -> Vec<Case> {
     let mut all = of_requests();
     all.extend(of_capacity());
@@ -87,7 +87,7 @@ pub(crate) fn cases() -> Vec<Case> {
     all
 }
 
-/// Returns the faults of a single request, in any step.
+/// Returns the faults of a single request, which can occur in any step.
 fn of_requests() -> Vec<Case> {
     vec![
         Case {
@@ -180,7 +180,7 @@ fn of_requests() -> Vec<Case> {
     ]
 }
 
-/// Returns the faults caused by missing capacity or quota.
+/// Returns the faults that are caused by missing capacity or an exceeded quota.
 fn of_capacity() -> Vec<Case> {
     let exhausted: fn(&Error) -> bool = |e| matches!(e, Error::Exhausted { .. });
     let vms = || vec![steps::MAKE_VM, steps::START];
@@ -348,7 +348,7 @@ fn of_permissions() -> Vec<Case> {
     ]
 }
 
-/// Returns the faults of an operation that Azure has accepted.
+/// Returns the faults of operations that Azure has already accepted.
 fn of_operations() -> Vec<Case> {
     vec![
         Case {

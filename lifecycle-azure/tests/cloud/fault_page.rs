@@ -1,4 +1,4 @@
-//! Generates the documentation page with the result of each fault.
+//! Generates the documentation page that lists the result of each fault.
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
@@ -21,14 +21,14 @@ recovered. All other results show the error of the run: the attempted operation 
 the hint after the arrow.
 ";
 
-/// The result of a fault at a step.
+/// The result of a fault in a step.
 #[derive(Debug)]
 pub(crate) struct Row {
     pub(crate) step: &'static str,
     pub(crate) outcome: String,
 }
 
-/// Describes a change that does not end.
+/// Describes a change that never ends.
 pub(crate) fn lasts(says: &str, change: &NodeChange) -> String {
     let says = if says.is_empty() {
         "reports no progress".to_owned()
@@ -45,7 +45,7 @@ pub(crate) fn lasts(says: &str, change: &NodeChange) -> String {
     )
 }
 
-/// Returns the page, with a table for each fault.
+/// Returns the page, with one table for each fault.
 pub(crate) fn page(cases: &[Case], rows: &[(&str, Row)]) -> String {
     let mut page = INTRO.to_owned();
     for case in cases {
@@ -72,7 +72,7 @@ pub(crate) fn page(cases: &[Case], rows: &[(&str, Row)]) -> String {
     page
 }
 
-/// Compares the committed page with the generated one.
+/// Checks that the committed page equals the generated one.
 pub(crate) fn is(page: &str) {
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../docs/azure-faults.md");
     if std::env::var_os("UPDATE_DOCS").is_some() {

@@ -1,6 +1,6 @@
-//! Injects every fault at every step of a node's lifecycle. Checks the result and its message, and
-//! that the next run creates the node exactly once. The results are published as a page of the
-//! documentation.
+//! Injects every fault in every step of a node's lifecycle. Checks the result and its message, and
+//! checks that the next run creates the node exactly once. The results are published as a page of
+//! the documentation.
 
 use std::time::Duration;
 
@@ -19,7 +19,7 @@ use crate::steps::{self, Step};
 use crate::support::{azure_with, carry, get, provider, provision};
 use crate::{fault_page, secrets};
 
-/// The number of concurrent cases, which mostly wait.
+/// The number of concurrent cases. More than the number of cores, because cases mostly wait.
 const AT_ONCE: usize = 16;
 
 /// The result of a run.
@@ -42,7 +42,7 @@ fn change(step: &Step) -> NodeChange {
     }
 }
 
-/// Carries out a change and observes the node.
+/// Applies a change and observes the node.
 async fn run(azure: &AzureSimulator, change: NodeChange, lasts: bool) -> Ended {
     let ours = provider(azure, 1);
     let outcome: Result<Option<String>> = async {
@@ -70,7 +70,7 @@ async fn run(azure: &AzureSimulator, change: NodeChange, lasts: bool) -> Ended {
     }
 }
 
-/// Returns the operation that an error names.
+/// Returns the operation that an error refers to.
 fn what(error: &Error) -> &str {
     match error {
         Error::Conflict { what, .. }
@@ -83,7 +83,7 @@ fn what(error: &Error) -> &str {
     }
 }
 
-/// Returns the text of an error for the page: the error and its hint.
+/// Returns the error and its hint as text for the page.
 fn told(error: &Error) -> String {
     let hint = match (error.hint(), error.retry()) {
         (Some(hint), _) => hint.to_owned(),
@@ -91,7 +91,7 @@ fn told(error: &Error) -> String {
         (None, Retry::After(after)) => format!("run the command again, not before {after:?}"),
         (None, Retry::Never) => panic!("the error has no hint: {error:?}"),
     };
-    // The operating system's texts for connection errors vary.
+    // Omit the operating system's texts for connection errors, which vary.
     let said = match error {
         Error::Interrupted { .. } if !error.chain().contains(": Service") => error.to_string(),
         _ => error.chain(),
@@ -138,14 +138,14 @@ async fn strike(case: &Case, step: &Step) -> Row {
             fault_page::lasts(told, &change)
         }
         (Ended::Error(error), _) => panic!("{place}: {}", error.chain()),
-        _ => panic!("{place}: the change has ended"),
+        _ => panic!("{place}: the result is not the expected one"),
     };
     if let Ended::Error(error) = &ended
         && let Retry::After(after) = error.retry()
     {
         tokio::time::sleep(after).await;
     }
-    // The change is abandoned.
+    // Abandon the change.
     if lasts && matches!(change, NodeChange::Provision { .. }) {
         let delete = NodeChange::Delete { node: one() };
         carry(&provider(&azure, 1), delete).await.unwrap();
@@ -159,8 +159,8 @@ async fn strike(case: &Case, step: &Step) -> Row {
     }
 }
 
-/// Checks that the next run completes the node exactly once, and that the node's deletion leaves
-/// nothing.
+/// Checks that the next run completes the node exactly once, and that deleting the node leaves
+/// nothing behind.
 async fn goes_on(azure: &AzureSimulator, next: &Azure, change: NodeChange, place: &str) {
     let outcome = carry(next, change).await;
     outcome.unwrap_or_else(|error| panic!("{place}: the next run: {}", error.chain()));
@@ -178,10 +178,10 @@ async fn goes_on(azure: &AzureSimulator, next: &Azure, change: NodeChange, place
     );
 }
 
-/// `UPDATE_DOCS=1 cargo nextest run -p lifecycle-azure --all-features fault_table` rewrites the
-/// page.
+/// Run `UPDATE_DOCS=1 cargo nextest run -p lifecycle-azure --all-features fault_table` to rewrite
+/// the page.
 #[tokio::test(flavor = "multi_thread")]
-async fn every_fault_ends_with_a_node_or_a_cause_and_hint() {
+async fn every_fault_ends_with_a_running_node_or_an_error_with_a_hint() {
     let cases: &'static [Case] = cases().leak();
     let cells = cases
         .iter()

@@ -1,4 +1,4 @@
-//! The manager's VM has an identity with which the manager logs in; other VMs have none.
+//! Tests that only the manager's VM has the identity with which the manager logs in.
 
 use lifecycle_azure::simulator::SUBSCRIPTION;
 use lifecycle_azure::{Azure, AzureOptions};

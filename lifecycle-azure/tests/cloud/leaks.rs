@@ -1,4 +1,4 @@
-//! Searches for planted secrets in everything that leaves the process: logs, errors, `Debug`
+//! Searches for planted secrets in everything that leaves the process: logs, errors, and `Debug`
 //! output.
 
 use std::fmt::Debug;
@@ -42,7 +42,7 @@ impl io::Write for Said {
 }
 
 impl Said {
-    /// Collects the most verbose log of the whole process, from all its tasks and from libraries
+    /// Collects the most verbose log of the whole process, including all its tasks and libraries
     /// that use the `log` crate.
     fn everything() -> Self {
         let said = Self::default();
@@ -118,7 +118,7 @@ fn faults() -> Vec<(steps::Step, Fault)> {
     ]
 }
 
-/// Runs a node's whole lifecycle, with a fault in each provisioning attempt.
+/// Runs a node's whole lifecycle, with a fault in each attempt to provision the node.
 async fn live(azure: &AzureSimulator, said: &Said) {
     for (step, fault) in faults() {
         azure.faults().add(step.when(), fault);
@@ -162,7 +162,7 @@ async fn live(azure: &AzureSimulator, said: &Said) {
     carry(&ours, NodeChange::Stop { node }).await.unwrap();
 }
 
-/// Publishes and reads a code base with a credential, with faults.
+/// Publishes and reads a code base with a credential while faults occur.
 async fn publish(azure: &AzureSimulator, said: &Said, credential: FilesCredential) {
     said.shown(&credential);
     let directory = tempfile::tempdir().unwrap();
@@ -186,7 +186,7 @@ async fn publish(azure: &AzureSimulator, said: &Said, credential: FilesCredentia
             Err(error) => said.failed(&error),
         }
     }
-    // With all connections failing, a library's error may contain the complete URL.
+    // Make all connections fail, because a library's error may then contain the complete URL.
     azure.faults().add(at_shares().always(), Fault::Dropped);
     said.failed(&store.digest("svc").await.unwrap_err());
     azure.faults().clear();
@@ -214,8 +214,11 @@ async fn no_secret_appears_in_logs_errors_or_debug_output() {
         .next()
         .unwrap()
         .to_owned();
-    assert!(signature.len() > 40, "only the signature");
-    // The signature both as it is sent and as it was generated.
+    assert!(
+        signature.len() > 40,
+        "the signature was not found in the token"
+    );
+    // Search for the signature in both forms: as it is sent and as it was generated.
     secrets.push(
         signature
             .replace("%2B", "+")
@@ -250,7 +253,13 @@ async fn no_secret_appears_in_logs_errors_or_debug_output() {
     said.shown(azure.files());
 
     let text = said.text();
-    assert!(text.contains("injecting a fault"), "the log is written");
-    assert!(text.contains("InvalidParameter"), "errors are written");
+    assert!(
+        text.contains("injecting a fault"),
+        "the log was not collected"
+    );
+    assert!(
+        text.contains("InvalidParameter"),
+        "the errors were not collected"
+    );
     in_none(&secrets, &[&text]);
 }

@@ -1,4 +1,5 @@
-//! The provider polls when Azure asks it to, and returns the progress that Azure reports.
+//! Tests that the provider polls no earlier than Azure allows, and reports the progress that Azure
+//! returns.
 
 use std::time::Duration;
 
@@ -25,7 +26,7 @@ async fn does_not_poll_before_azure_allows_it() {
         CloudProgress::Running { after, .. } => after.unwrap(),
         CloudProgress::Done => panic!("expected a change in progress"),
     };
-    // A new process respects the wait too.
+    // A new process must respect the wait, too.
     let other = provider(&azure, 1);
     for provider in [&ours, &other] {
         let wait = waits(provider.poll(&operation).await.unwrap());
@@ -43,7 +44,7 @@ async fn does_not_poll_before_azure_allows_it() {
         let wait = waits(provider.poll(&operation).await.unwrap());
         assert!(wait <= patience && wait > Duration::ZERO, "{wait:?}");
     }
-    assert_eq!(asked(), before, "no poll yet");
+    assert_eq!(asked(), before, "the provider polled too early");
 }
 
 #[tokio::test(flavor = "multi_thread")]

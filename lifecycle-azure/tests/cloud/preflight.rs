@@ -1,4 +1,4 @@
-//! Problems that preflight finds before anything is created.
+//! Tests which problems preflight finds before anything is created.
 
 use http::StatusCode;
 use lifecycle_azure::simulator::{CLIENT, Fault, Selector, TENANT, When};
@@ -19,7 +19,7 @@ async fn problems(wanted: &[NodeSpec]) -> Vec<String> {
     })
     .await;
     let report = provider(&azure, 1).preflight(wanted).await.unwrap();
-    assert_eq!(writes(&azure), [], "nothing is changed");
+    assert_eq!(writes(&azure), [], "preflight must not change anything");
     report.problems
 }
 
@@ -39,7 +39,7 @@ async fn available_nodes_have_no_problems() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn sizes_quotas_and_images_are_checked() {
+async fn checks_sizes_quotas_and_images() {
     let unknown_image = NodeSpec {
         image: Some("Debian:debian-12:13:latest".to_owned()),
         ..spec("five")
@@ -111,7 +111,7 @@ async fn reports_a_foreign_vm_with_a_nodes_name() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn reports_an_image_with_terms() {
+async fn reports_an_image_that_requires_accepting_terms() {
     let azure = azure_with(|_| ()).await;
     let sold =
         json!({ "properties": { "plan": { "name": "a", "product": "b", "publisher": "c" } } });

@@ -1,4 +1,4 @@
-//! Reads a simulated subscription without the provider.
+//! Accesses a simulated subscription without the provider.
 
 use std::time::Duration;
 
@@ -26,7 +26,7 @@ async fn token(azure: &AzureSimulator) -> String {
 }
 
 fn client() -> reqwest::Client {
-    // Plain HTTP needs no TLS provider.
+    // Plain HTTP needs no TLS provider, so do not set one up.
     reqwest::Client::builder()
         .tls_built_in_root_certs(false)
         .build()
@@ -84,10 +84,10 @@ pub(crate) async fn is_whole(azure: &AzureSimulator) {
         "virtualMachines",
         "virtualNetworks",
     ];
-    assert_eq!(kinds, wanted, "exactly one of each resource");
+    assert_eq!(kinds, wanted, "expected exactly one of each resource");
 }
 
-/// Removes all tags from a VM, as if another client had created it.
+/// Removes all tags from a VM, so that another client seems to have created the VM.
 pub(crate) async fn strip_tags(azure: &AzureSimulator, name: &str) {
     set_tags(azure, name, json!({})).await;
 }
@@ -97,7 +97,7 @@ pub(crate) async fn set_tags(azure: &AzureSimulator, name: &str, tags: Value) {
     change(azure, Method::PATCH, name, json!({ "tags": tags })).await;
 }
 
-/// Deletes a VM, and returns when it is gone.
+/// Deletes a VM and waits until it no longer exists.
 pub(crate) async fn delete(azure: &AzureSimulator, name: &str) {
     change(azure, Method::DELETE, name, Value::Null).await;
     while azure.vms().iter().any(|vm| vm.name == name) {
@@ -105,7 +105,7 @@ pub(crate) async fn delete(azure: &AzureSimulator, name: &str) {
     }
 }
 
-/// Waits until the changes to a VM have ended.
+/// Waits until all changes to a VM have ended.
 pub(crate) async fn settled(azure: &AzureSimulator, name: &str) {
     let is_settled =
         |vm: &Value| vm["name"] != name || vm["properties"]["provisioningState"] == "Succeeded";

@@ -1,5 +1,5 @@
-//! Responses other than network faults: redirects, locks, disabled subscriptions, operations that
-//! have only a `Location` or never end, lists that lag behind.
+//! Tests responses other than network faults: redirects, locks, disabled subscriptions, operations
+//! that never end or have only a `Location`, and outdated lists.
 
 use std::time::Duration;
 
@@ -28,7 +28,7 @@ fn redirect(status: StatusCode, to: String) -> Fault {
     }
 }
 
-/// Azure's response redirects to another server, which must not receive a request.
+/// Azure's response redirects to another server, which must not receive any request.
 #[tokio::test(flavor = "multi_thread")]
 async fn redirects_receive_no_secret_or_token() {
     let azure = azure().await;
@@ -55,10 +55,10 @@ async fn redirects_receive_no_secret_or_token() {
     assert_eq!(there, 0);
 }
 
-/// A change to a node, or to the shared resources.
+/// A change to a node or to the shared resources.
 type Act = fn(&Azure) -> futures_util::future::BoxFuture<'_, Result<()>>;
 
-/// Each type of change, with the request that it sends.
+/// Each type of change, with the path and the method of the request that it sends.
 const CHANGES: [(&str, Method, Act); 6] = [
     ("restart", Method::POST, |ours| {
         Box::pin(async {
@@ -137,7 +137,7 @@ async fn repeats_the_request_for_a_failed_interface() {
     is_whole(&azure).await;
 }
 
-/// The first provision waits for the shared resources.
+/// The first provision waits until the shared resources are ready.
 #[tokio::test]
 async fn reports_a_network_that_stays_updating() {
     let azure = azure().await;
@@ -147,7 +147,7 @@ async fn reports_a_network_that_stays_updating() {
         poll_every: Duration::from_mins(1),
         ..options(&azure, 1)
     });
-    // Paused time advances whenever all tasks are waiting.
+    // While time is paused, tokio advances it whenever all tasks are waiting.
     tokio::time::pause();
     let error = ours.unwrap().begin(provision("one")).await.unwrap_err();
     assert!(matches!(error, Error::TimedOut { .. }), "{error:?}");
@@ -155,7 +155,8 @@ async fn reports_a_network_that_stays_updating() {
     assert!(azure.requests().count(&steps::POLL_NETWORK.selector()) > 2);
 }
 
-/// Runs an operation that has only a `Location`, which returns 202 until the operation ends.
+/// Runs an operation that has only a `Location`, which returns 202 until the operation ends. `last`
+/// is the response after that.
 async fn of_older_form(last: Fault) -> (AzureSimulator, Result<()>) {
     let azure = azure().await;
     let ours = provider(&azure, 1);
@@ -194,17 +195,22 @@ async fn follows_an_operation_with_only_a_location() {
     let failed = Fault::error(StatusCode::CONFLICT, "AllocationFailed", message);
     let error = of_older_form(failed).await.1.unwrap_err();
     assert!(matches!(error, Error::Exhausted { .. }), "{error:?}");
-    // An operation that Azure has forgotten ended long ago; the observation shows its result.
+    // If Azure has forgotten an operation, the operation ended long ago, and the node's observation
+    // shows the result.
     let message = "The entity was not found.";
     let gone = Fault::error(StatusCode::NOT_FOUND, "NotFound", message);
     let (azure, outcome) = of_older_form(gone).await;
     outcome.unwrap();
     let node = get(&provider(&azure, 1), "one").await.unwrap();
-    assert_eq!(node.power, Power::Running, "the restart had no effect");
+    assert_eq!(
+        node.power,
+        Power::Running,
+        "the simulator never received the stop"
+    );
 }
 
-/// Returns a list response with a disk that was deleted with its VM but is still listed in the
-/// group.
+/// Returns an outdated list of a group's resources: it still contains a disk that was deleted with
+/// its VM.
 fn lagging() -> Fault {
     let disk = json!({
         "id": "/subscriptions/s/resourceGroups/g/providers/Microsoft.Compute/disks/one_OsDisk_1",
@@ -216,7 +222,7 @@ fn lagging() -> Fault {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn deletes_a_group_whose_list_lags_behind() {
+async fn deletes_a_group_whose_list_of_resources_is_outdated() {
     let azure = azure().await;
     let ours = provider(&azure, 1);
     let list = || When::next(Selector::method(Method::GET).path_end("/resources"));

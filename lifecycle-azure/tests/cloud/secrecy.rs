@@ -1,4 +1,4 @@
-//! Tokens are sent only to Azure, and replaced when Azure rejects them.
+//! Tests that tokens are sent only to Azure, and are replaced if Azure rejects them.
 
 use http::{Method, StatusCode};
 use lifecycle_azure::simulator::{Fault, Selector, When};
@@ -8,7 +8,8 @@ use serde_json::json;
 
 use crate::support::{azure, carry, get, provider, provision, spec};
 
-/// Both clients follow the links in lists; the generated client does so by itself.
+/// Tests the lists of both clients, this crate's and the generated one. Both clients follow the
+/// links in lists.
 #[tokio::test(flavor = "multi_thread")]
 async fn does_not_follow_a_list_to_another_host() {
     let azure = azure().await;
@@ -55,7 +56,7 @@ async fn replaces_a_rejected_token() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn reports_a_rejected_login_after_two_tokens() {
+async fn reports_a_rejected_login_after_trying_two_tokens() {
     let azure = azure().await;
     let ours = provider(&azure, 1);
     let refused = Fault::error(

@@ -1,14 +1,14 @@
-//! The secrets that must not appear in any output.
+//! Collects the secrets that must not appear in any output.
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use lifecycle_azure::simulator::{AzureSimulator, CLIENT_SECRET, STORAGE_KEY};
 
-/// The prefix of all tokens of the simulator and of Azure: `{"` in Base64.
+/// The prefix of all tokens from the simulator and from Azure: `{"` in Base64.
 const TOKEN: &str = "eyJ";
 
-/// Returns all secrets in use, in each encoding in which they were sent: the secrets of the login
-/// and of the storage account, tokens, and the private host keys of the VMs.
+/// Returns all secrets in use, in every encoding in which they were sent: the client secret, the
+/// storage account's key, tokens, and the private host keys of the VMs.
 pub(crate) fn planted(azure: &AzureSimulator) -> Vec<String> {
     let mut all = [CLIENT_SECRET, STORAGE_KEY, TOKEN, "Bearer e"]
         .map(str::to_owned)
@@ -17,7 +17,7 @@ pub(crate) fn planted(azure: &AzureSimulator) -> Vec<String> {
         let sent = vm.custom_data.unwrap().expose().to_owned();
         let text = String::from_utf8(STANDARD.decode(&sent).unwrap()).unwrap();
         all.push(sent);
-        // The lines of the key between its first and its last line.
+        // Add the lines between the first and the last line of the key.
         let key = text
             .split("\\n")
             .filter(|line| line.len() >= 60 && !line.contains(' '));
@@ -26,7 +26,7 @@ pub(crate) fn planted(azure: &AzureSimulator) -> Vec<String> {
     all
 }
 
-/// Checks that none of the texts contains a secret.
+/// Checks that no text contains a secret.
 #[track_caller]
 pub(crate) fn in_none(secrets: &[String], texts: &[&str]) {
     for secret in secrets {

@@ -1,4 +1,5 @@
-//! Runs full lifecycles of a node while a fraction of all requests fails; a seed determines which.
+//! Runs full lifecycles of a node while a fraction of all requests fails. A seed determines which
+//! requests fail.
 
 use std::time::Duration;
 
@@ -16,13 +17,15 @@ use crate::support::{azure_with, carry, get, provider, provision};
 
 /// The number of seeds, unless [`SEEDS_VARIABLE`] is set.
 const SEEDS: u64 = 12;
-/// The variable with the number of seeds, for example `500`.
+/// The environment variable that sets the number of seeds, for example `500`.
 const SEEDS_VARIABLE: &str = "LIFECYCLE_TEST_SEEDS";
-/// The variable with the single seed to repeat.
+/// The environment variable that selects a single seed, to repeat its run.
 const SEED_VARIABLE: &str = "LIFECYCLE_TEST_SEED";
-/// The number of concurrent lifecycles, which mostly wait.
+/// The number of concurrent lifecycles. More than the number of cores, because lifecycles mostly
+/// wait.
 const AT_ONCE: usize = 16;
-/// More attempts than any lifecycle needs at these rates.
+/// The maximum number of attempts per lifecycle, which is more than any lifecycle needs at these
+/// rates.
 const ATTEMPTS: usize = 200;
 
 const RATES: FaultRates = FaultRates {
@@ -59,7 +62,7 @@ const LIFE: [Stage; 5] = [
     Stage::DeleteShared,
 ];
 
-/// Runs a stage in a separate process.
+/// Runs a stage with a new provider, like a new process.
 async fn attempt(azure: &AzureSimulator, stage: Stage) -> Result<()> {
     let ours = provider(azure, 1);
     let change = match stage {
@@ -72,13 +75,13 @@ async fn attempt(azure: &AzureSimulator, stage: Stage) -> Result<()> {
     carry(&ours, change).await
 }
 
-/// Whether a network fault or missing capacity may have caused the error, rather than a problem
-/// that only a person can resolve.
+/// Returns whether a network fault or missing capacity may have caused the error, so that another
+/// attempt may succeed.
 fn may_be_tried_again(error: &Error) -> bool {
     matches!(error, Error::Exhausted { .. }) || error.retry() != Retry::Never
 }
 
-/// Whether the node is created by two concurrent processes, which is the case for every second
+/// Returns whether two concurrent processes create the node. This is the case for every second
 /// seed.
 fn has_rival(seed: u64) -> bool {
     seed % 2 == 1
@@ -96,7 +99,7 @@ async fn live(seed: u64) -> usize {
             attempts += 1;
             assert!(
                 attempts < ATTEMPTS,
-                "seed {seed}: stage {stage:?} does not end"
+                "seed {seed}: stage {stage:?} needs too many attempts"
             );
             let is_made_by_two = has_rival(seed) && matches!(stage, Stage::Provision);
             let processes = if is_made_by_two { 2 } else { 1 };
@@ -131,7 +134,8 @@ async fn live(seed: u64) -> usize {
         Vec::<String>::new(),
         "seed {seed}"
     );
-    // With two processes, neither learns the result of the other.
+    // Two processes do not learn from each other's responses, so one of them may send a request too
+    // early.
     if !has_rival(seed) {
         assert_eq!(azure.requests().too_early(), [], "seed {seed}");
     }
@@ -139,7 +143,7 @@ async fn live(seed: u64) -> usize {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn under_faults_a_node_is_created_once_and_leaves_nothing() {
+async fn creates_a_node_once_and_deletes_it_completely_despite_faults() {
     let number = |name: &str| {
         let text = std::env::var(name).ok()?;
         Some(text.parse::<u64>().unwrap())

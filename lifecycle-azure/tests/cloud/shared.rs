@@ -1,4 +1,4 @@
-//! The resources that all nodes share, and the resources of a single node.
+//! Tests the resources that all nodes share, and the resources of a single node.
 
 use std::net::Ipv4Addr;
 
@@ -12,7 +12,7 @@ use crate::raw;
 use crate::support::{azure, carry, get, options, provider, provision};
 
 #[tokio::test(flavor = "multi_thread")]
-async fn only_ssh_is_allowed_from_the_configured_sources() {
+async fn allows_only_ssh_and_only_from_the_configured_sources() {
     let azure = azure().await;
     let options = AzureOptions {
         ssh_from: vec!["203.0.113.0/24".to_owned(), "198.51.100.7".to_owned()],
@@ -94,7 +94,7 @@ async fn creates_no_public_addresses_if_disabled() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn the_first_boot_gets_the_reported_host_key() {
+async fn the_first_boot_installs_the_reported_host_key() {
     let azure = azure().await;
     let provider = provider(&azure, 1);
     carry(&provider, provision("one")).await.unwrap();
@@ -114,12 +114,13 @@ async fn the_first_boot_gets_the_reported_host_key() {
 async fn adopts_and_releases_an_existing_vm_without_deleting_it() {
     let azure = azure().await;
     let (theirs, ours) = (provider(&azure, 2), provider(&azure, 1));
-    // This VM is in another group and has no platform's tags.
+    // The VM is in another resource group and has no tags of a platform.
     carry(&theirs, provision("old")).await.unwrap();
     raw::strip_tags(&azure, "old").await;
     let node = NodeName::try_from("old").unwrap();
     assert!(!ours.get(&node).await.unwrap().unwrap().created);
-    // The change of the VM's tags takes a while, and its completion looks like a boot.
+    // Ignore the boot id: adoption changes the VM's tags, and the end of this change looks like a
+    // boot.
     let told = |node: ObservedNode| ObservedNode {
         boot_id: None,
         ..node
@@ -127,18 +128,21 @@ async fn adopts_and_releases_an_existing_vm_without_deleting_it() {
     let adopted = told(ours.adopt(&node).await.unwrap());
     assert!(!adopted.created);
     let again = told(ours.adopt(&node).await.unwrap());
-    assert_eq!(again, adopted, "adopted twice");
+    assert_eq!(
+        again, adopted,
+        "the second adoption must not change the node"
+    );
     let listed = ours.list().await.unwrap();
     assert_eq!(listed.into_iter().map(told).collect::<Vec<_>>(), [adopted]);
     carry(&ours, NodeChange::Delete { node: node.clone() })
         .await
         .unwrap();
     assert_eq!(ours.list().await.unwrap(), []);
-    assert_eq!(azure.vms().len(), 1, "the VM still exists");
+    assert_eq!(azure.vms().len(), 1, "the VM must still exist");
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn tags_of_a_previous_platform_cause_no_deletion() {
+async fn does_not_delete_an_adopted_vm_despite_tags_of_a_previous_platform() {
     let azure = azure().await;
     let (theirs, ours) = (provider(&azure, 2), provider(&azure, 1));
     carry(&theirs, provision("old")).await.unwrap();

@@ -1,4 +1,4 @@
-//! The requests of a node's lifecycle, by purpose.
+//! Groups the requests of a node's lifecycle into steps, by purpose.
 
 use http::Method;
 use lifecycle_azure::simulator::{AzureSimulator, Outcome, Selector, When};
@@ -7,15 +7,15 @@ const GET: Method = Method::GET;
 const PUT: Method = Method::PUT;
 const POST: Method = Method::POST;
 
-/// The requests that serve one purpose.
+/// A step: the requests that serve one purpose.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Step {
     pub(crate) name: &'static str,
     pub(crate) method: Method,
-    /// A part of the request's path, and the end of the path.
+    /// A part of the request's path.
     part: &'static str,
     end: &'static str,
-    /// Which of the matching requests, counted from 1.
+    /// The number of the request among those that match, counted from 1.
     pub(crate) nth: usize,
 }
 
@@ -35,7 +35,7 @@ const fn later(mut step: Step) -> Step {
 }
 
 pub(crate) const TOKEN: Step = step("login", POST, "/oauth2/v2.0/token", "");
-/// Checks whether the VM exists, and later polls its state.
+/// Checks whether the VM exists. Later requests in this step poll the VM's state.
 pub(crate) const VM: Step = step("look up the VM", GET, "/resourcegroups/", VM_PATH);
 pub(crate) const VMS: Step = step("list VMs", GET, "/providers/", "/virtualmachines");
 pub(crate) const GROUP: Step = step("look up the group", GET, "", GROUP_PATH);
@@ -66,7 +66,7 @@ const GROUP_PATH: &str = "/resourcegroups/demo-010000";
 const RULES_PATH: &str = "/networksecuritygroups/demo-010000-nsg";
 const NETWORK_PATH: &str = "/virtualnetworks/demo-010000-vnet";
 
-/// All steps with requests to Resource Manager for provisioning node `one`.
+/// All steps that send requests to Resource Manager while node `one` is provisioned.
 pub(crate) const PROVISION: [Step; 11] = [
     VM,
     VMS,
@@ -88,7 +88,7 @@ impl Step {
             .path_end(self.end)
     }
 
-    /// Selects the requests of this step for a fault.
+    /// Returns a condition for a fault that affects this step.
     pub(crate) fn when(&self) -> When {
         When::next(self.selector()).nth(self.nth)
     }

@@ -1,4 +1,4 @@
-//! A simulated Azure and a provider that uses it.
+//! Provides a simulated Azure and a provider that uses it.
 
 use std::time::Duration;
 
@@ -15,13 +15,13 @@ use lifecycle_core::secret::Sensitive;
 const KEY: &str =
     "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIJdD7y3aLq454yWBdwLWbieU1ebz9/cu7/QEXn9OIeZJ";
 
-/// Longer than the test runner's time limit, so that the runner ends a hanging test.
+/// A time limit that is never reached: the test runner ends a hanging test earlier.
 pub(crate) const DEADLINE: Duration = Duration::from_mins(10);
 
-/// Longer than a test takes, and longer than idle connections are kept.
+/// A time that exceeds the duration of a test and the lifetime of idle connections.
 pub(crate) const LONG: Duration = Duration::from_mins(5);
 
-/// Advances tokio's paused clock, which both client and simulator use. Works only in
+/// Advances tokio's paused clock, which both the client and the simulator use. Works only in
 /// single-threaded tests.
 pub(crate) async fn pass(time: Duration) {
     tokio::time::pause();
@@ -29,7 +29,7 @@ pub(crate) async fn pass(time: Duration) {
     tokio::time::resume();
 }
 
-/// Starts a simulated Azure in which every operation takes a moment.
+/// Starts a simulated Azure in which every operation takes a short time.
 pub(crate) async fn azure() -> AzureSimulator {
     azure_with(|_| ()).await
 }
@@ -43,7 +43,7 @@ pub(crate) async fn azure_with(change: impl FnOnce(&mut SimulatorOptions)) -> Az
     AzureSimulator::start(options).await.unwrap()
 }
 
-/// Returns the provider's options for the platform `number`.
+/// Returns the provider's options for the platform with this number.
 pub(crate) fn options(azure: &AzureSimulator, number: u128) -> AzureOptions {
     let owner = Owner {
         id: PlatformId::new(uuid::Uuid::from_u128(number << 120)),
@@ -85,7 +85,7 @@ pub(crate) async fn get(provider: &Azure, name: &str) -> Option<ObservedNode> {
         .unwrap()
 }
 
-/// Waits until Azure shows the VM as running, without polling an operation.
+/// Waits until Azure reports the VM as running. Polls the VM, not an operation.
 pub(crate) async fn running(provider: &Azure, name: &str) {
     let reached = async {
         while get(provider, name).await.map(|node| node.power) != Some(Power::Running) {
@@ -95,7 +95,7 @@ pub(crate) async fn running(provider: &Azure, name: &str) {
     tokio::time::timeout(DEADLINE, reached).await.unwrap();
 }
 
-/// Returns the write requests to Resource Manager.
+/// Returns the write requests that were sent to Resource Manager.
 pub(crate) fn writes(azure: &AzureSimulator) -> Vec<Recorded> {
     let mut all = azure.requests().all();
     all.retain(|one| one.method != "GET" && one.path.starts_with("/subscriptions/"));

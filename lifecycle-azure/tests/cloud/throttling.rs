@@ -1,4 +1,4 @@
-//! Throttling by Azure, and the number of requests for fifty nodes.
+//! Tests throttling by Azure, and the number of requests for fifty nodes.
 
 use chrono::{DateTime, Utc};
 use futures_util::future::join_all;
@@ -15,7 +15,7 @@ fn one() -> NodeName {
     NodeName::try_from("one").unwrap()
 }
 
-/// Makes a change that sends a request with this method.
+/// Makes a change or a query that sends a request with this method.
 async fn ask(ours: &Azure, method: &Method) -> Result<()> {
     match *method {
         Method::GET => ours.get(&one()).await.map(drop),
@@ -36,9 +36,9 @@ fn is_held(outcome: Result<()>) -> std::time::Duration {
     }
 }
 
-/// Azure limits reads, writes (including actions), and deletes separately.
+/// Azure has separate limits for reads, writes (including actions), and deletes.
 #[tokio::test]
-async fn throttling_closes_only_its_own_bucket() {
+async fn throttling_affects_only_requests_of_the_same_type() {
     for method in [Method::GET, Method::POST, Method::DELETE] {
         let azure = azure().await;
         let ours = provider(&azure, 1);
@@ -55,7 +55,7 @@ async fn throttling_closes_only_its_own_bucket() {
         pass(LONG / 2).await;
         let left = is_held(ask(&ours, &method).await);
         assert!(left <= LONG / 2, "{method}: {left:?}");
-        assert_eq!(sent(), before, "{method}: no request is sent");
+        assert_eq!(sent(), before, "{method}: no request must be sent");
         if method != Method::GET {
             ours.list().await.unwrap();
         }
@@ -66,8 +66,8 @@ async fn throttling_closes_only_its_own_bucket() {
     }
 }
 
-/// Azure's limits are per subscription, but each provider learns about them only from its own
-/// responses.
+/// Azure's limits apply per subscription, but each provider learns about throttling only from its
+/// own responses.
 #[tokio::test]
 async fn each_provider_learns_about_throttling_itself() {
     let azure = azure().await;
@@ -82,8 +82,8 @@ async fn each_provider_learns_about_throttling_itself() {
     }
 }
 
-/// One of Azure's buckets: its size and its refill per second, as documented in "Understand how
-/// Azure Resource Manager throttles requests", and "Troubleshooting API throttling errors –
+/// One of Azure's buckets, with its size and its refill per second, as documented in "Understand
+/// how Azure Resource Manager throttles requests" and "Troubleshooting API throttling errors –
 /// Compute".
 struct Bucket {
     name: &'static str,
@@ -125,8 +125,8 @@ impl Bucket {
     }
 }
 
-/// Returns how many of these requests arrived when the bucket was empty, computed only from the
-/// requests.
+/// Returns how many requests arrived while the bucket was empty. The result is computed from the
+/// requests alone, without the simulator's buckets.
 fn beyond(bucket: &Bucket, requests: &[Recorded]) -> usize {
     let mut times: Vec<DateTime<Utc>> = requests
         .iter()
@@ -147,8 +147,8 @@ fn beyond(bucket: &Bucket, requests: &[Recorded]) -> usize {
     count
 }
 
-/// Fifty nodes are created and deleted concurrently. The simulator does not enforce limits in this
-/// test, so the client must keep within them by itself.
+/// Creates and deletes fifty nodes concurrently. The simulator does not enforce rate limits in this
+/// test, so the client must respect them by itself.
 #[tokio::test(flavor = "multi_thread")]
 async fn fifty_concurrent_nodes_stay_within_rate_limits() {
     let azure = azure().await;
@@ -173,7 +173,7 @@ async fn fifty_concurrent_nodes_stay_within_rate_limits() {
     for bucket in &BUCKETS {
         assert_eq!(beyond(bucket, &requests), 0, "{}", bucket.name);
     }
-    // The simulator's own counts, which also exist per VM.
+    // Check the simulator's own buckets, too, which also exist per VM.
     for reading in azure.budgets() {
         assert_eq!(reading.beyond, 0, "{reading:?}");
     }
@@ -185,6 +185,6 @@ async fn fifty_concurrent_nodes_stay_within_rate_limits() {
         .map(|one| one.requests)
         .sum();
     assert_eq!(counted, u64::try_from(reads).unwrap());
-    assert!(reads > 250, "{reads}: more than the bucket's size");
+    assert!(reads > 250, "{reads} reads do not exceed the bucket's size");
     println!("{} requests, {reads} of them reads", requests.len());
 }

@@ -1,4 +1,4 @@
-//! A simulated storage account with one share, and helpers for tests.
+//! Provides a simulated storage account with one share, and helpers for tests.
 
 use std::collections::BTreeMap;
 use std::os::unix::fs::{PermissionsExt as _, symlink};
@@ -21,7 +21,7 @@ use tempfile::TempDir;
 pub(crate) const ACCOUNT: &str = "devacct";
 pub(crate) const SHARE: &str = "code";
 
-/// Returns the account with one of its keys.
+/// Returns the storage account with this key.
 pub(crate) fn account(key: &str) -> StorageAccount {
     StorageAccount {
         name: ACCOUNT.to_owned(),
@@ -30,7 +30,7 @@ pub(crate) fn account(key: &str) -> StorageAccount {
     }
 }
 
-/// A clock that can be set forward.
+/// A clock that tests can advance.
 #[derive(Debug, Default)]
 pub(crate) struct ShiftedClock(AtomicI64);
 
@@ -90,7 +90,7 @@ impl Bench {
         self.builder(key).build().unwrap()
     }
 
-    /// Returns a store whose signature is valid for `lasts`, by the simulator's clock.
+    /// Returns a store whose signature is valid for `lasts` by the simulator's clock.
     pub(crate) fn with_account_sas(&self, permissions: &str, lasts: TimeDelta) -> AzureFiles {
         let terms = AccountSas {
             permissions: permissions.to_owned(),
@@ -136,7 +136,7 @@ pub(crate) fn any() -> Selector {
     Selector::any()
 }
 
-/// Writes files. Files whose names end in `.sh` are executable.
+/// Writes files below `root`. Files whose names end with `.sh` are executable.
 pub(crate) fn write(root: &Path, files: &[(&str, &[u8])]) {
     for (path, contents) in files {
         let path = root.join(path);
@@ -148,7 +148,7 @@ pub(crate) fn write(root: &Path, files: &[(&str, &[u8])]) {
     }
 }
 
-/// Returns bytes whose value changes every `step` bytes.
+/// Returns bytes that change their value every `step` bytes.
 pub(crate) fn pattern(size: usize, step: usize) -> Vec<u8> {
     let steps = (0..=250_u8).cycle();
     let bytes = steps.flat_map(|byte| std::iter::repeat_n(byte, step));
@@ -194,14 +194,14 @@ pub(crate) async fn archive(store: &dyn CodeStore, code: &CodeBaseRef) -> Vec<u8
     parts.concat()
 }
 
-/// Returns the archive of the same files from a local directory.
+/// Returns the archive of a local code base, for comparison with the share's archive.
 pub(crate) async fn local_archive(root: &Path) -> Vec<u8> {
     let store = DirectoryStore::new(root.to_owned());
     let code = store.digest(".").await.unwrap();
     archive(&store, &code).await
 }
 
-/// Returns the files in an archive.
+/// Returns the files of an archive.
 pub(crate) fn unpacked(archive: &[u8]) -> BTreeMap<String, Vec<u8>> {
     let mut files = BTreeMap::new();
     for entry in tar::Archive::new(archive).entries().unwrap() {

@@ -1,4 +1,5 @@
-//! The conformance suite for code stores, for published and for plain code bases.
+//! Runs the conformance suites for code stores and publishers, with published and with plain code
+//! bases.
 
 use std::fmt;
 
@@ -43,7 +44,11 @@ impl CodeBench for Publishing {
 async fn the_suite_passes_with_an_account_key() {
     let bench = Bench::start().await;
     code::all(&Publishing(bench.with_key())).await.unwrap();
-    assert_eq!(bench.paths(), Vec::<String>::new(), "files were left over");
+    assert_eq!(
+        bench.paths(),
+        Vec::<String>::new(),
+        "the share must be empty afterwards"
+    );
 }
 
 #[tokio::test]
@@ -96,7 +101,7 @@ async fn the_publisher_suite_passes_with_a_signature_and_small_pages() {
     publishing::all(&store, work.path()).await;
 }
 
-/// Writes plain files, as any other tool does.
+/// Writes code bases as plain files, as another tool would.
 struct Plainly {
     store: AzureFiles,
     wire: Wire,

@@ -1,5 +1,5 @@
-//! Wrong and expired credentials: the error names the account and a solution, and contains no
-//! secret.
+//! Tests wrong and expired credentials. The error must name the account and a solution, and must
+//! not contain a secret.
 
 use std::time::Duration;
 
@@ -36,7 +36,11 @@ async fn a_wrong_key_is_denied() {
     let store = bench.builder(key).build().unwrap();
     let error = store.list().await.unwrap_err();
     is_denied(&error, "keys list", &[wrong]);
-    assert_eq!(bench.requests.all().len(), 1, "a retry does not help");
+    assert_eq!(
+        bench.requests.all().len(),
+        1,
+        "the request must not be retried"
+    );
     let root = sample();
     let error = store.publish("svc", root.path()).await.unwrap_err();
     is_denied(&error, "clock", &[wrong]);

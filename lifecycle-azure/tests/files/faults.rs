@@ -1,4 +1,4 @@
-//! Failing requests, and a publisher that dies at any point.
+//! Tests failing requests, and publishers that die at any point.
 
 use std::collections::BTreeSet;
 use std::time::Duration;
@@ -13,7 +13,7 @@ use tempfile::TempDir;
 
 use crate::bench::{Bench, any, archive, local_archive, local_digest, write};
 
-/// The number of concurrent cases, which mostly wait.
+/// The number of concurrent cases. More than the number of cores, because cases mostly wait.
 const AT_ONCE: usize = 32;
 
 fn two() -> (TempDir, TempDir) {
@@ -37,7 +37,7 @@ fn two() -> (TempDir, TempDir) {
     (old, new)
 }
 
-/// Returns the number of requests needed to publish these files.
+/// Returns the number of requests that publishing `new` takes, after publishing `old` if specified.
 async fn requests_of(old: Option<&TempDir>, new: &TempDir) -> usize {
     let bench = Bench::start().await;
     let store = bench.with_key();
@@ -80,11 +80,13 @@ async fn an_interrupted_publish_leaves_the_old_or_the_new_version() {
             let reader = bench.with_share_sas("rl");
             let code = reader.digest("svc").await.unwrap();
             let found = digests.iter().position(|one| *one == code.digest);
-            let found = found.unwrap_or_else(|| panic!("request {n}: neither"));
+            let found = found.unwrap_or_else(|| {
+                panic!("request {n}: the digest is neither the old nor the new one")
+            });
             let source = [old, new][found];
             assert!(archive(&reader, &code).await == local_archive(source.path()).await);
             assert_eq!(store.digest("svc").await.unwrap(), code, "request {n}");
-            // The next publish restores everything.
+            // The next publish must restore everything.
             let again = store.publish("svc", new.path()).await.unwrap();
             assert_eq!(again.code.digest, digests[1]);
             found
@@ -118,7 +120,7 @@ async fn an_interrupted_first_publish_leaves_no_code_base() {
 #[tokio::test]
 async fn recovers_from_a_single_fault_at_every_request() {
     let (old, new) = &two();
-    // Reading takes four more requests.
+    // Reading the code base takes four more requests.
     let count = requests_of(Some(old), new).await + 4;
     let mut cases = stream::iter(1..=count)
         .map(|n| async move {
@@ -131,7 +133,7 @@ async fn recovers_from_a_single_fault_at_every_request() {
             let code = store.digest("svc").await.unwrap();
             assert!(archive(&store, &code).await == local_archive(new.path()).await);
             assert_eq!(bench.faults.pending(), 0, "request {n} was not sent");
-            // No file is created twice although requests are repeated, because a late request would
+            // No file may be created twice, even if requests are repeated: a late request would
             // overwrite the file with zeros.
             let made = bench.requests.matching(&Selector::method(Method::PUT));
             let made = made.iter().filter(|one| one.query.is_empty());
@@ -147,7 +149,7 @@ async fn recovers_from_a_single_fault_at_every_request() {
 async fn waits_as_long_as_a_busy_share_requests() {
     let (bench, (old, _)) = (Bench::start().await, two());
     let store = bench.with_key();
-    // This request is not concurrent with any other.
+    // Delay this request, because no other request runs concurrently with it.
     let record = Selector::method(Method::PUT).path("/versions");
     bench.faults.add(
         When::next(record),
@@ -165,7 +167,7 @@ async fn waits_as_long_as_a_busy_share_requests() {
     assert_eq!(
         error.retry(),
         Retry::After(wait),
-        "longer waits are left to the caller"
+        "the caller must decide about longer waits"
     );
     let asked = bench.requests.all().len();
     let error = store.digest("svc").await.unwrap_err();
@@ -173,7 +175,7 @@ async fn waits_as_long_as_a_busy_share_requests() {
     assert_eq!(
         bench.requests.all().len(),
         asked,
-        "no request is sent before"
+        "no request must be sent before the wait has passed"
     );
 }
 

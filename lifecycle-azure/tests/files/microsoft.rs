@@ -1,4 +1,4 @@
-//! Microsoft's own client accepts the simulator and is compatible with the code store.
+//! Tests that Microsoft's own client accepts the simulator and is compatible with the code store.
 
 use std::path::{Path, PathBuf};
 
@@ -40,7 +40,7 @@ async fn microsofts_client_accepts_the_simulator() {
     );
     assert!(output.status.success(), "{shown}");
     assert!(shown.ends_with("all done\n"), "{shown}");
-    // For the code store, the files that the client left are a code base.
+    // The code store must find a code base in the files that the client left behind.
     let store = bench.with_key();
     assert_eq!(store.list().await.unwrap(), ["left"]);
     let code = store.digest("left").await.unwrap();

@@ -1,4 +1,4 @@
-//! Code bases that other tools copied to the share.
+//! Tests code bases that other tools copied to the share.
 
 use lifecycle_core::code::{CodePublisher as _, CodeStore};
 
@@ -59,14 +59,15 @@ async fn reads_a_file_again_after_a_change() {
 }
 
 #[tokio::test]
-async fn a_change_during_reading_is_an_error() {
+async fn reports_a_file_that_changes_before_it_is_read() {
     let bench = Bench::start().await;
     let (store, wire) = (bench.with_key(), Wire::new(&bench));
     wire.put("svc/Dockerfile", b"FROM scratch\n").await;
     wire.put("svc/z", b"one").await;
     let code = store.digest("svc").await.unwrap();
     let stream = store.archive(&code).await.unwrap();
-    // No request is sent until the archive is polled.
+    // The archive sends no request until it is polled, so this change happens before the file is
+    // read.
     wire.put("svc/z", b"two").await;
     let parts: Vec<_> = futures_util::StreamExt::collect::<Vec<_>>(stream).await;
     let error = parts.last().unwrap().as_ref().unwrap_err();
@@ -82,7 +83,10 @@ async fn lists_only_directories_that_can_be_built() {
     wire.put("notes/readme", b"x").await;
     wire.put("stray", b"x").await;
     let root = tempfile::TempDir::new().unwrap();
-    write(root.path(), &[("readme", b"no Dockerfile of that name")]);
+    write(
+        root.path(),
+        &[("readme", b"this code base has no Dockerfile")],
+    );
     store.publish("a", root.path()).await.unwrap();
     assert_eq!(store.list().await.unwrap(), ["a", "b"]);
 }

@@ -1,4 +1,4 @@
-//! Publishing and reading back.
+//! Tests publishing code bases and reading them back.
 
 use axum::http::Method;
 use chrono::TimeDelta;
@@ -65,7 +65,7 @@ async fn unchanged_contents_are_not_read_twice() {
     assert_eq!(
         bench.downloads(),
         2,
-        "only the record and its index are sent"
+        "only the record and its index must be read"
     );
     bench.requests.clear();
     store.digest("svc").await.unwrap();
@@ -83,14 +83,14 @@ async fn removes_superseded_versions_after_the_retention() {
     std::fs::remove_file(root.path().join("big.bin")).unwrap();
     let second = store.publish("svc", root.path()).await.unwrap();
     assert_eq!(second.files_removed, 0);
-    // A reader that started before can finish.
+    // A reader that started before the second publish must be able to finish.
     let parts: Vec<bytes::Bytes> = reading.try_collect().await.unwrap();
     assert!(parts.concat().len() > 9 << 20);
 
     bench.clock.advance(TimeDelta::hours(25));
     write(root.path(), &[("run.sh", b"#!/bin/sh\nexit 2\n")]);
     let third = store.publish("svc", root.path()).await.unwrap();
-    // The first record, its index, and the five chunks of the big file.
+    // Seven files were removed: the first record, its index, and the five chunks of the big file.
     assert_eq!(third.files_removed, 7);
     let left: u64 = bench.service.files("devacct", "code").values().sum();
     assert!(left < 20_000, "{left} bytes are left");
@@ -172,7 +172,7 @@ async fn a_slow_reader_buffers_only_a_few_pieces() {
 }
 
 #[tokio::test]
-async fn a_dropped_publish_leaves_the_old_version() {
+async fn a_canceled_publish_leaves_the_old_version_current() {
     let (bench, root) = (Bench::start().await, sample());
     let store = bench.with_key();
     let old = store.publish("svc", root.path()).await.unwrap().code;
@@ -201,7 +201,7 @@ async fn a_missing_directory_is_not_found() {
 }
 
 #[tokio::test]
-async fn the_root_can_contain_a_code_base_with_others_below_it() {
+async fn the_root_can_be_a_code_base_that_has_other_code_bases_below_it() {
     let (bench, top, below) = (Bench::start().await, sample(), sample());
     write(below.path(), &[("run.sh", b"#!/bin/sh\nexit 3\n")]);
     let store = bench.with_key();
@@ -215,7 +215,7 @@ async fn the_root_can_contain_a_code_base_with_others_below_it() {
         assert_eq!(code.digest, local_digest(root.path()).await, "{name}");
         assert!(archive(&reader, &code).await == local_archive(root.path()).await);
     }
-    // A directory that only contains code bases is not a code base itself.
+    // A directory that contains only code bases is not a code base itself.
     let error = reader.digest("team").await.unwrap_err();
     assert!(matches!(error, Error::NotFound { .. }), "{error:?}");
     let hint = error.hint().unwrap_or_default();
@@ -235,9 +235,9 @@ async fn rejects_names_that_differ_only_in_case() {
     for other in ["team/API", "Team/web"] {
         let error = store.publish(other, root.path()).await.unwrap_err();
         assert!(matches!(error, Error::Invalid { .. }), "{error:?}");
-        assert!(error.to_string().contains("distinguish upper and lower case"), "{error}");
+        assert!(error.to_string().contains("case-insensitive"), "{error}");
     }
-    // A code base below plain files would be part of the plain code base.
+    // A code base in a subdirectory of a plain code base would be part of the plain code base.
     let wire = crate::wire::Wire::new(&bench);
     wire.put("plain/Dockerfile", b"FROM scratch\n").await;
     let plain = store.digest("plain").await.unwrap();
@@ -267,7 +267,7 @@ async fn sends_removed_chunks_again() {
     assert!((4 << 20..5 << 20).contains(&again.bytes_sent), "{again:?}");
     assert_eq!(again.code, first.code);
     assert!(archive(&store, &again.code).await == local_archive(root.path()).await);
-    // Removes all chunks, even those of the index.
+    // Remove all chunks, including those of the index.
     wire.remove_tree("svc/.lifecycle/chunks").await;
     let store = bench.with_key();
     let error = store.digest("svc").await.unwrap_err();
@@ -292,7 +292,7 @@ async fn a_version_with_removed_chunks_is_not_current() {
     let record = Selector::method(Method::PUT).path("/versions/");
     tokio::select! {
         biased;
-        // Writing the record takes two requests: the file is created, then written.
+        // Writing the record takes two requests: one creates the file, and one writes its contents.
         _ = bench.requests.ended(&record, 2) => {}
         outcome = &mut publishing => panic!("the publish ended: {outcome:?}"),
     }

@@ -1,5 +1,6 @@
-//! Raw requests as in Azure's documentation, without this crate's client. They write plain files to
-//! the share, and check that the simulator rejects the requests that Azure rejects.
+//! Sends raw requests as in Azure's documentation, without this crate's client. Tests use them to
+//! write plain files to the share, and to check that the simulator rejects the requests that Azure
+//! rejects.
 
 use axum::http::StatusCode;
 use chrono::TimeDelta;
@@ -10,11 +11,12 @@ use secrecy::ExposeSecret as _;
 
 use crate::bench::{ACCOUNT, Bench, SHARE};
 
-/// A request (method, path, query, headers, size of the body) and the expected status and code.
+/// A request (method, path, query, headers, and size of the body), and the expected status and
+/// code.
 type Case<'c> = (&'c str, &'c str, &'c str, Headers<'c>, usize, u16, &'c str);
 type Headers<'c> = &'c [(&'c str, &'c str)];
 
-/// A client that uses a signature.
+/// A client that authorizes requests with a shared access signature.
 pub(crate) struct Wire {
     client: reqwest_013::Client,
     url: String,
@@ -119,7 +121,7 @@ impl Wire {
         assert_eq!(status, StatusCode::ACCEPTED, "{path}: {code}");
     }
 
-    /// Removes a directory with its contents.
+    /// Removes a directory and its contents.
     pub(crate) async fn remove_tree(&self, path: &str) {
         let query = "restype=directory&comp=list";
         let (status, _, body) = self.send("GET", path, query, &[], Vec::new()).await;
@@ -146,7 +148,7 @@ impl Wire {
 }
 
 #[tokio::test]
-async fn rejects_what_azure_rejects() {
+async fn rejects_the_requests_that_azure_rejects() {
     let bench = Bench::start().await;
     let wire = Wire::new(&bench);
     wire.put("a/file", b"0123456789").await;
@@ -259,7 +261,7 @@ async fn rejects_what_azure_rejects() {
     let (_, _, body) = wire
         .send("GET", "A/FILE", "", &[("range", "bytes=2-4")], Vec::new())
         .await;
-    assert_eq!(body, b"234", "names are case-insensitive");
+    assert_eq!(body, b"234", "names must be case-insensitive");
 }
 
 #[tokio::test]

@@ -2,7 +2,7 @@
 
     compute.py ENDPOINT AUTHORITY.pem TENANT CLIENT SECRET SUBSCRIPTION
 
-Fails at the first response that differs from what these clients get from Azure.
+Fails at the first response that differs from Azure's.
 """
 
 import base64
@@ -33,7 +33,7 @@ common = {
     "base_url": endpoint,
     "credential_scopes": ["https://management.azure.com/.default"],
     "connection_verify": authority,
-    # Without this option, the clients poll only every 30 seconds.
+    # By default, the clients poll only every 30 seconds.
     "polling_interval": 0,
 }
 resources = ResourceManagementClient(credential, subscription, **common)
@@ -46,7 +46,7 @@ def step(name):
 
 
 def refused(code, status, call):
-    """Expects that the call fails with this Azure error."""
+    """Checks that the call fails with this Azure error."""
     try:
         result = call()
         if hasattr(result, "result"):
@@ -55,7 +55,7 @@ def refused(code, status, call):
         found = error.error.code if error.error else None
         assert (found, error.status_code) == (code, status), (found, error.status_code, str(error))
         return error
-    raise AssertionError(f"{code} was expected, not {result}")
+    raise AssertionError(f"expected {code}, but the call returned {result}")
 
 
 def codes(name):
@@ -101,7 +101,7 @@ def machine(name, profile, size=SIZE):
     }
 
 
-step("what there is to be had")
+step("list sizes, quotas, and images")
 assert LOCATION in {sku.locations[0] for sku in compute.resource_skus.list()}
 skus = compute.resource_skus.list(filter=f"location eq '{LOCATION}'")
 found = next(sku for sku in skus if sku.name == SIZE)
@@ -116,7 +116,7 @@ image = compute.virtual_machine_images.get(
 )
 assert image.architecture == "x64", image
 
-step("a resource group")
+step("create a resource group")
 assert not resources.resource_groups.check_existence(GROUP)
 group = resources.resource_groups.create_or_update(GROUP, {"location": "West Europe"})
 assert (group.location, group.properties.provisioning_state) == (LOCATION, "Succeeded"), group
@@ -124,7 +124,7 @@ assert resources.resource_groups.check_existence(GROUP.upper())
 assert resources.providers.get("Microsoft.Compute").registration_state == "Registered"
 assert [one.name for one in resources.resource_groups.list()] == [GROUP]
 
-step("a security group, a network, an address, a NIC")
+step("create a security group, a network, an address, and a NIC")
 security = network.network_security_groups.begin_create_or_update(
     GROUP,
     "security",
@@ -206,7 +206,7 @@ nic = network.network_interfaces.begin_create_or_update(
 ).result()
 assert nic.ip_configurations[0].private_ip_address == "10.0.0.4", nic
 
-step("a VM")
+step("create a VM")
 existing = {
     "networkInterfaces": [{"id": nic.id, "properties": {"primary": True, "deleteOption": "Delete"}}]
 }
@@ -232,7 +232,7 @@ assert nic.virtual_machine.id == vm.id, nic
 usages = {one.name.value: one for one in compute.usage.list(LOCATION)}
 assert usages["standardDSv5Family"].current_value == 2, usages
 
-step("a VM with a NIC and an address of its own")
+step("create a VM together with its NIC and its address")
 configured = {
     "networkApiVersion": "2020-11-01",
     "networkInterfaceConfigurations": [
@@ -271,7 +271,7 @@ assert inline.ip_configurations[0].private_ip_address == "10.0.1.4", inline
 inline_address = inline.ip_configurations[0].public_ip_address.id.split("/")[-1]
 assert network.public_ip_addresses.get(GROUP, inline_address).ip_address
 
-step("lists")
+step("list resources")
 assert {one.name for one in compute.virtual_machines.list(GROUP)} == {"vm", "second"}
 listed = list(compute.virtual_machines.list_all(status_only="true"))
 assert all(one.instance_view.statuses for one in listed) and len(listed) == 2, listed
@@ -283,7 +283,7 @@ assert sorted({one.type for one in tagged}) == [
     "Microsoft.Compute/virtualMachines",
 ]
 
-step("deallocate, start, restart, power off")
+step("deallocate, start, restart, and power off a VM")
 compute.virtual_machines.begin_deallocate(GROUP, "vm").result()
 assert codes("vm")[1] == "PowerState/deallocated"
 compute.virtual_machines.begin_start(GROUP, "vm").result()
@@ -294,7 +294,7 @@ compute.virtual_machines.begin_power_off(GROUP, "vm", skip_shutdown=True).result
 assert codes("vm") == ["ProvisioningState/succeeded", "PowerState/stopped"]
 refused("OperationNotAllowed", 409, lambda: compute.virtual_machines.begin_restart(GROUP, "vm"))
 
-step("other tags, another size")
+step("change the tags and the size of a VM")
 vm = compute.virtual_machines.begin_update(GROUP, "vm", {"tags": {"a": "b"}}).result()
 assert vm.tags == {"a": "b"} and vm.hardware_profile.vm_size == SIZE, vm
 bigger = {"properties": {"hardwareProfile": {"vmSize": "Standard_D4s_v5"}}}
@@ -308,7 +308,7 @@ refused(
     lambda: compute.virtual_machines.begin_create_or_update(GROUP, "vm", other),
 )
 
-step("what cannot be had")
+step("send requests that Azure rejects")
 refused(
     "InvalidParameter",
     400,
@@ -334,12 +334,12 @@ refused(
     lambda: network.network_security_groups.begin_delete(GROUP, "security"),
 )
 
-step("delete")
+step("delete all resources")
 compute.virtual_machines.begin_delete(GROUP, "second").result()
 compute.virtual_machines.begin_delete(GROUP, "second").result()
 try:
     compute.virtual_machines.get(GROUP, "second")
-    raise AssertionError("it is gone")
+    raise AssertionError("the VM still exists")
 except ResourceNotFoundError as error:
     assert error.error.code == "ResourceNotFound", error
 assert [one.name for one in network.network_interfaces.list(GROUP)] == ["nic"]

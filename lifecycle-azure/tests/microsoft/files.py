@@ -1,5 +1,8 @@
-"""Uses Microsoft's client for Azure Files with the simulator. Arguments: url, account; the key is in
-AZURE_STORAGE_KEY. Prints "all done" at the end."""
+"""Uses Microsoft's client for Azure Files with the simulator.
+
+The arguments are the URL and the account. The environment variable AZURE_STORAGE_KEY contains the
+account's key. Prints "all done" if all steps succeed.
+"""
 
 import os
 import sys

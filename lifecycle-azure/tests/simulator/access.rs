@@ -1,4 +1,4 @@
-//! Tokens: which clients get one, and what a token is valid for.
+//! Tests which clients receive a token, and for what a token is valid.
 
 use std::time::Duration;
 
@@ -44,7 +44,7 @@ async fn token_of(
 }
 
 #[tokio::test]
-async fn a_client_gets_a_token_valid_over_http_and_https() {
+async fn a_client_receives_a_token_that_is_valid_over_http_and_https() {
     let (simulator, client) = started().await;
     for endpoint in [simulator.endpoint(), simulator.secure_endpoint()] {
         let answer = reply(token_request(&client, &endpoint)).await.is(200);
@@ -79,7 +79,7 @@ async fn rejects_requests_without_a_valid_token() {
     let other = token_of(&simulator, &client, &other).await.is(200);
     let wrong = subscriptions(&client, &endpoint, Some(&token(&other))).await;
     wrong.refused(401, "InvalidAuthenticationTokenAudience");
-    // A token from another simulator is rejected.
+    // A token from another simulator must be rejected.
     let (another, _) = started().await;
     let foreign = reply(token_request(&client, &another.endpoint())).await;
     let foreign = subscriptions(&client, &endpoint, Some(&token(&foreign))).await;
@@ -100,7 +100,7 @@ async fn a_token_expires_by_the_simulated_clock() {
 }
 
 #[tokio::test]
-async fn entra_reports_errors() {
+async fn entra_rejects_invalid_token_requests() {
     let (simulator, client) = started().await;
     let asked = async |tenant: &str, id: &str, secret: &str, scope: &str| {
         let form = [
@@ -135,7 +135,7 @@ async fn entra_reports_errors() {
 }
 
 #[tokio::test]
-async fn the_metadata_service_provides_an_identity() {
+async fn the_metadata_service_issues_tokens_for_the_managed_identity() {
     let (simulator, client) = started().await;
     let ask = |query: &str| {
         let endpoint = simulator.endpoint();
@@ -146,7 +146,10 @@ async fn the_metadata_service_provides_an_identity() {
     assert_eq!(bare.body["error"], "invalid_request");
     let given = reply(ask(&query).header("Metadata", "true")).await.is(200);
     assert_eq!(given.body["client_id"], MANAGED_IDENTITY);
-    assert_eq!(given.body["expires_in"], "3600", "a number as text");
+    assert_eq!(
+        given.body["expires_in"], "3600",
+        "the number must be a string"
+    );
     let listed = subscriptions(&client, &simulator.endpoint(), Some(&token(&given))).await;
     assert_eq!(listed.status, 200);
     let path = "/subscriptions/s/resourceGroups/g/providers/Microsoft.ManagedIdentity/\
@@ -171,7 +174,7 @@ async fn the_metadata_service_provides_an_identity() {
 }
 
 #[tokio::test]
-async fn app_service_provides_an_identity() {
+async fn app_service_issues_tokens_for_the_managed_identity() {
     let (simulator, client) = started().await;
     let url = format!(
         "{}?api-version=2019-08-01&resource={MANAGEMENT}",
@@ -197,7 +200,7 @@ async fn app_service_provides_an_identity() {
 }
 
 #[tokio::test]
-async fn an_endpoint_can_be_discovered() {
+async fn the_token_endpoint_can_be_discovered() {
     let (simulator, client) = started().await;
     let endpoint = simulator.secure_endpoint();
     let url = format!("{endpoint}/{TENANT}/v2.0/.well-known/openid-configuration");

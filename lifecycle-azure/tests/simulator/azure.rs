@@ -1,4 +1,4 @@
-//! A simulator and a client with a token.
+//! Provides a simulator and a client with a token.
 
 use std::time::Duration;
 
@@ -32,7 +32,7 @@ impl Reply {
             .map_or("", |value| value.to_str().unwrap())
     }
 
-    /// Returns the error code in Azure's response.
+    /// Returns the error code from Azure's response.
     pub(crate) fn code(&self) -> &str {
         self.body["error"]["code"].as_str().unwrap_or_default()
     }
@@ -55,9 +55,10 @@ impl Reply {
     }
 }
 
-/// Returns a client that trusts a simulator's HTTPS endpoint.
+/// Returns a client that trusts the simulator's HTTPS endpoint.
 pub(crate) fn client(simulator: &AzureSimulator) -> reqwest::Client {
-    // Another test in this process may have installed the provider already.
+    // The call fails if another test in this process has already installed a provider. Ignore the
+    // error.
     let _ = rustls::crypto::ring::default_provider().install_default();
     let authority = simulator.authority_pem();
     reqwest::Client::builder()
@@ -82,7 +83,7 @@ pub(crate) async fn reply(request: RequestBuilder) -> Reply {
     }
 }
 
-/// Returns the default client's token request.
+/// Returns a request for a token for the default client.
 pub(crate) fn token_request(client: &reqwest::Client, endpoint: &str) -> RequestBuilder {
     client
         .post(format!("{endpoint}/{TENANT}/oauth2/v2.0/token"))
@@ -117,7 +118,8 @@ impl Azure {
         }
     }
 
-    /// Returns a request with a token to a path of the subscription, or to a complete URL.
+    /// Returns a request that contains the token. `path` is relative to the subscription, or a
+    /// complete URL.
     pub(crate) fn request(&self, method: Method, path: &str) -> RequestBuilder {
         let url = if path.starts_with("http") {
             path.to_owned()
@@ -149,7 +151,7 @@ impl Azure {
         reply(self.request(Method::PATCH, path).json(body)).await
     }
 
-    /// Polls an operation until it ends and returns its status.
+    /// Polls an operation until it ends. Returns the operation's last status.
     pub(crate) async fn end(&self, begun: &Reply) -> Value {
         let url = begun.header("azure-asyncoperation");
         assert!(!url.is_empty(), "{begun:?}");
@@ -204,7 +206,7 @@ impl Azure {
             .await
     }
 
-    /// Returns the status codes in a VM's instance view.
+    /// Returns the status codes from a VM's instance view.
     pub(crate) async fn codes(&self, vm: &str) -> Vec<String> {
         let view = self
             .get(&self::vm(&format!("{vm}/instanceView")))
@@ -216,18 +218,18 @@ impl Azure {
             .collect()
     }
 
-    /// Creates a VM with a NIC and an address, which are deleted with it.
+    /// Creates a VM together with a NIC and an address, which are deleted with the VM.
     pub(crate) async fn create(&self, name: &str) -> Reply {
         self.put(&vm(name), &inline_vm(name)).await
     }
 }
 
-/// Returns a path of the network provider in the group.
+/// Returns the path of a network resource in the group.
 pub(crate) fn network(rest: &str) -> String {
     format!("/resourceGroups/{GROUP}/providers/Microsoft.Network/{rest}")
 }
 
-/// Returns the path of a VM, or a path below it.
+/// Returns the path of a VM, or of something below the VM.
 pub(crate) fn vm(rest: &str) -> String {
     format!("/resourceGroups/{GROUP}/providers/Microsoft.Compute/virtualMachines/{rest}")
 }
@@ -244,7 +246,7 @@ pub(crate) fn nic_id(name: &str) -> String {
     )
 }
 
-/// Returns the body of a create request for a VM with this network profile.
+/// Returns the body of a request that creates a VM with this network profile.
 pub(crate) fn vm_body(name: &str, profile: &Value) -> Value {
     json!({
         "location": LOCATION,
@@ -275,14 +277,14 @@ pub(crate) fn vm_body(name: &str, profile: &Value) -> Value {
     })
 }
 
-/// Returns the body for a VM with an existing NIC.
+/// Returns the body of a request that creates a VM with an existing NIC.
 pub(crate) fn with_nic(name: &str, nic: &str, option: &str) -> Value {
     let properties = json!({"primary": true, "deleteOption": option});
     let interface = json!({"id": nic_id(nic), "properties": properties});
     vm_body(name, &json!({"networkInterfaces": [interface]}))
 }
 
-/// Returns the body for a VM with a NIC and an address that are created with it.
+/// Returns the body of a request that creates a VM together with a NIC and an address.
 pub(crate) fn inline_vm(name: &str) -> Value {
     let address = json!({
         "name": "address",

@@ -1,4 +1,4 @@
-//! Azure's rate limits: always counted, enforced on request.
+//! Tests Azure's rate limits, which are always counted, but enforced only on request.
 
 use std::time::Duration;
 
@@ -41,7 +41,8 @@ async fn responses_include_the_remaining_requests() {
 async fn a_vm_accepts_twelve_actions_at_once_and_four_per_minute() {
     let azure = with_machine(true).await;
     let mut taken = 0;
-    // More than twelve requests succeed if they are so slow that the bucket refills meanwhile.
+    // If requests are slow, the bucket refills in the meantime, and more than twelve requests
+    // succeed.
     let refused = loop {
         let answer = azure.post(&vm("vm/start")).await;
         if answer.status != 202 {
@@ -52,7 +53,7 @@ async fn a_vm_accepts_twelve_actions_at_once_and_four_per_minute() {
     assert!(taken >= 12, "{taken}");
     assert_eq!(refused.body["details"][0]["code"], "TooManyRequests");
     let wait: u64 = refused.header("retry-after").parse().unwrap();
-    // Creating and changing the VM has a separate limit.
+    // A separate limit applies to creating and changing the VM.
     azure.patch(&vm("vm"), &json!({"tags": {}})).await.is(200);
     tokio::time::pause();
     tokio::time::advance(Duration::from_secs(wait)).await;
@@ -61,7 +62,7 @@ async fn a_vm_accepts_twelve_actions_at_once_and_four_per_minute() {
 }
 
 #[tokio::test]
-async fn counts_without_enforcing() {
+async fn counts_requests_without_enforcing_limits() {
     let azure = with_machine(false).await;
     for _ in 0..15 {
         azure.post(&vm("vm/start")).await.is(202);
@@ -72,18 +73,19 @@ async fn counts_without_enforcing() {
         .find(|one| one.name.starts_with("VMActions /subscriptions/"))
         .unwrap();
     assert_eq!((actions.requests, actions.left), (15, 0));
-    // The number is lower if the bucket refills before the last of these requests.
+    // The number is lower if the bucket refills before the last request.
     assert!((1..=3).contains(&actions.beyond), "{actions:?}");
 }
 
 #[tokio::test]
-async fn reads_are_limited_too() {
+async fn reads_are_also_limited() {
     let options = SimulatorOptions {
         enforce_budgets: true,
         ..SimulatorOptions::default()
     };
     let azure = Azure::with(options).await;
-    // More requests than the limit succeed if they are so slow that the bucket refills meanwhile.
+    // If requests are slow, the bucket refills in the meantime, and more requests than the limit
+    // succeed.
     let refused = loop {
         let asked = (0..300).map(|_| azure.get("/locations"));
         let asked = futures_util::future::join_all(asked).await;

@@ -1,4 +1,4 @@
-//! Fault injection.
+//! Tests fault injection.
 
 use std::time::Duration;
 
@@ -10,11 +10,11 @@ use serde_json::{Value, json};
 
 use super::azure::{Azure, LOCATION, client, inline_vm, reply, token_request, vm};
 
-/// Longer than a test takes.
+/// A time that exceeds the duration of a test.
 const WAIT: Duration = Duration::from_mins(7);
 
 #[tokio::test]
-async fn throttling_has_the_form_of_the_requested_service() {
+async fn throttling_uses_the_format_of_the_requested_service() {
     let azure = Azure::start().await;
     azure.prepare().await;
     let throttled = || Fault::Throttled { retry_after: WAIT };
@@ -26,7 +26,7 @@ async fn throttling_has_the_form_of_the_requested_service() {
     assert_eq!(compute.header("retry-after"), "420");
     assert_eq!(
         compute.body["code"], "OperationNotAllowed",
-        "without an envelope, and with the code for a quota"
+        "the body must have no envelope and the code for an exceeded quota"
     );
     assert_eq!(compute.body["details"][0]["code"], "TooManyRequests");
     azure
@@ -68,7 +68,7 @@ async fn records_clients_that_retry_too_early() {
 }
 
 #[tokio::test]
-async fn a_dropped_request_has_no_effect_but_a_lost_response_has() {
+async fn a_dropped_request_has_no_effect_but_a_request_with_a_lost_response_has() {
     let azure = Azure::start().await;
     let put = |name: &str| {
         let path = format!("/resourceGroups/{name}");
@@ -107,7 +107,7 @@ async fn any_response_can_be_injected() {
             .refused(403, "AuthorizationFailed");
     }
     azure.get("/resourceGroups").await.is(200);
-    // Token requests are affected too.
+    // Token requests must also be affected.
     let broken = Fault::error(
         StatusCode::SERVICE_UNAVAILABLE,
         "temporarily_unavailable",
@@ -156,7 +156,7 @@ async fn a_slow_response_is_delayed() {
     assert!(begin.elapsed() >= Duration::from_millis(80));
 }
 
-/// Returns the results of 60 requests.
+/// Returns the results of 60 requests in a run with this seed.
 async fn fates(seed: u64) -> Vec<Option<u16>> {
     let azure = Azure::start().await;
     azure
@@ -181,7 +181,7 @@ async fn a_seed_reproduces_a_run() {
     }
 }
 
-/// Repeats a request until it is answered with one of these statuses.
+/// Repeats a request until the response has one of these statuses.
 async fn insist(azure: &Azure, method: Method, path: &str, body: &Value, good: &[u16]) {
     loop {
         let request = azure.request(method.clone(), path).json(body);
@@ -193,7 +193,7 @@ async fn insist(azure: &Azure, method: Method, path: &str, body: &Value, good: &
 }
 
 #[tokio::test]
-async fn retries_succeed_and_leave_nothing() {
+async fn retries_succeed_and_leave_nothing_behind() {
     for seed in 0..4 {
         let azure = Azure::start().await;
         azure.prepare().await;
@@ -216,13 +216,13 @@ async fn retries_succeed_and_leave_nothing() {
         assert_eq!(
             left.len(),
             1,
-            "seed {seed}: only the network is left: {left:?}"
+            "seed {seed}: only the network should remain: {left:?}"
         );
     }
 }
 
 #[tokio::test]
-async fn requests_can_be_waited_for() {
+async fn tests_can_wait_for_requests() {
     let azure = Azure::start().await;
     let requests = azure.simulator.requests().clone();
     let selector = Selector::method(Method::GET).path("/locations");

@@ -1,4 +1,4 @@
-//! Resource groups, and their deletion with everything in them.
+//! Tests resource groups, and their deletion with all of their resources.
 
 use std::time::Duration;
 
@@ -46,7 +46,7 @@ async fn creates_changes_and_finds_a_group() {
     let found = azure.get("/resourcegroups/SOME-group").await.is(200);
     assert_eq!(
         found.body["name"], "Some-Group",
-        "the case of the first PUT"
+        "the name must keep the case of the first PUT"
     );
     let listed = azure.get("/resourceGroups").await.is(200);
     assert_eq!(listed.body["value"].as_array().unwrap().len(), 1);
@@ -79,7 +79,7 @@ async fn deleting_a_group_deletes_its_resources() {
     assert_eq!(left.body["value"], json!([]));
     let again = azure.delete(&format!("/resourceGroups/{GROUP}")).await;
     again.refused(404, "ResourceGroupNotFound");
-    // The name is free again.
+    // The name can be used again.
     azure.prepare().await;
 }
 

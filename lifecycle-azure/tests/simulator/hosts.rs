@@ -1,4 +1,4 @@
-//! A host backend runs the hosts behind VMs.
+//! Tests that a host backend runs the hosts behind VMs.
 
 use std::net::Ipv4Addr;
 use std::sync::{Arc, Mutex};
@@ -12,7 +12,7 @@ use serde_json::json;
 
 use super::azure::{Azure, GROUP, LOCATION, inline_vm, network, vm, with_nic};
 
-/// Records all changes; hosts named `broken` cannot be created.
+/// A backend that records all changes. Hosts named `broken` cannot be created.
 #[derive(Debug, Default)]
 struct Notes(Mutex<Vec<String>>);
 
@@ -49,7 +49,7 @@ impl HostBackend for Notes {
 }
 
 #[tokio::test]
-async fn the_host_backend_gets_each_change() {
+async fn the_host_backend_receives_each_change() {
     let notes = Arc::new(Notes::default());
     let simulator = AzureSimulator::start_with(SimulatorOptions::default(), notes.clone());
     let azure = Azure::of(simulator.await.unwrap()).await;
@@ -81,7 +81,7 @@ async fn the_host_backend_gets_each_change() {
     assert_eq!(*notes.0.lock().unwrap(), wanted);
 }
 
-/// Records the requests. Its hosts are reachable at another address.
+/// A backend that records requests. All of its hosts are reachable at [`REACHED_AT`].
 #[derive(Debug, Default)]
 struct Orders(Mutex<Vec<HostRequest>>);
 
@@ -102,7 +102,7 @@ impl HostBackend for Orders {
 }
 
 #[tokio::test]
-async fn the_host_backend_gets_inbound_ports_and_returns_addresses() {
+async fn the_host_backend_receives_inbound_ports_and_provides_addresses() {
     let orders = Arc::new(Orders::default());
     let simulator = AzureSimulator::start_with(SimulatorOptions::default(), orders.clone());
     let azure = Azure::of(simulator.await.unwrap()).await;
@@ -128,8 +128,8 @@ async fn the_host_backend_gets_inbound_ports_and_returns_addresses() {
         json!({"id": format!("/subscriptions/{SUBSCRIPTION}{nsg}")});
     let begun = azure.put(&vm("guarded"), &guarded).await.is(201);
     Azure::succeeded(&azure.end(&begun).await);
-    // Without a group, Azure's standard addresses block inbound traffic; without an address,
-    // nothing is reachable.
+    // Without a security group, Azure's standard addresses block inbound traffic. Without an
+    // address, nothing is reachable.
     let begun = azure.create("closed").await.is(201);
     Azure::succeeded(&azure.end(&begun).await);
     azure.nic("inner", "small").await.is(201);

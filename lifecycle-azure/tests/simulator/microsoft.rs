@@ -1,4 +1,4 @@
-//! Microsoft's own clients, in Python, accept the simulator as Azure.
+//! Tests that Microsoft's own clients, in Python, can use the simulator like Azure.
 
 use std::path::{Path, PathBuf};
 
@@ -7,13 +7,13 @@ use lifecycle_azure::simulator::{
 };
 use tokio::process::Command;
 
-/// Returns the directory with the script and its requirements.
+/// Returns the directory that contains the script and its requirements.
 fn scripts() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/microsoft")
 }
 
-/// Returns the Python interpreter with Microsoft's packages, in the virtual environment that
-/// `script/test` creates.
+/// Returns the Python interpreter of the virtual environment with Microsoft's packages.
+/// `script/test` creates this environment.
 fn python() -> PathBuf {
     let venv = Path::new(env!("CARGO_MANIFEST_DIR")).join("../target/microsoft");
     let python = venv.join("bin/python");

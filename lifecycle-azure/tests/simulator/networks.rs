@@ -1,4 +1,4 @@
-//! Networks, security groups, addresses, NICs, and their references.
+//! Tests networks, security groups, addresses, NICs, and references between them.
 
 use serde_json::{Value, json};
 
@@ -123,7 +123,7 @@ async fn resources_in_use_cannot_be_deleted() {
     ] {
         azure.delete(&network(path)).await.refused(400, code);
     }
-    // A PUT without the subnet would delete it.
+    // A PUT without the subnet would delete the subnet.
     let without = net(&json!([subnet("small", "10.0.1.0/29")]));
     let refused = azure.put(&network("virtualNetworks/net"), &without).await;
     refused.refused(400, "InUseSubnetCannotBeDeleted");
@@ -149,7 +149,7 @@ async fn a_subnet_allocates_each_address_once() {
         let properties = &nic.body["properties"]["ipConfigurations"][0]["properties"];
         given.push(properties["privateIPAddress"].as_str().unwrap().to_owned());
     }
-    // Azure reserves the first four addresses and the last.
+    // Azure reserves the first four addresses and the last one.
     assert_eq!(given, ["10.0.1.4", "10.0.1.5", "10.0.1.6"]);
     azure
         .nic("more", "small")
@@ -194,7 +194,7 @@ async fn a_static_address_must_be_free_and_in_the_subnet() {
 }
 
 #[tokio::test]
-async fn rules_are_checked_and_shown() {
+async fn security_rules_are_validated_and_returned() {
     let azure = prepared().await;
     let rule = |name: &str, priority: u32| {
         json!({"name": name, "properties": {
@@ -263,7 +263,7 @@ async fn public_addresses_are_allocated_once() {
 }
 
 #[tokio::test]
-async fn a_reference_must_exist() {
+async fn a_referenced_resource_must_exist() {
     let azure = prepared().await;
     azure
         .nic("nic", "none")

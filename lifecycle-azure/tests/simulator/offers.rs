@@ -1,4 +1,4 @@
-//! Available sizes, quotas, and images.
+//! Tests available sizes, quotas, and images.
 
 use std::collections::BTreeMap;
 
@@ -101,7 +101,7 @@ async fn quotas_count_cores_per_family_and_in_total() {
     let message = refused.body["error"]["message"].as_str().unwrap();
     assert!(message.contains("Total Regional Cores quota"), "{message}");
     assert_eq!(usage(&azure, "cores").await, (6, 7));
-    // Deallocated VMs still count; deleted ones do not.
+    // Deallocated VMs still count; deleted VMs do not.
     let begun = azure.post(&vm("a/deallocate")).await.is(202);
     azure.end(&begun).await;
     assert_eq!(usage(&azure, "standardDSv5Family").await, (4, 4));

@@ -1,4 +1,4 @@
-//! Properties that all requests and responses have in common.
+//! Tests what all requests and responses have in common.
 
 use std::net::{Ipv4Addr, SocketAddr};
 use std::time::Duration;
@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 use super::azure::{Azure, GROUP, LOCATION, network, reply, vm};
 
 #[tokio::test]
-async fn requires_any_api_version() {
+async fn requires_an_api_version_but_accepts_any() {
     let azure = Azure::start().await;
     let endpoint = azure.simulator.endpoint();
     let ask = |query: &str| {
@@ -26,7 +26,7 @@ async fn requires_any_api_version() {
 }
 
 #[tokio::test]
-async fn a_wildcard_address_is_reached_by_name() {
+async fn a_simulator_on_a_wildcard_address_is_reachable_by_name() {
     let everywhere = SocketAddr::new(Ipv4Addr::UNSPECIFIED.into(), 0);
     let azure = Azure::with(SimulatorOptions {
         https: everywhere,
@@ -51,7 +51,7 @@ async fn records_each_request_without_its_query() {
     .await;
     azure.get("").await.is(200);
     azure.delete("/resourceGroups/none").await;
-    // A request is recorded before its response is sent.
+    // Each request is recorded before its response is sent, so the file is already complete.
     let text = std::fs::read_to_string(file).unwrap();
     let lines: Vec<Value> = text
         .lines()
@@ -139,7 +139,7 @@ async fn long_lists_are_paged() {
         let Some(next) = page.body["nextLink"].as_str() else {
             break;
         };
-        // Deleting between pages must not shift later results.
+        // A deletion between two pages must not shift the later results.
         if pages == 1 {
             azure.delete("/resourceGroups/a").await.is(202);
         }
@@ -202,7 +202,7 @@ async fn responses_may_include_retry_after() {
 }
 
 #[tokio::test]
-async fn tags_are_checked() {
+async fn tags_are_validated() {
     let azure = Azure::start().await;
     let tags: serde_json::Map<_, _> = (0..51).map(|i| (i.to_string(), "a".into())).collect();
     let body = json!({"location": LOCATION, "tags": tags});
@@ -216,7 +216,7 @@ async fn tags_are_checked() {
 }
 
 #[tokio::test]
-async fn rejects_an_overlong_path() {
+async fn rejects_an_unknown_location() {
     let azure = Azure::start().await;
     let path = format!("/resourceGroups/{GROUP}");
     let refused = azure.put(&path, &json!({"location": "atlantis"})).await;

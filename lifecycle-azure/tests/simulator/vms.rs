@@ -1,4 +1,4 @@
-//! A VM's lifecycle.
+//! Tests a VM's lifecycle.
 
 use lifecycle_azure::simulator::{Fault, MANAGED_IDENTITY, Selector, SimulatorOptions, When};
 use reqwest::Method;
@@ -47,7 +47,8 @@ async fn a_created_vm_is_creating_and_then_running() {
     );
     assert_eq!(azure.get(url).await.body["status"], "InProgress");
     azure.get(&format!("{url}&monitor=true")).await.is(202);
-    // A VM that stays `Creating` can be deleted; the operation that created it is cancelled.
+    // A VM that stays `Creating` can be deleted. The deletion cancels the operation that creates
+    // the VM.
     let deleted = azure.delete(&vm("vm")).await.is(202);
     let canceled = azure.get(url).await;
     assert_eq!(canceled.body["status"], "Canceled");
@@ -63,7 +64,7 @@ async fn a_created_vm_is_creating_and_then_running() {
 }
 
 #[tokio::test]
-async fn responses_contain_no_secret_but_tests_can_read_it() {
+async fn responses_contain_no_secrets_but_tests_can_read_them() {
     let azure = with_machine().await;
     let shown = azure
         .get(&vm("vm?$expand=instanceView"))
@@ -90,7 +91,7 @@ async fn responses_contain_no_secret_but_tests_can_read_it() {
 }
 
 #[tokio::test]
-async fn a_vm_can_be_powered_off_started_restarted_deallocated() {
+async fn a_vm_can_be_powered_off_started_restarted_and_deallocated() {
     let azure = with_machine().await;
     for (action, power) in [
         ("powerOff", "stopped"),
@@ -121,7 +122,7 @@ async fn a_changing_vm_shows_its_transition() {
     ] {
         let never = When::request(Method::POST, "/virtualMachines/vm");
         azure.simulator.faults().add(never, Fault::NeverEnds);
-        // Each action replaces the previous one, which never ends.
+        // Each action replaces the previous action, which never ends.
         azure.post(&vm(&format!("vm/{action}"))).await.is(202);
         let wanted = [
             "ProvisioningState/updating".to_owned(),
@@ -166,7 +167,7 @@ async fn a_failed_action_keeps_the_power_state() {
 }
 
 #[tokio::test]
-async fn deleting_a_vm_deletes_what_was_created_with_it() {
+async fn deleting_a_vm_deletes_the_resources_that_were_created_with_it() {
     let azure = with_machine().await;
     let disks = format!("/resourceGroups/{GROUP}/providers/Microsoft.Compute/disks");
     for list in [
@@ -216,7 +217,7 @@ async fn deleting_a_vm_keeps_detached_resources() {
 }
 
 #[tokio::test]
-async fn without_capacity_a_vm_stays_failed_and_a_start_retries() {
+async fn a_vm_without_capacity_stays_failed_until_its_creation_is_retried() {
     let azure = prepared().await;
     let put = When::request(Method::PUT, "/virtualMachines/vm");
     azure.simulator.faults().add(put, Fault::AllocationFailed);
@@ -231,7 +232,7 @@ async fn without_capacity_a_vm_stays_failed_and_a_start_retries() {
     assert_eq!(
         count(&azure, &network("networkInterfaces")).await,
         1,
-        "the VM still has its NIC"
+        "the VM must still have its NIC"
     );
     let same = azure.put(&vm("vm"), &inline_vm("vm")).await.is(200);
     Azure::succeeded(&azure.end(&same).await);
@@ -247,7 +248,7 @@ async fn without_capacity_a_vm_stays_failed_and_a_start_retries() {
 }
 
 #[tokio::test]
-async fn deleting_a_failed_vm_deletes_what_was_created_with_it() {
+async fn deleting_a_failed_vm_deletes_the_resources_that_were_created_with_it() {
     let azure = prepared().await;
     let put = When::request(Method::PUT, "/virtualMachines/vm");
     azure.simulator.faults().add(put, Fault::AllocationFailed);
@@ -259,7 +260,7 @@ async fn deleting_a_failed_vm_deletes_what_was_created_with_it() {
         .get(&format!("/resourceGroups/{GROUP}/resources"))
         .await;
     let left: Vec<_> = left.body["value"].as_array().unwrap().iter().collect();
-    assert_eq!(left.len(), 1, "only the network is left: {left:?}");
+    assert_eq!(left.len(), 1, "only the network should remain: {left:?}");
 }
 
 #[tokio::test]
@@ -312,7 +313,7 @@ async fn only_tags_and_size_can_be_changed() {
 }
 
 #[tokio::test]
-async fn names_missing_properties() {
+async fn rejects_invalid_properties() {
     let azure = prepared().await;
     azure.nic("nic", "default").await.is(201);
     for (pointer, value, status, code) in [
@@ -384,7 +385,7 @@ async fn names_missing_properties() {
 }
 
 #[tokio::test]
-async fn a_refused_creation_leaves_nothing() {
+async fn a_rejected_creation_leaves_nothing_behind() {
     let azure = prepared().await;
     let mut body = inline_vm("vm");
     let second = json!({
@@ -468,7 +469,7 @@ async fn the_generated_rust_client_reads_the_responses() {
 }
 
 #[tokio::test]
-async fn an_identity_gets_its_ids() {
+async fn an_identity_receives_its_ids() {
     let azure = prepared().await;
     let mut body = inline_vm("vm");
     body["identity"] = json!({"type": "SystemAssigned"});
@@ -493,7 +494,7 @@ async fn an_identity_gets_its_ids() {
 }
 
 #[tokio::test]
-async fn lists_contain_all_of_a_subscription_or_a_group() {
+async fn lists_contain_all_vms_of_a_subscription_or_a_group() {
     let azure = with_machine().await;
     let other = json!({"location": LOCATION});
     azure.put("/resourceGroups/other", &other).await.is(201);
@@ -518,7 +519,7 @@ async fn lists_contain_all_of_a_subscription_or_a_group() {
 }
 
 #[tokio::test]
-async fn a_dynamic_address_follows_the_vm() {
+async fn a_dynamic_address_is_released_when_the_vm_is_deallocated() {
     let azure = prepared().await;
     let dynamic =
         json!({"location": LOCATION, "properties": {"publicIPAllocationMethod": "Dynamic"}});
@@ -554,7 +555,7 @@ async fn a_dynamic_address_follows_the_vm() {
 }
 
 #[tokio::test]
-async fn a_refused_vm_keeps_its_nic_reserved() {
+async fn a_nic_stays_reserved_for_a_vm_whose_creation_was_rejected() {
     let azure = prepared().await;
     azure.nic("nic", "default").await.is(201);
     let put = When::request(Method::PUT, "/virtualMachines/vm");

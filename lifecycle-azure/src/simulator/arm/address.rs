@@ -1,4 +1,4 @@
-//! Public IP addresses.
+//! Simulates public IP addresses.
 
 use std::net::Ipv4Addr;
 
@@ -11,9 +11,10 @@ use super::problem::{Problem, Refusal, invalid};
 use super::resource::{Declared, Head, Resource, stored_in};
 use super::state::ArmState;
 
-/// Addresses are taken from the block for benchmarks (RFC 2544), which is not routed.
+/// The first address. All addresses are from the block for benchmarks (RFC 2544), which is not
+/// routed.
 const FIRST: Ipv4Addr = Ipv4Addr::new(198, 18, 0, 1);
-/// The number of usable addresses in that block.
+/// The number of usable addresses in this block.
 const COUNT: u32 = (1 << 17) - 2;
 
 #[derive(Debug)]
@@ -22,7 +23,7 @@ pub(crate) struct PublicAddress {
     sku: String,
     method: Method,
     address: Option<Ipv4Addr>,
-    /// The address's `deleteOption`: whether it is deleted with the VM that uses it.
+    /// The address's `deleteOption`, which determines whether the address is deleted with its VM.
     delete_with_vm: Option<String>,
     idle_minutes: u64,
     zones: Option<Value>,
@@ -43,7 +44,7 @@ impl PublicAddress {
             .is_some_and(|option| option.eq_ignore_ascii_case("delete"))
     }
 
-    /// Whether all inbound traffic is blocked unless a security group allows it.
+    /// Returns whether all inbound traffic is blocked unless a security group allows it.
     pub(crate) fn is_closed_by_default(&self) -> bool {
         self.sku.eq_ignore_ascii_case("standard")
     }
@@ -52,7 +53,7 @@ impl PublicAddress {
         self.delete_with_vm = Some(option.to_owned());
     }
 
-    /// Returns the IP configuration that uses this address.
+    /// Returns the id of the IP configuration that uses this address.
     fn user(&self, arm: &ArmState) -> Option<String> {
         let own = self.head.id.key();
         arm.interfaces
@@ -63,7 +64,7 @@ impl PublicAddress {
     }
 }
 
-/// Allocates a dynamic address when the VM of its NIC starts, and releases it when the VM is
+/// Allocates a dynamic address when the VM that uses it starts. Releases the address when the VM is
 /// deallocated.
 pub(crate) fn follow_vm(arm: &mut ArmState, key: &Key, running: bool) {
     let given = arm
@@ -81,7 +82,7 @@ pub(crate) fn follow_vm(arm: &mut ArmState, key: &Key, running: bool) {
     }
 }
 
-/// Sets the address to one at which the host behind the VM is reachable.
+/// Replaces the address with `at`, where the host behind the VM is reachable.
 pub(crate) fn reach_at(arm: &mut ArmState, key: &Key, at: Ipv4Addr) {
     if let Some(found) = arm.addresses.get_mut(key)
         && found.address.is_some()
@@ -171,7 +172,8 @@ impl Declared for PublicAddress {
             Some(method) if method.eq_ignore_ascii_case("dynamic") => Method::Dynamic,
             None => Method::Dynamic,
             Some(other) => {
-                let message = format!("'{other}' is not an allocation method: Static or Dynamic.");
+                let message =
+                    format!("'{other}' is not an allocation method. Use Static or Dynamic.");
                 return Err(invalid("properties.publicIPAllocationMethod", message));
             }
         };

@@ -1,4 +1,4 @@
-//! A handler's answer, and its conversion to a response.
+//! Builds a handler's answer and converts it to a response.
 
 use axum::Json;
 use axum::http::header::{HeaderName, LOCATION, RETRY_AFTER};
@@ -42,14 +42,14 @@ impl Answer {
         self
     }
 
-    /// Adds the operation to poll.
+    /// Adds the operation that the client must poll.
     pub(crate) fn following(mut self, operation: OperationId) -> Self {
         self.operation = Some(operation);
         self.wait = true;
         self
     }
 
-    /// Adds a path to poll, without an operation.
+    /// Adds a path that the client must poll, without an operation.
     pub(crate) fn again_at(mut self, path: String) -> Self {
         self.location = Some(path);
         self.wait = true;

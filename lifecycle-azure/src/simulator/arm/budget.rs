@@ -1,5 +1,5 @@
-//! Azure's rate limits, as token buckets. Requests are counted even if the limits are not enforced,
-//! so that a test can read what a run has used.
+//! Simulates Azure's rate limits with token buckets. Counts requests even if the limits are not
+//! enforced, so that a test can read how many requests a run has sent.
 
 use std::collections::BTreeMap;
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -21,27 +21,27 @@ const fn rate(size: f64, per_second: f64) -> Rate {
     Rate { size, per_second }
 }
 
-/// Azure Resource Manager, per subscription and principal.
+/// The limits of Azure Resource Manager, per subscription and principal.
 const READS: Rate = rate(250.0, 25.0);
 const WRITES: Rate = rate(200.0, 10.0);
 const DELETES: Rate = rate(200.0, 10.0);
-/// Compute, per VM: one bucket for creating or changing it, and one for starting, stopping, or
-/// deleting it.
+/// The limit of the compute service per VM. Creating and changing a VM use one bucket; starting,
+/// stopping, and deleting a VM use another.
 const MACHINE: Rate = rate(12.0, 4.0 / 60.0);
-/// Compute, per subscription and location: the same two buckets.
+/// The limit of the compute service per subscription and location, for the same two buckets.
 const COMPUTE: Rate = rate(1500.0, 500.0 / 60.0);
 
-/// The use of a rate limit.
+/// Reports how much of a rate limit has been used.
 #[derive(Debug, Clone, PartialEq)]
 pub struct BudgetReading {
-    /// The bucket's name: `writes`, `reads`, `deletes`, or one of compute's (`PutVM`, `VMActions`),
-    /// followed by the scope: subscription and principal, subscription and location, or a VM's id
-    /// in lower case.
+    /// The bucket's name: `reads`, `writes`, `deletes`, `PutVM`, or `VMActions`, followed by the
+    /// scope. The scope is a subscription and a principal, a subscription and a location, or a VM's
+    /// id in lower case.
     pub name: String,
     /// The number of counted requests.
     pub requests: u64,
-    /// The number of requests that arrived when no requests were left. They are rejected if limits
-    /// are enforced.
+    /// The number of requests that arrived while no requests were left. Such requests are rejected
+    /// if limits are enforced.
     pub beyond: u64,
     /// The number of requests that are left now.
     pub left: u32,
@@ -50,7 +50,7 @@ pub struct BudgetReading {
 #[derive(Debug)]
 struct Bucket {
     rate: Rate,
-    /// The number of tokens. It is below 0 if requests continue while no tokens are left, which
+    /// The number of tokens. Negative if further requests arrived while no tokens were left; this
     /// lengthens the wait.
     level: f64,
     at: DateTime<Utc>,
@@ -65,7 +65,7 @@ impl Bucket {
         self.at = now;
     }
 
-    /// Counts a request. Returns how long to wait if no requests were left.
+    /// Counts a request. If no requests were left, returns how long to wait.
     fn take(&mut self, now: DateTime<Utc>) -> Option<Duration> {
         self.fill(now);
         self.requests += 1;
@@ -88,22 +88,22 @@ impl Bucket {
     }
 }
 
-/// The buckets of all clients.
+/// The buckets for all clients.
 #[derive(Debug, Default)]
 pub(crate) struct Budgets(Mutex<BTreeMap<String, Bucket>>);
 
-/// The cost of a request.
+/// The result of counting a request.
 #[derive(Debug)]
 pub(crate) struct Spent {
-    /// How long the client must wait, if a limit is reached.
+    /// How long the client must wait. `None` if no limit is reached.
     pub(crate) wait: Option<Duration>,
-    /// Whether the limit belongs to the compute service.
+    /// Whether the reached limit belongs to the compute service.
     pub(crate) compute: bool,
-    /// The headers with the remaining number of requests.
+    /// The headers that report the remaining number of requests.
     pub(crate) headers: Vec<(&'static str, String)>,
 }
 
-/// A request to compute, for counting.
+/// A request to the compute service that must be counted.
 pub(crate) struct ComputeRequest<'a> {
     /// `PutVM` or `VMActions`.
     pub(crate) operation: &'static str,
@@ -116,7 +116,7 @@ impl Budgets {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Counts a principal's request to a subscription.
+    /// Counts a request of a principal to a subscription.
     pub(crate) fn spend(
         &self,
         now: DateTime<Utc>,
@@ -183,7 +183,7 @@ impl Budgets {
         spent
     }
 
-    /// Returns the use of each bucket.
+    /// Returns the reading of each bucket.
     pub(crate) fn readings(&self, now: DateTime<Utc>) -> Vec<BudgetReading> {
         let mut buckets = self.buckets();
         let reading = |(name, bucket): (&String, &mut Bucket)| {
@@ -217,7 +217,7 @@ mod tests {
     }
 
     #[test]
-    fn twelve_at_once_then_four_per_minute_for_a_vm() {
+    fn allows_twelve_requests_at_once_and_then_four_per_minute_for_a_vm() {
         let budgets = Budgets::default();
         for _ in 0..12 {
             assert_eq!(put(&budgets, 0).wait, None);
@@ -227,7 +227,7 @@ mod tests {
         assert_eq!(
             refused.wait,
             Some(Duration::from_secs(30)),
-            "a single request counts as one"
+            "two tokens are missing, and the bucket gains one every 15 seconds"
         );
         assert!(put(&budgets, 31).wait.is_none());
     }

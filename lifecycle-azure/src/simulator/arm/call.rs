@@ -1,4 +1,4 @@
-//! A validated request, which the handlers receive.
+//! Defines the validated request that handlers receive.
 
 use std::collections::BTreeMap;
 
@@ -17,14 +17,14 @@ pub(crate) struct Call<'a> {
     pub(crate) path: &'a str,
     pub(crate) query: &'a BTreeMap<String, String>,
     pub(crate) headers: &'a HeaderMap,
-    /// The body as JSON; null if the request has no body.
+    /// The body as JSON, or null if the request has no body.
     pub(crate) body: &'a Value,
     pub(crate) origin: &'a Origin,
     pub(crate) injected: &'a Injected,
 }
 
 impl Call<'_> {
-    /// Returns a query parameter; names are case-insensitive.
+    /// Returns the value of a query parameter. Parameter names are case-insensitive.
     pub(crate) fn parameter(&self, name: &str) -> Option<&str> {
         self.query
             .iter()

@@ -1,4 +1,5 @@
-//! Managed disks. They are created and deleted with VMs; clients can list, read, and delete them.
+//! Simulates managed disks. A disk is created and deleted with its VM; clients can list, read, and
+//! delete disks.
 
 use chrono::{DateTime, SecondsFormat, Utc};
 use serde_json::{Map, Value, json};

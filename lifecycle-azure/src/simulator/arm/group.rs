@@ -1,4 +1,4 @@
-//! Resource groups.
+//! Simulates resource groups.
 
 use axum::http::StatusCode;
 use serde_json::{Value, json};
@@ -105,7 +105,7 @@ pub(crate) fn get(arm: &ArmState, subscription: &str, name: &str) -> Result<Answ
     arm.group(subscription, name).map(|g| Answer::ok(g.show()))
 }
 
-/// Answers whether a group exists, without a body.
+/// Returns an answer without a body, whose status shows whether the group exists.
 pub(crate) fn exists(arm: &ArmState, subscription: &str, name: &str) -> Answer {
     match arm.group(subscription, name) {
         Ok(_) => Answer::new(StatusCode::NO_CONTENT),
@@ -137,8 +137,8 @@ pub(crate) fn list(call: &Call<'_>, arm: &ArmState, subscription: &str) -> Resul
     paged(call, inside)
 }
 
-/// Deletes a group with everything in it. Unlike other operations, the deletion has no status
-/// document: the returned path answers 202 until all resources are gone.
+/// Deletes a group and all resources in it. Unlike other operations, this deletion has no status
+/// document: the returned path responds with 202 until all resources are deleted.
 pub(crate) fn delete(
     call: &Call<'_>,
     arm: &mut ArmState,
@@ -173,7 +173,8 @@ pub(crate) fn delete(
                 if let Some(group) = arm.groups.get_mut(&key) {
                     group.deleting = false;
                 }
-                // The resources that were not deleted still exist, and can be deleted individually.
+                // The remaining VMs are still marked as being deleted. Mark them as failed, so that
+                // clients can delete them individually.
                 for vm in keys::<vm::VmResource>(arm, &inside) {
                     vm::mark_failed(arm, &vm, problem.clone());
                 }
@@ -202,7 +203,7 @@ fn keys<R: Resource>(arm: &ArmState, inside: &str) -> Vec<Key> {
         .collect()
 }
 
-/// Removes the resources of a group, each before the resources that it uses. Stops at a resource
+/// Removes the resources of a group, each before the resources that it uses. Fails at a resource
 /// that another group uses.
 fn empty(arm: &mut ArmState, inside: &str) -> Result<(), Problem> {
     remove::<vm::VmResource>(arm, inside)?;

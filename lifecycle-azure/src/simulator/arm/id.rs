@@ -1,9 +1,9 @@
-//! Resource ids: `/subscriptions/…/resourceGroups/…/providers/…`. They keep the case with which
-//! they were created, and are compared without regard to case.
+//! Represents resource ids: `/subscriptions/…/resourceGroups/…/providers/…`. An id keeps the case
+//! with which it was created. Comparisons ignore case.
 
 use std::fmt;
 
-/// A resource's id. Equal ids may differ in case.
+/// The id of a resource. Ids that differ only in case are equal.
 #[derive(Debug, Clone)]
 pub(crate) struct ResourceId {
     pub(crate) subscription: String,
@@ -59,7 +59,7 @@ pub(crate) fn group_key(subscription: &str, group: &str) -> Key {
     format!("/subscriptions/{subscription}/resourcegroups/{group}").to_lowercase()
 }
 
-/// Returns the key for an id, which may be in any case.
+/// Returns the key for an id, regardless of the id's case.
 pub(crate) fn key_of(id: &str) -> Key {
     id.trim_end_matches('/').to_lowercase()
 }

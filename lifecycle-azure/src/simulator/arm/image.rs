@@ -1,4 +1,4 @@
-//! The images of the marketplace: a selection of the real ones.
+//! Simulates the images of the marketplace, with a selection of the real ones.
 
 use serde_json::{Value, json};
 
@@ -100,7 +100,7 @@ static IMAGES: [Image; 8] = [
     ),
 ];
 
-/// Returns the image that a VM requests, and its exact version.
+/// Returns the image that a VM requests, and the image's exact version.
 pub(crate) fn image_of(
     reference: &Value,
     size: &Size,
@@ -155,14 +155,14 @@ impl Image {
     }
 }
 
-/// Returns a list of publishers, offers, SKUs, or versions, or an image, for the path after
+/// Lists publishers, offers, SKUs, or versions, or returns an image. `rest` is the path after
 /// `locations/<location>/publishers`.
 pub(crate) fn browse(subscription: &str, location: &str, rest: &[&str]) -> Option<Answer> {
     let at = format!(
         "/Subscriptions/{subscription}/Providers/Microsoft.Compute/Locations/{location}/Publishers"
     );
     let is = |a: &str, b: &str| a.eq_ignore_ascii_case(b);
-    // These lists are plain arrays, unlike all other lists of Azure.
+    // Unlike all other lists of Azure, these are plain arrays.
     let list = |prefix: String, names: Vec<&'static str>| {
         let items: Vec<_> = names
             .into_iter()

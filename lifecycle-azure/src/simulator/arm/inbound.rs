@@ -1,8 +1,9 @@
-//! Inbound traffic: determines which TCP ports of a VM its security groups leave open from outside.
+//! Determines which TCP ports of a VM its security groups open for traffic from outside.
 //!
-//! Azure distinguishes sources by address. In the simulator, all outside traffic comes from one
-//! machine, the simulator's own, which represents every source. This traffic is allowed by a rule
-//! that allows any block outside the network, and denied by a rule that denies the whole Internet.
+//! Azure distinguishes sources by their addresses. In the simulator, all outside traffic comes from
+//! the simulator's own machine, which represents every source. A rule allows this traffic if it
+//! allows any block outside the network. A rule denies this traffic if it denies the whole
+//! Internet.
 
 use std::net::Ipv4Addr;
 use std::ops::RangeInclusive;
@@ -19,14 +20,14 @@ use super::state::ArmState;
 /// A rule's properties.
 type Rule = Map<String, Value>;
 
-/// For each port, the decision of the first rule that applies.
+/// The decision for each port, made by the first rule that applies. `None` if no rule applies.
 type Verdicts = Vec<Option<bool>>;
 
-/// The number of ports; the invalid port 0 is counted too.
+/// The number of ports, including the invalid port 0.
 const PORTS: usize = 1 << 16;
 
-/// Returns the ports of an interface that are open from outside. Without a public address, no port
-/// is open.
+/// Returns the ports of an interface that are open from outside. An interface without a public
+/// address has no open ports.
 pub(crate) fn open_from_outside(arm: &ArmState, interface: &Interface) -> Vec<RangeInclusive<u16>> {
     let Some(primary) = interface.primary() else {
         return Vec::new();
@@ -38,7 +39,7 @@ pub(crate) fn open_from_outside(arm: &ArmState, interface: &Interface) -> Vec<Ra
     let (Some(public), Some(around)) = (public, surroundings(arm, &primary.subnet)) else {
         return Vec::new();
     };
-    // Both groups must allow the traffic, the subnet's and the interface's.
+    // The subnet's group and the interface's group must both allow the traffic.
     let groups: Vec<&SecurityGroup> = [around.security_group, interface.security_group()]
         .into_iter()
         .flatten()
@@ -51,8 +52,8 @@ pub(crate) fn open_from_outside(arm: &ArmState, interface: &Interface) -> Vec<Ra
     for group in groups {
         let verdicts = verdicts(&group.inbound_rules(), around.spaces, primary.private);
         for (open, verdict) in open.iter_mut().zip(verdicts) {
-            // The default rules allow only traffic within the network and from load balancers, and
-            // deny the rest.
+            // If no rule applies, the default rules deny the traffic: they allow only traffic
+            // within the network and from load balancers.
             *open &= verdict.unwrap_or(false);
         }
     }
@@ -92,7 +93,7 @@ fn is(rule: &Rule, property: &str, value: &str) -> bool {
     found.is_some_and(|found| found.eq_ignore_ascii_case(value))
 }
 
-/// Returns the values of a property, or of the property with the plural name.
+/// Returns the values of a property and of the property whose name is the plural.
 fn texts<'r>(rule: &'r Rule, property: &str) -> Vec<&'r str> {
     let one = rule.get(property).and_then(Value::as_str);
     let plural = match property.strip_suffix("Prefix") {
@@ -111,7 +112,7 @@ fn is_everywhere(text: &str) -> bool {
     ["*", "internet", "any", "0.0.0.0/0"].contains(&text.to_ascii_lowercase().as_str())
 }
 
-/// Parses an address block in a rule; a single address is a block too.
+/// Parses an address block in a rule. A single address counts as a block.
 fn block(text: &str) -> Option<Ipv4Net> {
     let address = || Some(Ipv4Net::from(text.parse::<Ipv4Addr>().ok()?));
     text.parse().ok().or_else(address)

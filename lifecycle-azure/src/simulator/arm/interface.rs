@@ -1,4 +1,4 @@
-//! Network interfaces.
+//! Simulates network interfaces.
 
 use std::net::Ipv4Addr;
 
@@ -22,7 +22,8 @@ pub(crate) struct Interface {
     mac: String,
     accelerated: bool,
     forwarding: bool,
-    /// A VM whose creation was rejected, and until when the interface stays reserved for it.
+    /// A VM whose creation was rejected, and the time until which the interface stays reserved for
+    /// this VM.
     reserved: Option<(ResourceId, DateTime<Utc>)>,
 }
 
@@ -61,8 +62,7 @@ impl Interface {
             .filter_map(|one| one.public.as_ref())
     }
 
-    /// Returns the configuration with the address at which the interface is reached within its
-    /// network.
+    /// Returns the primary configuration, whose address other machines in the network use.
     pub(crate) fn primary(&self) -> Option<&IpConfiguration> {
         self.configurations.iter().find(|one| one.primary)
     }
@@ -80,7 +80,7 @@ impl Interface {
         self.reserved = Some((vm.clone(), until));
     }
 
-    /// Returns the reason why `vm` cannot use this interface, if any.
+    /// Returns the reason why `vm` cannot use this interface, or `None` if it can.
     pub(crate) fn held_from(&self, vm: &ResourceId, now: DateTime<Utc>) -> Option<Problem> {
         match &self.vm {
             Some(other) if other != vm => Some(self.used_by(other)),
@@ -176,7 +176,7 @@ impl Resource for Interface {
     }
 }
 
-/// Returns the public address that a configuration refers to; no other resource may use this
+/// Returns the public address that a configuration refers to. Fails if another resource uses this
 /// address.
 fn public_of(
     arm: &mut ArmState,
@@ -235,7 +235,7 @@ impl Declared for Interface {
                 .ok_or_else(|| required("ipConfigurations.properties.subnet.id"))?;
             let static_private = text("/properties/privateIPAllocationMethod")
                 .is_some_and(|method| method.eq_ignore_ascii_case("static"));
-            // A dynamic address is kept while the interface stays in its subnet.
+            // A dynamic address stays the same while the interface stays in its subnet.
             let kept = before.and_then(|before| {
                 let same = |old: &&IpConfiguration| {
                     old.name.eq_ignore_ascii_case(name) && key_of(&old.subnet) == key_of(&subnet)

@@ -1,4 +1,5 @@
-//! Azure Resource Manager: authorization, routing of requests to resources, rate limits.
+//! Simulates Azure Resource Manager: authorization, routing of requests to resources, and rate
+//! limits.
 
 pub(crate) mod address;
 pub(crate) mod answer;
@@ -46,7 +47,7 @@ use super::origin::Origin;
 /// The maximum size of a request body.
 const BODY: usize = 4 << 20;
 
-/// Handles every request that is not for a token.
+/// Handles every request except requests for tokens.
 pub(crate) async fn handle(State(cloud): State<Cloud>, request: Request) -> Response {
     let (parts, body) = request.into_parts();
     let body = to_bytes(body, BODY).await.map_err(|_| {

@@ -1,4 +1,4 @@
-//! Virtual networks and their subnets.
+//! Simulates virtual networks and their subnets.
 
 use std::collections::BTreeSet;
 use std::net::Ipv4Addr;
@@ -20,10 +20,11 @@ use super::resource::{Declared, Head, Provisioning, Resource, find, stored_in};
 use super::security_group;
 use super::state::ArmState;
 
-/// The part of a subnet's path before its name.
+/// The part of a subnet's path between the network and the subnet's name.
 const SUBNETS: &str = "/subnets/";
 
-/// Azure reserves the first four addresses of a subnet, and the last one.
+/// The number of addresses that Azure reserves at the start of a subnet. Azure also reserves the
+/// last address.
 const KEPT_AT_START: usize = 4;
 
 #[derive(Debug, Clone)]
@@ -79,7 +80,8 @@ impl Network {
             .find(|subnet| subnet.name.eq_ignore_ascii_case(name))
     }
 
-    /// Returns the error for the first subnet that is in use but is not in `kept`, if any.
+    /// Returns the error for the first subnet that is in use but not in `kept`, or `None` if there
+    /// is no such subnet.
     fn used_subnet(&self, arm: &ArmState, kept: &[Subnet]) -> Option<Problem> {
         let gone = |subnet: &&Subnet| {
             !kept
@@ -123,7 +125,7 @@ impl Network {
     }
 }
 
-/// Iterates over the IP configurations in a subnet.
+/// Iterates over the ids of the IP configurations in a subnet.
 fn users<'w>(arm: &'w ArmState, subnet: &'w str) -> impl Iterator<Item = String> + 'w {
     arm.interfaces
         .values()
@@ -175,7 +177,7 @@ fn subnet_of(
     })
 }
 
-/// Returns the id in `{"id": …}`.
+/// Returns the id from `{"id": …}`.
 pub(crate) fn reference(value: Option<&Value>) -> Option<String> {
     value?.get("id")?.as_str().map(str::to_owned)
 }
@@ -243,7 +245,7 @@ impl Declared for Network {
                 .ok_or_else(|| required("properties.subnets.name"))?;
             subnets.push(subnet_of(arm, &head.id, name, subnet, ids)?);
         }
-        // A PUT without the existing subnets deletes them, as in Azure.
+        // Like Azure, delete the existing subnets that a PUT does not contain.
         if let Some(problem) = before.and_then(|before| before.used_subnet(arm, &subnets)) {
             return Err(problem.bad_request());
         }
@@ -257,14 +259,15 @@ impl Declared for Network {
     }
 }
 
-/// Splits a subnet's id into the key of its network and the subnet's name.
+/// Splits a subnet's id into the network's key and the subnet's name.
 fn split(id: &str) -> Option<(Key, &str)> {
     let position = id.to_lowercase().rfind(SUBNETS)?;
     let (network, subnet) = id.split_at_checked(position)?;
     Some((key_of(network), subnet.get(SUBNETS.len()..)?))
 }
 
-/// Chooses an address in a subnet: the requested one, or the first free one.
+/// Chooses an address in a subnet: the requested address or, if none is requested, the first free
+/// one.
 pub(crate) fn pick_address(
     arm: &ArmState,
     subnet_id: &str,
@@ -288,7 +291,7 @@ pub(crate) fn pick_address(
         .filter(|(_, one)| key_of(&one.subnet) == subnet_key)
         .map(|(_, one)| one.private);
     let in_use: BTreeSet<Ipv4Addr> = others.chain(taken.iter().copied()).collect();
-    // `hosts()` already skips the network's own address.
+    // `hosts()` already skips the network address, which is one of the reserved ones.
     let mut usable = subnet.prefix.hosts().skip(KEPT_AT_START - 1);
     let Some(asked) = asked else {
         return usable.find(|address| !in_use.contains(address)).ok_or_else(|| {
@@ -318,7 +321,7 @@ pub(crate) fn pick_address(
     Ok(address)
 }
 
-/// Iterates over the security groups of all subnets, with the subnets' ids.
+/// Iterates over the subnets that have a security group. Returns each subnet's id with its group.
 pub(crate) fn subnet_security_groups(arm: &ArmState) -> impl Iterator<Item = (String, &str)> {
     arm.networks.values().flat_map(|network| {
         network.subnets.iter().filter_map(|subnet| {
@@ -334,7 +337,8 @@ pub(crate) fn show_subnet_at(arm: &ArmState, id: &str) -> Option<Value> {
     Some(network.show_subnet(network.subnet(name)?, arm))
 }
 
-/// The address space of a subnet's network, the subnet's own block, and its security group.
+/// The address space of a subnet's network, the subnet's own block, and the subnet's security
+/// group.
 #[derive(Debug)]
 pub(crate) struct Surroundings<'w> {
     pub(crate) spaces: &'w [Ipv4Net],
@@ -386,7 +390,7 @@ pub(crate) fn list_subnets(
     paged(call, shown.into_iter())
 }
 
-/// Creates or replaces one subnet and leaves the others unchanged.
+/// Creates or replaces one subnet. Leaves the other subnets unchanged.
 pub(crate) fn put_subnet(
     call: &Call<'_>,
     arm: &mut ArmState,
@@ -434,7 +438,7 @@ pub(crate) fn delete_subnet(
     replace(call, arm, changed, name, Answer::new(StatusCode::ACCEPTED))
 }
 
-/// Replaces the network, with an operation that completes its update.
+/// Replaces the network and starts an operation that completes the update.
 fn replace(
     call: &Call<'_>,
     arm: &mut ArmState,

@@ -1,4 +1,4 @@
-//! Asynchronous operations: polling and execution.
+//! Runs asynchronous operations and responds to polls.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -28,12 +28,12 @@ pub(crate) struct Operation {
     pub(crate) location: String,
     pub(crate) started: DateTime<Utc>,
     pub(crate) end: Option<End>,
-    /// The path of the resource that polling returns after the operation's success, if any.
+    /// The path of the resource that a poll returns after the operation has succeeded, if any.
     pub(crate) result: Option<String>,
     stop: CancellationToken,
 }
 
-/// When and how an operation ended.
+/// The time and the result of an operation's end.
 #[derive(Debug)]
 pub(crate) struct End {
     at: DateTime<Utc>,
@@ -49,7 +49,7 @@ pub(crate) enum Outcome {
 }
 
 impl Operation {
-    /// Returns the status document that a polling client gets.
+    /// Returns the status document for clients that poll.
     pub(crate) fn status(&self, id: OperationId) -> Value {
         let written = |time: DateTime<Utc>| time.to_rfc3339_opts(SecondsFormat::Micros, true);
         let mut status = json!({"startTime": written(self.started), "name": id});
@@ -81,7 +81,7 @@ impl Operations {
         self.0.get(&id)
     }
 
-    /// Removes operations that ended before this time.
+    /// Removes operations that ended before `before`.
     fn forget(&mut self, before: DateTime<Utc>) {
         let kept =
             |operation: &Operation| operation.end.as_ref().is_none_or(|end| end.at >= before);
@@ -97,7 +97,7 @@ impl Operations {
         }
     }
 
-    /// Ends an operation because a later one replaced it.
+    /// Ends an operation that a later operation has replaced.
     pub(crate) fn preempt(&mut self, id: OperationId, at: DateTime<Utc>) {
         let message = "The operation has been preempted by a more recent operation.";
         let problem = Problem::new("OperationPreempted", message);
@@ -105,7 +105,7 @@ impl Operations {
     }
 }
 
-/// An operation to start.
+/// Describes an operation to start.
 #[derive(Debug)]
 pub(crate) struct Begin {
     pub(crate) subscription: String,
@@ -117,8 +117,8 @@ pub(crate) struct Begin {
 }
 
 impl Begin {
-    /// Creates an operation on a resource. It takes `delay`, and polling returns no resource after
-    /// its success.
+    /// Describes an operation on a resource that takes `delay`. By default, a poll returns no
+    /// resource after the operation has succeeded.
     pub(crate) fn on<R: Resource>(
         call: &Call<'_>,
         id: &ResourceId,
@@ -135,15 +135,15 @@ impl Begin {
         }
     }
 
-    /// Makes polling return the resource with this path after the operation's success.
+    /// Sets the path of the resource that a poll returns after the operation has succeeded.
     pub(crate) fn showing(mut self, path: String) -> Self {
         self.result = Some(path);
         self
     }
 }
 
-/// Starts an operation. After the operation's delay, `work` runs. Then `finish` updates the state
-/// with the result, unless a later operation has replaced this one.
+/// Starts an operation. After the operation's delay, runs `work`. Then, unless a later operation
+/// has replaced this one, calls `finish`, which updates the state with the result.
 pub(crate) fn begin(
     cloud: &Cloud,
     arm: &mut ArmState,
@@ -189,7 +189,7 @@ pub(crate) fn begin(
         };
         let mut arm = cloud.arm();
         let arm = &mut *arm;
-        // If this operation was replaced meanwhile, the later operation makes the change.
+        // If a later operation has replaced this one, that operation makes the change.
         if arm
             .operations
             .get(id)

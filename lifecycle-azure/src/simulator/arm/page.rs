@@ -1,4 +1,4 @@
-//! Paging of lists, with a link to the next page.
+//! Splits lists into pages that link to each other.
 
 use axum::http::StatusCode;
 use serde_json::{Value, json};
@@ -9,9 +9,9 @@ use super::call::Call;
 use super::id::Key;
 use super::problem::{Problem, Refusal};
 
-/// Returns a page of `items`, which are sorted by key. The link to the next page contains this
-/// page's last key, so that no item is repeated or skipped when resources are created or deleted
-/// meanwhile.
+/// Returns a page of `items`, which are sorted by key. The link to the next page contains the last
+/// key of this page. Resources that are created or deleted between two pages therefore cause no
+/// repeated or skipped items.
 pub(crate) fn paged(
     call: &Call<'_>,
     items: impl Iterator<Item = (Key, Value)>,

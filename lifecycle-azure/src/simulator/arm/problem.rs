@@ -1,5 +1,5 @@
-//! Azure's errors: a code, a message, and optionally a target; in a response or in an operation's
-//! result.
+//! Represents Azure's errors: a code, a message, and optionally a target. Errors occur in responses
+//! and in the results of operations.
 
 use axum::http::{HeaderName, HeaderValue, StatusCode};
 use serde::Serialize;

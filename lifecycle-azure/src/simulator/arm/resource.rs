@@ -1,5 +1,5 @@
-//! The common part of all resources, and the operations that are the same for each: get, list,
-//! change tags, put, delete.
+//! Defines what all resources have in common, and the operations that are the same for each
+//! resource: get, list, change tags, put, and delete.
 
 use std::collections::BTreeMap;
 
@@ -17,7 +17,7 @@ use super::problem::{Problem, Refusal, invalid, required};
 use super::sku::known_location;
 use super::state::{ArmState, Table};
 
-/// Tags by name. Names keep the case with which they were set.
+/// Tags by name. Names keep the case in which they were set.
 pub(crate) type Tags = BTreeMap<String, String>;
 
 /// The common properties of all resources.
@@ -51,7 +51,7 @@ impl Provisioning {
         }
     }
 
-    /// Returns the state after an operation.
+    /// Returns the state after an operation with this result.
     pub(crate) fn after(result: &Result<(), Problem>) -> Self {
         match result {
             Ok(()) => Self::Succeeded,
@@ -71,7 +71,7 @@ pub(crate) trait Resource: Sized + Send + 'static {
     fn head(&self) -> &Head;
     fn head_mut(&mut self) -> &mut Head;
 
-    /// Returns the contents of `properties`, except for the state.
+    /// Returns the contents of `properties`, except for the provisioning state.
     fn properties(&self, arm: &ArmState) -> Map<String, Value>;
 
     /// Returns the members next to `properties`.
@@ -79,14 +79,14 @@ pub(crate) trait Resource: Sized + Send + 'static {
         Map::new()
     }
 
-    /// If the resource is in use, returns the error that it cannot be deleted.
+    /// If the resource is in use, returns the error for an attempt to delete it.
     fn in_use(&self, arm: &ArmState) -> Option<Problem>;
 
-    /// Releases the other resources that this resource holds. It has already been removed from its
-    /// table.
+    /// Releases other resources that this resource holds. Called after this resource has been
+    /// removed from its table.
     fn removed(self, _world: &mut ArmState) {}
 
-    /// Returns the resource as JSON, as in Azure's responses.
+    /// Returns the resource as JSON, in the format of Azure's responses.
     fn show(&self, arm: &ArmState) -> Value {
         let head = self.head();
         let mut properties = self.properties(arm);
@@ -107,7 +107,8 @@ pub(crate) trait Resource: Sized + Send + 'static {
     }
 }
 
-/// The common implementation of [`Resource`], given the table for the resource type in the state.
+/// Implements the common methods of [`Resource`]. `$table` is the field of the state that contains
+/// the resources of this type.
 macro_rules! stored_in {
     ($table:ident) => {
         fn table(
@@ -132,9 +133,9 @@ pub(crate) use stored_in;
 
 /// A resource type whose PUT creates or replaces the whole resource.
 pub(crate) trait Declared: Resource {
-    /// Returns the resource that `body` declares; `before` is the resource to be replaced. Leaves
-    /// the rest of the state unchanged, except for changes that Azure also makes for a rejected
-    /// request.
+    /// Returns the resource that `body` declares. `before` is the existing resource, which is
+    /// replaced. Leaves the rest of the state unchanged, except for changes that Azure also makes
+    /// for a rejected request.
     fn declare(
         arm: &mut ArmState,
         head: Head,
@@ -144,7 +145,7 @@ pub(crate) trait Declared: Resource {
     ) -> Result<Self, Refusal>;
 }
 
-/// Returns the existing resource with this id, or the error that it does not exist.
+/// Returns the existing resource with this id. Fails if the resource does not exist.
 pub(crate) fn find<'w, R: Resource>(arm: &'w ArmState, id: &ResourceId) -> Result<&'w R, Refusal> {
     arm.group(&id.subscription, &id.group)?;
     R::table(arm).get(&id.key()).ok_or_else(|| not_found(id))
@@ -159,7 +160,7 @@ pub(crate) fn not_found(id: &ResourceId) -> Refusal {
     Problem::new("ResourceNotFound", message).not_found()
 }
 
-/// Returns the tags in a body.
+/// Returns the tags in a request body.
 pub(crate) fn tags_of(body: &Value) -> Result<Option<Tags>, Refusal> {
     match body.get("tags") {
         None | Some(Value::Null) => Ok(None),
@@ -207,7 +208,7 @@ pub(crate) fn head_of(
         return Err(Problem::new("LocationNotAvailableForResourceType", message).bad_request());
     }
     Ok(Head {
-        // The id keeps the case that it had in the first PUT.
+        // The id keeps the case from the first PUT.
         id: before.map_or_else(|| id.clone(), |before| before.id.clone()),
         location,
         tags: tags_of(call.body)?.unwrap_or_default(),
@@ -234,7 +235,7 @@ pub(crate) fn list<R: Resource>(
     paged(call, found)
 }
 
-/// Replaces the tags, as PATCH does for every simulated resource type except VMs.
+/// Replaces the tags. For all simulated resource types except VMs, a PATCH changes only the tags.
 pub(crate) fn patch_tags<R: Resource>(
     call: &Call<'_>,
     arm: &mut ArmState,
@@ -278,8 +279,8 @@ pub(crate) fn conditions(call: &Call<'_>, before: Option<&Head>) -> Result<(), R
     }
 }
 
-/// Creates or replaces a resource. The change is visible immediately, with the state `Updating`
-/// until its operation ends.
+/// Creates or replaces a resource. The change is visible immediately. The state is `Updating` until
+/// the operation ends.
 pub(crate) fn put<R: Declared>(
     call: &Call<'_>,
     arm: &mut ArmState,
@@ -287,7 +288,7 @@ pub(crate) fn put<R: Declared>(
 ) -> Result<Answer, Refusal> {
     arm.open_group(&id.subscription, &id.group)?;
     let key = id.key();
-    // The resource is not in its table while it is being replaced; it is restored if the request is
+    // Remove the resource from its table while it is being replaced. Restore it if the request is
     // rejected.
     let before = R::table_mut(arm).remove(&key);
     let declared = conditions(call, before.as_ref().map(R::head)).and_then(|()| {
@@ -335,7 +336,7 @@ pub(crate) fn put<R: Declared>(
     Ok(Answer::new(status).body(shown).following(operation))
 }
 
-/// Deletes a resource, unless another resource uses it. Succeeds if the resource is absent.
+/// Deletes a resource. Succeeds if the resource does not exist; fails if another resource uses it.
 pub(crate) fn delete<R: Resource>(
     call: &Call<'_>,
     arm: &mut ArmState,
@@ -349,7 +350,7 @@ pub(crate) fn delete<R: Resource>(
         return Ok(Answer::new(StatusCode::NO_CONTENT));
     };
     if let Some(problem) = found.in_use(arm) {
-        // Each provider uses a different status for this error.
+        // Each resource provider uses a different status for this error.
         return Err(match R::NAMESPACE {
             "Microsoft.Compute" => problem.conflict(),
             _ => problem.bad_request(),
@@ -361,7 +362,7 @@ pub(crate) fn delete<R: Resource>(
     }
     let finish = move |arm: &mut ArmState, worked: Result<(), Problem>| {
         let used = R::table(arm).get(&key).and_then(|found| found.in_use(arm));
-        // Another resource may have started to use this one meanwhile.
+        // Another resource may have started to use this resource since the request.
         let worked = worked.and_then(|()| used.map_or(Ok(()), Err));
         match &worked {
             Ok(()) => {

@@ -1,5 +1,5 @@
-//! Routes paths to resources. Azure's paths are case-insensitive and axum's are not, so axum's
-//! router is not used.
+//! Routes requests to resources by their paths. Does not use axum's router, which is
+//! case-sensitive: Azure's paths are not.
 
 use axum::http::{Method, StatusCode};
 use serde_json::{Value, json};
@@ -265,7 +265,7 @@ fn in_location(
         ("microsoft.network", ["usages"]) => Ok(usage::network(arm, subscription, location)),
         ("microsoft.compute", ["publishers", ..]) => {
             image::browse(subscription, location, &rest[1..]).ok_or_else(|| {
-                let message = "The image, or a part of its name, was not found.";
+                let message = "The publisher, offer, SKU, or version was not found.";
                 Problem::new("ArtifactNotFound", message).not_found()
             })
         }
@@ -282,7 +282,8 @@ fn no_operation(id: &str) -> Refusal {
     Problem::new("NotFound", message).not_found()
 }
 
-/// Returns an operation's status or, with `monitor=true`, its result.
+/// Returns an operation's status or, if the request has a `monitor` parameter, the operation's
+/// result.
 fn operation(call: &Call<'_>, arm: &ArmState, id: &str) -> Answered {
     let id = operation_id(id)?;
     let found = arm
@@ -311,7 +312,7 @@ fn operation(call: &Call<'_>, arm: &ArmState, id: &str) -> Answered {
     }
 }
 
-/// Returns the resource with this id.
+/// Returns the resource with this id as JSON.
 fn at(arm: &ArmState, id: &str) -> Option<Value> {
     fn on<R: Resource>(arm: &ArmState, key: &str) -> Option<Value> {
         R::table(arm).get(key).map(|found| found.show(arm))
@@ -325,8 +326,8 @@ fn at(arm: &ArmState, id: &str) -> Option<Value> {
         .or_else(|| network::show_subnet_at(arm, id))
 }
 
-/// Answers a poll of a resource group's deletion, which has no status document: 202 until the group
-/// is gone.
+/// Responds to a poll of a resource group's deletion. A deletion has no status document: the
+/// response is 202 until the group is deleted.
 fn group_operation(call: &Call<'_>, arm: &ArmState, id: &str) -> Answered {
     let id = operation_id(id)?;
     let found = arm

@@ -1,4 +1,4 @@
-//! Network security groups and their rules. `inbound` evaluates the rules.
+//! Simulates network security groups and their rules. The module `inbound` evaluates the rules.
 
 use std::collections::BTreeSet;
 
@@ -23,7 +23,7 @@ struct Rule {
     properties: Map<String, Value>,
 }
 
-/// The default rules of every group: (name, priority, direction, access, source, destination).
+/// The default rules of every group, as (name, priority, direction, access, source, destination).
 const DEFAULT_RULES: [(&str, u32, &str, &str, &str, &str); 6] = [
     (
         "AllowVnetInBound",
@@ -61,7 +61,7 @@ const DEFAULT_RULES: [(&str, u32, &str, &str, &str, &str); 6] = [
     ("DenyAllOutBound", 65500, "Outbound", "Deny", "*", "*"),
 ];
 
-/// Checks that a referenced group exists.
+/// Checks that a security group exists to which another resource refers.
 pub(crate) fn exists(arm: &ArmState, id: &str, by: &ResourceId) -> Result<(), Refusal> {
     if arm.security_groups.contains_key(&key_of(id)) {
         Ok(())
@@ -111,7 +111,7 @@ impl Rule {
         })
     }
 
-    /// Returns the rule's values that must be unique in a group.
+    /// Returns the rule's priority and direction. Within a group, this combination must be unique.
     fn place(&self) -> (Option<u64>, String) {
         let direction = self.properties.get("direction").and_then(Value::as_str);
         (
@@ -122,7 +122,7 @@ impl Rule {
 }
 
 impl SecurityGroup {
-    /// Returns the declared rules for inbound traffic, in the order in which they apply.
+    /// Returns the declared rules for inbound traffic, in the order in which Azure applies them.
     pub(crate) fn inbound_rules(&self) -> Vec<&Map<String, Value>> {
         let number = |rule: &&Map<String, Value>| rule.get("priority").and_then(Value::as_u64);
         let mut rules: Vec<_> = self

@@ -1,4 +1,4 @@
-//! Locations and VM sizes: a selection of the real ones.
+//! Simulates Azure's locations and VM sizes, with a selection of the real ones.
 
 use serde_json::{Value, json};
 
@@ -7,7 +7,7 @@ use super::call::Call;
 use super::page::paged;
 use super::problem::{Problem, Refusal};
 
-/// Locations: (name, display name).
+/// The locations, as (name, display name).
 pub(crate) const LOCATIONS: [(&str, &str); 4] = [
     ("westeurope", "West Europe"),
     ("northeurope", "North Europe"),
@@ -15,7 +15,7 @@ pub(crate) const LOCATIONS: [(&str, &str); 4] = [
     ("eastus", "East US"),
 ];
 
-/// A processor architecture, named as in Azure.
+/// A processor architecture with Azure's name for it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Architecture {
     X64,
@@ -34,7 +34,7 @@ impl Architecture {
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) struct Size {
     pub(crate) name: &'static str,
-    /// The family; quotas are counted per family.
+    /// The size's family. Quotas apply per family.
     pub(crate) family: &'static str,
     pub(crate) family_label: &'static str,
     pub(crate) cores: u32,
@@ -90,7 +90,7 @@ pub(crate) static SIZES: [Size; 13] = [
     size("Standard_F4s_v2", FSV2, 4, 8, 8, 32768, Architecture::X64),
 ];
 
-/// Returns the normalized name of a location: for `West Europe`, `westeurope`.
+/// Returns the normalized name of a location. For example, `West Europe` becomes `westeurope`.
 pub(crate) fn location_name(written: &str) -> String {
     written
         .chars()
@@ -111,7 +111,7 @@ fn restricted(call: &Call<'_>, location: &str, name: &str) -> bool {
         .any(|(at, size)| location_name(at) == location && size.eq_ignore_ascii_case(name))
 }
 
-/// Returns the size that a VM requests, if it is available.
+/// Returns the size that a VM requests. Fails if the size is not available.
 pub(crate) fn size_of(
     call: &Call<'_>,
     location: &str,
@@ -179,7 +179,7 @@ fn show(call: &Call<'_>, location: &str, size: &Size) -> Value {
     })
 }
 
-/// Lists `Microsoft.Compute/skus`; the only supported filter is a location.
+/// Responds to `Microsoft.Compute/skus`. The only supported filter is a location.
 pub(crate) fn list(call: &Call<'_>) -> Result<Answer, Refusal> {
     let only = match call.parameter("$filter") {
         None => None,
@@ -189,7 +189,7 @@ pub(crate) fn list(call: &Call<'_>) -> Result<Answer, Refusal> {
             }
             _ => {
                 let message =
-                    format!("The filter '{filter}' is not supported: \"location eq '…'\" is.");
+                    format!("The filter '{filter}' is not supported. Use \"location eq '…'\".");
                 return Err(Problem::new("InvalidFilter", message).bad_request());
             }
         },
@@ -210,7 +210,7 @@ pub(crate) fn list(call: &Call<'_>) -> Result<Answer, Refusal> {
     paged(call, all.into_iter())
 }
 
-/// Lists `locations/…/vmSizes`.
+/// Responds to `locations/…/vmSizes`.
 pub(crate) fn sizes() -> Answer {
     let sizes: Vec<_> = SIZES
         .iter()

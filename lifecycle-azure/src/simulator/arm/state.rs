@@ -1,4 +1,4 @@
-//! The state of Resource Manager: resource groups, their resources, and operations in progress.
+//! Holds the state of Resource Manager: resource groups, their resources, and operations.
 
 use std::collections::BTreeMap;
 
@@ -15,10 +15,10 @@ use super::problem::{Problem, Refusal};
 use super::security_group::SecurityGroup;
 use super::vm::VmResource;
 
-/// Resources of one type, by key.
+/// The resources of one type, by key.
 pub(crate) type Table<R> = BTreeMap<Key, R>;
 
-/// The complete state as plain data, protected by one lock.
+/// The complete state. All access is protected by a single lock.
 #[derive(Debug, Default)]
 pub(crate) struct ArmState {
     pub(crate) groups: Table<Group>,
@@ -45,7 +45,8 @@ impl ArmState {
             })
     }
 
-    /// Returns a group in which resources may be created or changed.
+    /// Returns a group in which resources may be created or changed. Fails if the group is being
+    /// deleted.
     pub(crate) fn open_group(&self, subscription: &str, name: &str) -> Result<&Group, Refusal> {
         let group = self.group(subscription, name)?;
         if group.deleting {

@@ -1,4 +1,5 @@
-//! Subscriptions, their locations and providers, and the list of all their resources.
+//! Simulates subscriptions: their locations, their resource providers, and the list of all their
+//! resources.
 
 use serde_json::{Value, json};
 
@@ -12,7 +13,7 @@ use super::sku::LOCATIONS;
 use super::state::ArmState;
 use super::{address, disk, interface, network, security_group, vm};
 
-/// The providers, with the resource types that are simulated.
+/// The resource providers, each with its simulated resource types.
 const PROVIDERS: [(&str, &[&str]); 3] = [
     (
         "Microsoft.Compute",
@@ -52,7 +53,7 @@ pub(crate) fn list(call: &Call<'_>) -> Answer {
     Answer::ok(json!({ "value": shown }))
 }
 
-/// Returns the subscription with this id, with its case as in the options.
+/// Returns the subscription with this id. The result has the case of the simulator's options.
 pub(crate) fn find<'c>(call: &Call<'c>, id: &str) -> Result<&'c str, Refusal> {
     let known = &call.cloud.options.subscriptions;
     let found = known.iter().find(|known| known.eq_ignore_ascii_case(id));
@@ -102,7 +103,8 @@ pub(crate) fn providers(subscription: &str) -> Answer {
     Answer::ok(json!({ "value": shown }))
 }
 
-/// Returns one provider. All providers are registered, so registering one changes nothing.
+/// Returns one resource provider. All providers are always registered, so a registration changes
+/// nothing.
 pub(crate) fn provider(subscription: &str, namespace: &str) -> Result<Answer, Refusal> {
     let found = PROVIDERS
         .iter()
@@ -114,7 +116,7 @@ pub(crate) fn provider(subscription: &str, namespace: &str) -> Result<Answer, Re
     Ok(Answer::ok(show_provider(subscription, namespace, types)))
 }
 
-/// A parsed filter: `resourceType eq '…'`, `tagName eq '…' and tagValue eq '…'`.
+/// A parsed filter, such as `resourceType eq '…'` or `tagName eq '…' and tagValue eq '…'`.
 #[derive(Debug, Default)]
 struct Filter {
     kind: Option<String>,
@@ -143,7 +145,7 @@ impl Filter {
 
     fn unknown(text: &str) -> Refusal {
         let message = format!(
-            "The filter '{text}' cannot be used: resourceType, tagName and tagValue can be compared by eq."
+            "The filter '{text}' is not supported. Use eq with resourceType, tagName, or tagValue."
         );
         Problem::new("InvalidFilterInQueryString", message).bad_request()
     }
@@ -169,7 +171,7 @@ impl Filter {
     }
 }
 
-/// Returns a summary of all resources in a subscription or a group.
+/// Returns a page of summaries of the resources in a subscription or a group.
 pub(crate) fn resources(call: &Call<'_>, arm: &ArmState, prefix: &Key) -> Result<Answer, Refusal> {
     let filter = call
         .parameter("$filter")

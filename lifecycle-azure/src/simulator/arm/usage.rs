@@ -1,4 +1,4 @@
-//! Quotas and their use.
+//! Simulates quotas and their use.
 
 use std::collections::BTreeMap;
 
@@ -26,8 +26,8 @@ fn limit(options: &SimulatorOptions, family: &str) -> u32 {
         .map_or(options.default_quota, |(_, limit)| *limit)
 }
 
-/// Returns the cores of all VMs in a location by family, whether the VMs are running or
-/// deallocated. A VM without a host counts too, as long as it exists.
+/// Returns the number of cores of all VMs in a location, by family. Deallocated VMs and VMs without
+/// a host count, too.
 fn cores(arm: &ArmState, subscription: &str, location: &str) -> BTreeMap<&'static str, u32> {
     let mut used = BTreeMap::new();
     for vm in arm.vms.values() {
@@ -54,7 +54,7 @@ fn exceeded(what: &str, location: &str, limit: u32, used: u32, more: u32) -> Ref
     Problem::new("OperationNotAllowed", message).conflict()
 }
 
-/// Checks that a VM of this size fits into the quotas; `forced` makes the check fail.
+/// Checks that the quotas allow another VM of this size. `forced` makes the check fail.
 pub(crate) fn fits(
     arm: &ArmState,
     options: &SimulatorOptions,
@@ -107,7 +107,7 @@ fn usage(name: &str, label: &str, used: u32, limit: u32) -> Value {
     })
 }
 
-/// Lists `Microsoft.Compute/locations/…/usages`.
+/// Responds to `Microsoft.Compute/locations/…/usages`.
 pub(crate) fn compute(
     arm: &ArmState,
     options: &SimulatorOptions,
@@ -137,7 +137,7 @@ pub(crate) fn compute(
     Answer::ok(json!({ "value": usages }))
 }
 
-/// Lists `Microsoft.Network/locations/…/usages`.
+/// Responds to `Microsoft.Network/locations/…/usages`.
 pub(crate) fn network(arm: &ArmState, subscription: &str, location: &str) -> Answer {
     let in_location = |one: &&PublicAddress| {
         one.head()

@@ -1,4 +1,4 @@
-//! Validates a request's token for Azure Resource Manager.
+//! Validates the token of a request to Azure Resource Manager.
 
 use axum::http::HeaderMap;
 use axum::http::header::AUTHORIZATION;

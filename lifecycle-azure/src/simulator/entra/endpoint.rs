@@ -1,4 +1,4 @@
-//! The token endpoints: version 2 (`scope`) and version 1 (`resource`).
+//! Simulates the token endpoints: version 2 (`scope`) and version 1 (`resource`).
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -56,8 +56,8 @@ impl Entra {
     }
 }
 
-/// Issues a token to a client that sends its secret or an assertion. Only a real Entra could verify
-/// the assertion's signature.
+/// Issues a token to a client that sends its secret or an assertion. The signature of an assertion
+/// is not verified, which only the real Entra could do.
 pub(crate) async fn token(
     State(entra): State<Arc<Entra>>,
     Path(tenant): Path<String>,
@@ -134,7 +134,7 @@ pub(crate) async fn token(
     }
 }
 
-/// Returns the discovery document with a tenant's endpoints.
+/// Returns the discovery document, which contains a tenant's endpoints.
 pub(crate) async fn discovery(
     State(entra): State<Arc<Entra>>,
     Path(tenant): Path<String>,

@@ -1,4 +1,4 @@
-//! Microsoft Entra: issues and validates tokens.
+//! Simulates Microsoft Entra: issues and validates tokens.
 
 mod bearer;
 mod endpoint;
@@ -25,7 +25,7 @@ pub(crate) const RESOURCE_MANAGER: [&str; 2] = [
     "https://management.core.windows.net",
 ];
 
-/// The claims of a token. The token is formatted as a JSON Web Token, which some clients parse.
+/// The claims of a token. Tokens are JSON Web Tokens, because some clients parse them.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub(crate) struct Claims {
     pub(crate) aud: String,
@@ -35,7 +35,7 @@ pub(crate) struct Claims {
     pub(crate) exp: i64,
     pub(crate) tid: String,
     pub(crate) appid: String,
-    /// The principal; requests count against its rate limits.
+    /// The principal. Requests count against the principal's rate limits.
     pub(crate) oid: String,
     pub(crate) ver: String,
 }
@@ -108,7 +108,7 @@ impl Tokens {
         })
     }
 
-    /// Returns the claims of a token, if this simulator issued it.
+    /// Returns the claims of a token, or `None` if this simulator did not issue the token.
     fn claims(&self, token: &str) -> Option<Claims> {
         let (signed, signature) = token.rsplit_once('.')?;
         let signature = URL_SAFE_NO_PAD.decode(signature).ok()?;
@@ -118,7 +118,7 @@ impl Tokens {
     }
 }
 
-/// Returns the routes of the token endpoints and the discovery documents.
+/// Returns the routes of the token endpoints and of the discovery documents.
 pub(crate) fn router(entra: endpoint::Entra) -> Router {
     Router::new()
         .route("/{tenant}/oauth2/v2.0/token", post(endpoint::token))

@@ -1,9 +1,9 @@
-//! Fault injection, either for selected requests (for example the n-th that a selector selects) or
-//! from a seed (for a fraction of all requests).
+//! Injects faults, either into selected requests (for example the third request that a selector
+//! selects) or into a fraction of all requests, which a seed determines.
 //!
-//! Some faults act on the request itself, in the middleware here. Others act on the operation that
-//! the request starts (a VM's allocation, an operation's result) and are passed on with the
-//! request.
+//! Some faults affect the request itself; the middleware in this module applies them. Other faults
+//! affect the operation that the request starts, such as a VM's allocation; these are attached to
+//! the request.
 
 mod middleware;
 mod seeded;
@@ -20,17 +20,17 @@ pub(crate) use middleware::{inject, throttled_body};
 pub use seeded::FaultRates;
 use seeded::Seeded;
 
-/// A fault that hits one request.
+/// A fault that affects one request.
 #[derive(Debug, Clone, PartialEq)]
 #[non_exhaustive]
 pub enum Fault {
-    /// 429 with `Retry-After`, in the format of the service that the path belongs to; the request
-    /// has no effect.
+    /// The response is 429 with `Retry-After`, in the format of the service that the path belongs
+    /// to. The request has no effect.
     Throttled {
         /// The requested wait, in whole seconds.
         retry_after: Duration,
     },
-    /// A fixed response; the request has no effect.
+    /// The response is fixed. The request has no effect.
     Answer {
         status: StatusCode,
         headers: Vec<(&'static str, String)>,
@@ -38,31 +38,32 @@ pub enum Fault {
     },
     /// The connection is closed before the request has an effect.
     Dropped,
-    /// The request is processed, then the connection is closed: the response is lost.
+    /// The request is processed, but the connection is closed before the response is sent.
     AnswerLost,
     /// The response is delayed by this duration.
     SlowAnswer(Duration),
     /// The operation that the request starts takes longer by this duration.
     SlowOperation(Duration),
-    /// The operation that the request starts ends as `Failed` and changes nothing more.
+    /// The operation that the request starts ends as `Failed`. It has no further effect.
     OperationFails { code: String, message: String },
-    /// There is no capacity for the VM that the request creates or starts: its operation ends as
+    /// There is no capacity for the VM that the request creates or starts. The operation ends as
     /// `Failed` with `AllocationFailed`.
     AllocationFailed,
-    /// The request that creates a VM is rejected because of a quota.
+    /// The request, which creates a VM, is rejected because it exceeds a quota.
     QuotaExceeded,
-    /// The operation that the request starts never ends: a created VM stays `Creating`.
+    /// The operation that the request starts never ends. For example, a created VM stays
+    /// `Creating`.
     NeverEnds,
 }
 
 impl Fault {
-    /// Returns a response with an error in Resource Manager's format.
+    /// Returns a fault whose response is an error in Resource Manager's format.
     pub fn error(status: StatusCode, code: &str, message: &str) -> Self {
         let body = serde_json::json!({"error": {"code": code, "message": message}});
         Self::json(status, &body)
     }
 
-    /// Returns Azure Storage's response to overload: 503 with `Retry-After`.
+    /// Returns a fault with Azure Storage's response to overload: 503 with `Retry-After`.
     pub fn server_busy(retry_after: Duration) -> Self {
         Self::Answer {
             status: StatusCode::SERVICE_UNAVAILABLE,
@@ -77,7 +78,7 @@ impl Fault {
         }
     }
 
-    /// Returns a response with a JSON body.
+    /// Returns a fault whose response has a JSON body.
     pub fn json(status: StatusCode, body: &Value) -> Self {
         Self::Answer {
             status,
@@ -87,7 +88,8 @@ impl Fault {
     }
 }
 
-/// The faults for the operation that a request starts; stored as an extension of the request.
+/// The faults that affect the operation that a request starts. Stored as an extension of the
+/// request.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub(crate) struct Injected {
     pub(crate) slow: Duration,
@@ -101,14 +103,15 @@ pub(crate) struct Injected {
 #[derive(Debug)]
 struct Planned {
     selector: Selector,
-    /// The number of requests to let pass first.
+    /// The number of selected requests that pass before the first one is affected.
     pass: usize,
-    /// The number of requests that are still to be hit; `None` for all.
+    /// The number of selected requests that will still be affected. `None` for all.
     strikes: Option<usize>,
     fault: Fault,
 }
 
-/// The requests that a fault hits: by default the first that a selector selects.
+/// Determines which requests a fault affects. By default, this is the first request that a selector
+/// selects.
 #[derive(Debug, Clone)]
 pub struct When {
     selector: Selector,
@@ -117,7 +120,7 @@ pub struct When {
 }
 
 impl When {
-    /// Hits only the next request that `selector` selects.
+    /// Affects only the next request that `selector` selects.
     pub fn next(selector: Selector) -> Self {
         Self {
             selector,
@@ -126,26 +129,26 @@ impl When {
         }
     }
 
-    /// Hits only the next request with this method and a path that contains `part`.
+    /// Affects only the next request with this method and with a path that contains `part`.
     pub fn request(method: Method, part: &str) -> Self {
         Self::next(Selector::method(method).path(part))
     }
 
-    /// Hits the `n`-th selected request from now on, counted from 1.
+    /// Affects the `n`-th selected request from now on, counted from 1.
     #[must_use]
     pub fn nth(mut self, n: usize) -> Self {
         self.pass = n.saturating_sub(1);
         self
     }
 
-    /// Hits this many selected requests in a row.
+    /// Affects this many selected requests in a row.
     #[must_use]
     pub fn times(mut self, count: usize) -> Self {
         self.strikes = Some(count);
         self
     }
 
-    /// Hits every further selected request too.
+    /// Affects all further selected requests, too.
     #[must_use]
     pub fn always(mut self) -> Self {
         self.strikes = None;
@@ -153,7 +156,7 @@ impl When {
     }
 }
 
-/// The faults of a simulator. Cheap to clone; all clones share one list.
+/// The faults of a simulator. Cloning is cheap, and all clones share the same faults.
 #[derive(Debug, Clone, Default)]
 pub struct Faults(Arc<Mutex<State>>);
 
@@ -168,8 +171,8 @@ impl Faults {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Adds a fault. Several faults may hit the same request, in the order in which they were
-    /// added.
+    /// Adds a fault. If several faults affect the same request, they apply in the order in which
+    /// they were added.
     pub fn add(&self, when: When, fault: Fault) {
         self.state().planned.push(Planned {
             selector: when.selector,
@@ -179,10 +182,11 @@ impl Faults {
         });
     }
 
-    /// Makes a fraction of all requests fail; the seed determines which. Whether a request fails
-    /// depends on the seed, its method, its path, and the number of earlier requests with the same
-    /// method and path, but not on how requests with different paths interleave. Replaces an
-    /// earlier seed.
+    /// Makes a fraction of all requests fail, determined by a seed.
+    ///
+    /// Whether a request fails depends on the seed, on the request's method and path, and on the
+    /// number of earlier requests with the same method and path. It does not depend on how requests
+    /// with different paths interleave. A new seed replaces the previous one.
     pub fn seed(&self, seed: u64, rates: FaultRates) {
         self.state().seeded = Some(Seeded::new(seed, rates));
     }
@@ -192,8 +196,8 @@ impl Faults {
         *self.state() = State::default();
     }
 
-    /// Returns the number of added faults that have not been used up; 0 means that all faults of a
-    /// test have occurred. Faults added with [`When::always`] are not counted.
+    /// Returns how often the added faults will still occur. Zero means that all faults of a test
+    /// have occurred. Faults with [`When::always`] are not counted.
     pub fn pending(&self) -> usize {
         self.state()
             .planned
@@ -202,7 +206,7 @@ impl Faults {
             .sum()
     }
 
-    /// Returns the faults that hit this request, and counts each of them as used.
+    /// Returns the faults that affect this request, and counts each of them as used.
     fn strike(&self, method: &Method, path: &str) -> Vec<Fault> {
         let mut state = self.state();
         let mut faults = Vec::new();
@@ -236,7 +240,7 @@ mod tests {
     }
 
     #[test]
-    fn a_fault_hits_the_selected_request() {
+    fn a_fault_affects_the_selected_request() {
         let faults = Faults::default();
         faults.add(When::request(Method::GET, "/VMs/").nth(2), Fault::Dropped);
         assert_eq!(faults.pending(), 1);
@@ -249,7 +253,7 @@ mod tests {
     }
 
     #[test]
-    fn a_fault_may_hit_several_times_or_always() {
+    fn a_fault_can_occur_several_times_or_always() {
         let faults = Faults::default();
         faults.add(When::request(Method::GET, "/a").times(2), Fault::Dropped);
         faults.add(When::request(Method::GET, "/b").always(), Fault::Dropped);

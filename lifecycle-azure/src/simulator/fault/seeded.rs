@@ -9,27 +9,28 @@ use uuid::Uuid;
 
 use super::Fault;
 
-/// The fraction of requests that each fault hits, between 0 and 1. At most one fault hits a
-/// request; the fractions are applied in the order of the fields, so their sum should not exceed 1.
+/// The fraction of requests that each fault affects, between 0 and 1. A request is affected by at
+/// most one fault. The fractions apply in the order of the fields, and their sum should not exceed
+/// 1.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct FaultRates {
-    /// 429 with `Retry-After`.
+    /// The fraction of requests with the response 429 and `Retry-After`.
     pub throttled: f64,
-    /// The `Retry-After` of a throttled response.
+    /// The wait in the `Retry-After` of a throttled response.
     pub retry_after: Duration,
-    /// 500 without an effect.
+    /// The fraction of requests with the response 500 and without any effect.
     pub internal_error: f64,
-    /// The connection is closed before the request has an effect.
+    /// The fraction of requests whose connection is closed before they have an effect.
     pub dropped: f64,
-    /// The request is processed, but its response is lost.
+    /// The fraction of requests that are processed, but whose response is lost.
     pub answer_lost: f64,
-    /// The operation that a request starts takes longer.
+    /// The fraction of requests that start a slow operation.
     pub slow_operation: f64,
-    /// By how much a slow operation takes longer.
+    /// The additional time that a slow operation takes.
     pub slowness: Duration,
-    /// The operation that a request starts fails.
+    /// The fraction of requests that start an operation that fails.
     pub operation_fails: f64,
-    /// There is no capacity for a VM.
+    /// The fraction of requests that fail because there is no capacity for a VM.
     pub allocation_fails: f64,
 }
 
@@ -47,7 +48,8 @@ impl FaultRates {
         allocation_fails: 0.0,
     };
 
-    /// Uses this fraction for every transient fault: 429, 500, closed connections, lost responses.
+    /// Uses `share` as the fraction of every transient fault: 429, 500, closed connections, and
+    /// lost responses.
     pub const fn transient(share: f64) -> Self {
         Self {
             throttled: share,
@@ -76,7 +78,7 @@ impl Seeded {
     }
 
     pub(super) fn strike(&mut self, method: &Method, path: &str) -> Option<Fault> {
-        // Operation ids differ between runs, so they are omitted.
+        // Omit operation ids, which differ between runs.
         let path: Vec<_> = path
             .split('/')
             .filter(|segment| Uuid::parse_str(segment).is_err())
@@ -142,21 +144,24 @@ mod tests {
                 if interleaved {
                     seeded.strike(&Method::GET, "/other");
                 }
-                // Each path has its own id, like the paths of operations.
+                // Give each path a different id, as in the paths of operations.
                 seeded.strike(&Method::GET, &format!("/op/{}", Uuid::from_u128(i)))
             })
             .collect()
     }
 
     #[test]
-    fn a_seed_gives_the_same_results_despite_other_requests() {
+    fn other_requests_do_not_change_the_faults_of_a_seed() {
         assert_eq!(fates(1, false), fates(1, true));
         assert_ne!(fates(1, false), fates(2, false));
     }
 
     #[test]
-    fn hits_about_the_requested_share() {
+    fn affects_about_the_requested_share() {
         let struck = fates(3, false).iter().flatten().count();
-        assert!((25..55).contains(&struck), "{struck} of 100 at 4 times 10%");
+        assert!(
+            (25..55).contains(&struck),
+            "{struck} of 100, but about 4 × 10% were requested"
+        );
     }
 }

@@ -1,4 +1,5 @@
-//! Responses in Azure's format: errors as XML with a code, and the headers that every response has.
+//! Builds responses in Azure's format: errors as XML with a code, and the headers of every
+//! response.
 
 use axum::body::Body;
 use axum::extract::Request;
@@ -130,7 +131,7 @@ impl Refusal {
     }
 }
 
-/// The values for the common headers of a response.
+/// The values for the headers that every response has.
 #[derive(Debug)]
 pub(super) struct Stamp {
     id: Uuid,
@@ -200,7 +201,7 @@ impl Stamp {
     }
 }
 
-/// Converts text to a header's value; `None` if a header cannot contain it.
+/// Converts text to the value of a header. Returns `None` if a header cannot contain the text.
 fn text(value: &str) -> Option<HeaderValue> {
     HeaderValue::from_str(value).ok()
 }

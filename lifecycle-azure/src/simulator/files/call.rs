@@ -1,4 +1,4 @@
-//! A parsed request to Azure Files: account, path, parameters.
+//! Parses a request to Azure Files into its account, path, and parameters.
 
 use axum::body::{Bytes, to_bytes};
 use axum::extract::Request;
@@ -7,13 +7,13 @@ use percent_encoding::percent_decode_str;
 
 use super::answer::Refusal;
 
-/// The maximum size of a request body: the limit of Put Range.
+/// The maximum size of a request body, which is the limit of Put Range.
 pub(super) const MOST_BYTES: usize = 4 << 20;
 
 #[derive(Debug)]
 pub(super) struct Call {
     pub(super) method: Method,
-    /// The path as it was sent, which is what the client signed.
+    /// The path as the client sent and signed it.
     pub(super) raw_path: String,
     /// The share, if the path names one.
     pub(super) share: Option<String>,
@@ -29,8 +29,8 @@ impl Call {
     pub(super) async fn read(request: Request) -> Result<Self, Refusal> {
         let (parts, body) = request.into_parts();
         let raw_path = parts.uri.path().to_owned();
-        // Decode before splitting: Azure treats an escaped slash as a slash, and clients rely on
-        // it.
+        // Decode the path before splitting it: Azure treats an escaped slash as a slash, and
+        // clients rely on that.
         let mut path: Vec<String> = decoded(&raw_path)?
             .split('/')
             .filter(|part| !part.is_empty())
@@ -66,7 +66,7 @@ impl Call {
         })
     }
 
-    /// Returns a parameter's value; names are case-insensitive.
+    /// Returns the value of a parameter. Parameter names are case-insensitive.
     pub(super) fn parameter(&self, name: &str) -> Option<&str> {
         self.query
             .iter()
@@ -100,7 +100,7 @@ impl Call {
             .collect()
     }
 
-    /// Returns the byte range of the request: start (inclusive) and end (exclusive).
+    /// Returns the byte range of the request, as its start (inclusive) and its end (exclusive).
     pub(super) fn range(&self) -> Result<Option<(u64, Option<u64>)>, Refusal> {
         let Some(text) = self.header("x-ms-range").or_else(|| self.header("range")) else {
             return Ok(None);

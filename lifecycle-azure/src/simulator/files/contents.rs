@@ -1,11 +1,11 @@
-//! A file's bytes. Unwritten ranges are zeros and use no memory.
+//! Stores a file's bytes. Unwritten ranges are zeros and use no memory.
 
 use std::collections::BTreeMap;
 
 use axum::body::Bytes;
 use bytes::BytesMut;
 
-/// The bytes of a file. Copies share them.
+/// The bytes of a file. Clones share the memory.
 #[derive(Debug, Clone, Default)]
 pub(super) struct Contents {
     size: u64,
@@ -31,7 +31,7 @@ impl Contents {
         self.size = size;
     }
 
-    /// Writes at an offset; the caller must make sure that the file is long enough.
+    /// Writes bytes at an offset. The caller must make sure that the file is long enough.
     pub(super) fn write(&mut self, offset: u64, bytes: Bytes) {
         self.clear(offset, offset + bytes.len() as u64);
         if !bytes.is_empty() {
@@ -60,7 +60,7 @@ impl Contents {
         }
     }
 
-    /// Returns the bytes from `start` to `end`, both within the file.
+    /// Returns the bytes from `start` to `end`. Both must be within the file.
     pub(super) fn read(&self, start: u64, end: u64) -> Bytes {
         let length = usize::try_from(end.saturating_sub(start)).unwrap_or_default();
         let mut all = BytesMut::zeroed(length);
@@ -76,8 +76,8 @@ impl Contents {
         all.freeze()
     }
 
-    /// Returns the first and the last byte of each written range, in sectors of 512 bytes as in
-    /// Azure.
+    /// Returns the first and the last byte of each written range. As in Azure, ranges consist of
+    /// whole sectors of 512 bytes.
     pub(super) fn ranges(&self) -> Vec<(u64, u64)> {
         const SECTOR: u64 = 512;
         let mut ranges: Vec<(u64, u64)> = Vec::new();
@@ -101,7 +101,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn later_writes_replace_earlier_ones_and_the_rest_is_zeros() {
+    fn later_writes_replace_earlier_ones_and_unwritten_bytes_are_zeros() {
         let mut contents = Contents::zeros(12);
         contents.write(2, Bytes::from_static(b"abcdef"));
         contents.write(4, Bytes::from_static(b"XY"));
@@ -116,7 +116,7 @@ mod tests {
     }
 
     #[test]
-    fn ranges_are_merged_whole_sectors() {
+    fn ranges_are_merged_and_consist_of_whole_sectors() {
         let mut contents = Contents::zeros(1 << 40);
         contents.write(0, Bytes::from_static(b"a"));
         contents.write(512, Bytes::from_static(b"b"));

@@ -1,4 +1,4 @@
-//! Lists as XML, in pages.
+//! Formats lists as XML, in pages.
 
 use std::fmt::Write as _;
 
@@ -13,14 +13,14 @@ use super::answer::{Answer, Refusal, file_time, http_date};
 use super::call::Call;
 use super::tree::{Directory, Entry, etag};
 
-/// A page of a list, and where the next page begins.
+/// A page of a list, and the marker of the next page.
 struct Page<T> {
     items: Vec<T>,
     next: Option<String>,
 }
 
-/// Selects a page of items that are sorted by key. The marker contains characters that a URL must
-/// escape, so that tests detect clients which do not escape it.
+/// Selects a page of `all`, whose items are sorted by key. The marker contains characters that must
+/// be escaped in a URL, so that tests detect clients that do not escape the marker.
 fn page<T>(
     call: &Call,
     most: usize,

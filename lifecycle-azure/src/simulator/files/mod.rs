@@ -1,13 +1,14 @@
-//! Azure Files over REST: shares, directories, files, ranges, metadata, and lists, kept in memory.
+//! Simulates Azure Files over REST: shares, directories, files, ranges, metadata, and lists. All
+//! data is in memory.
 //!
-//! A request is parsed ([`call`]), its signature and permissions are checked ([`authorization`]),
-//! and one of the [`operations`] applies the request to the [`tree`] of a share. Keys and shared
-//! access signatures are computed as Azure does, so that Microsoft's own clients are accepted and a
+//! The service parses a request ([`call`]), checks its signature and its permissions
+//! ([`authorization`]), and applies one of the [`operations`] to the [`tree`] of a share. Keys and
+//! shared access signatures work as in Azure, so that Microsoft's own clients are accepted and a
 //! wrong key is rejected.
 //!
-//! Not checked: the checksum of a body (`Content-MD5`), and conditional headers, which the service
-//! does not support for files. Not simulated, and rejected: copies, renames, leases, snapshots,
-//! handles, stored access policies, user delegation, NFS.
+//! Not checked: the checksum of a body (`Content-MD5`), and conditional headers, which Azure does
+//! not support for files. Not simulated, and rejected: copies, renames, leases, snapshots, handles,
+//! stored access policies, user delegation, and NFS.
 
 mod answer;
 mod authorization;
@@ -41,7 +42,7 @@ use super::options::StorageAccount;
 /// The maximum number of entries per page of a list, unless a request asks for fewer.
 const PAGE: usize = 5000;
 
-/// Storage accounts with their file shares. Cheap to clone; all clones share one state.
+/// Storage accounts with their file shares. Cloning is cheap, and all clones share the same state.
 #[derive(Debug, Clone)]
 pub struct FilesService(Arc<Shared>);
 
@@ -83,11 +84,11 @@ impl FilesService {
         Self(Arc::new(Shared { clock, ids, state }))
     }
 
-    /// Adds a storage account with its shares. An existing account gets the key and the missing
-    /// shares.
+    /// Adds a storage account with its shares. If the account exists, sets its key and adds the
+    /// missing shares.
     ///
     /// # Errors
-    /// [`Error::Invalid`] if the key is not Base64.
+    /// Returns [`Error::Invalid`] if the key is not Base64.
     pub fn add(&self, account: &StorageAccount) -> Result<()> {
         let key = STANDARD.decode(account.key.expose()).map_err(|_| {
             Error::invalid(
@@ -115,12 +116,14 @@ impl FilesService {
         Ok(())
     }
 
-    /// Limits pages of lists to this many entries, so that paging can be tested with few files.
+    /// Limits each page of a list to this many entries, so that tests of paging need only few
+    /// files.
     pub fn set_page(&self, entries: usize) {
         self.state().page = entries.clamp(1, PAGE);
     }
 
-    /// Returns all files of a share by path, with their sizes in bytes; empty for an absent share.
+    /// Returns the paths of all files of a share, with the files' sizes in bytes. Returns an empty
+    /// map if the share does not exist.
     pub fn files(&self, account: &str, share: &str) -> BTreeMap<String, u64> {
         self.state()
             .accounts
@@ -130,22 +133,22 @@ impl FilesService {
             .unwrap_or_default()
     }
 
-    /// Returns a shared access signature for an account; `None` if the account does not exist.
+    /// Returns a shared access signature for an account, or `None` if the account does not exist.
     pub fn account_sas(&self, account: &str, terms: &AccountSas) -> Option<SecretString> {
         let state = self.state();
         let account = state.accounts.get(account)?;
         Some(terms.sign(&account.name, account.key.expose_secret()))
     }
 
-    /// Returns a shared access signature for a share; `None` if the account does not exist.
+    /// Returns a shared access signature for a share, or `None` if the account does not exist.
     pub fn share_sas(&self, account: &str, terms: &ShareSas) -> Option<SecretString> {
         let state = self.state();
         let account = state.accounts.get(account)?;
         Some(terms.sign(&account.name, account.key.expose_secret()))
     }
 
-    /// Returns the service's routes. `secure` means that they are served over HTTPS, which some
-    /// signatures require.
+    /// Returns the service's routes. `secure` must be true if the routes are served over HTTPS,
+    /// which some signatures require.
     pub fn router(&self, secure: bool) -> Router {
         Router::new()
             .fallback(serve)

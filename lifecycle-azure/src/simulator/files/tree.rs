@@ -1,5 +1,5 @@
-//! A share's directories and files. Names keep their case and are compared without regard to case,
-//! as on Windows.
+//! Stores a share's directories and files. As on Windows, names keep their case, but comparisons
+//! ignore case.
 
 use std::collections::BTreeMap;
 
@@ -15,7 +15,7 @@ pub(super) struct Share {
     pub(super) modified: DateTime<Utc>,
     pub(super) etag: u64,
     root: Directory,
-    /// The number of the last change; ids and entity tags are derived from it.
+    /// The number of the last change. Ids and entity tags are derived from this number.
     changes: u64,
 }
 
@@ -44,7 +44,7 @@ pub(super) struct Directory {
 pub(super) struct File {
     pub(super) properties: Properties,
     pub(super) contents: Contents,
-    /// The content headers of a read response, such as `content-type`.
+    /// The content headers for read responses, such as `content-type`.
     pub(super) headers: Vec<(&'static str, String)>,
 }
 
@@ -64,13 +64,13 @@ impl Entry {
     }
 }
 
-/// Returns an entity tag as a header's value.
+/// Returns an entity tag as the value of a header.
 pub(super) fn etag(number: u64) -> String {
     format!("\"0x8DD{number:012X}\"")
 }
 
 impl Properties {
-    /// Adds the headers for these properties.
+    /// Adds the headers that contain these properties.
     pub(super) fn headers(&self, mut answer: Answer) -> Answer {
         for (name, value) in &self.metadata {
             answer = answer.header(&format!("x-ms-meta-{name}"), value);
@@ -88,7 +88,7 @@ impl Properties {
             .header("x-ms-file-parent-id", self.parent.to_string())
     }
 
-    /// Records a change; `number` must not have been used before.
+    /// Records a change. The number must not have been used before.
     pub(super) fn change(&mut self, number: u64, now: DateTime<Utc>) {
         self.etag = number;
         self.modified = now;
@@ -186,12 +186,12 @@ impl Share {
         let (directory, name) = self.parent(path)?;
         match directory.entries.get_mut(&name.to_lowercase()) {
             Some(Entry::File(file)) => Ok(file),
-            // A directory counts as absent when a file is requested.
+            // If a file is requested, a directory counts as absent.
             Some(Entry::Directory(_)) | None => Err(Refusal::not_found("resource")),
         }
     }
 
-    /// Creates a directory; its parent must exist.
+    /// Creates a directory. The parent directory must exist.
     pub(super) fn make_directory(
         &mut self,
         path: &[String],
@@ -217,7 +217,7 @@ impl Share {
         Ok(directory.entries.entry(key).or_insert(created).properties())
     }
 
-    /// Creates a file of zeros in an existing directory. Replaces a previous file.
+    /// Creates a file of zeros in an existing directory. Replaces an existing file.
     pub(super) fn make_file(
         &mut self,
         path: &[String],
@@ -291,7 +291,7 @@ fn already_exists() -> Refusal {
     )
 }
 
-/// Checks that Windows allows the names.
+/// Checks that Windows allows all names in a path.
 fn check_names(path: &[String]) -> Result<(), Refusal> {
     let bad = |name: &String| {
         name.chars()

@@ -1,5 +1,5 @@
-//! Actions on an existing VM: start, restart, power off, deallocate, delete. A later operation
-//! replaces an operation in progress.
+//! Performs actions on an existing VM: start, restart, power off, deallocate, and delete. A later
+//! operation replaces an operation in progress.
 
 use axum::http::StatusCode;
 
@@ -14,7 +14,7 @@ use crate::simulator::arm::resource::{Provisioning, Resource as _, find};
 use crate::simulator::arm::state::ArmState;
 use crate::simulator::host::HostChange;
 
-/// Starts an operation on a VM, in place of the one in progress.
+/// Starts an operation on a VM. The new operation replaces any operation in progress.
 pub(super) fn replace_operation(
     call: &Call<'_>,
     arm: &mut ArmState,
@@ -42,7 +42,7 @@ pub(super) fn replace_operation(
     operation
 }
 
-/// Returns the VM, unless it is being deleted.
+/// Returns the VM. Fails if the VM is being deleted.
 pub(super) fn changeable<'w>(
     arm: &'w ArmState,
     id: &ResourceId,
@@ -58,7 +58,7 @@ pub(super) fn changeable<'w>(
     Ok(vm)
 }
 
-/// Performs the action at the end of a path; `None` for an unknown action.
+/// Performs `action`, the last part of a path. Returns `None` if the action is unknown.
 pub(crate) fn act(
     call: &Call<'_>,
     arm: &mut ArmState,
@@ -95,7 +95,7 @@ fn change_power(
     let before = vm.power;
     let has_host = before.is_some();
     let (during, after) = match &change {
-        // The VM has no host yet, so starting it tries again to create the host.
+        // A VM without a host is started by another attempt to create the host.
         HostChange::Start { .. } if !has_host => {
             let operation = begin_creation(call, arm, id)?;
             set(arm, &id.key(), Provisioning::Updating, None);
@@ -112,7 +112,7 @@ fn change_power(
             }
             (Power::Running, Power::Running)
         }
-        // A deallocated VM is off already, and stays deallocated.
+        // A deallocated VM is already off and stays deallocated.
         HostChange::PowerOff { .. } if before == Some(Power::Deallocated) => {
             (Power::Deallocated, Power::Deallocated)
         }
@@ -154,7 +154,7 @@ fn unmade(id: &ResourceId) -> Refusal {
     Problem::new("OperationNotAllowed", message).conflict()
 }
 
-/// Deletes a VM, and the resources with `deleteOption: Delete`.
+/// Deletes a VM and those of its resources that have `deleteOption: Delete`.
 pub(crate) fn delete(call: &Call<'_>, arm: &mut ArmState, id: &ResourceId) -> Answer {
     let Ok(vm) = find::<VmResource>(arm, id) else {
         return Answer::new(StatusCode::NO_CONTENT);

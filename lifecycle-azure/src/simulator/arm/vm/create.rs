@@ -1,4 +1,4 @@
-//! Creates a VM, with existing interfaces or with interfaces that are created with it.
+//! Creates a VM, with existing interfaces or with interfaces that are created together with the VM.
 
 use axum::http::StatusCode;
 use serde_json::{Value, json};
@@ -23,7 +23,7 @@ use crate::simulator::arm::state::ArmState;
 use crate::simulator::arm::usage;
 use crate::simulator::host::{HostChange, HostRequest};
 
-/// Creates a VM, or changes an existing one.
+/// Creates a VM or changes an existing one.
 pub(crate) fn put(call: &Call<'_>, arm: &mut ArmState, id: &ResourceId) -> Result<Answer, Refusal> {
     arm.open_group(&id.subscription, &id.group)?;
     let before = arm.vms.get(&id.key());
@@ -45,8 +45,8 @@ pub(crate) fn put(call: &Call<'_>, arm: &mut ArmState, id: &ResourceId) -> Resul
     let forced = call.injected.quota_exceeded;
     let options = &call.cloud.options;
     usage::fits(arm, options, id, &head.location, request.size, forced).inspect_err(|_| {
-        // The interfaces stay reserved for a while although the VM does not exist. This is a
-        // well-known pitfall of Azure.
+        // A well-known pitfall of Azure: although the VM does not exist, its interfaces stay
+        // reserved for a while.
         let until = arm.now + options.nic_reservation;
         for attached in named.iter().flatten() {
             if let Some(interface) = arm.interfaces.get_mut(&attached.id.key()) {
@@ -80,7 +80,8 @@ fn valid_name(name: &str) -> bool {
     (1..=64).contains(&name.len()) && name.chars().all(allowed) && !name.ends_with(['-', '.'])
 }
 
-/// Starts the creation of a VM's host, for a new VM or after an earlier failure.
+/// Starts the creation of a VM's host, for a new VM or for a VM whose host could not be created
+/// earlier.
 pub(super) fn begin_creation(
     call: &Call<'_>,
     arm: &mut ArmState,
@@ -130,7 +131,7 @@ pub(super) fn begin_creation(
     ))
 }
 
-/// Returns the error for a VM for which Azure has no capacity.
+/// Returns the error that reports that Azure has no capacity for a VM.
 pub(super) fn allocation_failed() -> Problem {
     Problem::new(
         "AllocationFailed",
@@ -140,8 +141,8 @@ pub(super) fn allocation_failed() -> Problem {
     )
 }
 
-/// Checks that the disks do not exist: a disk is created from an image or empty, and never
-/// overwrites another disk.
+/// Checks that the disks do not exist. New disks are either empty or created from an image, and
+/// never overwrite existing disks.
 fn disks_are_new(arm: &ArmState, id: &ResourceId, request: &VmRequest) -> Result<(), Refusal> {
     let disks = request.data_disks.iter().chain([&request.os_disk]);
     for name in disks.filter_map(|disk| disk.name.as_deref()) {
@@ -159,7 +160,8 @@ fn disks_are_new(arm: &ArmState, id: &ResourceId, request: &VmRequest) -> Result
     Ok(())
 }
 
-/// Returns the existing interfaces that a request names, if the VM can use them.
+/// Returns the existing interfaces that a request refers to. Fails if the VM cannot use one of
+/// them.
 fn named_interfaces(
     arm: &ArmState,
     id: &ResourceId,
@@ -189,7 +191,7 @@ fn named_interfaces(
     Ok(Some(attached))
 }
 
-/// Creates either all interfaces that are declared inside the VM, or none of them.
+/// Creates all interfaces that are declared inside the VM. If one of them fails, creates none.
 fn make_interfaces(
     call: &Call<'_>,
     arm: &mut ArmState,
@@ -211,7 +213,7 @@ fn make_interfaces(
     Ok(created.attached)
 }
 
-/// The resources that were created so far.
+/// The resources that have been created so far.
 #[derive(Debug, Default)]
 struct Created {
     attached: Vec<Attached>,
@@ -219,9 +221,9 @@ struct Created {
     addresses: Vec<Key>,
 }
 
-/// Returns the id for a new resource that is created with a VM. Its name has an unpredictable
-/// suffix, so that clients must read it from the VM. The suffix is the same in every run with the
-/// same requests, so that seeded faults are reproducible.
+/// Returns the id of a new resource that is created together with a VM. The resource's name has an
+/// unpredictable suffix, so that clients must read the name from the VM. Every run with the same
+/// requests has the same suffixes, so that seeded faults are reproducible.
 fn id_for_part<R: Resource>(arm: &ArmState, vm: &Head, name: &str, digits: usize) -> ResourceId {
     let mut tried = 0_u32;
     loop {
@@ -305,7 +307,7 @@ fn make_interface(
     Ok(())
 }
 
-/// Creates a disk and returns its description in the VM.
+/// Creates a disk and returns its description for the VM.
 fn make_disk(
     call: &Call<'_>,
     arm: &mut ArmState,

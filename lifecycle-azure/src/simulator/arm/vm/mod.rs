@@ -1,4 +1,4 @@
-//! Virtual machines.
+//! Simulates virtual machines.
 
 mod action;
 mod create;
@@ -36,7 +36,7 @@ pub(crate) struct VmResource {
     vm_id: Uuid,
     size: &'static Size,
     image: &'static Image,
-    /// The storage profile for responses.
+    /// The storage profile that responses contain.
     storage: Value,
     system: System,
     interfaces: Vec<Attached>,
@@ -45,10 +45,10 @@ pub(crate) struct VmResource {
     others: Map<String, Value>,
     /// The members next to `properties`: zones, identity, plan.
     top_level: Map<String, Value>,
-    /// The power state; `None` before the VM has a host.
+    /// The power state. `None` before the VM has a host.
     power: Option<Power>,
-    /// The address at which the VM's host is reachable from outside its network, if it is not an
-    /// address of the simulator.
+    /// The address at which the VM's host is reachable from outside its network. `None` if the host
+    /// is reachable at the address that the simulator allocated.
     reached_at: Option<Ipv4Addr>,
     /// The operation in progress.
     operation: Option<OperationId>,
@@ -62,7 +62,7 @@ struct System {
     computer_name: String,
     admin: String,
     ssh_keys: Vec<String>,
-    /// The profile for responses, without secrets.
+    /// The operating system profile that responses contain, without secrets.
     shown: Value,
     custom_data: Option<Sensitive>,
 }
@@ -73,7 +73,8 @@ struct Attached {
     id: ResourceId,
     primary: Option<bool>,
     delete_option: Option<String>,
-    /// The name of the network interface configuration, if the interface was created with the VM.
+    /// The name of the network interface configuration. `None` if the interface existed before the
+    /// VM.
     configuration: Option<String>,
 }
 
@@ -155,7 +156,7 @@ impl VmResource {
     }
 }
 
-/// Sets a VM's state and power for an operation, and updates its addresses.
+/// Sets a VM's provisioning state and power state, and updates its addresses.
 fn set(arm: &mut ArmState, key: &Key, state: Provisioning, power: Option<Power>) {
     let now = arm.now;
     let Some(vm) = arm.vms.get_mut(key) else {
@@ -183,7 +184,7 @@ fn set(arm: &mut ArmState, key: &Key, state: Provisioning, power: Option<Power>)
     }
 }
 
-/// Marks a VM whose resource group is being deleted, so that nothing else can change it.
+/// Marks a VM as being deleted with its resource group, so that no other request can change the VM.
 pub(crate) fn mark_deleting(arm: &mut ArmState, key: &Key) {
     let now = arm.now;
     let previous = arm.vms.get_mut(key).and_then(|vm| {
@@ -195,7 +196,7 @@ pub(crate) fn mark_deleting(arm: &mut ArmState, key: &Key) {
     }
 }
 
-/// Marks a VM as failed, because its deletion failed.
+/// Marks a VM as failed after its deletion has failed.
 pub(crate) fn mark_failed(arm: &mut ArmState, key: &Key, problem: Problem) {
     if let Some(vm) = arm.vms.get_mut(key) {
         vm.head.state = Provisioning::Failed(problem);
@@ -244,7 +245,7 @@ impl Resource for VmResource {
         None
     }
 
-    /// Deletes the VM's resources with `deleteOption: Delete`, and detaches the others.
+    /// Deletes the VM's resources that have `deleteOption: Delete`, and detaches the others.
     fn removed(self, arm: &mut ArmState) {
         for attached in self.interfaces {
             let key = attached.id.key();

@@ -1,4 +1,4 @@
-//! The request to create a VM, validated as Azure does.
+//! Validates the request to create a VM, with the same rules as Azure.
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
@@ -35,7 +35,7 @@ const REFUSED_ADMINS: [&str; 16] = [
     "sql",
 ];
 
-/// The members of `properties` that are kept as received.
+/// The members of `properties` that the simulator stores as received.
 const KEPT: [&str; 9] = [
     "priority",
     "evictionPolicy",
@@ -52,7 +52,7 @@ const KEPT: [&str; 9] = [
 pub(super) struct VmRequest {
     pub(super) size: &'static Size,
     pub(super) image: &'static Image,
-    /// The image reference with its exact version.
+    /// The image reference, with the exact version of the image.
     pub(super) image_reference: Value,
     pub(super) os_disk: DiskRequest,
     pub(super) data_disks: Vec<DiskRequest>,
@@ -73,10 +73,10 @@ pub(super) struct DiskRequest {
     pub(super) delete_option: Option<String>,
 }
 
-/// Existing interfaces, or interfaces to create with the VM.
+/// The existing interfaces that the VM uses, or the interfaces that are created with the VM.
 #[derive(Debug)]
 pub(super) enum NetworkRequest {
-    /// The interfaces: (id, primary, delete option).
+    /// The existing interfaces, as (id, primary, delete option).
     Existing(Vec<(String, Option<bool>, Option<String>)>),
     Configured(Vec<Value>),
 }
@@ -267,8 +267,7 @@ fn network_of(body: &Value) -> Result<NetworkRequest, Refusal> {
     }
 }
 
-/// Returns the zones, the plan, and the identity. Azure generates the ids of a system-assigned
-/// identity.
+/// Returns the zones, the plan, and the identity. Generates the ids of identities, as Azure does.
 pub(super) fn top_level_of(call: &Call<'_>) -> Map<String, Value> {
     let mut top_level = Map::new();
     for name in ["zones", "plan", "identity"] {
@@ -291,7 +290,7 @@ pub(super) fn top_level_of(call: &Call<'_>) -> Map<String, Value> {
             .into_iter()
             .flatten()
         {
-            // In the simulator, all identities are the same: the metadata service's identity.
+            // All identities are the same in the simulator: the identity of the metadata service.
             *ids = json!({
                 "principalId": call.cloud.ids.uuid(),
                 "clientId": call.cloud.options.managed_identity,

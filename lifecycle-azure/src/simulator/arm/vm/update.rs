@@ -1,4 +1,4 @@
-//! Changes an existing VM: size, tags, identity. Other properties cannot be changed.
+//! Changes an existing VM: its size, tags, and identity. Other properties cannot be changed.
 
 use axum::http::StatusCode;
 use serde_json::Value;
@@ -17,7 +17,8 @@ use crate::simulator::arm::sku::{Size, size_of};
 use crate::simulator::arm::state::ArmState;
 use crate::simulator::arm::usage;
 
-/// Properties that a PUT cannot change: (path in the body and in responses, Azure's name).
+/// The properties that a PUT cannot change, as (path in bodies and responses, Azure's name for the
+/// property).
 const FIXED: [(&str, &str); 9] = [
     (
         "/properties/storageProfile/imageReference/publisher",
@@ -67,7 +68,7 @@ pub(super) fn put(call: &Call<'_>, arm: &mut ArmState, id: &ResourceId) -> Resul
     change(call, arm, id, size, Some(head.tags))
 }
 
-/// Handles a PATCH: omitted members are kept.
+/// Handles a PATCH. Members that the body does not contain stay unchanged.
 pub(crate) fn patch(
     call: &Call<'_>,
     arm: &mut ArmState,
@@ -97,7 +98,8 @@ fn check_fixed(call: &Call<'_>, arm: &ArmState, vm: &VmResource) -> Result<(), R
     check_interfaces(call, vm)
 }
 
-/// Checks that the interfaces are unchanged: adding or removing interfaces is not supported.
+/// Checks that a request does not change the interfaces. Adding and removing interfaces is not
+/// supported.
 fn check_interfaces(call: &Call<'_>, vm: &VmResource) -> Result<(), Refusal> {
     let network = |list: &str| {
         let pointer = format!("/properties/networkProfile/{list}");
@@ -154,7 +156,8 @@ fn change(
             return Err(fixed("hardwareProfile.vmSize"));
         }
         let forced = call.injected.quota_exceeded;
-        // The VM's current cores are counted as used too, which is slightly stricter than Azure.
+        // The VM's current cores also count as used, which makes this check slightly stricter than
+        // Azure's.
         usage::fits(arm, &call.cloud.options, id, &location, size, forced)?;
     }
     let never_made = vm.power.is_none();
@@ -174,7 +177,7 @@ fn change(
         }
     }
     let (operation, state) = if never_made {
-        // The VM's creation failed or is in progress, so start it again.
+        // The VM's creation has failed or is in progress, so start the creation again.
         (begin_creation(call, arm, id)?, Provisioning::Creating)
     } else {
         let delay = call.cloud.options.delays.create;

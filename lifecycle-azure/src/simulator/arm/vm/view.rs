@@ -1,4 +1,4 @@
-//! The representation of VMs in responses, with or without their instance view.
+//! Formats VMs for responses, with or without their instance view.
 
 use chrono::{DateTime, SecondsFormat, Utc};
 use serde_json::{Value, json};
@@ -64,7 +64,7 @@ impl VmResource {
                 }],
             })).collect::<Vec<_>>(),
         });
-        // Only the agent inside a running VM reports this.
+        // Only the agent inside a running VM reports these values.
         if self.power == Some(Power::Running) {
             view["computerName"] = self.system.computer_name.clone().into();
             view["osName"] = self.image.os_name.into();
@@ -100,7 +100,7 @@ fn expanded(call: &Call<'_>) -> bool {
     })
 }
 
-/// Returns a VM, with `$expand=instanceView` together with its instance view.
+/// Returns a VM. With `$expand=instanceView`, the response contains the VM's instance view.
 pub(crate) fn get(call: &Call<'_>, arm: &ArmState, id: &ResourceId) -> Result<Answer, Refusal> {
     let vm = find::<VmResource>(arm, id)?;
     Ok(Answer::ok(vm.show_expanded(arm, expanded(call))))
@@ -110,7 +110,7 @@ pub(crate) fn instance_view(arm: &ArmState, id: &ResourceId) -> Result<Answer, R
     find::<VmResource>(arm, id).map(|vm| Answer::ok(vm.instance()))
 }
 
-/// Returns the VMs of a subscription or a group. Supports `statusOnly=true` and
+/// Returns a page of the VMs in a subscription or a group. Supports `statusOnly=true` and
 /// `$expand=instanceView`.
 pub(crate) fn list(call: &Call<'_>, arm: &ArmState, prefix: &Key) -> Result<Answer, Refusal> {
     let status = call

@@ -1,4 +1,4 @@
-//! Authorizes requests, by an account's key or by a shared access signature.
+//! Authorizes requests by an account's key or by a shared access signature.
 
 mod sas;
 mod shared_key;
@@ -19,7 +19,7 @@ use super::operations::Operation;
 
 pub use sas::{AccountSas, ShareSas};
 
-/// Returns the account of a request, if the request is authorized.
+/// Returns the account that a request belongs to. Fails if the request is not authorized.
 pub(super) fn authorize(
     call: &Call,
     operation: Operation,
@@ -41,14 +41,14 @@ pub(super) fn authorize(
     ))
 }
 
-/// Returns the HMAC-SHA256 of a text with an account's key, in Base64.
+/// Signs a text with an account's key. Returns the HMAC-SHA256 in Base64.
 fn signature(key: &[u8], text: &str) -> String {
     mac(key, text).map_or_else(String::new, |mac| {
         STANDARD.encode(mac.finalize().into_bytes())
     })
 }
 
-/// Whether `claimed` is the signature of `text`.
+/// Returns whether `claimed` is the signature of `text`.
 fn is_signature(key: &[u8], text: &str, claimed: &str) -> bool {
     let Ok(claimed) = STANDARD.decode(claimed) else {
         return false;
@@ -56,7 +56,7 @@ fn is_signature(key: &[u8], text: &str, claimed: &str) -> bool {
     mac(key, text).is_some_and(|mac| mac.verify_slice(&claimed).is_ok())
 }
 
-/// Computes the HMAC of a text. HMAC accepts keys of any length, so the result is always `Some`.
+/// Computes the HMAC of a text. Always returns `Some`, because HMAC accepts keys of any length.
 fn mac(key: &[u8], text: &str) -> Option<Hmac<Sha256>> {
     let mut mac = Hmac::<Sha256>::new_from_slice(key).ok()?;
     mac.update(text.as_bytes());

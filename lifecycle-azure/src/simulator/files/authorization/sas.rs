@@ -1,5 +1,5 @@
-//! Shared access signatures: URL parameters that grant permissions until a given time, signed with
-//! the account's key.
+//! Creates and checks shared access signatures: URL parameters that grant permissions until a given
+//! time, signed with the account's key.
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
@@ -22,9 +22,10 @@ const VERSION: &str = "2022-11-02";
 pub struct AccountSas {
     /// The permissions, such as `rwdlc`.
     pub permissions: String,
-    /// The resource types: `s`ervice, `c`ontainers (shares), `o`bjects (directories and files).
+    /// The resource types, from `s` (service), `c` (containers, that is, shares), and `o` (objects,
+    /// that is, directories and files).
     pub resource_types: String,
-    /// When the signature becomes valid; `None` if immediately.
+    /// The time at which the signature becomes valid. `None` for an immediately valid signature.
     pub starts: Option<DateTime<Utc>>,
     pub expires: DateTime<Utc>,
 }
@@ -35,7 +36,7 @@ pub struct ShareSas {
     pub share: String,
     /// The permissions, such as `rcwdl`.
     pub permissions: String,
-    /// When the signature becomes valid; `None` if immediately.
+    /// The time at which the signature becomes valid. `None` for an immediately valid signature.
     pub starts: Option<DateTime<Utc>>,
     pub expires: DateTime<Utc>,
 }
@@ -107,14 +108,14 @@ fn token(
     SecretString::from(token)
 }
 
-/// Returns the string to sign for an account's signature.
+/// Returns the text to sign for a signature of a whole account.
 fn account_text(account: &str, get: &dyn Fn(&str) -> String) -> String {
     let mut text = format!("{account}\n");
     for name in ["sp", "ss", "srt", "st", "se", "sip", "spr", "sv"] {
         text.push_str(&get(name));
         text.push('\n');
     }
-    // Since this version, an encryption scope is signed too.
+    // Since this version, the text also contains an encryption scope.
     if get("sv").as_str() >= "2020-12-06" {
         text.push_str(&get("ses"));
         text.push('\n');
@@ -122,7 +123,7 @@ fn account_text(account: &str, get: &dyn Fn(&str) -> String) -> String {
     text
 }
 
-/// Returns the string to sign for a share's or a file's signature.
+/// Returns the text to sign for a signature of a share or a file.
 fn share_text(account: &str, path: &str, get: &dyn Fn(&str) -> String) -> String {
     let mut text = String::new();
     for name in ["sp", "st", "se"] {
@@ -172,7 +173,7 @@ pub(super) fn check(
             _ => Err(Refusal::unauthenticated().because("sr is invalid")),
         }
     };
-    // The URL need not name the account, because the signature identifies it.
+    // Try the keys of all accounts, because the URL need not contain the account's name.
     let mut owner = None;
     for account in accounts.values() {
         if is_signature(account.key.expose_secret(), &text(&account.name)?, &claimed) {
@@ -258,7 +259,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn parses_times_in_three_forms() {
+    fn parses_times_in_three_formats() {
         for text in ["2026-01-02", "2026-01-02T00:00Z", "2026-01-02T00:00:00Z"] {
             assert_eq!(seconds(read_time(text).unwrap()), "2026-01-02T00:00:00Z");
         }

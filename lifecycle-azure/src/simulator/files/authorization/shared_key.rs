@@ -1,5 +1,5 @@
-//! "Authorize with Shared Key": the request's method, headers, and URL are signed with the
-//! account's key.
+//! Implements "Authorize with Shared Key": a client signs a request's method, headers, and URL with
+//! the account's key.
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
@@ -13,10 +13,11 @@ use super::super::answer::Refusal;
 use super::super::call::Call;
 use super::is_signature;
 
-/// How much a client's clock may differ.
+/// The maximum difference between a client's clock and the simulator's clock.
 const SKEW: TimeDelta = TimeDelta::minutes(15);
 
-/// The headers that are signed by position, even if they are absent.
+/// The headers that are signed without their names, in this order. An absent header is signed as an
+/// empty value.
 const BY_PLACE: [&str; 11] = [
     "content-encoding",
     "content-language",
@@ -83,7 +84,7 @@ fn full(call: &Call, account: &str) -> String {
         let value = match (name, call.header(name)) {
             // API versions since 2015-02-21 sign an empty value for an empty body.
             ("content-length", Some("0")) | (_, None) => "",
-            // `x-ms-date` is signed instead.
+            // Sign `x-ms-date` instead.
             ("date", _) if call.header("x-ms-date").is_some() => "",
             (_, Some(value)) => value,
         };
@@ -122,7 +123,7 @@ fn canonical_headers(call: &Call) -> String {
         .filter(|(name, _)| name.as_str().starts_with("x-ms-"))
         .map(|(name, value)| (name.as_str(), value.to_str().unwrap_or_default().trim()))
         .collect();
-    // Azure sorts as .NET does, which gives hyphens minimal weight.
+    // Azure sorts as .NET does, which almost ignores hyphens.
     headers.sort_by_key(|(name, _)| (name.replace('-', ""), *name));
     let mut text = String::new();
     for (name, value) in headers {

@@ -1,4 +1,4 @@
-//! Operations on directories.
+//! Implements the operations on directories.
 
 use axum::http::StatusCode;
 use axum::response::Response;

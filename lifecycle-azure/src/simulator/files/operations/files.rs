@@ -1,4 +1,4 @@
-//! Operations on files.
+//! Implements the operations on files.
 
 use std::convert::Infallible;
 use std::fmt::Write as _;
@@ -13,13 +13,13 @@ use super::super::answer::{Answer, Refusal};
 use super::super::call::Call;
 use super::super::tree::{File, Share};
 
-/// The number of bytes in each piece of a response.
+/// The number of bytes in each part of a response.
 const PART: usize = 1 << 20;
 
 /// The maximum size of a file, in bytes.
 const MOST_BYTES: u64 = 4 << 40;
 
-/// The content headers of read responses, and the request headers that set them.
+/// The content headers, as (request header that sets the value, header of read responses).
 const CONTENT_HEADERS: [(&str, &str); 5] = [
     ("x-ms-content-type", "content-type"),
     ("x-ms-content-encoding", "content-encoding"),
@@ -98,7 +98,8 @@ pub(super) fn read(call: &Call, share: &mut Share) -> Result<Response, Refusal> 
     if status == StatusCode::PARTIAL_CONTENT {
         answer = answer.header("content-range", format!("bytes {start}-{}/{size}", end - 1));
     }
-    // The response is sent in pieces, because most of a large file may be zeros that use no memory.
+    // Send the response in parts: a large file may consist mostly of zeros, which use no memory
+    // until they are read.
     let contents = file.contents.clone();
     let parts = (start..end).step_by(PART).map(move |at| {
         let part = contents.read(at, end.min(at.saturating_add(PART as u64)));

@@ -1,4 +1,4 @@
-//! The supported operations, and the permissions that they require.
+//! Defines the supported operations, and the permissions that they require.
 
 mod directories;
 mod files;
@@ -14,7 +14,7 @@ use super::call::Call;
 use super::listing;
 use super::tree::Share;
 
-/// The hierarchy level of an operation, in the terms of account signatures.
+/// The level of the resource that an operation accesses, in the terms of account signatures.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Level {
     Service,
@@ -104,8 +104,8 @@ impl Operation {
         }
     }
 
-    /// Whether a share's own signature covers operations at this level: all operations except those
-    /// on the share as a whole.
+    /// Returns whether a signature for a share allows this operation. Such a signature covers all
+    /// operations inside the share, but none on the share as a whole.
     pub(super) fn is_within_share(self) -> bool {
         !matches!(
             self,
@@ -117,7 +117,7 @@ impl Operation {
         )
     }
 
-    /// Returns the permissions, of which one is required.
+    /// Returns the permissions that allow this operation. A single one of them is enough.
     pub(super) fn permissions(self) -> &'static str {
         match self {
             Self::ListShares | Self::List => "l",

@@ -1,4 +1,4 @@
-//! Operations on whole shares.
+//! Implements the operations on whole shares.
 
 use axum::http::StatusCode;
 use axum::response::Response;

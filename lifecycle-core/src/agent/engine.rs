@@ -50,7 +50,7 @@ pub(super) struct Engine {
     zone: watch::Sender<Arc<Zone>>,
     view: watch::Sender<Arc<View>>,
     table: Option<Table>,
-    /// The table from disk, until it has been applied.
+    /// The table from disk. It is `None` once the table was applied.
     last: Option<Table>,
     services: BTreeMap<ServiceName, Arc<Service>>,
     backends: HashMap<(InstanceId, String), Weak<Backend>>,

@@ -51,7 +51,7 @@ impl ResolvConf {
     }
 }
 
-/// The node's `resolv.conf`, read again when it changes.
+/// Watches the node's `resolv.conf` for changes.
 #[derive(Debug)]
 pub(super) struct Resolvers {
     path: PathBuf,

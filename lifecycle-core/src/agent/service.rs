@@ -11,7 +11,7 @@ use tokio::time::Instant;
 
 use crate::model::{InstanceId, Protocol, ServiceName};
 
-/// How long a backend is chosen last after it did not accept a connection.
+/// How long a backend that did not accept a connection is chosen only after all others.
 const SUSPECT_FOR: Duration = Duration::from_secs(5);
 
 /// A service in the active table.
@@ -112,8 +112,8 @@ pub(super) struct Backend {
     /// Notified when `open` decreases while the backend is draining.
     changed: Arc<Notify>,
     since: Instant,
-    /// The time until which the backend is chosen last, in milliseconds after `since`; 0 if the
-    /// backend never failed.
+    /// The time until which all other backends are preferred, in milliseconds after `since`; 0 if
+    /// this backend never failed.
     suspect_until: AtomicU64,
 }
 

@@ -12,8 +12,7 @@ use tokio_util::sync::{CancellationToken, DropGuard};
 
 use crate::error::{Error, Result};
 
-/// How many tasks more than the least busy thread a thread may have before it passes new
-/// connections to the least busy thread.
+/// The difference in tasks above which a thread passes a new connection to the least busy thread.
 const SLACK: usize = 4;
 
 /// A fixed number of threads.

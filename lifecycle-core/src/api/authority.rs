@@ -48,7 +48,7 @@ pub struct ServerIdentity {
     pub expires_at: DateTime<Utc>,
 }
 
-/// Returns the name with the platform's UUID in the manager's certificate.
+/// Returns the name that the certificate of the manager of `platform` contains.
 pub fn server_name(platform: PlatformId) -> String {
     format!("{platform}.lifecycle.internal")
 }

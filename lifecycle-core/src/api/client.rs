@@ -49,7 +49,7 @@ pub trait Dial: Debug + Send + Sync + 'static {
     async fn dial(&self) -> Result<Box<dyn Duplex>>;
 }
 
-/// A client of the manager's API with a credential.
+/// Calls the API of a remote manager, with a credential.
 #[derive(Clone)]
 pub struct ApiClient {
     dial: Arc<dyn Dial>,

@@ -1,4 +1,4 @@
-//! The API of a manager in the same process, for programs that embed a manager and for the
+//! Provides the API of a manager in the same process, for programs that embed a manager and for the
 //! simulation.
 
 use std::sync::Arc;

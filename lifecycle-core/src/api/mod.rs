@@ -35,6 +35,7 @@ use crate::runtime::{ExecCommand, LogOptions};
 
 /// The manager's API. The manager may run in this process or be reached over HTTP.
 ///
+/// # Errors
 /// If the manager does not respond or is not the leader, a call returns an error that may be
 /// retried. A call returns [`crate::Error::NotFound`] for an unknown name, and for a cursor whose
 /// events are no longer stored.

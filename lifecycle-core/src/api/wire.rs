@@ -232,7 +232,7 @@ impl ServiceV1 {
 }
 
 impl NodeV1 {
-    /// Creates a node of which only the state is known.
+    /// Creates a node with this state and no other details.
     pub fn new(name: NodeName, state: NodeStateV1) -> Self {
         Self {
             name,
@@ -252,7 +252,7 @@ impl NodeV1 {
 }
 
 impl InstanceV1 {
-    /// Creates a replica of which only the state is known.
+    /// Creates a replica with this state and no other details.
     pub fn new(id: &InstanceId, state: InstanceStateV1) -> Self {
         Self {
             id: id.to_string(),
@@ -399,7 +399,7 @@ impl RestartV1 {
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[non_exhaustive]
 pub struct RetriedV1 {
-    /// A text for each thing that is retried; empty if nothing had failed.
+    /// A description of each failure that is retried; empty if nothing had failed.
     pub retried: Vec<String>,
 }
 

@@ -239,7 +239,7 @@ pub async fn outdated_code_bases_are_reported(store: &dyn CodePublisher, work: &
     assert_eq!(found, []);
 }
 
-/// Code bases in a local directory.
+/// Local copies of code bases, in a directory of their own.
 struct LocalCode {
     root: PathBuf,
     store: DirectoryStore,

@@ -20,7 +20,8 @@ use crate::registry::{EventPage, Lease, Registry, Snapshot};
 /// Creates registries for the suite.
 #[async_trait]
 pub trait Backend: Debug + Send + Sync {
-    /// Creates a registry. The suite acquires leases in it that last for [`Backend::ttl`].
+    /// Creates a registry. The suite acquires leases with a duration of [`Backend::ttl`] in this
+    /// registry.
     async fn fresh(&self) -> Result<Arc<dyn Registry>>;
 
     /// Opens the same registry again, as a new process would after this process ended. Returns

@@ -50,7 +50,7 @@ pub(super) struct Call {
 }
 
 impl Call {
-    /// Returns the title of the call, such as `n1: what`. Faults select calls by title.
+    /// Returns the title of the call, such as `n1: state`. Faults select calls by title.
     fn title(&self) -> String {
         match &self.node {
             Some(node) => format!("{node}: {}", self.what),

@@ -1,4 +1,4 @@
-//! A bootstrapper whose cloud, nodes, engines and manager are simulated.
+//! Creates bootstrappers whose cloud, nodes, engines and manager are simulated.
 
 use std::sync::Arc;
 

@@ -112,7 +112,7 @@ pub enum Violation {
 /// A replica of a platform.
 pub(super) type InstanceKey = (PlatformId, InstanceId);
 
-/// Identifies a running container by the number of its machine and its name.
+/// Identifies a running container by its machine's number and its own name.
 pub(super) type Running = (u64, String);
 
 /// The state of a change in the cloud.

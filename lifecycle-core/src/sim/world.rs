@@ -38,7 +38,7 @@ const START: DateTime<Utc> = match DateTime::from_timestamp(1_767_225_600, 0) {
     None => DateTime::UNIX_EPOCH,
 };
 
-/// Rules of the whole world that do not change while a machine is accessed.
+/// Settings of the whole world. They do not change while a machine is accessed.
 #[derive(Debug)]
 pub(super) struct Rules {
     pub(super) chance: Chance,
@@ -327,7 +327,7 @@ impl SimWorld {
         self.lock().incarnation
     }
 
-    /// Restarts the acting process. Existing handles never return again.
+    /// Restarts the acting process. Calls on existing handles never return.
     pub fn next_incarnation(&self) -> u64 {
         let mut state = self.lock();
         state.incarnation += 1;

@@ -18,8 +18,8 @@ const DROPS: [Duration; 7] = [
     Duration::from_millis(300),
     Duration::from_millis(900),
 ];
-/// The number of tries for a pair of changes. A single try can fail by accident: if the first
-/// change ends just before the second one starts, the second one appears to overwrite it.
+/// The number of tries for a pair of changes. One try is not enough: if the first change ends just
+/// before the second one starts, the second one only appears to overwrite the first.
 const TRIES: usize = 3;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -60,7 +60,7 @@ impl Kind {
     fn goal_after(self, first: Self) -> Goal {
         match self {
             Self::Provision if first == Self::Delete => Goal::Running,
-            // A provision finds an existing node, and the boot that the restart replaces has
+            // A provision has no effect on an existing node. The boot that the restart replaces has
             // already ended.
             Self::Provision | Self::Restart => first.goal(),
             Self::Start | Self::Stop | Self::Delete => self.goal(),

@@ -87,6 +87,7 @@ pub async fn pruned_events_are_reported_as_gone(registry: &dyn Registry) -> Resu
     Ok(())
 }
 
+/// # Panics
 /// If two events of concurrent writers get the same id, an id is skipped, or a reader misses an
 /// event.
 pub async fn event_ids_increase_by_one(registry: Arc<dyn Registry>) -> Result<()> {

@@ -9,7 +9,8 @@ use crate::error::{Error, Result};
 use crate::model::Epoch;
 use crate::registry::{Batch, Lease, Registry};
 
-/// If none, or more than one, of 16 concurrent processes becomes the leader.
+/// # Panics
+/// If the number of leaders among 16 concurrent processes is not exactly one.
 pub async fn one_of_many_contenders_leads(registry: Arc<dyn Registry>) -> Result<()> {
     let ttl = Duration::from_mins(10);
     let takers = (0..16).map(|contender| {
@@ -91,6 +92,7 @@ pub async fn a_lease_is_renewed_released_and_taken_over(backend: &dyn Backend) -
     Ok(())
 }
 
+/// # Panics
 /// If a new leader starts from a state that the previous leader still changes.
 pub async fn a_takeover_waits_for_running_writes(registry: Arc<dyn Registry>) -> Result<()> {
     let ttl = Duration::from_mins(10);

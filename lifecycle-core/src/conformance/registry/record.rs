@@ -10,6 +10,7 @@ use crate::model::{ContainerId, Generation, Operation, OperationState, Protocol}
 use crate::registry::{Batch, Change, Credential, Registry, RejectedSpec};
 use crate::secret::{Sensitive, token_hash};
 
+/// # Panics
 /// If generations are not numbered consecutively, or a wrong expected generation is accepted.
 pub async fn a_declaration_creates_the_next_generation(registry: &dyn Registry) -> Result<()> {
     let epoch = lead(registry).await?;
@@ -60,6 +61,7 @@ pub async fn a_declaration_creates_the_next_generation(registry: &dyn Registry) 
     Ok(())
 }
 
+/// # Panics
 /// If an identical declaration creates a generation.
 pub async fn an_identical_declaration_creates_no_generation(registry: &dyn Registry) -> Result<()> {
     let epoch = lead(registry).await?;
@@ -106,6 +108,7 @@ pub async fn records_are_stored_unchanged(registry: &dyn Registry) -> Result<()>
     Ok(())
 }
 
+/// # Panics
 /// If the endpoints of an instance differ from its last record.
 pub async fn endpoints_follow_their_instance(registry: &dyn Registry) -> Result<()> {
     let epoch = lead(registry).await?;

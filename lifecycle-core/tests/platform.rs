@@ -362,7 +362,7 @@ async fn exponential_growth_is_refused_early() {
         ),
         (
             vec![("compose.yaml", web("    env_file: /dev/zero\n"))],
-            "`/dev/zero` cannot be read: it is not a regular file; give a UTF-8 text file",
+            "`/dev/zero` cannot be read: it is not a regular file; specify a UTF-8 text file",
         ),
         (
             vec![("compose.yaml", "# \n".repeat(6 << 20))],

@@ -1,5 +1,4 @@
-//! Parses YAML text to a [`Node`] tree with positions. Expands aliases and merges merge keys
-//! (`<<`).
+//! Parses YAML text to a [`Node`] tree with positions. Expands aliases and merge keys (`<<`).
 
 use std::borrow::Cow;
 use std::collections::{HashMap, HashSet};
@@ -10,15 +9,16 @@ use super::diagnostic::Report;
 use super::tree::{Entry, FileId, Mark, Node, Position, Value};
 use crate::similar::nearest;
 
-/// The maximum number of values. Without it, aliases could expand a small file without limit.
+/// The maximum number of values. Without this limit, aliases could expand a small file to any size.
 const MAX_NODES: usize = 100_000;
-/// The maximum size of the text.
+/// The maximum size of the text, in bytes.
 const MAX_BYTES: usize = 16 << 20;
-/// The maximum depth, because the tree is read and dropped recursively.
+/// The maximum nesting depth. Deeper trees could overflow the stack, because they are read and
+/// dropped recursively.
 const MAX_DEPTH: usize = 64;
 
-/// Parses a document; returns `None` and reports why if it is not valid YAML. An empty file is an
-/// empty mapping. Positions belong to the current file of `report`.
+/// Parses a document. If the text is not valid YAML, reports the problem and returns `None`. An
+/// empty file is an empty mapping. Positions belong to the current file of `report`.
 pub(super) fn parse(text: &str, report: &mut Report) -> Option<Node> {
     let file = report.current();
     let mut builder = Builder {
@@ -68,7 +68,7 @@ fn fail<T>(at: Position, message: impl Into<String>) -> Result<T, Failure> {
     })
 }
 
-/// Builds the tree. Contains the collections that are being read, innermost last.
+/// Builds the tree. `open` contains the collections that are still being read, innermost last.
 #[derive(Default)]
 struct Builder {
     file: FileId,
@@ -213,7 +213,7 @@ impl Builder {
         self.complete(node, open.anchor)
     }
 
-    /// Counts values that are about to be added; fails if they exceed the limits.
+    /// Counts values before they are added. Fails if the totals exceed the limits.
     fn count(&mut self, at: Position, nodes: usize, bytes: usize) -> Result<(), Failure> {
         self.nodes += nodes;
         self.bytes += bytes;
@@ -297,7 +297,7 @@ fn depth(node: &Node) -> usize {
     }
 }
 
-/// Returns whether the tag turns a plain scalar into text, and how it affects merging.
+/// Returns whether a tag turns a plain scalar into a string, and how the tag affects merging.
 fn read_tag(at: Position, tag: Option<&Cow<'_, Tag>>) -> Result<(bool, Mark), Failure> {
     let Some(tag) = tag else {
         return Ok((false, Mark::None));

@@ -1,4 +1,4 @@
-//! `build` and `x-lifecycle.code`: the code base of an image, and how to build it.
+//! Reads `build` and `x-lifecycle.code`: the code base of an image, and the build options.
 
 use std::collections::BTreeMap;
 
@@ -11,7 +11,7 @@ use crate::code::DirectoryStore;
 use crate::model::BuildOptions;
 use crate::secret::Sensitive;
 
-/// The source of an image, before its contents are known.
+/// The source of an image, before its code base is read.
 pub(in super::super) struct Build {
     /// The name of the code base: its directory, relative to the Compose file.
     pub(in super::super) code: String,
@@ -23,7 +23,7 @@ pub(in super::super) struct Build {
     pub(in super::super) path: String,
 }
 
-/// Reads the two keys; `None` if neither names a code base.
+/// Reads the two keys. Returns `None` if neither of them selects a code base.
 pub(super) fn read(
     build: Option<&Field<'_>>,
     code: Option<&Field<'_>>,

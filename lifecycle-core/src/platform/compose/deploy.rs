@@ -1,4 +1,4 @@
-//! `deploy`, and older keys with the same effect: replicas, placement, resources.
+//! Reads `deploy`, and older keys with the same effect: replicas, placement, resources.
 
 use super::super::diagnostic::Report;
 use super::super::tree::{Field, Value};

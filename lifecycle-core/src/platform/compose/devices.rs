@@ -1,4 +1,5 @@
-//! Devices of the node: `devices`, `device_cgroup_rules`, `gpus`, and reservations in `deploy`.
+//! Reads the keys for devices of the node: `devices`, `device_cgroup_rules`, `gpus`, and the device
+//! reservations in `deploy`.
 
 use super::super::diagnostic::Report;
 use super::super::tree::Field;
@@ -6,7 +7,7 @@ use super::keys::{self, supported_entries};
 use super::service::pairs;
 use crate::model::{DeviceMapping, DeviceRequest, Devices};
 
-/// Reads a key if it is one of the keys below; returns whether it was.
+/// Reads the value of a key that this module supports. Returns `false` for any other key.
 pub(super) fn read(
     key: &str,
     field: &Field<'_>,
@@ -44,7 +45,7 @@ fn mapping(item: &Field<'_>, report: &mut Report) -> Option<DeviceMapping> {
         source = parts.next();
         target = parts.next();
         permissions = parts.next();
-        // In `/dev/fuse:rwm`, the second part is the permissions.
+        // In `/dev/fuse:rwm`, the second part contains the permissions.
         if permissions.is_none() && target.is_some_and(|target| !target.starts_with('/')) {
             permissions = target.take();
         }

@@ -1,4 +1,4 @@
-//! `x-lifecycle` of a service: settings that Compose does not have.
+//! Reads `x-lifecycle` of a service: settings that Compose does not have.
 
 use super::super::diagnostic::Report;
 use super::super::tree::Field;
@@ -8,7 +8,7 @@ use crate::model::{ApiAccess, HttpReadiness, ServiceClass, ServiceSpec, Starts};
 const KEYS: [&str; 6] = ["api", "class", "code", "ready", "ready_within", "starts"];
 const READY_KEYS: [&str; 2] = ["path", "port"];
 
-/// Reads all keys except `code`, which is returned for the reader of `build`.
+/// Reads all keys except `code`. Returns the field of `code`, which is read together with `build`.
 pub(super) fn read<'a>(
     field: &Field<'a>,
     spec: &mut ServiceSpec,
@@ -89,7 +89,7 @@ fn http_path(text: &str) -> Result<String, String> {
         Ok(text.to_owned())
     } else {
         Err(format!(
-            "`{text}` is not a path that starts with `/` and has no spaces"
+            "`{text}` is not a valid path: a path starts with `/` and contains no spaces"
         ))
     }
 }

@@ -1,5 +1,4 @@
-//! Keys for the isolation of a container from its node, for running the container's process, and
-//! for its output.
+//! Reads the keys for the isolation of a container, for its process, and for its output.
 
 use super::super::diagnostic::Report;
 use super::super::text_file;
@@ -8,7 +7,7 @@ use super::ProjectContext;
 use super::keys::{self, supported_entries};
 use crate::model::{CgroupNamespace, ContainerTemplate};
 
-/// Reads a key if it is one of the keys below; returns whether it was.
+/// Reads the value of a key that this module supports. Returns `false` for any other key.
 pub(super) fn read(
     key: &str,
     field: &Field<'_>,
@@ -93,7 +92,8 @@ fn mode(field: &Field<'_>, modes: &[&str], report: &mut Report) -> Option<String
     field.word(report, &words).map(str::to_owned)
 }
 
-/// Reads security options. The engine expects the contents of a `seccomp` file, not its path.
+/// Reads security options. Replaces the path of a `seccomp` file with the file's contents, because
+/// the engine expects the contents.
 fn security(field: &Field<'_>, project: &ProjectContext<'_>, report: &mut Report) -> Vec<String> {
     let mut options = Vec::new();
     for item in field.items(report) {
@@ -118,7 +118,7 @@ fn security(field: &Field<'_>, project: &ProjectContext<'_>, report: &mut Report
             Err(error) => item.problem_with_help(
                 report,
                 format!("`{file}` cannot be read: {error}"),
-                "give a file relative to the Compose file, or `seccomp=unconfined`",
+                "specify a path relative to the Compose file, or use `seccomp=unconfined`",
             ),
         }
     }

@@ -1,5 +1,5 @@
 //! Lists every key of the Compose Specification, with its effect or what happens instead.
-//! `docs/compose.md` is generated from these tables; a test checks that it is up to date.
+//! `docs/compose.md` is generated from these tables, and a test checks that the page is up to date.
 
 #[cfg(test)]
 mod page;
@@ -26,12 +26,12 @@ pub(super) enum Effect {
     ),
     /// The key has no effect, and the service behaves differently from what the key requests.
     Changes(&'static str),
-    /// The key has no effect yet. This is reported as a warning, because the key only concerns
-    /// updates of the service; its value is checked and stored.
+    /// The key has no effect yet, but its value is checked and stored. A warning is sufficient,
+    /// because the key concerns only updates of the service.
     Checked(&'static str),
-    /// A key in a mapping that is [`Effect::Checked`]; reported once for the whole mapping.
+    /// The key is in a mapping that is [`Effect::Checked`]. Only the mapping is reported.
     PartOfChecked,
-    /// The key has no effect, and nothing depends on it.
+    /// The key has no effect, but the service still behaves as declared.
     Harmless(&'static str),
 }
 
@@ -80,8 +80,7 @@ pub(super) const TOP: &[Key] = &[
     supported("services", ""),
     supported(
         "volumes",
-        "each node that needs a volume creates its own, and a service with a volume stays on its \
-         node",
+        "a volume is local to a node, so a service with a volume stays on its node",
     ),
     harmless("version", "the specification ignores it, too"),
     supported("include", "see *Several files*"),
@@ -174,13 +173,13 @@ pub(super) const SERVICE: &[Key] = &[
     supported("hostname", ""),
     supported(
         "image",
-        "ignored together with `build`, because the platform chooses the name of a built image",
+        "ignored if `build` is set, because the platform chooses the names of built images",
     ),
     supported("init", ""),
     supported(
         "ipc",
-        "`host`, `none`, `private`, `shareable`; not the namespace of another container, because \
-         that container may be on another node",
+        "`host`, `none`, `private`, `shareable`; the namespace of another container cannot be \
+         used, because that container may be on another node",
     ),
     harmless("isolation", WINDOWS),
     supported("label_file", ""),
@@ -209,9 +208,9 @@ pub(super) const SERVICE: &[Key] = &[
     ),
     supported(
         "network_mode",
-        "`host`, `none`, `bridge`; not the network of another container, because that container \
-         may be on another node. With `host`, the process opens its ports directly on the node; \
-         list these ports in `ports` or `expose`",
+        "`host`, `none`, `bridge`; the network of another container cannot be used, because that \
+         container may be on another node. With `host`, the process opens its ports directly on \
+         the node; list these ports in `ports` or `expose`",
     ),
     supported(
         "networks",
@@ -222,8 +221,8 @@ pub(super) const SERVICE: &[Key] = &[
     supported("oom_score_adj", ""),
     supported(
         "pid",
-        "`host`; not the namespace of another container, because that container may be on another \
-         node",
+        "`host`; the namespace of another container cannot be used, because that container may be \
+         on another node",
     ),
     supported("pids_limit", "same as `deploy.resources.limits.pids`"),
     changes(
@@ -337,8 +336,8 @@ pub(super) const DEPENDENCY: &[Key] = &[
     supported("condition", "all three values"),
     supported(
         "required",
-        "with `false`, a dependency that no active profile enables is ignored; an enabled \
-         dependency is waited for like any other",
+        "with `false`, the dependency is ignored if no active profile enables it; otherwise, the \
+         service waits for it as usual",
     ),
     changes("restart", "restarting a service does not restart others"),
 ];
@@ -525,7 +524,7 @@ pub(super) const CONFIG: &[Key] = &[
     ),
     supported("file", "relative to the Compose file; at most 500 KiB"),
     harmless("labels", "files have no labels"),
-    supported("name", "but not used, because a config is identified by its key"),
+    supported("name", "accepted but not used; the key identifies a config"),
     harmless("template_driver", "contents are used unchanged"),
 ];
 
@@ -549,7 +548,7 @@ pub(super) const SECRET: &[Key] = &[
     ),
     supported("file", "relative to the Compose file; at most 500 KiB"),
     harmless("labels", "files have no labels"),
-    supported("name", "but not used, because a secret is identified by its key"),
+    supported("name", "accepted but not used; the key identifies a secret"),
     harmless("template_driver", "contents are used unchanged"),
 ];
 
@@ -643,8 +642,8 @@ pub(super) const ENV_FILE: &[Key] = &[
     supported("required", ""),
 ];
 
-/// Returns the entries of a mapping whose values are read. Extension fields (`x-…`) are skipped,
-/// keys without effect are reported as unsupported, and unknown keys are reported as problems.
+/// Returns the supported entries of a mapping. Skips extension fields (`x-…`), reports keys without
+/// effect as unsupported, and reports unknown keys as problems.
 pub(super) fn supported_entries<'a>(
     field: &Field<'a>,
     table: &'static [Key],
@@ -657,8 +656,8 @@ pub(super) fn supported_entries<'a>(
         .collect()
 }
 
-/// Returns whether the value of an entry is read, and reports the entry as [`supported_entries`]
-/// does.
+/// Returns whether the value of an entry must be read. Reports the entry in the same way as
+/// [`supported_entries`].
 pub(super) fn is_supported(
     name: &str,
     entry: &Field<'_>,

@@ -1,5 +1,5 @@
-//! Keys that limit a container, except for processors and memory, and keys for its use of block
-//! devices.
+//! Reads the keys for kernel limits and block devices of a container. The basic limits of
+//! processors and memory are read with `deploy`.
 
 use std::collections::BTreeMap;
 
@@ -10,7 +10,7 @@ use super::service::pairs;
 use super::value;
 use crate::model::{BlockIo, KernelLimits, Ulimit};
 
-/// Reads a key if it is one of the keys below; returns whether it was.
+/// Reads the value of a key that this module supports. Returns `false` for any other key.
 pub(super) fn read(
     key: &str,
     field: &Field<'_>,
@@ -62,7 +62,7 @@ pub(super) fn read(
     true
 }
 
-/// Parses a whole number within bounds, possibly negative.
+/// Parses a whole number within bounds. The number may be negative.
 pub(super) fn integer(
     field: &Field<'_>,
     least: i64,

@@ -1,4 +1,5 @@
-//! `configs` and `secrets`: declared at the top level, mounted by services as files.
+//! Reads `configs` and `secrets`, which are declared at the top level and mounted by services as
+//! files.
 
 use std::collections::BTreeMap;
 
@@ -9,7 +10,7 @@ use super::{ProjectContext, shipped, value};
 use crate::code::DirectoryStore;
 use crate::model::{FileContents, FileTree, ShippedFile, ShippedMount};
 
-/// The default directory in containers for a kind of files.
+/// The differences between configs and secrets.
 #[derive(Clone, Copy)]
 pub(super) struct Kind {
     pub(super) word: &'static str,
@@ -29,14 +30,15 @@ pub(super) const SECRET: Kind = Kind {
     table: keys::SECRET,
 };
 
-/// The default mode: everyone in the container can read the file, as the specification defines. On
-/// the node, only root can access the directories above it.
+/// The default mode. As the specification defines, every user in the container can read the file.
+/// On the node, only root can access the directory of the file.
 const MODE: u32 = 0o444;
 
-/// The files of a kind by name; `None` for an invalid entry, which has already been reported.
+/// The declared configs or secrets by name. `None` stands for an invalid entry, whose problem has
+/// already been reported.
 pub(super) type Materials<'a> = BTreeMap<&'a str, Option<FileTree>>;
 
-/// Reads the top-level section of a kind.
+/// Reads the top-level `configs` or `secrets`.
 pub(super) fn declared<'a>(
     field: &Field<'a>,
     kind: Kind,
@@ -94,7 +96,7 @@ fn one(
                     );
                 }
             }
-            // A name refers to an external store; here, the key identifies the entry.
+            // `name` is for external stores; here, the key identifies the entry.
             _ => drop(field.text(report)),
         }
     }
@@ -137,7 +139,7 @@ fn contents(field: &Field<'_>, text: &str, report: &mut Report) -> Option<FileTr
     }))
 }
 
-/// Returns the files of a kind that a service mounts.
+/// Reads the `configs` or `secrets` of a service.
 pub(super) fn mounted(
     field: &Field<'_>,
     kind: Kind,

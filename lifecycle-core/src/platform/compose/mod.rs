@@ -1,9 +1,8 @@
-//! `compose.yaml`: services and volumes in the format of the Compose Specification.
+//! Reads services and volumes in the format of the Compose Specification.
 //!
-//! The file is parsed to a tree with positions, variables are replaced, and then each key is read,
-//! so that every diagnostic has a line and all diagnostics are reported together. An existing
-//! library for the specification was tried and rejected: it panics on some numbers, reads `512m` as
-//! a power of ten, and loses positions.
+//! This module reads each key itself, so that every diagnostic has a line and all diagnostics are
+//! reported together. An existing library for the specification was tried and rejected: it panics
+//! on some numbers, reads `512m` as a power of ten, and loses positions.
 
 mod build;
 mod deploy;
@@ -35,11 +34,11 @@ use crate::model::{
 pub(super) use build::Build;
 use material::Materials;
 
-/// The context that services are read in.
+/// The information about the project that is needed to read services.
 pub(super) struct ProjectContext<'a> {
     /// The directory of the Compose file.
     pub(super) directory: &'a Path,
-    /// The code store, relative to that directory.
+    /// The directory of the code store, relative to the Compose file.
     pub(super) code_store: &'a str,
     /// The variables of the environment and of `.env`.
     pub(super) lookup: Lookup<'a>,
@@ -81,7 +80,8 @@ impl Composition {
     }
 }
 
-/// Limits the size of mounted files, because a declaration is stored and sent as a whole.
+/// Limits the total size of mounted files. They are part of the declaration, which is stored and
+/// sent as a whole.
 fn check_size(composition: &Composition, root: &Field<'_>, report: &mut Report) {
     let mounts = composition
         .services
@@ -101,7 +101,7 @@ fn check_size(composition: &Composition, root: &Field<'_>, report: &mut Report) 
     }
 }
 
-/// Reads the tree of a file whose variables are already replaced.
+/// Reads a tree in which the variables are already replaced.
 pub(super) fn read(root: &Node, project: &ProjectContext<'_>, report: &mut Report) -> Composition {
     let mut composition = Composition::default();
     let root = Field::root(root);
@@ -186,7 +186,7 @@ pub(super) fn read(root: &Node, project: &ProjectContext<'_>, report: &mut Repor
     composition
 }
 
-/// Parses a name, by the rules of its type.
+/// Parses a name according to the rule of its type.
 pub(super) fn named<T>(text: &str) -> Result<T, String>
 where
     T: for<'t> TryFrom<&'t str, Error = crate::model::InvalidName>,

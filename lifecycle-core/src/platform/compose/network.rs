@@ -1,4 +1,4 @@
-//! `ports` and `expose`.
+//! Reads `ports` and `expose`.
 
 use std::collections::BTreeSet;
 use std::net::IpAddr;
@@ -14,7 +14,7 @@ const MAX_PORTS: u32 = 1000;
 
 /// Reads `ports` into the template.
 pub(super) fn ports(field: &Field<'_>, container: &mut ContainerTemplate, report: &mut Report) {
-    // The container ports for which a free host port is chosen.
+    // The container ports without a declared host port.
     let mut picked = BTreeSet::new();
     let mut host_ports: BTreeSet<(u16, Protocol, Option<IpAddr>)> = BTreeSet::new();
     for item in field.items(report) {
@@ -123,7 +123,7 @@ fn long(item: &Field<'_>, report: &mut Report) -> Vec<PublishedPort> {
         item.problem_with_help(
             report,
             "`published` and `target` must have the same number of ports",
-            "give one host port for each container port",
+            "specify one host port for each container port",
         );
         return Vec::new();
     }
@@ -145,7 +145,7 @@ fn is_too_large(item: &Field<'_>, range: PortRange, report: &mut Report) -> bool
     is_too_large
 }
 
-/// Reads `expose` into the template; published ports are not added again.
+/// Reads `expose` into the template.
 pub(super) fn expose(field: &Field<'_>, container: &mut ContainerTemplate, report: &mut Report) {
     let mut exposed = BTreeSet::new();
     for item in field.items(report) {

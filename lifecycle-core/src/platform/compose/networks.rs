@@ -1,5 +1,6 @@
-//! `networks`, `network_mode`, `links` and other keys for the connections of a container. A
-//! platform has one network, in which each service is reachable by its name on every node. The
+//! Reads `networks`, `network_mode`, `links` and other keys for the connections of a container.
+//!
+//! A platform has one network, in which each service is reachable by its name on every node. The
 //! networks in a Compose file only give services additional names.
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -22,7 +23,7 @@ pub(super) struct Alias {
     pub(super) path: String,
 }
 
-/// The connections of a service that are not part of its own specification.
+/// The aliases and networks of a service, which are compared with those of other services.
 #[derive(Default)]
 pub(super) struct Connected<'a> {
     pub(super) aliases: Vec<Alias>,
@@ -40,7 +41,7 @@ pub(super) fn declared<'a>(field: &Field<'a>, report: &mut Report) -> Vec<&'a st
             continue;
         }
         for (key, field) in network.entries(report) {
-            // These values are the same as the platform's behavior.
+            // These values request what the platform does anyway, so they are not reported.
             let is_default = match key {
                 "driver" => field.text(report) == Some("bridge"),
                 "internal" | "external" | "enable_ipv6" if !field.is_map() => {
@@ -57,7 +58,7 @@ pub(super) fn declared<'a>(field: &Field<'a>, report: &mut Report) -> Vec<&'a st
     names
 }
 
-/// Reads a key if it is one of the keys below; returns whether it was.
+/// Reads the value of a key that this module supports. Returns `false` for any other key.
 pub(super) fn read<'a>(
     key: &str,
     field: &Field<'a>,
@@ -326,7 +327,7 @@ fn texts_or_one(field: &Field<'_>, report: &mut Report) -> Vec<String> {
         .collect()
 }
 
-/// Applies the network mode to the ports, after both are read.
+/// Applies the network mode to the ports. Call this after both keys are read.
 pub(super) fn settle(field: &Field<'_>, container: &mut ContainerTemplate, report: &mut Report) {
     let connection = &container.connection;
     if !connection.has_own_resolvers() {
@@ -345,7 +346,7 @@ pub(super) fn settle(field: &Field<'_>, container: &mut ContainerTemplate, repor
     if let Some(networks) = field.get("networks").filter(|field| !field.is_null()) {
         networks.problem_with_help(
             report,
-            "`network_mode` selects another network",
+            "`networks` and `network_mode` cannot be combined",
             "keep only one of the two",
         );
     }
@@ -423,7 +424,8 @@ pub(super) fn add_aliases(
     }
 }
 
-/// Warns that networks which separate services in Compose do not separate them here.
+/// Warns if two services have no network in common. In Compose, such services cannot reach each
+/// other, but here they can.
 pub(super) fn warn_about_isolation(
     field: Option<&Field<'_>>,
     memberships: &[BTreeSet<&str>],

@@ -22,7 +22,7 @@ use crate::secret::Sensitive;
 /// Prefix of the labels that the platform sets.
 const OWN_LABELS: &str = "lifecycle.";
 
-/// Reads a service. Problems are added to the report; the draft contains the rest.
+/// Reads a service. Adds problems to the report and omits invalid values from the draft.
 pub(super) fn read<'a>(
     name: ServiceName,
     field: &Field<'a>,
@@ -137,7 +137,7 @@ pub(super) fn read<'a>(
     (draft, connected)
 }
 
-/// Reads values that depend on the context of the file.
+/// Reads the values of individual keys.
 struct Reader<'w, 'r> {
     project: &'w ProjectContext<'w>,
     report: &'r mut Report,
@@ -212,7 +212,7 @@ impl Reader<'_, '_> {
             Err(error) => {
                 let help = match error.kind() {
                     std::io::ErrorKind::NotFound => "create the file, or set `required: false`",
-                    _ => "give a UTF-8 text file that you have permission to read",
+                    _ => "specify a UTF-8 text file that you have permission to read",
                 };
                 let message = format!("`{path}` cannot be read: {error}");
                 item.problem_with_help(self.report, message, help);
@@ -371,7 +371,7 @@ impl Reader<'_, '_> {
                         field.boolean(self.report);
                         continue;
                     }
-                    // This value is the same as the platform's behavior.
+                    // This value requests what the platform does anyway, so it is not reported.
                     let is_default = key == "restart" && field.boolean(self.report) == Some(false);
                     let supported = !is_default
                         && keys::is_supported(key, &field, keys::DEPENDENCY, self.report);
@@ -491,8 +491,7 @@ impl Reader<'_, '_> {
     }
 }
 
-/// Reads `pull_policy`. Its value has no effect: an image is always pulled only if the node does
-/// not have it.
+/// Reads `pull_policy`. Whatever the value, an image is pulled only if the node does not have it.
 fn pull_policy(field: &Field<'_>, report: &mut Report) {
     let Some(text) = field.text(report) else {
         return;
@@ -520,7 +519,7 @@ fn pull_policy(field: &Field<'_>, report: &mut Report) {
     }
 }
 
-/// Parses `restart`. YAML reads an unquoted `no` as false, so both are accepted.
+/// Parses `restart`. Also accepts `false`, because YAML may read an unquoted `no` as `false`.
 fn restart(text: &str) -> Result<RestartPolicy, String> {
     match text {
         "no" | "false" => return Ok(RestartPolicy::No),

@@ -1,4 +1,4 @@
-//! The user's own files that services mount: they are read here and sent with the declaration.
+//! Reads the user's own files that services mount. The files are sent with the declaration.
 
 use std::path::{Path, PathBuf};
 
@@ -9,22 +9,22 @@ use crate::code::{DirectoryStore, read_tree};
 use crate::error::Error;
 use crate::model::{FileTree, VolumeName};
 
-/// The maximum size of one mount. The registry stores whole declarations, so larger data belongs in
-/// an image or a volume.
+/// The maximum size of one mount, in bytes. The registry stores whole declarations, so larger data
+/// belongs in an image or a volume.
 pub(super) const MAX_MOUNT: u64 = 1 << 20;
-/// The maximum size of one config or secret, as in Swarm mode.
+/// The maximum size of one config or secret, in bytes, as in Swarm mode.
 pub(super) const MAX_SECRET: u64 = 500 << 10;
-/// The maximum size of all files of a declaration together.
+/// The maximum total size of the files of a declaration, in bytes.
 pub(super) const MAX_TOTAL: u64 = 16 << 20;
 
-/// Files that only keep an empty directory in a repository.
+/// Files that exist only to keep an otherwise empty directory in a Git repository.
 const PLACEHOLDERS: [&str; 3] = [".gitkeep", ".keep", ".gitignore"];
 
-/// What a relative path leads to.
+/// The result of reading a relative path.
 pub(super) enum Found {
     /// Files to send.
     Files(FileTree),
-    /// Nothing, or an empty directory: the path is used for data.
+    /// The path does not exist or is an empty directory, so it is used for data.
     Nothing,
 }
 
@@ -135,8 +135,8 @@ pub(super) fn size(tree: &FileTree) -> u64 {
     }
 }
 
-/// Converts an absolute path inside the project directory, for example from `${PWD}`, to a relative
-/// path, because such a path also refers to the user's own files.
+/// Converts an absolute path inside the project directory, such as `${PWD}/conf`, to a relative
+/// path. Such a path refers to the user's own files, not to files of the node.
 pub(super) fn below_project(source: &str, project: &ProjectContext<'_>) -> Option<String> {
     let project: PathBuf = std::path::absolute(project.directory).ok()?;
     let rest = Path::new(source).strip_prefix(project).ok()?;

@@ -1,5 +1,5 @@
-//! Top-level volumes, and the mounts of services: named volumes, paths of the node, the user's own
-//! files, memory.
+//! Reads top-level volumes, and the mounts of services: named volumes, paths of the node, the
+//! user's own files, memory.
 
 use std::collections::BTreeSet;
 
@@ -109,7 +109,8 @@ fn engine_name(text: &str) -> Result<String, String> {
         Ok(text.to_owned())
     } else {
         Err(format!(
-            "`{text}` is not a volume name: use at least two letters, digits, `_`, `.` and `-`"
+            "`{text}` is not a volume name: use letters, digits, `_`, `.` and `-`, at least two \
+             characters"
         ))
     }
 }
@@ -164,10 +165,10 @@ pub(super) fn mounts(
 #[derive(Default)]
 struct MountRequest {
     target: String,
-    /// Whether the mount is read-only, if that is set.
+    /// Whether the mount is read-only; `None` if neither is requested.
     read_only: Option<bool>,
     no_copy: bool,
-    /// Whether the path must exist on the node; if it does not, it is not created.
+    /// Whether the path must already exist; otherwise, a missing directory is created.
     must_exist: bool,
     propagation: Option<String>,
 }
@@ -212,8 +213,7 @@ fn short(
             "ro" => request.read_only = Some(true),
             "nocopy" => request.no_copy = true,
             "z" | "Z" | "cached" | "delegated" | "consistent" => {
-                let consequence = "the option is only for SELinux, which nodes do not use, or for \
-                                   desktop engines";
+                let consequence = "nodes use neither SELinux nor a desktop engine";
                 report.unsupported(item.value_at(), &item.path, consequence, false);
             }
             _ if PROPAGATIONS.iter().any(|(word, _)| *word == option) => {
@@ -375,8 +375,8 @@ fn path(
         item.problem_with_help(
             report,
             format!("`{source}` is a path on this machine, which nodes do not have"),
-            "use a path relative to the Compose file to send its contents, or an absolute path of \
-             the node",
+            "to send files to the node, use a path relative to the Compose file; to mount a path \
+             of the node, use an absolute path",
         );
         return None;
     }
@@ -425,8 +425,8 @@ fn path(
         Found::Nothing => {
             let volume = shipped::data_volume(&relative)?;
             let message = format!(
-                "`{source}` does not exist or is empty, so it is used for data: a directory \
-                 of the node, stored in the volume `{volume}`"
+                "`{source}` does not exist or is empty, so the volume `{volume}` of the node is \
+                 mounted instead"
             );
             report.warning(item.value_at(), &item.path, message);
             Some(Mounted::Volume(VolumeMount {

@@ -1,4 +1,4 @@
-//! `deploy.update_config`, `rollback_config` and `restart_policy`.
+//! Reads `deploy.update_config`, `rollback_config` and `restart_policy`.
 
 use super::super::diagnostic::Report;
 use super::super::tree::Field;
@@ -40,7 +40,7 @@ pub(super) fn replacement(field: &Field<'_>, report: &mut Report) -> Replacement
     replacement
 }
 
-/// Reads `restart_policy` as a value of `restart`.
+/// Reads `restart_policy` and converts it to a value of `restart`.
 pub(super) fn restart(field: &Field<'_>, report: &mut Report) -> Option<RestartPolicy> {
     let mut condition = Some("any");
     let mut attempts = None;

@@ -1,4 +1,4 @@
-//! Formats of values in Compose files: durations, amounts, ports, command lines, image names.
+//! Parses values in Compose files: durations, amounts, ports, command lines, image names.
 
 use std::net::IpAddr;
 use std::time::Duration;
@@ -81,8 +81,7 @@ pub(in super::super) fn bytes(text: &str) -> Result<u64, String> {
     if let Ok(whole) = amount.parse::<u64>() {
         return whole.checked_mul(1 << shift).ok_or_else(bad);
     }
-    // Calculate without floating point: the fraction is cut to millionths, far below the size of a
-    // page.
+    // Calculate without floating point. Six digits of the fraction are precise enough.
     let (whole, fraction) = amount.split_once('.').ok_or_else(bad)?;
     let whole: u64 = if whole.is_empty() {
         0
@@ -126,7 +125,8 @@ pub(in super::super) fn cpu_millis(text: &str) -> Result<u64, String> {
         .ok_or_else(bad)
 }
 
-/// Parses the digits after a decimal point to a whole number with a fixed number of places.
+/// Parses the digits after a decimal point as a whole number, after truncating or padding them to
+/// `places` digits.
 fn decimals(digits: &str, places: usize) -> Option<u64> {
     if !digits.bytes().all(|b| b.is_ascii_digit()) {
         return None;
@@ -138,7 +138,7 @@ fn decimals(digits: &str, places: usize) -> Option<u64> {
     padded.parse().ok()
 }
 
-/// A range of ports with both ends.
+/// A range of ports, including both ends.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct PortRange {
     pub(super) first: u16,
@@ -240,7 +240,8 @@ pub(super) fn exposed(text: &str) -> Result<(PortRange, Protocol), String> {
     Ok((port_range(range)?, protocol(protocol_name)?))
 }
 
-/// Splits a command line into words. Quotes work as in a shell; no other shell features do.
+/// Splits a command line into words. Quotes and backslashes work as in a shell. Other features of a
+/// shell are not supported.
 pub(super) fn words(line: &str) -> Result<Vec<String>, String> {
     let mut words = Vec::new();
     let mut word: Option<String> = None;

@@ -1,5 +1,5 @@
-//! The engine's default network `bridge`. Containers of all networks reach the machine through its
-//! gateway.
+//! Reads the engine's default network, `bridge`. Containers of all networks reach the machine at
+//! the gateway address of this network.
 
 use std::net::Ipv4Addr;
 use std::path::Path;
@@ -19,11 +19,11 @@ pub struct Bridge {
 }
 
 impl Bridge {
-    /// Reads the default bridge of the engine behind a socket.
+    /// Reads the default bridge network of the engine at `socket`.
     ///
     /// # Errors
-    /// [`Error::Unreachable`] if no engine responds; [`Error::Invalid`] if the engine has no such
-    /// network.
+    /// [`Error::Unreachable`] if no engine responds; [`Error::Invalid`] if the network has no IPv4
+    /// subnet.
     pub async fn of(socket: &Path) -> Result<Self> {
         let what = "the engine's network `bridge`";
         let network = engine::open(socket)?

@@ -14,7 +14,7 @@ impl LocalNodes {
     /// bootstrapper creates `manager_node`.
     ///
     /// # Errors
-    /// [`lifecycle_core::Error::Invalid`] names the invalid value.
+    /// [`lifecycle_core::Error::Invalid`] if the subnet or the key is invalid.
     pub fn for_bootstrapper(
         subnet: Option<&str>,
         owner: Owner,

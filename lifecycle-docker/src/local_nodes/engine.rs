@@ -1,4 +1,4 @@
-//! The connection to the operator's engine, and the mapping of its errors.
+//! Connects to the operator's engine, and converts the engine's errors.
 
 use std::path::Path;
 use std::time::Duration;
@@ -6,8 +6,8 @@ use std::time::Duration;
 use bollard::Docker;
 use lifecycle_core::{Error, Result};
 
-/// Time limit for the start of the engine's response. It is longer than [`super::STOP_GRACE`],
-/// because stopping a container may take that long.
+/// Time limit until the engine begins to respond. It is longer than [`super::STOP_GRACE`], the time
+/// that stopping a container may take.
 const ANSWER_LIMIT: Duration = Duration::from_mins(2);
 
 /// Creates a client for the engine at a Unix socket, without opening a connection.
@@ -15,7 +15,7 @@ pub(super) fn open(socket: &Path) -> Result<Docker> {
     let path = socket.to_str().ok_or_else(|| {
         Error::invalid(
             format!("socket {}", socket.display()),
-            "its path is not UTF-8",
+            "the path is not UTF-8",
             "specify Docker's socket, for example /var/run/docker.sock",
         )
     })?;
@@ -23,7 +23,7 @@ pub(super) fn open(socket: &Path) -> Result<Docker> {
         .map_err(|error| engine_error("the Docker engine", error))
 }
 
-/// Whether the engine has an image with this name.
+/// Returns whether the engine has an image with this name.
 pub(super) async fn has_image(docker: &Docker, name: &str) -> Result<bool> {
     match absent_is_none(docker.inspect_image(name).await) {
         Ok(found) => Ok(found.is_some()),
@@ -50,7 +50,8 @@ pub(super) fn status(error: &bollard::errors::Error) -> Option<u16> {
     }
 }
 
-/// Whether the engine's error message contains `words`. Some errors differ only in their message.
+/// Returns whether the engine's error message contains `words`. Some errors differ only in their
+/// message.
 pub(super) fn refused_for(error: &bollard::errors::Error, words: &str) -> bool {
     match error {
         bollard::errors::Error::DockerResponseServerError { message, .. } => {

@@ -1,6 +1,6 @@
-//! The first boot of a stock node. Debian's cloud-init reads its input as on a cloud VM (the
-//! `NoCloud` data source). This file also contains the settings for a stock node's surroundings:
-//! its address, firewall, and metadata service.
+//! Describes a stock node: the input of its first boot, and its address, firewall, and metadata
+//! service. As on a cloud VM, Debian's cloud-init carries out the first boot. It reads the input
+//! from files (the `NoCloud` data source).
 
 use std::net::{Ipv4Addr, SocketAddrV4};
 use std::ops::RangeInclusive;
@@ -17,7 +17,8 @@ use super::subnet::Subnet;
 
 /// The directory from which cloud-init reads the node's input.
 const SEED: &str = "var/lib/cloud/seed/nocloud";
-/// The settings that a cloud's own images contain. cloud-init reads them after Debian's settings.
+/// The file with settings that a cloud adds to its images. cloud-init reads this file after
+/// Debian's own settings.
 const SETTINGS: &str = "etc/cloud/cloud.cfg.d/99-node.cfg";
 /// The maximum length of an account name on Linux.
 const LONGEST_ACCOUNT: usize = 32;
@@ -25,10 +26,10 @@ const LONGEST_ACCOUNT: usize = 32;
 /// Describes a node that boots Debian's stock image, as on a cloud. Its only account is `account`,
 /// and it has no engine unless its first boot installs one.
 ///
-/// cloud-init processes this description once per machine; later boots do not repeat it.
+/// cloud-init applies this description at a machine's first boot only.
 #[derive(Debug, Clone)]
 pub struct FirstBoot {
-    /// The account to create, with `sudo` and without a password.
+    /// The name of the account to create. The account can use `sudo` and has no password.
     pub account: String,
     /// The public keys that the account accepts, in OpenSSH format.
     pub authorized_keys: Vec<String>,
@@ -37,20 +38,20 @@ pub struct FirstBoot {
     pub user_data: Option<Sensitive>,
     /// The node's address in the nodes' network. If `None`, the lowest free address is used.
     pub address: Option<Ipv4Addr>,
-    /// The TCP ports that are open to traffic from outside the nodes' network. The machine that
-    /// runs the engine counts as outside too. All other traffic from outside is dropped. Traffic
+    /// The TCP ports that are open to traffic from outside the nodes' network. All other traffic
+    /// from outside is dropped, also if it comes from the machine that runs the engine. Traffic
     /// between nodes is not filtered.
     pub inbound: Vec<RangeInclusive<u16>>,
-    /// Outside networks that the node must reach. The node's own engine does not use their
-    /// addresses for its bridges.
+    /// Networks outside the nodes' network that the node must reach. The node's own engine chooses
+    /// other subnets for its bridges.
     pub outside: Vec<Subnet>,
     /// The server that acts as the cloud's metadata service, at 169.254.169.254 on the node.
     pub metadata_service: Option<SocketAddrV4>,
 }
 
 impl FirstBoot {
-    /// Describes a node with an account without keys, behind a firewall that blocks all traffic
-    /// from outside.
+    /// Describes a node with an account that accepts no keys, and with a firewall that blocks all
+    /// traffic from outside.
     pub fn new(account: impl Into<String>, host_name: impl Into<String>) -> Self {
         Self {
             account: account.into(),
@@ -64,8 +65,8 @@ impl FirstBoot {
         }
     }
 
-    /// Rejects values that cannot work, and values that would corrupt the files to which they are
-    /// written.
+    /// Rejects values that Debian does not accept, and values that would corrupt the files to which
+    /// they are written.
     pub(super) fn check(&self) -> Result<()> {
         let invalid = |what: String, why: &str, hint: &str| Error::invalid(what, why, hint);
         let fits = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || "_-".contains(c);
@@ -99,7 +100,7 @@ impl FirstBoot {
         STANDARD.decode(data.expose()).map_err(|_| {
             Error::invalid(
                 "the user data of a node",
-                "it is not base64",
+                "it is not Base64",
                 "encode the user data, for example with `base64 -w0`",
             )
         })
@@ -122,8 +123,8 @@ impl FirstBoot {
     }
 
     /// Returns the files that cloud-init reads, as an archive for the root of the node's file
-    /// system. They are not passed in the environment, because everyone with access to the engine
-    /// can read the environment.
+    /// system. Their contents are not passed in the environment, which everyone with access to the
+    /// engine can read.
     pub(super) fn seed(&self, instance: &str) -> Result<Bytes> {
         let settings = json!({
             "datasource_list": ["NoCloud"],

@@ -1,9 +1,9 @@
-//! The image that nodes boot. Its build context is embedded in this program. If the image is
-//! missing, it is built on the operator's engine.
+//! Provides the image that nodes boot. The build context is embedded in this program. If the image
+//! is missing, it is built on the operator's engine.
 //!
 //! The tag is the digest of the embedded files, so a newer release builds its own image and leaves
 //! the nodes of an older release unchanged. The build runs in the background of this process while
-//! callers poll; all callers that wait for the same flavour share one build.
+//! callers poll; all callers that wait for the same flavor share one build.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -22,8 +22,8 @@ use super::engine::{self, engine_error};
 /// The base image of the Dockerfile.
 pub(super) const BASE_IMAGE: &str = "debian:bookworm-slim";
 
-/// Time limit for pulling the base image. If no registry can be reached, the pull fails
-/// immediately.
+/// Time limit for pulling the base image. If the registry cannot be reached, the pull fails
+/// earlier.
 const PULL_LIMIT: Duration = Duration::from_mins(5);
 /// Time limit for the build. With a slow connection, apt takes most of this time.
 const BUILD_LIMIT: Duration = Duration::from_mins(20);
@@ -46,19 +46,20 @@ const FILES: [(&str, u32, &str); 6] = [
     ("node-network", 0o755, include_str!("image/node-network")),
 ];
 
-/// The contents of a node at its first boot.
+/// The kinds of nodes, by their contents at the first boot.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum Flavour {
-    /// A running engine.
+    /// The node has a running engine.
     Ready,
-    /// No engine, as a VM right after its creation.
+    /// The node has no engine, as a VM right after its creation.
     Bare,
-    /// No engine and no account. The first boot creates both.
+    /// The node has no account and no engine. The first boot creates the account, and may install
+    /// an engine.
     Stock,
 }
 
 impl Flavour {
-    /// Returns the flavour that a declaration requests.
+    /// Returns the flavor that a node's declaration requests.
     pub(super) fn of(spec: &NodeSpec) -> Result<Self> {
         match spec.image.as_deref() {
             None | Some("ready") => Ok(Self::Ready),
@@ -79,8 +80,8 @@ impl Flavour {
         }
     }
 
-    /// Returns the flavour's Dockerfile. The stock flavour has its own one, because the engine's
-    /// builder runs all stages that precede the requested stage.
+    /// Returns the flavor's Dockerfile. The stock flavor has a separate Dockerfile: the engine's
+    /// builder runs all stages that precede the requested stage, even if they are not needed.
     fn dockerfile(self) -> &'static str {
         match self {
             Self::Ready | Self::Bare => "Dockerfile",
@@ -101,7 +102,7 @@ impl Flavour {
     }
 }
 
-/// Whether a flavour can be booted.
+/// Reports whether the image of a flavor exists.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Availability {
     Ready,
@@ -109,7 +110,7 @@ pub(super) enum Availability {
     Building(String),
 }
 
-/// Why a build failed, kept for all callers that wait for it.
+/// The reason why a build failed, kept for all callers that wait for the build.
 #[derive(Debug, Clone)]
 enum Failure {
     NoBase(String),
@@ -139,18 +140,19 @@ enum Build {
     Failed(Failure),
 }
 
-/// Allows one build at a time in this process. The flavours share layers. Moreover, if the same
-/// image is built twice concurrently, the first build loses its name.
+/// Held during a build, so that this process runs only one build at a time. The flavors share
+/// layers. Moreover, if an image is built twice concurrently, the image that is finished first
+/// loses its name.
 static BUILDER: tokio::sync::Mutex<()> = tokio::sync::Mutex::const_new(());
 
-/// The builds of this process. A successful build is removed from this list, because the engine
-/// then has its image.
+/// The running and failed builds of this process. A successful build needs no entry, because the
+/// engine then has the image.
 #[derive(Debug, Clone, Default)]
 pub(super) struct Builds(Arc<Mutex<BTreeMap<Flavour, Build>>>);
 
 impl Builds {
-    /// Returns whether the flavour's image exists, and starts its build if needed. If a build has
-    /// failed, returns its error, or restarts the build if `again` is set.
+    /// Returns whether the flavor's image exists, and starts a build of it if necessary. If the
+    /// last build failed, returns its error, or starts a new build if `again` is set.
     pub(super) async fn ensure(
         &self,
         docker: &Docker,
@@ -262,7 +264,7 @@ impl Builds {
     }
 }
 
-/// When dropped, records a failure for a build that ended without a result.
+/// Records a failure when dropped, if the build has ended without a result.
 struct Unfinished(Builds, Flavour);
 
 impl Drop for Unfinished {
@@ -295,8 +297,8 @@ async fn pull_base(docker: &Docker) -> Result<(), Failure> {
     }
 }
 
-/// Returns the build context as a tar archive. Its bytes are always the same, so that the builder
-/// can use its cache.
+/// Returns the build context as a tar archive. The archive's bytes are always the same, so that the
+/// builder can use its cache.
 fn context() -> std::io::Result<Bytes> {
     let mut archive = tar::Builder::new(Vec::new());
     for (name, mode, contents) in FILES {
@@ -314,7 +316,7 @@ mod tests {
     use lifecycle_core::model::NodeName;
 
     #[test]
-    fn chooses_the_flavour_by_the_declared_image() {
+    fn chooses_the_flavor_by_the_declared_image() {
         let mut spec = NodeSpec::new(NodeName::try_from("n1").unwrap());
         assert_eq!(Flavour::of(&spec).unwrap(), Flavour::Ready);
         spec.image = Some("bare".into());
@@ -329,7 +331,7 @@ mod tests {
     }
 
     #[test]
-    fn the_tag_has_twelve_digits_and_differs_by_flavour() {
+    fn the_tag_has_twelve_digits_and_differs_by_flavor() {
         let tag = Flavour::Bare.tag();
         let digest = tag.strip_prefix("lifecycle-node-bare:").unwrap();
         assert_eq!(digest.len(), 12);

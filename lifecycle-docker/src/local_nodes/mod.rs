@@ -1,13 +1,13 @@
-//! A cloud provider on one machine. Its VMs are containers of the operator's own Docker engine.
+//! Implements a cloud on one machine. Its VMs are containers of the operator's own Docker engine.
 //!
 //! Each node has an SSH server with Debian's stock configuration, an account with sudo, and its own
-//! engine. A node is reached exactly like a VM, so that all code above this trait is the same on a
-//! laptop and on a cloud.
+//! engine. A node is reached exactly like a VM, so that all code that uses [`CloudProvider`] is the
+//! same on a laptop and on a cloud.
 //!
 //! All state is kept in the engine, none in this process. A node is a container with labels, its
 //! disk is the container's file system and a volume, its address is a label, and its boot id is the
-//! container's start time. If a process dies at any moment, repeating the call continues from the
-//! state in the engine.
+//! container's start time. If a process dies during a call, the same call in another process
+//! continues from the state in the engine.
 
 mod bridge;
 mod declared;
@@ -48,11 +48,12 @@ use self::node_container::{Found, HOST_KEYS, NodeContainer};
 pub use self::subnet::Subnet;
 use crate::labels;
 
-/// The grace period for a node's shutdown. The node's own engine gives its containers ten seconds.
+/// The grace period for a node's shutdown. It includes the ten seconds that the node's own engine
+/// gives its containers.
 const STOP_GRACE: Duration = Duration::from_secs(30);
 /// The oldest version of the engine's API that has private control-group namespaces.
 const OLDEST_API: (u32, u32) = (1, 41);
-/// Time limit for asking a registry whether it has the base image.
+/// Time limit for a registry to report whether it has the base image.
 const REGISTRY_LIMIT: Duration = Duration::from_secs(10);
 /// The number of nodes that are inspected in parallel.
 const PARALLEL_INSPECTIONS: usize = 8;
@@ -64,16 +65,15 @@ pub struct LocalNodesOptions {
     pub socket: PathBuf,
     /// The platform that the nodes belong to.
     pub owner: Owner,
-    /// The nodes' network. If `None`, a free part of `10.89.0.0/16` is chosen when the first node
-    /// is created. An existing network keeps its subnet.
+    /// The subnet of the nodes' network. If `None`, a free part of `10.89.0.0/16` is chosen when
+    /// the first node is created. An existing network keeps its subnet.
     pub subnet: Option<Subnet>,
     /// The public key, in OpenSSH format, that the account on each new node accepts.
     pub authorized_key: String,
-    /// The node that runs the manager. It is created with the operator's engine mounted at
+    /// The node that runs the manager. It is created with the socket of the operator's engine at
     /// `/run/lifecycle/host-docker.sock`, so that the manager can create nodes too. Access to that
-    /// engine means full control of the machine, so use this for development only. Only the
-    /// bootstrapper sets this option; the manager never creates its own node and leaves the option
-    /// empty.
+    /// engine means full control of the machine, so use local nodes for development only. Only the
+    /// bootstrapper sets this option, because the manager never creates its own node.
     pub manager_node: Option<NodeName>,
     /// The first boot of each node. If set, the nodes are like VMs that a cloud creates from
     /// Debian's stock image, and [`authorized_key`](Self::authorized_key) is ignored.
@@ -93,7 +93,7 @@ impl LocalNodesOptions {
         }
     }
 
-    /// Returns the default options for an owner whose nodes boot Debian's stock image.
+    /// Returns the default options for nodes that boot Debian's stock image.
     pub fn stock(owner: Owner, first_boot: FirstBoot) -> Self {
         Self {
             first_boot: Some(first_boot),
@@ -105,8 +105,8 @@ impl LocalNodesOptions {
 /// A cloud provider whose nodes are containers of the operator's Docker engine.
 ///
 /// # Guarantees
-/// The guarantees are those of [`CloudProvider`]. All created resources are labelled with the
-/// platform's id; two platforms with the same name have different containers, volumes, and
+/// The guarantees are those of [`CloudProvider`]. All created resources have labels with the
+/// platform's id. Two platforms with the same name have different containers, volumes, and
 /// networks.
 ///
 /// # Caveats
@@ -114,18 +114,20 @@ impl LocalNodesOptions {
 /// An existing node is left unchanged even if its declaration changes.
 ///
 /// # Errors
-/// A container, network, or volume with a name of this platform but without its id is
-/// [`Error::Conflict`]. An engine that does not respond is [`Error::Unreachable`]. A base image
-/// that is missing and cannot be pulled is [`Error::Invalid`].
+/// - [`Error::Conflict`] if a container, network, or volume has a name that this platform needs, but
+///   not the platform's id.
+/// - [`Error::Unreachable`] if the engine does not respond.
+/// - [`Error::Invalid`] if the base image is missing and cannot be pulled.
 #[derive(Debug)]
 pub struct LocalNodes {
     options: LocalNodesOptions,
-    /// `<platform>-<first 6 digits of the id>`: the network's name, and the prefix of all other
-    /// names.
+    /// `<platform>-<first 6 digits of the id>`. This is the network's name and the prefix of all
+    /// other names.
     prefix: String,
     platform_id: String,
     builds: Builds,
-    /// The host keys of nodes, by container. They are created at the first boot and never change.
+    /// The host keys of nodes, by container id. A node's keys are created at its first boot and
+    /// never change.
     host_keys: Mutex<HashMap<String, Vec<String>>>,
 }
 
@@ -236,8 +238,8 @@ impl LocalNodes {
         Ok(answer.map(|inspected| NodeContainer::read(inspected, &self.platform_id)))
     }
 
-    /// Returns the container of a node of this platform. Another platform's container with that
-    /// name is a conflict.
+    /// Returns the container of a node. Fails with [`Error::Conflict`] if a container with its name
+    /// does not belong to this platform.
     async fn node_container(
         &self,
         docker: &Docker,
@@ -249,7 +251,7 @@ impl LocalNodes {
             Some(Found::Owned(node_container)) => Ok(Some(node_container)),
             Some(Found::Foreign) => Err(Error::conflict(
                 format!("container {container}"),
-                "the container exists, but does not carry this platform's id",
+                "a container with this name exists, but does not belong to this platform",
             )),
         }
     }
@@ -307,8 +309,9 @@ impl LocalNodes {
         })
     }
 
-    /// Returns the public keys that the node's sshd offers; empty before the first boot has created
-    /// them. They are read through the engine, which works even if the node is stopped.
+    /// Returns the public keys that the node's sshd offers, or none if the first boot has not
+    /// created them yet. Reads the keys through the engine, which also works while the node is
+    /// stopped.
     async fn host_keys(
         &self,
         docker: &Docker,
@@ -389,8 +392,8 @@ impl LocalNodes {
         Ok(problems)
     }
 
-    /// Returns the reason why the images are unavailable, if any. A build or a pull would change
-    /// the engine, so this only checks whether the registry has the base image.
+    /// Returns the reason why the images are unavailable, if any. Only checks whether the registry
+    /// has the base image, because a build or a pull would change the engine.
     async fn image_problem(
         &self,
         docker: &Docker,
@@ -543,8 +546,7 @@ impl CloudProvider for LocalNodes {
     }
 }
 
-/// Returns progress with a short poll interval, because all operations on local nodes take only
-/// seconds.
+/// Returns progress with a short poll interval. Operations on local nodes take only seconds.
 fn soon(step: impl Into<String>) -> CloudProgress {
     CloudProgress::Running {
         after: Some(Duration::from_millis(200)),
@@ -578,7 +580,7 @@ fn numbers(version: &str) -> Option<(u32, u32)> {
     Some((major.parse().ok()?, minor.parse().ok()?))
 }
 
-/// Whether a node is on or starting.
+/// Returns whether a node is running, starting, or stopping.
 fn is_on(power: Power) -> bool {
     match power {
         Power::Starting | Power::Running | Power::Stopping => true,

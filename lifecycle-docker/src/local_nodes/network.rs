@@ -12,11 +12,11 @@ use super::engine::{absent_is_none, engine_error, refused_for, status};
 use super::subnet::{Subnet, candidates, routed};
 use crate::labels;
 
-/// The desired network.
+/// The desired state of a platform's network.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct DesiredNetwork<'a> {
     pub(super) name: &'a str,
-    /// The labels that the network gets and by which it is identified.
+    /// The network's labels, which also identify it.
     pub(super) labels: &'a HashMap<String, String>,
     /// The configured subnet; if `None`, a free subnet is chosen.
     pub(super) subnet: Option<Subnet>,
@@ -24,8 +24,8 @@ pub(super) struct DesiredNetwork<'a> {
 
 impl DesiredNetwork<'_> {
     /// Ensures that the platform's network exists, and returns its subnet. An existing network
-    /// keeps its subnet even if another subnet is configured, because its nodes already have
-    /// addresses.
+    /// keeps its subnet even if another subnet is configured, because the nodes already have
+    /// addresses in it.
     pub(super) async fn ensure(&self, docker: &Docker) -> Result<Subnet> {
         let networks = all(docker).await?;
         if let Some(subnet) = self.existing(&networks)? {
@@ -42,8 +42,8 @@ impl DesiredNetwork<'_> {
             match docker.create_network(self.request(subnet)).await {
                 Ok(created) => return self.settle(docker, &created.id, subnet).await,
                 Err(error) if refused_for(&error, "overlap") => {}
-                // Another process created a network with this name. If it belongs to this platform,
-                // the next iteration finds it.
+                // Another process created a network with this name. If that network belongs to this
+                // platform, it is found below.
                 Err(error) if status(&error) == Some(409) => {}
                 Err(error) => {
                     return Err(engine_error(&format!("creating {}", self.title()), error));
@@ -67,7 +67,8 @@ impl DesiredNetwork<'_> {
         })
     }
 
-    /// Removes the network. Succeeds if the network is absent; a network in use is a conflict.
+    /// Removes the network. Succeeds if the network is absent. Fails with [`Error::Conflict`] if
+    /// the network is in use.
     pub(super) async fn remove(&self, docker: &Docker) -> Result<()> {
         for network in self.owned(&all(docker).await?) {
             let id = network.id.as_deref().unwrap_or(self.name);
@@ -109,8 +110,8 @@ impl DesiredNetwork<'_> {
         format!("network {}", self.name)
     }
 
-    /// Returns this platform's networks, the one to use first. The engine allows duplicate names if
-    /// two processes create a network at the same moment; the network with the smaller id is kept.
+    /// Returns this platform's networks, sorted by id. There may be two, because the engine allows
+    /// duplicate names if two processes create a network at the same moment. The first one is used.
     fn owned<'n>(&self, networks: &'n [Network]) -> Vec<&'n Network> {
         let mut owned: Vec<&Network> = networks
             .iter()
@@ -142,14 +143,14 @@ impl DesiredNetwork<'_> {
         if foreign {
             return Err(Error::conflict(
                 self.title(),
-                "the network exists, but does not carry this platform's id",
+                "a network with this name exists, but does not belong to this platform",
             ));
         }
         Ok(None)
     }
 
-    /// After this process has created a network, checks whether another process created one too,
-    /// and keeps only one of them.
+    /// Checks, after this process has created a network, whether another process has created one
+    /// too. If so, keeps only one of them.
     async fn settle(&self, docker: &Docker, created: &str, subnet: Subnet) -> Result<Subnet> {
         let networks = all(docker).await?;
         let stays = self.owned(&networks).first().copied();
@@ -199,9 +200,10 @@ fn subnets(network: &Network) -> impl Iterator<Item = Subnet> {
         })
 }
 
-/// Returns the subnets that a new network must not overlap: the engine's networks and this
-/// machine's routes, for example to an office network behind a VPN. If the routing table cannot be
-/// read, the engine runs in a separate VM and the routes do not matter.
+/// Returns the subnets that a new network must not overlap: those of the engine's networks and of
+/// this machine's routes, for example to an office network behind a VPN. The routing table may be
+/// unreadable if this machine does not run Linux. In this case, the engine runs in a separate VM,
+/// and the routes do not matter.
 async fn taken(networks: &[Network]) -> Vec<Subnet> {
     let table = tokio::fs::read_to_string("/proc/net/route")
         .await
@@ -243,7 +245,7 @@ mod tests {
     }
 
     #[test]
-    fn all_processes_choose_the_same_of_two_raced_networks() {
+    fn all_processes_choose_the_same_of_two_duplicate_networks() {
         let labels = HashMap::from([(labels::PLATFORM_ID.to_owned(), "p".to_owned())]);
         let wish = DesiredNetwork {
             name: "demo",

@@ -1,12 +1,13 @@
-//! The container that acts as a VM: its creation and its observed state.
+//! Describes the container that acts as a VM: the request that creates it, and its observed state.
 //!
-//! If the engine may start privileged containers, a node is a privileged container, because nested
-//! engines work in it on every kernel. Otherwise (the engine's own capabilities are limited) a node
-//! gets only the three capabilities that it needs, without the engine's security profiles.
+//! If the engine may start privileged containers, a node is a privileged container: in such a
+//! container, a nested engine works on every kernel. If the engine's own capabilities are limited,
+//! a node gets only the three capabilities that it needs, without the engine's security profiles.
 //!
 //! The engine never starts a node by itself (restart policy `no`). A fenced node must stay off when
-//! the engine or the machine restarts, and a laptop that reboots should not start every platform
-//! that ever ran on it. `up` starts the manager's node, and the manager starts the others.
+//! the engine or the machine restarts. Likewise, a laptop that reboots should not start every
+//! platform that ever ran on it. `up` starts the manager's node, and the manager starts the other
+//! nodes.
 
 use std::collections::HashMap;
 use std::net::Ipv4Addr;
@@ -25,11 +26,11 @@ use lifecycle_core::model::NodeName;
 use super::first_boot::FirstBoot;
 use crate::labels;
 
-/// The label with a node's address. A stopped container has no address, so the label keeps it.
+/// The label with a node's address. The label is needed because a stopped container has no address.
 pub(super) const ADDRESS_LABEL: &str = "lifecycle.node-address";
 /// The label with the account of a node that does not use [`ACCOUNT`].
 pub(super) const ACCOUNT_LABEL: &str = "lifecycle.node-account";
-/// The account on each node whose first boot creates no account.
+/// The account in the image, for nodes whose first boot creates no account.
 pub(super) const ACCOUNT: &str = "lifecycle";
 /// The file with all public host keys, written by the node's entrypoint.
 pub(super) const HOST_KEYS: &str = "/var/lib/node/host-keys";
@@ -97,8 +98,8 @@ impl NodeContainerSpec<'_> {
     }
 
     fn host_config(&self) -> HostConfig {
-        // The nested engine's storage is a volume, because overlay2 does not work on top of
-        // overlay2.
+        // The nested engine stores its data in a volume: its storage driver, overlay2, does not
+        // work on top of overlay2.
         let storage = Mount {
             typ: Some(MountType::VOLUME),
             source: Some(self.volume.clone()),
@@ -148,14 +149,14 @@ pub(super) struct NodeContainer {
     /// The container's id in the engine.
     pub(super) id: String,
     pub(super) node: NodeName,
-    /// The value of the container's label.
+    /// The address in the container's label.
     pub(super) address: Option<Ipv4Addr>,
-    /// The value of the container's label.
+    /// The account in the container's label; by default, [`ACCOUNT`].
     pub(super) account: String,
     pub(super) power: Power,
     /// Whether the container was created but never started.
     pub(super) fresh: bool,
-    /// The current boot or, if the container is stopped, the last boot.
+    /// The start time of the current boot or, if the container is stopped, of the last boot.
     pub(super) boot: Option<String>,
     /// When the previous boot ended.
     pub(super) previous_end: Option<DateTime<Utc>>,
@@ -173,7 +174,7 @@ pub(super) enum Found {
 }
 
 impl NodeContainer {
-    /// Returns the current boot, if the node is running.
+    /// Returns the start time of the current boot, if the node is running.
     pub(super) fn running_boot(&self) -> Option<&str> {
         match self.power {
             Power::Running => self.boot.as_deref(),
@@ -216,14 +217,14 @@ impl NodeContainer {
     }
 }
 
-/// Parses the engine's timestamp; the engine writes the year 1 for "never".
+/// Parses the engine's timestamp. Returns `None` for the year 1, which the engine uses for "never".
 pub(super) fn moment(text: &str) -> Option<DateTime<Utc>> {
     let at = DateTime::parse_from_rfc3339(text).ok()?.to_utc();
     (at > DateTime::UNIX_EPOCH).then_some(at)
 }
 
-/// Converts the container's state. A paused container counts as running, because a cloud does not
-/// know that a guest is frozen.
+/// Converts the container's state. A paused container counts as running, like a VM whose guest is
+/// frozen: a cloud does not detect that.
 fn power(status: ContainerStateStatusEnum) -> Power {
     match status {
         ContainerStateStatusEnum::RUNNING | ContainerStateStatusEnum::PAUSED => Power::Running,
@@ -270,7 +271,7 @@ mod tests {
     fn owned(status: ContainerStateStatusEnum) -> NodeContainer {
         match NodeContainer::read(container(status, "p"), "p") {
             Found::Owned(node_container) => node_container,
-            Found::Foreign => panic!("it has the platform's labels"),
+            Found::Foreign => panic!("the container has the platform's labels"),
         }
     }
 

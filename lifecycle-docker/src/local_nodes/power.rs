@@ -1,4 +1,5 @@
-//! Power operations on nodes: start, stop, restart, delete, fence, and their progress.
+//! Starts, stops, restarts, deletes, and fences nodes, and reports the progress of these
+//! operations.
 
 use std::time::Duration;
 
@@ -20,10 +21,11 @@ use super::{LocalNodes, STOP_GRACE, is_on, soon};
 
 /// Time limit for the engine to stop or remove a killed container.
 const END_LIMIT: Duration = Duration::from_mins(1);
-/// The token of an operation on an absent node.
+/// The token of a deletion of an absent node.
 const ABSENT: &str = "absent";
 
-/// Returns a token that identifies the container and its boot at the start of an operation.
+/// Returns a token for an operation. It identifies the container and the boot at the operation's
+/// start.
 fn token(node_container: &NodeContainer) -> String {
     let boot = node_container.running_boot().unwrap_or_default();
     format!("{}@{boot}", node_container.id)
@@ -36,14 +38,15 @@ impl LocalNodes {
             .ok_or_else(|| Error::not_found(format!("node {node}")))
     }
 
-    /// Checks that a node is not still booting, because a change would interrupt the boot.
+    /// Rejects a change of a node that is still booting, because the change would interrupt the
+    /// boot.
     async fn is_up(&self, docker: &Docker, node_container: &NodeContainer) -> Result<()> {
         if node_container.power != Power::Running || self.is_ready(docker, node_container).await? {
             return Ok(());
         }
         Err(Error::conflict(
             format!("node {}", node_container.node),
-            "the node is booting",
+            "the node is still booting",
         ))
     }
 
@@ -89,7 +92,7 @@ impl LocalNodes {
         begun: &str,
     ) -> Result<CloudProgress> {
         let node_container = self.node_container(docker, node).await?;
-        // If the boot differs, the node was stopped and has been started again since.
+        // If the node now has another boot, it was stopped and then started again.
         let still = node_container.filter(|now| is_on(now.power) && token(now) == begun);
         Ok(match still {
             Some(_) => soon("shutting down"),
@@ -116,7 +119,7 @@ impl LocalNodes {
                     .await
                     .map_err(|error| start_error(node, error))?;
             } else {
-                // A restart of this boot was interrupted after the stop.
+                // An earlier restart stopped the node and was then interrupted.
                 docker
                     .start_container(&node_container.id, None)
                     .await
@@ -139,8 +142,7 @@ impl LocalNodes {
         if is_on(node_container.power) {
             self.booted(docker, &node_container.id, node).await
         } else {
-            // That boot has ended, and the node was stopped after a later boot, so nothing is left
-            // to do.
+            // The node was restarted and has been stopped since, so the restart is complete.
             Ok(CloudProgress::Done)
         }
     }
@@ -150,8 +152,8 @@ impl LocalNodes {
         if let Some(node_container) = &node_container {
             self.remove(docker, node_container).await?;
         }
-        // Remove the volume even if the container is gone, because an earlier deletion may have
-        // been interrupted at this point.
+        // Remove the volume even if the container is gone: an earlier deletion may have been
+        // interrupted at this point.
         self.remove_volume(docker, node).await?;
         Ok(node_container.map_or_else(|| ABSENT.to_owned(), |node_container| node_container.id))
     }
@@ -181,7 +183,7 @@ impl LocalNodes {
             .await;
         match absent_is_none(removed) {
             Ok(_) => {}
-            // Another call is removing the container, which is enough.
+            // Another call is removing the container, so wait until it is gone.
             Err(error) if status(&error) == Some(409) => {
                 self.wait(docker, &node_container.id, "removed", &what)
                     .await?;
@@ -192,7 +194,8 @@ impl LocalNodes {
         Ok(())
     }
 
-    /// Stops a node immediately, and returns when the engine reports that the node is not running.
+    /// Stops a node immediately. Returns as soon as the engine reports that the node is not
+    /// running.
     pub(super) async fn kill(&self, docker: &Docker, node: &NodeName) -> Result<Fenced> {
         let what = format!("fencing node {node}");
         if let Some(node_container) = self.node_container(docker, node).await?
@@ -248,7 +251,8 @@ impl LocalNodes {
         }
     }
 
-    /// Whether a node has booted: its sshd is listening and its host keys are readable.
+    /// Returns the progress of a boot. It is done when sshd is listening and the host keys are
+    /// readable.
     pub(super) async fn booted(
         &self,
         docker: &Docker,

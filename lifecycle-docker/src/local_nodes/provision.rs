@@ -1,4 +1,5 @@
-//! Provisions a node: image, network, volume, address, container, first boot.
+//! Provisions a node: provides the image, network, volume, and address, creates the container, and
+//! starts the first boot.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::Ipv4Addr;
@@ -21,19 +22,19 @@ use super::node_container::{NodeContainer, NodeContainerSpec, Origin};
 use super::{LocalNodes, soon};
 use crate::labels;
 
-/// The number of attempts with another address, in case other processes use the chosen ones.
+/// The number of attempts with another address, in case another process uses the chosen address.
 const ADDRESS_TRIES: usize = 16;
-/// How often to check for a container that the engine does not show yet although its name is
-/// already reserved.
+/// The number of checks for a container whose name is reserved, but which the engine does not list
+/// yet.
 const NAME_TRIES: u32 = 50;
 const NAME_PAUSE: Duration = Duration::from_millis(100);
 
-/// Held while the network is looked up and an address in it is chosen and assigned, because several
-/// providers in one process may create nodes of the same platform.
+/// Held while an address in the network is chosen and assigned. Several providers in one process
+/// may create nodes of the same platform, and must not choose the same address.
 static CHOOSING: tokio::sync::Mutex<()> = tokio::sync::Mutex::const_new(());
 
-/// Whether each engine, identified by its socket, may start privileged containers. Probed once per
-/// process.
+/// Records, for each engine's socket, whether the engine may start privileged containers. Each
+/// process probes an engine only once.
 static PRIVILEGED: tokio::sync::Mutex<BTreeMap<PathBuf, bool>> =
     tokio::sync::Mutex::const_new(BTreeMap::new());
 
@@ -63,8 +64,8 @@ impl Provision {
 }
 
 impl LocalNodes {
-    /// Continues a provision from its current state. `again` rebuilds an image whose build has
-    /// failed.
+    /// Continues a provision from its current state. If `again` is set and the image's build has
+    /// failed, builds the image again.
     pub(super) async fn provision(
         &self,
         docker: &Docker,
@@ -91,8 +92,8 @@ impl LocalNodes {
                     Availability::Ready => {
                         match self.create(docker, &spec.name, flavour, &avoid).await? {
                             Some(node_container) => node_container,
-                            // The engine is still processing a request from a dropped call or
-                            // another process: it reserves the name before it shows the container.
+                            // A dropped call or another process has requested this container.
+                            // The engine reserves the name before it lists the container.
                             None if named < NAME_TRIES => {
                                 named += 1;
                                 tokio::time::sleep(NAME_PAUSE).await;
@@ -139,8 +140,8 @@ impl LocalNodes {
                 }
             };
         }
-        // The token refers to one container. If this container was deleted since, a poll must not
-        // create another one.
+        // The token refers to one container. If that container has been deleted meanwhile, a poll
+        // must not create another one.
         let (how, id) = token.split_once(':').ok_or_else(|| {
             Error::corrupt(
                 format!("the token of provisioning node {}", spec.name),
@@ -157,8 +158,8 @@ impl LocalNodes {
         }
     }
 
-    /// Returns the node's container, which is created if missing, but not started. `None` if its
-    /// name is in use by a container that the engine does not show yet.
+    /// Returns the node's container. Creates it if it is missing, but does not start it. Returns
+    /// `None` if a container that the engine does not list yet uses the name.
     async fn create(
         &self,
         docker: &Docker,
@@ -219,8 +220,8 @@ impl LocalNodes {
         self.options.first_boot.as_ref()?.address
     }
 
-    /// Writes the first-boot input to a stock node that never ran. The input is always written
-    /// again, in case an earlier call was interrupted.
+    /// Writes the first-boot input to a stock node that never ran. Also replaces input that exists,
+    /// in case an earlier call was interrupted.
     pub(super) async fn seed(&self, docker: &Docker, node_container: &NodeContainer) -> Result<()> {
         let (Some(first_boot), true) = (&self.options.first_boot, node_container.fresh) else {
             return Ok(());
@@ -229,7 +230,8 @@ impl LocalNodes {
             path: "/".to_owned(),
             ..UploadToContainerOptions::default()
         };
-        // The container's id is the machine id, so a re-created node runs its first boot again.
+        // To cloud-init, the container's id is the machine's id, so a re-created node runs its
+        // first boot again.
         let archive = bollard::body_full(first_boot.seed(&node_container.id)?);
         docker
             .upload_to_container(&node_container.id, Some(options), archive)
@@ -302,8 +304,8 @@ impl LocalNodes {
         .map_err(|error| engine_error(&what, error))
     }
 
-    /// Removes what may be left after the last node: volumes of interrupted deletions, the probe,
-    /// and the network.
+    /// Removes the resources that may remain after the last node: volumes of interrupted deletions,
+    /// the probe, and the network.
     pub(super) async fn sweep(&self, docker: &Docker) -> Result<()> {
         let options = ListVolumesOptions {
             filters: Some(self.node_filter()),
@@ -325,11 +327,11 @@ impl LocalNodes {
         self.network(&labels).remove(docker).await
     }
 
-    /// Whether the engine may start privileged containers. Only an attempt shows this, because the
-    /// engine's own capabilities can be limited by its parent.
+    /// Returns whether the engine may start privileged containers. Finds out by an attempt, because
+    /// the engine's own capabilities may be limited from outside.
     async fn may_be_privileged(&self, docker: &Docker, flavour: Flavour) -> Result<bool> {
-        // The lock is held during the probe, because two probes for the same platform would have
-        // the same name.
+        // Hold the lock during the probe: two probes for the same platform would have the same
+        // name.
         let mut known = PRIVILEGED.lock().await;
         if let Some(may) = known.get(&self.options.socket) {
             return Ok(*may);
@@ -359,7 +361,7 @@ impl LocalNodes {
         };
         match docker.create_container(Some(options), body).await {
             Ok(_) => {}
-            // Another process is probing; starting its probe gives the same result.
+            // Another process is probing. Start that process's probe; the result is the same.
             Err(error) if status(&error) == Some(409) => {}
             Err(error) => return Err(engine_error("checking the engine's privileges", error)),
         }
@@ -399,7 +401,7 @@ impl LocalNodes {
     }
 }
 
-/// Converts the error of a node's container that did not start.
+/// Converts the error if a node's container does not start.
 pub(super) fn start_error(node: &NodeName, error: bollard::errors::Error) -> Error {
     let what = format!("starting node {node}");
     match error {
@@ -407,8 +409,7 @@ pub(super) fn start_error(node: &NodeName, error: bollard::errors::Error) -> Err
             format!("the address of node {node}"),
             "another container uses this address",
         ),
-        // In this response, a 404 refers to a dependency of the container, not to the container
-        // itself.
+        // Here, status 404 means that something the container needs is missing, not the container.
         bollard::errors::Error::DockerResponseServerError {
             status_code: 404,
             message,
@@ -420,6 +421,6 @@ pub(super) fn start_error(node: &NodeName, error: bollard::errors::Error) -> Err
 fn foreign_volume(name: &str) -> Error {
     Error::conflict(
         format!("volume {name}"),
-        "the volume exists, but does not carry this platform's id",
+        "a volume with this name exists, but does not belong to this platform",
     )
 }

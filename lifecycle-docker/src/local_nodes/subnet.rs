@@ -1,4 +1,4 @@
-//! Subnets with their address and prefix, and the choice of a subnet that does not overlap others.
+//! Represents IPv4 subnets, and finds subnets that do not overlap others.
 
 use std::collections::BTreeSet;
 use std::fmt;
@@ -29,13 +29,13 @@ impl Subnet {
         })
     }
 
-    /// Whether any address belongs to both subnets.
+    /// Returns whether any address belongs to both subnets.
     pub fn overlaps(self, other: Self) -> bool {
         let shared = mask(self.prefix.min(other.prefix)).unwrap_or(0);
         self.address.to_bits() & shared == other.address.to_bits() & shared
     }
 
-    /// Returns the engine's own address in the subnet, which is the first one.
+    /// Returns the engine's own address in the subnet: the first address after the network address.
     pub(super) fn gateway(self) -> Ipv4Addr {
         Ipv4Addr::from_bits(self.address.to_bits().saturating_add(1))
     }
@@ -83,7 +83,7 @@ impl FromStr for Subnet {
             .split_once('/')
             .ok_or_else(|| invalid("it has no prefix length"))?;
         let address = Ipv4Addr::from_str(address)
-            .map_err(|_| invalid("its address is not an IPv4 address"))?;
+            .map_err(|_| invalid("the part before the slash is not an IPv4 address"))?;
         let prefix = prefix
             .parse::<u8>()
             .ok()
@@ -95,8 +95,8 @@ impl FromStr for Subnet {
     }
 }
 
-/// Iterates over the candidates for a platform's network. They are rarely used elsewhere, and are
-/// outside Docker's own pools and the default block for service addresses.
+/// Iterates over the candidates for a platform's network. These subnets are rarely used elsewhere,
+/// and do not overlap Docker's own pools or the default block for service addresses.
 pub(super) fn candidates() -> impl Iterator<Item = Subnet> {
     (0..=u8::MAX).filter_map(|third| Subnet::new(Ipv4Addr::new(10, 89, third, 0), 24))
 }

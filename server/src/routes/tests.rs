@@ -215,7 +215,7 @@ async fn every_route_rejects_a_missing_or_wrong_credential() {
         .headers_mut()
         .insert(AUTHORIZATION, value.parse().unwrap());
     let response = served.send(basic).await;
-    problem(response, StatusCode::UNAUTHORIZED, "another authorization scheme").await;
+    problem(response, StatusCode::UNAUTHORIZED, "another scheme").await;
     assert_eq!(
         served.get("/v1/platform").await["state"],
         "running",

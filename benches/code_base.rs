@@ -1,7 +1,7 @@
-//! Measures how long it takes to find the files of a code base, with the `.dockerignore` of a
-//! published project and without one, in one run, for increasing numbers of files and patterns. If
-//! the ratio stays constant as the number of files grows, the time is proportional to the number of
-//! files. Prints the results without asserting them.
+//! Measures how long it takes to list the files of a code base, with a typical `.dockerignore` and
+//! without one, for increasing numbers of files and patterns. If the ratio of the two times stays
+//! constant as the number of files grows, a `.dockerignore` costs the same for each file. Prints
+//! the results without asserting them.
 //!
 //! `cargo bench -p benches --bench code_base`
 
@@ -21,8 +21,7 @@ use lifecycle_core::code::digest::entries;
 const FILES: [usize; 3] = [625, 2_500, 10_000];
 const PATTERNS: [usize; 3] = [13, 52, 208];
 
-/// The templates for patterns. Each pattern contains a number, so that no two patterns are the
-/// same.
+/// Templates for patterns. `{}` is replaced by a number, so that all patterns differ.
 const FORMS: [&str; 6] = [
     "node_modules{}/",
     "**/node_modules{}/",
@@ -32,7 +31,7 @@ const FORMS: [&str; 6] = [
     "**/*.snap{}",
 ];
 
-/// Creates files in six directory levels, twenty per directory.
+/// Creates files in directories on six levels. Each directory contains twenty files.
 fn make(root: &Path, files: usize) -> std::io::Result<()> {
     for number in 0..files.div_ceil(20) {
         let (a, b, c) = (number % 5, number / 5 % 5, number / 25);
@@ -55,7 +54,7 @@ fn patterns(count: usize) -> String {
     text
 }
 
-/// Returns the time of the fastest of a few runs.
+/// Lists the files several times. Returns the shortest time.
 fn finding(root: &Path) -> Duration {
     let run = |()| {
         let since = Instant::now();

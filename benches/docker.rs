@@ -4,7 +4,7 @@ use std::io::Write as _;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
-/// Runs `docker` with input, and returns its output.
+/// Runs `docker` with this standard input. Returns the output.
 pub fn docker_with(arguments: &[&str], input: Option<&[u8]>) -> Result<String, String> {
     let mut child = Command::new("docker")
         .args(arguments)
@@ -18,7 +18,8 @@ pub fn docker_with(arguments: &[&str], input: Option<&[u8]>) -> Result<String, S
         .spawn()
         .map_err(|error| format!("docker: {error}"))?;
     if let (Some(input), Some(mut pipe)) = (input, child.stdin.take()) {
-        // If `docker` does not read its input, it fails with an error of its own.
+        // Ignore a write error: if `docker` does not read the input, `docker` reports its own
+        // error.
         drop(pipe.write_all(input));
     }
     let output = child
@@ -31,7 +32,7 @@ pub fn docker_with(arguments: &[&str], input: Option<&[u8]>) -> Result<String, S
     Err(format!("docker {}: {}", arguments.join(" "), stderr.trim()))
 }
 
-/// Runs `docker`, and returns its output.
+/// Runs `docker` and returns the output.
 pub fn docker(arguments: &[&str]) -> Result<String, String> {
     docker_with(arguments, None)
 }
@@ -43,7 +44,7 @@ pub fn require() -> Result<(), String> {
     })
 }
 
-/// Measures the time of a call without an effect.
+/// Measures how long `docker version` takes, as the cost of calling `docker` at all.
 pub fn one_call() -> Duration {
     const CALLS: u32 = 10;
     let since = Instant::now();

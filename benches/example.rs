@@ -1,4 +1,4 @@
-//! Brings up the example platform as a user does, with the built programs.
+//! Brings up the example platform with the built programs, as a user does.
 
 use std::io::{BufRead as _, BufReader};
 use std::path::{Path, PathBuf};
@@ -17,7 +17,8 @@ pub struct Programs {
 }
 
 impl Programs {
-    /// Finds the programs of the release profile or, if they do not exist, of the debug profile.
+    /// Finds the programs that were built with the release profile or, if these do not exist, with
+    /// the debug profile.
     pub fn find() -> Result<Self, String> {
         let root = PathBuf::from(concat!(env!("CARGO_MANIFEST_DIR"), "/.."));
         let target =
@@ -47,7 +48,8 @@ impl Programs {
     }
 }
 
-/// A copy of the example, with its own name and id. The platform is deleted when it is dropped.
+/// A copy of the example project, with its own name and id. Dropping this value deletes the
+/// platform.
 #[derive(Debug)]
 pub struct Project<'a> {
     programs: &'a Programs,
@@ -57,7 +59,7 @@ pub struct Project<'a> {
 }
 
 impl<'a> Project<'a> {
-    /// Creates the copy of the example, without bringing it up.
+    /// Creates the copy without bringing the platform up.
     pub fn new(programs: &'a Programs) -> Result<Self, String> {
         let directory = temporary()?;
         std::fs::create_dir_all(directory.path().join("code/iot"))
@@ -81,7 +83,7 @@ impl<'a> Project<'a> {
         })
     }
 
-    /// Returns the platform's UUID, after the platform was brought up.
+    /// Returns the platform's UUID. Fails before the first [`Self::up`].
     pub fn platform(&self) -> Result<String, String> {
         let file = self.directory.path().join(".lifecycle/platform.json");
         let identity = std::fs::read(&file)
@@ -107,7 +109,8 @@ impl<'a> Project<'a> {
         command
     }
 
-    /// Runs a command. Each output line is passed to `printed` with its time.
+    /// Runs a command. Calls `on_line` for each line of output, with the time since the start.
+    /// Returns the total time.
     fn run(
         &self,
         arguments: &[&str],
@@ -135,7 +138,8 @@ impl<'a> Project<'a> {
         }
     }
 
-    /// Brings the platform up. Each output line is passed to `printed` with its time.
+    /// Brings the platform up. Calls `printed` for each line of output, with the time since the
+    /// start. Returns the total time.
     pub fn up(&self, printed: impl FnMut(Duration, &str)) -> Result<Duration, String> {
         self.run(&["up"], printed)
     }
@@ -145,8 +149,8 @@ impl<'a> Project<'a> {
         self.run(&["down", "--yes"], |_, _| {}).map(drop)
     }
 
-    /// Returns a directory with the certificate authority and the token for services of the
-    /// platform.
+    /// Returns a directory that contains the credential of services: the CA certificate and a
+    /// token.
     pub fn credential(&self) -> Result<TempDir, String> {
         let failed = |error: std::io::Error| format!("reading the platform's secrets: {error}");
         let credential = temporary()?;
@@ -161,7 +165,7 @@ impl<'a> Project<'a> {
 
 impl Drop for Project<'_> {
     fn drop(&mut self) {
-        // This has no effect if the platform was deleted already.
+        // This does nothing if the platform has already been deleted.
         drop(self.down());
     }
 }

@@ -1,5 +1,5 @@
-//! Code shared by the benchmarks: generated platforms, the example platform as a user brings it up,
-//! and the measurement of an idle platform, which a test of the command line also uses.
+//! Code that the benchmarks share: generates platforms, brings up the example platform, and
+//! measures an idle platform. A test of the command line also uses this measurement.
 
 pub mod at_rest;
 pub mod docker;

@@ -1,8 +1,8 @@
-//! Measures how long planning takes for platforms of 100, 1,000, and 5,000 nodes with ten replicas
-//! each, both empty and settled, and how many replicas are placed per second. Prints the results
-//! without asserting them.
+//! Measures planning for platforms of 100, 1,000, and 5,000 nodes with ten replicas per node: how
+//! long a plan takes before anything exists and after everything has settled, and how many replicas
+//! are placed per second. Prints the results without asserting them.
 //!
-//! `cargo bench -p benches --bench planning`. The table at the end compares planning with raw
+//! `cargo bench -p benches --bench planning`. The table at the end compares planning with basic
 //! operations on the same observation in the same run: copying the observation, and writing it as
 //! JSON.
 
@@ -63,7 +63,7 @@ fn placement(criterion: &mut Criterion) {
     }
 }
 
-/// Returns the time of the fastest of a few runs.
+/// Runs the work several times. Returns the shortest time.
 fn shortest<T>(mut work: impl FnMut() -> T) -> Duration {
     let run = |()| {
         let since = Instant::now();
@@ -73,16 +73,17 @@ fn shortest<T>(mut work: impl FnMut() -> T) -> Duration {
     [(); 5].map(run).into_iter().min().unwrap_or_default()
 }
 
-/// Prints the time for planning as a multiple of the time for basic operations on an observation.
+/// Prints how long planning takes, as a multiple of the time for basic operations on the
+/// observation.
 fn ratios() {
-    println!("\nplanning for a settled platform, as a multiple of a raw operation in this run");
+    println!("\nplanning for a settled platform, as a multiple of a basic operation in this run");
     println!("nodes  planning      copying the observation    writing it as JSON");
     for nodes in NODES {
         let declared = platform(nodes, Shape::Rows);
         let input = settled(&declared);
         let observed = &input.observed;
         let planned = shortest(|| plan(&input));
-        // Also copy the parts that observations share.
+        // Copy the views themselves, not only their shared pointers.
         let views = || observed.nodes.values().map(|view| view.as_ref().clone());
         let copied = shortest(|| views().collect::<Vec<_>>());
         let written = shortest(|| serde_json::to_vec(&observed).map(|json| json.len()));

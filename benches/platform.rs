@@ -1,5 +1,5 @@
-//! Generates platforms of any size and their settled observations, as input for the benchmarks. The
-//! observations are constructed, not simulated.
+//! Generates platforms of any size, and observations of their settled state, as input for the
+//! benchmarks. The observations are constructed directly, without a simulation.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv4Addr};
@@ -21,18 +21,18 @@ use lifecycle_core::reconcile::{
 use lifecycle_core::runtime::{ContainerState, EngineInfo, EngineState, ObservedContainer, Role};
 use lifecycle_core::secret::PlatformKey;
 
-/// The distribution of a platform's replicas over services.
+/// Selects how a platform's replicas are distributed over services.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Shape {
-    /// Services of ten replicas, in rows of ten; each row depends on the previous one.
+    /// Services with ten replicas each. Each row of ten services depends on the previous row.
     Rows,
     /// One service with all replicas.
     OneService,
-    /// One service per replica.
+    /// One service for each replica.
     OneReplicaEach,
 }
 
-/// Returns the time that all plans use.
+/// Returns the current time for all plans.
 pub fn now() -> DateTime<Utc> {
     DateTime::UNIX_EPOCH + TimeDelta::days(20_000)
 }
@@ -83,8 +83,7 @@ pub fn declared(nodes: u32, replicas: u32, shape: Shape) -> Result<Declared> {
     Declared::new(Generation(1), &declaration, &key)
 }
 
-/// Returns the planner's input for a platform whose replicas are all ready on the nodes where they
-/// are placed.
+/// Returns the planner's input for a settled platform: all replicas are ready on their nodes.
 pub fn settled(declared: &Arc<Declared>) -> PlanningInput {
     let placed = place(declared, &Observed::default(), &History::default()).nodes;
     let mut containers: BTreeMap<&NodeName, Vec<ObservedContainer>> = BTreeMap::new();
@@ -180,7 +179,7 @@ fn service_name(number: u32) -> Result<ServiceName> {
 
 fn invalid(error: impl std::error::Error) -> Error {
     Error::invalid(
-        "the platform of a bench",
+        "the benchmark's platform",
         error.to_string(),
         "use fewer replicas",
     )

@@ -1,11 +1,10 @@
-//! Measures the example platform on three local nodes while it is idle: CPU time and memory of its
-//! manager and agents, and new processes on its nodes. Prints the results without asserting them.
+//! Measures the idle example platform on three local nodes: the CPU time and memory of the manager
+//! and the agents, and new processes on the nodes. Prints the results without asserting them.
 //!
-//! `cargo bench -p benches --bench rest -- --minutes 30`. Needs Docker, the built programs, and
-//! root for the kernel's process events. The first sixth of the time (half a minute to five
-//! minutes) is not measured, so that the platform can settle. The programs of the release profile
-//! are used if they exist. The same measurement runs for two minutes in
-//! `cli/tests/platform/bring_up.rs`.
+//! `cargo bench -p benches --bench rest -- --minutes 30`. Needs Docker, the built programs
+//! (preferably with the release profile), and root for the kernel's process events. The first sixth
+//! of the time (half a minute to five minutes) is not measured, so that the platform can settle.
+//! The test `cli/tests/platform/bring_up.rs` makes a shorter measurement of the same kind.
 
 #![expect(clippy::print_stdout, reason = "a benchmark prints to the terminal")]
 
@@ -17,10 +16,10 @@ use benches::docker;
 use benches::example::{Programs, Project};
 use clap::Parser;
 
-/// Measures the example platform on three local nodes while it is idle
+/// Measures the idle example platform on three local nodes
 #[derive(Debug, Parser)]
 struct Arguments {
-    /// How long to leave the platform idle; the time that it needs to settle is part of this
+    /// How long the platform is idle, including the time that it needs to settle
     #[arg(long, default_value_t = 30, value_parser = clap::value_parser!(u32).range(1..))]
     minutes: u32,
     /// Passed by `cargo bench`
@@ -49,7 +48,7 @@ fn bench(arguments: &Arguments) -> Result<(), String> {
     project.up(|_, _| {})?;
     let alone = Duration::from_mins(1) * arguments.minutes;
     let settle = (alone / 6).clamp(Duration::from_secs(30), Duration::from_mins(5));
-    println!("idle for {alone:.0?}; measured after the first {settle:.0?} …");
+    println!("idle for {alone:.0?}; the measurement starts after {settle:.0?} …");
     let rest = at_rest::measure(&project.platform()?, settle, alone.saturating_sub(settle))?;
     println!("\n{rest}");
     project.down()

@@ -1,5 +1,5 @@
-//! A custom cloud provider: [`VmCloud`] turns an implementation of [`VmApi`] into a provider. The
-//! test runs the conformance suite for providers.
+//! Implements a custom cloud provider: implement [`VmApi`] for the cloud, and let [`VmCloud`] turn
+//! this implementation into a provider. The test runs the conformance suite for providers.
 #![expect(clippy::print_stdout, reason = "an example prints its results")]
 
 use std::collections::BTreeMap;
@@ -15,8 +15,8 @@ use lifecycle_core::model::{Addresses, NodeSpec, PlatformId};
 use lifecycle_core::runtime::Owner;
 use lifecycle_core::{Error, Result, cloud::CloudProvider};
 
-/// The cloud account. In this example, the VMs are in memory; a real provider has a client for its
-/// cloud instead.
+/// The cloud account. In this example, the VMs exist only in memory. A real provider uses a client
+/// for its cloud instead.
 #[derive(Debug, Clone, Default)]
 struct Memory(Arc<Mutex<BTreeMap<String, Vm>>>);
 
@@ -54,7 +54,7 @@ impl Memory {
         found.ok_or_else(|| Error::not_found(format!("VM {}", vm.name)))
     }
 
-    /// Changes the power of a VM, which takes some time.
+    /// Changes the power state of a VM: to `meanwhile` at once, and to `then` after some time.
     async fn power(&self, vm: &ObservedNode, meanwhile: Power, then: Power) -> Result<()> {
         let set = |power: Power| {
             let boot_id = (power == Power::Running).then(|| RandomIds.uuid().to_string());

@@ -8,7 +8,8 @@ use lifecycle_core::model::PlatformId;
 use lifecycle_core::platform::{find, load};
 use lifecycle_core::sim::SimWorld;
 
-// The simulation uses tokio's time. Because the time is paused, it jumps to the next event.
+// The simulation uses tokio's clock. The clock starts paused, so tokio advances it straight to the
+// next timer whenever nothing else can run.
 #[tokio::main(flavor = "current_thread", start_paused = true)]
 async fn main() -> lifecycle_core::Result<()> {
     let files = find(env!("CARGO_MANIFEST_DIR").as_ref(), &["embed.yaml".into()])?;

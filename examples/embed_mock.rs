@@ -1,5 +1,5 @@
-//! A service that embeds the library, tested with mocks instead of a cloud and a manager. The
-//! service finds VMs that cost money without doing any work.
+//! A service that embeds the library and finds VMs that cost money without doing any work. The
+//! tests use mocks instead of a cloud and a manager.
 #![expect(clippy::print_stdout, reason = "an example prints what it finds")]
 
 use std::collections::BTreeSet;
@@ -13,7 +13,7 @@ use lifecycle_core::model::{NodeName, PlatformId};
 use lifecycle_core::runtime::Owner;
 use lifecycle_core::sim::SimWorld;
 
-/// The VMs that the manager does not know, and the VMs that it knows but that have failed.
+/// The VMs that do no work: those that the manager does not know, and those that have failed.
 #[derive(Debug, Default, PartialEq, Eq)]
 struct Idle {
     forgotten: BTreeSet<NodeName>,
@@ -38,14 +38,16 @@ async fn main() -> Result<()> {
     // A real service creates the provider for its cloud here.
     let (id, name) = (PlatformId::new(RandomIds.uuid()), "demo".parse()?);
     let cloud = SimWorld::new(1).cloud(&Owner { id, name });
-    // A container of a platform finds its manager through its environment (`x-lifecycle: {api:
-    // read}`).
+    // In a platform's container, the environment contains the manager's address, if the service
+    // declares `x-lifecycle: {api: read}`.
     match ApiClient::of_this_service() {
         Ok(manager) => {
             let Idle { forgotten, failed } = idle(&cloud, &manager).await?;
             println!("not known to the manager: {forgotten:?}; failed: {failed:?}");
         }
-        Err(error) => println!("{error}; the tests of this example run everywhere"),
+        Err(error) => {
+            println!("{error}; run this in a platform's container (the tests run anywhere)")
+        }
     }
     Ok(())
 }
@@ -97,7 +99,7 @@ mod tests {
 
     #[tokio::test]
     async fn does_not_ask_the_cloud_while_the_manager_is_not_ready() {
-        // No call to the cloud is expected, so a call would fail the test.
+        // This mock expects no calls, so any call to the cloud fails the test.
         let cloud = MockCloudProvider::new();
         let mut manager = MockManagerApi::new();
         let standby = || Error::not_ready("the manager", "it is not the leader at the moment");

@@ -1,6 +1,6 @@
-//! Embeds the library in another program, with a real node: starts the platform in `examples/hello`
-//! on a local node, which is a Docker container, calls its service, and deletes the platform. The
-//! manager, which runs on the node, must be built first: `cargo build -p lifecycle-manager`.
+//! Embeds the library in another program: starts the platform in `examples/hello` on a local node
+//! (a Docker container), calls its service, and deletes the platform. Build the manager, which runs
+//! on the node, before you run this: `cargo build -p lifecycle-manager`.
 #![expect(clippy::print_stdout, reason = "an example prints its results")]
 
 use std::path::PathBuf;
@@ -39,7 +39,7 @@ async fn main() -> Result<()> {
         called = start_and_call(&bootstrapper, &declaration) => called,
         _ = tokio::signal::ctrl_c() => Err(Error::failed("this run", "it was interrupted")),
     };
-    // The platform is deleted even after a failure, so that the example leaves nothing behind.
+    // Delete the platform even after a failure, so that the example leaves nothing behind.
     let deleted = bootstrapper.down(id, true).await;
     println!("{}", called?);
     deleted
@@ -72,8 +72,9 @@ fn bootstrapper(declaration: &Declaration, code: DirectoryStore) -> Result<Boots
         clock,
         ids: Arc::new(RandomIds),
     };
-    // A program that manages a platform for longer than one run must store the secrets before `up`,
-    // in a `StateDirectory` or with its own `OperatorState`.
+    // This example keeps the platform's secrets only in memory. A program that needs a platform
+    // after its own exit must store the secrets before `up`, in a `StateDirectory` or with its own
+    // `OperatorState`.
     let state = MemoryState::default();
     let manager = StaticBinary::new(manager_program()?);
     let engine = DockerEngine::local(SOCKET, owner)?;
@@ -83,7 +84,7 @@ fn bootstrapper(declaration: &Declaration, code: DirectoryStore) -> Result<Boots
     Ok(builder.build())
 }
 
-/// Starts the platform, and returns the response of its service.
+/// Starts the platform and calls its service. Returns the response.
 async fn start_and_call(bootstrapper: &Bootstrapper, declaration: &Declaration) -> Result<String> {
     let options = UpOptions::default();
     let outcome = bootstrapper.up(declaration, options).await?;
@@ -108,8 +109,8 @@ async fn start_and_call(bootstrapper: &Bootstrapper, declaration: &Declaration) 
         .map_err(|error| Error::io("calling service hello", error))
 }
 
-/// Returns the path of the manager's program, which Cargo builds in the directory above the one for
-/// examples.
+/// Returns the path of the manager's program. Cargo builds it in the parent of the directory that
+/// contains this example's program.
 fn manager_program() -> Result<PathBuf> {
     let own = std::env::current_exe()
         .map_err(|error| Error::io("finding this program's own path", error))?;
@@ -117,7 +118,7 @@ fn manager_program() -> Result<PathBuf> {
     Ok(directory.join("lifecycle-manager"))
 }
 
-/// Prints the progress.
+/// Prints the progress of the bring-up, line by line.
 #[derive(Debug)]
 struct Lines;
 

@@ -1,8 +1,8 @@
-//! Computes a plan again from a recorded input, and compares the result with the recorded plan,
-//! byte for byte. `bootstrapper why NAME --record FILE` writes such a file.
+//! Computes a plan again from a recorded input and compares the result with the recorded plan, byte
+//! for byte. `bootstrapper why NAME --record FILE` writes a recording.
 //!
-//! `cargo run -p examples --example replay -- FILE`; without FILE, a recording of
-//! `examples/replay/compose.yaml` on local nodes is used.
+//! `cargo run -p examples --example replay -- FILE`. Without FILE, uses a recording of the platform
+//! in `examples/replay/compose.yaml` on local nodes.
 #![expect(clippy::print_stdout, reason = "an example prints what it finds")]
 
 use std::path::{Path, PathBuf};
@@ -12,7 +12,7 @@ use lifecycle_core::reconcile::{RecordedPlan, plan};
 
 type Failure = Box<dyn std::error::Error>;
 
-/// Whether the recorded input still gives the recorded plan.
+/// Prints the plan for the recorded input. Returns whether it is equal to the recorded plan.
 fn replays(recorded: &RecordedPlan) -> Result<bool, Failure> {
     let planned = plan(&recorded.input);
     println!("{planned}");
@@ -23,7 +23,7 @@ fn read(file: &Path) -> Result<RecordedPlan, Failure> {
     let json = std::fs::read(file).map_err(|error| format!("{}: {error}", file.display()))?;
     serde_json::from_slice(&json).map_err(|error| {
         let hint =
-            "a recording is read by the version of the program that wrote it; record it again";
+            "only the version of the program that wrote a recording can read it; record it again";
         format!("{}: {error}\nhint: {hint}", file.display()).into()
     })
 }
@@ -40,7 +40,7 @@ fn main() -> Result<ExitCode, Failure> {
         println!("{}: the same plan as recorded", file.display());
         return Ok(ExitCode::SUCCESS);
     }
-    println!("{}: another plan than recorded", file.display());
+    println!("{}: the plan differs from the recorded one", file.display());
     println!("recorded: {}", recorded.plan);
     Ok(ExitCode::FAILURE)
 }

@@ -1,13 +1,13 @@
 # shellcheck shell=bash
-# Progress: runs long commands as jobs, each with its own log in target/log/, and prints every few
-# seconds what they are doing. Sourced by `demo` and `test`.
+# Runs long commands as jobs, each with its own log in target/log/, and prints every few seconds
+# what the jobs are doing. Sourced by `demo`, `test`, and `endure`.
 
 : "${root:?is set by the script that sources this}"
 log_dir="$root/target/log"
 heartbeat=15 # seconds between two progress messages
 job_names=() job_pids=() job_logs=() job_starts=()
 
-# Every job gets a process group, so that ending the job ends its child processes too.
+# Give each job its own process group, so that ending a job also ends its child processes.
 set -m
 
 info() {
@@ -24,7 +24,7 @@ fail() {
     exit "${exit_code:-1}"
 }
 
-# log_of NAME: the log file of a job.
+# log_of NAME: prints the path of a job's log.
 log_of() {
     printf '%s/%s.log' "$log_dir" "${1//[^a-zA-Z0-9]/-}"
 }
@@ -36,7 +36,8 @@ start_job() {
     log=$(log_of "$name")
     mkdir -p "$log_dir"
     info "$name …"
-    # Cargo writes its progress bar to the log too, so that the progress message can show "120/512".
+    # Cargo also writes its progress bar to the log, so that progress messages can show counts such
+    # as "120/512".
     CARGO_TERM_PROGRESS_WHEN=always CARGO_TERM_PROGRESS_WIDTH=100 \
         "$@" </dev/null >"$log" 2>&1 &
     job_names+=("$name")
@@ -45,7 +46,7 @@ start_job() {
     job_starts+=("$SECONDS")
 }
 
-# wait_jobs [NAME]: waits until that job or, without a name, all jobs have succeeded. If a job
+# wait_jobs [NAME]: waits until this job (or, without NAME, every job) has succeeded. If any job
 # fails, ends the other jobs and returns the exit code of the failed job.
 wait_jobs() {
     local awaited=${1:-} beat=$((SECONDS + heartbeat)) index code waiting
@@ -58,7 +59,8 @@ wait_jobs() {
             fi
             code=0
             wait "${job_pids[index]}" || code=$?
-            # End the remaining processes in the job's group, which would outlive this script.
+            # End the processes that are left in the job's group. Otherwise, they would outlive this
+            # script.
             kill -- "-${job_pids[index]}" 2>/dev/null || true
             if ((code)); then
                 info "${job_names[index]}: failed after $((SECONDS - job_starts[index])) s; the end of ${job_logs[index]}:"
@@ -97,13 +99,13 @@ end_jobs() {
     job_names=() job_pids=() job_logs=() job_starts=()
 }
 
-# log_lines LOG: prints the log without colours, progress bars, and the names of compiled crates.
+# log_lines LOG: prints a log without colors, progress bars, and the names of compiled crates.
 log_lines() {
     tr '\r' '\n' <"$1" | sed -e 's/\x1b\[[0-9;]*[A-Za-z]//g' |
         grep -vE '^ *(Building *\[|(Compiling|Checking|Documenting|Downloaded) [^ ]+ v[0-9])|^ *$' || true
 }
 
-# doing LOG: prints the last output of a job as one short line.
+# doing LOG: prints the last line of a job's log, shortened.
 doing() {
     tail -c 1000 "$1" | tr '\r' '\n' | sed -e 's/\x1b\[[0-9;]*[A-Za-z]//g' -e 's/^ *Building *\[[=> ]*\] *//' -e 's/^ *//; s/ *$//' |
         grep . | tail -n 1 | cut -c 1-100 || true

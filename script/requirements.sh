@@ -1,6 +1,7 @@
 # shellcheck shell=bash
-# Checks and installs the requirements of the scripts on this machine (Debian packages, a Rust
-# toolchain, a running Docker engine, the base image). Sourced by `demo` and `test`, after progress.sh.
+# Checks and installs what the scripts need on this machine: Debian packages, a Rust toolchain, a
+# running Docker engine, and the base image. Sourced by `demo`, `test`, and `endure`, after
+# progress.sh.
 
 : "${root:?is set by the script that sources this}" "${log_dir:?is set by progress.sh}"
 script_arguments=("$@")
@@ -10,7 +11,7 @@ docker_pid=""                             # the engine that this script started
 docker_unit=${LIFECYCLE_DOCKER_UNIT:-no}  # yes: this script started it through systemd
 PATH="$PATH:/usr/sbin:/sbin"
 
-# as_root COMMAND…
+# as_root COMMAND…: runs the command as root, through sudo if necessary.
 as_root() {
     if [ "$(id -u)" = 0 ]; then
         "$@"
@@ -19,8 +20,8 @@ as_root() {
     fi
 }
 
-# can_be_root: asks once for the password, in the foreground. If this account cannot become root,
-# root_problem contains the reason.
+# can_be_root: checks whether commands can run as root, and asks for the password if necessary.
+# Returns 1 and sets root_problem if this account cannot become root.
 can_be_root() {
     [ "$(id -u)" = 0 ] && return
     if ! command -v sudo >/dev/null; then
@@ -30,12 +31,12 @@ can_be_root() {
         root_problem="sudo refused"
     else
         sudo -n true 2>/dev/null && return
-        root_problem="sudo asks for a password, and there is no terminal"
+        root_problem="sudo asks for a password, but there is no terminal"
     fi
     return 1
 }
 
-# require_root WHAT
+# require_root WHAT: ends the script unless commands can run as root. WHAT names what needs root.
 require_root() {
     can_be_root || fail "root is required to $1, but $root_problem" "run this script as root, or in a terminal with sudo"
 }
@@ -50,8 +51,8 @@ missing_packages() {
                 command -v pkg-config >/dev/null || echo pkg-config
                 ;;
             docker)
-                # Any engine that responds is sufficient; install Debian's engine only if there is
-                # none.
+                # Any engine that responds is sufficient. Install Debian's engine only if none
+                # responds.
                 docker_answers && continue
                 command -v docker >/dev/null && command -v dockerd >/dev/null || echo docker.io
                 command -v iptables >/dev/null || echo iptables
@@ -69,10 +70,10 @@ missing_packages() {
     done
 }
 
-# install_packages PACKAGE…: installs packages, and returns the installer's exit code.
+# install_packages PACKAGE…: installs packages. Returns the installer's exit code.
 install_packages() {
     (($#)) || return 0
-    command -v apt-get >/dev/null || fail "missing on this machine: $*" "install their equivalents; the scripts can do so on Debian and Ubuntu only"
+    command -v apt-get >/dev/null || fail "missing on this machine: $*" "install the equivalent packages; the scripts can install packages only on Debian and Ubuntu"
     require_root "install $*"
     run "installing $*" apt_get_install "$@"
 }
@@ -83,13 +84,13 @@ apt_get_install() {
     as_root env DEBIAN_FRONTEND=noninteractive apt-get "${options[@]}" install -y --no-install-recommends "$@"
     local code=$? package
     for package in "$@"; do
-        # The package starts a server that is not used, because the tests start their own servers.
+        # Stop the server that this package starts: the tests start their own servers.
         [ "$package" = postgresql ] && as_root service postgresql stop
     done
     return "$code"
 }
 
-# ensure_toolchain: makes a Rust toolchain of the pinned version available.
+# ensure_toolchain: makes the pinned version of the Rust toolchain available.
 ensure_toolchain() {
     local required name
     required=$(sed -n 's/^channel = "\(.*\)"/\1/p' "$root/rust-toolchain.toml")
@@ -97,7 +98,7 @@ ensure_toolchain() {
     command -v cargo >/dev/null || fail "there is no Rust toolchain on this machine" "install one from https://rustup.rs, then run this script again"
     if ! command -v rustup >/dev/null; then
         [ "$(printf '%s\n' "$required" "$(rustc_version rustc)" | sort -V | head -n 1)" = "$required" ] ||
-            fail "this needs Rust $required or newer, but $(rustc --version) is installed" "install rustup from https://rustup.rs"
+            fail "the build needs Rust $required or newer, but $(rustc --version) is installed" "install rustup from https://rustup.rs"
         return
     fi
     toolchain_works && return
@@ -120,7 +121,8 @@ toolchain_works() {
     ) >/dev/null 2>&1
 }
 
-# rustc_version COMMAND…: prints the version, for example "1.95.0", or nothing.
+# rustc_version COMMAND…: prints the version of a Rust compiler, for example "1.95.0". Prints
+# nothing if the command fails.
 rustc_version() {
     "$@" --version 2>/dev/null | sed -n 's/^rustc \([0-9.]*\).*/\1/p'
 }
@@ -129,7 +131,7 @@ docker_answers() {
     timeout 20 docker version --format '{{.Server.Version}}' >/dev/null 2>&1
 }
 
-# docker_is_possible PACKAGE…: checks whether Docker could run here after these packages are
+# docker_is_possible PACKAGE…: checks whether Docker might run here after these packages are
 # installed. Changes nothing. Returns 1 and sets docker_problem if Docker certainly cannot run.
 docker_is_possible() {
     case ${DOCKER_HOST:-unix://} in
@@ -143,7 +145,7 @@ docker_is_possible() {
     if [ -n "${DOCKER_HOST:-}" ]; then
         docker_problem="it does not respond at DOCKER_HOST=$DOCKER_HOST"
     elif (($#)) && ! command -v apt-get >/dev/null; then
-        docker_problem="it is not installed, and this script can install packages on Debian and Ubuntu only"
+        docker_problem="it is not installed, and this script can install packages only on Debian and Ubuntu"
     elif ! can_be_root; then
         docker_problem="it is not running, and root is required to start it, but $root_problem"
     else
@@ -152,8 +154,8 @@ docker_is_possible() {
     return 1
 }
 
-# ensure_docker: starts an engine that this account can use. Returns 1 and sets docker_problem if no
-# engine can be used.
+# ensure_docker: makes sure that an engine is running and that this account can use the engine.
+# Returns 1 and sets docker_problem if this fails.
 ensure_docker() {
     docker_answers && return
     docker_is_possible || return
@@ -174,8 +176,8 @@ ensure_docker() {
         fi
     fi
     docker_answers && return
-    # The engine is running, but this account cannot use its socket. Join Debian's group docker; the rest
-    # of the script runs in that group, without a new login.
+    # The engine is running, but this account cannot use its socket. Add the account to Debian's
+    # group docker, and run this script again in that group, so that no new login is needed.
     if [ "${LIFECYCLE_IN_DOCKER_GROUP:-}" = yes ]; then
         docker_problem="it is running, but this account ($(id -un)) cannot use it, although it is in the group docker"
         return 1
@@ -191,18 +193,18 @@ ensure_docker() {
 }
 
 # start_dockerd: starts an engine on a machine without systemd. The engine is detached, so that it
-# outlives the terminal. It is never started while another engine is running, because two engines in
-# one network namespace destroy each other's bridge.
+# outlives the terminal. Call this only if no other engine is running: two engines in one network
+# namespace destroy each other's bridge.
 start_dockerd() {
     local log=$log_dir/dockerd.log options=()
-    # The socket belongs to this account, so the account need not join a group.
+    # Give the socket to this account's group, so that the account need not join another group.
     [ "$(id -u)" = 0 ] || options=(--group "$(id -g)")
     mkdir -p "$log_dir"
     info "starting Docker (dockerd, log: $log)"
     # shellcheck disable=SC2016  # expanded by the inner shell
     as_root sh -c 'log=$1; shift; setsid --fork dockerd "$@" </dev/null >"$log" 2>&1' sh "$log" "${options[@]}"
     wait_for_docker || {
-        docker_problem="its engine (dockerd) exits at once, or does not respond"
+        docker_problem="its engine (dockerd) exits immediately or does not respond"
         info "Docker cannot run on this machine; the end of $log:"
         tail -n 15 "$log" | cut -c 1-300 | sed 's/^/    /'
         return 1
@@ -210,12 +212,11 @@ start_dockerd() {
     docker_pid=$(as_root cat /var/run/docker.pid)
 }
 
-# engine_takes_nodes: checks whether the engine can start containers with the privileges that local
-# nodes need, and whether these privileges work. Needs the base image. Returns 1 and sets
-# docker_problem if not.
+# engine_takes_nodes: checks whether the engine grants containers the privileges that local nodes
+# need. Needs the base image. Returns 1 and sets docker_problem if the engine does not.
 engine_takes_nodes() {
     local rights output
-    # Either of these is enough: full privileges, or the capabilities that nodes get if the engine
+    # One of these is enough: full privileges, or the capabilities that nodes get if the engine
     # rejects privileged containers.
     for rights in \
         "--cap-add SYS_ADMIN --cap-add NET_ADMIN --cap-add SYS_PTRACE --security-opt seccomp=unconfined --security-opt apparmor=unconfined" \
@@ -225,11 +226,12 @@ engine_takes_nodes() {
             sh -c 'mount -t tmpfs none /mnt && unshare --net true' 2>&1 </dev/null) && return
     done
     output=$(grep -m 1 . <<<"$output" | cut -c 1-300)
-    docker_problem="it is running, but refuses the privileges that a node with its own engine needs: ${output%.}"
+    docker_problem="it is running, but rejects the privileges that a node with its own engine needs: ${output%.}"
     return 1
 }
 
-# wait_for_docker: waits until the engine responds, has exited, or half a minute has passed.
+# wait_for_docker: waits until the engine responds. Returns 1 if the engine exits or half a minute
+# has passed.
 wait_for_docker() {
     local begin=$SECONDS
     until as_root docker version >/dev/null 2>&1; do
@@ -240,7 +242,7 @@ wait_for_docker() {
     done
 }
 
-# how_to_stop_docker: prints the command that stops the engine, if this script started it.
+# how_to_stop_docker: if this script started the engine, prints the command that stops it.
 how_to_stop_docker() {
     local sudo=""
     [ "$(id -u)" = 0 ] || sudo="sudo "
@@ -251,11 +253,12 @@ how_to_stop_docker() {
     fi
 }
 
-# stop_docker: stops the engine if this script started it.
+# stop_docker: if this script started the engine, stops it.
 stop_docker() {
     if [ -n "$docker_pid" ]; then
         info "stopping Docker, which this script started"
-        # Use the shell's builtin `kill`: a minimal Debian has no separate program for sudo to run.
+        # Run `kill` through a shell, in which it is a builtin: a minimal Debian has no program
+        # `kill` that sudo could run.
         as_root sh -c "kill $docker_pid" || true
         local deadline=$((SECONDS + 30))
         while [ -e "/proc/$docker_pid" ] && ((SECONDS < deadline)); do
@@ -269,20 +272,23 @@ stop_docker() {
     fi
 }
 
-# start_base_image: starts the job "base image" if the image is missing. Nodes and the example's services
-# are based on it. Asks for the password now if it may be needed, because a background job cannot.
+# start_base_image: if the base image is missing, starts the job "base image". Local nodes and tests
+# are based on this image. Asks for the password first if necessary, because a background job cannot
+# ask.
 start_base_image() {
     docker image inspect "$base_image" >/dev/null 2>&1 && return
     require_root "make the base image"
     start_job "base image" "$root/script/base-image"
 }
 
-# built COMMAND…: prints the path of target/debug/COMMAND, in the target directory that is configured for Cargo.
+# built PROGRAM: prints the path of a built program in the directory `debug` of Cargo's target
+# directory.
 built() {
     printf '%s/debug/%s' "${CARGO_TARGET_DIR:-$root/target}" "$1"
 }
 
-# require_static BINARY: fails unless the binary is static, because the manager's image contains nothing else.
+# require_static BINARY: fails unless the binary is static. The manager's image contains no
+# libraries.
 require_static() {
     if LC_ALL=C readelf --program-headers "$1" | grep -q INTERP; then
         fail "$1 is not static" "something set RUSTC_WORKSPACE_WRAPPER or another .cargo/config.toml; see .cargo/link-manager-statically"

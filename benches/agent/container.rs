@@ -1,5 +1,5 @@
-//! Runs the server in a container, like a service: the image contains only this program with its
-//! linked libraries.
+//! Runs the server in a container, like a service. The container's image contains only this program
+//! and the libraries to which it is linked.
 
 use std::net::SocketAddr;
 use std::path::Path;
@@ -10,7 +10,7 @@ use crate::Failure;
 /// The port in the container.
 const PORT: u16 = 8080;
 
-/// A running container and its image. Both are removed when this value is dropped.
+/// A running container and its image. Dropping this value removes both.
 #[derive(Debug)]
 pub(crate) struct Container {
     image: String,
@@ -25,7 +25,7 @@ impl Drop for Container {
 }
 
 impl Container {
-    /// Starts the server, and returns its address.
+    /// Starts the server in a container. Returns the container and the server's address.
     pub(crate) fn start(program: &Path) -> Result<(Self, SocketAddr), Failure> {
         let linked = Command::new("ldd").arg(program).output()?;
         let linked = String::from_utf8(linked.stdout)?;

@@ -1,4 +1,4 @@
-//! The loads, and their measurement.
+//! Generates loads and measures them.
 
 use std::fmt;
 use std::net::SocketAddr;
@@ -20,10 +20,10 @@ pub(crate) enum Load {
     Stream(usize),
 }
 
-/// The result of a load.
+/// The measurements of one load.
 #[derive(Debug)]
 pub(crate) struct Measured {
-    /// The number of requests or bytes.
+    /// The number of completed requests, or of received bytes.
     pub(crate) done: f64,
     /// The number of requests or bytes per second.
     pub(crate) rate: f64,
@@ -37,9 +37,12 @@ impl fmt::Display for Load {
         match self {
             Self::KeepAlive(count) => write!(f, "small replies, keep-alive, {count} connections"),
             Self::New(count) => {
-                write!(f, "small replies, a new connection each, {count} at a time")
+                write!(
+                    f,
+                    "small replies, a new connection for each, {count} clients"
+                )
             }
-            Self::Stream(count) => write!(f, "large streams, {count}"),
+            Self::Stream(count) => write!(f, "large streams, {count} connections"),
         }
     }
 }
@@ -70,7 +73,7 @@ impl Load {
         }
     }
 
-    /// Runs the load against an address for a while.
+    /// Runs the load against an address for this time.
     pub(crate) async fn run(self, at: SocketAddr, time: Duration) -> Result<Measured, Failure> {
         let (Self::KeepAlive(count) | Self::New(count) | Self::Stream(count)) = self;
         let mut clients = JoinSet::new();
@@ -150,7 +153,7 @@ async fn stream(at: SocketAddr, until: Instant) -> Did {
     Ok((bytes, Vec::new()))
 }
 
-/// Opens connections. Each has received a reply and has been idle since.
+/// Opens idle connections. Each of them has received one reply.
 pub(crate) async fn idle(at: SocketAddr, count: usize) -> Result<Vec<TcpStream>, Failure> {
     let mut idle = Vec::with_capacity(count);
     for _ in 0..count {

@@ -1,12 +1,12 @@
-//! Measures the cost of the agent: the requests, latency, and throughput of connections through it,
-//! as multiples of direct connections and compared with HAProxy in TCP mode in the same run, and
-//! the agent's memory with 10,000 idle connections. Prints the results without asserting them.
+//! Measures the cost of the agent. Compares the request rate, latency, and throughput through the
+//! agent with those of direct connections and of HAProxy in TCP mode, in the same run. Also
+//! measures the agent's memory with 10,000 idle connections. Prints the results without asserting
+//! them.
 //!
-//! `cargo bench -p benches --bench agent`. Needs `haproxy` for the comparison, and Docker for a
-//! server in a container; without Docker the server is a process. Agent and HAProxy are separate
-//! processes, each with as many threads as there are processors. The three ways alternate within a
-//! round, so that other load on the machine affects all of them equally. The result is the median
-//! of the rounds.
+//! `cargo bench -p benches --bench agent`. The comparison needs `haproxy`. The server runs in a
+//! container or, without Docker, as a process. The agent and HAProxy are separate processes, each
+//! with as many threads as there are processors. Each round measures all three ways for each load,
+//! so that other load on the machine affects them equally. The results are medians over the rounds.
 
 #![expect(
     clippy::cast_precision_loss,
@@ -27,13 +27,14 @@ use std::time::Duration;
 use load::{Load, Measured};
 use process::Ways;
 
-/// The number of measurements.
+/// The number of rounds.
 const ROUNDS: usize = 9;
 
 /// The duration of each measurement.
 const FOR: Duration = Duration::from_millis(700);
 
-/// The number of idle connections while memory is read, if the machine allows as many open files.
+/// The number of idle connections while memory is measured. It is lower if the machine does not
+/// allow enough open files.
 const IDLE: usize = 10_000;
 
 type Failure = Box<dyn std::error::Error>;
@@ -44,7 +45,7 @@ fn main() -> ExitCode {
     let ended = match arguments[..] {
         ["server", address] => server::run(address),
         ["agent", state, threads] => process::run_agent(state, threads),
-        // An argument after `cargo bench --` selects the loads whose names contain it.
+        // A word after `cargo bench --` selects the loads whose names contain this word.
         _ => bench(arguments.iter().find(|argument| !argument.starts_with('-'))),
     };
     match ended {
@@ -115,7 +116,7 @@ fn bench(only: Option<&&str>) -> Result<(), Failure> {
         drop(idle);
         let each = (after - before) * 1024.0 / idle_count as f64;
         println!(
-            "  {:8} {after:.0} KiB resident, {before:.0} KiB before: {each:.0} bytes per \
+            "  {:8} {after:.0} KiB resident memory, {before:.0} KiB before: {each:.0} bytes per \
              connection",
             proxy.name
         );
@@ -129,7 +130,7 @@ fn median(all: &[Measured], of: impl Fn(&Measured) -> f64) -> f64 {
     values.get(values.len() / 2).copied().unwrap_or(f64::NAN)
 }
 
-/// Returns the address of a part of the benchmark.
+/// Converts an address and a port to a socket address.
 fn place(address: [u8; 4], port: u16) -> SocketAddr {
     (address, port).into()
 }

@@ -1,4 +1,4 @@
-//! Runs the processes: the server, the agent, and HAProxy.
+//! Starts the server, the agent, and HAProxy.
 
 use std::fs;
 use std::net::{SocketAddr, TcpStream};
@@ -16,7 +16,8 @@ use crate::{Failure, place};
 /// Time limit for a process to start listening.
 const LISTENS_WITHIN: Duration = Duration::from_secs(10);
 
-/// A way to the server through a proxy process.
+/// A way to the server: directly, or through a proxy. `process` is absent if the server is in a
+/// container.
 #[derive(Debug)]
 pub(crate) struct Proxy {
     pub(crate) name: &'static str,
@@ -27,7 +28,7 @@ pub(crate) struct Proxy {
 impl Drop for Proxy {
     fn drop(&mut self) {
         if let Some(process) = &mut self.process {
-            // The process may have exited already.
+            // Ignore errors: the process may already have exited.
             drop(process.kill());
             drop(process.wait());
         }
@@ -53,7 +54,7 @@ impl Proxy {
         Ok(self)
     }
 
-    /// Returns the CPU time that the process has used so far.
+    /// Returns the CPU time that the process has used so far, or zero without a process.
     pub(crate) fn processor_time(&self) -> Result<Duration, Failure> {
         let Some(process) = &self.process else {
             return Ok(Duration::ZERO);
@@ -80,7 +81,7 @@ impl Proxy {
     }
 }
 
-/// The ways to the server: direct, through the agent, and, if it is installed, through HAProxy.
+/// The ways to the server: directly, through the agent, and through HAProxy if it is installed.
 #[derive(Debug)]
 pub(crate) struct Ways {
     all: Vec<Proxy>,
@@ -103,7 +104,7 @@ impl Ways {
                 (Some(container), direct.listening()?)
             }
             Err(error) => {
-                println!("the server is a process, because it cannot be a container: {error}");
+                println!("the server cannot run in a container, so it runs as a process: {error}");
                 let at = place([127, 0, 0, 1], 18_080);
                 let mut command = Command::new(&program);
                 let command = command.args(["server", &at.to_string()]);
@@ -146,7 +147,7 @@ impl Ways {
                 .arg(&configuration),
         ) {
             Ok(haproxy) => ways.push(haproxy),
-            Err(error) => println!("no HAProxy to compare with: {error}"),
+            Err(error) => println!("HAProxy cannot be started, so there is no comparison: {error}"),
         }
         Ok(Self {
             all: ways,
@@ -160,7 +161,8 @@ impl Ways {
     }
 }
 
-/// Returns the number of connections that a proxy can have. Each connection needs two open files.
+/// Returns how many connections a proxy can hold. The limit of open files allows two files for each
+/// connection.
 pub(crate) fn most_connections() -> Result<usize, Failure> {
     let limits = fs::read_to_string("/proc/self/limits")?;
     let line = limits
@@ -172,7 +174,7 @@ pub(crate) fn most_connections() -> Result<usize, Failure> {
     Ok(hard.saturating_sub(500) / 2)
 }
 
-/// Returns a table with one service and one backend.
+/// Returns an agent's table with one service and one backend.
 fn table(at: SocketAddr, server: SocketAddr) -> serde_json::Value {
     let port = at.port();
     json!({
@@ -185,7 +187,7 @@ fn table(at: SocketAddr, server: SocketAddr) -> serde_json::Value {
     })
 }
 
-/// Runs the agent, as the manager's program does with `agent`.
+/// Runs the agent in this process, like the command `agent` of the manager's program.
 pub(crate) fn run_agent(state: &str, threads: &str) -> Result<(), Failure> {
     let options = AgentOptions {
         route: false,

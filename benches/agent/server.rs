@@ -1,21 +1,21 @@
-//! The server, which sends small replies to HTTP requests, and an endless stream.
+//! Implements the server. It answers HTTP requests with a small reply or with an endless stream.
 
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream};
 
 use crate::Failure;
 
-/// The complete reply that loads expect.
+/// The complete small reply.
 pub(crate) const REPLY: &[u8] =
     b"HTTP/1.1 200 OK\r\nContent-Type: text/plain\r\nContent-Length: 13\r\n\r\nHello, world\n";
 
-/// Requests one reply, and allows more requests on the same connection.
+/// A request for one reply. The connection stays open for more requests.
 pub(crate) const KEEP_ALIVE: &[u8] = b"GET / HTTP/1.1\r\nHost: bench\r\nAccept: */*\r\n\r\n";
 
-/// Requests one reply, after which the server closes the connection.
+/// A request for one reply. The server then closes the connection.
 pub(crate) const CLOSE: &[u8] = b"GET / HTTP/1.1\r\nHost: bench\r\nConnection: close\r\n\r\n";
 
-/// Requests the stream.
+/// A request for the endless stream.
 pub(crate) const STREAM: &[u8] = b"GET /stream HTTP/1.1\r\nHost: bench\r\n\r\n";
 
 pub(crate) fn run(address: &str) -> Result<(), Failure> {
@@ -33,7 +33,7 @@ async fn serve(listener: TcpListener) -> Result<(), Failure> {
         let (stream, _) = listener.accept().await?;
         stream.set_nodelay(true)?;
         tokio::spawn(async move {
-            // Ends when the client disconnects.
+            // An error means that the client has disconnected.
             drop(answer(stream).await);
         });
     }

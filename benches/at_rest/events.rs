@@ -1,6 +1,6 @@
 //! Reads the events of the kernel's process connector: every fork, exec, and exit on this machine,
-//! in order. They include processes that exit within a millisecond, which polling `/proc` would
-//! miss.
+//! in order. These events also report processes that exit within a millisecond, which polling
+//! `/proc` would miss.
 
 use std::collections::BTreeMap;
 use std::io;
@@ -18,19 +18,20 @@ use rustix::net::{
 const PROCESSES: u32 = 1;
 /// `PROC_CN_MCAST_LISTEN` of `linux/cn_proc.h`.
 const LISTEN: u32 = 1;
-/// `struct nlmsghdr`, then `struct cn_msg`, then `struct proc_event` up to its data.
+/// A message consists of `struct nlmsghdr`, `struct cn_msg`, and `struct proc_event`. These are the
+/// sizes of the first two, and of the third without its data.
 const NETLINK_HEADER: usize = 16;
 const CONNECTOR_HEADER: usize = 20;
 const EVENT_HEADER: usize = 16;
 /// The size of the socket's receive buffer, in bytes: large enough for several seconds of events on
 /// a busy machine.
 const BUFFER: usize = 32 << 20;
-/// The longest wait of [`Events::receive`].
+/// The longest time that [`Events::receive`] waits.
 const PACE: Duration = Duration::from_millis(100);
 /// Time limit for the kernel to confirm the subscription.
 const CONFIRMED_WITHIN: Duration = Duration::from_secs(2);
 
-/// An event of a process. Events of threads are omitted.
+/// An event of a process. Events of threads are not included.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Event {
     Fork { parent: u32, child: u32 },
@@ -42,7 +43,7 @@ pub(crate) enum Event {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Received {
     Event(Event),
-    /// An event of a thread, or of a type that is not counted.
+    /// An event of a thread, or an event of a type that is not counted.
     Other,
     Nothing,
 }
@@ -52,9 +53,9 @@ pub(crate) enum Received {
 pub(crate) struct Events {
     socket: OwnedFd,
     buffer: Vec<u8>,
-    /// The expected number of the next event of each processor.
+    /// For each processor, the expected number of its next event.
     expected: BTreeMap<u32, u32>,
-    /// The number of events that did not fit into the buffer.
+    /// The number of events that were lost because the buffer was full.
     pub(crate) lost: u64,
 }
 
@@ -75,7 +76,7 @@ impl Events {
         };
         let deadline = Instant::now() + CONFIRMED_WITHIN;
         while Instant::now() < deadline {
-            // The socket receives only events, and the confirmation is one of them.
+            // Every message on this socket is an event. The first one confirms the subscription.
             if events.receive(true)? != Received::Nothing {
                 return Ok(events);
             }
@@ -85,7 +86,7 @@ impl Events {
             .into())
     }
 
-    /// Returns the kernel's next message. If `wait` is set, waits up to [`PACE`] for one.
+    /// Returns the kernel's next message. If `wait` is set, waits up to [`PACE`] for a message.
     pub(crate) fn receive(&mut self, wait: bool) -> Result<Received, String> {
         let flags = if wait {
             RecvFlags::empty()
@@ -100,7 +101,7 @@ impl Events {
                 self.note_gap(&message);
                 Ok(message.event.map_or(Received::Other, Received::Event))
             }
-            // Lost events appear as a gap in the numbers of later events.
+            // The buffer was full. The numbers of later events show how many events were lost.
             Err(Errno::NOBUFS) => Ok(Received::Other),
             Err(Errno::AGAIN | Errno::INTR) => Ok(Received::Nothing),
             Err(error) => Err(format!("reading process events: {error}")),
@@ -127,7 +128,7 @@ fn open() -> io::Result<OwnedFd> {
     )?;
     bind(&socket, &SocketAddrNetlink::new(0, PROCESSES))?;
     if sockopt::set_socket_recv_buffer_size_force(&socket, BUFFER).is_err() {
-        // Without the privilege for this size, use the size that is allowed.
+        // This process may not exceed the system's limit, so request the size within the limit.
         sockopt::set_socket_recv_buffer_size(&socket, BUFFER)?;
     }
     sockopt::set_socket_timeout(&socket, Timeout::Recv, Some(PACE))?;
@@ -160,7 +161,7 @@ fn subscription() -> Vec<u8> {
 #[derive(Debug, PartialEq, Eq)]
 struct Message {
     processor: u32,
-    /// The event's number, counted per processor.
+    /// The event's number. Each processor counts its own events.
     number: u32,
     /// Whether the message confirms the subscription.
     confirms: bool,
@@ -226,8 +227,8 @@ mod tests {
     #[test]
     fn a_fork_is_a_new_process_and_a_thread_is_not() {
         let event = |words| Message::parse(&message(7, words)).unwrap().event;
-        // The event's fields: type, processor, time, then the parent's and the child's thread and
-        // process ids.
+        // The words are the event's type, processor, and time (two words), then the thread id and
+        // process id of the parent, then those of the child.
         let fork = event([1, 0, 0, 0, 11, 10, 20, 20]);
         assert_eq!(
             fork,

@@ -1,9 +1,8 @@
-//! Measures an idle platform of local nodes: the CPU time, memory, descriptors, and threads of its
-//! manager and agents, and every process that starts on its nodes.
+//! Measures an idle platform on local nodes: the CPU time, memory, file descriptors, and threads of
+//! the manager and the agents, and every process that starts on the nodes.
 //!
-//! The nodes are containers on this machine, so all of these values can be read from outside the
-//! nodes: in `/proc` and in the events of the kernel's process connector. The measurement runs
-//! nothing on the nodes.
+//! Local nodes are containers on this machine, so this machine's `/proc` and the events of its
+//! kernel contain all these values. The measurement itself runs nothing on the nodes.
 
 mod events;
 mod nodes;
@@ -23,22 +22,23 @@ use usage::{Sample, slope};
 pub use nodes::{Check, Part};
 pub use tree::{CheckRuns, Started};
 
-/// The minimum number of samples, and the longest interval between them.
+/// The minimum number of samples.
 const SAMPLES: u32 = 90;
+/// The longest interval between two samples.
 const APART: Duration = Duration::from_secs(5);
 
-/// The measurements of an idle platform.
+/// The results for an idle platform.
 #[derive(Debug, Clone)]
 pub struct Rest {
-    /// The duration of the measurement, after the platform had settled.
+    /// The duration of the measurement, without the time to settle.
     pub measured: Duration,
-    /// The manager and the agents; the manager comes first.
+    /// The manager, then the agents.
     pub programs: Vec<ProgramAtRest>,
     /// The processes that started on the nodes during the measurement.
     pub started: Started,
 }
 
-/// The manager, or an agent.
+/// The results for the manager or for one agent.
 #[derive(Debug, Clone)]
 pub struct ProgramAtRest {
     pub part: Part,
@@ -50,13 +50,13 @@ pub struct ProgramAtRest {
     pub memory: (u64, u64),
     /// The growth of resident memory, in kB per minute.
     pub slope: f64,
-    /// The number at the start and at the end.
+    /// The numbers at the start and at the end.
     pub descriptors: (u64, u64),
-    /// The number at the start and at the end.
+    /// The numbers at the start and at the end.
     pub threads: (u64, u64),
 }
 
-/// Lets a platform settle, then measures it.
+/// Waits until a platform has settled, then measures it.
 pub fn measure(platform: &str, settle: Duration, measured: Duration) -> Result<Rest, String> {
     std::thread::sleep(settle);
     let nodes = Node::all(platform)?;
@@ -82,11 +82,11 @@ pub fn measure(platform: &str, settle: Duration, measured: Duration) -> Result<R
 }
 
 fn count(mut events: Events, nodes: &[Node], stop: &AtomicBool) -> Result<Started, String> {
-    // Raise the priority, because the names of short-lived processes can be read only while they
-    // run. Without the privilege, more of these processes are counted as unseen.
+    // Raise the priority, to read the names of short-lived processes before they exit. If this is
+    // not permitted, more of these processes are counted as unseen.
     let _ = rustix::process::setpriority_process(None, -20);
     let since = Instant::now();
-    // Events stay in the buffer until the running processes are known.
+    // Events that arrive during this call stay in the buffer.
     let mut tree = Tree::new(nodes, &nodes::running(), &Proc);
     loop {
         let stopped = stop.load(Ordering::Relaxed);
@@ -98,7 +98,7 @@ fn count(mut events: Events, nodes: &[Node], stop: &AtomicBool) -> Result<Starte
     }
 }
 
-/// Returns the samples of each program over the measured time.
+/// Takes samples of each program until the measured time has passed.
 fn sample(programs: &[Program], measured: Duration) -> Result<Vec<Vec<Sample>>, String> {
     let apart = (measured / SAMPLES).min(APART);
     let since = Instant::now();
@@ -136,8 +136,8 @@ fn at_rest(program: &Program, samples: &[Sample]) -> Option<ProgramAtRest> {
 }
 
 impl Rest {
-    /// Returns the number of processes that started on the nodes in addition to declared health
-    /// checks, per second.
+    /// Returns how many processes per second started on the nodes, without those of declared health
+    /// checks.
     pub fn others_per_second(&self) -> f64 {
         self.per_second(self.started.others())
     }
@@ -177,7 +177,7 @@ impl fmt::Display for Rest {
         writeln!(
             f,
             "\n{:<62}{:>8}{:>12}",
-            "new processes on all nodes", "", "a second"
+            "new processes on all nodes", "", "per second"
         )?;
         let mut line = |what: &str, count: u64| {
             writeln!(f, "{what:<62}{count:>8}{:>12.2}", self.per_second(count))
@@ -199,7 +199,7 @@ impl fmt::Display for Rest {
         if started.lost_events > 0 {
             writeln!(
                 f,
-                "the kernel could not deliver {} events, so more processes were started than are listed",
+                "the kernel could not deliver {} events, so some new processes may be missing",
                 started.lost_events
             )?;
         }

@@ -1,4 +1,4 @@
-//! Finds a platform's nodes on this machine. They are containers, so their processes are in this
+//! Finds a platform's nodes on this machine. Nodes are containers, so their processes are in this
 //! machine's `/proc`.
 
 use std::path::Path;
@@ -13,7 +13,7 @@ use crate::docker::docker;
 #[derive(Debug, Clone)]
 pub(crate) struct Node {
     pub(crate) name: String,
-    /// The ancestor of all processes of the node.
+    /// The process id of the container's shim, which is the ancestor of all processes of the node.
     pub(crate) shim: u32,
     pub(crate) checks: Vec<Check>,
 }
@@ -21,7 +21,7 @@ pub(crate) struct Node {
 /// A health check that a node's engine runs.
 #[derive(Debug, Clone)]
 pub struct Check {
-    /// The service that is checked.
+    /// The service that the engine checks.
     pub service: String,
     /// The declared interval.
     pub interval: Duration,
@@ -34,7 +34,7 @@ impl Check {
         if words == self.command {
             return true;
         }
-        // After a process has exited, the kernel keeps only 15 characters of its name.
+        // The arguments of an exited process are gone, and its name is truncated to 15 characters.
         let program = self
             .command
             .first()
@@ -55,7 +55,7 @@ pub enum Part {
     Agent,
 }
 
-/// A process of one of these programs.
+/// A process of the manager or of an agent.
 #[derive(Debug, Clone)]
 pub(crate) struct Program {
     pub(crate) node: String,
@@ -92,7 +92,7 @@ impl Node {
     }
 }
 
-/// Returns the health checks that the engine of a node runs.
+/// Returns the health checks that a node's engine runs.
 fn checks(node: &str) -> Result<Vec<Check>, String> {
     let ids = docker(&["exec", node, "docker", "ps", "--quiet", "--no-trunc"])?;
     let mut checks = Vec::new();
@@ -119,7 +119,7 @@ fn checks(node: &str) -> Result<Vec<Check>, String> {
             .or(found["Name"].as_str());
         checks.push(Check {
             service: service.unwrap_or_default().to_owned(),
-            // If no interval is declared, the engine uses its default.
+            // The engine's default interval is 30 s.
             interval: match check["Interval"].as_u64() {
                 None | Some(0) => Duration::from_secs(30),
                 Some(nanos) => Duration::from_nanos(nanos),
@@ -137,7 +137,7 @@ fn only(inspected: &str) -> Result<Value, String> {
     Ok(all[0].take())
 }
 
-/// Returns all processes with their parents.
+/// Returns the ids of all processes on this machine, each with its parent's id.
 pub(crate) fn running() -> Vec<(u32, u32)> {
     let entries = std::fs::read_dir("/proc").into_iter().flatten().flatten();
     entries
@@ -150,7 +150,8 @@ pub(crate) fn running() -> Vec<(u32, u32)> {
 
 fn parent_of(process: u32) -> Option<u32> {
     let stat = std::fs::read_to_string(format!("/proc/{process}/stat")).ok()?;
-    // The name may contain any character, even a parenthesis.
+    // Search from the end: the program's name is in parentheses, but may itself contain a
+    // parenthesis.
     stat.rsplit_once(") ")?.1.split(' ').nth(1)?.parse().ok()
 }
 

@@ -1,13 +1,14 @@
-//! Attributes each new process to its node, and to the declared health check that started it.
+//! Attributes each new process to its node and, if a declared health check started the process, to
+//! this check.
 //!
-//! A node's processes are all descendants of its container's shim, so commands that are run in the
-//! node from outside, such as `docker exec`, count as well. If a container has a health check, each
-//! child of the container's shim is a run of that check if the child or one of its descendants
-//! becomes the declared command. The container runtime's processes in that run count as the check's
-//! processes.
+//! All descendants of the shim of a node's container are the node's processes. Commands that are
+//! run in the node from outside, such as with `docker exec`, count too. For a container with a
+//! health check, a child of the container's shim is a run of the check if the child or a descendant
+//! executes the declared command. All processes in a run count as the check's processes, even those
+//! of the container runtime.
 //!
-//! A process's arguments are read after the kernel has announced its exec, so a short-lived process
-//! may be gone by then. It is still counted, but as "unseen".
+//! A process's arguments can be read only after the kernel has reported the process's exec. If a
+//! short-lived process has exited by then, it is counted as "unseen".
 
 use std::collections::{BTreeMap, HashMap};
 use std::time::Duration;
@@ -15,15 +16,15 @@ use std::time::Duration;
 use super::events::Event;
 use super::nodes::{Check, Node};
 
-/// The commands of `runc`. On its command line, options with values precede the command.
+/// The commands of `runc`. The list is needed to find the command after options with values.
 const RUNC: [&str; 9] = [
     "init", "create", "start", "exec", "kill", "delete", "state", "ps", "update",
 ];
 
 /// Reads the arguments of a process.
 pub(crate) trait Arguments {
-    /// Returns the arguments of a process: `None` if it is gone, or only its name if it has exited
-    /// but its parent has not waited for it.
+    /// Returns the arguments of a process, or `None` if it no longer exists. Returns only the name
+    /// if the process has exited but its parent has not waited for it.
     fn of(&self, process: u32) -> Option<Vec<String>>;
 }
 
@@ -35,7 +36,7 @@ impl Arguments for Proc {
     fn of(&self, process: u32) -> Option<Vec<String>> {
         let read = |file: &str| std::fs::read(format!("/proc/{process}/{file}")).ok();
         let line = read("cmdline")?;
-        // Each argument ends with a zero byte.
+        // The kernel ends each argument with a zero byte.
         let words: Vec<String> = line
             .strip_suffix(&[0])
             .unwrap_or(&line)
@@ -45,7 +46,7 @@ impl Arguments for Proc {
         if words.first().is_some_and(|word| !word.is_empty()) {
             return Some(words);
         }
-        // The kernel may truncate the name.
+        // The arguments are gone, so use the name, which may be truncated.
         let name = String::from_utf8_lossy(&read("comm")?).trim().to_owned();
         Some(vec![name])
     }
@@ -56,21 +57,21 @@ struct Process {
     node: usize,
     program: Program,
     is_new: bool,
-    /// The index of the health check whose container's shim this is, if any.
+    /// If this is the shim of a container with a health check, the index of the check.
     shim_of: Option<usize>,
-    /// The run that the process belongs to, if a shim started the process or one of its ancestors.
+    /// The run that the process belongs to, if any.
     run: Option<usize>,
 }
 
-/// The program of a process.
+/// The program that a process executes.
 #[derive(Debug, Clone)]
 enum Program {
     Seen(String),
-    /// The process has not executed a program since its fork. Contains the name of the parent's
-    /// program.
+    /// The process was forked and has executed no program of its own. Contains the name of the
+    /// parent's program.
     Forked(String),
-    /// The process exited before its arguments could be read. Contains the name of the program that
-    /// started it, or of an ancestor's program.
+    /// The process exited before its arguments could be read. Contains the last known program of
+    /// the process or of an ancestor.
     Unseen(String),
 }
 
@@ -91,7 +92,8 @@ impl Program {
     }
 }
 
-/// A process that the shim of a container with a health check has started, with its descendants.
+/// A child of the shim of a container with a health check, with all its descendants. This may be a
+/// run of the check.
 #[derive(Debug)]
 struct Run {
     check: usize,
@@ -99,7 +101,7 @@ struct Run {
     processes: BTreeMap<(usize, String), u64>,
 }
 
-/// The command that a run of the container runtime executed.
+/// The command that a run executed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Command {
     Unseen,
@@ -111,24 +113,24 @@ enum Command {
 #[derive(Debug, Clone)]
 pub struct CheckRuns {
     pub check: Check,
-    /// How often the container's engine ran the check.
+    /// How many times the engine ran the check.
     pub runs: u64,
     /// The number of runs in which the declared command was seen. In the other runs, the command
-    /// exited too early to be seen; they count as runs of this check as long as their number is
-    /// plausible for its interval.
+    /// exited too early. These runs count only as long as their number is plausible for the check's
+    /// interval.
     pub seen: u64,
-    /// The number of processes in these runs, from the runtime and from the command.
+    /// The number of processes in these runs, including those of the container runtime.
     pub processes: u64,
 }
 
-/// New processes on the nodes.
+/// Counts the new processes on the nodes.
 #[derive(Debug, Clone, Default)]
 pub struct Started {
     pub checks: Vec<CheckRuns>,
     /// The number of all other processes, by node and program.
     pub others: BTreeMap<(String, String), u64>,
-    /// The number of events that the kernel could not deliver. If it is not 0, all numbers are
-    /// lower bounds.
+    /// The number of events that the kernel could not deliver. If this is not 0, all other numbers
+    /// are lower bounds.
     pub lost_events: u64,
 }
 
@@ -144,7 +146,7 @@ impl Started {
     }
 }
 
-/// All processes of the nodes.
+/// Tracks all processes of the nodes.
 #[derive(Debug)]
 pub(crate) struct Tree<'a> {
     nodes: &'a [Node],
@@ -155,7 +157,7 @@ pub(crate) struct Tree<'a> {
 }
 
 impl<'a> Tree<'a> {
-    /// Creates the tree from the running processes: pairs of process and parent.
+    /// Creates the tree from the running processes. Each pair is a process id and the parent's id.
     pub(crate) fn new(
         nodes: &'a [Node],
         running: &[(u32, u32)],
@@ -190,7 +192,8 @@ impl<'a> Tree<'a> {
         }
     }
 
-    /// Iterates over the known processes with their nodes.
+    /// Iterates over the running processes. Yields each process id with the index of the process's
+    /// node.
     pub(crate) fn known(&self) -> impl Iterator<Item = (u32, usize)> {
         self.processes
             .iter()
@@ -235,7 +238,8 @@ impl<'a> Tree<'a> {
                         processes: BTreeMap::new(),
                     });
                 }
-                // The PID may belong to an earlier process whose exit was not seen.
+                // PIDs are reused. An earlier process may have had this PID, and its exit may have
+                // been missed.
                 self.ended(child);
                 self.processes.insert(child, process);
             }
@@ -281,7 +285,7 @@ impl<'a> Tree<'a> {
             .or_default() += 1;
     }
 
-    /// Returns the new processes within the given time.
+    /// Ends the measurement, which took this time, and returns the counts.
     pub(crate) fn finish(mut self, within: Duration, lost_events: u64) -> Started {
         let running: Vec<u32> = self.processes.keys().copied().collect();
         for process in running {
@@ -294,7 +298,8 @@ impl<'a> Tree<'a> {
             processes: 0,
         });
         let mut checks: Vec<CheckRuns> = checks.collect();
-        // Runs whose command was seen come first, because the number of a check's runs is limited.
+        // Count the runs whose command was seen first: the others count only up to a plausible
+        // number of runs.
         self.runs.sort_by_key(|run| run.command != Command::Check);
         for run in self.runs {
             let seen = run.command == Command::Check;
@@ -328,27 +333,27 @@ impl<'a> Tree<'a> {
 }
 
 impl Command {
-    /// Whether another run fits the check's interval: an engine starts a check one interval after
-    /// the previous run has ended.
+    /// Returns whether this run can be another run of the check: the command was not seen, and the
+    /// number of runs is plausible. An engine starts a check one interval after the end of the
+    /// previous run.
     fn may_be_of(self, check: &CheckRuns, within: Duration) -> bool {
         let runs = u32::try_from(check.runs).unwrap_or(u32::MAX);
         self == Self::Unseen && check.check.interval.saturating_mul(runs) <= within
     }
 }
 
-/// Whether this is the container runtime, which executes the command. Its name is `exe` while it
-/// re-executes itself.
+/// Returns whether this is the container runtime. Its name is `exe` while it re-executes itself.
 fn is_runtime(words: &[String]) -> bool {
     let name = name(words);
     name == "exe" || name.split([' ', ':']).next() == Some("runc")
 }
 
-/// Returns the program's name with its subcommands, without options and values.
+/// Returns the program's name and subcommands, without options and their values.
 fn name(words: &[String]) -> String {
     let Some(program) = words.first() else {
         return "?".into();
     };
-    // "sshd: root@notty"
+    // The name may be followed by a status, as in `sshd: root@notty`.
     let program = program.split(':').next().unwrap_or_default();
     let program = program.rsplit('/').next().unwrap_or_default();
     let rest = words.get(1..).unwrap_or_default();
@@ -450,8 +455,9 @@ mod tests {
         let mut words = BTreeMap::from([(1, "containerd-shim -id node"), (2, SHIM)]);
         let mut tree = Tree::new(&nodes, &[(2, 1)], &words);
         words.extend([(10, "runc exec c1"), (11, "runc init"), (20, "exe")]);
-        // The third run exceeds the number that fits into a second; the last run exits before it is
-        // read.
+        // Process 40 exits before its arguments are read, but its name shows that it was the check.
+        // Only one more run fits into a second: that of process 10. Processes 20 and 30 count as
+        // other processes.
         words.insert(40, "web");
         for (parent, child) in [(2, 10), (10, 11), (2, 20), (2, 30), (2, 40)] {
             tree.note(Event::Fork { parent, child }, &words);
@@ -534,8 +540,8 @@ mod tests {
         }
     }
 
-    /// Tests with the kernel's own events that each process is seen once, with its name if it runs
-    /// long enough, and that threads are not counted.
+    /// Uses real processes and the kernel's events. Each process must be counted once, and threads
+    /// must not be counted.
     #[test]
     fn counts_real_processes_but_no_threads() {
         const SHELLS: usize = 40;
@@ -546,7 +552,7 @@ mod tests {
             let counting = scope.spawn(|| count(events, &nodes, &stop));
             for _ in 0..SHELLS {
                 std::thread::spawn(|| ()).join().unwrap();
-                // These are two processes, because the command is not the shell's last one.
+                // This starts two processes: the shell, and a child for the first command.
                 let shell = std::process::Command::new("sh")
                     .args(["-c", "/bin/true; exit 3"])
                     .status();
@@ -555,12 +561,13 @@ mod tests {
             stop.store(true, Ordering::Relaxed);
             counting.join().unwrap().unwrap()
         });
-        // On a busy machine, the kernel drops a few events.
+        // The kernel may drop a few events on a busy machine.
         assert!(started.lost_events < 20, "{started:?}");
         let least = 2 * SHELLS as u64 - started.lost_events;
         let counted = least..=2 * SHELLS as u64;
         assert!(counted.contains(&started.others()), "{:?}", started.others);
-        // On a busy machine, very short processes often exit before their names can be read.
+        // Require only one name: on a busy machine, many short processes exit before their names
+        // can be read.
         let seen = started
             .others
             .get(&("hub".into(), "sh -c /bin/true;".into()));

@@ -1,4 +1,4 @@
-//! The resource usage of a process, from `/proc`.
+//! Reads the resource usage of a process from `/proc`.
 
 use std::fs;
 use std::time::Duration;
@@ -24,7 +24,8 @@ impl Sample {
         };
         let incomplete = || format!("reading {directory}: a field is missing");
         let (stat, status) = (read("stat")?, read("status")?);
-        // The name may contain any character, even a parenthesis; field 3 follows it.
+        // Search from the end: the program's name (field 2) is in parentheses, but may itself
+        // contain a parenthesis.
         let fields = stat.rsplit_once(") ").ok_or_else(incomplete)?.1;
         let fields: Vec<&str> = fields.split(' ').collect();
         let ticks = |field: usize| fields.get(field - 3)?.parse::<u64>().ok();
@@ -36,7 +37,7 @@ impl Sample {
             line?.split_ascii_whitespace().next()?.parse::<u64>().ok()
         };
         let open = fs::read_dir(format!("{directory}/fd"))
-            .map_err(|error| format!("reading {directory}/fd: {error}; run it as root"))?;
+            .map_err(|error| format!("reading {directory}/fd: {error}; run this as root"))?;
         Ok(Self {
             at,
             processor: time(ticks.ok_or_else(incomplete)?),
@@ -52,7 +53,7 @@ fn time(ticks: u64) -> Duration {
         / u32::try_from(rustix::param::clock_ticks_per_second()).unwrap_or(100)
 }
 
-/// Returns the slope of the least-squares line.
+/// Returns the slope of the least-squares line through the points.
 pub(crate) fn slope(points: &[(f64, f64)]) -> f64 {
     let mean = |of: fn(&(f64, f64)) -> f64| {
         let count = u32::try_from(points.len()).map_or(f64::INFINITY, f64::from);
@@ -72,7 +73,7 @@ mod tests {
     fn the_slope_matches_a_line_through_the_points() {
         let line: Vec<_> = [0.0, 1.0, 2.0, 5.0].map(|x| (x, 3.0 + 20.0 * x)).into();
         assert!((slope(&line) - 20.0).abs() < 1e-9);
-        // Symmetric deviations do not change the slope.
+        // These symmetric deviations from a flat line leave the slope at zero.
         let noisy = [(0.0, 1.0), (1.0, -1.0), (2.0, -1.0), (3.0, 1.0)];
         assert!(slope(&noisy).abs() < 1e-9);
         assert!(slope(&[(1.0, 5.0)]).abs() < 1e-9);

@@ -1,10 +1,10 @@
-//! Measures how long `bootstrapper up` takes for the example platform on local nodes, as a multiple
-//! of the critical path of the same engine calls made directly, in the same run. Prints the results
+//! Measures how long `bootstrapper up` takes for the example platform on local nodes. Compares this
+//! time with the time of the same engine calls made directly, in the same run. Prints the results
 //! without asserting them.
 //!
-//! `cargo bench -p benches --bench bring_up`. Needs Docker and the built programs. Both ways start
-//! with the nodes' image, the base image, and the builder's cache in the engine; everything on the
-//! nodes is created again.
+//! `cargo bench -p benches --bench bring_up`. Needs Docker and the built programs. When either way
+//! starts, the engine already has the nodes' image, the base image, and the builder's cache.
+//! Everything on the nodes is created from nothing.
 
 #![expect(
     clippy::expect_used,
@@ -23,7 +23,7 @@ use benches::example::{Programs, Project};
 
 use crate::timeline::Timeline;
 
-/// The number of runs of each way. The result is the fastest run.
+/// The number of runs for each way. The fastest run counts.
 const RUNS: usize = 3;
 
 fn main() -> ExitCode {
@@ -40,14 +40,13 @@ fn bench() -> Result<(), String> {
     docker::require()?;
     let programs = Programs::find()?;
     println!(
-        "one call of the docker command takes {:.0?}; the raw way makes its calls one after the \
-         other",
+        "one call of the docker command takes {:.0?}; this time is part of every raw call",
         docker::one_call()
     );
     let project = Project::new(&programs)?;
-    println!("one run without measurement, so that the images of nodes exist …");
+    println!("running once without measurement, to build the nodes' image …");
     timeline::up(&project)?;
-    // The credential that services get in the raw way, which has no manager.
+    // The raw way has no manager, so its services use this credential.
     let credential = project.credential()?;
     project.down()?;
     let mut ours: Option<Timeline> = None;
@@ -74,12 +73,12 @@ fn bench() -> Result<(), String> {
     Ok(())
 }
 
-/// Polls until the condition is true.
+/// Polls until the condition is true, for at most two minutes.
 fn until(what: &str, mut is_so: impl FnMut() -> bool) -> Result<(), String> {
     let deadline = Instant::now() + Duration::from_mins(2);
     while !is_so() {
         if Instant::now() > deadline {
-            return Err(format!("not within two minutes: {what}"));
+            return Err(format!("timed out after two minutes: {what}"));
         }
         std::thread::sleep(Duration::from_millis(10));
     }

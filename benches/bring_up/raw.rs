@@ -1,5 +1,5 @@
-//! The raw way: makes the engine calls for the example platform without a manager, as parallel as
-//! possible. Each call waits only for the calls whose results it needs.
+//! Implements the raw way: makes the engine calls for the example platform without a manager. Calls
+//! run in parallel as far as possible; each waits only for the calls whose results it needs.
 
 use std::net::{IpAddr, SocketAddr, TcpStream};
 use std::path::Path;
@@ -15,9 +15,9 @@ use crate::until;
 
 const NODES: [&str; 3] = ["hub", "edge-1", "edge-2"];
 
-/// The services of `compose.yaml` in their order: the services in a row start together when all
-/// services in the previous row are ready. The three values are the service, its node, and whether
-/// the engine checks its health.
+/// The services of `compose.yaml` in start order. The services in a row start together when all
+/// services in the previous row are ready. The values are the service, the index of its node, and
+/// whether the engine checks its health.
 const ROWS: [&[(&str, usize, bool)]; 5] = [
     &[("authentication", 1, false), ("authentication", 2, false)],
     &[("sensor-manager", 0, true)],
@@ -29,13 +29,14 @@ const ROWS: [&[(&str, usize, bool)]; 5] = [
     &[("monitoring", 0, false)],
 ];
 
-/// The example's Dockerfile, and the health check that its `compose.yaml` declares.
+/// The example's Dockerfile.
 const DOCKERFILE: &str = "FROM scratch\nCOPY iot-platform /iot-platform\n\
                           ENTRYPOINT [\"/iot-platform\"]\n";
+/// An image with the health check that the example's `compose.yaml` declares.
 const CHECK: &str = "FROM raw\nHEALTHCHECK --interval=1s --timeout=2s --retries=5 \
                      CMD [\"/iot-platform\", \"check\"]\n";
 
-/// The engine's resources from one run. They are removed when this value is dropped.
+/// The engine's resources for one run. Dropping this value removes them.
 #[derive(Debug)]
 struct Created(String);
 
@@ -62,8 +63,8 @@ pub(crate) fn bring_up(programs: &Programs, credential: &TempDir) -> Result<Time
     let created = Created(format!("bench-raw-{}-{run}", std::process::id()));
     let image = node_image()?;
     let rights = rights(&image);
-    // A build's input is created before the measurement starts, because the bootstrapper's input
-    // exists too.
+    // Create the build context before the measurement starts: the files that the bootstrapper reads
+    // also exist before it starts.
     let context = context(&programs.path("iot-platform"))?;
 
     let since = Instant::now();
@@ -129,11 +130,11 @@ fn node_image() -> Result<String, String> {
         .lines()
         .find(|image| image.starts_with("lifecycle-node-ready:"))
         .map(str::to_owned)
-        .ok_or_else(|| "the image of nodes does not exist".into())
+        .ok_or_else(|| "the nodes' image does not exist".into())
 }
 
-/// Returns the options for the privileges of nodes: full privileges or, if the engine rejects
-/// these, only the required ones.
+/// Returns the options of `docker run` for the privileges of nodes: full privileges or, if the
+/// engine rejects them, only the required ones.
 fn rights(image: &str) -> Vec<&'static str> {
     let all = [
         "run",

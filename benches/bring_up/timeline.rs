@@ -1,4 +1,4 @@
-//! Measures the times of a run, by phase.
+//! Measures how long each phase of a run takes.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -46,12 +46,12 @@ impl Timeline {
     }
 }
 
-/// Brings the example platform up.
+/// Brings the example platform up and measures the phases.
 pub(crate) fn up(project: &Project<'_>) -> Result<Timeline, String> {
     let mut timeline = Timeline::default();
     let mut started = Vec::new();
     timeline.total = project.up(|now, line| {
-        // "[   2.1 s]   ✓ provision node hub (2.1 s)"
+        // A line looks like this: `[ 2.1 s] ✓ provision node hub (2.1 s)`
         let Some((_, what)) = line.split_once("] ") else {
             return;
         };
@@ -67,7 +67,7 @@ pub(crate) fn up(project: &Project<'_>) -> Result<Timeline, String> {
             started.push((Phase::Services, now, now));
         }
     })?;
-    // A service's time is from its container's start until it is ready.
+    // A service's span is from the start of its container until the service is ready.
     let mut services: Vec<_> = Vec::new();
     for (phase, from, to) in started {
         match phase {
@@ -101,7 +101,7 @@ fn phase(what: &str) -> Phase {
     }
 }
 
-/// Returns the time during which at least one of the spans was active.
+/// Returns the total time that is covered by at least one of the spans.
 fn covered(spans: &[(Duration, Duration)]) -> Duration {
     let mut sorted = spans.to_vec();
     sorted.sort();
@@ -134,7 +134,7 @@ impl fmt::Display for Timeline {
         write!(
             f,
             "{:<46}{:>8}{:>7.1}s{:>9.1}s",
-            "total; between and after these",
+            "total; time outside these phases",
             "",
             self.total.as_secs_f64(),
             idle.as_secs_f64()

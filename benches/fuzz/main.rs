@@ -1,16 +1,16 @@
 //! Fuzzes the readers of Compose files and of `platform.toml` with mutated declarations.
 //!
-//! `cargo run -p benches --bin fuzz -- --seconds 600`. The fuzzer takes the tests' files, changes
-//! lines, words, and bytes in them, mixes them, and reads the result. It stops if a read panics or
-//! takes too long, if a rejection has no message, or if a reported position does not exist. The
-//! input is then kept in the printed directory, and `--seed` repeats the case. The fuzzer is built
-//! without `--release`, so that an integer overflow is also a panic. It is not guided by coverage,
-//! so it works with a stable toolchain.
+//! `cargo run -p benches --bin fuzz -- --seconds 600`. The fuzzer mutates and mixes the files of
+//! the tests, and reads the results. It stops if a read panics or takes too long, if a rejection
+//! has no message, or if a reported position does not exist. It then keeps the input in the printed
+//! directory, and prints a seed with which `--seed` repeats the case. Build the fuzzer without
+//! `--release`, so that an integer overflow also panics. The fuzzer does not measure coverage, so
+//! it works with a stable toolchain.
 
 #![expect(
     clippy::print_stdout,
     clippy::print_stderr,
-    reason = "it prints to the terminal"
+    reason = "the fuzzer prints to the terminal"
 )]
 
 mod mutate;
@@ -30,7 +30,7 @@ use rand::{RngExt as _, SeedableRng as _};
 
 use mutate::{Corpus, Mutator};
 
-/// A read that takes this long is a finding, because all inputs are small.
+/// A read that takes this long counts as a defect, because all inputs are small.
 const TOO_LONG: Duration = Duration::from_secs(20);
 
 type Outcome<T> = Result<T, Box<dyn Error>>;
@@ -44,7 +44,7 @@ fn main() -> Outcome<()> {
         .tempdir()?
         .keep();
     println!(
-        "{} projects and {} texts; seed {}; the input is in {}",
+        "starting with {} projects and {} files; seed {}; the input is in {}",
         corpus.projects(),
         corpus.texts(),
         options.seed,
@@ -72,7 +72,7 @@ fn main() -> Outcome<()> {
         number += 1;
     }
     let read = number - options.seed;
-    println!("{read} declarations read, {taken} of them accepted, nothing found");
+    println!("{read} declarations read, {taken} of them accepted, no defect found");
     fs::remove_dir_all(&directory)?;
     Ok(())
 }
@@ -101,7 +101,7 @@ impl Options {
     }
 }
 
-/// Ends the process at the first panic, on any thread.
+/// Ends the process at the first panic on any thread, and prints the seed.
 fn report_panics(directory: PathBuf, case: &Arc<AtomicU64>) {
     let usual = std::panic::take_hook();
     let case = Arc::clone(case);
@@ -109,12 +109,12 @@ fn report_panics(directory: PathBuf, case: &Arc<AtomicU64>) {
         usual(panic);
         let number = case.load(Ordering::Relaxed);
         let stage = directory.join(number.to_string());
-        eprintln!("--seed {number}: a panic, reading {}", stage.display());
+        eprintln!("--seed {number}: reading {} panicked", stage.display());
         std::process::exit(1);
     }));
 }
 
-/// Ends the process if one read takes too long.
+/// Ends the process if a read takes too long, and prints the seed.
 fn watch(directory: PathBuf, case: &Arc<AtomicU64>) {
     let case = Arc::clone(case);
     std::thread::spawn(move || {
@@ -133,7 +133,7 @@ fn watch(directory: PathBuf, case: &Arc<AtomicU64>) {
     });
 }
 
-/// Writes the files of one case.
+/// Writes the files of one case to a directory.
 fn write(stage: &Path, corpus: &Corpus, number: u64) -> Outcome<Sources> {
     let mut mutator = Mutator::new(corpus, StdRng::seed_from_u64(number));
     fs::create_dir_all(stage.join("sub"))?;
@@ -212,7 +212,7 @@ fn check(problems: &Diagnostics, sources: &Sources, number: u64) -> Outcome<()> 
         let bytes =
             fs::read(&file).map_err(|error| format!("--seed {number}: {problem}: {error}"))?;
         let text = String::from_utf8_lossy(&bytes);
-        // YAML has other line ends in addition to `\n`, and a position may be after the last line.
+        // YAML has more line ends than `\n`. A position may also be one line after the last.
         let lines = text
             .split(['\n', '\r', '\u{85}', '\u{2028}', '\u{2029}'])
             .count()

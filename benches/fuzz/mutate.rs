@@ -1,4 +1,4 @@
-//! The initial texts and their mutations.
+//! Reads the initial files and mutates them.
 
 use std::fs;
 use std::io;
@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use rand::rngs::StdRng;
 use rand::{Rng as _, RngExt as _};
 
-/// Lines that lead to interesting cases.
+/// Lines that often lead to interesting cases. The mutator inserts them.
 const LINES: &[&str] = &[
     "include: [base.yaml]",
     "include: [{path: [sub/compose.yaml, base.yaml], project_directory: sub, env_file: .env}]",
@@ -53,7 +53,7 @@ const LINES: &[&str] = &[
     "url = \"postgresql://${USER}:${PASSWORD}@[::1]:0/x\"",
 ];
 
-/// Words that replace other words.
+/// Words with which the mutator replaces other words.
 const WORDS: &[&str] = &[
     "",
     "~",
@@ -122,7 +122,7 @@ const WORDS: &[&str] = &[
 /// A project: the path and the contents of each file.
 pub(crate) type Project = Vec<(PathBuf, Vec<u8>)>;
 
-/// The initial texts, by type, and whole projects.
+/// The initial files: single files by type, and whole projects.
 pub(crate) struct Corpus {
     projects: Vec<Project>,
     compose: Vec<String>,
@@ -131,7 +131,7 @@ pub(crate) struct Corpus {
 }
 
 impl Corpus {
-    /// Reads all files in the tests' directory.
+    /// Reads all files in the directory of the tests.
     pub(crate) fn of(tests: &Path) -> io::Result<Self> {
         let mut corpus = Self {
             projects: Vec::new(),
@@ -147,7 +147,7 @@ impl Corpus {
             if directory.is_dir() {
                 add_files(&directory, &directory, &mut project)?;
             }
-            // Directories that are not projects contain no such file.
+            // Only directories with a YAML file are projects.
             let has_compose = |(path, _): &(PathBuf, Vec<u8>)| {
                 path.extension()
                     .is_some_and(|end| end == "yaml" || end == "yml")
@@ -158,7 +158,9 @@ impl Corpus {
         }
         let nothing = corpus.compose.is_empty() || corpus.settings.is_empty();
         if nothing || corpus.projects.is_empty() {
-            return Err(io::Error::other("there are no initial texts"));
+            return Err(io::Error::other(
+                "the directory of the tests contains no usable files",
+            ));
         }
         Ok(corpus)
     }
@@ -192,7 +194,7 @@ impl Corpus {
     }
 }
 
-/// Returns the entries of a directory, sorted, so that a seed always gives the same case.
+/// Returns the entries of a directory, sorted, so that a seed always produces the same case.
 fn sorted(directory: &Path) -> io::Result<Vec<PathBuf>> {
     let entries = fs::read_dir(directory)?.map(|entry| entry.map(|entry| entry.path()));
     let mut paths: Vec<PathBuf> = entries.collect::<io::Result<_>>()?;
@@ -211,7 +213,7 @@ fn add_files(root: &Path, directory: &Path, project: &mut Project) -> io::Result
     Ok(())
 }
 
-/// Generates the texts of one case.
+/// Generates the files of one case.
 pub(crate) struct Mutator<'c> {
     corpus: &'c Corpus,
     pub(crate) random: StdRng,
@@ -313,7 +315,7 @@ impl<'c> Mutator<'c> {
                 lines[at] = format!("{}{}", " ".repeat(indent), line.trim_start());
             }
             6 => {
-                // Insert a part of another text.
+                // Insert a part of another file.
                 let other: Vec<&str> = self.one_of(texts).lines().collect();
                 let from = self.random.random_range(0..=other.len());
                 let to = self.random.random_range(from..=other.len());

@@ -1,10 +1,11 @@
-# A web server in what Debian's base image has: answers every request with a greeting.
+# A web server that answers every request with a greeting. Needs only what Debian's base image
+# contains.
 use strict;
 use warnings;
 use IO::Socket::INET;
 
-# As the container's first process it gets no default handling of signals; without this, stopping it
-# takes Docker's ten seconds of patience.
+# The first process in a container has no default signal handlers. Without these handlers, Docker
+# would wait ten seconds before it kills the process.
 $SIG{TERM} = $SIG{INT} = sub { exit 0 };
 
 my $greeting = $ENV{GREETING} // 'Hello';
@@ -16,7 +17,7 @@ $| = 1;
 print "listening on port 8080\n";
 while (1) {
     my $client = $server->accept or next;
-    # A client that sends nothing must not hold up the others.
+    # A client that sends nothing must not delay other clients.
     my $request = eval {
         local $SIG{ALRM} = sub { die "slow\n" };
         alarm 5;

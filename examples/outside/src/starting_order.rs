@@ -1,4 +1,4 @@
-//! `starting-order DIR`: reads the Compose file in a directory and prints its services in start
+//! `starting-order DIR` reads the Compose file in a directory and prints the services in start
 //! order, each with its dependencies. Needs no feature of `lifecycle-core`.
 
 use std::error::Error;

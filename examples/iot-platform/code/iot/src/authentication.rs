@@ -1,5 +1,5 @@
-//! Issues tokens to devices that know the secret, and checks tokens. A token contains its own
-//! proof, so every replica accepts the tokens of all other replicas.
+//! Issues tokens to devices that know the secret, and checks tokens. Tokens are signed, so every
+//! replica can check the tokens of all other replicas.
 
 use std::sync::Arc;
 
@@ -52,8 +52,8 @@ async fn issue(
     State(keys): State<Arc<Keys>>,
     Json(credential): Json<Credential>,
 ) -> Result<Json<Token>> {
-    // Signatures of the secrets are compared, so that the time of the comparison reveals nothing
-    // about the secrets.
+    // Compare signatures of the secrets instead of the secrets, so that the time of the comparison
+    // reveals nothing about the secrets.
     let expected = signature(&keys.signing, &keys.device)?.finalize();
     signature(&keys.signing, &credential.secret)?
         .verify(&expected.into_bytes())
@@ -101,7 +101,8 @@ fn bearer(headers: &HeaderMap) -> Option<&str> {
         .strip_prefix("Bearer ")
 }
 
-/// Rejects requests without a valid token. The other services call this.
+/// Rejects requests without a valid token. The other services call this function, which asks the
+/// authentication service.
 pub(crate) async fn require_token(headers: &HeaderMap) -> Result<()> {
     let token = bearer(headers).ok_or(Failure::Unauthorized)?;
     Call::get("/tokens/check")

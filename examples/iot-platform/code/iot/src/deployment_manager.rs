@@ -1,5 +1,5 @@
-//! Deploys applications: requests the sensors that each application needs from the binder, until
-//! such sensors exist.
+//! Deploys applications: for each application, repeatedly asks the binder for the sensors that the
+//! application needs.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -15,8 +15,8 @@ use crate::peer::Call;
 use crate::sensor_binder::Needs;
 use crate::setting;
 
-/// The interval between requests for bindings. The requests never stop, because the binder loses
-/// its bindings when it is replaced.
+/// The interval between requests to the binder. The requests never stop, because a replaced binder
+/// has lost all bindings.
 const INTERVAL: Duration = Duration::from_secs(5);
 
 /// The state of an application.

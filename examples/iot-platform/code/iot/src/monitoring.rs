@@ -25,7 +25,7 @@ const INTERVAL: Duration = Duration::from_secs(2);
 #[derive(Debug, Clone, Default, Serialize)]
 struct Summary {
     at: Option<DateTime<Utc>>,
-    /// Why the manager could not be reached. In that case, the other results are from the last
+    /// Why the manager could not be reached. If this is set, the other results are from the last
     /// successful check.
     #[serde(skip_serializing_if = "Option::is_none")]
     manager: Option<String>,
@@ -94,7 +94,8 @@ async fn check(manager: &ApiClient) -> Result<Summary> {
     Ok(summary)
 }
 
-/// Whether all endpoints of a replica respond. Only ready replicas have endpoints.
+/// Returns whether all endpoints of a replica respond. A replica that is not ready has no
+/// endpoints.
 async fn is_healthy(instance: &InstanceV1) -> bool {
     for endpoint in &instance.endpoints {
         let address = SocketAddr::new(endpoint.ip, endpoint.port);

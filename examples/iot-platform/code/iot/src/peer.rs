@@ -1,5 +1,5 @@
 //! Calls other services by name, over plain HTTP with JSON. The platform chooses the replica. A
-//! call is repeated once, because the chosen replica may just have stopped.
+//! failed call is repeated once, because the chosen replica may just have stopped.
 
 use std::net::{Ipv4Addr, SocketAddr};
 use std::time::Duration;
@@ -124,7 +124,7 @@ impl Call {
     }
 }
 
-/// Whether the service in this container is healthy.
+/// Checks that the service in this container is healthy.
 pub(crate) async fn check_health(port: u16) -> Result<()> {
     let address = SocketAddr::from((Ipv4Addr::LOCALHOST, port));
     let (status, _) = Call::get("/health").at(address).await?;

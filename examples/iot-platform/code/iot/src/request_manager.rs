@@ -1,5 +1,5 @@
-//! The entry point of the platform: responds to users and programs with data from the other
-//! services.
+//! The entry point of the platform. It answers requests from users and programs with data from the
+//! other services.
 
 use axum::extract::Path;
 use axum::routing::get;

@@ -112,8 +112,8 @@ async fn log_in(controller: &Controller) -> Result<String> {
     Ok(issued.token)
 }
 
-/// Returns the value of a sensor: a wave with a period of ten minutes around the usual value for
-/// its kind.
+/// Returns the simulated value of a sensor: a sine wave around the usual value for its kind, with a
+/// period of ten minutes.
 fn value(sensor: &str, seconds: i64) -> f64 {
     let (usual, swing) = match sensor.rsplit_once('.') {
         Some((_, "temperature")) => (21.0, 4.0),

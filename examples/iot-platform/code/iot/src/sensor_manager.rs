@@ -1,5 +1,5 @@
-//! Knows the sensors, and stores their readings in a file on its volume, so that the readings
-//! survive a replacement of its container.
+//! Knows the sensors and stores their readings. The readings are in a file on a volume, so they
+//! survive when the container is replaced.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::fs::{File, OpenOptions};
@@ -96,7 +96,7 @@ struct Readings {
 }
 
 impl Readings {
-    /// Reads the file, and writes the readings to keep to a new file.
+    /// Reads the file, and replaces it by a file that contains only the readings to keep.
     fn open(path: &FilePath) -> std::io::Result<Self> {
         let mut file = OpenOptions::new()
             .read(true)

@@ -1,4 +1,4 @@
-//! The trait for clouds: listing, creating, starting, stopping and fencing VMs.
+//! Defines the trait for clouds, which list, create, start, stop, delete and fence VMs.
 
 mod deadlines;
 mod vm_api;
@@ -27,14 +27,14 @@ pub use vm_cloud::VmCloud;
 pub struct CloudCapabilities {
     /// The provider's name, for messages.
     pub name: &'static str,
-    /// Whether the provider can create nodes; if not, they must exist already.
+    /// Whether the provider can create nodes. If not, every declared node must exist beforehand.
     pub provisions: bool,
-    /// Whether the provider reports the SSH host keys of new nodes, so that the first connection is
-    /// verified.
+    /// Whether the provider reports the SSH host keys of new nodes. If so, even the first
+    /// connection to a node is verified.
     pub knows_host_keys: bool,
-    /// Whether `fence` is supported.
+    /// Whether [`CloudProvider::fence`] is supported.
     pub fences: bool,
-    /// Whether `adopt` is supported.
+    /// Whether [`CloudProvider::adopt`] is supported.
     pub adopts: bool,
 }
 
@@ -42,18 +42,18 @@ pub struct CloudCapabilities {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Power {
-    /// Being created or started.
+    /// The node is being created or started.
     Starting,
-    /// Running, as far as the cloud knows.
+    /// The node is running, as far as the cloud knows.
     Running,
-    /// Being stopped or deleted.
+    /// The node is being stopped or deleted.
     Stopping,
     Stopped,
-    /// The cloud reports that creating it failed.
+    /// The cloud reports that it could not create the node.
     Failed,
 }
 
-/// How to reach the SSH server of a node.
+/// The account, port and host keys for SSH connections to a node.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct SshAddress {
     pub user: String,
@@ -63,8 +63,7 @@ pub struct SshAddress {
 }
 
 impl SshAddress {
-    /// Creates the address of an account on a host that uses the default SSH port and whose keys
-    /// are not known.
+    /// Creates an address with the default SSH port and without host keys.
     pub fn new(user: impl Into<String>) -> Self {
         Self {
             user: user.into(),
@@ -85,7 +84,7 @@ pub struct ObservedNode {
     pub ssh: SshAddress,
     /// An opaque value that changes at each boot. `None` while the node is not running.
     pub boot_id: Option<String>,
-    /// Whether this platform created the node, so that it may be deleted.
+    /// Whether this platform created the node. Only such a node may be deleted.
     pub created: bool,
 }
 
@@ -99,10 +98,10 @@ pub enum NodeChange {
     Start { node: NodeName },
     /// Stop the node, if it is running.
     Stop { node: NodeName },
-    /// Restart the node, if it is still in this boot.
+    /// Restart the node, if `boot_id` is still its current boot.
     Restart {
         node: NodeName,
-        /// The boot that is replaced.
+        /// The boot that the restart ends.
         boot_id: String,
     },
     /// Delete the node with all its resources.
@@ -122,20 +121,20 @@ impl NodeChange {
     }
 }
 
-/// A change in progress. It is stored, so that a new process can continue polling it.
+/// A change in progress. The manager stores it, so that another process can continue to poll it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct CloudOperation {
     pub change: NodeChange,
-    /// The provider's token.
+    /// The provider's own data, with which it recognizes the change.
     pub token: String,
 }
 
 /// The progress of a change.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum CloudProgress {
-    /// Poll again, but not before `after`.
+    /// The change is in progress. Poll again after the requested delay.
     Running {
-        /// The delay that the cloud requests.
+        /// The delay before the next poll, if the cloud requests one.
         after: Option<Duration>,
         /// The state that the cloud reports, for the user.
         message: Option<String>,
@@ -148,25 +147,26 @@ pub enum CloudProgress {
 pub struct PreflightReport {
     /// Each problem in one sentence, with a hint.
     pub problems: Vec<String>,
-    /// Where the result will differ from the first choice, each in one sentence.
+    /// Each way in which the result will differ from the first choice, in one sentence.
     pub remarks: Vec<String>,
-    /// How long creating the missing nodes in parallel will take; `None` if unknown or if all
-    /// exist.
+    /// How long creating the missing nodes in parallel will take. `None` if this is unknown or if
+    /// no nodes are missing.
     pub predicted: Option<Duration>,
 }
 
-/// Proof that a node was not running at this time.
+/// Confirms that a node was not running at a certain time.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Fenced {
     pub node: NodeName,
-    /// When the cloud confirmed it.
+    /// When the cloud confirmed that the node was not running.
     pub at: DateTime<Utc>,
 }
 
 /// A cloud account that holds the nodes of one platform.
 ///
-/// [`VmCloud`] implements this trait over a simpler one, [`VmApi`], whose calls return when the
-/// cloud has finished; `conformance::cloud::all` checks an implementation (feature `conformance`).
+/// For many clouds, it is easier to implement the smaller trait [`VmApi`]; [`VmCloud`] then
+/// implements this trait. `conformance::cloud::all` (feature `conformance`) checks an
+/// implementation.
 ///
 /// # What each change does in each state
 /// The columns are the states of the node when the change begins. "Done" means that the change
@@ -184,49 +184,48 @@ pub struct Fenced {
 ///
 /// ¹ `Power::Failed`: the cloud could not create the node. Power changes of such a node may fail.
 ///
-/// ² The same change, or another `Provision` of the node, joins the change in progress: it happens
-/// once, and both operations end with it. Any other change leaves the change in progress to
-/// complete normally. `Start`, `Stop` and `Restart` fail for a node that is being deleted. A change
-/// that `Delete` or `fence` replaced has no further effect; polling it returns an error, or that it
-/// is done.
+/// ² The same change, or another `Provision` of the node, joins the change in progress: the change
+/// happens once, and both operations end with it. If a different change is requested, the change in
+/// progress still completes normally. `Start`, `Stop` and `Restart` fail for a node that is being
+/// deleted. A change that `Delete` or `fence` replaced has no further effect. Polling such a change
+/// returns an error or `Done`.
 ///
-/// ³ If the given boot was the node's last one, the node may be started, because an interrupted
-/// restart may have stopped the node without starting it.
+/// ³ An interrupted restart may have stopped the node without starting it again. Therefore,
+/// `Restart` may start the node if the given boot was its last one.
 ///
-/// Machines that this platform did not create:
+/// The following table applies to machines that this platform did not create:
 ///
 /// | change | adopted by this platform | belongs to no platform | belongs to another platform |
 /// |---|---|---|---|
 /// | `Provision` | done | `Conflict` | as if absent: both platforms have a node of this name |
 /// | `Start`, `Stop`, `Restart` | as for any node | `Conflict` | `NotFound` |
-/// | `Delete` | releases it: it belongs to no platform again, and is otherwise unchanged | `Conflict` | done |
+/// | `Delete` | releases it: it then belongs to no platform, and is otherwise unchanged | `Conflict` | done |
 /// | `fence` | as for any node | `Conflict` | done |
 /// | `adopt` | returns it, unchanged | assigns it to this platform, otherwise unchanged | `NotFound` |
-/// | `list` | contains it, not as `created` | does not contain it | does not contain it |
-/// | `get` | returns it, not as `created` | returns it, not as `created` | returns `None` |
+/// | `list` | contains it, with `created` false | does not contain it | does not contain it |
+/// | `get` | returns it, with `created` false | returns it, with `created` false | returns `None` |
 ///
 /// No call in these tables changes a machine of another platform. Without
-/// [`adopts`](CloudCapabilities::adopts), machines are never adopted, and `adopt` of a machine that
-/// is not a node of this platform is `Unsupported`.
+/// [`adopts`](CloudCapabilities::adopts), `adopt` returns `Unsupported` for a machine that is not a
+/// node of this platform.
 ///
 /// # Guarantees
 /// - Every call may be repeated: a second call for the same node has no further effect.
-/// - Everything that is created has the platform's id from the beginning, so that `list` shows it
-///   even after a crash.
-/// - `list` returns all nodes of this platform and no others, or an error; never a part of the
-///   nodes.
-/// - If a future is dropped, the same call can continue the change.
+/// - Every created resource has the platform's id from the beginning, so that `list` shows a node
+///   even after a crash during its creation.
+/// - `list` returns exactly the nodes of this platform, or an error. It never returns an incomplete
+///   list.
+/// - If a future is dropped, the same call continues the change.
 /// - Any process can poll an operation that another process started, even if that process has
 ///   ended.
 ///
 /// # Caveats
-/// `Power::Running` shows only that the machine is on; the SSH server of its operating system may
-/// not answer yet.
+/// `Power::Running` means only that the machine is on. Its SSH server may not answer yet.
 ///
 /// # Errors
-/// Throttling is [`crate::Error::Throttled`] with the delay that the cloud requests; an exceeded
-/// quota or an unavailable size is [`crate::Error::Exhausted`]. Implementations do not retry by
-/// themselves.
+/// - [`crate::Error::Throttled`] if the cloud receives too many requests, with the delay that the
+///   cloud requests. Implementations do not retry requests themselves.
+/// - [`crate::Error::Exhausted`] if a quota is exceeded or a size is unavailable.
 #[async_trait]
 pub trait CloudProvider: Debug + Send + Sync + 'static {
     /// Returns the capabilities of this provider.
@@ -238,35 +237,37 @@ pub trait CloudProvider: Debug + Send + Sync + 'static {
     /// Returns all nodes with the platform's id, sorted by name.
     async fn list(&self) -> Result<Vec<ObservedNode>>;
 
-    /// Returns a machine by its name: a node of this platform, or else a machine that belongs to no
-    /// platform.
+    /// Returns the node of this platform with this name. If there is none, returns the machine with
+    /// this name that belongs to no platform.
     async fn get(&self, node: &NodeName) -> Result<Option<ObservedNode>>;
 
-    /// Makes a machine that belongs to no platform a node of this platform. `Delete` later releases
-    /// the machine and does not delete it.
+    /// Assigns a machine that belongs to no platform to this platform, as a node. `Delete` later
+    /// releases the machine and does not delete it.
     async fn adopt(&self, node: &NodeName) -> Result<ObservedNode>;
 
-    /// Starts a change and returns when the cloud has accepted it.
+    /// Starts a change, and returns when the cloud has accepted the change.
     async fn begin(&self, change: NodeChange) -> Result<CloudOperation>;
 
-    /// Returns the progress of a change. A failed change is an error.
+    /// Returns the progress of a change, or an error if the change has failed.
     async fn poll(&self, operation: &CloudOperation) -> Result<CloudProgress>;
 
-    /// Ensures that the node is not running; returns when the cloud confirms it.
+    /// Stops the node in any state, and returns when the cloud confirms that it is not running.
     async fn fence(&self, node: &NodeName) -> Result<Fenced>;
 
-    /// Deletes the resources that the platform's nodes share (a network, a resource group). Returns
-    /// `Conflict` while a node that the platform created exists, and Ok if nothing exists.
+    /// Deletes the resources that the platform's nodes share (a network, a resource group). Fails
+    /// with `Conflict` while a node that the platform created exists. Succeeds if there are no such
+    /// resources.
     async fn delete_shared(&self) -> Result<()>;
 }
 
 /// Starts a change and polls it until it is done, at the interval that the cloud requests.
 ///
-/// A failed poll is retried if it may succeed later; if the change fails, its error is returned.
-/// After `deadline`, the change continues in the cloud; the same call resumes polling it.
+/// Repeats a failed poll if it may succeed later. After `deadline`, the change continues in the
+/// cloud, and the same call resumes polling the change.
 ///
 /// # Errors
-/// [`crate::Error::Overdue`] after the deadline, with the last message of the cloud.
+/// The error of a failed change, or [`crate::Error::Overdue`] after the deadline, with the last
+/// message of the cloud.
 pub async fn carry_out(
     provider: &dyn CloudProvider,
     change: NodeChange,
@@ -278,7 +279,7 @@ pub async fn carry_out(
 /// Like [`carry_out`], but passes messages of the cloud to `report`, which must not block.
 ///
 /// # Errors
-/// Those of [`carry_out`].
+/// The same as for [`carry_out`].
 pub async fn carry_out_with_progress(
     provider: &dyn CloudProvider,
     change: NodeChange,
@@ -301,7 +302,7 @@ mod tests {
     use super::*;
     use crate::error::Error;
 
-    /// Answers polls from a script.
+    /// Answers polls with prepared results, in order.
     #[derive(Debug)]
     struct Scripted(Mutex<VecDeque<Result<CloudProgress>>>);
 

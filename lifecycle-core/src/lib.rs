@@ -1,16 +1,16 @@
-//! Brings platforms of services up on VMs, and keeps them as declared.
+//! Brings up platforms of services on VMs, and keeps each platform in its declared state.
 //!
-//! This library contains the parts of the two programs `bootstrapper` and `lifecycle-manager`: the
-//! types, the traits that clouds, container engines, code stores and databases implement, the
-//! planner, and the control loop. A Rust program embeds this library to bring platforms up itself,
-//! to find the services of a platform, or to connect a backend of its own.
+//! The programs `bootstrapper` and `lifecycle-manager` are built on this library. It contains the
+//! data types, the traits for clouds, container engines, code stores and databases, the planner,
+//! and the control loop. Other Rust programs can embed the library to bring up platforms, to find
+//! the services of a platform, or to add a backend.
 //!
 //! # Bring a platform up
 //!
-//! The following example uses a simulated world, which needs nothing on this machine. With the
+//! The following example uses a simulated world, so it needs neither Docker nor a cloud. With the
 //! backends of `lifecycle-docker` or `lifecycle-azure`, the same call brings up real nodes. In the
-//! repository, `examples/embed.rs` is this example as a program, and `examples/embed_real.rs` is
-//! the same program for real nodes in Docker.
+//! repository, the program `examples/embed.rs` contains this example, and `examples/embed_real.rs`
+//! does the same with real nodes in Docker.
 //!
 //! ```
 //! use lifecycle_core::bootstrap::UpOptions;
@@ -19,7 +19,7 @@
 //! use lifecycle_core::platform::{find, load};
 //! use lifecycle_core::sim::SimWorld;
 //!
-//! // The world's time is tokio's: paused, it jumps to the next event.
+//! // The world uses tokio's clock. It starts paused, so tokio advances it to the next event.
 //! #[tokio::main(flavor = "current_thread", start_paused = true)]
 //! async fn main() -> lifecycle_core::Result<()> {
 //!     let files = find("../examples".as_ref(), &["embed.yaml".into()])?;
@@ -35,7 +35,7 @@
 //! # Find a service
 //!
 //! [`Bootstrapper::client`](bootstrap::Bootstrapper::client) connects to the manager from outside
-//! the platform; a service of the platform uses
+//! the platform. A service inside the platform connects to the manager with
 //! [`ApiClient::of_this_service`](api::ApiClient::of_this_service). Both clients implement
 //! [`ManagerApi`](api::ManagerApi).
 //!
@@ -43,7 +43,7 @@
 //! use lifecycle_core::api::ManagerApi;
 //! use lifecycle_core::{Error, Result};
 //!
-//! /// The addresses at which a service is ready.
+//! /// Returns the addresses of the ready instances of a service.
 //! async fn addresses(manager: &dyn ManagerApi, name: &str) -> Result<Vec<String>> {
 //!     let services = manager.services().await?;
 //!     let found = services.into_iter().find(|service| service.name.as_str() == name);
@@ -71,9 +71,10 @@
 //!
 //! # Implement a backend
 //!
-//! Each trait lists what an implementation must guarantee, and `conformance` contains a suite that
-//! checks these guarantees. For VMs, [`cloud::VmApi`] leaves the bookkeeping to [`cloud::VmCloud`]
-//! (`examples/custom_provider.rs`). This example implements a code store:
+//! The documentation of each trait lists the guarantees that an implementation must give, and the
+//! module `conformance` contains test suites for these guarantees. For a cloud, implement the small
+//! trait [`cloud::VmApi`]; [`cloud::VmCloud`] adds the bookkeeping (`examples/custom_provider.rs`).
+//! The following example implements a code store:
 //!
 //! ```
 //! use std::collections::BTreeMap;
@@ -83,7 +84,7 @@
 //! use lifecycle_core::stream::ByteStream;
 //! use lifecycle_core::{Error, Result};
 //!
-//! /// Code bases in memory: their files by path.
+//! /// Keeps code bases in memory: for each name, the files by path.
 //! #[derive(Debug)]
 //! struct Memory(BTreeMap<String, BTreeMap<String, FileContent>>);
 //!
@@ -105,7 +106,7 @@
 //!         Ok(CodeBaseRef { name, digest })
 //!     }
 //!
-//!     // These files never change, so the requested digest is the current one.
+//!     // These files never change, so the requested digest is always the current one.
 //!     async fn archive(&self, code: &CodeBaseRef) -> Result<ByteStream> {
 //!         let archive = self.packed(&code.name)?.archive;
 //!         Ok(Box::pin(futures_util::stream::iter([Ok(archive)])))
@@ -142,8 +143,8 @@
 //!
 //! # Features
 //!
-//! No feature is enabled by default: the types, the traits, the planner and the reading of Compose
-//! files need none.
+//! No feature is enabled by default. The types, the traits, the planner and the reader of Compose
+//! files are always available.
 //!
 //! | feature | adds |
 //! |---|---|
@@ -151,28 +152,30 @@
 //! | `sql` | the registries on SQLite and PostgreSQL |
 //! | `sim` | [`sim`] |
 //! | `agent` | [`agent`] |
-//! | `schema` | JSON Schemas of the output for other programs |
+//! | `schema` | JSON Schemas of the output that other programs read |
 //! | `conformance` | [`conformance`] |
 //! | `mock` | [`mock`] |
 //!
 //! # Dropped futures
 //!
 //! - [`Bootstrapper::up`](bootstrap::Bootstrapper::up) and [`down`](bootstrap::Bootstrapper::down)
-//!   can be dropped at any point. Their changes remain, and the next call continues from there.
+//!   can be dropped at any point. The changes made so far remain, and the next call continues from
+//!   there.
 //! - [`Manager::run`](manager::Manager::run) stops leading when its future is dropped.
 //!   [`Manager::resign`](manager::Manager::resign) then releases the lease, so that another manager
 //!   need not wait until the lease expires.
-//! - If a call that changes something is dropped ([`Registry::commit`](registry::Registry::commit),
-//!   those of [`ManagerApi`](api::ManagerApi),
-//!   [`CloudProvider::begin`](cloud::CloudProvider::begin)), the change may or may not have taken
-//!   effect; repeating the call is safe.
-//! - Calls that only read can be dropped.
+//! - The other calls that change something are
+//!   [`Registry::commit`](registry::Registry::commit),
+//!   [`CloudProvider::begin`](cloud::CloudProvider::begin) and methods of
+//!   [`ManagerApi`](api::ManagerApi). If such a call is dropped, the change may or may not have
+//!   taken effect. The call can be repeated safely.
+//! - Calls that only read can be dropped at any point.
 //!
 //! # Stability
 //!
-//! Nothing is released yet: any item may change with a version of the workspace. The HTTP API and
-//! the `--json` output change with an entry in `CHANGELOG.md`. The minimum supported Rust version is
-//! 1.95.
+//! The library has not been released yet, so any item may change with any version of the workspace.
+//! Changes to the HTTP API and to the `--json` output are listed in `CHANGELOG.md`. The minimum
+//! supported Rust version is 1.95.
 
 #[cfg(feature = "agent")]
 pub mod agent;

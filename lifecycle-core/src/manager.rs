@@ -1,5 +1,5 @@
-//! The lifecycle manager as a library type. While the manager holds the lease, it leads: it
-//! reconciles the platform with its declaration. It also serves the requests of the API.
+//! Implements the lifecycle manager as a library type. While a manager holds the lease, it is the
+//! leader and reconciles the platform with its declaration. The manager also serves API requests.
 
 mod exec;
 mod output;
@@ -42,18 +42,18 @@ const READ_TOKEN: &str = "read-token";
 /// The page size for reading the latest events.
 const LATEST_PAGE: u32 = 500;
 
-/// How long the deletion of a platform waits until its mirror databases are up to date.
+/// How long the deletion of a platform waits for the mirror databases to be up to date.
 const LAST_COPIES: Duration = Duration::from_secs(10);
 
-/// The options of a manager; the bootstrapper's handover provides them.
+/// The options of a manager, which come from the bootstrapper's hand-over.
 #[derive(Debug, Clone)]
 pub struct ManagerOptions {
     pub name: PlatformName,
     pub platform: PlatformId,
     pub key: PlatformKey,
     pub endpoint: ManagerEndpoint,
-    /// The image of this manager, from which the agents run too. Without an image there is no
-    /// service network.
+    /// The image of this manager, which the agents also use. Without an image there is no service
+    /// network.
     pub image: Option<String>,
     /// The certificate authority of the platform, in PEM.
     pub authority: String,
@@ -61,7 +61,7 @@ pub struct ManagerOptions {
     pub read_token: Sensitive,
     /// The initial declaration; used only if the registry contains none.
     pub declaration: Option<Declaration>,
-    /// The name of this manager as a holder of the lease.
+    /// The name under which this manager holds the lease.
     pub holder: String,
     /// The duration of the lease.
     pub lease: Duration,
@@ -70,7 +70,7 @@ pub struct ManagerOptions {
     pub mirrors: Option<Mirrors>,
 }
 
-/// What a credential allows.
+/// The access that a credential grants.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Access {
     Read,
@@ -78,7 +78,7 @@ pub enum Access {
     Admin,
 }
 
-/// The hashes of the tokens that an API accepts.
+/// The hashes of the tokens that the API accepts.
 #[derive(Debug, Clone)]
 pub struct Tokens {
     admin: String,
@@ -86,7 +86,7 @@ pub struct Tokens {
 }
 
 impl Tokens {
-    /// Accepts the admin token with this hash, and the read token.
+    /// Creates the hashes from the hash of the admin token and from the read token.
     pub fn new(admin_hash: String, read: &Sensitive) -> Self {
         Self {
             admin: admin_hash,
@@ -94,7 +94,7 @@ impl Tokens {
         }
     }
 
-    /// Returns the access that a token gives; [`None`] for an unknown token.
+    /// Returns the access that a token grants, or [`None`] for an unknown token.
     pub fn access(&self, token: &Sensitive) -> Option<Access> {
         // Comparing hashes leaks no timing information about the token.
         let hash = token_hash(token);
@@ -117,11 +117,11 @@ pub struct Applied {
     pub changed: bool,
 }
 
-/// When a request that changes something is accepted.
+/// When the manager accepts a request that changes something.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Accepted {
-    /// Always, even before the end of the first round: a declaration, since it may correct a wrong
-    /// one, and the deletion of the platform.
+    /// Always, even before the end of the first round. Used for a new declaration, which may
+    /// correct a wrong one, and for the deletion of the platform.
     Always,
     /// Only after the end of the first round.
     AfterFirstRound,
@@ -141,14 +141,14 @@ pub struct Manager {
     options: ManagerOptions,
     target: watch::Sender<Option<Target>>,
     rounds: watch::Sender<Arc<Round>>,
-    /// The epoch while this manager leads. A request that writes holds the lock, so that two
-    /// requests do not compete for a generation.
+    /// The epoch, while this manager is the leader. A request that writes holds this lock, so that
+    /// two requests do not compete for a generation.
     epoch: Mutex<Option<Epoch>>,
     open: AtomicBool,
-    /// The open restarts, as in the registry.
+    /// The restarts that have not ended, as recorded in the registry.
     restarts: std::sync::Mutex<Vec<Operation>>,
     retries: std::sync::Mutex<retry::Retries>,
-    /// Notified when an operation was accepted, which does not necessarily change the round.
+    /// Notified when an operation is accepted, because this does not always change the round.
     accepted: Notify,
 }
 
@@ -235,8 +235,8 @@ impl Manager {
         }
     }
 
-    /// Releases the lease, so that another manager need not wait until it expires. Call it after
-    /// the future of [`Manager::run`] was dropped.
+    /// Releases the lease, so that another manager need not wait until the lease expires. Call this
+    /// method after dropping the future of [`Manager::run`].
     pub async fn resign(&self) -> Result<()> {
         *self.epoch.lock().await = None;
         let registry = &self.backends.registry;
@@ -294,7 +294,7 @@ impl Manager {
             return Ok(());
         };
         let mut declared = self.resolve(*generation, declaration, &snapshot.addresses)?;
-        // Record the addresses before the control loop passes them on.
+        // Record the addresses before the control loop sends them to agents.
         if let Some(agents) = &declared.agents
             && agents.addresses != snapshot.addresses
         {
@@ -317,8 +317,8 @@ impl Manager {
     }
 
     /// Resolves a declaration, and assigns an address to each service if there is a service
-    /// network. While the platform is being deleted, no service is declared, and those that still
-    /// run keep their addresses.
+    /// network. While the platform is being deleted, no service is declared, and running services
+    /// keep their addresses.
     fn resolve(
         &self,
         generation: Generation,
@@ -340,7 +340,7 @@ impl Manager {
         Ok(declared.with_agents(agents))
     }
 
-    /// Renews the lease; returns when it is lost, or may be lost.
+    /// Renews the lease. Returns only when the lease is lost or may be lost.
     async fn renew(&self, epoch: Epoch) -> Error {
         let mut renewed = tokio::time::Instant::now();
         loop {
@@ -364,8 +364,8 @@ impl Manager {
                         why: format!("{holder} holds the lease"),
                     };
                 }
-                // The manager keeps leading if the registry is unavailable for less than the lease;
-                // after that, another manager may lead.
+                // The manager keeps leading if the registry is unavailable for a shorter time than
+                // the lease lasts. After that time, another manager may lead.
                 Err(error) if renewed.elapsed() >= self.options.lease => return error,
                 Err(error) => tracing::warn!(error = %error.chain(), "cannot renew the lease"),
             }
@@ -376,7 +376,7 @@ impl Manager {
         }
     }
 
-    /// Follows the control loop: opens the API after the first round, and ends completed
+    /// Follows the control loop. Opens the API after the first round, and records the end of
     /// operations.
     async fn follow(&self) -> Error {
         let mut rounds = self.rounds();
@@ -408,8 +408,9 @@ impl Manager {
         }
     }
 
-    /// Records an empty declaration, and then the end of the operation. A manager that restarts
-    /// after both writes creates nothing; one that restarts between them ends the operation.
+    /// Records an empty declaration, and then the end of the operation. If the manager restarts
+    /// between these two writes, it finds the open operation and ends it. If the manager restarts
+    /// after both writes, the empty declaration prevents it from creating anything.
     async fn end_platform_deletion(&self) -> Result<()> {
         let registry = &self.backends.registry;
         let epoch = self.epoch.lock().await;
@@ -425,7 +426,7 @@ impl Manager {
             };
             registry.commit(epoch, Batch::of(empty)).await?;
         }
-        // The client deletes this node next, and nothing can update the mirrors after that.
+        // Update the mirrors now, because the client deletes this node next.
         if let Some(mirrors) = &self.options.mirrors {
             mirrors.caught_up(LAST_COPIES).await;
         }
@@ -457,16 +458,15 @@ impl Manager {
         (&self.options.name, self.options.platform)
     }
 
-    /// Starts a request that writes. Returns the epoch, and excludes other such requests until the
-    /// result is dropped.
+    /// Starts a request that writes. Until the result is dropped, no other such request can start.
     ///
-    /// Every method that writes calls this first, so that an embedded manager and one behind HTTP
-    /// reject the same requests. A retry does not call it: a retry writes nothing, and the first
-    /// round may depend on it.
+    /// Every method that writes calls this method first, so that an embedded manager and a manager
+    /// behind HTTP reject the same requests. A retry is an exception: it writes nothing, and the
+    /// first round may depend on the retry.
     ///
     /// # Errors
-    /// [`Error::NotReady`] while another manager leads; also before the end of the first round, for
-    /// a request that must wait for it.
+    /// [`Error::NotReady`] while another manager leads, or if the request must wait for the end of
+    /// the first round.
     async fn begin_write(&self, accepted: Accepted) -> Result<Write<'_>> {
         if accepted == Accepted::AfterFirstRound && !self.is_open() {
             return Err(Error::not_ready(
@@ -496,9 +496,9 @@ impl Manager {
         }
     }
 
-    /// Subscribes to the latest round. While this manager is not the leader, this is the default
-    /// round. A receiver is notified when the plan or the running steps change, and when the round
-    /// ends.
+    /// Subscribes to the latest round. While this manager is not the leader, the round has its
+    /// default value. A receiver is notified when the plan or the running steps change, and when
+    /// the round ends.
     pub fn rounds(&self) -> watch::Receiver<Arc<Round>> {
         self.rounds.subscribe()
     }
@@ -513,8 +513,8 @@ impl Manager {
         self.backends.registry.snapshot().await
     }
 
-    /// Replaces the platform's declaration; an identical one changes nothing. In both cases, failed
-    /// steps are retried immediately.
+    /// Replaces the platform's declaration, unless the new declaration is identical. In both cases,
+    /// failed steps are retried immediately.
     pub async fn apply(&self, declaration: Declaration) -> Result<Applied> {
         let write = self.begin_write(Accepted::Always).await?;
         let epoch = write.epoch;
@@ -568,11 +568,11 @@ impl Manager {
         })
     }
 
-    /// Plans what a declaration would change, from the latest observation. Changes nothing.
+    /// Plans, from the latest observation, what a declaration would change. Changes nothing.
     ///
     /// # Errors
-    /// [`Error::NotReady`] until every node was observed once: a plan from an incomplete observation
-    /// would create existing containers again.
+    /// [`Error::NotReady`] until every node has been observed once. A plan from an incomplete
+    /// observation would create existing containers again.
     pub fn plan(&self, candidate: &Declaration) -> Result<Plan> {
         self.check(candidate)?;
         let latest = self.recorded_plan()?.input;
@@ -586,8 +586,8 @@ impl Manager {
     /// Returns the latest plan and its input.
     ///
     /// # Errors
-    /// [`Error::NotReady`] until every node was observed once: a plan from an incomplete observation
-    /// would create existing containers again.
+    /// [`Error::NotReady`] until every node has been observed once. A plan from an incomplete
+    /// observation would create existing containers again.
     pub fn recorded_plan(&self) -> Result<RecordedPlan> {
         let round = self.round();
         match &round.input {
@@ -602,7 +602,7 @@ impl Manager {
         }
     }
 
-    /// Rejects a declaration of another platform, and one that can never be carried out.
+    /// Rejects a declaration of another platform, and a declaration that can never be carried out.
     fn check(&self, declaration: &Declaration) -> Result<()> {
         if declaration.id != self.options.platform {
             return Err(Error::Invalid {
@@ -626,12 +626,12 @@ impl Manager {
         }
         let ManagerEndpoint { node, port, .. } = self.options.endpoint.clone();
         ManagerSpec { node, port }.check_change(&declaration.manager)?;
-        // Reject a declaration that cannot be resolved before it is recorded: otherwise no manager
-        // could start again.
+        // Reject a declaration that cannot be resolved. If it were recorded, no manager could start
+        // again.
         self.derive(declaration).map(drop)
     }
 
-    /// Resolves a declaration that is not recorded yet.
+    /// Resolves a declaration that has not been recorded.
     fn derive(&self, candidate: &Declaration) -> Result<Declared> {
         let target = self.target.borrow().clone();
         let agents = target.as_ref().and_then(|t| t.declared.agents.as_ref());
@@ -704,7 +704,7 @@ impl Manager {
     }
 }
 
-/// Returns the declaration of a deleted platform: the manager's node, without services and volumes.
+/// Returns the declaration of a deleted platform, which contains only the manager's node.
 fn emptied(declaration: Declaration) -> Declaration {
     let manager_node = declaration.manager.node.clone();
     let mut nodes = declaration.nodes;

@@ -20,8 +20,8 @@ use crate::secret::{PlatformKey, Sensitive};
 pub struct BootstrapperBuilder(Bootstrapper);
 
 impl Bootstrapper {
-    /// Starts to build a bootstrapper from these parts. By default, the manager is reached through
-    /// its node's SSH server, progress is not reported, and no database can be used.
+    /// Creates a builder with these parts. By default, the manager is reached through the SSH
+    /// server of its node, progress is not reported, and no database can be used.
     pub fn builder(
         backends: Backends,
         state: impl OperatorState,
@@ -48,7 +48,8 @@ impl Bootstrapper {
 }
 
 impl BootstrapperBuilder {
-    /// Sets the operator's own container engine; images that this engine has need not be pulled.
+    /// Sets the container engine on the operator's machine. The manager's node receives images from
+    /// this engine instead of pulling them.
     #[must_use]
     pub fn operator_engine(mut self, engine: Option<Arc<dyn ContainerRuntime>>) -> Self {
         self.0.operator_engine = engine;
@@ -76,7 +77,7 @@ impl BootstrapperBuilder {
         self
     }
 
-    /// Sets the databases that may contain the registry or a part of it.
+    /// Sets the value that opens the registry's databases.
     #[must_use]
     pub fn databases(mut self, databases: impl Databases) -> Self {
         self.0.databases = Arc::new(databases);
@@ -89,7 +90,7 @@ impl BootstrapperBuilder {
     }
 }
 
-/// Provides no databases, for programs whose platforms have their registry in a file on the
+/// Rejects every database. For programs whose platforms have their registry in a file on the
 /// manager's node.
 #[derive(Debug)]
 struct NoDatabases;

@@ -15,12 +15,12 @@ use crate::model::PlatformId;
 /// How long each check may take.
 const CHECKED_WITHIN: Duration = Duration::from_secs(15);
 
-/// The largest clock difference without a warning; a larger one disturbs leases, certificates and
+/// The largest tolerated clock difference. A larger difference disturbs leases, certificates and
 /// logs.
 const MAX_CLOCK_DIFFERENCE: chrono::TimeDelta = chrono::TimeDelta::seconds(5);
 
-/// The least free disk space without a warning, in KiB; with less, images and logs will soon fill
-/// the disk.
+/// The free disk space, in KiB, below which a warning is reported. With less space, images and logs
+/// soon fill the disk.
 const MIN_FREE_SPACE: u64 = 2 << 20;
 
 /// The oldest engine version that was tested.
@@ -31,7 +31,7 @@ const OLDEST_ENGINE: u32 = 20;
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "kebab-case")]
 pub enum Health {
-    /// No problem.
+    /// The check found no problem.
     Ok,
     /// The checked part works now, but may soon fail.
     Warning,
@@ -49,7 +49,7 @@ pub struct Finding {
     pub health: Health,
     /// Details of the result.
     pub detail: String,
-    /// How to fix it.
+    /// How to fix the problem.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub hint: Option<String>,
 }
@@ -122,7 +122,8 @@ impl Bootstrapper {
                 findings.extend(nodes.into_iter().flatten());
             }
             Err(error) => {
-                let hint = "fix the access to the cloud first; the checks of nodes need it";
+                let hint = "fix the access to the cloud, then run the check again; nodes cannot be \
+                            checked without this access";
                 findings.push(Finding::failed("cloud", &error, hint));
             }
         }
@@ -163,8 +164,8 @@ impl Bootstrapper {
                     Health::Warning,
                     WHAT,
                     "responds; the platform is degraded",
-                    "`bootstrapper status` shows what is not ready, `bootstrapper why NAME` shows \
-                     why",
+                    "run `bootstrapper status` to see what is not ready, and `bootstrapper why \
+                     NAME` to see the reason",
                 ),
                 PlatformState::Converging => {
                     Finding::ok(WHAT, "responds; changes are being applied")
@@ -212,8 +213,8 @@ impl Bootstrapper {
         match asked {
             Ok(answer) => {
                 findings.push(Finding::ok(about("SSH"), "responds"));
-                // The node read its clock at some time between the two local readings; assume the
-                // middle.
+                // The node read its clock between the two local readings. Assume that it did so in
+                // the middle.
                 let local = before + (after - before) / 2;
                 findings.push(clock(about("clock"), answer.clock - local));
                 findings.push(disk(about("disk"), answer.free, answer.size));

@@ -21,7 +21,7 @@ const REMOVED_WITHIN: Duration = Duration::from_mins(30);
 const CLEARED_WITHIN: Duration = Duration::from_mins(15);
 
 /// How long the manager may take to accept the request, and how long it may be unreachable
-/// afterwards, because it may be restarting.
+/// afterwards, for example while it restarts.
 const UNREACHABLE_FOR: Duration = Duration::from_mins(1);
 
 /// Options of a removal.
@@ -50,15 +50,15 @@ impl Bootstrapper {
         let is_manager = |node: &ObservedNode| Some(&node.name) == manager_node.as_ref();
         if let Err(error) = by_manager {
             self.without_manager(&error);
-            // The manager may be running although it cannot be reached; it would re-create what is
-            // removed. So delete its node first.
+            // Delete the manager's node first: an unreachable manager may still be running and
+            // would re-create removed resources.
             let nodes = self.list_nodes().await?;
             if let Some(node) = nodes.iter().find(|node| is_manager(node)) {
                 self.remove(node, &removal).await?;
             }
         }
         let mut nodes = self.list_nodes().await?;
-        // Remove the manager's node last, so that its logs remain available until then.
+        // Remove the manager's node last, so that the manager's logs remain available until then.
         nodes.sort_by_key(is_manager);
         for node in &nodes {
             self.remove(node, &removal).await?;

@@ -1,4 +1,4 @@
-//! Records how long creating nodes took, to estimate how long it will take next time.
+//! Records how long creating nodes took, to estimate how long creating new nodes will take.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -43,7 +43,7 @@ fn id(kind: &str, node: &NodeName) -> String {
 }
 
 impl Durations {
-    /// Records how long the steps that create these nodes took; ignores other steps. Returns
+    /// Records how long the steps that create these nodes took, and ignores other steps. Returns
     /// whether anything was recorded.
     pub fn record<'n>(
         &mut self,
@@ -68,8 +68,8 @@ impl Durations {
         recorded
     }
 
-    /// Estimates how long creating and preparing a node will take: the median of the recorded
-    /// durations for its size. If creation was never recorded, `otherwise` is used for it.
+    /// Estimates how long creating and preparing a node will take, from the median of the recorded
+    /// durations for its size. Without recorded creations, uses `otherwise` for the creation.
     pub fn of(
         &self,
         provider: &str,
@@ -81,7 +81,7 @@ impl Durations {
         Some(creation.saturating_add(usual("prepare").unwrap_or_default()))
     }
 
-    /// Returns the steps of a node that have recorded durations, by id, with their usual duration.
+    /// Returns the id and the usual duration of each step of a node that has recorded durations.
     pub fn steps(&self, provider: &str, spec: &NodeSpec) -> Vec<(String, Duration)> {
         let step = |kind| Some((id(kind, &spec.name), self.usual(provider, kind, spec)?));
         KINDS.into_iter().filter_map(step).collect()

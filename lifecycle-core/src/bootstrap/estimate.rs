@@ -1,4 +1,4 @@
-//! Estimates how long new nodes will take, from how long previous ones took.
+//! Estimates how long creating new nodes will take, from the durations of previous creations.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -11,8 +11,8 @@ use crate::error::Result;
 use crate::platform::Declaration;
 
 impl Bootstrapper {
-    /// Estimates how long the missing nodes will take, if known: as long as the slowest one,
-    /// because nodes are created in parallel. `usual` is the provider's estimate.
+    /// Estimates how long creating the missing nodes will take. Nodes are created in parallel, so
+    /// this is the estimate for the slowest node. `usual` is the provider's estimate.
     pub(super) async fn estimate_new_nodes(
         &self,
         declaration: &Declaration,
@@ -29,7 +29,7 @@ impl Bootstrapper {
             let each: Vec<_> = new
                 .map(|spec| durations.of(provider, spec, usual))
                 .collect();
-            // The result is unknown if it is unknown for one node.
+            // If the duration of one node is unknown, so is the total duration.
             let all: Option<Vec<Duration>> = each.into_iter().collect();
             Ok::<_, crate::Error>(all.and_then(|all| all.into_iter().max()))
         };
@@ -39,7 +39,7 @@ impl Bootstrapper {
         })
     }
 
-    /// Returns the reporter, extended to show how long steps of nodes usually take.
+    /// Returns a reporter that also shows how long steps of nodes usually take.
     pub(super) async fn reporter_with_estimates(
         &self,
         declaration: &Declaration,
@@ -58,7 +58,8 @@ impl Bootstrapper {
         })
     }
 
-    /// Records how long nodes took. A failure affects only later estimates, so it is only logged.
+    /// Records how long creating nodes took. A failure affects only later estimates, so it is only
+    /// logged.
     pub(super) async fn record_durations(&self, declaration: &Declaration, timed: &[Timed]) {
         let provider = self.backends.cloud.capabilities().name;
         let kept: Result<()> = async {

@@ -1,11 +1,11 @@
 //! The exit codes of `bootstrapper`, for programs that call it.
 
-/// How a command ended. `exec` returns the exit code of the executed command, or 125 if it could
-/// not be run.
+/// The result of a command. The command `exec` is different: it exits with the code of the executed
+/// command, or with 125 if that command could not be run.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[repr(u8)]
 pub enum ExitStatus {
-    /// Success.
+    /// The command succeeded.
     Done = 0,
     /// A command failed or was not confirmed, or `doctor` found a problem.
     Failed = 1,

@@ -1,4 +1,4 @@
-//! Follows the manager until it has settled, and summarizes the result.
+//! Follows the manager until the platform has settled, and summarizes the result.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -21,13 +21,13 @@ use crate::model::{Event, EventKind, OperationId};
 use crate::reconcile::RunningStep;
 use crate::runtime::LogOptions;
 
-/// How long the manager may be unreachable after it has answered.
+/// How long the manager may be unreachable after its last answer.
 const UNREACHABLE_FOR: Duration = Duration::from_mins(1);
 
 /// How long reading the result and the last output lines of failed replicas may take.
 const SUMMARY_WITHIN: Duration = Duration::from_mins(5);
 
-/// How many last lines of a failed instance are shown.
+/// How many lines at the end of a failed replica's output are shown.
 const LAST_LINES: u32 = 10;
 
 /// The result of a bring-up.
@@ -52,8 +52,8 @@ pub struct ServiceFailure {
     pub last_lines: Vec<String>,
 }
 
-/// Follows the manager until `generation` has settled, and reports events after `cursor`. Also
-/// returns how long steps took.
+/// Follows the manager until `generation` has settled, and reports events after `cursor`. Returns
+/// the outcome, and the durations of steps.
 pub(super) async fn follow(
     client: &dyn ManagerApi,
     generation: u64,
@@ -126,8 +126,8 @@ fn is_up(instance: &InstanceV1) -> bool {
     )
 }
 
-/// Returns whether a replica runs as declared. A replica that still runs its previous
-/// specification, because the declared one was abandoned, has a reason.
+/// Returns whether a replica runs as declared. If the declared specification was abandoned, the
+/// replica may be up with its previous specification; in this case, `why` contains the reason.
 fn is_as_declared(instance: &InstanceV1) -> bool {
     is_up(instance) && instance.why.is_none()
 }
@@ -166,9 +166,9 @@ async fn failure(
 struct Following<'a> {
     reporter: &'a dyn Reporter,
     cursor: u64,
-    /// When each running step started, according to the manager.
+    /// When each running step started, by the manager's clock.
     since: BTreeMap<String, DateTime<Utc>>,
-    /// How long succeeded steps took, according to the manager.
+    /// How long succeeded steps took, by the manager's clock.
     took: Vec<Timed>,
     last_answer: Instant,
     waits: LoopWatch<'a>,
@@ -193,7 +193,7 @@ impl<'a> Following<'a> {
     async fn once(&mut self, client: &dyn ManagerApi, generation: u64) -> Result<bool> {
         let progress = client.progress(false).await?;
         let settled = progress.settled && progress.generation >= generation;
-        // Steps may have started before `cursor`.
+        // A step may have started before `cursor`, so that its start event is never read.
         for step in &progress.running {
             let began = self.since.entry(step.id.to_string());
             began.or_insert(step.since);
@@ -212,10 +212,10 @@ impl<'a> Following<'a> {
         Ok(settled)
     }
 
-    /// Reports what is waited for.
+    /// Reports the running steps and the waits.
     ///
     /// # Errors
-    /// [`Error::TimedOut`] for a wait that should have ended.
+    /// [`Error::TimedOut`] if a step or a wait should have ended.
     fn watch(&mut self) -> Result<()> {
         self.waits.update(&self.latest.0, &self.latest.1)
     }

@@ -1,6 +1,6 @@
-//! The hand-over: the files that the bootstrapper gives to the manager. They are owned by root and
-//! are in one directory of the manager's node; the manager's container has them at the same path.
-//! The bootstrapper never opens a registry next to these files.
+//! Defines the hand-over: the files that the bootstrapper passes to the manager. The files are
+//! owned by root and are in one directory on the manager's node. The manager's container has this
+//! directory at the same path.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -28,9 +28,9 @@ use crate::secret::{PlatformKey, Sensitive, token_hash};
 pub struct ManagerConfig {
     pub name: PlatformName,
     pub platform: PlatformId,
-    /// Where the manager's API will listen.
+    /// The address at which the manager's API listens.
     pub endpoint: ManagerEndpoint,
-    /// The image of the manager, also used for agents.
+    /// The image of the manager, which is also used for agents.
     #[serde(default)]
     pub image: Option<String>,
     /// The cloud.
@@ -40,11 +40,11 @@ pub struct ManagerConfig {
     pub code: CodeStoreSpec,
     /// The public SSH key of the nodes.
     pub ssh_public: String,
-    /// SHA-256 of the token that allows changes.
+    /// The SHA-256 hash of the token that allows changes.
     pub admin_token_hash: String,
 }
 
-/// Everything that a manager is started with.
+/// The configuration and the secrets with which a manager is started.
 #[derive(Debug, Clone)]
 pub struct Handover {
     /// The parts that are not secret.
@@ -144,7 +144,7 @@ impl Handover {
     }
 
     /// Returns only the file of the declaration. A manager that has lost its registry starts from
-    /// this file, so it is rewritten after each accepted declaration.
+    /// this file, so the bootstrapper rewrites the file after each accepted declaration.
     pub fn declaration_file(declaration: &Declaration) -> Result<HostFile> {
         let text = serde_json::to_string(declaration).map_err(|error| cannot_serialise(&error))?;
         Ok(file(declaration.id, DECLARATION, text))
@@ -169,7 +169,7 @@ impl Handover {
         unreadable.map_or(read, Err)
     }
 
-    /// Reads a hand-over; `file` returns the contents of a file by name.
+    /// Reads a hand-over. `file` returns the contents of the file with the given name.
     pub fn read_with(mut file: impl FnMut(&str) -> Option<String>) -> Result<Self> {
         let mut required = |name: &str| {
             file(name).ok_or_else(|| Error::Invalid {
@@ -214,8 +214,8 @@ impl Handover {
         (!kinds.is_empty()).then(|| Mirrors::new(id, databases, platform, self.key.clone(), kinds))
     }
 
-    /// Returns the options to start the manager with. Each call counts as a new run with its own
-    /// lease holder.
+    /// Converts the hand-over to the options of a manager. Each call creates a new holder name for
+    /// the lease, because each run of a manager must have its own.
     pub fn into_options(
         self,
         ids: &dyn IdSource,

@@ -1,5 +1,5 @@
-//! A lock that allows one `up` or `down` of a platform at a time. Two concurrent commands could
-//! create two sets of secrets, or one could delete what the other creates.
+//! A lock that prevents concurrent `up` and `down` commands for a platform. Without the lock, two
+//! commands could create two sets of secrets, or one could delete what the other creates.
 
 use std::fs::{DirBuilder, File, OpenOptions, TryLockError};
 use std::io::{self, Read as _, Write as _};
@@ -75,7 +75,8 @@ fn take(directory: &Path) -> Result<StateLock, LockFailure> {
             }
             Err(TryLockError::Error(error)) => return Err(error.into()),
         }
-        // If the file was removed between opening and locking it, no other process would see this lock.
+        // The file may have been removed after it was opened. Then other processes would not see
+        // this lock.
         let own = file.metadata()?;
         match std::fs::metadata(&path) {
             Ok(there) if (there.dev(), there.ino()) == (own.dev(), own.ino()) => {}
@@ -107,7 +108,7 @@ mod tests {
         assert!(refused.hint().is_some());
         drop(first);
         let second = state.lock().unwrap();
-        // Deleting the directory deletes the lock file; the next process creates another one.
+        // Deleting the directory deletes the lock file, so the next lock uses a new file.
         state.forget().await.unwrap();
         let third = state.lock().unwrap();
         drop((second, third));

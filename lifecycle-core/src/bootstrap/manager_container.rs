@@ -1,5 +1,5 @@
-//! The manager's image and container. The image is built like any other. To replace the container,
-//! the previous one is stopped first; it is restored if the new one does not answer.
+//! Builds the manager's image, and starts or replaces the manager's container. A replacement stops
+//! the previous container first, and starts it again if the new one does not answer.
 
 use std::fmt::Debug;
 use std::sync::Arc;
@@ -25,10 +25,10 @@ use crate::runtime::{
     Role,
 };
 
-/// How many last lines of a manager that does not answer are shown.
+/// How many lines at the end of an unresponsive manager's output are shown.
 const LAST_LINES: u32 = 10;
 
-/// How long building the manager's image may take: it copies one file and runs nothing.
+/// How long building the manager's image may take. The build copies one file and runs nothing.
 const BUILT_WITHIN: Duration = Duration::from_mins(30);
 
 /// How long reading the last lines may take.
@@ -54,7 +54,8 @@ struct ManagerForm<'a> {
     image: &'a str,
     port: u16,
     cloud: &'a CloudSpec,
-    /// Omitted if it is the default, so that existing digests stay valid.
+    /// Omitted if it has the default value, like the fields below, so that existing digests stay
+    /// valid.
     #[serde(skip_serializing_if = "RegistrySpec::is_default")]
     registry: &'a RegistrySpec,
     #[serde(skip_serializing_if = "CodeStoreSpec::is_default")]
@@ -291,7 +292,7 @@ impl Bootstrapper {
     }
 }
 
-/// Returns the last output lines of a container; empty if they cannot be read.
+/// Returns the last output lines of a container, or an empty string if they cannot be read.
 async fn last_lines(node: &NodeHandle, container: &str) -> String {
     let options = LogOptions::last(LAST_LINES);
     let lines = async {

@@ -1,5 +1,5 @@
-//! The manager's image: one static binary and nothing else. Nodes need no toolchain, and no library
-//! of this machine is used.
+//! Creates the manager's image, which contains only one static binary. Therefore, nodes need no
+//! toolchain, and the image needs no libraries from this machine.
 
 use std::path::{Path, PathBuf};
 

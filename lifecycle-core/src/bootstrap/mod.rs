@@ -73,7 +73,7 @@ use crate::secret::PlatformKey;
 /// How long a newly started manager may take to answer.
 const MANAGER_ANSWERS_WITHIN: Duration = Duration::from_mins(2);
 
-/// How long the cloud may take to answer one request, with all throttled attempts.
+/// How long the cloud may take to answer one request, including throttled attempts.
 const CLOUD_ANSWERS_WITHIN: Duration = Duration::from_mins(5);
 
 /// How long connecting to a node may take.
@@ -96,7 +96,8 @@ const PACE: Duration = Duration::from_millis(200);
 pub struct Bootstrapper {
     /// The backends. Their registry is a temporary one, never the platform's.
     pub backends: Backends,
-    /// The local container engine; images in this engine need not be pulled again.
+    /// The container engine on this machine. The manager's node receives images from this engine
+    /// instead of pulling them.
     pub operator_engine: Option<Arc<dyn ContainerRuntime>>,
     /// The state of the platform on this machine.
     pub state: Arc<dyn OperatorState>,
@@ -111,9 +112,9 @@ pub struct Bootstrapper {
     pub driver: DriverOptions,
     /// The location of the registry. Only `up` uses it.
     pub registry: RegistrySpec,
-    /// The code store, and the credentials for the manager. Only `up` uses it.
+    /// The code store, and the credentials that the manager receives. Only `up` uses this field.
     pub access: Access,
-    /// Opens databases; used if the registry or a part of it is in a database.
+    /// Opens the databases of the registry. Not used for a registry in a file.
     pub databases: Arc<dyn Databases>,
 }
 
@@ -236,8 +237,9 @@ impl Bootstrapper {
             .await
     }
 
-    /// Rejects a declaration that cannot work. Changes and stores nothing. Reports where the result
-    /// will differ from the first choice, and how long new nodes will take.
+    /// Rejects a declaration that cannot work, without changing or storing anything. The returned
+    /// report shows where the result will differ from the first choice, and how long new nodes will
+    /// take.
     pub async fn preflight(&self, declaration: &Declaration) -> Result<PreflightReport> {
         if let Some(placed) = self.state.placement().await? {
             placed.manager.check_change(&declaration.manager)?;
@@ -264,11 +266,11 @@ impl Bootstrapper {
     }
 
     /// Returns an error if the platform's nodes exist but this machine does not have the platform's
-    /// secrets, because newly created secrets would not give access to these nodes. `kept_in` is
-    /// where the secrets are expected. Changes and stores nothing.
+    /// secrets. Call this before creating secrets, because new secrets would not give access to the
+    /// existing nodes. `kept_in` is the directory in which the secrets are expected.
     ///
     /// # Errors
-    /// Those of listing the nodes in the cloud.
+    /// The error of the cloud if the nodes cannot be listed.
     pub async fn missing_secrets(&self, kept_in: &Path) -> Result<Option<Error>> {
         if self.state.secrets().await?.is_some() {
             return Ok(None);
@@ -304,8 +306,8 @@ impl Bootstrapper {
         .await
     }
 
-    /// Fails if the jump host rejects this client, before nodes are created that cannot be reached.
-    /// A jump host that does not answer may be created later, so that is not an error yet.
+    /// Fails if the jump host rejects this client, so that no unreachable nodes are created. A jump
+    /// host that does not answer is not an error, because it may be created later.
     async fn reject_unusable_jump_host(&self) -> Result<()> {
         match self.backends.connector.jump_host().await {
             Some((_, Err(error @ (Error::Denied { .. } | Error::Invalid { .. })))) => Err(error),
@@ -384,9 +386,9 @@ impl Bootstrapper {
             .ok_or_else(|| Error::not_found(format!("node {name}")))
     }
 
-    /// Copies the code bases of services to the manager's node; the manager reads only that copy.
-    /// Files are named by content, so existing ones are not sent again. If code bases are in a
-    /// shared store, nothing is copied, because the manager reads them from that store.
+    /// Copies the code bases of services to the manager's node, from where the manager reads them.
+    /// Files are named by the digest of their contents, so existing files are not sent again. If
+    /// code bases are in a shared store, nothing is copied, because the manager reads that store.
     async fn publish_code(&self, node: &NodeHandle, declaration: &Declaration) -> Result<()> {
         if !self.access.code.is_default() {
             return Ok(());
@@ -425,8 +427,8 @@ impl Bootstrapper {
         Ok(())
     }
 
-    /// Streams images from the local engine to the manager's node; the manager distributes them.
-    /// The manager pulls images that neither engine has.
+    /// Streams images from the engine on this machine to the manager's node. The manager
+    /// distributes these images, and pulls images that neither engine has.
     async fn send_images(&self, node: &NodeHandle, declaration: &Declaration) -> Result<()> {
         let Some(operator) = &self.operator_engine else {
             return Ok(());
@@ -443,8 +445,8 @@ impl Bootstrapper {
             }
         }
         for name in names {
-            // An exported archive does not keep references by digest, so the manager pulls such
-            // images.
+            // Skip references by digest, which an exported archive does not keep. The manager pulls
+            // these images.
             if name.contains('@') {
                 continue;
             }
@@ -466,8 +468,7 @@ impl Bootstrapper {
             match lookup {
                 Ok(Some(_)) => {}
                 Ok(None) => continue,
-                // It is not an error if the local engine is not running: the manager pulls the
-                // images.
+                // A local engine that is not running is no error: the manager pulls the images.
                 Err(error) => {
                     tracing::debug!(error = %error.chain(), "the local engine is not available");
                     return Ok(());
@@ -483,8 +484,8 @@ impl Bootstrapper {
         Ok(())
     }
 
-    /// Sends the declaration as soon as the manager accepts it. Also returns the event cursor from
-    /// which this run starts.
+    /// Sends the declaration, and retries until the manager accepts it. Also returns the cursor
+    /// after which the events of this run start.
     async fn apply(
         &self,
         client: &dyn ManagerApi,
@@ -509,7 +510,7 @@ impl Bootstrapper {
     }
 }
 
-/// Sleeps if the call may be retried before the deadline; otherwise returns the error.
+/// Sleeps if the call can be retried and the deadline has not passed. Otherwise, returns the error.
 async fn retry_or(error: Error, deadline: tokio::time::Instant) -> Result<()> {
     match error.retry() {
         Retry::After(after) if tokio::time::Instant::now() < deadline => {
@@ -561,7 +562,7 @@ fn not_running() -> Error {
     }
 }
 
-/// Computes the keyed digest of one of the bootstrapper's own objects.
+/// Computes a digest of `form` that is keyed with the platform key.
 fn own_digest(key: &PlatformKey, form: &impl serde::Serialize) -> Result<String> {
     let bytes = serde_json::to_vec(form)
         .map_err(|error| Error::failed("serializing the input of a digest", error.to_string()))?;

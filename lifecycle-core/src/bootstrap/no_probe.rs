@@ -7,8 +7,8 @@ use async_trait::async_trait;
 
 use crate::runtime::ReadinessProbe;
 
-/// Reports "not ready" immediately. Only SSH is reachable from outside, so probing a service would
-/// only time out; the manager judges readiness, and preparing nodes does not need it.
+/// Reports every service as not ready, without probing it: outside the platform's network, a probe
+/// would only time out. The bootstrapper prepares nodes, which does not depend on readiness.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct NoProbe;
 

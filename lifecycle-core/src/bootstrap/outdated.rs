@@ -1,5 +1,5 @@
-//! Removes code bases and manager images from the manager's node that are no longer used. The
-//! current and the previous ones are kept, so that a rollback needs no transfer.
+//! Removes unused code bases and manager images from the manager's node. Keeps the current and the
+//! previous ones, so that a rollback needs no transfer.
 
 use std::collections::BTreeSet;
 
@@ -10,9 +10,9 @@ use crate::model::ImageSource;
 use crate::platform::Declaration;
 
 impl Bootstrapper {
-    /// Removes code bases that neither this declaration nor the previous one uses; file times show
-    /// which ones are the latest. Call this when the manager has applied this declaration, because
-    /// until then it may need the previous code bases.
+    /// Removes old code bases. Keeps the ones that this declaration uses, and the same number of
+    /// the latest other ones, by file time. Call this only after the manager has applied this
+    /// declaration, because the manager may need other code bases until then.
     pub(super) async fn remove_unused_code(
         &self,
         node: &NodeHandle,
@@ -73,8 +73,8 @@ impl Bootstrapper {
     }
 }
 
-/// Returns the files of code bases to delete. `listed` contains the latest file first. Files in use
-/// are kept, and as many of the latest other files.
+/// Returns the files of code bases to delete. `listed` contains the latest file first. Keeps the
+/// files in `used`, and the same number of the latest other files.
 fn unused<'a>(listed: &'a str, used: &BTreeSet<String>) -> Vec<&'a str> {
     let is_code_base = |file: &str| {
         file.strip_suffix(".tar")

@@ -14,14 +14,14 @@ use crate::secret::PlatformKey;
 /// How long a node may take to report its state.
 const ANSWERED_WITHIN: Duration = Duration::from_secs(30);
 
-/// What `up` would do.
+/// Describes what `up` would do.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Preview {
     /// Whether a manager is running; if not, `up` starts it on its node.
     pub manager_runs: bool,
-    /// What prevents `up`, each with a hint.
+    /// The problems that prevent `up`, each with a hint.
     pub problems: Vec<String>,
-    /// Where the result differs from the first choice in the declaration.
+    /// Each way in which the result differs from the first choice in the declaration.
     pub remarks: Vec<String>,
     /// How long creating the missing nodes is expected to take, if known.
     pub predicted: Option<Duration>,
@@ -35,7 +35,7 @@ impl Preview {
         self.manager_runs && self.problems.is_empty() && self.plan.is_empty()
     }
 
-    /// Creates the preview for a platform of which nothing exists yet.
+    /// Creates the preview for a platform that has no resources yet.
     pub fn from_nothing(
         declaration: &Declaration,
         key: &PlatformKey,
@@ -53,8 +53,8 @@ impl Preview {
 }
 
 impl Bootstrapper {
-    /// Returns what `up` would do now. If the manager is running, the manager makes the plan;
-    /// otherwise the plan is made from one observation.
+    /// Returns what `up` would do now. A running manager makes the plan itself. Without a manager,
+    /// the plan is made from a single observation.
     pub async fn preview(&self, declaration: &Declaration) -> Result<Preview> {
         let nodes: Vec<_> = declaration.nodes.values().cloned().collect();
         let PreflightReport {
@@ -102,8 +102,8 @@ impl Bootstrapper {
             .until(observing)
             .await?;
         if observed.cloud_unknown.is_some() && self.state.placement().await?.is_none() {
-            // The platform was never started from this machine, so assume that nothing exists; the
-            // problems already report that the cloud does not answer.
+            // The platform was never started from this machine, so assume that nothing exists. The
+            // preflight has reported that the cloud does not answer.
             observed = Observed::default();
         }
         let policy = Policy {

@@ -1,6 +1,6 @@
-//! The files of a manager that is being replaced: its hand-over and its registry. They are kept
-//! until the new manager answers, and restored if it does not answer. Only a registry in a file is
-//! kept; a registry in a database has other readers and its own backups.
+//! Keeps a copy of the previous manager's hand-over and registry while the manager is replaced. If
+//! the new manager does not answer, the files are restored. A registry in a database is not copied,
+//! because it has other readers and its own backups.
 
 use super::Bootstrapper;
 use super::handover::handover_directory;
@@ -10,7 +10,8 @@ use crate::model::PlatformId;
 use crate::reconcile::execute::node_directory;
 use crate::runtime::{ContainerState, ObservedContainer};
 
-/// Prefix of the directories that contain kept files; the container's id follows.
+/// The prefix of directories with kept files. The rest of the name is the id of the manager's
+/// container.
 const PREFIX: &str = "previous-";
 
 /// The registry's files: the database, its write-ahead log and the index of that log.
@@ -23,7 +24,7 @@ pub(super) struct PreviousFiles {
 }
 
 impl Bootstrapper {
-    /// Lists the files.
+    /// Lists the files in the platform's directory.
     pub(super) async fn previous_files(
         &self,
         node: &NodeHandle,
@@ -43,8 +44,8 @@ impl Bootstrapper {
 }
 
 impl PreviousFiles {
-    /// Returns the manager to roll back to. If a replacement was interrupted, this is the one whose
-    /// files are kept; otherwise the running one.
+    /// Returns the manager to roll back to. After an interrupted replacement, this is the manager
+    /// whose files are kept. Otherwise, it is the running manager.
     pub(super) fn rollback_target<'c>(
         &self,
         previous: &'c [ObservedContainer],
@@ -55,7 +56,7 @@ impl PreviousFiles {
             .or_else(|| previous.first())
     }
 
-    /// Returns whether files of a manager are kept.
+    /// Returns whether the files of a manager are kept.
     pub(super) fn has(&self, of: &ObservedContainer) -> bool {
         self.lists(&name(of))
     }
@@ -68,8 +69,8 @@ impl PreviousFiles {
         format!("'{}/{name}'", node_directory(self.platform))
     }
 
-    /// Keeps the files of a stopped manager. Files that are already kept are not replaced, because
-    /// another manager may have changed the current files since.
+    /// Copies the files of a stopped manager. An existing copy is not replaced, because another
+    /// manager may have changed the current files since then.
     pub(super) async fn keep(&self, node: &NodeHandle, of: &ObservedContainer) -> Result<()> {
         let kept = name(of);
         let mut script = vec!["set -e".to_owned()];

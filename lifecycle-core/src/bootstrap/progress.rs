@@ -13,17 +13,17 @@ use crate::clock::Clock;
 use crate::error::Result;
 use crate::reconcile::{Round, StepId};
 
-/// One report.
+/// A progress report.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Progress {
-    /// Something started. All reports about it have the same `key`.
+    /// A piece of work started. All reports about the same work have the same `key`.
     Began {
         key: String,
-        /// A description.
+        /// A description of the work.
         what: String,
     },
-    /// Output of something that is running.
+    /// The work wrote a line of output.
     Line {
         key: String,
         /// The output line.
@@ -32,26 +32,27 @@ pub enum Progress {
     /// The work succeeded.
     Done {
         key: String,
-        /// A description.
+        /// A description of the work.
         what: String,
         took: std::time::Duration,
     },
-    /// The work failed; it may be retried later.
+    /// The work failed, and may be retried later.
     Failed {
         key: String,
-        /// A description.
+        /// A description of the work.
         what: String,
         why: String,
     },
-    /// Something is waited for or still running. Repeated every few seconds.
+    /// The work is still running, or something is waited for. This report is repeated every few
+    /// seconds.
     Waiting {
-        /// The key of the report about the start, if there was one.
+        /// The key of the work, if its start was reported.
         key: String,
         what: String,
         since: DateTime<Utc>,
         /// The latest time at which the wait ends.
         until: DateTime<Utc>,
-        /// The latest news about it.
+        /// The latest output or error, if there is one.
         detail: Option<String>,
     },
     /// A message about a single event.
@@ -69,8 +70,8 @@ impl Reporter for () {
     fn report(&self, _: Progress) {}
 }
 
-/// A piece of the bootstrapper's own work. If it is dropped without [`Stage::done`], the work
-/// failed or was cancelled; the caller reports the error.
+/// Reports the start, the output and the success of a piece of the bootstrapper's own work. If the
+/// work fails, the caller reports the error.
 pub(super) struct Stage<'a> {
     reporter: &'a dyn Reporter,
     what: String,
@@ -127,7 +128,7 @@ impl<'a> Stage<'a> {
     }
 }
 
-/// Turns statuses of a control loop into reports about its steps.
+/// Converts the rounds of a control loop to reports about its steps.
 pub(super) struct StepReports<'a> {
     reporter: &'a dyn Reporter,
     clock: &'a dyn Clock,

@@ -1,4 +1,4 @@
-//! Publishes code bases of this machine to the store that the platform builds from.
+//! Publishes code bases from this machine to the code store of a platform.
 
 use std::time::Duration;
 
@@ -11,11 +11,11 @@ use crate::error::Result;
 /// How long publishing one code base may take.
 const PUBLISHED_WITHIN: Duration = Duration::from_hours(2);
 
-/// Publishes the named code bases one after the other, and verifies each in the store. If one
-/// fails, those before it stay published.
+/// Publishes the named code bases in order, and verifies each one in the store. If one fails, the
+/// ones before it remain published.
 ///
 /// # Errors
-/// Those of [`publishing::publish`].
+/// The same as for [`publishing::publish`].
 pub async fn publish(
     directory: &DirectoryStore,
     store: &dyn CodePublisher,

@@ -1,5 +1,5 @@
-//! How the bootstrapper reaches the manager's API: through its node, so that only SSH must be
-//! reachable from outside.
+//! Connects to the manager's API through the SSH server of the manager's node, so that no other
+//! port must be reachable from outside.
 
 use std::fmt::Debug;
 use std::sync::Arc;
@@ -13,7 +13,7 @@ use crate::host::{Duplex, ForwardTarget, NodeAccess, NodeHandle};
 use crate::model::PlatformId;
 use crate::secret::Sensitive;
 
-/// Connects to the manager of a platform on a node.
+/// Connects to the manager on a node.
 #[async_trait]
 pub trait ReachManager: Debug + Send + Sync + 'static {
     /// Creates a client of the manager's API. The manager need not answer yet.
@@ -26,7 +26,7 @@ pub trait ReachManager: Debug + Send + Sync + 'static {
     ) -> Result<Arc<dyn ManagerApi>>;
 }
 
-/// TLS through the node's SSH server.
+/// Connects with TLS through the node's SSH server.
 #[derive(Debug, Clone)]
 pub struct ThroughNode {
     /// The platform's CA certificate, in PEM.

@@ -1,6 +1,5 @@
-//! How the bootstrapper uses a registry in databases: it checks that the databases are usable
-//! before it changes anything, and records the manager's endpoint in the central database. Only the
-//! manager opens a registry in a file.
+//! Checks that the registry's databases are usable before anything is changed, and records the
+//! manager's endpoint in the central database. A registry in a file is opened only by the manager.
 
 use super::Bootstrapper;
 use super::progress::Progress;
@@ -18,9 +17,9 @@ impl Bootstrapper {
         checked.map_err(with_hint)
     }
 
-    /// Prepares the registry, and the databases of those kinds of records that have their own. Such
-    /// a database may be unreachable from this machine, or reachable only from nodes; that is not
-    /// an error.
+    /// Prepares the central database, and the databases for kinds of records. If a database for a
+    /// kind is unreachable from this machine, that is not an error, because only the manager needs
+    /// this database.
     pub(super) async fn prepare_databases(&self, platform: PlatformId) -> Result<()> {
         let key = &self.secrets.key;
         if let Some(url) = &self.registry.central {
@@ -33,7 +32,7 @@ impl Bootstrapper {
                 Err(error) if is_unreachable(&error) => self.reporter.report(Progress::Note {
                     text: format!(
                         "the database of {kind} is not reachable from this machine ({}); the manager \
-                         will keep trying",
+                         will keep trying to connect",
                         error.chain()
                     ),
                 }),
@@ -60,7 +59,8 @@ fn is_unreachable(error: &Error) -> bool {
     )
 }
 
-/// Adds a hint to the error of an unreachable database. Call this only before anything is changed.
+/// Adds a hint to the error of an unreachable database. Call this only before anything is changed,
+/// as the hint states.
 fn with_hint(error: Error) -> Error {
     if !is_unreachable(&error) {
         return error;

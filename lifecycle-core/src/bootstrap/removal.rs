@@ -1,4 +1,4 @@
-//! What a command would delete, for the operator to confirm.
+//! Lists what a command would delete, so that the operator can confirm the deletion.
 
 use std::collections::BTreeSet;
 use std::fmt;
@@ -81,15 +81,15 @@ impl fmt::Display for Contents {
 }
 
 impl Bootstrapper {
-    /// Returns what `down` deletes or clears: all nodes of the platform.
+    /// Returns the nodes that `down` deletes or clears, which are all nodes of the platform.
     pub async fn removed_by_down(&self) -> Result<Vec<Removal>> {
         let nodes = self.list_nodes().await?;
         self.with_contents(nodes).await
     }
 
-    /// Returns what bringing up `declaration` deletes: nodes that were created for the platform and
-    /// are no longer declared. Replaced containers and removed services are not listed, because
-    /// named volumes keep their data.
+    /// Returns the nodes that `up` with `declaration` deletes: those that were created for the
+    /// platform and are no longer declared. Replaced containers and removed services are not
+    /// listed, because their data remains in named volumes.
     pub async fn removed_by_up(&self, declaration: &Declaration) -> Result<Vec<Removal>> {
         let nodes = self.list_nodes().await?;
         let dropped = nodes.into_iter().filter(|node| {

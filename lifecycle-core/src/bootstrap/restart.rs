@@ -14,8 +14,8 @@ use crate::model::{InstanceId, PlatformId};
 const ACCEPTED_WITHIN: Duration = Duration::from_secs(30);
 
 impl Bootstrapper {
-    /// Restarts the containers of a service, or of one replica (`web-2`), one after the other, and
-    /// waits until all are ready. Returns the names of the restarted replicas.
+    /// Restarts the containers of a service one at a time, or the container of one replica
+    /// (`web-2`), and waits until all are ready. Returns the names of the restarted replicas.
     pub async fn restart(&self, platform: PlatformId, name: &str) -> Result<Vec<String>> {
         let client = self.client(platform).await?;
         let client = client.as_ref();

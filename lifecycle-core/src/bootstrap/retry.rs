@@ -11,8 +11,8 @@ const ACCEPTED_WITHIN: Duration = Duration::from_secs(30);
 
 impl Bootstrapper {
     /// Clears the failures of a service, a replica (`web-2`) or a node, so that the failed
-    /// operations are retried now. Returns descriptions of what is retried; does not wait for the
-    /// result.
+    /// operations are retried now. Returns descriptions of these operations, without waiting for
+    /// their results.
     pub async fn retry(&self, platform: PlatformId, name: &str) -> Result<Vec<String>> {
         let client = self.client(platform).await?;
         let answer = self

@@ -1,5 +1,5 @@
-//! The state of a platform on this machine: its key, CA, tokens, and the SSH key of its nodes. It
-//! is written before anything is created, and only its owner can read it.
+//! Stores the state of a platform on this machine: its key, CA, tokens, and the SSH key of its
+//! nodes. The state is written before any node is created, and only the user can read it.
 
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -45,13 +45,13 @@ impl PlatformSecrets {
     }
 }
 
-/// Where the manager runs. With this record, `status` and `down` need no declaration.
+/// Records where the manager runs, so that `status` and `down` need no declaration.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ManagerPlacement {
     /// The cloud.
     pub cloud: CloudSpec,
     pub manager: ManagerSpec,
-    /// How long changes of nodes may take.
+    /// The time limits for changes to nodes.
     #[serde(default)]
     pub deadlines: CloudDeadlines,
 }
@@ -59,7 +59,7 @@ pub struct ManagerPlacement {
 /// The state of one platform on this machine.
 ///
 /// # Guarantees
-/// Writes are atomic; only the owner can read what was written.
+/// Writes are atomic. Only the user who wrote the state can read it.
 #[async_trait]
 pub trait OperatorState: std::fmt::Debug + Send + Sync + 'static {
     /// Returns the secrets, if this machine has them.
@@ -74,7 +74,7 @@ pub trait OperatorState: std::fmt::Debug + Send + Sync + 'static {
     /// Stores where the manager runs.
     async fn store_placement(&self, placed: &ManagerPlacement) -> Result<()>;
 
-    /// Deletes the whole state of the platform. Returns Ok if nothing exists.
+    /// Deletes the whole state of the platform. Succeeds if there is no state.
     async fn forget(&self) -> Result<()>;
 
     /// Returns how long creating nodes took, for all platforms.
@@ -84,7 +84,7 @@ pub trait OperatorState: std::fmt::Debug + Send + Sync + 'static {
     async fn store_durations(&self, durations: &Durations) -> Result<()>;
 }
 
-/// A state in memory, for simulations and tests.
+/// Keeps the state in memory, for simulations and tests.
 #[derive(Debug, Default)]
 pub struct MemoryState(Mutex<(Option<PlatformSecrets>, Option<ManagerPlacement>, Durations)>);
 
@@ -132,7 +132,7 @@ impl OperatorState for MemoryState {
     }
 }
 
-/// The state as files in one directory.
+/// Stores the state as files in one directory.
 #[derive(Debug, Clone)]
 pub struct StateDirectory {
     directory: PathBuf,
@@ -151,7 +151,7 @@ const PLACED: &str = "manager.json";
 const DURATIONS: &str = "durations.json";
 
 impl StateDirectory {
-    /// Creates the state for the files of `platform` in the user's configuration directory.
+    /// Returns the state of `platform` in the user's configuration directory. Writes no files.
     pub fn new(configuration: &Path, platform: PlatformId) -> Self {
         let shared_directory = configuration.join("lifecycle");
         Self {
@@ -279,8 +279,8 @@ impl OperatorState for StateDirectory {
             }
             _ => Ok(()),
         };
-        // Delete the key first, because it was written last: after an interrupted deletion, the
-        // remaining files do not look like a platform with missing files.
+        // Delete the key first. If the deletion is then interrupted, `secrets` finds no key and
+        // ignores the remaining files.
         let key = self.directory.join(KEY);
         or_absent(&key, tokio::fs::remove_file(&key).await)?;
         or_absent(

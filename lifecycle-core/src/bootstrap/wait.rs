@@ -1,5 +1,5 @@
-//! The waits of a command. Each wait reports what it waits for, since when, and until when, and
-//! ends with the result or with an error.
+//! Waits that are reported as progress. Each report shows what is waited for, since when, and until
+//! when at most.
 
 use std::collections::BTreeMap;
 use std::sync::{Mutex, PoisonError};
@@ -15,11 +15,11 @@ use crate::clock::Clock;
 use crate::error::{Error, Result};
 use crate::reconcile::RunningStep;
 
-/// The interval between reports of a wait, and the delay before the first.
+/// The interval between reports of a wait, and the delay before the first report.
 const REPORTED_EVERY: Duration = Duration::from_secs(10);
 
-/// How long a wait may continue after its announced end, if another process decides when it ends or
-/// if a call is still running.
+/// How long a wait may continue after its announced end. The manager may need this time to end the
+/// wait itself, or a last attempt may need it to complete.
 const GRACE: Duration = Duration::from_mins(1);
 
 /// How long a control loop may neither run a step nor report a wait.
@@ -31,7 +31,7 @@ const LONGEST_STEP: Duration = Duration::from_hours(2);
 /// How many waits of a control loop are reported individually.
 const SHOWN: usize = 8;
 
-/// A wait for one thing.
+/// A wait that is reported as progress.
 pub struct Wait<'a> {
     reporter: &'a dyn Reporter,
     key: String,
@@ -51,7 +51,7 @@ impl std::fmt::Debug for Wait<'_> {
 }
 
 impl<'a> Wait<'a> {
-    /// Starts a wait that lasts at most `limit`. `what` completes "waiting:".
+    /// Starts a wait that lasts at most `limit`. Reports show `what` after the word "waiting:".
     pub fn new(
         reporter: &'a dyn Reporter,
         clock: &dyn Clock,
@@ -69,7 +69,7 @@ impl<'a> Wait<'a> {
         }
     }
 
-    /// Sets the latest news about what is waited for; it is part of the next report.
+    /// Sets a detail for the next reports, for example the latest error.
     pub fn set_detail(&self, text: impl Into<String>) {
         let mut detail = self.detail.lock().unwrap_or_else(PoisonError::into_inner);
         *detail = Some(text.into());
@@ -78,7 +78,7 @@ impl<'a> Wait<'a> {
     /// Waits for the result of `work`.
     ///
     /// # Errors
-    /// Those of `work`, or [`Error::TimedOut`] after the limit.
+    /// The error of `work`, or [`Error::TimedOut`] after the limit.
     pub async fn until<T, E: From<Error>>(
         &self,
         work: impl Future<Output = Result<T, E>>,
@@ -89,7 +89,7 @@ impl<'a> Wait<'a> {
     /// Repeats an attempt that may succeed later, until it succeeds or the limit is reached.
     ///
     /// # Errors
-    /// That of the last attempt.
+    /// The error of the last attempt.
     pub async fn repeat<T, F>(&self, mut attempt: impl FnMut() -> F) -> Result<T>
     where
         F: Future<Output = Result<T>>,
@@ -157,8 +157,8 @@ fn after(since: DateTime<Utc>, limit: Duration) -> DateTime<Utc> {
         .unwrap_or(since)
 }
 
-/// Watches a control loop, either here or in the manager: reports what it runs and waits for, and
-/// ends a wait that the loop does not end itself.
+/// Watches a control loop in this process or in the manager. Reports the loop's running steps and
+/// waits, and fails if one of them exceeds its limit.
 pub(super) struct LoopWatch<'a> {
     reporter: &'a dyn Reporter,
     clock: &'a dyn Clock,
@@ -179,7 +179,7 @@ impl<'a> LoopWatch<'a> {
         }
     }
 
-    /// Returns when the next report is due if nothing happens until then.
+    /// Returns the time at which the next report is due.
     pub(super) fn next_report(&self) -> Instant {
         self.next_report
     }

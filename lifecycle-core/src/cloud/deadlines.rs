@@ -1,4 +1,4 @@
-//! Time limits for changes of nodes, and the error of a change that exceeds its limit.
+//! Defines time limits for changes to nodes, and waits for changes within these limits.
 
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
@@ -12,12 +12,12 @@ use crate::model::service::seconds;
 /// The polling interval if the cloud does not request one.
 const POLL_EVERY: Duration = Duration::from_secs(1);
 
-/// The time limits for changes of nodes. After the limit, the change continues in the cloud, and a
-/// later call resumes it.
+/// The time limits for changes to nodes. A change that exceeds its limit continues in the cloud,
+/// and a later call resumes waiting for it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct CloudDeadlines {
-    /// The time limit for creating a node, with all alternatives for its size.
+    /// The time limit for creating a node, including attempts with alternative sizes.
     #[serde(with = "seconds")]
     pub create: Duration,
     #[serde(with = "seconds")]
@@ -66,8 +66,8 @@ fn describe(change: &NodeChange) -> (&'static str, &'static str) {
     }
 }
 
-/// Receives the cloud's messages about a change in progress: forwards them, and keeps the last one
-/// for the error of a change that takes too long.
+/// Forwards the cloud's messages about a change in progress. Keeps the last message for the error
+/// of a change that exceeds its time limit.
 pub struct ProgressListener<'a> {
     report: &'a (dyn for<'l> Fn(&'l str) + Send + Sync),
     last: Mutex<Option<String>>,
@@ -82,7 +82,7 @@ impl std::fmt::Debug for ProgressListener<'_> {
 }
 
 impl<'a> ProgressListener<'a> {
-    /// Forwards messages to `report`, which must not block.
+    /// Creates a listener that forwards messages to `report`, which must not block.
     pub fn new(report: &'a (dyn for<'l> Fn(&'l str) + Send + Sync)) -> Self {
         Self {
             report,
@@ -90,11 +90,11 @@ impl<'a> ProgressListener<'a> {
         }
     }
 
-    /// Polls a change, which any process may have started, until it is done, and forwards the
-    /// cloud's messages.
+    /// Polls a change until it is done, and forwards the cloud's messages. Any process may have
+    /// started the change. Repeats a failed poll if it may succeed later.
     ///
     /// # Errors
-    /// The error of a failed change. A failed poll is retried if it may succeed later.
+    /// The error of a failed change.
     pub async fn poll_to_end(
         &self,
         provider: &dyn CloudProvider,
@@ -127,7 +127,10 @@ impl<'a> ProgressListener<'a> {
         *last = Some(message.to_owned());
     }
 
-    /// Waits for a change until `deadline`.
+    /// Waits at most `deadline` for `work`, which carries out `change`.
+    ///
+    /// # Errors
+    /// The error of `work`, or [`Error::Overdue`] after the deadline.
     pub async fn within(
         &self,
         deadline: Duration,

@@ -1,4 +1,4 @@
-//! The smaller trait for clouds: calls for VMs that return when the cloud has finished.
+//! Defines a smaller trait for clouds. Its calls return when the cloud has finished the change.
 
 use std::fmt::Debug;
 
@@ -8,30 +8,30 @@ use super::{CloudCapabilities, ObservedNode, PreflightReport};
 use crate::error::{Error, Result};
 use crate::model::{NodeSpec, Owner, PlatformId};
 
-/// A VM of an account, with the platform that it belongs to.
+/// A VM in a cloud account, and the platform that it belongs to.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Vm {
-    /// The platform whose id is on the VM; `None` if it belongs to no platform.
+    /// The platform whose id is on the VM; `None` if the VM belongs to no platform.
     pub platform: Option<PlatformId>,
     pub node: ObservedNode,
 }
 
-/// The calls of a cloud account for its VMs. [`VmCloud`](super::VmCloud) implements
-/// [`CloudProvider`](super::CloudProvider) with it: it decides what to do, tracks changes in
-/// progress, and passes on only VMs of its own platform.
+/// Lists and changes the VMs of a cloud account. [`VmCloud`](super::VmCloud) uses this trait to
+/// implement [`CloudProvider`](super::CloudProvider): it decides which calls are needed, tracks
+/// changes in progress, and hides VMs of other platforms.
 ///
 /// # Guarantees
-/// - A change returns when the cloud has finished it: `list` then shows its result. During a
-///   change, `list` shows [`Power::Starting`](super::Power::Starting) or
-///   [`Power::Stopping`](super::Power::Stopping) if the cloud reports it, so that other processes
-///   notice the change.
+/// - A call that changes a VM returns when the cloud has finished the change; `list` then shows the
+///   result. During a change, `list` shows [`Power::Starting`](super::Power::Starting) or
+///   [`Power::Stopping`](super::Power::Stopping) if the cloud reports this state, so that other
+///   processes notice the change.
 /// - `create` sets the platform's id and the node's name in the same request that creates the VM.
 ///   If the platform already has a VM with this name, `create` does not create a second one.
 /// - Two platforms may each have a VM for a node of the same name.
-/// - A call may be cancelled at any await point, or its process may end, and can be repeated.
+/// - A call can be repeated after it was cancelled at any await point, or after its process ended.
 ///
 /// # Errors
-/// The same as those of [`CloudProvider`](super::CloudProvider). Deleting a missing VM is Ok.
+/// The same as for [`CloudProvider`](super::CloudProvider). Deleting a missing VM is not an error.
 #[async_trait]
 pub trait VmApi: Debug + Send + Sync + 'static {
     /// Returns the capabilities of this cloud. If `fences` is set, [`power_off`](Self::power_off)
@@ -44,8 +44,8 @@ pub trait VmApi: Debug + Send + Sync + 'static {
         Ok(PreflightReport::default())
     }
 
-    /// Returns all VMs of the account, also those of other platforms and those that belong to no
-    /// platform. The list is complete, or the call fails.
+    /// Returns all VMs of the account, including VMs of other platforms and VMs that belong to no
+    /// platform. Returns an error if the list would be incomplete.
     async fn list(&self) -> Result<Vec<Vm>>;
 
     /// Creates and starts a VM for a node of a platform.
@@ -54,16 +54,16 @@ pub trait VmApi: Debug + Send + Sync + 'static {
     /// Starts a stopped VM.
     async fn start(&self, vm: &ObservedNode) -> Result<()>;
 
-    /// Shuts a running VM down.
+    /// Shuts down a running VM.
     async fn stop(&self, vm: &ObservedNode) -> Result<()>;
 
     /// Restarts a running VM.
     async fn restart(&self, vm: &ObservedNode) -> Result<()>;
 
-    /// Deletes a VM with everything that was created for it.
+    /// Deletes a VM and all resources that were created for it.
     async fn delete(&self, vm: &ObservedNode) -> Result<()>;
 
-    /// Powers a VM off in any state, without waiting for its operating system.
+    /// Powers off a VM in any state, without waiting for its operating system to shut down.
     async fn power_off(&self, vm: &ObservedNode) -> Result<()> {
         Err(Error::Unsupported {
             what: format!("powering {} off", vm.name),
@@ -71,7 +71,8 @@ pub trait VmApi: Debug + Send + Sync + 'static {
         })
     }
 
-    /// Marks an existing VM as owned by a platform or by none, and as not created by a platform.
+    /// Assigns an existing VM to a platform, or to none, and marks the VM as not created by a
+    /// platform.
     async fn set_owner(&self, vm: &ObservedNode, owner: Option<&Owner>) -> Result<()> {
         let _ = owner;
         Err(Error::Unsupported {
@@ -81,7 +82,7 @@ pub trait VmApi: Debug + Send + Sync + 'static {
     }
 
     /// Deletes the resources that the VMs of a platform share, such as a network. Called when no VM
-    /// is left. Returns Ok if nothing exists.
+    /// of the platform is left. Succeeds if there are no such resources.
     async fn delete_shared(&self, owner: &Owner) -> Result<()> {
         let _ = owner;
         Ok(())

@@ -1,10 +1,10 @@
-//! Implements [`CloudProvider`] with a [`VmApi`], according to the tables of [`CloudProvider`], for
-//! clouds whose calls return when they have finished.
+//! Implements [`CloudProvider`] with a [`VmApi`], according to the tables in the documentation of
+//! [`CloudProvider`].
 //!
-//! Each change runs in its own task, so that it continues when the caller is cancelled. This
-//! process follows its own changes through these tasks. Changes that other processes started, even
-//! if those have ended, are judged by what the cloud shows. Therefore `begin` returns only when the
-//! cloud shows the change, or the change has ended.
+//! Each change runs in its own task, so that the change continues if the caller is cancelled. This
+//! process follows its own changes through these tasks. It derives the progress of changes that
+//! other processes started from what the cloud shows. To make this possible, `begin` returns only
+//! when the cloud shows the change or the change has ended.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -31,29 +31,29 @@ const POLL_EVERY: Duration = Duration::from_secs(1);
 /// The time limit for fencing.
 const FENCE_LIMIT: Duration = Duration::from_mins(15);
 
-/// The nodes of one platform, as VMs of a [`VmApi`].
+/// Provides the nodes of one platform as VMs of a [`VmApi`].
 ///
 /// # Caveats
-/// Changes run as tasks of the tokio runtime in which they were started. If that runtime ends, only
-/// the steps that the cloud had accepted are done; starting the change again finishes it.
+/// Changes run as tasks of the tokio runtime in which they were started. If that runtime ends, a
+/// change stops after the last step that the cloud has accepted. To complete it, start it again.
 #[derive(Debug, Clone)]
 pub struct VmCloud {
     api: Arc<dyn VmApi>,
     owner: Owner,
-    /// The last call of this process for each node.
+    /// The last change to each node that this process has started.
     calls: Arc<Mutex<BTreeMap<NodeName, Call>>>,
 }
 
-/// The token of an operation.
+/// The contents of an operation's token.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 struct Token {
-    /// The call, for the process that started it.
+    /// The id of the call, which only the process that started the call knows.
     call: Uuid,
-    /// The node before the change, for all other processes.
+    /// The VM before the change. Other processes compare it with what the cloud shows.
     before: Option<Before>,
 }
 
-/// The VM that is changed.
+/// The ids of a VM and of its boot before a change.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 struct Before {
     vm: String,
@@ -66,7 +66,7 @@ struct Call {
     id: Uuid,
     change: NodeChange,
     state: watch::Receiver<CallState>,
-    /// Why the call failed; the first caller that asks takes the error.
+    /// The error, if the call failed. The first call of [`Call::progress`] takes the error.
     error: Arc<Mutex<Option<Error>>>,
     task: AbortHandle,
 }
@@ -97,7 +97,7 @@ enum Ended {
     Not,
     Done,
     Failed(String),
-    /// The task was aborted by a deletion or a fence.
+    /// A deletion or a fence aborted the task.
     Superseded,
 }
 
@@ -116,8 +116,8 @@ impl Call {
         matches!(self.ended(), Ended::Not)
     }
 
-    /// Returns whether the call performs this change. Provisioning ignores other differences
-    /// between the specifications, because a node is created only once.
+    /// Returns whether the call performs this change. Every `Provision` of the node is the same
+    /// change, even with another specification, because a node is created only once.
     fn is_for(&self, change: &NodeChange) -> bool {
         let provisions = |change: &NodeChange| matches!(change, NodeChange::Provision { .. });
         self.change == *change || (provisions(&self.change) && provisions(change))
@@ -129,7 +129,7 @@ impl Call {
         let _ = self.state.clone().changed().await;
     }
 
-    /// Aborts the task, and returns when it has ended.
+    /// Aborts the task, and returns when the task has ended.
     async fn abort(&self) {
         self.task.abort();
         let mut state = self.state.clone();
@@ -160,7 +160,7 @@ impl Call {
         }
     }
 
-    /// Returns the progress of the call; if it failed, its error.
+    /// Returns the progress of the call, or its error if the call failed.
     fn progress(&self) -> Result<CloudProgress> {
         match self.ended() {
             Ended::Not => Ok(in_progress()),
@@ -202,7 +202,7 @@ impl VmCloud {
         call.filter(Call::runs)
     }
 
-    /// Returns the running call for this change, or a new one.
+    /// Returns the running call for this change, or starts a new one.
     fn call(&self, change: NodeChange) -> Result<Call> {
         let node = change.node().clone();
         let mut calls = lock(&self.calls);
@@ -243,7 +243,7 @@ impl VmCloud {
         Ok(call)
     }
 
-    /// Executes a change according to the tables of [`CloudProvider`].
+    /// Executes a change according to the tables in the documentation of [`CloudProvider`].
     async fn carry_out(
         &self,
         change: &NodeChange,
@@ -335,8 +335,8 @@ impl VmCloud {
         }
     }
 
-    /// Ends a running call, and returns the VMs that exist afterwards. A VM that is being created
-    /// cannot be deleted before the cloud shows it.
+    /// Ends a running call, and returns the existing VMs. If the call creates a VM, first waits
+    /// until the cloud shows this VM, because it cannot be deleted earlier.
     async fn take_over(&self, node: &NodeName, previous: &Call) -> Result<Vec<Vm>> {
         loop {
             let creates =
@@ -346,12 +346,12 @@ impl VmCloud {
                 previous.abort().await;
                 return Ok(vms);
             }
-            // Check again, whether the state changed or not.
+            // Check again, even if the state has not changed.
             let _ = timeout(POLL_EVERY, previous.changed()).await;
         }
     }
 
-    /// Waits for the end of a change that another process has started.
+    /// Waits until a change that another process has started ends.
     async fn follow(&self, change: &NodeChange, before: &Before) -> Result<()> {
         loop {
             sleep(POLL_EVERY).await;
@@ -466,7 +466,8 @@ impl CloudProvider for VmCloud {
         let call = lock(&self.calls).get(change.node()).cloned();
         if let Some(call) = call.filter(|call| call.id == token.call) {
             return match call.progress() {
-                // The change has failed: polling again does not help, but starting it again may.
+                // The change has failed. Return an error that is not retried with another poll, but
+                // by starting the change again.
                 Err(error) if matches!(error.retry(), Retry::After(_)) => Err(Error::Failed {
                     what: doing(change),
                     why: error.to_string(),
@@ -524,8 +525,8 @@ fn is_shown(change: &NodeChange, before: Option<&Before>, vm: Option<&ObservedNo
     }
 }
 
-/// Returns the progress of a change that another process started, judged by what the cloud shows.
-/// Does not start anything: polling must not re-create a node that was deleted in the meantime.
+/// Derives the progress of a change that another process started from what the cloud shows. Starts
+/// nothing, because polling must not re-create a node that was deleted in the meantime.
 fn observed(
     change: &NodeChange,
     before: Option<&Before>,
@@ -538,7 +539,7 @@ fn observed(
     };
     let vm = match (vm, change) {
         (None, _) => return is_gone(),
-        // The VM replaces a failed one.
+        // Accept a new VM, because `Provision` replaces a failed VM.
         (Some(vm), NodeChange::Provision { .. }) => vm,
         (Some(vm), _) if is_other(&vm) => return is_gone(),
         (Some(vm), _) => vm,
@@ -657,7 +658,8 @@ mod tests {
         }
     }
 
-    /// Returns what a process that did not start the change reports: done, under way, or failed.
+    /// Returns the progress that a process reports for a change of another process: done, under
+    /// way, or failed.
     fn answer(change: &NodeChange, boot: Option<&str>, now: Option<&ObservedNode>) -> &'static str {
         let before = Before {
             vm: "vm-1".into(),

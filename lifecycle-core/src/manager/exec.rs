@@ -45,8 +45,8 @@ impl std::fmt::Debug for Conversation {
 }
 
 impl Manager {
-    /// Runs a command in a container of the named replica (`web-2`), or of a replica of the named
-    /// service, preferably a ready one.
+    /// Runs a command in the container of a replica. `name` is the name of a replica (`web-2`), or
+    /// of a service. For a service, a ready replica is preferred.
     pub async fn exec(&self, name: &str, command: &ExecCommand) -> Result<Conversation> {
         let snapshot = self.backends.registry.snapshot().await?;
         let declaration = snapshot.declaration.as_ref().map(|(_, d)| d);
@@ -79,8 +79,8 @@ impl Manager {
     }
 }
 
-/// Ranks the containers: a ready replica first, then a starting one, then the replica with the
-/// lowest number.
+/// Ranks containers: ready ones before starting ones, and starting ones before all others. Within
+/// each group, the replica with the lowest number is preferred.
 fn merit(record: &InstanceRecord) -> (u8, std::cmp::Reverse<InstanceId>) {
     let runs = match record.state {
         InstanceState::Ready => 2,
@@ -119,10 +119,12 @@ fn converse(handle: NodeHandle, session: ExecSession) -> Conversation {
                     Ok(())
                 }
             };
-            // A command that reads no more input can still write output.
+            // A failed write means that the command reads no more input. Continue, because the
+            // command can still write output.
             open &= done.is_ok();
         }
-        // The caller closed the input and may still read the output, so the task continues.
+        // The caller has closed the input, but may still read the output. Keep this task alive,
+        // because it owns the handle of the node.
         drop(stdin);
         std::future::pending::<()>().await;
     });

@@ -1,5 +1,5 @@
-//! The merged output of a service's instances. A separate request fetches the output of each
-//! instance, so that a node that does not respond delays only the lines of its own instances.
+//! Merges the output of a service's instances. The output of each instance is fetched with its own
+//! request, so that an unresponsive node delays only the lines of its own instances.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -15,7 +15,7 @@ use crate::model::{ContainerId, InstanceRecord, NodeName, ServiceName};
 use crate::reconcile::{EngineView, Observed};
 use crate::runtime::{LogLine, LogOptions};
 
-/// How long a node may take until it starts to send an instance's output.
+/// How long a node may take before it starts to send an instance's output.
 const BEGINS_WITHIN: Duration = Duration::from_secs(15);
 
 /// A piece of an instance's output, or the reason why there is no more.
@@ -39,12 +39,12 @@ pub struct InstanceOutput {
     pub output: Output,
 }
 
-/// The container that writes an instance's output, and the means to reach its node.
+/// Connects to the node of a container, and reads the container's output.
 pub(super) struct Source {
     node: NodeName,
     container: ContainerId,
     observed: Arc<Observed>,
-    /// The machine as the leader recorded it, because a standby manager observes nothing itself.
+    /// The machine as the leader recorded it, for a standby manager, which observes nothing itself.
     recorded: Option<ObservedNode>,
     connector: Arc<dyn NodeConnector>,
 }

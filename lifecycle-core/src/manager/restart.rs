@@ -1,6 +1,6 @@
-//! Restarts. This module accepts a restart as an operation that lists the container runs to
-//! replace; the control loop carries it out; and this module ends the operation when every replica
-//! is up again.
+//! Accepts restarts, and records when they have ended. A restart is an operation that lists the
+//! container runs to replace. The control loop carries out the restart. The operation ends when
+//! every replica is up again.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, MutexGuard, PoisonError};
@@ -20,14 +20,14 @@ use crate::runtime::ObservedContainer;
 
 impl Manager {
     /// Starts to restart the containers of a service, or of one replica (`web-2`). With `replaces`,
-    /// restarts only replicas whose current run started at the given time. A client that repeats a
-    /// call after it lost the response therefore causes no second restart, even if the first one
-    /// has already ended.
+    /// restarts only replicas whose current run started at the given time. Therefore, a client that
+    /// lost the response can repeat the call without causing a second restart.
     ///
     /// # Errors
-    /// [`Error::NotFound`] for a name that is not declared; [`Error::Conflict`] if none of the
-    /// containers was ever started, or a replica's node is unreachable; [`Error::NotReady`] before
-    /// the end of the first round.
+    /// - [`Error::NotFound`] if the name is not declared
+    /// - [`Error::Conflict`] if none of the containers has been started, or a replica's node is
+    ///   unreachable
+    /// - [`Error::NotReady`] before the end of the first round
     pub async fn restart(
         &self,
         name: &str,
@@ -135,8 +135,8 @@ impl Manager {
         self.restarts.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Ends each restart whose replicas are all up again, and each restart of which a replica
-    /// failed.
+    /// Records the end of restarts. A restart ends when all its replicas are up again, or when one
+    /// of its replicas has failed.
     pub(super) async fn end_restarts(&self, round: &Round) -> Result<()> {
         // A new control loop has no plan yet, so its round contains no instances.
         if self.open_restarts().is_empty() || round.is_deleting() || round.input.is_none() {

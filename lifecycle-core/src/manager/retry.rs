@@ -1,4 +1,5 @@
-//! Retries that a user requests, for example after fixing the cause of a failure.
+//! Forwards retry requests to the control loop. A user requests a retry, for example, after fixing
+//! the cause of a failure.
 
 use std::sync::{Arc, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -10,10 +11,10 @@ use crate::error::{Error, Result};
 use crate::model::Subject;
 use crate::reconcile::RetryRequest;
 
-/// How long the control loop may take to handle a request; it may be writing to the registry.
+/// How long the control loop may take to handle a request. A write to the registry may delay it.
 const HANDLED_WITHIN: Duration = Duration::from_secs(20);
 
-/// The channel to the control loop; empty until this manager leads for the first time.
+/// The channel to the control loop, which exists after this manager has led for the first time.
 #[derive(Debug, Default)]
 pub(super) struct Retries {
     to: Option<mpsc::UnboundedSender<RetryRequest>>,
@@ -21,7 +22,7 @@ pub(super) struct Retries {
 
 impl Manager {
     /// Clears the failures of a service, a replica (`web-2`) or a node, so that its failed steps
-    /// are retried immediately. Returns a text for each thing that is retried.
+    /// are retried immediately. Returns descriptions of these steps.
     ///
     /// # Errors
     /// [`Error::NotFound`] for a name that is neither declared nor recorded.
@@ -40,8 +41,8 @@ impl Manager {
         }
     }
 
-    /// Passes a request on to the control loop. No round counts as settled until the control loop
-    /// has handled the request.
+    /// Sends a request to the control loop. No round counts as settled until the control loop has
+    /// handled the request.
     pub(super) fn request_retry(
         &self,
         subject: Subject,
@@ -51,14 +52,14 @@ impl Manager {
         let to = retries.to.as_ref().ok_or_else(not_leading)?;
         to.send(RetryRequest { subject, answer })
             .map_err(|_| not_leading())?;
-        // Send the request first: the control loop publishes rounds too, and must not publish a
-        // settled round before it has received the request.
+        // Send the request first. Otherwise, the control loop could publish a settled round
+        // between this change and the request.
         self.rounds
             .send_modify(|round| Arc::make_mut(round).settled = false);
         Ok(())
     }
 
-    /// Directs requests to a new control loop, which has no failures yet.
+    /// Sends later requests to a new control loop.
     pub(super) fn take_retries_for(&self, to: mpsc::UnboundedSender<RetryRequest>) {
         self.retries().to = Some(to);
     }

@@ -100,7 +100,8 @@ pub(super) fn is_central(what: &str) -> Error {
         why: "the database contains a central registry, so it cannot also be the database for nodes \
               or for a service class"
             .into(),
-        hint: "configure an empty database in platform.toml".into(),
+        hint: "write the URL of an empty database in the section `[registry]` of platform.toml"
+            .into(),
     }
 }
 

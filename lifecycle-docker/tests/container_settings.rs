@@ -1,4 +1,4 @@
-//! The container settings of a declaration, checked from inside the container.
+//! Tests that declared settings apply to containers, mostly from inside the container.
 
 #![expect(clippy::unwrap_used, reason = "a failed setup fails the test")]
 
@@ -25,7 +25,7 @@ fn platform() -> (DockerEngine, lifecycle_core::runtime::Owner, Swept) {
     (engine, owner.clone(), Swept(owner))
 }
 
-/// Returns the container's complete output until the container exits.
+/// Runs a container until it exits, and returns its output.
 async fn output_of(engine: &DockerEngine, spec: &ContainerSpec) -> Vec<String> {
     engine.ensure_container(spec).await.unwrap();
     let follow = LogOptions {

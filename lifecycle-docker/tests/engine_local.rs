@@ -66,7 +66,7 @@ async fn ensuring_twice_creates_one_container() {
     assert!(state.images.contains(BASE));
     assert_eq!(state.volumes.iter().collect::<Vec<_>>(), [&volume]);
 
-    // The change of the container's health is reported as an event, and observed.
+    // Wait until the container is healthy. The change of its health is reported as an event.
     let mut events = engine.events().await.unwrap();
     loop {
         let healthy = ContainerState::Running {
@@ -197,7 +197,7 @@ async fn output_arrives_line_by_line() {
 async fn builds_and_removes_images_and_reports_output() {
     let (engine, owner, _swept) = platform();
     let tag = format!("ldt-{}/web:1", owner.id.short());
-    // A unique word, so that the engine's cache contains no earlier build of this image.
+    // A unique word prevents that the engine uses an earlier build from its cache.
     let word = owner.id.short();
     let request = |dockerfile: &str| BuildRequest {
         tag: tag.clone(),

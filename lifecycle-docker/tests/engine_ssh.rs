@@ -30,7 +30,7 @@ async fn connections(machine: &TestHost) -> usize {
     machine.exec(count).await.parse().unwrap()
 }
 
-/// Transfers the base image, as to a node without access to an image registry.
+/// Transfers the base image to the engine, as for a node without access to an image registry.
 async fn with_base(engine: &DockerEngine) {
     let here = DockerEngine::local(SOCKET, owner()).unwrap();
     let archive = here.export_image(BASE).await.unwrap();
@@ -44,7 +44,7 @@ async fn uses_the_relay_if_the_account_cannot_use_the_socket() {
     let engine = DockerEngine::over_ssh(machine.access(), owner.clone()).unwrap();
     let info = engine.info().await.unwrap();
     assert!(info.cpus > 0, "{info:?}");
-    assert!(machine.relays().await > 0, "not relayed");
+    assert!(machine.relays().await > 0, "no relay is running");
     with_base(&engine).await;
 
     let tag = "ldt/relayed:1";

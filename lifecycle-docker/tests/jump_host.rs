@@ -33,7 +33,7 @@ const QUICK: SshTimings = SshTimings {
     keepalive_misses: 3,
 };
 
-/// More packets than any buffer on the path can hold.
+/// The number of lines that are sent in one packet each: more than any buffer on the path can hold.
 const LINES: usize = 8000;
 
 fn jump(machine: &TestHost) -> JumpHost {
@@ -132,7 +132,7 @@ async fn all_calls_to_a_node_share_one_connection() {
     stream.read_exact(&mut greeting).await.unwrap();
     assert_eq!(&greeting, b"SSH-2.0-");
 
-    // The engine is used through its socket: with large images, and with a log that is followed.
+    // The engine's socket is forwarded, also to transfer an image and to follow a log.
     handle.runtime.info().await.unwrap();
     assert_eq!(
         machine.relays().await,
@@ -200,8 +200,7 @@ async fn many_nodes_at_once_share_one_connection() {
 async fn a_stalled_reader_does_not_delay_others() {
     let (bastion, flood, other) =
         tokio::join!(TestHost::bare(), TestHost::bare(), TestHost::bare());
-    // One port sends as fast as possible; the other sends line by line, each line in a packet of
-    // its own.
+    // One port sends as fast as possible; the other sends each line in a separate packet.
     let listen = "perl -MIO::Socket::INET -MSocket=IPPROTO_TCP,TCP_NODELAY -e \
                   '$s = IO::Socket::INET->new(LocalPort => shift, Listen => 9) or die; \
                   while ($c = $s->accept) { next if fork; $c->autoflush; \
@@ -297,7 +296,8 @@ async fn reconnects_to_a_jump_host_that_breaks_or_stops_responding() {
     }
 }
 
-/// Returns the error for a node that cannot be reached.
+/// Connects to a node through a jump host, and returns the error. Checks that the error contains
+/// the names of both.
 async fn refusal(jump: JumpHost, seen: &ObservedNode) -> Error {
     let named = format!("jump host {}@{}:{}", jump.user, jump.host, jump.port);
     let error = through(jump).connect(seen).await.unwrap_err();
@@ -325,7 +325,7 @@ async fn errors_of_a_jump_host_include_its_name_and_a_hint() {
     hint(&error, "configure its new host key");
     assert_eq!(error.to_string().matches("SHA256:").count(), 2, "{error}");
 
-    // The node was replaced by another machine, which is detected through the jump host too.
+    // A node that was replaced by another machine is also detected through a jump host.
     let mut strange = seen.clone();
     strange.ssh.host_keys = vec![bastion.host_key.clone()];
     let error = refusal(jump(&bastion), &strange).await;
@@ -362,7 +362,7 @@ async fn errors_of_a_jump_host_include_its_name_and_a_hint() {
         assert!(error.to_string().contains(&target), "{setting}: {error}");
     }
 
-    // No server is listening, either on the jump host or on the node behind it.
+    // First the jump host, and then the node, has no server at the port.
     let absent = JumpHost {
         port: 2229,
         ..jump(&bastion)
@@ -410,7 +410,7 @@ async fn an_unresponsive_node_behind_a_jump_host_does_not_delay_others() {
 }
 
 #[tokio::test]
-async fn reaches_a_firewalled_local_node_through_another() {
+async fn reaches_a_firewalled_local_node_through_another_node() {
     let owner = owner();
     let key = generate_ssh_key().unwrap();
     let _swept = Swept(owner.clone());

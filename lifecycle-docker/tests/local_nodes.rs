@@ -63,7 +63,7 @@ impl Platform {
         LocalNodes::new(LocalNodesOptions::new(self.owner.clone(), KEY)).unwrap()
     }
 
-    /// Returns the platform's resources on the engine, by label: containers, volumes, networks.
+    /// Returns the ids of the platform's containers, volumes, and networks on the engine.
     fn left(&self) -> [Vec<String>; 3] {
         let filter = format!("label=lifecycle.platform-id={}", self.owner.id);
         [
@@ -210,7 +210,7 @@ async fn a_ready_node_keeps_sshd_and_engine_across_boots() {
     );
 
     inside("docker volume create kept");
-    // A boot that is killed, for example by a fence, leaves its files in /run.
+    // A node that is killed, for example by fencing, keeps the old files in /run.
     platform.nodes.fence(&node).await.unwrap();
     platform
         .change(NodeChange::Start { node: node.clone() })
@@ -298,7 +298,7 @@ async fn resources_of_others_are_never_touched() {
     let there = docker(&["rm", &id]);
     assert!(
         there.status.success(),
-        "the existing network was changed: {there:?}"
+        "the existing container was removed: {there:?}"
     );
 }
 

@@ -1,5 +1,5 @@
-//! Runs the conformance suite for engines with Docker: through the socket of this machine, and over
-//! SSH in both ways.
+//! Runs the conformance suite for engines against Docker: through the socket of this machine, over
+//! SSH with a forwarded socket, and over SSH with the relay.
 
 #![expect(clippy::unwrap_used, reason = "a failed setup fails the test")]
 
@@ -28,7 +28,7 @@ fn words(words: &[&str]) -> Vec<String> {
     words.iter().map(|word| (*word).to_owned()).collect()
 }
 
-/// Runs the suite on the engine that `engine` returns for each of two platforms.
+/// Runs the suite with two platforms. `engine` returns the engine client for a platform.
 async fn passes(engine: impl Fn(&Owner) -> Engine, other_engine: Engine, free_port: u16) {
     let (ours, theirs) = (owner(), owner());
     let shell = |script| words(&["sh", "-c", script]);
@@ -71,7 +71,7 @@ async fn with_image(machine: &TestHost) -> usize {
 async fn the_local_engine_passes_the_suite() {
     shell_image().await;
     let other = TestHost::with_engine().await;
-    // Resources that a failed check leaves behind are found by their owner's label.
+    // If a check fails, `Swept` removes the resources that have the owner's label.
     let swept = std::sync::Mutex::new(Vec::new());
     let engine = |owner: &Owner| {
         swept.lock().unwrap().push(Swept(owner.clone()));
@@ -85,7 +85,7 @@ async fn an_engine_over_a_forwarded_socket_passes_the_suite() {
     shell_image().await;
     let machine = TestHost::with_engine().await;
     machine.exec("usermod -aG docker ops").await;
-    assert_eq!(with_image(&machine).await, 0, "relayed without need");
+    assert_eq!(with_image(&machine).await, 0, "a relay is running");
     let access = machine.access();
     passes(|owner| over_ssh(&access, owner), local(&owner()), 20_500).await;
 }
@@ -94,7 +94,7 @@ async fn an_engine_over_a_forwarded_socket_passes_the_suite() {
 async fn an_engine_over_the_relay_passes_the_suite() {
     shell_image().await;
     let machine = TestHost::with_engine().await;
-    assert!(with_image(&machine).await > 0, "not relayed");
+    assert!(with_image(&machine).await > 0, "no relay is running");
     let access = machine.access();
     passes(|owner| over_ssh(&access, owner), local(&owner()), 20_500).await;
 }

@@ -1,8 +1,8 @@
-//! A long-lived process keeps no memory for closed streams and connections. The allocator counts
-//! the bytes in use.
+//! Tests that closed streams and connections leave no memory in use, so that a long-lived process
+//! does not grow. The allocator counts the bytes in use.
 //!
-//! By default, a few hundred are opened; with `LIFECYCLE_TEST_WHOLE=1`, as many as a manager opens
-//! in days (`script/endure`).
+//! By default, the test opens a few hundred streams and connections. With `LIFECYCLE_TEST_WHOLE=1`,
+//! it opens as many as a manager does in days (`script/endure`).
 
 #![expect(
     clippy::unwrap_used,
@@ -31,12 +31,12 @@ use stats_alloc::{INSTRUMENTED_SYSTEM, StatsAlloc};
 #[global_allocator]
 static ALLOCATOR: &StatsAlloc<System> = &INSTRUMENTED_SYSTEM;
 
-/// The number of bytes that one stream or connection may leave in use. An entry in the SSH client's
-/// table of channels, with its buffers, takes more than 2,000.
+/// The number of bytes that one stream or connection may leave in use. If a channel remained in the
+/// SSH client's table, it would take more than 2,000 bytes, with its buffers.
 const LEFT_BY_EACH: usize = 100;
 /// Additional growth allowed for tables, buffers, and queues of bounded size.
 const SLACK: usize = 128 << 10;
-/// How many streams or connections are opened before the measurement.
+/// The number of streams or connections that are opened before the measurement.
 const WARM_UP: usize = 40;
 
 /// How often each type of stream or connection is opened and closed.
@@ -77,8 +77,8 @@ fn in_use() -> usize {
         .saturating_sub(stats.bytes_deallocated)
 }
 
-/// Returns the bytes in use once they no longer decrease, because closing finishes in the
-/// background.
+/// Waits until the number of bytes in use no longer decreases, and returns it. The wait is needed
+/// because streams and connections are closed in the background.
 async fn settled() -> usize {
     let mut least = in_use();
     let mut unchanged = 0;
@@ -109,7 +109,8 @@ async fn leaves_nothing<F: AsyncFn(usize)>(what: &str, count: usize, open: F) {
     );
 }
 
-/// Opens an engine client with its own connection to the socket, over the same SSH connection.
+/// Makes one call with a new engine client, which opens a new connection to the engine over the
+/// existing SSH connection.
 async fn call(access: &Arc<SshAccess>, owner: &Owner) {
     let engine = DockerEngine::over_ssh(Arc::clone(access), owner.clone()).unwrap();
     engine.info().await.unwrap();
@@ -147,7 +148,7 @@ async fn closed_streams_and_connections_leave_no_memory() {
     let (bastion, machine) = tokio::join!(TestHost::bare(), TestHost::with_engine());
 
     let relayed = machine.access();
-    leaves_nothing("engine calls by a relay", counts.relayed, async |_| {
+    leaves_nothing("engine calls by the relay", counts.relayed, async |_| {
         call(&relayed, &owner).await;
     })
     .await;

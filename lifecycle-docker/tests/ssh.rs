@@ -49,7 +49,7 @@ async fn commands_run_as_the_account_and_as_root() {
     let after = host.exec(HostCommand::new("echo fine")).await.unwrap();
     assert_eq!(after.stdout, "fine\n");
 
-    // There are more concurrent commands than the ten sessions that one connection allows.
+    // More commands run concurrently than the ten sessions that one connection allows.
     let wait = "n=$(ls /tmp/gate 2>/dev/null | wc -l); mkdir -p /tmp/gate; touch /tmp/gate/$$; \
                 until [ $(ls /tmp/gate | wc -l) -ge 25 ]; do sleep 0.05; done; echo through";
     let runs = (0..25).map(|_| host.exec(HostCommand::new(wait)));
@@ -65,7 +65,7 @@ async fn a_broken_connection_is_replaced_at_the_next_call() {
     host.check().await.unwrap();
     machine.exec("pkill -9 -f '[s]shd: ops'").await;
     let output = host.exec(HostCommand::new("echo again")).await;
-    // Either this call or the previous one detects that the connection broke.
+    // If the first call detects that the connection broke, it fails and the next one succeeds.
     let output = match output {
         Ok(output) => output,
         Err(Error::Unreachable { .. } | Error::Interrupted { .. }) => {
@@ -142,7 +142,7 @@ async fn uploads_are_atomic() {
     assert!(error.chain().contains("the disk fell out"), "{error:?}");
     assert_eq!(machine.exec(&read("%s")).await, "20000000");
 
-    // The next upload of the same file removes the drafts of interrupted uploads.
+    // The next upload of the same file deletes temporary files of interrupted uploads.
     let directory = "\"/var/lib/lifecycle/it's \\$new\"";
     let drafts = format!("ls -A {directory} | grep -c lifecycle-put || true");
     let left = format!(
@@ -156,7 +156,7 @@ async fn uploads_are_atomic() {
     assert_eq!(
         machine.exec(&drafts).await,
         "1",
-        "drafts of another file are kept"
+        "temporary files of another file are kept"
     );
 
     // A directory at the path is an error.
@@ -230,7 +230,7 @@ async fn rejects_a_host_with_another_key() {
     assert!(hint.contains("another machine responds"), "{hint}");
     open(machine.target(), "ops-pw").check().await.unwrap();
 
-    // A server without a key of the pinned type counts as another server.
+    // If the pinned key is an RSA key, the server must offer its RSA key.
     let rsa_only = SshTarget {
         host_keys: vec![machine.exec("cat /etc/ssh/ssh_host_rsa_key.pub").await],
         ..machine.target()

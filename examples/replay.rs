@@ -50,7 +50,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_recording_of_a_real_run_gives_the_same_plan_and_a_changed_one_does_not() {
+    fn replay_accepts_the_recorded_plan_and_rejects_a_changed_one() {
         let mut recorded = read(&default_recording()).unwrap();
         assert!(replays(&recorded).unwrap());
         std::sync::Arc::make_mut(&mut recorded.plan).settled ^= true;

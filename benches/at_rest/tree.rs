@@ -471,7 +471,7 @@ mod tests {
     }
 
     #[test]
-    fn recognises_the_health_check_of_a_later_container() {
+    fn recognizes_the_health_check_of_a_later_container() {
         let nodes = [node(1, vec![check()])];
         let words = BTreeMap::from([
             (1, "containerd"),

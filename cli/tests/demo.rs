@@ -71,7 +71,7 @@ fn unsuitable_engine_is_reported_and_platform_simulated() {
     });
     assert_complete_bring_up(
         &output,
-        "Reason: Docker cannot be used here: it is running, but refuses the privileges that a node \
+        "Reason: Docker cannot be used here: it is running, but rejects the privileges that a node \
          with its own engine needs: docker: operation not permitted.",
     );
 }

@@ -55,7 +55,7 @@ fn command_line_on_a_terminal() {
     exec_runs_a_command_in_a_container(&project);
     a_service_is_restarted(&project);
     logs_and_events_can_be_followed(&project);
-    colours_only_on_terminals(&project);
+    colors_only_on_terminals(&project);
     mistyped_names_get_a_suggestion(&project);
     project.ends(0, &["doctor"]);
     missing_secrets_are_reported_immediately(&project);
@@ -243,12 +243,12 @@ fn logs_and_events_can_be_followed(project: &Project) {
     assert_eq!(last.lines().count(), 2, "{last}");
 }
 
-fn colours_only_on_terminals(project: &Project) {
+fn colors_only_on_terminals(project: &Project) {
     let escape = '\u{1b}';
-    let coloured = on_terminal(project, &["status"]);
-    coloured.shows("quiet-1");
-    assert!(coloured.raw().contains(escape));
-    coloured.ends(0);
+    let colored = on_terminal(project, &["status"]);
+    colored.shows("quiet-1");
+    assert!(colored.raw().contains(escape));
+    colored.ends(0);
     assert!(!project.ends(0, &["status"]).stdout.contains(escape));
     let forced = project.ends(0, &["status", "--color", "always"]);
     assert!(forced.stdout.contains(escape));

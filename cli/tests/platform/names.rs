@@ -61,7 +61,7 @@ fn run_net(node: &Node, words: &[&str]) -> Vec<String> {
     output.lines().map(str::to_owned).collect()
 }
 
-fn build_the_dialler(project: &Project) {
+fn build_the_dialer(project: &Project) {
     let source = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/platform/names/dial.c");
     let built = Command::new("musl-gcc")
         .args(["-static", "-O1", "-o"])
@@ -83,7 +83,7 @@ fn services_reach_each_other_by_name() {
         &Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/platform/names"),
         "net",
     );
-    build_the_dialler(&project);
+    build_the_dialer(&project);
 
     let mut up = project.start(&["up"]);
     let (a, output) = until("both libraries have found db", TIMEOUT, || {

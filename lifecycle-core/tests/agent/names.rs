@@ -180,7 +180,7 @@ async fn other_names_are_forwarded_to_the_nodes_resolvers() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn the_containers_file_names_the_agent_and_the_nodes_domains() {
+async fn containers_resolv_conf_names_the_agent_and_the_nodes_domains() {
     let node = Node::start();
     let mut feeder = node.feeder().await;
     feeder.accept(&platform(133)).await;
@@ -198,7 +198,7 @@ async fn the_containers_file_names_the_agent_and_the_nodes_domains() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn serves_another_block_at_once() {
+async fn serves_the_block_of_a_new_table_immediately() {
     let node = Node::start();
     let mut feeder = node.feeder().await;
     feeder.accept(&platform(134)).await;

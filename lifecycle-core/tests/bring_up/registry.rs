@@ -90,7 +90,7 @@ async fn another_url_replaces_only_the_manager_and_fills_its_database() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn unreachable_copies_delay_nothing_and_receive_the_removal() {
+async fn unreachable_database_does_not_delay_up_and_is_updated_later() {
     let mut stage = stage(24).await;
     for (name, service) in &mut stage.declaration.services {
         if name.as_str() == "api" {

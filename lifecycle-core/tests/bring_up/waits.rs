@@ -84,7 +84,7 @@ async fn until(what: &str, mut is_so: impl FnMut() -> bool) {
 }
 
 #[tokio::test(start_paused = true)]
-async fn node_that_stays_creating_beyond_its_deadline() {
+async fn wait_for_a_node_that_never_starts_ends() {
     let options = SimOptions {
         latencies: Latencies {
             provision: Span::millis(100_000_000, 100_000_000),
@@ -104,7 +104,7 @@ async fn node_that_stays_creating_beyond_its_deadline() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn node_with_a_closed_ssh_port() {
+async fn wait_for_a_node_with_a_closed_ssh_port_ends() {
     let (stage, reports) = recording(SimOptions::seeded(32)).await;
     let began = Instant::now();
     let up = stage.up();
@@ -125,7 +125,7 @@ async fn node_with_a_closed_ssh_port() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn manager_that_never_responds() {
+async fn wait_for_a_manager_that_never_responds_ends() {
     let (stage, reports) = recording(SimOptions::seeded(33)).await;
     let digest = {
         let bootstrapper = stage.bootstrapper().await;
@@ -141,7 +141,7 @@ async fn manager_that_never_responds() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn slow_steps_and_services_that_are_never_ready() {
+async fn slow_steps_and_unready_services_are_reported_as_waits() {
     let options = SimOptions {
         latencies: Latencies {
             build: Span::millis(600_000, 600_000),
@@ -166,7 +166,7 @@ async fn slow_steps_and_services_that_are_never_ready() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn commands_without_a_manager() {
+async fn commands_without_a_manager_end() {
     let (stage, reports) = recording(SimOptions::seeded(35)).await;
     stage.up().await.unwrap();
     stage.world.faults().pause(&node("n1")).unwrap();
@@ -189,7 +189,7 @@ async fn commands_without_a_manager() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn manager_that_is_lost_during_up() {
+async fn up_ends_when_the_manager_is_lost() {
     let (stage, reports) = recording(SimOptions::seeded(36)).await;
     let began = Instant::now();
     let up = stage.up();

@@ -90,7 +90,7 @@ async fn assert_copies(stage: &Stage, databases: &SimDatabases) {
 }
 
 #[tokio::test(start_paused = true)]
-async fn copies_survive_outages_lost_instances_and_take_overs() {
+async fn copies_are_correct_after_outages_lost_instances_and_takeovers() {
     let (mut stage, databases) = mirrored(51).await;
     stage.settled().await;
     stage.pass(Duration::from_mins(1)).await;
@@ -145,7 +145,7 @@ fn quick(seed: u64) -> SimOptions {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn on_postgres_the_follower_responds_and_takes_over() {
+async fn standby_manager_on_postgres_responds_and_takes_over() {
     let server = PostgresServer::start();
     let url = server.database();
     let mut stage = Stage::shop_without_manager(quick(52)).await;

@@ -146,7 +146,7 @@ async fn crash_loop_is_delayed_reported_as_failed_and_retried() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn service_that_always_exits_successfully_is_failed_too() {
+async fn service_that_always_exits_with_code_0_fails() {
     let mut stage = Stage::shop_without_manager(SimOptions::seeded(43)).await;
     let ends = Behaviour::default().exits(Duration::ZERO, 0);
     stage.world.behave("web", ends);
@@ -458,7 +458,7 @@ async fn node_that_restarts_during_a_partition_duplicates_nothing() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn quota_error_fails_the_node_and_its_services_until_it_is_raised() {
+async fn quota_error_fails_the_node_until_the_quota_is_raised() {
     // The seed is chosen so that the quota leaves room for the manager's node, on which everything
     // depends.
     let mut stage = Stage::shop_without_manager(SimOptions::seeded(61)).await;

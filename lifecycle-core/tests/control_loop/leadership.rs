@@ -10,7 +10,7 @@ use lifecycle_core::registry::{Batch, Change};
 use crate::stage::{LEASE, Stage};
 
 #[tokio::test(start_paused = true)]
-async fn follower_takes_over_when_the_lease_expires() {
+async fn standby_manager_takes_over_when_the_lease_expires() {
     let mut stage = Stage::shop(31).await;
     stage.settled().await;
     let follower = stage.next_manager();

@@ -117,7 +117,7 @@ async fn stopped_replicas_leave_all_tables_and_return() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn take_over_keeps_addresses_and_raises_table_versions() {
+async fn takeover_keeps_addresses_and_raises_table_versions() {
     let mut stage = stage(63).await;
     stage.settled().await;
     let before = agents_table(&stage).await;

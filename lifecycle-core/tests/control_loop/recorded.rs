@@ -77,7 +77,7 @@ async fn life(stage: &Stage) {
 }
 
 #[tokio::test(start_paused = true)]
-async fn every_plan_in_the_life_of_a_platform_is_made_again_from_its_recording() {
+async fn every_plan_can_be_computed_again_from_its_recording() {
     for seed in 131..=133 {
         let mut stage = Stage::shop_without_manager(SimOptions::seeded(seed)).await;
         stage.world.preload_image(AGENT_IMAGE);

@@ -304,7 +304,7 @@ proptest! {
     }
 
     #[test]
-    fn placement_honours_constraints_ports_and_capacity(
+    fn placement_respects_constraints_ports_and_capacity(
         old in platform(),
         steps in 0_usize..160,
         new in platform(),

@@ -398,7 +398,7 @@ fn prefers_a_node_that_has_the_image() {
 }
 
 #[test]
-fn does_not_start_elsewhere_what_may_run_on_an_unreachable_node() {
+fn does_not_start_a_replica_that_may_run_on_an_unreachable_node() {
     let mut world = shop_world();
     let (node, _) = location_of(&world, "db", 1);
     world.lose(&node);
@@ -480,7 +480,7 @@ fn moves_replicas_off_an_undeclared_node() {
 }
 
 #[test]
-fn passes_a_port_on_from_an_undeclared_service() {
+fn reuses_the_port_of_an_undeclared_service() {
     let mut world = World::empty();
     world.settle(&declared(&["n1"], vec![service("old").host_port(80)]));
     let declared = declared(&["n1"], vec![service("new").host_port(80)]);
@@ -490,7 +490,7 @@ fn passes_a_port_on_from_an_undeclared_service() {
 }
 
 #[test]
-fn passes_a_port_on_to_a_dependency() {
+fn hands_a_port_over_to_a_dependency() {
     let before = declared(&["n1"], vec![service("web").host_port(80)]);
     let mut world = World::empty();
     world.settle(&before);
@@ -572,7 +572,7 @@ fn rejects_a_dependency_cycle() {
 }
 
 #[test]
-fn holds_what_needs_a_failed_step() {
+fn holds_steps_that_need_a_failed_step() {
     let declared = shop_declared();
     let mut world = World::empty();
     for node in ["n1", "n2", "n3"] {

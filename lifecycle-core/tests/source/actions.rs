@@ -70,7 +70,7 @@ impl<'ast> Visit<'ast> for Reader {
 }
 
 #[test]
-fn an_action_has_three_places() {
+fn actions_are_handled_in_only_three_places() {
     let actions = variants();
     assert!(actions.len() > 1);
     let mut places = BTreeSet::new();

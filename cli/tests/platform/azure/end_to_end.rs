@@ -19,7 +19,7 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(1);
 
 const NODES: &str = r#"
 [nodes.hub]
-labels = { zone = "centre" }
+labels = { zone = "center" }
 [[node_pool]]
 name = "edge"
 count = 2

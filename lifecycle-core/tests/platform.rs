@@ -422,7 +422,7 @@ async fn number_and_size_of_read_files_are_limited() {
         ),
         (
             vec![named("compose.yaml", chain)],
-            "more than 64 services extend each other in a row",
+            "the chain of `extends` is longer than 64 services",
         ),
         (
             vec![named("compose.yaml", heirs)],

@@ -1,5 +1,5 @@
-//! `extends`: a service that is based on another one, in the same file or in another file
-//! (`05-services.md` of the specification).
+//! Resolves `extends`: merges a service with the service that it extends, in the same file or in
+//! another file (`05-services.md` of the specification).
 
 use std::collections::HashMap;
 use std::path::PathBuf;
@@ -57,11 +57,11 @@ impl Extended {
 struct Base {
     root: Node,
     identity: PathBuf,
-    /// The directory that `extends.file` in this file is relative to.
+    /// The base directory of `extends.file` in this file.
     directory: PathBuf,
     /// The file's name in diagnostics.
     name: String,
-    /// The result for each requested service; `None` if a problem was reported for it.
+    /// The result for each requested service; `None` if the service has a problem.
     done: HashMap<String, Option<Node>>,
 }
 
@@ -74,18 +74,18 @@ impl Base {
     }
 }
 
-/// The chain of `extends` from a service in one layer's file to the services that it extends.
+/// Follows the chains of `extends` that start in one file.
 struct Walk<'w, 'a> {
     assembly: &'w mut Assembly<'a>,
     scope: &'w Scope<'w>,
-    /// The files; the layer's own file is first.
+    /// All files that were read so far. The chains start in the first file.
     bases: Vec<Base>,
     /// The chain of services up to the current one, each with the index of its file.
     chain: Vec<(usize, String)>,
 }
 
 impl Assembly<'_> {
-    /// Merges every service of a file with the one that it extends.
+    /// Merges every service of a file with the service that it extends.
     pub(super) fn extend_services(
         &mut self,
         root: Node,
@@ -191,7 +191,7 @@ impl Walk<'_, '_> {
             return None;
         }
         if self.chain.len() >= MAX_CHAIN {
-            let message = format!("more than {MAX_CHAIN} services extend each other in a row");
+            let message = format!("the chain of `extends` is longer than {MAX_CHAIN} services");
             report.problem(*at, path, message);
             return None;
         }

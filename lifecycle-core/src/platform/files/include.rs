@@ -1,8 +1,8 @@
-//! `include`: copies what other projects declare into this one (`14-include.md` of the
+//! Resolves `include`: copies the resources of other projects into this one (`14-include.md` of the
 //! specification).
 //!
-//! Each entry is a separate project: its files are merged separately, with their own directory for
-//! relative paths, and with their own variables in addition to the project's.
+//! Each entry is a separate project, and its files are merged separately. They have their own
+//! directory for relative paths, and their own variables in addition to those of the main project.
 
 use std::path::{Path, PathBuf};
 
@@ -77,7 +77,8 @@ fn all_named(field: &Field<'_>, report: &mut Report) -> Option<Vec<Named>> {
 }
 
 impl Assembly<'_> {
-    /// Copies what a file includes into it. `chain` is the chain of files up to this one.
+    /// Copies included resources into the file that includes them. `chain` lists the including
+    /// files, from the main file to this one.
     pub(super) fn include(
         &mut self,
         include: &Entry,
@@ -162,7 +163,7 @@ impl Assembly<'_> {
         Some(model)
     }
 
-    /// Returns the variables of an included project's own files.
+    /// Returns the variables in the environment files of an included project.
     fn variables(
         &mut self,
         included: &Included,
@@ -217,7 +218,7 @@ impl Assembly<'_> {
         }
     }
 
-    /// Copies everything that an included project declares.
+    /// Copies all resources of an included project.
     fn copy(&mut self, model: Node, root: &mut Node, item: &Field<'_>) {
         let Value::Map(sections) = model.value else {
             let message = "the included file is not a mapping";

@@ -17,8 +17,8 @@ pub(super) fn files(earlier: Node, later: Node, report: &mut Report) -> Node {
     merge.node(earlier, later)
 }
 
-/// Merges a service over the one that it extends. Tags are kept, because they also apply to earlier
-/// files.
+/// Merges a service over the service that it extends. Keeps the tags, because they also apply to
+/// the values in earlier files.
 pub(super) fn services(name: &str, extended: Node, own: Node, report: &mut Report) -> Node {
     let mut merge = Merge {
         report,
@@ -31,7 +31,7 @@ pub(super) fn services(name: &str, extended: Node, own: Node, report: &mut Repor
     merged
 }
 
-/// Finishes a tree that is not merged any further: removes values with the tag `!reset`.
+/// Removes all tags from a tree, and the values with the tag `!reset`.
 pub(super) fn finished(node: Node, report: &mut Report) -> Node {
     let mut merge = Merge {
         report,
@@ -191,7 +191,7 @@ impl Merge<'_> {
     /// Reports two values whose types cannot be merged.
     fn differ(&mut self, earlier: &Node, later: &Node) {
         let message = format!(
-            "this is {}, but at {} it is {}; the two cannot be merged",
+            "found {}, but the value at {} is {}; the two cannot be merged",
             later.kind(),
             self.report.describe_position(earlier.at),
             earlier.kind()
@@ -303,8 +303,8 @@ impl Merge<'_> {
         self.report.final_problem(node.at, &path, message);
     }
 
-    /// Merges the addresses of hosts. All addresses of a host are replaced together, because a host
-    /// may have several.
+    /// Merges the addresses of hosts. A host may have several addresses; the later file replaces
+    /// all of them together.
     fn hosts(&mut self, earlier: Node, later: Node) -> Node {
         let at = earlier.at;
         let mut items = as_host_list(earlier);
@@ -369,7 +369,8 @@ fn as_mapping(node: Node, key: &str) -> Node {
     }
 }
 
-/// Converts a list of names to the keys of a mapping; other types are kept and reported later.
+/// Converts a list of names to the keys of a mapping. Other types are not changed; they are
+/// reported later.
 fn named(node: Node, name: Name) -> Node {
     let Value::List(items) = &node.value else {
         return node;

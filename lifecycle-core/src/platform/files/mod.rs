@@ -1,11 +1,15 @@
 //! Merges several Compose files, and the files that they refer to, into one tree.
 //!
-//! For each file, variables are replaced (`interpolation`), paths are made relative to the project
-//! directory (`paths`), includes are copied in (`include`), and services are merged with those that
-//! they extend (`extends`). Then the files are merged, each over the previous ones (`merge`, by the
-//! `rules` of each key), and services without an active profile are removed (`profiles`). All nodes
-//! keep their positions, so that diagnostics of the merged tree name the original file, line and
-//! key.
+//! Each file is prepared in these steps:
+//!
+//! 1. Replace variables (`interpolation`).
+//! 2. Make paths relative to the project directory (`paths`).
+//! 3. Copy the resources of included projects into the file (`include`).
+//! 4. Merge services with those that they extend (`extends`).
+//!
+//! Then each file is merged over the previous ones (`merge`); the module `rules` contains the rule
+//! for each key. Finally, services without an active profile are removed (`profiles`). All nodes
+//! keep their positions, so that diagnostics name the original file, line and key.
 
 mod environment;
 mod extends;
@@ -28,7 +32,7 @@ pub(super) use profiles::remove_disabled;
 
 /// The maximum number of values in all files together.
 const MAX_NODES: usize = 1_000_000;
-/// The maximum size of the text in all files together.
+/// The maximum size of the text in all files together, in bytes.
 const MAX_BYTES: usize = 64 << 20;
 
 /// A parsed file, before anything is replaced or merged.
@@ -38,7 +42,7 @@ pub(super) struct Document {
     identity: PathBuf,
 }
 
-/// A text with its position and key.
+/// A string with its position and the path of its key.
 struct Named {
     text: String,
     at: Position,
@@ -57,8 +61,8 @@ impl Named {
 
 /// The project that a file belongs to: the main project or an included one.
 struct Scope<'s> {
-    /// The directory for relative paths in the file, itself relative to the main project's
-    /// directory.
+    /// The base directory of relative paths in the file. It is relative to the directory of the
+    /// main project.
     directory: PathBuf,
     lookup: Lookup<'s>,
 }
@@ -71,12 +75,12 @@ pub(super) struct Assembly<'a> {
     so_far: Totals,
     nodes: usize,
     bytes: usize,
-    /// Whether all files were found. If not, checking the tree would only add false problems.
+    /// Whether all files were read. If not, checking the tree would only cause false problems.
     complete: bool,
 }
 
 impl<'a> Assembly<'a> {
-    /// Creates an assembly whose `report` starts with the first file.
+    /// Creates an assembly. `report` must already contain the first file.
     pub(super) fn new(project_dir: &'a Path, report: &'a mut Report) -> Self {
         Self {
             project_dir,
@@ -89,7 +93,7 @@ impl<'a> Assembly<'a> {
         }
     }
 
-    /// Reads the files that the user named or that were found.
+    /// Reads the main files of the project.
     pub(super) fn read_all(&mut self, files: &[PathBuf]) -> Vec<Document> {
         if files.is_empty() {
             self.complete = false;
@@ -124,7 +128,7 @@ impl<'a> Assembly<'a> {
             .filter(|name| !name.is_empty())
     }
 
-    /// Merges the files of the project; `None` if a file is missing.
+    /// Merges the files of the project. Returns `None` if a file is missing or invalid.
     pub(super) fn assemble(mut self, documents: Vec<Document>, lookup: Lookup<'_>) -> Option<Node> {
         let scope = Scope {
             directory: PathBuf::from(paths::PROJECT),
@@ -136,7 +140,7 @@ impl<'a> Assembly<'a> {
 
     fn begin(&mut self, file: &Path) {
         self.files += 1;
-        // The report already starts with the first file.
+        // The report already contains the first file.
         if self.files > 1 {
             let shown = file.strip_prefix(self.project_dir).unwrap_or(file);
             self.report.begin(shown.display().to_string());
@@ -172,7 +176,7 @@ impl<'a> Assembly<'a> {
         }
     }
 
-    /// Reads the text of a referenced file; an error is a message with a hint.
+    /// Reads the text of a referenced file. On failure, returns a message and a hint.
     fn text_of(
         &mut self,
         directory: &Path,
@@ -194,20 +198,20 @@ impl<'a> Assembly<'a> {
                 let message = format!("`{path}` cannot be read: {error}");
                 Err((
                     message,
-                    "give a Compose file that you have permission to read",
+                    "specify a Compose file that you have permission to read",
                 ))
             }
         }
     }
 
-    /// Returns the name of a file, as the user knows it.
+    /// Returns a file's name for messages: its path, relative to the project directory if possible.
     fn shown(&self, identity: &Path) -> String {
         let project = self.project_dir.canonicalize().unwrap_or_default();
         let shown = identity.strip_prefix(project).unwrap_or(identity);
         shown.display().to_string()
     }
 
-    /// Counts a tree; returns `false` if all trees together exceed the limits.
+    /// Adds the size of a tree to the totals. Returns `false` if the totals exceed the limits.
     fn count(&mut self, node: &Node) -> bool {
         let was_within = self.nodes <= MAX_NODES && self.bytes <= MAX_BYTES;
         let (nodes, bytes) = node.weight();
@@ -226,7 +230,7 @@ impl<'a> Assembly<'a> {
         is_within
     }
 
-    /// Merges the files of a project. `chain` is the chain of files up to these.
+    /// Merges the files of a project. `chain` lists the files whose `include` led to this project.
     fn model(
         &mut self,
         documents: Vec<Document>,

@@ -1,7 +1,7 @@
 //! Makes paths in files of other directories relative to the project directory.
 //!
-//! The merged tree is read with one directory only, but paths in included files, and in files with
-//! extended services, are relative to the directories of those files.
+//! All paths in the merged tree must be relative to one directory. But in included files and in
+//! files with extended services, paths are relative to the directories of those files.
 
 use std::path::{Path, PathBuf};
 
@@ -50,8 +50,8 @@ pub(super) fn rebase(root: &mut Node, directory: &Path) {
     }
 }
 
-/// Sets the build contexts that services of an included project omit to the directory of that
-/// project.
+/// Sets the default build context of services in an included project, which is the directory of
+/// that project.
 pub(super) fn set_default_contexts(root: &mut Node, directory: &Path) {
     if directory == Path::new(PROJECT) {
         return;
@@ -80,7 +80,7 @@ pub(super) fn set_default_contexts(root: &mut Node, directory: &Path) {
     }
 }
 
-/// Returns the values of a mapping; none if the node is not a mapping.
+/// Returns the values of a mapping, or no values if the node is not a mapping.
 pub(super) fn values(node: Option<&mut Node>) -> impl Iterator<Item = &mut Node> {
     let entries = match node.map(|node| &mut node.value) {
         Some(Value::Map(entries)) => entries.as_mut_slice(),
@@ -89,7 +89,7 @@ pub(super) fn values(node: Option<&mut Node>) -> impl Iterator<Item = &mut Node>
     entries.iter_mut().map(|entry| &mut entry.node)
 }
 
-/// Returns the items of a list; a single value counts as a list of one.
+/// Returns the items of a list. A single value counts as a list with one item.
 fn items(node: Option<&mut Node>) -> impl Iterator<Item = &mut Node> {
     let items = match node {
         Some(Node {
@@ -153,7 +153,7 @@ impl Rebase<'_> {
             return None;
         }
         let path = joined(self.directory, text).to_string_lossy().into_owned();
-        // A mount source that starts with anything else would be a volume name.
+        // Without `./`, the source of a mount would be a volume name.
         Some(if path.starts_with(['/', '.']) {
             path
         } else {
@@ -161,7 +161,7 @@ impl Rebase<'_> {
         })
     }
 
-    /// Rebases `SOURCE:TARGET[:OPTIONS]`; the source is a path if it starts like one.
+    /// Rebases `SOURCE:TARGET[:OPTIONS]` if the source is a relative path.
     fn mount(&self, text: &str) -> Option<String> {
         let (source, rest) = text.split_once(':')?;
         if !source.starts_with('.') {

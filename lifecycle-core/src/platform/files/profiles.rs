@@ -1,4 +1,4 @@
-//! `profiles`: removes services without an active profile (`15-profiles.md` of the specification).
+//! Removes services whose `profiles` are not active (`15-profiles.md` of the specification).
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -73,7 +73,7 @@ fn profile(text: &str) -> Result<String, String> {
     }
 }
 
-/// The references of one service to others.
+/// Checks whether a service refers to disabled services.
 struct References<'a> {
     service: &'a str,
     disabled: &'a BTreeMap<String, Vec<String>>,

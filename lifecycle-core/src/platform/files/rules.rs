@@ -1,8 +1,8 @@
 //! The rules that determine how two values of a key are merged, and what identifies the items of a
 //! list.
 //!
-//! The rules are those of `13-merge.md` of the specification, and those of the section on `extends`
-//! in its `05-services.md`.
+//! The rules follow the specification: `13-merge.md`, and the section on `extends` in
+//! `05-services.md`.
 
 use super::super::tree::{Node, Value};
 
@@ -19,7 +19,7 @@ pub(super) enum Rule {
     Hosts,
     /// Names, as a list or as the keys of a mapping.
     Names(Name),
-    /// A single value counts as a list of one.
+    /// A list or a single value, which counts as a list with one item.
     OneOrList,
     /// Like `OneOrList`, but items with the same identity replace each other.
     OneOrUnique(Identity),
@@ -41,7 +41,7 @@ pub(super) enum Name {
     Dependency,
 }
 
-/// What identifies an item of a list.
+/// The part of a list item that identifies the item.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Identity {
     /// The whole text.
@@ -52,9 +52,9 @@ pub(super) enum Identity {
     Mount,
     /// The target file of a secret or config; a relative target is in this directory.
     File(&'static str),
-    /// The port in any notation.
+    /// The port, in any notation.
     Exposed,
-    /// The path in the container, without the options after it.
+    /// The path in the container, without the mount options.
     Memory,
     /// The subnet of an address pool.
     Subnet,
@@ -113,7 +113,8 @@ fn of_service(path: &[&str]) -> Rule {
 }
 
 impl Identity {
-    /// Returns the identity of an item; `None` for a malformed item, which equals no other.
+    /// Returns the identity of an item, or `None` for a malformed item. A malformed item never
+    /// replaces another item.
     pub(super) fn of(self, item: &Node) -> Option<String> {
         let text = item.as_text();
         let part = |key: &str| item.child(key).and_then(Node::as_text);

@@ -1,13 +1,14 @@
 //! Tests against the examples in the Compose Specification that use several files.
 //!
-//! Each example quotes the document that its test names. Broken indentation is corrected, and parts
-//! that the document only describes are written out.
+//! The name of a case is the document and section of the example. Unlike in the document, broken
+//! indentation is corrected, and parts that are only described there are written out.
 
 use std::fs;
 
 use super::*;
 
-/// The files by name, the main files first. The tests compare the merged tree, or the problems.
+/// A project with files by name. The first `main` files are the main files; other files are only
+/// referenced.
 struct Project<'a> {
     files: &'a [(&'a str, &'a str)],
     main: usize,
@@ -158,7 +159,7 @@ fn merges_files_as_in_13_merge() {
     }
 }
 
-/// Rules that the specification states in tables or text, for all notations.
+/// Checks the rules that the specification states in tables or text, for all notations of a key.
 #[test]
 fn merges_all_notations_of_a_key() {
     for (case, earlier, later, expected) in [
@@ -181,7 +182,7 @@ fn merges_all_notations_of_a_key() {
             "services: {a: {depends_on: {b: {condition: service_healthy, required: true}, c: {condition: service_started, required: true}}}}",
         ),
         (
-            "a build in one word",
+            "a build as a single value",
             "services: {a: {build: ./app}}",
             "services: {a: {build: {target: dev}}}",
             "services: {a: {build: {context: ./app, target: dev}}}",
@@ -205,19 +206,19 @@ fn merges_all_notations_of_a_key() {
             "services: {a: {extra_hosts: ['y:2.2.2.2', 'x=3.3.3.3']}}",
         ),
         (
-            "logging of one driver, and of another",
+            "logging with the same driver, and with another driver",
             "services: {a: {logging: {driver: x, options: {m: 1}}}, b: {logging: {driver: x, options: {m: 1}}}}",
             "services: {a: {logging: {options: {n: 2}}}, b: {logging: {driver: y}}}",
             "services: {a: {logging: {driver: x, options: {m: 1, n: 2}}}, b: {logging: {driver: y}}}",
         ),
         (
-            "words once",
+            "lists without duplicates",
             "services: {a: {cap_add: [X, Y], expose: ['80']}}",
             "services: {a: {cap_add: [Y, Z], expose: ['80/tcp', '81']}}",
             "services: {a: {cap_add: [X, Y, Z], expose: ['80/tcp', '81']}}",
         ),
         (
-            "one value or a list, each once",
+            "a single value or a list, without duplicates",
             "services: {a: {dns: 1.1.1.1, tmpfs: /run}}",
             "services: {a: {dns: [1.1.1.1, 8.8.8.8], tmpfs: ['/run:size=1m', /tmp]}}",
             "services: {a: {dns: [1.1.1.1, 8.8.8.8], tmpfs: ['/run:size=1m', /tmp]}}",

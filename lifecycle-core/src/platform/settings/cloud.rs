@@ -1,4 +1,4 @@
-//! `[cloud]`: the provider of nodes, and how to reach it.
+//! Reads `[cloud]`: the provider of nodes and its settings.
 
 use std::net::{IpAddr, Ipv4Addr};
 use std::time::Duration;
@@ -13,7 +13,7 @@ use crate::cloud::CloudDeadlines;
 
 /// The keys that all providers have.
 const COMMON: [&str; 3] = ["deadlines", "provider", "subnet"];
-/// All keys of `[cloud]`; those that are not common are for Azure.
+/// All keys of `[cloud]`. Keys that are not in `COMMON` are only for Azure.
 pub(in super::super) const CLOUD: [&str; 18] = [
     "account",
     "authority",
@@ -59,7 +59,8 @@ pub(super) enum Provider {
 }
 
 impl Provider {
-    /// Returns the provider in `[cloud]`; local by default. [`read`] reports errors.
+    /// Returns the provider in `[cloud]`, or the local one by default. Ignores errors, which
+    /// [`read`] reports.
     pub(super) fn of(cloud: Option<&Field<'_>>) -> Self {
         let named = cloud.and_then(|cloud| cloud.get("provider"));
         let is_azure = named.is_some_and(|named| named.text(&mut Report::new("")) == Some("azure"));
@@ -124,15 +125,15 @@ pub(super) fn read(
             field.problem(report, format!("`{key}` is missing"));
         }
     }
-    // Settings that could not be read are already reported.
+    // If `login` or `identity` is invalid, the problem is already reported.
     let login_is_known = field.get("login").is_none() || spec.login != LoginSpec::InOrder;
     if field.get("identity").is_none() && login_is_known && spec.login_of_manager().is_none() {
         field.problem_with_help(
             report,
             "the manager cannot log in from its VM, because your login is only valid on this \
              machine",
-            "set `identity` (the resource id of a user-assigned identity for its VM), or a \
-             `login` with `method = \"client-secret\"`",
+            "set `identity` to the resource id of a user-assigned identity for the manager's VM, \
+             or set a `login` with `method = \"client-secret\"`",
         );
     }
     (CloudSpec::Azure(Box::new(spec)), limits)
@@ -249,7 +250,7 @@ fn jump_host(
         if field.is_map() && field.get(key).is_none() {
             let help = match key {
                 "host_key" => {
-                    "`ssh-keyscan <host>` prints it; verify it with the owner of the \
+                    "`ssh-keyscan <host>` prints the key; verify the key with the owner of the \
                                host"
                 }
                 _ => {
@@ -291,7 +292,7 @@ fn zones(field: &Field<'_>, report: &mut Report) -> Vec<String> {
         .collect()
 }
 
-/// Reads the certificate from the file that a field names.
+/// Reads the certificate from the file whose path is in a field.
 pub(super) fn certificate(
     field: &Field<'_>,
     secrets: SecretReader<'_>,
@@ -304,12 +305,12 @@ pub(super) fn certificate(
     field.problem_with_help(
         report,
         "the file does not contain a certificate",
-        "give a file in PEM format, with a line `-----BEGIN CERTIFICATE-----`",
+        "specify a file in PEM format, with a line `-----BEGIN CERTIFICATE-----`",
     );
     None
 }
 
-/// Checks an HTTPS URL. HTTP is allowed only for this machine.
+/// Checks that a URL starts with `https://` and contains no credentials.
 pub(super) fn address(text: &str) -> Result<String, String> {
     let bad = |why: &str| format!("`{text}` is not a usable URL: {why}");
     let (scheme, rest) = text
@@ -338,7 +339,7 @@ pub(super) fn filled(text: &str) -> Result<String, String> {
 fn subscription(text: &str) -> Result<String, String> {
     uuid::Uuid::parse_str(text)
         .map(|_| text.to_owned())
-        .map_err(|_| format!("`{text}` is not a UUID; `az account show --query id` prints it"))
+        .map_err(|_| format!("`{text}` is not a UUID; `az account show --query id` prints the id"))
 }
 
 fn location(text: &str) -> Result<String, String> {
@@ -346,7 +347,7 @@ fn location(text: &str) -> Result<String, String> {
     is_word.then(|| text.to_owned()).ok_or_else(|| {
         format!(
             "`{text}` is not a region name; write it like `westeurope` (`az account \
-             list-locations --query [].name` lists them)"
+             list-locations --query [].name` lists all regions)"
         )
     })
 }
@@ -358,7 +359,7 @@ fn identity(text: &str) -> Result<String, String> {
     is_identity.then(|| text.to_owned()).ok_or_else(|| {
         format!(
             "`{text}` is not the resource id of an identity; `az identity show --query id` \
-                 prints it"
+                 prints the id"
         )
     })
 }

@@ -1,4 +1,4 @@
-//! `[code]`: where code bases are stored.
+//! Reads `[code]`: where code bases are stored.
 
 use super::super::Credentials;
 use super::super::azure::{AzureFilesSpec, CodeStoreSpec, FilesSecret};
@@ -41,7 +41,7 @@ impl Default for Code {
     }
 }
 
-/// Reads `[code]`; its secret is stored in `credentials`.
+/// Reads `[code]`, and stores its secret in `credentials`.
 pub(super) fn read(
     field: &Field<'_>,
     secrets: SecretReader<'_>,

@@ -1,5 +1,5 @@
-//! `platform.toml`: the cloud, nodes, manager, registry and code store. `docs/platform-toml.md`
-//! describes every key. Without the file, all defaults apply.
+//! Reads `platform.toml`: the cloud, nodes, manager, registry and code store.
+//! `docs/platform-toml.md` describes every key. Without `platform.toml`, all defaults apply.
 
 pub(super) mod cloud;
 pub(super) mod code;
@@ -37,7 +37,7 @@ pub(super) const NETWORK: [&str; 2] = ["block", "wait"];
 
 /// The images of local nodes.
 pub(super) const LOCAL_IMAGES: [&str; 2] = ["ready", "bare"];
-/// The name prefix of nodes if none are declared.
+/// The name prefix of the default nodes, which are used if no nodes are declared.
 const POOL_NAME: &str = "node";
 /// The maximum number of nodes.
 pub(super) const MAX_NODES: u32 = 10_000;
@@ -60,8 +60,8 @@ pub(super) struct Settings {
     pub(super) network: NetworkSpec,
 }
 
-/// Reads the tree of the file; `None` means that the platform has no such file. `undeclared` is the
-/// number of nodes if the file declares none.
+/// Reads the tree of `platform.toml`. `root` is `None` if the platform has no such file.
+/// `undeclared` is the number of nodes if no nodes are declared.
 pub(super) fn read(
     root: Option<&Node>,
     undeclared: u16,
@@ -316,8 +316,8 @@ impl Reader<'_> {
     }
 }
 
-/// Returns whether the file declares nodes. Rejected declarations count too, because default nodes
-/// in their place would only confuse the user.
+/// Returns whether the file declares nodes. Invalid declarations count, too: default nodes in their
+/// place would only confuse the user.
 fn declares_nodes(root: Option<&Node>) -> bool {
     root.is_some_and(|root| {
         let root = Field::root(root);

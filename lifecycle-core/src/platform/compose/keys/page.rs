@@ -1,5 +1,5 @@
-//! Generates `docs/compose.md` from the key tables and the introduction below. The tests check that
-//! the page, the tables and the reader agree.
+//! Generates `docs/compose.md` from the key tables and the introduction below. Tests check that the
+//! page is up to date, and that each key has the effect that its table states.
 
 use std::fmt::Write as _;
 use std::path::Path;
@@ -29,38 +29,39 @@ its effect here. If **no effect** is in bold, the service behaves differently fr
 `up` reports such keys before it changes anything. An unknown key is an error.
 
 **Service names.** The name of a service resolves in every container of the platform, on every node,
-even before the service is ready: a connection to `db:5432` reaches a ready
-replica, on whichever node it runs, and several replicas share the connections. `db.<platform>.internal` and the aliases of the service resolve, too;
-names are not case-sensitive. A name has one address, which is the same everywhere. A connection to it
-waits for a ready replica as long as `[network] wait` in `platform.toml` allows (30 s); then it is reset,
-and an event is recorded. Only known ports are reachable: those of `ports`, `expose`, `x-lifecycle.ready`,
-and the `EXPOSE` lines of the Dockerfile or image. Other
-services cannot reach any other port that a process opens; add such a port to `expose`. The
-resolvers of the node resolve all other names. Only IPv4, TCP and UDP are supported; the client
-address that a service sees is that of the client's node.
+even before the service is ready. A connection to `db:5432` reaches a ready replica on any node, and
+several replicas share the connections. `db.<platform>.internal` and the aliases of the service resolve,
+too; names are not case-sensitive. A name has one address, which is the same everywhere. If no replica is
+ready, a new connection waits for the time in `[network] wait` of `platform.toml` (default 30 s); then the
+connection is reset, and an event is recorded. Only known ports are reachable: those of `ports`, `expose`,
+`x-lifecycle.ready`, and the `EXPOSE` lines of the Dockerfile or image. If a process opens another port
+that other services need, add the port to `expose`. All other names are resolved by the resolvers of the
+node. Only IPv4, TCP and UDP are supported. A service sees the address of the client's node as the client
+address.
 
-**Files next to the Compose file.** Nodes have no copy of your directory. The contents of a relative
-path (`./nginx.conf:/etc/nginx/nginx.conf`), a config or a secret are therefore read where the command
-runs, sent in the declaration (which the registry stores encrypted), written to a directory owned by root on the
-node before the container is created, and mounted **read-only**. The contents are part of the container's
-specification: a changed file replaces the containers that mount it. The limits are 1 MiB for a mount,
+**Files next to the Compose file.** Nodes have no copy of your directory. Therefore, the contents of a
+relative path (`./nginx.conf:/etc/nginx/nginx.conf`), a config or a secret are read where the command runs
+and sent in the declaration, which the registry stores encrypted. Before the container is created, the
+contents are written to a directory on the node that is owned by root. They are mounted **read-only**. The
+contents are part of the container's specification: if a file changes, the containers that mount the file
+are replaced. The limits are 1 MiB for a mount,
 500 KiB for a config or secret, and 16 MiB for all together. A `.dockerignore` in a mounted directory
 applies. Files keep the executable bit and are owned by root.
 
 A relative path that does not exist, or that is an empty directory (`./data:/var/lib/postgresql/data`),
-is a data directory: it becomes a volume of the platform on the node, and the service stays on that node.
-This is decided by the contents of the path when `up` reads the file, so do not put your own files into a
+is a data directory: a volume of the platform on the node is mounted instead, and the service stays on that
+node. `up` decides this by the current contents of the path, so do not put your own files into a
 data directory. An absolute path (`/var/run/docker.sock`, `/etc/localtime`, `/data`) is a path of the
 node, unless it is inside the directory of the Compose file; data written to such a path of a node
-stays on that node when the service moves. `up` reports for each mount how it is interpreted, if that may be unexpected.
+stays on that node when the service moves. `up` reports the interpretation of a mount if it may be unexpected.
 
 **Volumes keep a service on its node.** A replica with a named volume on a node runs only on that node.
 If the replica cannot run there, the plan reports that the replica waits, and for which volume.
 
 **Networks.** A platform has one network. All services can reach each other by name, whatever `networks`
 they list: separate networks do not isolate services, whether on one node or between nodes, and `up`
-warns about this. If a network is `internal: true`, which requests isolation from outside, you must
-accept that it has no effect (`--accept-unsupported`).
+warns about this. `internal: true` requests the isolation of a network from outside, but has no effect
+here; you must accept this with `--accept-unsupported`.
 
 **Privileges.** `privileged`, `cap_add`, `devices`, `pid: host`, paths of the node and similar keys are
 granted as requested. Anyone who may declare services has root access to the nodes.
@@ -68,7 +69,8 @@ granted as requested. Anyone who may declare services has root access to the nod
 **Several files.** The files are those given with `-f`, in that order; without `-f`, those in `COMPOSE_FILE`
 (separated by `:`, or by the value of `COMPOSE_PATH_SEPARATOR`); without either, `compose.yaml`, `compose.yml`,
 `docker-compose.yml` or `docker-compose.yaml`, in the project directory or the nearest parent directory
-that contains one of these. In the last case, an override file next to it is read, too, if there is one:
+that contains one of these. In the last case, an override file next to the found file is also read, if there
+is one:
 `compose.override.yml`, `compose.override.yaml`, `docker-compose.override.yml` or
 `docker-compose.override.yaml`. Relative paths refer to the directory of the first file.
 
@@ -77,11 +79,11 @@ that contains one of these. In the last case, an override file next to it is rea
   as a whole; `environment`, `labels`, `args` and similar keys are merged by name, whether they are
   written as a mapping or as a list; in `ports`, `volumes`, `tmpfs`, `devices`, `secrets`, `configs`, `expose`, `dns` and lists of
   plain values, an entry replaces an earlier one for the same thing (the same port, the same path in the
-  container). `!reset` removes the value of an earlier file; `!override` replaces it. Two values of
-  types that cannot be merged are an error.
+  container). `!reset` removes the value of an earlier file, and `!override` replaces that value. If the
+  types of two values cannot be merged, it is an error.
 - *`include`*: the short syntax, and the long syntax with `path`, `project_directory` and `env_file`.
-  Each entry is a separate project, with its own directory for relative paths and its own `.env`, which
-  the variables of the main project override. A resource that both projects declare is an error, unless
+  Each entry is a separate project, with its own directory for relative paths and its own `.env`. The
+  variables of the main project override those in this `.env`. A resource that both projects declare is an error, unless
   the two declarations are identical; an override file may change included resources.
   Includes can be nested up to 24 levels deep.
 - *`extends`*: a service in the same file or in another file (`file`), in chains of up to 64 services;
@@ -97,11 +99,14 @@ that contains one of these. In the last case, an override file next to it is rea
   `${COMPOSE_PROJECT_NAME}` expands to the platform's final name in every file, including included files.
 - YAML anchors, aliases and merge keys are supported, and extension fields (`x-…`) are ignored.
 
-Differences from Compose: only local files can be included or extended, not URLs; a file must contain a single
-YAML document; a service that its profiles disable is not checked; two entries for the same thing in
-one list of *one* file are an error; `secrets` and `configs` of an included project take `environment`
-from the variables of the main project; in every file, `x-lifecycle.code` names a code base in the platform's
-code store.
+Differences from Compose:
+
+- Only local files can be included or extended, not URLs.
+- A file must contain a single YAML document.
+- A service that is disabled by its profiles is not checked.
+- Two entries for the same thing in one list of *one* file are an error.
+- `secrets` and `configs` of an included project take `environment` from the variables of the main project.
+- In every file, `x-lifecycle.code` is the name of a code base in the platform's code store.
 
 Settings that Compose does not have are under `x-lifecycle` of a service:
 
@@ -204,9 +209,8 @@ fn read(before: &str, key: &str, value: &str, after: &str) -> (Vec<String>, Vec<
     )
 }
 
-/// Checks that every key that is supported or checked is read, so that an invalid value is a
-/// problem, and that every key without effect is reported, on its own or with the mapping that
-/// contains it.
+/// Sets each key to an invalid value. A key whose value is read must cause a problem. A key without
+/// effect must be reported as unsupported, on its own or with the mapping that contains the key.
 #[test]
 fn every_key_has_the_effect_in_its_table() {
     const NONSENSE: &str = "{'?': [[]]}";
@@ -306,7 +310,7 @@ fn every_key_has_the_effect_in_its_table() {
                 let parts = paths.iter().flat_map(|path| path.split(['.', '[']));
                 parts.into_iter().any(|part| part == key.name)
             };
-            // The mapping may contain only one image.
+            // Remove the example's `image` before testing `image` itself.
             let before = before.replace(&format!("{}: x, ", key.name), "");
             let (problems, unsupported) = read(&before, key.name, NONSENSE, after);
             let is_read = matches!(

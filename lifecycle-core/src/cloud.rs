@@ -1,4 +1,4 @@
-//! Defines the trait for clouds, which list, create, start, stop, delete and fence VMs.
+//! Defines the trait for clouds. It lists, creates, starts, stops, deletes and fences VMs.
 
 mod deadlines;
 mod vm_api;
@@ -147,7 +147,8 @@ pub enum CloudProgress {
 pub struct PreflightReport {
     /// Each problem in one sentence, with a hint.
     pub problems: Vec<String>,
-    /// Each way in which the result will differ from the first choice, in one sentence.
+    /// The differences between the result and the first choices in the declaration, each in one
+    /// sentence.
     pub remarks: Vec<String>,
     /// How long creating the missing nodes in parallel will take. `None` if this is unknown or if
     /// no nodes are missing.

@@ -148,7 +148,7 @@ pub struct Manager {
     /// The restarts that have not ended, as recorded in the registry.
     restarts: std::sync::Mutex<Vec<Operation>>,
     retries: std::sync::Mutex<retry::Retries>,
-    /// Notified when an operation is accepted, because this does not always change the round.
+    /// Wakes `follow` when an operation is accepted, even if the round does not change.
     accepted: Notify,
 }
 
@@ -483,7 +483,7 @@ impl Manager {
         })
     }
 
-    /// Returns whether the manager accepts all changes, which it does after the first round.
+    /// Returns whether the first round has ended, so that the manager accepts all changes.
     pub fn is_open(&self) -> bool {
         // A caller that has seen the end of the first round must find the API open.
         self.open_after(&self.round());

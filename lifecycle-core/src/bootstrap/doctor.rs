@@ -15,8 +15,8 @@ use crate::model::PlatformId;
 /// How long each check may take.
 const CHECKED_WITHIN: Duration = Duration::from_secs(15);
 
-/// The largest tolerated clock difference. A larger difference disturbs leases, certificates and
-/// logs.
+/// The largest clock difference that is not reported as an error. A larger difference disturbs
+/// leases, certificates and logs.
 const MAX_CLOCK_DIFFERENCE: chrono::TimeDelta = chrono::TimeDelta::seconds(5);
 
 /// The free disk space, in KiB, below which a warning is reported. With less space, images and logs

@@ -139,7 +139,7 @@ mod tests {
     }
 
     #[test]
-    fn the_median_of_the_same_size_is_expected() {
+    fn estimates_the_median_for_the_same_size() {
         let mut seen = Durations::default();
         let (one, two) = (spec("a", Some("large")), spec("b", None));
         let steps = [

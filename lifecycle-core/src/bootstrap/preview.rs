@@ -21,7 +21,7 @@ pub struct Preview {
     pub manager_runs: bool,
     /// The problems that prevent `up`, each with a hint.
     pub problems: Vec<String>,
-    /// Each way in which the result differs from the first choice in the declaration.
+    /// The differences between the result and the first choices in the declaration.
     pub remarks: Vec<String>,
     /// How long creating the missing nodes is expected to take, if known.
     pub predicted: Option<Duration>,

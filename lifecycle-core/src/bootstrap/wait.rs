@@ -363,7 +363,7 @@ mod tests {
                 if let Err(error) = watch.update(&running, &waits) {
                     break error;
                 }
-                assert!(began.elapsed() < IDLE * 2, "no end");
+                assert!(began.elapsed() < IDLE * 2, "the loop did not time out");
                 tokio::time::sleep(Duration::from_secs(1)).await;
             };
             assert!(matches!(error, Error::TimedOut { .. }), "{error:?}");

@@ -35,7 +35,7 @@ pub struct Vm {
 #[async_trait]
 pub trait VmApi: Debug + Send + Sync + 'static {
     /// Returns the capabilities of this cloud. If `fences` is set, [`power_off`](Self::power_off)
-    /// must be implemented; if `adopts` is set, [`set_owner`](Self::set_owner) must be.
+    /// must be implemented. If `adopts` is set, [`set_owner`](Self::set_owner) must be implemented.
     fn capabilities(&self) -> CloudCapabilities;
 
     /// Checks within seconds, without changing anything, whether the nodes can be created.

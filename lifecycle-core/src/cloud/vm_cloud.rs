@@ -31,7 +31,7 @@ const POLL_EVERY: Duration = Duration::from_secs(1);
 /// The time limit for fencing.
 const FENCE_LIMIT: Duration = Duration::from_mins(15);
 
-/// Provides the nodes of one platform as VMs of a [`VmApi`].
+/// Provides the VMs of a [`VmApi`] as the nodes of one platform.
 ///
 /// # Caveats
 /// Changes run as tasks of the tokio runtime in which they were started. If that runtime ends, a

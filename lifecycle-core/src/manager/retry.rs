@@ -14,7 +14,7 @@ use crate::reconcile::RetryRequest;
 /// How long the control loop may take to handle a request. A write to the registry may delay it.
 const HANDLED_WITHIN: Duration = Duration::from_secs(20);
 
-/// The channel to the control loop, which exists after this manager has led for the first time.
+/// The channel to the control loop. It is missing until this manager leads for the first time.
 #[derive(Debug, Default)]
 pub(super) struct Retries {
     to: Option<mpsc::UnboundedSender<RetryRequest>>,

@@ -97,8 +97,8 @@ pub trait Databases: Debug + Send + Sync + 'static {
 pub(super) fn is_central(what: &str) -> Error {
     Error::Invalid {
         what: what.to_owned(),
-        why: "the database contains a central registry, so it cannot also be the database for nodes \
-              or for a service class"
+        why: "the database contains a central registry, so it cannot be the database for nodes \
+              or a service class"
             .into(),
         hint: "write the URL of an empty database in the section `[registry]` of platform.toml"
             .into(),

@@ -31,7 +31,7 @@ const EVENTS_PER_PASS: u32 = 1000;
 /// The minimum interval between passes.
 const PACE: Duration = Duration::from_millis(500);
 
-/// The maximum interval between passes; limits the delay of changes without a notification.
+/// The maximum interval between passes. Copies changes for which no notification arrived.
 const POLL_EVERY: Duration = Duration::from_secs(10);
 
 /// The delay after the first failed pass. The delay doubles with each further failure.
@@ -449,8 +449,8 @@ impl Copier<'_> {
             outcome = self.drop_old(database.as_ref()).await;
         }
         if matches!(outcome, Err(Failure::Kind(_))) {
-            // Open the database again for the next pass, which migrates its tables: the failure may
-            // mean that the database was replaced by an empty one.
+            // Open the database again before the next pass. It may have been replaced by an empty
+            // database, whose tables are created when it is opened.
             self.database = None;
         }
         outcome

@@ -103,8 +103,8 @@ pub struct RejectedSpec {
 pub enum Credential {
     /// The SHA-256 hash of a credential that only has to be verified, in hexadecimal.
     Hash(String),
-    /// The value of a credential that the manager itself must present. The value is stored
-    /// encrypted with the platform key.
+    /// The credential itself, if a hash is not enough because the plain value is needed again. It
+    /// is stored encrypted with the platform key.
     Sealed(Sensitive),
 }
 

@@ -1,6 +1,5 @@
-//! Parses the URL of a registry, and connects to its database. The database is either a SQLite
-//! file, which only one process can use at a time, or in PostgreSQL, which several processes can
-//! share.
+//! Parses the URL of a registry, and connects to its database. Only one process at a time can use a
+//! SQLite file. Several processes can share a PostgreSQL database.
 
 use std::fmt;
 use std::fs::{File, OpenOptions, TryLockError};

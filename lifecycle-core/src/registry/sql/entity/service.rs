@@ -1,5 +1,5 @@
-//! The table of declared services. It is for services that query the database in SQL, because they
-//! cannot read the encrypted declaration.
+//! The table of declared services, for queries in SQL by other services. They cannot read the
+//! declaration itself, which is encrypted.
 
 use sea_orm::entity::prelude::*;
 

@@ -23,80 +23,74 @@ fn table(out: &mut String, title: &str, keys: &[Key]) {
 
 const INTRODUCTION: &str = "# Supported parts of the Compose Specification
 
-Services are declared in `compose.yaml`, in the format of the
-[Compose Specification](https://compose-spec.io). This page lists every key of the specification and
-its effect here. If **no effect** is in bold, the service behaves differently from what the key requests;
-`up` reports such keys before it changes anything. An unknown key is an error.
+Services are declared in `compose.yaml`, in the format of the [Compose Specification](https://compose-spec.io). This
+page lists every key of the specification and its effect here. If **no effect** is in bold, the service behaves
+differently from what the key requests; `up` reports such keys before it changes anything. An unknown key is an error.
 
-**Service names.** The name of a service resolves in every container of the platform, on every node,
-even before the service is ready. A connection to `db:5432` reaches a ready replica on any node, and
-several replicas share the connections. `db.<platform>.internal` and the aliases of the service resolve,
-too; names are not case-sensitive. A name has one address, which is the same everywhere. If no replica is
-ready, a new connection waits for the time in `[network] wait` of `platform.toml` (default 30 s); then the
-connection is reset, and an event is recorded. Only known ports are reachable: those of `ports`, `expose`,
-`x-lifecycle.ready`, and the `EXPOSE` lines of the Dockerfile or image. If a process opens another port
-that other services need, add the port to `expose`. All other names are resolved by the resolvers of the
-node. Only IPv4, TCP and UDP are supported. A service sees the address of the client's node as the client
-address.
+**Service names.** The name of a service resolves in every container of the platform, on every node, even before the
+service is ready. A connection to `db:5432` reaches a ready replica on any node, and several replicas share the
+connections. `db.<platform>.internal` and the aliases of the service resolve, too; names are not case-sensitive. A name
+has one address, which is the same everywhere. If no replica is ready, a new connection waits for the time in `[network]
+wait` of `platform.toml` (default 30 s); then the connection is reset, and an event is recorded. Only known ports are
+reachable: those of `ports`, `expose`, `x-lifecycle.ready`, and the `EXPOSE` lines of the Dockerfile or image. If a
+process opens another port that other services need, add the port to `expose`. All other names are resolved by the
+resolvers of the node. Only IPv4, TCP and UDP are supported. A service sees the address of the client's node as the
+client address.
 
-**Files next to the Compose file.** Nodes have no copy of your directory. Therefore, the contents of a
-relative path (`./nginx.conf:/etc/nginx/nginx.conf`), a config or a secret are read where the command runs
-and sent in the declaration, which the registry stores encrypted. Before the container is created, the
-contents are written to a directory on the node that is owned by root. They are mounted **read-only**. The
-contents are part of the container's specification: if a file changes, the containers that mount the file
-are replaced. The limits are 1 MiB for a mount,
-500 KiB for a config or secret, and 16 MiB for all together. A `.dockerignore` in a mounted directory
-applies. Files keep the executable bit and are owned by root.
+**Files next to the Compose file.** Nodes have no copy of your directory. Therefore, the contents of a relative path
+(`./nginx.conf:/etc/nginx/nginx.conf`), a config or a secret are read where the command runs and sent in the
+declaration, which the registry stores encrypted. Before the container is created, the contents are written to a
+directory on the node that is owned by root. They are mounted **read-only**. The contents are part of the container's
+specification: if a file changes, the containers that mount the file are replaced. The limits are 1 MiB for a mount, 500
+KiB for a config or secret, and 16 MiB for all together. A `.dockerignore` in a mounted directory applies. Files keep
+the executable bit and are owned by root.
 
-A relative path that does not exist, or that is an empty directory (`./data:/var/lib/postgresql/data`),
-is a data directory: a volume of the platform on the node is mounted instead, and the service stays on that
-node. `up` decides this by the current contents of the path, so do not put your own files into a
-data directory. An absolute path (`/var/run/docker.sock`, `/etc/localtime`, `/data`) is a path of the
-node, unless it is inside the directory of the Compose file; data written to such a path of a node
-stays on that node when the service moves. `up` reports the interpretation of a mount if it may be unexpected.
+A relative path that does not exist, or that is an empty directory (`./data:/var/lib/postgresql/data`), is a data
+directory: a volume of the platform on the node is mounted instead, and the service stays on that node. `up` decides
+this by the current contents of the path, so do not put your own files into a data directory. An absolute path
+(`/var/run/docker.sock`, `/etc/localtime`, `/data`) is a path of the node, unless it is inside the directory of the
+Compose file; data written to such a path of a node stays on that node when the service moves. `up` reports the
+interpretation of a mount if it may be unexpected.
 
-**Volumes keep a service on its node.** A replica with a named volume on a node runs only on that node.
-If the replica cannot run there, the plan reports that the replica waits, and for which volume.
+**Volumes keep a service on its node.** A replica with a named volume on a node runs only on that node. If the replica
+cannot run there, the plan reports that the replica waits, and for which volume.
 
-**Networks.** A platform has one network. All services can reach each other by name, whatever `networks`
-they list: separate networks do not isolate services, whether on one node or between nodes, and `up`
-warns about this. `internal: true` requests the isolation of a network from outside, but has no effect
-here; you must accept this with `--accept-unsupported`.
+**Networks.** A platform has one network. All services can reach each other by name, whatever `networks` they list:
+separate networks do not isolate services, whether on one node or between nodes, and `up` warns about this. `internal:
+true` requests the isolation of a network from outside, but has no effect here; you must accept this with
+`--accept-unsupported`.
 
-**Privileges.** `privileged`, `cap_add`, `devices`, `pid: host`, paths of the node and similar keys are
-granted as requested. Anyone who may declare services has root access to the nodes.
+**Privileges.** `privileged`, `cap_add`, `devices`, `pid: host`, paths of the node and similar keys are granted as
+requested. Anyone who may declare services has root access to the nodes.
 
-**Several files.** The files are those given with `-f`, in that order; without `-f`, those in `COMPOSE_FILE`
-(separated by `:`, or by the value of `COMPOSE_PATH_SEPARATOR`); without either, `compose.yaml`, `compose.yml`,
-`docker-compose.yml` or `docker-compose.yaml`, in the project directory or the nearest parent directory
-that contains one of these. In the last case, an override file next to the found file is also read, if there
-is one:
-`compose.override.yml`, `compose.override.yaml`, `docker-compose.override.yml` or
-`docker-compose.override.yaml`. Relative paths refer to the directory of the first file.
+**Several files.** The files are those given with `-f`, in that order; without `-f`, those in `COMPOSE_FILE` (separated
+by `:`, or by the value of `COMPOSE_PATH_SEPARATOR`); without either, `compose.yaml`, `compose.yml`,
+`docker-compose.yml` or `docker-compose.yaml`, in the project directory or the nearest parent directory that contains
+one of these. In the last case, an override file next to the found file is also read, if there is one:
+`compose.override.yml`, `compose.override.yaml`, `docker-compose.override.yml` or `docker-compose.override.yaml`.
+Relative paths refer to the directory of the first file.
 
-- *Merge*: each file is merged over the previous ones. Mappings are merged key by key, lists are
-  concatenated, and single values are replaced. `command`, `entrypoint` and `healthcheck.test` are replaced
-  as a whole; `environment`, `labels`, `args` and similar keys are merged by name, whether they are
-  written as a mapping or as a list; in `ports`, `volumes`, `tmpfs`, `devices`, `secrets`, `configs`, `expose`, `dns` and lists of
-  plain values, an entry replaces an earlier one for the same thing (the same port, the same path in the
-  container). `!reset` removes the value of an earlier file, and `!override` replaces that value. If the
-  types of two values cannot be merged, it is an error.
-- *`include`*: the short syntax, and the long syntax with `path`, `project_directory` and `env_file`.
-  Each entry is a separate project, with its own directory for relative paths and its own `.env`. The
-  variables of the main project override those in this `.env`. A resource that both projects declare is an error, unless
-  the two declarations are identical; an override file may change included resources.
-  Includes can be nested up to 24 levels deep.
-- *`extends`*: a service in the same file or in another file (`file`), in chains of up to 64 services;
-  a cycle is an error. Paths in the other file are relative to its directory. Other resources that the
-  extended service needs (volumes, networks, other services) are not copied.
+- *Merge*: each file is merged over the previous ones. Mappings are merged key by key, lists are concatenated, and
+  single values are replaced. `command`, `entrypoint` and `healthcheck.test` are replaced as a whole; `environment`,
+  `labels`, `args` and similar keys are merged by name, whether they are written as a mapping or as a list; in `ports`,
+  `volumes`, `tmpfs`, `devices`, `secrets`, `configs`, `expose`, `dns` and lists of plain values, an entry replaces an
+  earlier one for the same thing (the same port, the same path in the container). `!reset` removes the value of an
+  earlier file, and `!override` replaces that value. If the types of two values cannot be merged, it is an error.
+- *`include`*: the short syntax, and the long syntax with `path`, `project_directory` and `env_file`. Each entry is a
+  separate project, with its own directory for relative paths and its own `.env`. The variables of the main project
+  override those in this `.env`. A resource that both projects declare is an error, unless the two declarations are
+  identical; an override file may change included resources. Includes can be nested up to 24 levels deep.
+- *`extends`*: a service in the same file or in another file (`file`), in chains of up to 64 services; a cycle is an
+  error. Paths in the other file are relative to its directory. Other resources that the extended service needs
+  (volumes, networks, other services) are not copied.
 - *`profiles`*: a service with profiles is disabled unless one of them is activated with `--profile` or
-  `COMPOSE_PROFILES` (`*` for all). A dependency on a disabled service is ignored if the
-  dependency has `required: false`; otherwise it is an error.
-- *Variables*: `$VAR`, `${VAR:-default}`, `${VAR:?message}`, `${VAR:+instead}`, the variants without the
-  colon, nested variables, and `$$` for a dollar sign. They are expanded in every value but not in
-  keys, before files are merged. The environment overrides the `.env` file next to the first Compose file (or the
-  files in `COMPOSE_ENV_FILES`). `COMPOSE_PROJECT_NAME` sets the platform's name if `-p` does not;
-  `${COMPOSE_PROJECT_NAME}` expands to the platform's final name in every file, including included files.
+  `COMPOSE_PROFILES` (`*` for all). A dependency on a disabled service is ignored if the dependency has `required:
+  false`; otherwise it is an error.
+- *Variables*: `$VAR`, `${VAR:-default}`, `${VAR:?message}`, `${VAR:+instead}`, the variants without the colon, nested
+  variables, and `$$` for a dollar sign. They are expanded in every value but not in keys, before files are merged. The
+  environment overrides the `.env` file next to the first Compose file (or the files in `COMPOSE_ENV_FILES`).
+  `COMPOSE_PROJECT_NAME` sets the platform's name if `-p` does not; `${COMPOSE_PROJECT_NAME}` expands to the platform's
+  final name in every file, including included files.
 - YAML anchors, aliases and merge keys are supported, and extension fields (`x-…`) are ignored.
 
 Differences from Compose:

@@ -33,7 +33,7 @@ pub(crate) fn read(file: &Path) -> Result<Option<Identity>> {
 /// Returns the error to report if another process stored an identity first.
 pub(crate) fn concurrent_up() -> Error {
     Error::denied(
-        "this command",
+        "access to the platform's state",
         "another `up` is running in this directory",
         "wait until that command has exited, then run this command again",
     )

@@ -213,7 +213,11 @@ pub(crate) const LONGEST_CALL: Duration = Duration::from_hours(2);
 
 fn answered(what: String, status: u16, message: String) -> Error {
     match status {
-        400 => Error::invalid(what, message, "correct the declaration"),
+        400 => Error::invalid(
+            format!("the request for {what}"),
+            message,
+            "correct the declaration",
+        ),
         401 | 403 => Error::denied(
             what,
             message,

@@ -197,7 +197,7 @@ async fn output_arrives_line_by_line() {
 async fn builds_and_removes_images_and_reports_output() {
     let (engine, owner, _swept) = platform();
     let tag = format!("ldt-{}/web:1", owner.id.short());
-    // A unique word prevents that the engine uses an earlier build from its cache.
+    // A unique word, so that the engine does not take an earlier build from its cache.
     let word = owner.id.short();
     let request = |dockerfile: &str| BuildRequest {
         tag: tag.clone(),

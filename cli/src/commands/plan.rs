@@ -32,7 +32,7 @@ pub(crate) struct Planned {
     predicted_seconds: Option<f64>,
     /// The unsupported keys in the Compose files.
     unsupported: Vec<KeyWithoutEffect>,
-    /// The steps, each listed after the steps that it needs.
+    /// The steps. Each step is listed after the steps that it depends on.
     steps: Vec<Step>,
     /// The steps that cannot be carried out yet, each with the reason.
     held: Vec<Held>,

@@ -70,7 +70,7 @@ pub(super) fn host_config(
     connect(&mut config, &template.connection);
     set_apart(&mut config, &template.isolation);
     if spec.role == Role::Agent {
-        // The agent creates a network interface on the node for the service addresses.
+        // The agent creates a network namespace and a route on the node for the service addresses.
         let capabilities = config.cap_add.get_or_insert_default();
         capabilities.extend(["NET_ADMIN".to_owned(), "SYS_ADMIN".to_owned()]);
     }

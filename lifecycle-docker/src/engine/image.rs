@@ -121,7 +121,7 @@ impl DockerEngine {
                 Ok(step) => step,
                 Err(error) => {
                     let error = error::engine(&what, error);
-                    let error = not_parsed(error, &request.dockerfile);
+                    let error = not_parsed(error, &what, &request.dockerfile);
                     match context.blame(&what, error) {
                         // The builder itself failed. Its last output lines are appended below.
                         Error::Failed { why, .. } => failed = Some(why),
@@ -242,8 +242,8 @@ impl Begun {
 }
 
 /// If the builder cannot parse the Dockerfile, adds the line number to the error.
-fn not_parsed(error: Error, file: &str) -> Error {
-    let Error::Invalid { what, why, .. } = &error else {
+fn not_parsed(error: Error, what: &str, file: &str) -> Error {
+    let Error::Invalid { why, .. } = &error else {
         return error;
     };
     let lower = why.to_ascii_lowercase();
@@ -254,7 +254,7 @@ fn not_parsed(error: Error, file: &str) -> Error {
         let digits = rest.split(|c: char| !c.is_ascii_digit()).next()?;
         digits.parse().ok()
     });
-    Error::build(what.clone(), BuildPlace::at_line(file, line), why.clone())
+    Error::build(what, BuildPlace::at_line(file, line), why.clone())
 }
 
 /// Adds the declaration's build options, except for the context and the arguments.
@@ -348,12 +348,12 @@ mod tests {
             ("dockerfile parse error: x", None),
         ] {
             let invalid = |why: &str| Error::invalid("building x", why, String::new());
-            let error = not_parsed(invalid(why), "sub/Dockerfile");
+            let error = not_parsed(invalid(why), "building x", "sub/Dockerfile");
             let Error::Build { place, .. } = &error else {
                 panic!("{error:?}");
             };
             assert_eq!((place.file.as_str(), place.line), ("sub/Dockerfile", line));
-            let other = not_parsed(invalid("no such option"), "Dockerfile");
+            let other = not_parsed(invalid("no such option"), "building x", "Dockerfile");
             assert!(matches!(other, Error::Invalid { .. }));
         }
     }

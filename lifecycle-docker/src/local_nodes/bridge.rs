@@ -47,7 +47,7 @@ impl Bridge {
             Error::invalid(
                 what,
                 "the network has no IPv4 subnet",
-                "enable the engine's default bridge, or configure an address",
+                "enable the engine's default bridge network, and give it an IPv4 subnet",
             )
         })
     }

@@ -10,7 +10,7 @@ use lifecycle_core::runtime::Owner;
 use super::{LocalNodes, LocalNodesOptions};
 
 impl LocalNodes {
-    /// Creates the provider for the bootstrapper, which uses the engine at `socket`. Only the
+    /// Creates the provider for the bootstrapper. The nodes run on the engine at `socket`. Only the
     /// bootstrapper creates `manager_node`.
     ///
     /// # Errors
@@ -28,7 +28,8 @@ impl LocalNodes {
         Self::new(options)
     }
 
-    /// Creates the provider for the manager, which reaches the nodes from its own node.
+    /// Creates the provider for the manager. The nodes run on the operator's engine, whose socket
+    /// is mounted on the manager's node.
     ///
     /// # Errors
     /// The same errors as [`LocalNodes::for_bootstrapper`].

@@ -1,4 +1,4 @@
-//! The network that a platform's nodes share. It is created once, with a subnet that does not
+//! Creates and removes the network that a platform's nodes share. The network's subnet does not
 //! overlap any other network.
 
 use std::collections::HashMap;

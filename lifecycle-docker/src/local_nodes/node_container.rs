@@ -121,7 +121,7 @@ impl NodeContainerSpec<'_> {
                 name: Some(RestartPolicyNameEnum::NO),
                 maximum_retry_count: None,
             }),
-            // This limits the size of sshd's log.
+            // Limit the size of sshd's log.
             log_config: Some(HostConfigLogConfig {
                 typ: Some("json-file".to_owned()),
                 config: Some(HashMap::from([("max-size".to_owned(), "1m".to_owned())])),
@@ -223,8 +223,8 @@ pub(super) fn moment(text: &str) -> Option<DateTime<Utc>> {
     (at > DateTime::UNIX_EPOCH).then_some(at)
 }
 
-/// Converts the container's state. A paused container counts as running, like a VM whose guest is
-/// frozen: a cloud does not detect that.
+/// Converts the container's state. A paused container counts as running: a cloud also reports a VM
+/// with a frozen guest as running.
 fn power(status: ContainerStateStatusEnum) -> Power {
     match status {
         ContainerStateStatusEnum::RUNNING | ContainerStateStatusEnum::PAUSED => Power::Running,

@@ -24,7 +24,7 @@ const END_LIMIT: Duration = Duration::from_mins(1);
 /// The token of a deletion of an absent node.
 const ABSENT: &str = "absent";
 
-/// Returns a token for an operation. It identifies the container and the boot at the operation's
+/// Returns an operation's token, which identifies the container and its boot at the operation's
 /// start.
 fn token(node_container: &NodeContainer) -> String {
     let boot = node_container.running_boot().unwrap_or_default();
@@ -298,7 +298,7 @@ impl LocalNodes {
         let touched = info
             .and_then(|info| info.modification_time)
             .and_then(|at| moment(&at));
-        // A killed node still has the file from its previous boot.
+        // Compare the times, because a killed node still has the file from its previous boot.
         Ok(touched > node_container.previous_end && touched.is_some())
     }
 

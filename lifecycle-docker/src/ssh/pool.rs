@@ -76,9 +76,9 @@ impl SshTimings {
 /// The requested type of channel.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum ChannelKind {
-    /// A command; counts towards sshd's `MaxSessions`.
+    /// A command; counts toward sshd's `MaxSessions`.
     Session,
-    /// A forwarded connection; does not count towards `MaxSessions`.
+    /// A forwarded connection; does not count toward `MaxSessions`.
     Forward(ForwardTarget),
 }
 

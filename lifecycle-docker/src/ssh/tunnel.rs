@@ -5,7 +5,7 @@
 //! reads could thus block all nodes behind the jump host.
 //!
 //! Data from a node is therefore immediately moved to a separate buffer. This buffer is larger than
-//! the amount that the node may send without acknowledgement ([`WINDOW`]), so a stalled log stream
+//! the amount that the node may send without acknowledgment ([`WINDOW`]), so a stalled log stream
 //! blocks only its own node's connection. If the buffer fills anyway, that connection is closed,
 //! and the connections to other nodes continue.
 
@@ -18,7 +18,7 @@ use tokio::time::timeout;
 
 use super::stream::LeasedStream;
 
-/// The SSH window per channel: the number of bytes that a node may send without acknowledgement.
+/// The SSH window per channel: the number of bytes that a node may send without acknowledgment.
 pub(super) const WINDOW: u32 = 2 << 20;
 /// The buffer size for a stalled reader, in bytes: the window of its channel, plus room for the
 /// protocol's overhead with small packets.

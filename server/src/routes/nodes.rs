@@ -1,4 +1,4 @@
-//! The nodes of the platform.
+//! Lists the nodes of the platform.
 
 use axum::Json;
 use axum::extract::State;

@@ -1,4 +1,4 @@
-//! Operations, such as a restart or the deletion of the platform.
+//! Reports the progress of operations, such as a restart or the deletion of the platform.
 
 use axum::Json;
 use axum::extract::State;

@@ -1,4 +1,4 @@
-//! Retries of failed steps.
+//! Retries failed steps.
 
 use axum::Json;
 use axum::extract::State;

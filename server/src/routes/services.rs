@@ -1,4 +1,4 @@
-//! Services: their replicas, endpoints, restarts, and output.
+//! Lists services and their endpoints, restarts services, and returns their output.
 
 use axum::Json;
 use axum::body::Body;

@@ -1,4 +1,4 @@
-//! Explanations of the state of a service, a replica or a node.
+//! Explains the state of a service, a replica or a node.
 
 use axum::Json;
 use axum::extract::State;

@@ -127,7 +127,7 @@ async fn unset_variable_is_a_warning() {
         warnings,
         [
             "compose.yaml:5:11: services.web.user: `NONE` is not set and is replaced by an empty \
-             text"
+             string"
         ]
     );
 }
@@ -343,8 +343,7 @@ async fn exponential_growth_is_refused_early() {
                 ),
                 (".env", format!("A={}\n", many("x", 1 << 15))),
             ],
-            "services.web.command[512]: variables expand to more than 16 MiB of text up to this \
-             line",
+            "services.web.command[512]: up to this line, variables expand to more than 16 MiB",
         ),
         (
             vec![(

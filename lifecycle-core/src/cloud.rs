@@ -183,13 +183,14 @@ pub struct Fenced {
 /// | `fence` | done | the node is off when the call returns | done | done | replaces the other change: the node is off |
 /// | `adopt` | `NotFound` | returns it, unchanged | returns it, unchanged | – | – |
 ///
-/// ¹ `Power::Failed`: the cloud could not create the node. Power changes of such a node may fail.
+/// ¹ `Power::Failed`: the cloud could not create the node. `Start`, `Stop` and `Restart` may fail
+/// for such a node.
 ///
 /// ² The same change, or another `Provision` of the node, joins the change in progress: the change
-/// happens once, and both operations end with it. If a different change is requested, the change in
-/// progress still completes normally. `Start`, `Stop` and `Restart` fail for a node that is being
-/// deleted. A change that `Delete` or `fence` replaced has no further effect. Polling such a change
-/// returns an error or `Done`.
+/// happens once, and both operations end with it. A request for any other change, except `Delete`
+/// and `fence`, does not affect the change in progress. `Start`, `Stop` and `Restart` fail for a
+/// node that is being deleted. A change that `Delete` or `fence` replaced has no further effect.
+/// Polling such a change returns an error or `Done`.
 ///
 /// ³ An interrupted restart may have stopped the node without starting it again. Therefore,
 /// `Restart` may start the node if the given boot was its last one.

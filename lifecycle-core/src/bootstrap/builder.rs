@@ -90,7 +90,7 @@ impl BootstrapperBuilder {
     }
 }
 
-/// Rejects every database. For programs whose platforms have their registry in a file on the
+/// Rejects every database. This is sufficient for platforms whose registry is in a file on the
 /// manager's node.
 #[derive(Debug)]
 struct NoDatabases;

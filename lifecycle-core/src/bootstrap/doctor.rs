@@ -122,8 +122,8 @@ impl Bootstrapper {
                 findings.extend(nodes.into_iter().flatten());
             }
             Err(error) => {
-                let hint = "fix the access to the cloud, then run the check again; nodes cannot be \
-                            checked without this access";
+                let hint = "fix the access to the cloud, then run `bootstrapper doctor` again to \
+                            check the nodes";
                 findings.push(Finding::failed("cloud", &error, hint));
             }
         }
@@ -164,8 +164,8 @@ impl Bootstrapper {
                     Health::Warning,
                     WHAT,
                     "responds; the platform is degraded",
-                    "run `bootstrapper status` to see what is not ready, and `bootstrapper why \
-                     NAME` to see the reason",
+                    "run `bootstrapper status` to see what is not ready, and \
+                     `bootstrapper why NAME` to see the reason",
                 ),
                 PlatformState::Converging => {
                     Finding::ok(WHAT, "responds; changes are being applied")

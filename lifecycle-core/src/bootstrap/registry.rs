@@ -60,7 +60,7 @@ fn is_unreachable(error: &Error) -> bool {
 }
 
 /// Adds a hint to the error of an unreachable database. Call this only before anything is changed,
-/// as the hint states.
+/// because the hint states that nothing was changed.
 fn with_hint(error: Error) -> Error {
     if !is_unreachable(&error) {
         return error;

@@ -40,7 +40,7 @@ impl Bootstrapper {
     }
 }
 
-/// Returns when the current run of each matching replica started.
+/// Returns the start time of the current run of each matching replica.
 async fn runs(
     client: &dyn ManagerApi,
     name: &str,

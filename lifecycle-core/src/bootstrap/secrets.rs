@@ -20,7 +20,7 @@ use crate::secret::{PlatformKey, Sensitive, new_token};
 /// The credentials of a platform's operator.
 #[derive(Debug, Clone)]
 pub struct PlatformSecrets {
-    /// Encrypts the registry and keys digests.
+    /// Encrypts the registry, and is the key of keyed digests.
     pub key: PlatformKey,
     /// Signs the manager's certificate.
     pub authority: Authority,

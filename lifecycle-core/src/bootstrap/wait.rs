@@ -1,5 +1,5 @@
-//! Waits that are reported as progress. Each report shows what is waited for, since when, and until
-//! when at most.
+//! Waits that are reported as progress. Each report shows what is waited for, the start of the
+//! wait, and its latest possible end.
 
 use std::collections::BTreeMap;
 use std::sync::{Mutex, PoisonError};
@@ -22,7 +22,7 @@ const REPORTED_EVERY: Duration = Duration::from_secs(10);
 /// wait itself, or a last attempt may need it to complete.
 const GRACE: Duration = Duration::from_mins(1);
 
-/// How long a control loop may neither run a step nor report a wait.
+/// How long a control loop may be idle, without a running step and without a wait.
 const IDLE: Duration = Duration::from_mins(5);
 
 /// How long a step may take if the manager reports no time limit for it.

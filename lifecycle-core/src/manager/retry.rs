@@ -52,8 +52,8 @@ impl Manager {
         let to = retries.to.as_ref().ok_or_else(not_leading)?;
         to.send(RetryRequest { subject, answer })
             .map_err(|_| not_leading())?;
-        // Send the request first. Otherwise, the control loop could publish a settled round
-        // between this change and the request.
+        // Send the request before changing the round. Otherwise, the control loop could publish a
+        // settled round in between.
         self.rounds
             .send_modify(|round| Arc::make_mut(round).settled = false);
         Ok(())

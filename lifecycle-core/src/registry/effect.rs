@@ -184,8 +184,8 @@ impl Change {
         self
     }
 }
-/// Truncates a time to microseconds. PostgreSQL stores no finer times, and all registries should
-/// return the same ones.
+/// Truncates a time to microseconds, the precision of PostgreSQL, so that all registries store the
+/// same time.
 pub(super) fn stored(time: DateTime<Utc>) -> DateTime<Utc> {
     time.trunc_subsecs(6)
 }

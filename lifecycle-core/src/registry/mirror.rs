@@ -31,7 +31,7 @@ const EVENTS_PER_PASS: u32 = 1000;
 /// The minimum interval between passes.
 const PACE: Duration = Duration::from_millis(500);
 
-/// The maximum interval between passes. Copies changes for which no notification arrived.
+/// The maximum interval between passes, while no notifications arrive.
 const POLL_EVERY: Duration = Duration::from_secs(10);
 
 /// The delay after the first failed pass. The delay doubles with each further failure.

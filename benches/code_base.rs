@@ -49,7 +49,8 @@ fn make(root: &Path, files: usize) -> std::io::Result<()> {
 fn patterns(count: usize) -> String {
     let mut text = String::new();
     for (number, form) in FORMS.iter().cycle().take(count).enumerate() {
-        writeln!(text, "{}", form.replace("{}", &number.to_string())).expect("a string grows");
+        writeln!(text, "{}", form.replace("{}", &number.to_string()))
+            .expect("writing to a string succeeds");
     }
     text
 }

@@ -163,7 +163,7 @@ struct Message {
     processor: u32,
     /// The event's number. Each processor counts its own events.
     number: u32,
-    /// Whether the message confirms the subscription.
+    /// True if the message confirms the subscription.
     confirms: bool,
     event: Option<Event>,
 }

@@ -39,7 +39,7 @@ fn assert_complete_bring_up(output: &str, why: &str) {
     ] {
         assert!(output.contains(line), "{line}: {output}");
     }
-    // The service that is declared last is ready last.
+    // `monitoring` must be the last service to become ready.
     let last = output.lines().rfind(|line| line.contains(" is ready on "));
     assert!(last.unwrap().contains("monitoring-1"), "{output}");
 }

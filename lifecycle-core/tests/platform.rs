@@ -133,7 +133,7 @@ async fn unset_variable_is_a_warning() {
 }
 
 /// Creates a temporary directory with these files.
-#[expect(clippy::unwrap_used, reason = "a test's own stage")]
+#[expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 fn directory_with(files: &[(&str, &str)]) -> tempfile::TempDir {
     let directory = tempfile::TempDir::new().unwrap();
     for (name, text) in files {
@@ -302,7 +302,7 @@ async fn errors_in_several_files_are_reported_with_their_positions() {
 }
 
 /// Reads a project with these files, which must be invalid. Returns the diagnostics.
-#[expect(clippy::unwrap_used, reason = "a test's own stage")]
+#[expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 async fn problems(files: &[(&str, String)]) -> String {
     let directory = tempfile::TempDir::new().unwrap();
     let mut platform = None;

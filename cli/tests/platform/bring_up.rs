@@ -27,7 +27,7 @@ const SERVICES: [&str; 7] = [
     "sensor-manager",
 ];
 
-/// Longer than a bring-up takes.
+/// Time limit for each wait. A bring-up takes less time.
 const TIMEOUT: Duration = Duration::from_mins(4);
 
 /// How long the test waits before it measures the idle platform.
@@ -38,7 +38,7 @@ const IDLE: Duration = Duration::from_secs(90);
 /// How often the API is polled.
 const POLL_INTERVAL: Duration = Duration::from_millis(50);
 
-/// The responses to one poll of the API, in the order of the requests.
+/// The responses to one poll of the API.
 #[derive(Debug)]
 struct Poll {
     ready: u16,
@@ -135,8 +135,8 @@ fn assert_polls_in_order(polls: &[Poll]) {
         if poll.progress["generation"] != 0 {
             assert_eq!(poll.endpoints, [200; 7], "{poll:?}");
         }
-        // A poll requests the progress last. If the API is not open for changes by then, it was not
-        // open during the earlier requests of the poll.
+        // A poll requests the progress after `ready` and `write`. If the API is not open for
+        // changes by then, it was not open during those requests.
         if poll.progress["open"] == false {
             assert_eq!(poll.write, 503, "{poll:?}");
             assert_eq!(poll.ready, 503, "{poll:?}");
@@ -162,7 +162,8 @@ fn assert_polls_in_order(polls: &[Poll]) {
     // failed steps, and `ready` is false until the control loop has processed the retry.
     assert_eq!(last.progress["open"], true, "{last:?}");
 
-    // The services were requested after `/readyz` succeeded.
+    // The last poll requested the services after `/readyz` had succeeded, so all instances must be
+    // ready.
     let services = last.services.as_array().unwrap();
     for instance in services
         .iter()
@@ -305,7 +306,7 @@ fn example_starts_in_order_answers_requests_and_becomes_idle() {
     }
     let last = &instance(&status, "monitoring")["started_at"];
     for other in instances(&status) {
-        // Times in the same format can be compared as text.
+        // These times have the same format, so they can be compared as text.
         assert!(
             other["id"] == "monitoring-1" || other["ready_at"].as_str() < last.as_str(),
             "monitoring started at {last}, before {other}"

@@ -20,7 +20,7 @@ volumes:
   data: {}
 ";
 
-/// Longer than an `up` takes to finish or to be rejected.
+/// Time limit for an `up`, whether it succeeds or is rejected.
 const TIMEOUT: Duration = Duration::from_mins(4);
 
 fn nodes(project: &Project) -> Vec<String> {

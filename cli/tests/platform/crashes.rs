@@ -33,7 +33,7 @@ const SEED_VARIABLE: &str = "LIFECYCLE_TEST_SEED";
 /// The number of kills in each test.
 const KILLS: u32 = 5;
 
-/// Longer than a bring-up takes.
+/// Time limit for each wait. A bring-up takes less time.
 const TIMEOUT: Duration = Duration::from_mins(4);
 
 /// Generates pseudo-random moments within a duration (`SplitMix64`).

@@ -178,7 +178,7 @@ impl Node {
         self.docker(&list).lines().map(str::to_owned).collect()
     }
 
-    /// Returns the platform's containers, as the engine describes them.
+    /// Returns the output of `docker inspect` for the platform's containers.
     pub(crate) fn inspect_all(&self) -> Vec<Value> {
         let ids = self.containers("lifecycle.role");
         if ids.is_empty() {
@@ -203,7 +203,7 @@ impl Node {
         micros.parse().unwrap()
     }
 
-    /// Returns the only container with a label, as the engine describes it.
+    /// Returns the output of `docker inspect` for the only container with a label.
     pub(crate) fn inspect(&self, label: &str) -> Value {
         let containers = self.containers(label);
         assert_eq!(containers.len(), 1, "{label}: {containers:?}");

@@ -14,10 +14,10 @@ use crate::subprocess::until;
 
 const NODES: &str = "[nodes.a]\n[nodes.b]\n[nodes.c]\n[manager]\nnode = \"a\"\n";
 
-/// Longer than it takes to detect an unresponsive node on a busy machine.
+/// Time limit for the manager to detect an unresponsive node, even on a busy machine.
 const DETECTED_WITHIN: Duration = Duration::from_secs(90);
 
-/// Longer than a bring-up takes.
+/// Time limit for each wait. A bring-up takes less time.
 const TIMEOUT: Duration = Duration::from_mins(4);
 
 fn service(name: &str, node: &str) -> String {

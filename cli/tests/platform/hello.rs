@@ -71,7 +71,7 @@ fn platform_life_cycle() {
     let (id, state) = (project.id(), project.state());
     let belongings = Belongings::of(&id);
     assert!(!belongings.is_empty());
-    // Without a terminal, `down` cannot ask.
+    // Without a terminal, `down` cannot ask for confirmation.
     let unconfirmed = project.ends(2, &["down"]);
     assert!(
         unconfirmed.stderr.contains("hint: confirm with --yes"),

@@ -34,8 +34,8 @@ pub(crate) struct Https {
 }
 
 impl Https {
-    /// Creates a client for the API at `ip`. `authority` (PEM) has signed the API's certificate for
-    /// that address.
+    /// Creates a client for the API at `ip`. `authority` is the certificate (PEM) of the CA that
+    /// signed the API's certificate.
     pub(crate) fn new(ip: IpAddr, port: u16, authority: &str) -> Self {
         let mut roots = RootCertStore::empty();
         let authority = CertificateDer::from_pem_slice(authority.as_bytes()).unwrap();

@@ -83,7 +83,7 @@ fn init_asks_before_overwriting(project: &Project) {
     again.shows("Overwrite it? [y/N]");
     again.types("n\r");
     again.ends(1);
-    // Without a terminal, `init` cannot ask.
+    // Without a terminal, `init` cannot ask whether to overwrite the file.
     let refused = project.ends(2, &["init"]);
     assert!(
         refused
@@ -175,7 +175,7 @@ fn exec_runs_a_command_in_a_container(project: &Project) {
         (apart.stdout.as_str(), apart.stderr.as_str()),
         ("out\n", "err\n")
     );
-    // The command's standard input is closed, so `cat` exits.
+    // `cat` must exit, because its standard input is closed.
     project.ends(0, &["exec", "quiet", "--", "cat"]);
     // Docker versions differ in the exit code for a program that does not exist.
     let lacks = project.call(&["exec", "quiet", "--", "no-such-program"]);

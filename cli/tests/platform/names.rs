@@ -44,7 +44,8 @@ const SERVICES: &str = r#"
     build: ./net
     command: [tcp, "5432"]
     environment: {NAME: web}
-    # The port of another service, and the one that everybody's nodes listen at.
+    # The service `db` uses the same port in its containers, so this also tests that they do not
+    # conflict.
     ports: ["5432:5432"]
     deploy: {replicas: 2, placement: {constraints: ["node.hostname != m"]}}
 "#;

@@ -29,7 +29,7 @@ const PROJECTS: [(&str, &[(&str, &str)]); 6] = [
     ("built-pair", &[("reader", "")]),
 ];
 
-/// Longer than a container takes to write its first line.
+/// Time limit for a container to write the expected output.
 const OUTPUT_TIMEOUT: Duration = Duration::from_secs(30);
 
 #[test]

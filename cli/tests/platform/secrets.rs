@@ -257,7 +257,7 @@ pub(crate) fn without_environment(mut container: Value) -> Value {
     container
 }
 
-/// Returns the text around a value, without the value.
+/// Returns the text before and after a value, for a message that does not show the value itself.
 fn around(text: &str, value: &str) -> String {
     let Some((before, after)) = text.split_once(value) else {
         return String::new();

@@ -71,7 +71,7 @@ fn reader(mut pipe: impl Read + Send + 'static) -> JoinHandle<String> {
 }
 
 impl Running {
-    /// Kills the program unless it exits within `after`.
+    /// Waits until the program exits. Kills the program if this takes longer than `after`.
     pub(crate) fn kill_after(mut self, after: Duration) -> Finished {
         if self.wait(after).is_none() {
             self.child.kill().unwrap();

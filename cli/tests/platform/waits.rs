@@ -8,7 +8,7 @@ use std::time::Duration;
 use crate::project::Project;
 use crate::terminal::OnTerminal;
 
-/// A command that waits must show it within this time.
+/// Time limit for a command to show that it is waiting.
 const SHOWN_WITHIN: Duration = Duration::from_secs(15);
 
 /// Declares a code store that accepts connections but never responds. Returns its listener.

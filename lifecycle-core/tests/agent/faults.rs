@@ -243,14 +243,14 @@ async fn faults(block: u8, seed: u64) {
     let closed = timeout(PATIENCE, all_closed).await;
     assert!(
         closed.is_ok(),
-        "seed {seed}: {} files are open, {before} were before",
+        "seed {seed}: {} files are open, but only {before} were open at the start",
         open_files()
     );
     // The limit is generous, because this process also contains the test's clients and servers.
     let grown = memory_at_end.saturating_sub(memory_half_way);
     assert!(
         grown < 64 << 10,
-        "seed {seed}: {grown} KiB more than half-way"
+        "seed {seed}: memory grew by {grown} KiB in the second half"
     );
 }
 

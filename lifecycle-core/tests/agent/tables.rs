@@ -15,7 +15,7 @@ const PORT: (u16, Protocol) = (8000, Protocol::Tcp);
 fn why(report: Report) -> String {
     match report.kind {
         ReportKind::Refused { why } => why,
-        other => panic!("not refused: {other:?}"),
+        other => panic!("the table was not rejected: {other:?}"),
     }
 }
 

@@ -1,5 +1,5 @@
 //! Helpers: a platform that a bootstrapper starts in a simulated world.
-#![expect(clippy::unwrap_used, reason = "a test's own stage")]
+#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 use std::collections::BTreeSet;
 use std::net::IpAddr;

@@ -121,7 +121,7 @@ async fn copies_are_correct_after_outages_lost_instances_and_takeovers() {
     stage.pass(Duration::from_mins(1)).await;
     assert_copies(&stage, &databases).await;
 
-    // Another manager takes over and updates the copies.
+    // Another manager takes over. It must update the copies.
     stage.abandon().await;
     stage.pass(LEASE * 2).await;
     stage.start();

@@ -18,7 +18,7 @@ const NAMES: [&str; 12] = [
 #[derive(Debug, Clone)]
 #[expect(
     clippy::struct_excessive_bools,
-    reason = "each flag is drawn independently"
+    reason = "proptest generates each flag independently"
 )]
 pub(crate) struct ServiceDraft {
     present: bool,

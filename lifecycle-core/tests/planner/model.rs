@@ -24,7 +24,7 @@ pub(crate) struct Machine {
     pub power: Power,
     pub created: bool,
     pub prepared: bool,
-    /// Whether the node's engine has been observed since the node started.
+    /// True if the node's engine has been observed since the node started.
     pub asked: bool,
     pub unknown_since: Option<DateTime<Utc>>,
     pub state: EngineState,
@@ -303,7 +303,7 @@ impl World {
                     self.last_seen.remove(instance);
                 }
             }
-            other => panic!("no model of {other}"),
+            other => panic!("the model does not support {other}"),
         }
     }
 

@@ -183,7 +183,7 @@ fn rolls_back_a_service_that_never_becomes_ready() {
     world.settle(&declared);
     let back = world.plan(&declared);
     assert!(back.steps.is_empty());
-    // The rejected container is kept for a while, so that its output can be read.
+    // One additional container is left: the rejected one, whose output can still be read.
     assert_eq!(world.summary(true).len(), former.summary(true).len() + 1);
     world.now += TimeDelta::minutes(10);
     world.settle(&declared);
@@ -617,7 +617,7 @@ fn rolls_back_to_the_last_specification_that_was_ready() {
     world.settle(&services(3));
     world.now += TimeDelta::minutes(5);
     world.settle(&services(3));
-    // The rejected container is kept for a while, so that its output can be read.
+    // Let enough time pass that the rejected container, which is kept for its output, is removed.
     world.now += TimeDelta::minutes(10);
     world.settle(&services(3));
     let left: Vec<_> = world.containers().map(|(_, c)| c.clone()).collect();

@@ -206,7 +206,7 @@ struct Definition {
     owner: Option<String>,
     ident: String,
     sort: Sort,
-    /// Whether a derive constructs the variant.
+    /// True if a derive constructs the variant.
     derived: bool,
 }
 

@@ -35,7 +35,7 @@ pub(super) fn share_signature() -> String {
     signature.expose_secret().to_owned()
 }
 
-/// Returns the secrets to search for.
+/// Returns the secrets of the cloud, the share, and the jump host, for which the test searches.
 pub(super) fn planted(azure: &SimulatedAzure, signature: &str, jump_key: &str) -> Vec<Secret> {
     let parameter = signature.rsplit_once("sig=").unwrap().1;
     let decoded = parameter

@@ -218,7 +218,7 @@ impl Drop for SimulatedAzure {
     fn drop(&mut self) {
         let sent = self.end();
         if std::thread::panicking() {
-            // A second panic would hide the first.
+            // Do not call `until` here: if it panicked, the second panic would hide the first.
             for _ in 0..600 {
                 if !sent || matches!(self.process.try_wait(), Ok(Some(_)) | Err(_)) {
                     break;

@@ -69,7 +69,7 @@ async fn serve(service: &str, routes: Router) -> Result<()> {
     let listener = TcpListener::bind((Ipv4Addr::UNSPECIFIED, PORT)).await?;
     let mut stop = signal(SignalKind::terminate())?;
     tracing::info!("{service} listens on port {PORT}");
-    // The first process in a container has no default signal handlers.
+    // Handle SIGTERM: the first process in a container has no default signal handlers.
     tokio::select! {
         ended = axum::serve(listener, routes) => Ok(ended?),
         _ = stop.recv() => Ok(()),

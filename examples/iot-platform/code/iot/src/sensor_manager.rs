@@ -105,7 +105,7 @@ impl Readings {
             .open(path)?;
         let mut by_sensor = BTreeMap::new();
         for line in BufReader::new(&file).lines() {
-            // The last line may be incomplete after a power failure.
+            // Skip invalid lines: the last line may be incomplete after a power failure.
             if let Ok(reading) = serde_json::from_str(&line?) {
                 keep(&mut by_sensor, reading);
             }

@@ -2,9 +2,9 @@
 //! [`CloudProvider`].
 //!
 //! Each change runs in its own task, so that the change continues if the caller is cancelled. This
-//! process follows its own changes through these tasks. It derives the progress of changes that
-//! other processes started from what the cloud shows. To make this possible, `begin` returns only
-//! when the cloud shows the change or the change has ended.
+//! process follows its own changes through these tasks. For changes of other processes, it derives
+//! the progress from what the cloud shows. To make this possible, `begin` returns only when the
+//! cloud shows the change or the change has ended.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -351,7 +351,7 @@ impl VmCloud {
         }
     }
 
-    /// Waits until a change that another process has started ends.
+    /// Waits for the end of another process's change.
     async fn follow(&self, change: &NodeChange, before: &Before) -> Result<()> {
         loop {
             sleep(POLL_EVERY).await;
@@ -466,8 +466,8 @@ impl CloudProvider for VmCloud {
         let call = lock(&self.calls).get(change.node()).cloned();
         if let Some(call) = call.filter(|call| call.id == token.call) {
             return match call.progress() {
-                // The change has failed. Return an error that is not retried with another poll, but
-                // by starting the change again.
+                // The change has failed. Return an error after which callers start the change again
+                // instead of polling it again.
                 Err(error) if matches!(error.retry(), Retry::After(_)) => Err(Error::Failed {
                     what: doing(change),
                     why: error.to_string(),
@@ -525,7 +525,7 @@ fn is_shown(change: &NodeChange, before: Option<&Before>, vm: Option<&ObservedNo
     }
 }
 
-/// Derives the progress of a change that another process started from what the cloud shows. Starts
+/// Returns the progress of another process's change, derived from what the cloud shows. Starts
 /// nothing, because polling must not re-create a node that was deleted in the meantime.
 fn observed(
     change: &NodeChange,

@@ -162,8 +162,8 @@ impl Location {
     }
 }
 
-/// A lock on a file next to the database file. It is released when it is dropped or the process
-/// ends.
+/// A lock on a file next to the database file. The lock is released when this value is dropped or
+/// the process ends.
 #[derive(Debug)]
 pub(super) struct FileLock {
     _file: File,

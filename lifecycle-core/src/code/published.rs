@@ -12,7 +12,7 @@ use super::{CodeBaseRef, CodeStore};
 use crate::error::{Error, Result};
 use crate::stream::ByteStream;
 
-/// A code store that reads `<digest>.tar` files from a directory. Other code writes these files.
+/// A code store that reads `<digest>.tar` files from a directory.
 ///
 /// # Caveats
 /// The store does not know the names of its code bases: `list` returns [`Error::Unsupported`], and

@@ -35,8 +35,8 @@ pub struct Published {
 ///   gets an error that another version is in effect.
 ///
 /// # Caveats
-/// Names are paths in the store, and a code base may be inside another one. The name `.` stands for
-/// the root of the store; on this machine, it stands for the project directory.
+/// Names are paths in the store, and a code base may be inside another one. The name `.` is the
+/// root of the store, and on this machine the project directory.
 ///
 /// # Errors
 /// - [`Error::NotFound`] if the directory does not exist.

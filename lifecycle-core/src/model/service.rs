@@ -94,7 +94,7 @@ pub struct ServiceSpec {
 pub enum ImageSource {
     /// Built from a code base.
     Build(BuildSource),
-    /// Pulled by the image reference that the user declared.
+    /// The image reference that the user declared.
     Image(String),
 }
 
@@ -240,8 +240,8 @@ pub enum DependencyCondition {
 }
 
 /// What happens when a container exits (Compose `restart`). Without a policy, the container is
-/// always restarted, unless other services depend on its completion. In that case, it runs once per
-/// spec digest.
+/// always restarted, unless other services depend on its completion. In that case, the service runs
+/// once per spec digest.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum RestartPolicy {

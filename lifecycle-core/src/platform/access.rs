@@ -1,5 +1,5 @@
-//! Reads the credentials for the cloud, the code store and the jump host. Needs only
-//! `platform.toml`, so it also works before the Compose files are read.
+//! Reads the credentials for the cloud, the code store and the jump host from `platform.toml`. The
+//! Compose files are not needed and may be invalid.
 
 use serde::{Deserialize, Serialize};
 

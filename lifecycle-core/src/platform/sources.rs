@@ -40,7 +40,7 @@ pub struct Sources {
     /// Files of variables. Later files override earlier ones, and the environment overrides all of
     /// them. If empty, `.env` in the project directory is used if it exists.
     pub env_files: Vec<PathBuf>,
-    /// A platform name that overrides the one in the files.
+    /// A platform name that overrides the name in the files.
     pub name: Option<PlatformName>,
     /// The active profiles. If empty, those in the variable `COMPOSE_PROFILES` are active.
     pub profiles: Vec<String>,

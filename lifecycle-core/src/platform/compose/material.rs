@@ -34,8 +34,8 @@ pub(super) const SECRET: Kind = Kind {
 /// On the node, only root can access the directory of the file.
 const MODE: u32 = 0o444;
 
-/// The declared configs or secrets by name. `None` stands for an invalid entry, whose problem has
-/// already been reported.
+/// The declared configs or secrets by name. An invalid entry is `None`; its problem has already
+/// been reported.
 pub(super) type Materials<'a> = BTreeMap<&'a str, Option<FileTree>>;
 
 /// Reads the top-level `configs` or `secrets`.

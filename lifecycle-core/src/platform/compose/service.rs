@@ -22,7 +22,7 @@ use crate::secret::Sensitive;
 /// Prefix of the labels that the platform sets.
 const OWN_LABELS: &str = "lifecycle.";
 
-/// Reads a service. Adds problems to the report and omits invalid values from the draft.
+/// Reads a service. Adds problems to the report; the draft contains the valid values.
 pub(super) fn read<'a>(
     name: ServiceName,
     field: &Field<'a>,
@@ -367,7 +367,7 @@ impl Reader<'_, '_> {
             if !entry.is_null() {
                 for (key, field) in entry.entries(self.report) {
                     if key == "required" {
-                        // Missing optional dependencies were already removed.
+                        // `profiles` has already used this value. Only check its type.
                         field.boolean(self.report);
                         continue;
                     }
@@ -450,8 +450,8 @@ impl Reader<'_, '_> {
         }
     }
 
-    /// Checks the processor settings: engines accept either a number of processors or the
-    /// scheduler's settings.
+    /// Checks the processor settings. Engines reject a number of processors together with settings
+    /// of the scheduler.
     fn processors(&mut self, field: &Field<'_>, spec: &ServiceSpec) {
         for key in ["cpu_period", "cpu_quota"] {
             if let Some(field) = field.get(key).filter(|field| !field.is_null())

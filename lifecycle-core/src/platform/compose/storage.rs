@@ -161,11 +161,11 @@ pub(super) fn mounts(
     }
 }
 
-/// The requested properties of a mount, in either notation.
+/// The requested properties of a mount, read from the short or the long notation.
 #[derive(Default)]
 struct MountRequest {
     target: String,
-    /// Whether the mount is read-only; `None` if neither is requested.
+    /// Whether the mount is read-only; `None` if this is not declared.
     read_only: Option<bool>,
     no_copy: bool,
     /// Whether the path must already exist; otherwise, a missing directory is created.

@@ -234,7 +234,7 @@ mod tests {
     }
 
     #[test]
-    fn items_that_differ_in_one_part_are_different() {
+    fn items_that_differ_in_one_part_have_different_identities() {
         let found = identities(
             Identity::Port,
             "['8080:80', '8081:80', '8080:81', '8080:80/udp', '127.0.0.1:8080:80', '80']",

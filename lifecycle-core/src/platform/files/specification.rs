@@ -297,7 +297,7 @@ fn extends_services_as_in_05_services() {
 }
 
 #[test]
-fn an_extended_service_of_another_file_keeps_its_paths_and_extends() {
+fn a_service_extended_from_another_file_keeps_its_paths_and_its_own_extends() {
     let project = Project {
         files: &[
             (
@@ -441,7 +441,7 @@ fn an_included_project_uses_its_own_directory_and_variables() {
 }
 
 #[test]
-fn including_twice_is_allowed_but_differences_conflict() {
+fn a_resource_may_be_included_twice_if_both_declarations_are_identical() {
     let shared = ("shared.yaml", "services: {db: {image: x}}\n");
     let files = |own: &'static str| {
         [

@@ -213,7 +213,8 @@ start_dockerd() {
 }
 
 # engine_takes_nodes: checks whether the engine grants containers the privileges that local nodes
-# need. Needs the base image. Returns 1 and sets docker_problem if the engine does not.
+# need. Needs the base image. Returns 1 and sets docker_problem if the engine rejects these
+# privileges.
 engine_takes_nodes() {
     local rights output
     # One of these is enough: full privileges, or the capabilities that nodes get if the engine

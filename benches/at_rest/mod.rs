@@ -56,7 +56,7 @@ pub struct ProgramAtRest {
     pub threads: (u64, u64),
 }
 
-/// Waits until a platform has settled, then measures it.
+/// Waits for the time `settle`, then measures the platform for the time `measured`.
 pub fn measure(platform: &str, settle: Duration, measured: Duration) -> Result<Rest, String> {
     std::thread::sleep(settle);
     let nodes = Node::all(platform)?;

@@ -285,7 +285,7 @@ impl<'a> Tree<'a> {
             .or_default() += 1;
     }
 
-    /// Ends the measurement, which took this time, and returns the counts.
+    /// Ends the measurement and returns the counts. `within` is the duration of the measurement.
     pub(crate) fn finish(mut self, within: Duration, lost_events: u64) -> Started {
         let running: Vec<u32> = self.processes.keys().copied().collect();
         for process in running {

@@ -2,9 +2,9 @@
 //! time with the time of the same engine calls made directly, in the same run. Prints the results
 //! without asserting them.
 //!
-//! `cargo bench -p benches --bench bring_up`. Needs Docker and the built programs. When either way
-//! starts, the engine already has the nodes' image, the base image, and the builder's cache.
-//! Everything on the nodes is created from nothing.
+//! `cargo bench -p benches --bench bring_up`. Needs Docker and the built programs. Each measured
+//! run starts with the nodes' image, the base image, and the builder's cache already in the engine.
+//! Everything on the nodes is created during the run.
 
 #![expect(
     clippy::expect_used,

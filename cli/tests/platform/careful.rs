@@ -1,5 +1,5 @@
-//! Tests that `up` does not run concurrently with another `up` and does not delete volumes with
-//! data.
+//! Tests that `up` rejects a concurrent `up`, and that it does not delete a node with data without
+//! a confirmation.
 
 use std::time::Duration;
 

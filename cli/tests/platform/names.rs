@@ -215,8 +215,8 @@ fn outage(a: &Node, client: &str) -> u64 {
     let calm = now();
     until("connections are answered", TIMEOUT, || after(calm));
     let pid = a.inspect("lifecycle.role=agent")["State"]["Pid"].to_string();
-    // Read the clock after the kill, so that the killed agent cannot have answered a connection
-    // that starts later.
+    // Read the clock after the kill: the killed agent cannot answer a connection that starts later
+    // than this.
     let script = format!("kill -9 {pid} && date +%s%3N");
     let killed: u64 = a.exec(&["sh", "-c", &script]).parse().unwrap();
     until("the agent is running again", TIMEOUT, || {

@@ -149,7 +149,7 @@ impl Project {
         self.put_program("iot-platform", &format!("{code}/iot-platform"));
     }
 
-    /// Creates a command line of the bootstrapper.
+    /// Returns a command that runs the bootstrapper with these arguments.
     pub(crate) fn command(&self, arguments: &[&str]) -> Command {
         let mut command = Command::new(env!("CARGO_BIN_EXE_bootstrapper"));
         command

@@ -17,7 +17,7 @@ const SCHEMAS: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../docs/schema");
 /// The schema of the output of a failed command.
 const FAILURE: &str = "failure";
 
-/// The commands that write one document per line, and any number of lines.
+/// The commands that write any number of documents, one per line.
 const BY_LINE: [&str; 2] = ["events", "logs"];
 
 /// The exit code of an interrupted command. Such a command writes no failure document.

@@ -18,8 +18,8 @@ async fn a_restarted_agent_serves_from_disk_within_a_second() {
     feeder.accept(&at).await;
     let to = (address(&at, "web"), 8000);
     for _ in 0..3 {
-        // Keep a connection open while the agent is killed. It must not prevent the restarted agent
-        // from listening at the same address.
+        // Keep a connection open while the agent is killed. The open connection must not prevent
+        // the restarted agent from listening at the same address.
         let open = who(to).await.unwrap();
         node.kill().await;
         let killed = Instant::now();

@@ -1,4 +1,4 @@
-//! Tests platforms whose registry, or parts of the registry, are in databases.
+//! Tests platforms that store the registry, or parts of it, in databases.
 
 use lifecycle_core::error::Error;
 use lifecycle_core::model::Kind;

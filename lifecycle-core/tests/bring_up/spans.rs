@@ -37,7 +37,7 @@ impl Log {
     }
 }
 
-/// Returns the fields of the span with this name that contains a log line.
+/// Returns the span with this name that contains the log line, if there is such a span.
 fn span<'a>(line: &'a Value, name: &str) -> Option<&'a Value> {
     let mut spans = line["spans"].as_array().into_iter().flatten();
     spans.find(|span| span["name"] == name)

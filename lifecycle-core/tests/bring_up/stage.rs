@@ -1,4 +1,4 @@
-//! Helpers: a platform that a bootstrapper starts in a simulated world.
+//! Helpers: declares a platform, and starts it with a bootstrapper in a simulated world.
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 use std::collections::BTreeSet;

@@ -22,7 +22,7 @@ async fn up(seed: u64) -> Stage {
     stage
 }
 
-/// Returns the effects after the first `since` ones that changed the world.
+/// Skips the first `since` effects. Returns those of the remaining effects that changed the world.
 fn effects(stage: &Stage, since: usize) -> Vec<String> {
     let effects = stage.world.effects().split_off(since);
     effects

@@ -35,7 +35,7 @@ pub(crate) struct Stage {
     pub(crate) cloud: Option<Arc<dyn CloudProvider>>,
     /// The separate databases for each kind, which managers keep up to date.
     pub(crate) mirrors: Option<Mirrors>,
-    /// How long a manager leads without renewing its lease.
+    /// How long a manager's lease is valid without a renewal.
     pub(crate) lease: Duration,
     /// The image of managers and agents.
     pub(crate) image: Option<String>,

@@ -373,7 +373,7 @@ impl World {
         self.last_seen.insert(id.clone(), node.clone());
     }
 
-    /// Asserts that a service may start because all its dependencies are up.
+    /// Asserts that all dependencies of a service are up, so that the service may start.
     fn assert_may_start(&self, declared: &Declared, name: &ServiceName) {
         let spec = &declared.services[name].spec;
         for (other, condition) in &spec.depends_on {
@@ -489,7 +489,7 @@ impl World {
     }
 
     /// Carries out plans until no step is left. Like the driver, may carry out several steps of one
-    /// plan in any order. `choose(n)` returns a number below `n` and makes all choices.
+    /// plan in any order. `choose` makes all choices: `choose(n)` returns a number below `n`.
     pub(crate) fn walk(
         &mut self,
         declared: &Declared,

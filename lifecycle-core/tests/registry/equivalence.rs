@@ -18,7 +18,7 @@ use proptest::prelude::*;
 use crate::clock::ManualClock;
 use crate::platform::{at, declaration, event, instance, node, node_name};
 
-/// Only a few names, so that random changes often affect the same records.
+/// There are only a few names, so that random changes often affect the same records.
 const NAMES: [&str; 3] = ["a", "b", "c"];
 
 fn name() -> impl Strategy<Value = &'static str> {

@@ -216,8 +216,8 @@ async fn previous_manager_is_fenced(nodes: &dyn KindDatabase, central: &Arc<Memo
     assert_eq!(messages(nodes).await.last().unwrap().1, "written by 3");
 }
 
-/// Replaces the central registry by a new one, as after a loss. The epochs and event numbers of the
-/// new registry start from the beginning.
+/// Replaces the central registry with a new one, as after a loss. The epochs and event numbers of
+/// the new registry start from the beginning.
 async fn lost_central_registry_replaces_the_copy(nodes: &dyn KindDatabase) {
     let other = central().await;
     mirror(&[Kind::Nodes], &other)
@@ -301,7 +301,8 @@ async fn on_postgres() {
         assert!(!dump.contains(planted) && !dump.contains(&hex), "{planted}");
     }
 
-    // A database of a kind cannot be opened as a central database, nor the other way round.
+    // A database of a kind cannot be opened as a central database, nor a central database as a
+    // database of a kind.
     let clock = Arc::new(SystemClock);
     let refused = SqlRegistry::open(&urls[2], key.clone(), Arc::clone(&clock) as _).await;
     assert!(matches!(refused, Err(Error::Invalid { .. })), "{refused:?}");

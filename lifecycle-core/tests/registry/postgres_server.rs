@@ -1,6 +1,6 @@
 //! Runs a PostgreSQL server for a test. The server has its own directory and requires a password.
-//! It listens on a socket in this directory, and optionally at one address. The end of the test
-//! stops it.
+//! It listens on a socket in this directory, and optionally at one address. It is stopped when the
+//! value is dropped.
 
 use std::fmt::Write as _;
 use std::fs;
@@ -177,8 +177,8 @@ impl PostgresServer {
         command
     }
 
-    /// Returns a command line of PostgreSQL. PostgreSQL refuses to run as root, so root runs the
-    /// command as another user.
+    /// Returns a command that runs a program of PostgreSQL. PostgreSQL refuses to run as root; if
+    /// this process runs as root, the command switches to another user.
     fn command(&self, program: &str) -> Command {
         let program = self.programs.join(program);
         let mut command = if is_root() {

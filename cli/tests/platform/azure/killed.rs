@@ -30,8 +30,8 @@ fn up_continues_after_a_kill_at_any_request() {
             .count()
     };
     let mut kills = 0;
-    // Kill each `up` `step` requests later than the previous one, until an `up` finishes before the
-    // kill.
+    // Let each `up` make `step` more requests than the previous one before the kill. Stop when an
+    // `up` finishes before it is killed.
     for number in (1..).step_by(step) {
         let target = count() + number;
         let began = Instant::now();

@@ -132,7 +132,8 @@ impl SimulatedAzure {
         self.ask("PUT", &path, Some(&self.token()), &body.to_string())
     }
 
-    /// Returns the requests after the first `seen` ones that may change a resource.
+    /// Skips the first `seen` requests. Returns those of the remaining requests that may change a
+    /// resource.
     pub(crate) fn changes_after(&self, seen: usize) -> Vec<Request> {
         let new = self.requests().into_iter().skip(seen);
         new.filter(Request::is_a_change).collect()

@@ -96,7 +96,7 @@ struct Readings {
 }
 
 impl Readings {
-    /// Reads the file, and replaces it by a file that contains only the readings to keep.
+    /// Reads the file, and replaces it with a file that contains only the readings to keep.
     fn open(path: &FilePath) -> std::io::Result<Self> {
         let mut file = OpenOptions::new()
             .read(true)

@@ -13,7 +13,9 @@ fn table(out: &mut String, title: &str, keys: &[Key]) {
             Effect::Supported("") => "supported".to_owned(),
             Effect::Supported(note) => format!("supported: {note}"),
             Effect::Changes(consequence) => format!("**no effect**: {consequence}"),
-            Effect::Checked(consequence) => format!("no effect yet (only validated): {consequence}"),
+            Effect::Checked(consequence) => {
+                format!("no effect yet (only validated): {consequence}")
+            }
             Effect::PartOfChecked => "no effect yet (only validated)".to_owned(),
             Effect::Harmless(consequence) => format!("no effect: {consequence}"),
         };

@@ -66,10 +66,9 @@ impl Selection {
         let rules = Rules::parse(&String::from_utf8_lossy(text)).map_err(|bad| Error::Invalid {
             what: format!("`{location}`"),
             why: bad.to_string(),
-            hint:
-                "close each `[`, put text after each `!` and `\\`, and combine patterns if there \
-                   are too many"
-                    .to_owned(),
+            hint: "close each `[`, put text after each `!` and `\\`, and combine patterns if \
+                   there are too many"
+                .to_owned(),
         })?;
         Ok(Self(rules))
     }

@@ -75,8 +75,7 @@ enum Token {
     Nothing,
     /// No request was sent: a change by another caller is in progress.
     Settles,
-    /// A VM is being created. If `removes` is set, the VM with that id is removed first, because
-    /// its creation failed.
+    /// A VM is being created. If `removes` is set, the VM with that id is removed first.
     Provision {
         removes: Option<String>,
         /// The earliest time at which Azure allows the next poll.

@@ -31,7 +31,7 @@ impl Azure {
             .into_iter()
             .partition(|vm| vm.tags.are_of(&self.options.owner));
         let group = self.options.group();
-        // Ignore VMs that are nodes of other platforms.
+        // Ignore nodes of other platforms, except in this platform's own group.
         let mut others = others.into_iter().filter(|other| {
             other.tags.get(tags::PLATFORM_ID).is_none()
                 || other.group().eq_ignore_ascii_case(&group)

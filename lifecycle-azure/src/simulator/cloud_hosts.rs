@@ -45,8 +45,8 @@ pub struct HostPlacement {
 pub struct CloudHosts {
     clouds: Arc<dyn HostClouds>,
     placements: Mutex<BTreeMap<String, HostPlacement>>,
-    /// Read-locked while a host is being created. Shared resources are removed only while this lock
-    /// can be write-locked, so never while a host is being created.
+    /// Read-locked while a host is being created. Shared resources are removed under the write
+    /// lock, and therefore never while a host is being created.
     creating: tokio::sync::RwLock<()>,
 }
 

@@ -11,8 +11,8 @@ use lifecycle_core::model::{NodeName, NodeSpec};
 use crate::raw;
 use crate::support::{azure, carry, provider, provision, spec};
 
-/// A simulated Azure for the suite. VMs that belong to neither platform under test are created by a
-/// third platform, which then removes their tags.
+/// A simulated Azure for the suite. A third platform creates the VMs that must belong to neither
+/// platform under test; the tags of these VMs are then removed.
 #[derive(Debug)]
 struct Bench(AzureSimulator);
 

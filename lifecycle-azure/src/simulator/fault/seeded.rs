@@ -24,18 +24,18 @@ pub struct FaultRates {
     pub dropped: f64,
     /// The fraction of requests that are processed, but whose response is lost.
     pub answer_lost: f64,
-    /// The fraction of requests that start a slow operation.
+    /// The fraction of requests whose operation is slow.
     pub slow_operation: f64,
     /// The additional time that a slow operation takes.
     pub slowness: Duration,
-    /// The fraction of requests that start an operation that fails.
+    /// The fraction of requests whose operation fails.
     pub operation_fails: f64,
-    /// The fraction of requests that fail because there is no capacity for a VM.
+    /// The fraction of requests whose VM gets no capacity.
     pub allocation_fails: f64,
 }
 
 impl FaultRates {
-    /// No faults.
+    /// Causes no faults.
     pub const NONE: Self = Self {
         throttled: 0.0,
         retry_after: Duration::from_secs(1),

@@ -47,8 +47,8 @@ pub(crate) struct VmResource {
     top_level: Map<String, Value>,
     /// The power state. `None` before the VM has a host.
     power: Option<Power>,
-    /// The address at which the VM's host is reachable from outside its network. `None` if the host
-    /// is reachable at the address that the simulator allocated.
+    /// The address at which the VM's host is reachable from outside its network, if the host
+    /// backend provides one.
     reached_at: Option<Ipv4Addr>,
     /// The operation in progress.
     operation: Option<OperationId>,

@@ -4,13 +4,14 @@
 //!
 //! - **published** ([`CodePublisher`](lifecycle_core::code::CodePublisher)): the directory
 //!   `<name>/.lifecycle/` contains immutable chunks of the contents, and records of versions (see
-//!   [`version`]). This preserves what a share cannot store: executable bits, symbolic links, and
-//! - **published** ([`CodePublisher`](lifecycle_core::code::CodePublisher)): the directory
-//!   `<name>/.lifecycle/` contains immutable chunks of the contents, and records of versions (see
-//!   [`version`]). This layout preserves what a share cannot store: executable bits, symbolic
-//!   links, and names that Windows forbids or that differ only in case. A publish ends with a
-//!   single small write that makes the whole new version visible. Readers therefore see either the
-//!   previous version or the new one, even if several publishers work concurrently;
+//!   [`version`]). This layout preserves what a share cannot store: executable bits, symbolic links,
+//!   and names that Windows forbids or that differ only in case. A publish ends with a single small
+//!   write that makes the whole new version visible. Readers therefore see either the previous
+//!   version or the new one, even if several publishers work concurrently;
+//! - **plain**: files that were copied to the share over SMB or with any other tool. These files are
+//!   read unchanged ([`plain`]); the share's entity tags show which of them have changed.
+//!
+//! | module | contents |
 //! |---|---|
 //! | [`options`] | the validated options of a share |
 //! | [`transport`] | requests with timeouts, and error responses |

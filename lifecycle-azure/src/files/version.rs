@@ -136,6 +136,7 @@ impl Record {
 
     /// Serializes the record.
     ///
+    /// # Errors
     /// Returns [`Error::Invalid`] if the record is larger than a single write allows.
     pub(super) fn write(&self, name: &Name) -> Result<Bytes> {
         let body = json(self)?;

@@ -61,7 +61,7 @@ const DEFAULT_RULES: [(&str, u32, &str, &str, &str, &str); 6] = [
     ("DenyAllOutBound", 65500, "Outbound", "Deny", "*", "*"),
 ];
 
-/// Checks that a security group exists to which another resource refers.
+/// Checks that a security group exists. `by` is the resource that refers to the group.
 pub(crate) fn exists(arm: &ArmState, id: &str, by: &ResourceId) -> Result<(), Refusal> {
     if arm.security_groups.contains_key(&key_of(id)) {
         Ok(())

@@ -110,7 +110,7 @@ async fn ended(server: impl Future<Output = io::Result<()>>, address: SocketAddr
     }
 }
 
-/// An extension that marks a response that is not sent; instead, the connection is closed.
+/// Marks a response, as an extension: the connection is closed instead of sending the response.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct BreakConnection;
 

@@ -229,6 +229,7 @@ impl AzureSimulator {
     /// Serves the router of another service on a free port over HTTP. Requests to the router are
     /// also recorded and also subject to faults.
     ///
+    /// # Errors
     /// Returns an error if there is no free port.
     pub async fn listen(&self, router: Router) -> Result<Listener> {
         let free = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 0);

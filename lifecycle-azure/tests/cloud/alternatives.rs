@@ -113,7 +113,7 @@ async fn tries_each_zone_before_the_next_size() {
     let operation = ours.begin(provision()).await.unwrap();
     let mut seen = Vec::new();
     loop {
-        // Use a new provider for each poll, so that nothing can be remembered in memory.
+        // Use a new provider for each poll, so that no state can be kept in memory.
         let progress = choosy(&azure).poll(&operation).await.unwrap();
         let CloudProgress::Running { after, .. } = progress else {
             break;

@@ -7,7 +7,7 @@ use crate::raw::is_whole;
 use crate::steps::{self, PROVISION, Step, one_is_lost};
 use crate::support::{azure, carry, provider, provision};
 
-/// The number of concurrent cases. More than the number of cores, because cases mostly wait.
+/// The number of concurrent cases. High, because cases mostly wait.
 const AT_ONCE: usize = 8;
 
 /// Provisions a node in a process that dies when the response to the `nth` request for a step is

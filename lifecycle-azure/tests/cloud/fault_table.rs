@@ -19,7 +19,7 @@ use crate::steps::{self, Step};
 use crate::support::{azure_with, carry, get, provider, provision};
 use crate::{fault_page, secrets};
 
-/// The number of concurrent cases. More than the number of cores, because cases mostly wait.
+/// The number of concurrent cases. High, because cases mostly wait.
 const AT_ONCE: usize = 16;
 
 /// The result of a run.

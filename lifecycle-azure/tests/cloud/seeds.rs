@@ -21,7 +21,7 @@ const SEEDS: u64 = 12;
 const SEEDS_VARIABLE: &str = "LIFECYCLE_TEST_SEEDS";
 /// The environment variable that selects a single seed, to repeat its run.
 const SEED_VARIABLE: &str = "LIFECYCLE_TEST_SEED";
-/// The number of concurrent lifecycles. More than the number of cores, because lifecycles mostly
+/// The number of concurrent lifecycles. High, because lifecycles mostly
 /// wait.
 const AT_ONCE: usize = 16;
 /// The maximum number of attempts per lifecycle, which is more than any lifecycle needs at these

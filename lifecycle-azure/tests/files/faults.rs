@@ -13,7 +13,7 @@ use tempfile::TempDir;
 
 use crate::bench::{Bench, any, archive, local_archive, local_digest, write};
 
-/// The number of concurrent cases. More than the number of cores, because cases mostly wait.
+/// The number of concurrent cases. High, because cases mostly wait.
 const AT_ONCE: usize = 32;
 
 fn two() -> (TempDir, TempDir) {

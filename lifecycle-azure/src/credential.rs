@@ -99,8 +99,8 @@ impl Login {
                  subscription"
             }
             Self::ClientSecret { .. } => {
-                "check the tenant, the client and the secret: the secret may have expired, or may \
-                 contain its id instead of its value"
+                "check the tenant, the client and the secret; the secret may have expired, or its \
+                 id may be configured instead of its value"
             }
             Self::WorkloadIdentity => {
                 "set AZURE_TENANT_ID, AZURE_CLIENT_ID and AZURE_FEDERATED_TOKEN_FILE"

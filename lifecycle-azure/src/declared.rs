@@ -43,7 +43,7 @@ impl Azure {
     ) -> Result<Self> {
         let login = spec.login_of_manager().ok_or_else(|| {
             Error::invalid(
-                "the login of the manager",
+                "the manager's login",
                 "the hand-over files contain no login",
                 "set `cloud.identity`, or a `cloud.login` with `client-secret`, then run \
                  `bootstrapper up` again",

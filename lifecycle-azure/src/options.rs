@@ -183,7 +183,7 @@ impl AzureOptions {
         let (block, length) = self.network;
         let text = format!("{block}/{length}");
         if !(8..=29).contains(&length) || u32::from(block) & (u32::MAX >> length) != 0 {
-            let hint = "specify a block such as 10.90.0.0/16, from /8 to /29";
+            let hint = "specify a block from /8 to /29, such as 10.90.0.0/16";
             return Err(invalid(
                 "the network",
                 &text,
@@ -209,7 +209,7 @@ impl AzureOptions {
                 hint,
             ));
         }
-        let hint = "pass the line of a `.pub` file, for example `ssh-ed25519 AAAA…`";
+        let hint = "specify the contents of a `.pub` file, for example `ssh-ed25519 AAAA…`";
         let key = ssh_key::PublicKey::from_openssh(self.authorized_key.trim())
             .map_err(|error| invalid("the key for nodes", "…", &error.to_string(), hint))?;
         if !matches!(
@@ -268,7 +268,7 @@ impl AzureOptions {
             return Err(Error::invalid(
                 format!("the zone `{zone}`"),
                 "Azure has no such zone",
-                "use some of \"1\", \"2\" and \"3\", or remove `zones`",
+                "use one or more of \"1\", \"2\" and \"3\", or remove `zones`",
             ));
         }
         if let Some(identity) = &self.identity {

@@ -56,8 +56,8 @@ impl Size {
         let zone = zone.as_ref().filter(|zone| !self.zones.contains(zone))?;
         Some(match self.zones.as_slice() {
             [] => format!(
-                "{location} offers size {size} in no zone: remove `zones`, or choose another size \
-                 or location"
+                "{location} does not offer size {size} in any zone: remove `zones`, or choose \
+                 another size or location"
             ),
             known => format!(
                 "{location} does not offer size {size} in zone {zone}: choose one of the zones {}",
@@ -185,8 +185,8 @@ pub(crate) async fn check(
         };
         if there.iter().any(is_taken) {
             report.problems.push(format!(
-                "Node {}: resource group {} has a VM of this name that does not belong to this \
-                 platform: choose another name, or adopt the VM.",
+                "Node {}: resource group {} contains a VM with this name, but the VM does not \
+                 belong to this platform: choose another name, or adopt the VM.",
                 spec.name,
                 options.group()
             ));

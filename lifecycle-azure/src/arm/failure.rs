@@ -295,8 +295,8 @@ impl Denial {
             Self::Disabled => "re-enable the subscription, or choose another subscription",
             Self::Login => "log in again (`az login`), or check the configured credential",
             Self::Role => {
-                "give the account the role Contributor on the resource group, or on the \
-                 subscription if the group is to be created"
+                "assign the role Contributor to the account, on the resource group or, if the \
+                 group does not exist, on the subscription"
             }
         }
     }

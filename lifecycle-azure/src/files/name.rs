@@ -78,7 +78,7 @@ pub(super) fn fault(part: &str) -> Option<&'static str> {
         return Some("it refers to a directory outside the share, or to the whole share");
     }
     if part.eq_ignore_ascii_case(OWN_DIRECTORY) {
-        return Some("that directory contains the published code bases");
+        return Some("the name `.lifecycle` is reserved for published code bases");
     }
     if part
         .chars()

@@ -186,12 +186,20 @@ impl AzureFilesBuilder {
 
     fn check_times(&self) -> Result<()> {
         for (what, time, least) in [
-            ("time limit for a request", self.timeout, SHORTEST_TIMEOUT),
-            ("retention time for versions", self.keep, SHORTEST_KEEP),
+            (
+                "the time limit for requests to Azure Files",
+                self.timeout,
+                SHORTEST_TIMEOUT,
+            ),
+            (
+                "the retention time for versions in Azure Files",
+                self.keep,
+                SHORTEST_KEEP,
+            ),
         ] {
             if time < least {
                 return Err(Error::invalid(
-                    format!("{what} {} s for Azure Files", time.as_secs_f64()),
+                    format!("{what} ({} s)", time.as_secs_f64()),
                     format!("it is shorter than {} s", least.as_secs_f64()),
                     "increase the value, or remove it",
                 ));
@@ -238,7 +246,7 @@ impl AzureFilesBuilder {
             ));
         }
         if !url.username().is_empty() || url.password().is_some() {
-            return Err(invalid("it has a user name"));
+            return Err(invalid("it contains a user name"));
         }
         if url.path() != "/" {
             return Err(invalid("it has a path; configure the share separately"));
@@ -284,8 +292,8 @@ impl AzureFilesBuilder {
                             "`sv` or `sig` is missing"
                         }
                         .to_owned(),
-                        "pass the part after the question mark, from `sv=` to the end of \
-                               `sig=…`",
+                        "specify the part of the URL after the question mark, from `sv=` to the \
+                         end of `sig=…`",
                     ));
                 }
                 let expires = get("se");

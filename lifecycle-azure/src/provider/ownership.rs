@@ -40,7 +40,7 @@ impl Azure {
             (Some(owned), ..) => Ok(Some(owned)),
             (None, Some(_), Some(_)) => Err(Error::conflict(
                 format!("VM {node}"),
-                "several resource groups have a VM of this name",
+                "several resource groups contain a VM with this name",
             )),
             (None, other, _) => Ok(other),
         }

@@ -46,7 +46,7 @@ async fn main() -> Result<()> {
             println!("not known to the manager: {forgotten:?}; failed: {failed:?}");
         }
         Err(error) => {
-            println!("{error}; run this in a platform's container (the tests run anywhere)")
+            println!("{error}; run this in a platform's container (the tests run anywhere)");
         }
     }
     Ok(())

@@ -19,7 +19,7 @@ use crate::similar::nearest;
 /// The result of most functions of this crate.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
 
-/// The cause of an [`Error`], of any type.
+/// The cause of an [`enum@Error`], of any type.
 pub type Source = Box<dyn std::error::Error + Send + Sync + 'static>;
 
 /// An error of this crate or of a backend.

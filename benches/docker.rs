@@ -44,7 +44,7 @@ pub fn require() -> Result<(), String> {
     })
 }
 
-/// Measures how long `docker version` takes, as the cost of calling `docker` at all.
+/// Measures how long `docker version` takes. Every call of `docker` takes at least this long.
 pub fn one_call() -> Duration {
     const CALLS: u32 = 10;
     let since = Instant::now();

@@ -2,9 +2,8 @@
 //! long a plan takes before anything exists and after everything has settled, and how many replicas
 //! are placed per second. Prints the results without asserting them.
 //!
-//! `cargo bench -p benches --bench planning`. The table at the end compares planning with basic
-//! operations on the same observation in the same run: copying the observation, and writing it as
-//! JSON.
+//! `cargo bench -p benches --bench planning`. The table at the end compares planning with two basic
+//! operations in the same run: copying the observed state, and writing it as JSON.
 
 #![expect(
     clippy::expect_used,
@@ -73,8 +72,8 @@ fn shortest<T>(mut work: impl FnMut() -> T) -> Duration {
     [(); 5].map(run).into_iter().min().unwrap_or_default()
 }
 
-/// Prints how long planning takes, as a multiple of the time for basic operations on the
-/// observation.
+/// Prints how long planning takes, as a multiple of the time for basic operations on the observed
+/// state.
 fn ratios() {
     println!("\nplanning for a settled platform, as a multiple of a basic operation in this run");
     println!("nodes  planning      copying the observation    writing it as JSON");

@@ -1,4 +1,4 @@
-//! Generates loads and measures them.
+//! Sends requests to an address and measures rates and latencies.
 
 use std::fmt;
 use std::net::SocketAddr;

@@ -5,8 +5,9 @@
 //!
 //! `cargo bench -p benches --bench agent`. The comparison needs `haproxy`. The server runs in a
 //! container or, without Docker, as a process. The agent and HAProxy are separate processes, each
-//! with as many threads as there are processors. Each round measures all three ways for each load,
-//! so that other load on the machine affects them equally. The results are medians over the rounds.
+//! with as many threads as there are processors. Each round measures direct connections, the agent,
+//! and HAProxy, so that other programs on the machine affect all three equally. The results are
+//! medians over the rounds.
 
 #![expect(
     clippy::cast_precision_loss,

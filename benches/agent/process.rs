@@ -16,8 +16,8 @@ use crate::{Failure, place};
 /// Time limit for a process to start listening.
 const LISTENS_WITHIN: Duration = Duration::from_secs(10);
 
-/// A way to the server: directly, or through a proxy. `process` is absent if the server is in a
-/// container.
+/// An endpoint through which clients reach the server: the server itself, or a proxy in front of
+/// it. `process` is the process that listens there; it is `None` for a server in a container.
 #[derive(Debug)]
 pub(crate) struct Proxy {
     pub(crate) name: &'static str,
@@ -81,7 +81,7 @@ impl Proxy {
     }
 }
 
-/// The ways to the server: directly, through the agent, and through HAProxy if it is installed.
+/// The endpoints to compare: the server itself, the agent, and HAProxy if it is installed.
 #[derive(Debug)]
 pub(crate) struct Ways {
     all: Vec<Proxy>,

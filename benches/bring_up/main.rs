@@ -23,7 +23,7 @@ use benches::example::{Programs, Project};
 
 use crate::timeline::Timeline;
 
-/// The number of runs for each way. The fastest run counts.
+/// The number of measured runs of `up`, and of the raw calls. Only the fastest run of each counts.
 const RUNS: usize = 3;
 
 fn main() -> ExitCode {
@@ -46,7 +46,7 @@ fn bench() -> Result<(), String> {
     let project = Project::new(&programs)?;
     println!("running once without measurement, to build the nodes' image …");
     timeline::up(&project)?;
-    // The raw way has no manager, so its services use this credential.
+    // The raw calls start no manager, so their services use this credential.
     let credential = project.credential()?;
     project.down()?;
     let mut ours: Option<Timeline> = None;

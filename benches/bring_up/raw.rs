@@ -1,5 +1,5 @@
-//! Implements the raw way: makes the engine calls for the example platform without a manager. Calls
-//! run in parallel as far as possible; each waits only for the calls whose results it needs.
+//! Brings up the example platform with raw engine calls, without a manager. Calls run in parallel
+//! as far as possible: each call waits only for the calls whose results it needs.
 
 use std::net::{IpAddr, SocketAddr, TcpStream};
 use std::path::Path;

@@ -191,8 +191,8 @@ pub(crate) struct Up {
     #[arg(long)]
     pub(crate) publish: bool,
 
-    /// Do not ask for confirmation: delete nodes that are no longer declared, and use the published
-    /// code bases
+    /// Do not ask questions: delete nodes that are no longer declared, and do not publish code
+    /// bases that differ from the code store (to publish them, add `--publish`)
     #[arg(short, long)]
     pub(crate) yes: bool,
 }

@@ -36,9 +36,9 @@ pub(crate) struct KeyWithoutEffect {
     line: usize,
     /// The path of the key, for example `services.web.privileged`.
     key: String,
-    /// What happens instead of what the key requests.
+    /// The effect of ignoring the key.
     consequence: &'static str,
-    /// Whether the service behaves differently from what the key requests.
+    /// Whether ignoring the key changes how the service behaves.
     changes_behaviour: bool,
 }
 

@@ -177,8 +177,8 @@ impl Project {
         }
     }
 
-    /// Loads the files with the code bases on this machine instead of the platform's code store, so
-    /// that a simulation needs no network.
+    /// Loads the project's files. Reads code bases from this machine, not from the platform's code
+    /// store, so that a simulation needs no network.
     pub(crate) async fn load_offline(
         &self,
         id: PlatformId,

@@ -106,7 +106,7 @@ impl Account {
     }
 }
 
-/// The calls of a platform to the account. Some faults are in these calls.
+/// Implements a platform's calls to the account. Some of the faults are in these calls.
 #[derive(Debug, Clone)]
 struct Calls {
     account: Account,
@@ -194,7 +194,7 @@ impl VmApi for Calls {
     }
 }
 
-/// A provider that uses these calls. The other faults are in this provider.
+/// Implements the provider with [`Calls`]. The other faults are in this type.
 #[derive(Debug)]
 struct Cloud {
     inner: VmCloud,

@@ -23,8 +23,8 @@ pub(crate) struct AgentArguments {
     /// The port of the DNS server
     #[arg(long, default_value_t = 53)]
     dns_port: u16,
-    /// Do not add a route for the platform's address block; use this if the block already leads to
-    /// this node
+    /// Do not add a route for the platform's address block; use this if that block is already
+    /// routed to this node
     #[arg(long)]
     no_route: bool,
     /// The number of threads that forward traffic [default: the number of processors]

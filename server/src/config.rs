@@ -23,7 +23,7 @@ use lifecycle_docker::{
 /// The interval between attempts to connect to a database that does not respond.
 const RECONNECT: Duration = Duration::from_secs(2);
 
-/// Creates the backends that the handover specifies, and the mirrors of its registry.
+/// Creates the backends that the handover specifies, and the mirrors of the registry.
 pub(crate) async fn backends(
     handover: &Handover,
     directory: &Path,

@@ -119,8 +119,8 @@ impl IntoResponse for Problem {
     }
 }
 
-/// Replaces a response that contains an internal error with the one for a client that has the read
-/// token.
+/// Replaces a response that contains an internal error with the response for a client that has the
+/// read token.
 pub(crate) fn for_reader(mut response: Response) -> Response {
     match response.extensions_mut().remove::<ForReader>() {
         Some(ForReader(status, problem)) => respond(status, problem),

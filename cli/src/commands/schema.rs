@@ -136,7 +136,7 @@ impl Transform for Closed {
         if schema.get("properties").is_none() {
             return;
         }
-        // If a schema has parts, no part lists all properties, so only the whole schema is closed.
+        // No part of a composed schema lists all properties, so close only the whole schema.
         let mut has_parts = false;
         for key in ["allOf", "anyOf", "oneOf"] {
             for part in schema

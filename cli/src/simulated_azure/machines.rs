@@ -200,8 +200,8 @@ impl HostClouds for LocalMachines {
         })
     }
 
-    /// Returns the address at which this host reaches a machine. This is the private address,
-    /// because this host is connected to every subnet.
+    /// Returns the address at which this host reaches a machine. This host is connected to every
+    /// subnet, so it uses the machine's private address.
     fn public_address(&self, private: Ipv4Addr) -> Option<Ipv4Addr> {
         Some(private)
     }

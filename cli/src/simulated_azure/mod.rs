@@ -192,7 +192,7 @@ fn io(doing: &str, path: &Path, error: std::io::Error) -> Error {
 }
 
 fn write(path: &Path, text: &str, mode: u32) -> Result<()> {
-    // Delete an existing file first: it would keep its mode.
+    // Delete an existing file first: overwriting the file would not change its mode.
     match std::fs::remove_file(path) {
         Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
             return Err(io("replacing", path, error));

@@ -316,7 +316,7 @@ fn example_starts_in_order_answers_requests_and_becomes_idle() {
 
     let before = (runs(&project), status);
     project.ends(0, &["up"]);
-    assert_eq!((runs(&project), project.status()), before, "a second up");
+    assert_eq!((runs(&project), project.status()), before, "a second `up`");
 
     let id = project.id();
     let rest = at_rest::measure(&id, SETTLING, IDLE).unwrap();

@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 
 use crate::project::Project;
 
-/// Checks that an object has all keys in `required` and no other keys than those in `optional`.
+/// Checks that an object has all keys in `required`, and that all its other keys are in `optional`.
 /// `label` names the object in messages.
 fn has_keys(label: &str, value: &Value, required: &[&str], optional: &[&str]) {
     let keys: BTreeSet<&str> = value

@@ -98,8 +98,8 @@ impl Traces {
         traces
     }
 
-    /// Checks that none of these objects is left, and that no process is left that one of the
-    /// project's commands started.
+    /// Checks that none of these objects is left, and that no process that the project's commands
+    /// started is still running.
     pub(crate) fn assert_removed(&self, project: &Project) {
         until("the platform's processes have exited", TIMEOUT, || {
             self.processes.is_disjoint(&Process::all()).then_some(())

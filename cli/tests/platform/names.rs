@@ -162,8 +162,8 @@ fn assert_all_names_work(project: &Project, a: &Node, b: &Node) {
         .read_line(&mut line)
         .unwrap();
     assert!(line.starts_with("web "), "{line}");
-    // Names outside the platform are resolved by the node's own resolver. Here, this is Docker's,
-    // which knows the nodes' containers.
+    // Names outside the platform are resolved by the node's own resolver. In this test, that is
+    // Docker's resolver, which knows the nodes' containers.
     let name = docker(&["inspect", "--format", "{{.Name}}", &b.container]);
     let client = &a.service("client").id;
     let found = a.docker(&[
@@ -215,8 +215,8 @@ fn outage(a: &Node, client: &str) -> u64 {
     let calm = now();
     until("connections are answered", TIMEOUT, || after(calm));
     let pid = a.inspect("lifecycle.role=agent")["State"]["Pid"].to_string();
-    // Read the clock after the kill: the killed agent cannot answer a connection that starts later
-    // than this.
+    // Read the clock after the kill: the killed agent cannot answer a connection that starts after
+    // this time.
     let script = format!("kill -9 {pid} && date +%s%3N");
     let killed: u64 = a.exec(&["sh", "-c", &script]).parse().unwrap();
     until("the agent is running again", TIMEOUT, || {

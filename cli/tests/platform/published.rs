@@ -1,7 +1,7 @@
 //! Runs unmodified Compose files from `lifecycle-core/tests/published` on two nodes, and checks
-//! that their services start and work. Uses only the files that need no other image than the base
-//! image. All projects use the same platform, so each project replaces the services of the previous
-//! one.
+//! that their services start and work. Uses only the projects in which every service builds
+//! its image from the base image. All projects use the same platform, so each project replaces the
+//! services of the previous one.
 
 use std::path::Path;
 use std::time::Duration;
@@ -9,8 +9,8 @@ use std::time::Duration;
 use crate::project::Project;
 use crate::subprocess::until;
 
-/// The projects. For each project, the services whose output shows that the project works, with a
-/// text that the output must contain.
+/// For each project: the services whose output shows that the project works, each with a text that
+/// its output must contain.
 const PROJECTS: [(&str, &[(&str, &str)]); 6] = [
     ("build-inline", &[("hello", "hello")]),
     (

@@ -53,10 +53,10 @@ impl Expected {
         // Arguments after `--` belong to another program.
         let arguments: Vec<&str> = arguments.take_while(|argument| *argument != "--").collect();
         let commands = commands();
-        // A command without a schema may write nothing but a failure document.
         let named = arguments
             .iter()
             .find(|argument| commands.contains(**argument));
+        // A command without a schema may write only a failure document.
         let is_asked = arguments.contains(&"--json");
         is_asked.then(|| Self::named(named.unwrap_or(&FAILURE)))
     }

@@ -61,7 +61,7 @@ pub(crate) fn own(project: &Project) -> Vec<Secret> {
     files.into_iter().map(secret).collect()
 }
 
-/// Checks that none of these secrets is in one of these texts. Each text has a name for messages.
+/// Checks that none of these secrets is in any of these texts. Each text has a name for messages.
 pub(crate) fn are_not_in(secrets: &[Secret], places: &[(&str, String)]) {
     for (secret, value) in secrets {
         assert!(value.len() >= 20, "{secret} is too short to search for");

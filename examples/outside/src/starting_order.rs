@@ -1,5 +1,6 @@
 //! `starting-order DIR` reads the Compose file in a directory and prints the services in start
-//! order, each with its dependencies. Needs no feature of `lifecycle-core`.
+//! order, each with its dependencies. Needs none of the Cargo features of
+//! `lifecycle-core`.
 
 use std::error::Error;
 use std::path::PathBuf;

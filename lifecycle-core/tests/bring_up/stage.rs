@@ -35,8 +35,8 @@ pub(crate) struct Stage {
     pub(crate) reporter: Arc<dyn Reporter>,
 }
 
-/// The readiness prober on the operator's machine. It panics when it is used, because this machine
-/// can reach nodes only over SSH.
+/// The readiness prober on the operator's machine. That machine can reach nodes only over SSH, so
+/// any direct probe panics.
 #[derive(Debug)]
 struct NoProbes;
 

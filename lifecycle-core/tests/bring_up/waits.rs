@@ -1,5 +1,5 @@
-//! Tests that the bootstrapper reports every wait, and that every wait ends. If its condition is
-//! never met, a wait must end with an error.
+//! Tests that the bootstrapper reports every wait, and that every wait ends. A wait whose condition
+//! is never met must end with an error.
 #![expect(clippy::unwrap_used, reason = "tests")]
 
 use std::path::Path;

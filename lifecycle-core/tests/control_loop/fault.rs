@@ -207,8 +207,8 @@ async fn change_that_is_never_ready_is_rolled_back() {
     tokio::time::timeout(limit, given_up).await.unwrap();
     stage.world.behave("web", Behaviour::default());
     stage.pass(Duration::from_secs(10)).await;
-    // The previous container serves again, and the status explains why it does not match the
-    // declaration. The failed container is kept for a while.
+    // The previous container serves again, and the status explains why this container does
+    // not match the declaration. The failed container is kept for a while.
     let snapshot = stage.registry.snapshot().await.unwrap();
     let status = stage.manager.round();
     let services = lifecycle_core::api::view::services(&snapshot, &status);

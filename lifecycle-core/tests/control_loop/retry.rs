@@ -80,7 +80,7 @@ async fn retry(stage: &Stage, name: Option<&str>) {
 #[tokio::test(start_paused = true)]
 async fn fixed_error_of_any_kind_disappears_after_a_retry() {
     for (place, (call, name)) in CALLS.into_iter().enumerate() {
-        // Test one call with all kinds of errors. A sample is enough for the others.
+        // Test one call with every kind of error, and the other calls with a sample of the kinds.
         let kinds = (0..errors().len()).step_by(if place == 2 { 1 } else { 5 });
         for kind in kinds {
             let error = || errors().swap_remove(kind);

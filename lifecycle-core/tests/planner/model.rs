@@ -488,8 +488,9 @@ impl World {
         }
     }
 
-    /// Carries out plans until no step is left. Like the driver, may carry out several steps of one
-    /// plan in any order. `choose` makes all choices: `choose(n)` returns a number below `n`.
+    /// Carries out plans until no step is left. May carry out several steps of one plan in any
+    /// order, as the driver does. `choose` makes all choices: `choose(n)` returns a number below
+    /// `n`.
     pub(crate) fn walk(
         &mut self,
         declared: &Declared,
@@ -542,10 +543,10 @@ impl World {
         );
     }
 
-    /// Carries out plans one step at a time, in the order of the plan.
+    /// Carries out plans until no step is left, without crashes and always in the same order.
     pub(crate) fn settle(&mut self, declared: &Declared) -> Plan {
-        // Choose the first of several steps, never choose the crash (8), and always let time pass
-        // (3).
+        // For 8, return 1, so that no crash is simulated. For 3, return 1, so that time passes only
+        // when no step can run. For all other numbers, return 0.
         self.walk(declared, &mut |n| usize::from(n == 8 || n == 3))
     }
 

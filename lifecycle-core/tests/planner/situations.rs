@@ -637,7 +637,7 @@ fn with_volume(name: &str) -> ServiceSpec {
     spec
 }
 
-/// Returns a world in which only a volume is left of a database that ran on n2.
+/// Returns a world in which a database that ran on n2 no longer exists, but its volume still does.
 fn only_the_volume_is_left() -> World {
     let mut world = World::empty();
     world.settle(&declared(&["n1", "n2", "n3"], Vec::new()));

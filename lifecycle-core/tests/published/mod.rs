@@ -16,7 +16,8 @@ use lifecycle_core::reconcile::placement::place;
 use lifecycle_core::reconcile::{Declared, History, Observed, PlanningInput, plan};
 use lifecycle_core::secret::PlatformKey;
 
-/// The projects that need no other image than `debian:bookworm-slim`. All their images are built.
+/// The projects in which every service uses `build`, and every Dockerfile is based only on
+/// `debian:bookworm-slim`.
 const BUILT_HERE: [&str; 6] = [
     "build-inline",
     "built-configured",

@@ -143,7 +143,8 @@ async fn assert_copy(database: &dyn KindDatabase, central: &MemoryRegistry, name
     assert_eq!(held.last_event, whole.last_event);
 }
 
-/// Checks what every database of a kind must do. `shared` is for two kinds.
+/// Checks the requirements for every database that contains the records of one kind. `shared`
+/// contains the records of two kinds.
 async fn suite(nodes: &dyn KindDatabase, web: &dyn KindDatabase, shared: &dyn KindDatabase) {
     let central = central().await;
     let of_nodes = mirror(&[Kind::Nodes], &central);
@@ -301,8 +302,8 @@ async fn on_postgres() {
         assert!(!dump.contains(planted) && !dump.contains(&hex), "{planted}");
     }
 
-    // A database of a kind cannot be opened as a central database, nor a central database as a
-    // database of a kind.
+    // A database for one kind cannot be opened as the central database, and the central database
+    // cannot be opened as a database for one kind.
     let clock = Arc::new(SystemClock);
     let refused = SqlRegistry::open(&urls[2], key.clone(), Arc::clone(&clock) as _).await;
     assert!(matches!(refused, Err(Error::Invalid { .. })), "{refused:?}");

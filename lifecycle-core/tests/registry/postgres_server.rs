@@ -67,8 +67,7 @@ impl PostgresServer {
                 .arg("-D")
                 .arg(&data),
         );
-        // Use a time zone and a date style that the program does not expect. Servers of users may
-        // have any.
+        // Use an unusual time zone and date style, because users' servers may have any setting.
         let hba = data.join("pg_hba.conf");
         let mut allowed = fs::read_to_string(&hba).unwrap();
         for network in networks {

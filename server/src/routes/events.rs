@@ -36,7 +36,8 @@ pub(super) async fn list(
     Parameters(query): Parameters<After>,
     headers: HeaderMap,
 ) -> Result<Response, Problem> {
-    // A client that reconnects sends its position (HTML Standard, "Server-sent events").
+    // A client that reconnects sends the id of the last event that it received (HTML Standard,
+    // "Server-sent events").
     let last_seen = headers
         .get("last-event-id")
         .and_then(|value| value.to_str().ok())

@@ -167,7 +167,10 @@ fn azure_end_to_end() {
     project.ends(0, &["publish"]);
     project.ends(0, &["up"]);
     let changes = azure.changes_after(before);
-    assert!(changes.is_empty(), "a second `up` made changes: {changes:?}");
+    assert!(
+        changes.is_empty(),
+        "a second `up` made changes: {changes:?}"
+    );
 
     project.ends(0, &["down", "--yes"]);
     assert!(azure.resources().is_empty(), "{:?}", azure.resources());

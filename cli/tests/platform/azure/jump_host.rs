@@ -256,7 +256,10 @@ fn platform_without_public_addresses_uses_a_jump_host() {
     let before = azure.requests().len();
     project.ends(0, &["up"]);
     let changes = azure.changes_after(before);
-    assert!(changes.is_empty(), "a second `up` made changes: {changes:?}");
+    assert!(
+        changes.is_empty(),
+        "a second `up` made changes: {changes:?}"
+    );
 
     let planted = secrets::planted(&azure, &signature, jump.key.private.expose());
     secrets::are_nowhere_else(&azure, &project, &planted);

@@ -119,7 +119,7 @@ impl PlatformKey {
         Ok(out)
     }
 
-    /// Decrypts what [`PlatformKey::seal`] encrypted for the same purpose.
+    /// Decrypts a value that [`PlatformKey::seal`] encrypted for the same purpose.
     pub fn open(&self, purpose: &str, sealed: &[u8]) -> Result<Vec<u8>> {
         let corrupt = || Error::Corrupt {
             what: format!("the encrypted {purpose}"),

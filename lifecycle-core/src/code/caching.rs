@@ -18,7 +18,7 @@ use crate::stream::ByteStream;
 ///
 /// # Caveats
 /// This store never removes anything from the directory; the bootstrapper removes unused archives
-/// at each bring-up.
+/// on each `up`.
 #[derive(Debug)]
 pub struct CachingStore {
     directory: PathBuf,

@@ -58,7 +58,7 @@ pub type Entries = BTreeMap<String, Kind>;
 pub struct Selection(Rules);
 
 impl Selection {
-    /// Parses a `.dockerignore`; `location` is its location, for errors.
+    /// Parses a `.dockerignore`. Errors name the file by `location`.
     ///
     /// # Errors
     /// [`Error::Invalid`] for a malformed pattern.
@@ -208,7 +208,7 @@ impl Default for Hasher {
 }
 
 impl Hasher {
-    /// Starts a digest without entries.
+    /// Creates a hasher without entries.
     pub fn new() -> Self {
         Self(Sha256::new_with_prefix(FORM))
     }

@@ -146,7 +146,7 @@ impl CodeStore for DirectoryStore {
                 sender,
             };
             if let Err(error) = write_archive(&path, &now, &mut chunks) {
-                // If the reader is gone, nobody needs the error.
+                // Sending fails only if the reader is gone. Then nobody needs the error.
                 drop(chunks.sender.blocking_send(Err(error)));
             }
         });
@@ -300,7 +300,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn the_archive_is_reproducible_without_times_and_owners() {
+    async fn the_archive_is_reproducible_and_contains_no_times_or_owners() {
         let (one, two) = (sample(), sample());
         let mut archives = Vec::new();
         for root in [&one, &two] {
@@ -335,7 +335,8 @@ mod tests {
     #[tokio::test]
     async fn a_change_while_reading_ends_the_archive_with_an_error() {
         let root = sample();
-        // This file fills the queue of chunks, so `zzz` is read only after it was changed.
+        // This file fills the queue of chunks, so `zzz` is read only after the test has changed
+        // `zzz`.
         put(
             root.path(),
             "svc/huge",
@@ -394,7 +395,7 @@ mod tests {
         );
     }
 
-    /// The expected files are those that Docker's classic builder excludes.
+    /// Docker's classic builder excludes exactly the expected files.
     #[test]
     fn excludes_the_same_files_as_docker() {
         const FILES: [&str; 12] = [

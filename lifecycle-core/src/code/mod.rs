@@ -59,8 +59,8 @@ pub trait CodeStore: Debug + Send + Sync + 'static {
     async fn archive(&self, code: &CodeBaseRef) -> Result<ByteStream>;
 }
 
-/// Returns the first `limit` bytes of a file of a code base, or `None` if the file does not exist.
-/// Works with every store, because it only searches the archive.
+/// Returns the first `limit` bytes of a file in a code base, or `None` if the file does not exist.
+/// Searches the code base's archive, so every store is supported.
 pub async fn read_file(
     store: &dyn CodeStore,
     code: &CodeBaseRef,

@@ -1,5 +1,5 @@
-//! Reads code bases that are stored on the manager's node. Each is one archive, and the digest is
-//! its file name.
+//! Reads code bases that are stored on the manager's node. Each code base is one archive, whose
+//! file name is the digest.
 
 use std::io::ErrorKind;
 use std::path::PathBuf;

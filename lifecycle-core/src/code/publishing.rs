@@ -35,13 +35,13 @@ pub struct Published {
 ///   gets an error that another version is in effect.
 ///
 /// # Caveats
-/// Names are paths in the store, and a code base may be inside another one. The name `.` is the
-/// root of the store, and on this machine the project directory.
+/// Names are paths in the store, and a code base may be inside another one. The name `.` selects
+/// the root of the store and, on this machine, the project directory.
 ///
 /// # Errors
 /// - [`Error::NotFound`] if the directory does not exist.
-/// - [`Error::Invalid`] if the store does not support the name, or if the path of the name contains
-///   files that [`publish`](Self::publish) did not create.
+/// - [`Error::Invalid`] if the store does not support the name, or if the store contains files
+///   under this name that [`publish`](Self::publish) did not create.
 /// - [`Error::Conflict`] if the directory changes during the call, or if another process publishes
 ///   the same name afterwards.
 #[async_trait]
@@ -113,7 +113,7 @@ pub async fn publish(
     name: &str,
 ) -> Result<Published> {
     let published = store.publish(name, &directory.directory(name)).await?;
-    // The store may spell the name differently.
+    // Use the name that the store returned: the store may have normalized it.
     let there = store.digest(&published.code.name).await?;
     if there.digest == published.code.digest {
         return Ok(published);

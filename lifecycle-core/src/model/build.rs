@@ -37,7 +37,7 @@ pub struct BuildSource {
 }
 
 /// Options of the build other than context, Dockerfile and arguments. Default values are not
-/// serialized, so they do not affect the image digest.
+/// serialized, so they do not affect the digest of the build inputs.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct BuildOptions {

@@ -33,7 +33,7 @@ pub struct Connection {
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum NetworkMode {
-    /// A network on the node that is connected to the platform's services.
+    /// The platform's network on the node, from which containers can reach services.
     #[default]
     Platform,
     /// The node's own network.

@@ -93,7 +93,7 @@ impl InstanceState {
     }
 }
 
-/// What the registry stores about an instance.
+/// The registry's record of an instance.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct InstanceRecord {
     pub id: InstanceId,
@@ -104,7 +104,8 @@ pub struct InstanceRecord {
     pub state: InstanceState,
     /// When the engine started the container.
     pub started_at: Option<DateTime<Utc>>,
-    /// When the readiness check passed after this start. A restart of the manager keeps the value.
+    /// When the readiness check first passed after `started_at`. A restart of the manager keeps
+    /// this time.
     pub ready_at: Option<DateTime<Utc>>,
     /// The instance's endpoints; empty unless the instance is ready.
     pub endpoints: Vec<Endpoint>,

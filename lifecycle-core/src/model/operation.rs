@@ -33,13 +33,14 @@ pub enum OperationKind {
     /// Restart the containers of a service, or of one replica.
     Restart {
         service: ServiceName,
-        /// The runs to replace. Containers that were started later are not restarted, so a repeated
-        /// or resumed request restarts each container only once.
+        /// The container to replace for each replica, with its start time. A container that was
+        /// started later is not restarted, so a repeated or resumed request restarts each replica
+        /// only once.
         replaces: BTreeMap<InstanceId, ContainerRun>,
     },
 }
 
-/// One run of a container, from its start to its exit.
+/// Identifies one execution of a container, from a start to the next exit.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ContainerRun {
     pub container: ContainerId,

@@ -258,14 +258,14 @@ pub enum RestartPolicy {
     UnlessStopped,
 }
 
-/// The position of a service in the start order.
+/// Determines when a service starts relative to other services.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Starts {
     /// Only the service's dependencies determine when it starts.
     #[default]
     InOrder,
-    /// The service starts after all services that start in order.
+    /// The service starts after all services with `InOrder`.
     Last,
 }
 

@@ -107,7 +107,8 @@ pub enum LoginSpec {
     InOrder,
     /// The session of `az login`.
     AzureCli,
-    /// A managed identity of the current VM: the one with this client id, or the only one.
+    /// A managed identity of the current VM: the identity with this client id, or the VM's only
+    /// identity if `client` is `None`.
     ManagedIdentity {
         /// The client id of the identity.
         #[serde(default, skip_serializing_if = "Option::is_none")]

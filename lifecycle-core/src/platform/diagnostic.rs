@@ -101,7 +101,7 @@ pub struct UnsupportedKey {
     pub line: usize,
     /// The path of the key, for example `services.web.privileged`.
     pub path: String,
-    /// What happens because the key is ignored.
+    /// The consequence of ignoring the key, for the user.
     pub consequence: &'static str,
     /// Whether ignoring the key makes the service behave differently than declared.
     pub changes_behaviour: bool,

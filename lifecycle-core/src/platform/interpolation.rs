@@ -212,8 +212,8 @@ fn name_at_start(text: &str) -> &str {
     &text[..end]
 }
 
-/// Returns the position of the matching `}`. Counts every `{`, so that a default may be JSON. If
-/// the braces do not balance, counts only those in `${`.
+/// Returns the index of the matching `}`. Counts every `{`, so that a default may be JSON. If the
+/// braces do not balance, counts only those in `${`.
 fn closing_brace(text: &str) -> Option<usize> {
     closing(text, |_| true).or_else(|| closing(text, |before| before == '$'))
 }

@@ -32,8 +32,8 @@ pub struct Loaded {
     pub warnings: Vec<Diagnostic>,
 }
 
-/// Reads, checks and normalizes the files of a platform. Reads code bases from `code`, where their
-/// names are directories relative to [`Sources::project_dir`].
+/// Reads, checks and normalizes the files of a platform. Reads code bases from the store `code`, in
+/// which the name of a code base is a directory relative to [`Sources::project_dir`].
 ///
 /// # Errors
 /// All problems, not only the first.

@@ -3,7 +3,7 @@
 //!
 //! [`find`] selects the files. [`load`] reads them in these steps:
 //!
-//! 1. Parse each file to a tree with positions (`yaml`, `toml`, `tree`).
+//! 1. Parse each file to a tree with source positions (`yaml`, `toml`, `tree`).
 //! 2. Replace variables (`interpolation`, `environment`, `environment_file`).
 //! 3. Combine all Compose files, with their `include` and `extends`, into one tree (`files`).
 //! 4. Interpret each key (`settings`, `database`, `compose`).

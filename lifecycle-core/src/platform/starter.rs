@@ -71,7 +71,7 @@ impl Starter {
 /// several nodes.
 ///
 /// # Errors
-/// The problems with a single node, if more nodes do not solve them.
+/// The problems that a single node causes, if more nodes do not solve these problems.
 pub async fn load_on_fewest_nodes(
     sources: &Sources,
     id: PlatformId,

@@ -1,4 +1,4 @@
-//! Parses TOML text to a [`Node`] tree with positions.
+//! Parses TOML text to a [`Node`] tree with source positions.
 
 use toml::Spanned;
 use toml::de::{DeTable, DeValue};
@@ -58,8 +58,8 @@ impl<'t> Lines<'t> {
         }
     }
 
-    /// Reads a table, with the keys in the order of the file. The parser sorts the keys, but by
-    /// default the manager runs on the first declared node.
+    /// Reads a table, and restores the order of the keys in the file, which the parser changes. The
+    /// order matters: by default, the manager runs on the first declared node.
     fn table(&self, table: &DeTable<'_>, at: Position, depth: usize) -> Option<Node> {
         let mut entries = Vec::new();
         for (key, value) in table {

@@ -1,5 +1,5 @@
-//! The tree of a parsed file, in which every node has a position. YAML and TOML are parsed to the
-//! same kind of tree, so that both use the same readers and diagnostics.
+//! The tree of a parsed file, in which every node has its source position (line and column). YAML
+//! and TOML are parsed to the same kind of tree, so that both use the same readers and diagnostics.
 
 use std::collections::HashMap;
 
@@ -25,7 +25,8 @@ impl Position {
     };
 }
 
-/// How a value is combined with the value of the same key in an earlier file. Tags select this.
+/// How a value is combined with the value of the same key in an earlier file. YAML tags select the
+/// way.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Mark {
     /// The two values are merged.

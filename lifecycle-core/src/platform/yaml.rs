@@ -1,4 +1,5 @@
-//! Parses YAML text to a [`Node`] tree with positions. Expands aliases and merge keys (`<<`).
+//! Parses YAML text to a [`Node`] tree with source positions. Expands aliases and merge keys
+//! (`<<`).
 
 use std::borrow::Cow;
 use std::collections::{HashMap, HashSet};

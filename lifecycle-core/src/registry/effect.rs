@@ -31,7 +31,7 @@ pub struct Effect {
 }
 
 impl Effect {
-    /// Computes the effect of changes, in order, based on the current declaration.
+    /// Computes the effect of `changes`, applied in order. `current` is the current declaration.
     pub(super) fn of(
         changes: impl IntoIterator<Item = Change>,
         current: Option<&(Generation, Declaration)>,
@@ -88,8 +88,8 @@ impl Effect {
         current: Option<&(Generation, Declaration)>,
     ) -> Result<()> {
         let current = self.declarations.last().or(current);
-        // Check for an equal declaration before `expected`: the caller may repeat a call that
-        // succeeded but whose response was lost.
+        // Compare with the current declaration before checking `expected`: the caller may repeat a
+        // call that succeeded but whose response was lost.
         if current.is_some_and(|(_, same)| *same == declaration) {
             return Ok(());
         }
@@ -125,7 +125,7 @@ impl Snapshot {
         Ok(())
     }
 
-    /// Applies an effect. Operations and credentials are not part of a snapshot.
+    /// Applies an effect, except for operations and credentials, which a snapshot does not contain.
     pub(super) fn take(&mut self, effect: Effect) {
         if let Some(declared) = effect.declarations.into_iter().next_back() {
             self.declaration = Some(declared);

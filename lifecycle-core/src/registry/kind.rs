@@ -28,13 +28,14 @@ pub struct Mirrored {
     pub of: RegistryId,
     /// Whether the previous contents of the database are deleted first.
     pub replace_all: bool,
-    /// The changes to the state. A declaration in these changes contains only the part for the
-    /// kinds of the database.
+    /// The changes to the state. A declaration in these changes contains only objects of the kinds
+    /// that the database is for.
     pub changes: Effect,
-    /// The id directly before the first event. If it is greater than the latest id in the database,
-    /// the central registry has deleted events in between, and the database deletes all its events.
+    /// The id directly before the first event. If this id is greater than the latest event id in
+    /// the database, the central registry has deleted the events in between. The database then
+    /// deletes all its events.
     pub after: u64,
-    /// The events of these kinds, with the ids of the central registry.
+    /// The events about objects of these kinds, with their ids in the central registry.
     pub events: Vec<Event>,
     /// The id of the last event of the central registry that this update covers. The next update
     /// starts after this event.
@@ -45,8 +46,8 @@ pub struct Mirrored {
 ///
 /// # Guarantees
 /// - `mirror` is one transaction.
-/// - `mirror` returns [`crate::Error::StaleEpoch`] if the database has received an update of the
-///   same registry with a newer epoch.
+/// - `mirror` returns [`crate::Error::StaleEpoch`] if the database has already received an update
+///   with a newer epoch from the same registry.
 /// - `mirror` returns [`crate::Error::Conflict`] if the database follows another registry and the
 ///   update does not replace all contents.
 /// - `mirror` returns [`crate::Error::Invalid`] if the database contains a central registry.
@@ -70,7 +71,8 @@ pub trait Databases: Debug + Send + Sync + 'static {
 
     /// Prepares a database as the central registry of `platform`: connects to the database,
     /// migrates its tables, and checks that `key` is its encryption key. If the platform was
-    /// removed and its key was lost, the registry that it left behind is reused with the new key.
+    /// removed and its key was lost, the registry that the platform left behind is reused with the
+    /// new key.
     async fn prepare(&self, url: &Sensitive, platform: PlatformId, key: &PlatformKey)
     -> Result<()>;
 

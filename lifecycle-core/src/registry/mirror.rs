@@ -43,7 +43,7 @@ const MAX_BACKOFF: Duration = Duration::from_mins(1);
 /// How often old events are deleted.
 const DELETE_OLD_EVERY: Duration = Duration::from_mins(10);
 
-/// The timeout of one pass, for a database that stops responding.
+/// The timeout of one pass. A pass reaches it only if a database stops responding.
 const PASS_TIMEOUT: Duration = Duration::from_mins(2);
 
 /// Copies the objects of some kinds from the central registry to a database.
@@ -54,7 +54,7 @@ pub struct Mirror {
     central: Arc<dyn Registry>,
 }
 
-/// The error of a failed pass, by the database that caused it.
+/// The error of a failed pass. The variant shows which database caused the error.
 #[derive(Debug)]
 enum Failure {
     Central(Error),
@@ -262,7 +262,7 @@ fn changes<K: Ord + Clone, V: PartialEq + Clone>(
         .collect()
 }
 
-/// All mirrors of one platform. The leader keeps them up to date.
+/// All mirrors of one platform. Only the leader runs them.
 #[derive(Debug, Clone)]
 pub struct Mirrors {
     registry: RegistryId,
@@ -350,8 +350,8 @@ impl Mirrors {
         }
     }
 
-    /// Copies changes until the future is dropped. An unavailable database does not delay the
-    /// copies in other databases.
+    /// Copies changes until the future is dropped. An unavailable database does not delay copying
+    /// to the other databases.
     pub async fn run(&self, central: &Arc<dyn Registry>, epoch: Epoch, clock: &dyn Clock) {
         let kept = self.copies.iter().map(|copy| {
             let kinds = copy.kinds.clone();

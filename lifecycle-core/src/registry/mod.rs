@@ -79,7 +79,7 @@ impl NodeRecord {
     }
 }
 
-/// Records since when and why a node cannot be observed.
+/// Records when a node stopped responding, and why.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Unknown {
     pub since: DateTime<Utc>,
@@ -101,7 +101,7 @@ pub struct RejectedSpec {
 /// A stored credential.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Credential {
-    /// The SHA-256 hash of a credential that only has to be verified, in hexadecimal.
+    /// The SHA-256 hash, in hexadecimal, of a credential that only has to be verified.
     Hash(String),
     /// The credential itself, if a hash is not enough because the plain value is needed again. It
     /// is stored encrypted with the platform key.
@@ -257,7 +257,7 @@ pub enum EventPage {
 /// - A `Declare` with a declaration that equals the current one succeeds and creates no generation,
 ///   regardless of `expected`. A call whose response was lost can therefore be repeated.
 /// - Times are stored with microsecond precision.
-/// - Each read returns a state that is consistent in itself.
+/// - Each read returns a consistent state.
 /// - Declarations, encrypted credentials and other data that may be secret cannot be read without
 ///   the platform key.
 ///

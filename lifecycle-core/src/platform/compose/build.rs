@@ -23,7 +23,7 @@ pub(in super::super) struct Build {
     pub(in super::super) path: String,
 }
 
-/// Reads the two keys. Returns `None` if neither of them selects a code base.
+/// Reads `build` and `x-lifecycle.code`. Returns `None` if neither selects a code base.
 pub(super) fn read(
     build: Option<&Field<'_>>,
     code: Option<&Field<'_>>,
@@ -144,7 +144,7 @@ fn option(key: &str, field: &Field<'_>, options: &mut BuildOptions, report: &mut
                 let Some(text) = item.text(report) else {
                     continue;
                 };
-                // Entries such as `type=registry,ref=…` are for a different builder.
+                // The engine's builder does not support entries such as `type=registry,ref=…`.
                 if text.contains('=') {
                     let consequence = "only the engine's own cache and images are used";
                     report.unsupported(item.value_at(), &item.path, consequence, false);

@@ -81,8 +81,8 @@ fn mode(field: &Field<'_>, modes: &[&str], report: &mut Report) -> Option<String
         field.problem_with_help(
             report,
             format!(
-                "`{text}`: sharing with another container is not supported, because that container \
-                 may be on another node"
+                "`{text}`: sharing a namespace with another container is not supported, because \
+                 that container may be on another node"
             ),
             "remove this key, or run both processes in one container",
         );

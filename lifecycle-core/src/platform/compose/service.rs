@@ -367,7 +367,8 @@ impl Reader<'_, '_> {
             if !entry.is_null() {
                 for (key, field) in entry.entries(self.report) {
                     if key == "required" {
-                        // `profiles` has already used this value. Only check its type.
+                        // The module `profiles` has already used this value. Only check the value's
+                        // type.
                         field.boolean(self.report);
                         continue;
                     }

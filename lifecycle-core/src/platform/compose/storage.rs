@@ -433,7 +433,7 @@ fn path(
                 volume,
                 target: request.target,
                 read_only: false,
-                // Like a bind mount, hide the image's files at this path.
+                // Hide the image's files at this path, as a bind mount does.
                 options: VolumeOptions {
                     no_copy: true,
                     ..VolumeOptions::default()
@@ -486,7 +486,7 @@ fn volume_mount(
     }))
 }
 
-/// Checks that several keys do not mount the same target.
+/// Checks that no two keys mount the same target.
 pub(super) fn check_duplicates(
     field: &Field<'_>,
     container: &ContainerTemplate,

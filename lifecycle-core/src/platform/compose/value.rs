@@ -62,7 +62,7 @@ pub(super) fn container_directory(text: &str) -> Result<String, String> {
     }
 }
 
-/// Parses an amount of bytes like Docker: `512m`, `1.5gb`, `4GiB`; units are powers of 1024.
+/// Parses an amount of bytes, as Docker does: `512m`, `1.5gb`, `4GiB`. Units are powers of 1024.
 pub(in super::super) fn bytes(text: &str) -> Result<u64, String> {
     let bad = || format!("`{text}` is not an amount of memory; write it like `512m` or `2g`");
     let lower = text.trim().to_ascii_lowercase();

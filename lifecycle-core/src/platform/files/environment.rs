@@ -30,7 +30,7 @@ pub(super) fn resolve(root: &mut Node, lookup: Lookup<'_>) {
 /// Replaces `environment: NAME` of a config or secret with the value of the variable.
 fn resolve_contents(resource: &mut Value, lookup: Lookup<'_>) {
     let Value::Map(keys) = resource else { return };
-    // A resource with both keys is an error that is reported when the tree is read.
+    // A resource with both `content` and `environment` is reported when the tree is read.
     if keys.iter().any(|entry| entry.key == "content") {
         return;
     }

@@ -1,4 +1,5 @@
-//! Merges two trees; the later tree overrides the earlier one. Each node keeps its position.
+//! Merges two trees; the later tree overrides the earlier one. Each node keeps its source position
+//! (file, line and column).
 
 use std::collections::{HashMap, HashSet};
 

@@ -9,7 +9,7 @@
 //!
 //! Then each file is merged over the previous ones (`merge`); the module `rules` contains the rule
 //! for each key. Finally, services without an active profile are removed (`profiles`). All nodes
-//! keep their positions, so that diagnostics name the original file, line and key.
+//! keep their source positions, so that diagnostics name the original file, line and key.
 
 mod environment;
 mod extends;

@@ -1,7 +1,8 @@
 //! Tests against the examples in the Compose Specification that use several files.
 //!
-//! The name of a case is the document and section of the example. Unlike in the document, broken
-//! indentation is corrected, and parts that are only described there are written out.
+//! The name of a case is the document and section of the example. The cases differ from the
+//! document in two ways: broken indentation is corrected, and parts that the document only
+//! describes are written out.
 
 use std::fs;
 
@@ -503,7 +504,7 @@ fn replaces_variables_as_in_12_interpolation() {
             "$$VAR_NOT_INTERPOLATED_BY_COMPOSE",
             "$VAR_NOT_INTERPOLATED_BY_COMPOSE",
         ),
-        // "In other circumstances, it will be preserved".
+        // The specification: a `$` that does not begin an interpolation is preserved.
         ("$(date) $1 5$", "$(date) $1 5$"),
     ] {
         let file = format!(

@@ -82,7 +82,7 @@ impl SqlRegistry {
     async fn record_manager(&self, endpoint: ManagerEndpoint) -> Result<()> {
         self.bounded(async {
             let write = self.write().await?;
-            // Wait for other writes, and keep them out until this write ends.
+            // Wait until other writes have ended, and block new ones until this write ends.
             lease::lock(&write.session).await.map_err(self.failed())?;
             let effect = Effect {
                 manager: Some(endpoint),
@@ -141,8 +141,9 @@ impl KindDatabase for SqlRegistry {
                 .map_err(self.failed())?;
             let writer = self.writer(session);
             for (generation, _) in &update.changes.declarations {
-                // Replace a stored generation: if the kinds of this database have changed, the
-                // generation now contains other parts.
+                // Delete this generation's stored copy before the new one is written: if this
+                // database is now configured for other kinds of objects, the copy must contain a
+                // different part of the declaration.
                 declaration::Entity::delete_many()
                     .filter(declaration::Column::Generation.eq(signed(generation.0)?))
                     .exec(session)

@@ -76,7 +76,10 @@ fn refusal(location: &str, code: &str, message: String, error: DbErr) -> Error {
         },
         // Serialization failure, deadlock, lock or statement timeout; busy, locked.
         "40001" | "40P01" | "55P03" | "57014" | "5" | "6" | "261" | "262" | "517" => {
-            Error::Interrupted { what, source }
+            Error::Interrupted {
+                what: format!("a request to {what}"),
+                source,
+            }
         }
         "53100" | "13" => Error::Exhausted {
             what,

@@ -21,7 +21,8 @@ const CONNECT: Duration = Duration::from_secs(5);
 const STATEMENT: Duration = Duration::from_secs(45);
 /// The longest time that a write waits for another write.
 const LOCK: Duration = Duration::from_secs(30);
-/// How long PostgreSQL keeps an idle transaction. Its process may have ended without closing it.
+/// How long PostgreSQL keeps an idle transaction. The process that opened the transaction may have
+/// ended without closing it.
 const IDLE_TRANSACTION: Duration = Duration::from_mins(1);
 
 /// The parsed URL of a database.

@@ -20,15 +20,16 @@ use crate::secret::new_token;
 pub(super) enum Use {
     /// The database is the central registry of the platform that the key belongs to.
     Central,
-    /// The database is the central registry of this platform. If the platform was removed before,
-    /// the key of the database may be lost.
+    /// The database is the central registry of this platform. The database may be encrypted with a
+    /// lost key, if the platform was removed before.
     CentralOf(PlatformId),
     /// The database is for some kinds of objects of this platform.
     Kind(PlatformId),
 }
 
 impl SqlRegistry {
-    /// Checks that the database is suitable for `usage`, and records its key and its id.
+    /// Checks that the database is suitable for `usage`, and records which key encrypts the
+    /// database and, for a central registry, the registry's id.
     pub(super) async fn take(&self, usage: Use, session: &Session) -> Result<()> {
         let found = self.reader(session).platform().await?;
         let is_kind = matches!(usage, Use::Kind(_));
@@ -42,8 +43,8 @@ impl SqlRegistry {
         if is_kind && found.follows.is_none() && found.registry.is_some() {
             return Err(is_central(&self.location));
         }
-        // Reject a wrong key here. With it, this process could not decrypt existing data, and other
-        // processes could not decrypt new data.
+        // Reject a wrong key here. With a wrong key, this process could not decrypt existing data,
+        // and other processes could not decrypt new data.
         let check = self.key.sign("registry key check", b"");
         match found.key_check.as_deref() {
             Some(known) if known == check => {}
@@ -98,8 +99,8 @@ impl SqlRegistry {
         Ok(services.map_err(self.failed())? == 0 && instances.map_err(self.failed())? == 0)
     }
 
-    /// Deletes all encrypted data from a central registry, and keeps its history and epoch. Deletes
-    /// all data except the epoch from a copy.
+    /// In a central registry, deletes all encrypted data and keeps the history and the epoch. In a
+    /// copy, deletes all data except the epoch.
     async fn forget_sealed(&self, session: &Session, is_copy: bool) -> Result<()> {
         if is_copy {
             return self.empty(session).await;

@@ -12,7 +12,7 @@ use crate::model::Endpoint;
 pub struct Model {
     #[sea_orm(primary_key, auto_increment = false)]
     pub container: String,
-    /// The position in the instance's list.
+    /// The index in the instance's list of endpoints.
     #[sea_orm(primary_key, auto_increment = false)]
     pub position: i32,
     pub ip: String,

@@ -7,7 +7,8 @@ use crate::error::Result;
 use crate::registry::{NodeRecord, Unknown};
 use crate::secret::PlatformKey;
 
-/// The encryption purpose for the column `operation`. The cloud's token in it may be confidential.
+/// The encryption purpose for the column `operation`, which contains a possibly confidential token
+/// of the cloud.
 const PURPOSE: &str = "cloud operation";
 
 #[derive(Clone, Debug, PartialEq, Eq, DeriveEntityModel)]

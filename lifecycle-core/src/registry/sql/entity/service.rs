@@ -1,5 +1,5 @@
-//! The table of declared services, for queries in SQL by other services. They cannot read the
-//! declaration itself, which is encrypted.
+//! The table of declared services. Other services query this table in SQL, because they cannot read
+//! the encrypted declaration.
 
 use sea_orm::entity::prelude::*;
 

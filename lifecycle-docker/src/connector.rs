@@ -1,4 +1,5 @@
-//! Opens handles to nodes over SSH. All users of a node share one handle until the node reboots.
+//! Opens handles to nodes over SSH. All callers that use a node share one handle until the node
+//! reboots.
 
 use std::collections::HashMap;
 use std::net::IpAddr;

@@ -148,7 +148,7 @@ async fn closed_streams_and_connections_leave_no_memory() {
     let (bastion, machine) = tokio::join!(TestHost::bare(), TestHost::with_engine());
 
     let relayed = machine.access();
-    leaves_nothing("engine calls by the relay", counts.relayed, async |_| {
+    leaves_nothing("relayed engine calls", counts.relayed, async |_| {
         call(&relayed, &owner).await;
     })
     .await;
@@ -159,7 +159,7 @@ async fn closed_streams_and_connections_leave_no_memory() {
 
     machine.exec("usermod -aG docker ops").await;
     let access = machine.access();
-    leaves_nothing("engine calls by the socket", counts.forwarded, async |_| {
+    leaves_nothing("forwarded engine calls", counts.forwarded, async |_| {
         call(&access, &owner).await;
     })
     .await;

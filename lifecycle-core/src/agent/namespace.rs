@@ -1,8 +1,8 @@
 //! The agent's own network namespace on its node, in which all service addresses are local. Sockets
 //! for service addresses are created in this namespace. On the node itself, they would conflict
 //! with programs that listen on all of the node's addresses, such as the SSH server or a published
-//! port. A socket stays in the namespace in which it was created, so the tasks that use it can run
-//! outside.
+//! port. A socket stays in the namespace in which it was created, so the tasks that use the socket
+//! can run outside the namespace.
 
 use std::fs::File;
 use std::io;
@@ -99,7 +99,7 @@ impl Namespace {
     ) -> io::Result<T> {
         let (done, result) = mpsc::sync_channel(1);
         let job: Job = Box::new(move || drop(done.send(job())));
-        let ended = || io::Error::other("the thread of the service addresses has ended");
+        let ended = || io::Error::other("the thread for service addresses has ended");
         self.jobs.send(job).map_err(|_| ended())?;
         result.recv().map_err(|_| ended())?
     }

@@ -14,7 +14,7 @@ use super::service::Backend;
 use crate::model::{Epoch, Protocol, ServiceName};
 use crate::network::{Report, ReportKind};
 
-/// Number of reports that are kept for a slow listener before the oldest is dropped.
+/// Number of reports that are kept for a slow subscriber before the oldest is dropped.
 const BEHIND: usize = 1024;
 
 /// Events within this time are reported together.
@@ -143,14 +143,14 @@ impl Reporter {
         self.state().failed_listeners.remove(&(at, protocol));
     }
 
-    /// Drops the failures on all other addresses, which the active table does not need.
+    /// Drops the failures on addresses that are not in `addresses`.
     pub(super) fn keep_only(&self, addresses: &BTreeSet<(SocketAddr, Protocol)>) {
         self.state()
             .failed_listeners
             .retain(|address, _| addresses.contains(address));
     }
 
-    /// Returns the current state for a new listener: the number of connections of each draining
+    /// Returns the current state for a new subscriber: the number of connections of each draining
     /// instance, and the addresses on which listening failed.
     pub(super) fn current(&self) -> Vec<Report> {
         let state = self.state();
@@ -175,7 +175,7 @@ impl Reporter {
 
     /// Sends the reports that are due; returns whether some remain for later.
     fn send_due(&self) -> bool {
-        // Keep the reports until there is a listener.
+        // Keep the reports until there is a subscriber.
         if self.listeners.receiver_count() == 0 {
             return false;
         }
@@ -222,8 +222,8 @@ impl Reporter {
         });
         drop(state);
         for report in reports {
-            // Sending fails only if the last listener has just disconnected. Then nothing needs the
-            // report.
+            // Sending fails only if the last subscriber has just disconnected. Then nothing needs
+            // the report.
             drop(self.listeners.send(report));
         }
         left

@@ -111,8 +111,8 @@ pub(super) fn for_containers(table: &Table, node: &ResolvConf) -> String {
         .take(MOST_DOMAINS)
         .collect();
     format!(
-        "# Written by the platform's agent, and updated when the node's file changes.\nnameserver \
-         {}\nsearch {}\noptions ndots:1\n",
+        "# Written by the platform's agent, and updated when the node's resolv.conf changes.\n\
+         nameserver {}\nsearch {}\noptions ndots:1\n",
         table.block.agent(),
         search.join(" "),
     )

@@ -1,4 +1,4 @@
-//! Sockets with the options that forwarding needs.
+//! Opens sockets with the options that forwarding needs.
 
 use std::io;
 use std::net::{SocketAddr, TcpListener, UdpSocket};
@@ -61,8 +61,8 @@ pub(super) fn datagrams(address: SocketAddr) -> io::Result<UdpSocket> {
     Ok(socket.into())
 }
 
-/// Connects to a backend within about `within`. If the connection stays in use for longer, pass it
-/// to [`watch`].
+/// Connects to a backend, with a time limit of about `within`. If the connection stays in use for
+/// longer, pass it to [`watch`].
 pub(super) async fn connect(address: SocketAddr, within: Duration) -> io::Result<TcpStream> {
     let socket = if address.is_ipv4() {
         TcpSocket::new_v4()?

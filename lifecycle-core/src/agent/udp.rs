@@ -241,7 +241,7 @@ impl Answers {
             let idle_until = self.last.at() + idle;
             tokio::select! {
                 carried = self.carry_one(service) => carried?,
-                // The backend's port is closed: the other node sent an ICMP error.
+                // The backend's port is closed: the backend's node sent an ICMP error.
                 ready = self.from.ready(Interest::ERROR) => {
                     ready?;
                     return Err(io::ErrorKind::ConnectionRefused.into());

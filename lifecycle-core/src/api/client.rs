@@ -38,8 +38,8 @@ use crate::reconcile::{Plan, RecordedPlan};
 use crate::runtime::{ExecCommand, LogOptions};
 use crate::secret::Sensitive;
 
-/// Time limit for connecting and receiving the head of a response. The body then has the same limit
-/// again; a stream's body has none.
+/// Time limit for connecting and receiving the head of a response. The body then has another time
+/// limit of the same length, except that a stream's body has none.
 const RESPONSE_WITHIN: Duration = Duration::from_secs(30);
 
 /// Opens connections to the manager's API.
@@ -415,8 +415,8 @@ impl ManagerApi for ApiClient {
     }
 }
 
-/// Checks that a name can be part of a URL path. The name of an existing object always can, so any
-/// other name is reported as not found.
+/// Checks that a name can be part of a URL path. Names of existing objects always can, so a name
+/// that cannot is reported as not found.
 fn in_path<'n>(kind: &str, name: &'n str) -> Result<&'n str> {
     let is_plain = |c: char| c.is_ascii_alphanumeric() || "-_.:".contains(c);
     if name.starts_with(|c: char| c.is_ascii_alphanumeric()) && name.chars().all(is_plain) {

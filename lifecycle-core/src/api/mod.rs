@@ -76,8 +76,8 @@ pub trait ManagerApi: Debug + Send + Sync + 'static {
     async fn delete_platform(&self, volumes: bool) -> Result<OperationV1>;
 
     /// Starts to restart the containers of a service, or of one replica (`web-2`). With `replaces`,
-    /// restarts only replicas whose current run started at the given time, so that a repeated call
-    /// causes no second restart.
+    /// restarts only replicas whose containers last started at the given times, so that a repeated
+    /// call causes no second restart.
     async fn restart(&self, name: &str, replaces: Option<RestartV1>) -> Result<OperationV1>;
 
     /// Clears the failures of a service, a replica (`web-2`) or a node, so that its failed steps

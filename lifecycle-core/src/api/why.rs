@@ -470,7 +470,7 @@ fn service_facts(generation: Generation, spec: &ServiceSpec) -> Vec<String> {
     let check = match &spec.ready {
         Some(ready) => format!("GET :{}{} succeeds", ready.port, ready.path),
         None if spec.container.healthcheck.is_some() => "its health check passes".into(),
-        None => "its ports accept connections, or its container runs if it has no ports".into(),
+        None => "its ports accept connections (if it has no ports: when its container runs)".into(),
     };
     lines.push(format!(
         "ready when {check}, within {}",

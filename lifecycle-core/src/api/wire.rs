@@ -381,8 +381,8 @@ impl OperationV1 {
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[non_exhaustive]
 pub struct RestartV1 {
-    /// When the current run of each replica started. A replica that has started again since then is
-    /// not restarted.
+    /// When each replica's container last started. A replica whose container has started again
+    /// since then is not restarted.
     pub replaces: BTreeMap<InstanceId, DateTime<Utc>>,
 }
 

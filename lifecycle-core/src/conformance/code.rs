@@ -152,7 +152,7 @@ pub async fn an_archive_contains_what_the_digest_covers(bench: &dyn CodeBench) -
     write(bench, name, &FILES).await?;
     ensure!(
         archive(bench, &code).await? == first,
-        "the same files have a different archive"
+        "two archives of the same files differ"
     );
     remove(bench, name).await
 }

@@ -239,7 +239,7 @@ pub async fn outdated_code_bases_are_reported(store: &dyn CodePublisher, work: &
     assert_eq!(found, []);
 }
 
-/// Local copies of code bases, in a directory of their own.
+/// The local code bases that the checks publish.
 struct LocalCode {
     root: PathBuf,
     store: DirectoryStore,
@@ -278,7 +278,7 @@ impl LocalCode {
         assert_eq!(done("digest", store.digest(name).await), code);
         let local = done("the local archive", archive(&self.store, &code).await);
         let there = done("the published archive", archive(store, &code).await);
-        assert!(local == there, "`{name}` has a different archive");
+        assert!(local == there, "the archives of `{name}` differ");
     }
 }
 

@@ -1,4 +1,5 @@
-//! The conformance suite for [`Registry`], for the registries in memory, SQLite and PostgreSQL.
+//! The conformance suite for [`Registry`]. The registries in memory, in SQLite, and in PostgreSQL
+//! must pass it.
 
 pub mod batch;
 pub mod event;

@@ -554,8 +554,8 @@ pub async fn commands_run_in_containers(fixture: &RuntimeFixture) {
     fixture.remove(name).await;
 }
 
-/// Checks that the engine reports the exit of a container as an event with the container's id.
-/// `container` must then return the same state for this id as `state`.
+/// Checks that the engine reports the exit of a container as an event with the container's id. For
+/// this id, `container` must then return the same state as `state`.
 pub async fn the_end_of_a_container_is_an_event(fixture: &RuntimeFixture) {
     let mut events = done("events", fixture.runtime.events().await);
     let spec = fixture.container("event", &fixture.exits_0);

@@ -130,7 +130,7 @@ fn shell_line(line: &str) -> Simulated {
     performance.ending(passed, 0)
 }
 
-/// What happens after a statement.
+/// Whether a command continues after a statement.
 enum Then {
     Continues,
     Ends(i64),

@@ -116,7 +116,10 @@ pub(super) fn accepted(current: &mut Option<Table>, table: Table) -> Report {
     let offered = (table.epoch, table.version);
     let kind = match newest {
         Some(newest) if offered < newest => ReportKind::Refused {
-            why: format!("the current table is newer ({}/{})", newest.0, newest.1),
+            why: format!(
+                "the current table is newer (epoch {}, version {})",
+                newest.0, newest.1
+            ),
         },
         _ => {
             *current = Some(table);

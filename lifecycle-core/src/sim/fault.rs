@@ -67,7 +67,7 @@ impl State {
         }
         if let Some(budget) = &mut plan.budget {
             // Each allowed call moves `full_at` by `per_call`. A call is throttled if it would move
-            // `full_at` to a time more than `burst` calls from now.
+            // `full_at` more than `burst` times `per_call` past the current time.
             let full_at = budget.full_at.max(now) + budget.per_call;
             let allowed = budget.per_call.saturating_mul(budget.burst);
             let over = full_at.saturating_duration_since(now + allowed);

@@ -72,7 +72,7 @@ impl fmt::Display for ContainerOnNode {
     }
 }
 
-/// A violation of an invariant, which must never happen.
+/// A violation of one of the world's invariants.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Violation {
@@ -93,7 +93,7 @@ pub enum Violation {
         /// The containers.
         containers: Vec<ContainerOnNode>,
     },
-    /// A container started on a node that was fenced and was not started again by the platform.
+    /// A container started on a fenced node before the platform started the node again.
     StartedWhileFenced {
         at: DateTime<Utc>,
         container: ContainerOnNode,

@@ -372,7 +372,9 @@ impl CodeStore for CodeOnNode {
     }
 
     async fn digest(&self, name: &str) -> Result<CodeBaseRef> {
-        Err(Error::not_found(format!("code base {name} by its name")))
+        Err(Error::not_found(format!(
+            "a copy of code base {name} without a digest"
+        )))
     }
 
     async fn archive(&self, code: &CodeBaseRef) -> Result<ByteStream> {

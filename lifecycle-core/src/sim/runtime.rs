@@ -328,7 +328,7 @@ impl ContainerRuntime for SimRuntime {
             let image = rules
                 .pullable
                 .get(name)
-                .ok_or_else(|| Error::not_found(format!("image {name} in its registry")))?;
+                .ok_or_else(|| Error::not_found(format!("image {name}")))?;
             let changed = !engine.images.contains_key(name);
             engine.images.insert(name.to_owned(), image.clone());
             let value = engine
@@ -347,7 +347,9 @@ impl ContainerRuntime for SimRuntime {
                 let image = engine.images.get(name).ok_or_else(missing)?;
                 serde_json::to_vec(&(name, image))
                     .map(Done::unchanged)
-                    .map_err(|error| Error::failed(format!("export {name}"), error.to_string()))
+                    .map_err(|error| {
+                        Error::failed(format!("exporting image {name}"), error.to_string())
+                    })
             })
             .await?;
         Ok(Box::pin(stream::once(

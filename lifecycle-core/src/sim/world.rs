@@ -48,7 +48,7 @@ pub(super) struct Rules {
     pub(super) behaviours: BTreeMap<String, Behaviour>,
     pub(super) preloaded: BTreeMap<String, Image>,
     pub(super) pullable: BTreeMap<String, Image>,
-    /// Texts, each with the output of hosts for scripts that contain the text.
+    /// Pairs of a text and an output. Hosts return the output for scripts that contain the text.
     pub(super) answers: Vec<(String, HostOutput)>,
     began: Instant,
 }
@@ -212,8 +212,8 @@ pub struct SimWorld {
 
 impl SimWorld {
     /// Creates a world with default options and this seed. Create a world inside the runtime that
-    /// uses it: the world reads that runtime's clock when it is created, and counts time from
-    /// there.
+    /// uses it: the world reads that runtime's clock when it is created, and counts time from that
+    /// moment.
     pub fn new(seed: u64) -> Self {
         Self::with_options(SimOptions::seeded(seed))
     }

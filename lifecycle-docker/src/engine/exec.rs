@@ -30,7 +30,7 @@ impl DockerEngine {
             },
         );
         let id = self.within(QUICK, &what, create).await?.id;
-        // The command takes over the connection, so the connection must not be shared.
+        // The connection then carries the command's input and output, so it must not be shared.
         let start = self.streams.start_exec(
             &id,
             Some(StartExecOptions {

@@ -44,7 +44,7 @@ const KEPT_FOR: Duration = Duration::from_secs(90);
 #[derive(Debug)]
 pub(super) enum Route {
     Local(PathBuf),
-    /// Over SSH. `found` contains the way that worked, and the login generation in which it did.
+    /// Over SSH. `found` contains the way that worked, and [`SshAccess::generation`] at that time.
     Ssh {
         access: Arc<SshAccess>,
         found: Mutex<Option<(Way, u64)>>,
@@ -187,7 +187,7 @@ impl<B> WithBody for hyper::Request<B> {
 
 type HttpClient = Client<Connector, <BollardRequest as WithBody>::Body>;
 
-/// A client with its idle connections, which all belong to one login generation.
+/// A client with its idle connections, and the [`Route::generation`] at their creation.
 struct Kept {
     route: Arc<Route>,
     share: Share,

@@ -39,8 +39,8 @@ pub struct FirstBoot {
     /// The node's address in the nodes' network. If `None`, the lowest free address is used.
     pub address: Option<Ipv4Addr>,
     /// The TCP ports that are open to traffic from outside the nodes' network. All other traffic
-    /// from outside is dropped, also if it comes from the machine that runs the engine. Traffic
-    /// between nodes is not filtered.
+    /// from outside is dropped, even traffic from the machine that runs the engine. Traffic between
+    /// nodes is not filtered.
     pub inbound: Vec<RangeInclusive<u16>>,
     /// Networks outside the nodes' network that the node must reach. The node's own engine chooses
     /// other subnets for its bridges.

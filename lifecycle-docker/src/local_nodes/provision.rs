@@ -159,7 +159,7 @@ impl LocalNodes {
     }
 
     /// Returns the node's container. Creates it if it is missing, but does not start it. Returns
-    /// `None` if a container that the engine does not list yet uses the name.
+    /// `None` if the name belongs to a container that the engine does not list yet.
     async fn create(
         &self,
         docker: &Docker,
@@ -327,7 +327,7 @@ impl LocalNodes {
         self.network(&labels).remove(docker).await
     }
 
-    /// Returns whether the engine may start privileged containers. Finds out by an attempt, because
+    /// Returns whether the engine may start privileged containers. Starts one to find out, because
     /// the engine's own capabilities may be limited from outside.
     async fn may_be_privileged(&self, docker: &Docker, flavour: Flavour) -> Result<bool> {
         // Hold the lock during the probe: two probes for the same platform would have the same

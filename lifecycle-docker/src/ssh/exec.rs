@@ -60,8 +60,9 @@ impl From<russh::Error> for RunError {
     }
 }
 
-/// A session. Dropping it before its command has ended closes it on the host. The host may keep
-/// such a session until the command exits, so no further channels are opened on its connection.
+/// A session for one command. If this value is dropped before the command has ended, the session is
+/// closed on the host. The host may keep the session until the command exits, so no further
+/// channels are opened on its connection.
 struct Session {
     write: Arc<ChannelWriteHalf<Msg>>,
     lease: Lease,

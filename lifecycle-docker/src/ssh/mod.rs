@@ -60,8 +60,8 @@ pub struct SshTarget {
 
 /// A node's operating system over SSH.
 ///
-/// All users of one value share its connections. Connections are opened when needed; a broken
-/// connection is replaced at the next call.
+/// All callers that use the same `SshAccess` share its connections. Connections are opened when
+/// needed; a broken connection is replaced at the next call.
 pub struct SshAccess {
     host: String,
     pool: Pool,
@@ -122,7 +122,7 @@ impl SshAccess {
         &self.host
     }
 
-    /// Returns a number that increases with each [`NodeAccess::reconnect`], after which the
+    /// Returns a number that increases with each [`NodeAccess::reconnect`]. After a reconnect, the
     /// account's permissions may differ.
     pub(crate) fn generation(&self) -> u64 {
         self.pool.generation()

@@ -37,8 +37,8 @@ const PARALLEL_DIALS: u32 = 4;
 const REFUSALS_PER_CONNECTION: usize = 64;
 /// All connections except the first are closed after this idle time.
 const IDLE: Duration = Duration::from_mins(1);
-/// How long to wait for a channel that did not open in time, in order to close it. This is longer
-/// than a host's own timeout for connecting to an unreachable target.
+/// How long to keep waiting for a channel that did not open in time. If the channel then opens, it
+/// is closed. This is longer than a host's own timeout for connecting to an unreachable target.
 const LATEST: Duration = Duration::from_mins(5);
 /// The number of messages that are buffered per channel before the connection waits for the reader.
 const CHANNEL_BUFFER: usize = 1024;
@@ -370,8 +370,8 @@ impl Pool {
         }
     }
 
-    /// Reserves a slot on the first connection that has a free one, so that later connections
-    /// become idle.
+    /// Reserves a free slot on the first connection in the list that has one. Connections at the
+    /// end of the list thus become idle and can be closed.
     fn take(&self, is_session: bool) -> Option<Lease> {
         let mut connections = self.lock();
         connections.retain(|c| c.is_usable());

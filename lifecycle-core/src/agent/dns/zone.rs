@@ -117,7 +117,7 @@ impl Zone {
         let name = name.strip_suffix('.').unwrap_or(&name);
         let record = |data| Record::from_rdata(question.name().clone(), TTL, data);
         if let Some(address) = self.names.get(name) {
-            // For other record types, the name exists but has no records.
+            // For other record types, answer that the name exists but has no such records.
             let asked = matches!(question.query_type(), RecordType::A | RecordType::ANY);
             let records = asked.then(|| record(RData::A(A(*address))));
             return Some((ResponseCode::NoError, records.into_iter().collect()));

@@ -35,7 +35,7 @@ pub use under_way::{
 /// The time limit of one change.
 const DEADLINE: Duration = Duration::from_mins(15);
 
-/// A cloud account for two platforms, with additional functions for the checks.
+/// A test setup: a cloud account for two platforms, with additional functions for the checks.
 #[async_trait]
 pub trait CloudBench: Debug + Send + Sync {
     /// Creates a provider for the platform under test. Two providers share only the state of the
@@ -60,7 +60,7 @@ pub trait CloudBench: Debug + Send + Sync {
     }
 
     /// Makes the cloud fail to create nodes if `fail` is true, and succeed again if it is false.
-    /// Returns false if the bench does not support this. Failed nodes are then not checked.
+    /// Returns false if the test setup cannot do this; the suite then does not check failed nodes.
     async fn fail_provisions(&self, fail: bool) -> bool {
         let _ = fail;
         false
@@ -130,7 +130,8 @@ impl<'a> Subject<'a> {
         NodeChange::Stop { node: self.name() }
     }
 
-    /// Creates a restart of the boot `boot_id`; if it is `None`, of a boot that never existed.
+    /// Returns a change that restarts the boot `boot_id`, or, for `None`, a boot that never
+    /// existed.
     fn restart(&self, boot_id: Option<&String>) -> NodeChange {
         NodeChange::Restart {
             node: self.name(),

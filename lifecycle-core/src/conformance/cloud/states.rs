@@ -40,7 +40,10 @@ pub async fn provision_is_idempotent(bench: &dyn CloudBench) -> Checked {
     done("first of two concurrent provisions", left)?;
     done("second of two concurrent provisions", right)?;
     let first = node.has_power(Power::Running, "a new node").await?;
-    ensure!(first.created, "this platform created the node: {first:?}");
+    ensure!(
+        first.created,
+        "`created` must be true for a node of this platform: {first:?}"
+    );
     ensure!(
         first.addresses.private.is_some() || first.addresses.public.is_some(),
         "a running node must have an address: {first:?}"
@@ -162,8 +165,8 @@ fn is_same_machine(one: &ObservedNode, other: &ObservedNode) -> Checked {
     Ok(())
 }
 
-/// Checks that a failed node can be created again or deleted. Requires a bench that can make the
-/// cloud fail.
+/// Checks that a failed node can be created again or deleted. Requires a test setup
+/// ([`CloudBench`]) that can make the cloud fail.
 pub async fn a_failed_node_is_created_again(bench: &dyn CloudBench) -> Checked {
     let (cloud, [spec, _]) = (bench.ours(), bench.nodes());
     let node = Subject::new(cloud.as_ref(), &spec);

@@ -286,7 +286,7 @@ pub async fn a_cancelled_change_can_be_repeated(bench: &dyn CloudBench) -> Check
 }
 
 impl Subject<'_> {
-    /// Starts a change and cancels it, like a process that is killed.
+    /// Starts a change and cancels it, as if the process were killed.
     async fn drop_after(&self, change: NodeChange, after: Duration) -> Checked {
         let what = format!("{change:?}, to be dropped after {after:?}");
         let work = carry_out(self.cloud, change, DEADLINE);

@@ -32,7 +32,7 @@ impl Engine {
             Some(container) if container.spec.digest != spec.digest => {
                 return Err(Error::Conflict {
                     what: format!("container {name}"),
-                    why: "it has a different digest".into(),
+                    why: "it already exists with a different specification digest".into(),
                 });
             }
             Some(_) => {}

@@ -217,7 +217,7 @@ pub struct Fenced {
 ///   even after a crash during its creation.
 /// - `list` returns exactly the nodes of this platform, or an error. It never returns an incomplete
 ///   list.
-/// - If a future is dropped, the same call continues the change.
+/// - If a future is dropped, repeating the call continues the change.
 /// - Any process can poll an operation that another process started, even if that process has
 ///   ended.
 ///
@@ -243,8 +243,8 @@ pub trait CloudProvider: Debug + Send + Sync + 'static {
     /// this name that belongs to no platform.
     async fn get(&self, node: &NodeName) -> Result<Option<ObservedNode>>;
 
-    /// Assigns a machine that belongs to no platform to this platform, as a node. `Delete` later
-    /// releases the machine and does not delete it.
+    /// Makes an existing machine a node of this platform. The machine must not belong to another
+    /// platform. `Delete` later releases the machine and does not delete it.
     async fn adopt(&self, node: &NodeName) -> Result<ObservedNode>;
 
     /// Starts a change, and returns when the cloud has accepted the change.

@@ -266,7 +266,7 @@ pub enum Retry {
     Never,
 }
 
-/// Returns an error and its causes in one line. Skips a cause whose text the line contains anyway.
+/// Returns an error and its causes in one line. Skips a cause whose text the line already contains.
 pub fn chain(error: &dyn std::error::Error) -> String {
     let mut text = error.to_string();
     let mut cause = error.source();

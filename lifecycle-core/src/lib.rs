@@ -19,7 +19,8 @@
 //! use lifecycle_core::platform::{find, load};
 //! use lifecycle_core::sim::SimWorld;
 //!
-//! // The world uses tokio's clock. It starts paused, so tokio advances it to the next event.
+//! // The world uses tokio's clock. The clock starts paused, so tokio advances it from one event to
+//! // the next.
 //! #[tokio::main(flavor = "current_thread", start_paused = true)]
 //! async fn main() -> lifecycle_core::Result<()> {
 //!     let files = find("../examples".as_ref(), &["embed.yaml".into()])?;
@@ -71,10 +72,10 @@
 //!
 //! # Implement a backend
 //!
-//! The documentation of each trait lists the guarantees that an implementation must give, and the
-//! module `conformance` contains test suites for these guarantees. For a cloud, implement the small
-//! trait [`cloud::VmApi`]; [`cloud::VmCloud`] adds the bookkeeping (`examples/custom_provider.rs`).
-//! The following example implements a code store:
+//! The documentation of each trait lists the guarantees that an implementation must provide, and
+//! the module `conformance` contains test suites for these guarantees. For a cloud, implement the
+//! small trait [`cloud::VmApi`]; [`cloud::VmCloud`] adds the bookkeeping
+//! (`examples/custom_provider.rs`). The following example implements a code store:
 //!
 //! ```
 //! use std::collections::BTreeMap;
@@ -143,8 +144,8 @@
 //!
 //! # Features
 //!
-//! No feature is enabled by default. The types, the traits, the planner and the reader of Compose
-//! files are always available.
+//! No Cargo feature is enabled by default. The types, the traits, the planner and the reader of
+//! Compose files are always available.
 //!
 //! | feature | adds |
 //! |---|---|

@@ -54,8 +54,7 @@ pub struct BuildRequest {
     pub dockerfile: String,
     /// The build arguments.
     pub args: BTreeMap<String, Sensitive>,
-    /// Other options. If they contain an inline Dockerfile, the context already contains this
-    /// Dockerfile too.
+    /// Other options. If they contain an inline Dockerfile, the context contains it as a file.
     pub options: BuildOptions,
     /// The build context, an uncompressed tar archive.
     pub context: ByteStream,
@@ -192,7 +191,7 @@ pub struct EngineState {
     pub volumes: std::collections::BTreeSet<VolumeName>,
 }
 
-/// Which lines of a container's output to return.
+/// Selects which lines of a container's output are returned.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct LogOptions {
     /// Return only the last lines, at most this many.

@@ -77,7 +77,7 @@ impl BootstrapperBuilder {
         self
     }
 
-    /// Sets the value that opens the registry's databases.
+    /// Sets how the registry's databases are opened.
     #[must_use]
     pub fn databases(mut self, databases: impl Databases) -> Self {
         self.0.databases = Arc::new(databases);

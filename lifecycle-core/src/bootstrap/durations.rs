@@ -11,14 +11,14 @@ use crate::reconcile::Action;
 /// How many durations are kept for each provider, step and node size.
 const KEPT: usize = 20;
 
-/// A step of a node that succeeded, with its duration.
+/// A successful step that created or prepared a node, and the duration of the step.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Timed {
     pub step: String,
     pub took: Duration,
 }
 
-/// Recorded durations in seconds, by provider, type of step and size of the node.
+/// The recorded durations of steps, in seconds, by provider, type of step and size of the node.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 #[serde(transparent)]
 pub struct Durations(BTreeMap<String, Vec<f64>>);

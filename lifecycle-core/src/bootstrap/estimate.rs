@@ -34,7 +34,7 @@ impl Bootstrapper {
             Ok::<_, crate::Error>(all.and_then(|all| all.into_iter().max()))
         };
         predicted.await.unwrap_or_else(|error| {
-            tracing::warn!(error = %error.chain(), "cannot read how long nodes usually take");
+            tracing::warn!(error = %error.chain(), "cannot read how long creating nodes takes");
             usual
         })
     }
@@ -45,7 +45,7 @@ impl Bootstrapper {
         declaration: &Declaration,
     ) -> Arc<dyn Reporter> {
         let durations = self.state.durations().await.unwrap_or_else(|error| {
-            tracing::warn!(error = %error.chain(), "cannot read how long nodes usually take");
+            tracing::warn!(error = %error.chain(), "cannot read how long creating nodes takes");
             Durations::default()
         });
         let provider = self.backends.cloud.capabilities().name;
@@ -71,7 +71,7 @@ impl Bootstrapper {
         }
         .await;
         if let Err(error) = kept {
-            tracing::warn!(error = %error.chain(), "cannot store how long nodes took");
+            tracing::warn!(error = %error.chain(), "cannot store how long creating nodes took");
         }
     }
 }

@@ -126,7 +126,7 @@ fn is_up(instance: &InstanceV1) -> bool {
     )
 }
 
-/// Returns whether a replica runs as declared. If the declared specification was abandoned, the
+/// Returns whether a replica runs as declared. If the declared specification was rejected, the
 /// replica may be up with its previous specification; in this case, `why` contains the reason.
 fn is_as_declared(instance: &InstanceV1) -> bool {
     is_up(instance) && instance.why.is_none()
@@ -193,7 +193,7 @@ impl<'a> Following<'a> {
     async fn once(&mut self, client: &dyn ManagerApi, generation: u64) -> Result<bool> {
         let progress = client.progress(false).await?;
         let settled = progress.settled && progress.generation >= generation;
-        // A step may have started before `cursor`, so that its start event is never read.
+        // A step may have started before `cursor`; its start event is then never read.
         for step in &progress.running {
             let began = self.since.entry(step.id.to_string());
             began.or_insert(step.since);

@@ -254,7 +254,7 @@ fn cannot_serialise(error: &serde_json::Error) -> Error {
 fn parse<T: serde::de::DeserializeOwned>(name: &str, text: &str) -> Result<T> {
     serde_json::from_str(text).map_err(|error| Error::Corrupt {
         what: format!("the hand-over file {name}"),
-        // A declaration contains secrets, so report only the position.
+        // A declaration contains secrets, so report only the line and column.
         why: format!("line {}, column {}", error.line(), error.column()),
     })
 }

@@ -47,15 +47,15 @@ pub trait ManagerImage: Debug + Send + Sync + 'static {
     async fn context(&self) -> Result<ByteStream>;
 }
 
-/// The input of the digest of the manager's container.
+/// The data from which the digest of the manager's container is computed.
 #[derive(Serialize)]
 struct ManagerForm<'a> {
     version: &'static str,
     image: &'a str,
     port: u16,
     cloud: &'a CloudSpec,
-    /// Omitted if it has the default value, like the fields below, so that existing digests stay
-    /// valid.
+    /// This field and the fields below are omitted if they have their default values, so that
+    /// existing digests stay valid.
     #[serde(skip_serializing_if = "RegistrySpec::is_default")]
     registry: &'a RegistrySpec,
     #[serde(skip_serializing_if = "CodeStoreSpec::is_default")]

@@ -238,8 +238,8 @@ impl Bootstrapper {
     }
 
     /// Rejects a declaration that cannot work, without changing or storing anything. The returned
-    /// report shows where the result will differ from the first choice, and how long new nodes will
-    /// take.
+    /// report shows where the result will differ from the first choices in the declaration, and how
+    /// long creating new nodes will take.
     pub async fn preflight(&self, declaration: &Declaration) -> Result<PreflightReport> {
         if let Some(placed) = self.state.placement().await? {
             placed.manager.check_change(&declaration.manager)?;
@@ -445,8 +445,8 @@ impl Bootstrapper {
             }
         }
         for name in names {
-            // Skip references by digest, which an exported archive does not keep. The manager pulls
-            // these images.
+            // Skip images that are referenced by digest, because an exported archive does not
+            // contain the digest. The manager pulls these images.
             if name.contains('@') {
                 continue;
             }
@@ -484,15 +484,15 @@ impl Bootstrapper {
         Ok(())
     }
 
-    /// Sends the declaration, and retries until the manager accepts it. Also returns the cursor
-    /// after which the events of this run start.
+    /// Sends the declaration, and retries until the manager accepts it. Returns the manager's
+    /// response, and the cursor after which the events of this bring-up start.
     async fn apply(
         &self,
         client: &dyn ManagerApi,
         declaration: &Declaration,
     ) -> Result<(u64, crate::api::wire::AppliedV1)> {
         let attempt = || async {
-            // A new manager has no history, so all its events belong to this run.
+            // A new manager has no history, so all its events belong to this bring-up.
             let is_new = !client.progress(false).await?.open;
             let cursor = if is_new {
                 0
@@ -565,6 +565,6 @@ fn not_running() -> Error {
 /// Computes a digest of `form` that is keyed with the platform key.
 fn own_digest(key: &PlatformKey, form: &impl serde::Serialize) -> Result<String> {
     let bytes = serde_json::to_vec(form)
-        .map_err(|error| Error::failed("serializing the input of a digest", error.to_string()))?;
+        .map_err(|error| Error::failed("serializing the manager's settings", error.to_string()))?;
     Ok(key.sign("manager digest", &bytes))
 }

@@ -10,9 +10,10 @@ use crate::model::ImageSource;
 use crate::platform::Declaration;
 
 impl Bootstrapper {
-    /// Removes old code bases. Keeps the ones that this declaration uses, and the same number of
-    /// the latest other ones, by file time. Call this only after the manager has applied this
-    /// declaration, because the manager may need other code bases until then.
+    /// Removes old code bases. Keeps the code bases that this declaration uses and, for a rollback,
+    /// the same number of others: those with the latest file times. Call this only after the
+    /// manager has applied this declaration, because the manager may need other code bases until
+    /// then.
     pub(super) async fn remove_unused_code(
         &self,
         node: &NodeHandle,

@@ -28,7 +28,7 @@ pub struct PlatformSecrets {
     pub admin_token: Sensitive,
     /// Allows reading through the manager's API.
     pub read_token: Sensitive,
-    /// Logs in to the nodes.
+    /// Authenticates logins to the nodes.
     pub ssh: SshKeyPair,
 }
 
@@ -301,7 +301,10 @@ impl OperatorState for StateDirectory {
 
     async fn store_durations(&self, durations: &Durations) -> Result<()> {
         let text = serde_json::to_string_pretty(durations).map_err(|error| {
-            Error::failed("serializing the durations of nodes", error.to_string())
+            Error::failed(
+                "serializing the durations of node creations",
+                error.to_string(),
+            )
         })?;
         Self::write_in(&self.shared_directory, DURATIONS, &text).await
     }

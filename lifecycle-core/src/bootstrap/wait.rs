@@ -1,5 +1,5 @@
-//! Waits that are reported as progress. Each report shows what is waited for, the start of the
-//! wait, and its latest possible end.
+//! Defines waits that are reported as progress. Each report shows what the wait is for, when the
+//! wait started, and when it ends at the latest.
 
 use std::collections::BTreeMap;
 use std::sync::{Mutex, PoisonError};
@@ -19,7 +19,7 @@ use crate::reconcile::RunningStep;
 const REPORTED_EVERY: Duration = Duration::from_secs(10);
 
 /// How long a wait may continue after its announced end. The manager may need this time to end the
-/// wait itself, or a last attempt may need it to complete.
+/// wait itself, or the last attempt may need this time to complete.
 const GRACE: Duration = Duration::from_mins(1);
 
 /// How long a control loop may be idle, without a running step and without a wait.

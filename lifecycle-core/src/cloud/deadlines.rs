@@ -149,8 +149,8 @@ impl<'a> ProgressListener<'a> {
             after,
             reported: last.clone(),
             hint: format!(
-                "wait: the change continues in the cloud, and the next run resumes the change; if \
-                 such changes always take this long, raise `cloud.deadlines.{key}`"
+                "wait: the change continues in the cloud, and the next attempt resumes waiting \
+                 for it; if such changes always take this long, raise `cloud.deadlines.{key}`"
             ),
         }
     }

@@ -17,8 +17,8 @@ pub struct Vm {
 }
 
 /// Lists and changes the VMs of a cloud account. [`VmCloud`](super::VmCloud) uses this trait to
-/// implement [`CloudProvider`](super::CloudProvider): it decides which calls are needed, tracks
-/// changes in progress, and hides VMs of other platforms.
+/// implement [`CloudProvider`](super::CloudProvider): `VmCloud` decides which calls are needed,
+/// tracks changes in progress, and hides VMs of other platforms.
 ///
 /// # Guarantees
 /// - A call that changes a VM returns when the cloud has finished the change; `list` then shows the

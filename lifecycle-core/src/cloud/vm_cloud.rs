@@ -336,7 +336,7 @@ impl VmCloud {
     }
 
     /// Ends a running call, and returns the existing VMs. If the call creates a VM, first waits
-    /// until the cloud shows this VM, because it cannot be deleted earlier.
+    /// until the cloud shows this VM, because the VM cannot be deleted earlier.
     async fn take_over(&self, node: &NodeName, previous: &Call) -> Result<Vec<Vm>> {
         loop {
             let creates =

@@ -1,6 +1,6 @@
-//! Accepts restarts, and records when they have ended. A restart is an operation that lists the
-//! container runs to replace. The control loop carries out the restart. The operation ends when
-//! every replica is up again.
+//! Accepts restarts, and records when they have ended. A restart is an operation. It lists the runs
+//! of containers ([`ContainerRun`]) that must be replaced. The control loop carries out the
+//! restart. The operation ends when every replica is up again.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, MutexGuard, PoisonError};
@@ -111,7 +111,7 @@ impl Manager {
         *self.open_restarts() = restarts.collect();
     }
 
-    /// Returns the runs that the open restarts replace.
+    /// Returns the runs of containers that the open restarts replace.
     pub(super) fn runs_to_end(&self) -> Arc<BTreeMap<InstanceId, ContainerRun>> {
         let mut runs = BTreeMap::new();
         for operation in self.open_restarts().iter() {

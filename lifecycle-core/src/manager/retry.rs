@@ -11,7 +11,8 @@ use crate::error::{Error, Result};
 use crate::model::Subject;
 use crate::reconcile::RetryRequest;
 
-/// How long the control loop may take to handle a request. A write to the registry may delay it.
+/// How long the control loop may take to handle a request. A write to the registry may delay the
+/// control loop.
 const HANDLED_WITHIN: Duration = Duration::from_secs(20);
 
 /// The channel to the control loop. It is missing until this manager leads for the first time.

@@ -21,7 +21,7 @@ fn directory(platform: PlatformId) -> String {
     format!("{}/agent", node_directory(platform))
 }
 
-/// Returns the mount that gives a container the resolver configuration that the agent writes.
+/// Returns the mount of the resolver configuration, a file that the agent writes.
 pub(super) fn resolver_file(platform: PlatformId) -> HostBind {
     HostBind {
         source: format!("{}/resolv.conf", directory(platform)),
@@ -53,8 +53,8 @@ pub(super) async fn ensure(
             why: "a different agent is now declared".into(),
         })?;
     let directory = directory(declared.owner.id);
-    // Other containers mount a file from this directory, so every user must be able to open it. On
-    // the node itself, only root can open its parent directories.
+    // Other containers mount a file from this directory, so every user must be able to open the
+    // directory. On the node itself, only root can open the parent directories.
     let create = HostCommand::new(format!(
         "mkdir -p '{directory}' && chmod 0755 '{directory}'"
     ));

@@ -1,5 +1,5 @@
-//! The declaration in the form that the planner compares with the observation. Each service also
-//! has its image's name, its spec digest and its rank in the start order.
+//! Prepares the declaration for the planner: adds the image name, the spec digest and the rank in
+//! the start order of each service.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::Ipv4Addr;
@@ -17,7 +17,7 @@ use crate::platform::{Declaration, NetworkSpec};
 use crate::runtime::Owner;
 use crate::secret::PlatformKey;
 
-/// A declaration with everything that is derived from it.
+/// A declaration, with the names, digests and ranks that are derived from the declaration.
 ///
 /// The JSON of this type is part of a recorded [`PlanningInput`](super::PlanningInput). To keep
 /// secrets out of the JSON, each service's `spec` is reduced to the fields that the planner reads.
@@ -65,7 +65,7 @@ impl Agents {
             version: "1",
             image: &image,
         })
-        .map_err(|error| Error::failed("serializing the input of a digest", error.to_string()))?;
+        .map_err(|error| Error::failed("serializing the settings of agents", error.to_string()))?;
         Ok(Self {
             digest: SpecDigest::from_hex(key.sign("agent digest", &form)),
             image,
@@ -83,7 +83,7 @@ struct AgentForm<'a> {
     image: &'a str,
 }
 
-/// A declared service with everything that is derived from its declaration.
+/// A declared service, with the image name, digest and rank that are derived from its declaration.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct DeclaredService {
     #[serde(serialize_with = "write_planned_part")]
@@ -94,8 +94,8 @@ pub struct DeclaredService {
     pub digest: SpecDigest,
     /// The restart policy, with the default resolved.
     pub restart: RestartPolicy,
-    /// Whether the service runs once, because other services wait for its completion. Its container
-    /// is kept afterwards.
+    /// Whether the service runs once: another service waits for its completion, and the service
+    /// declares no restart policy. Its container is kept after the completion.
     pub runs_once: bool,
     pub rank: u32,
 }
@@ -225,8 +225,8 @@ impl DeclaredService {
     }
 }
 
-/// Writes the fields of a service that the planner reads. Only the fields that are listed here are
-/// written, so that a field that is added later is not written by mistake.
+/// Writes the fields of a service that the planner reads. The fields are listed one by one, so that
+/// a new field of [`ServiceSpec`] is not written by mistake.
 fn write_planned_part<S: Serializer>(spec: &ServiceSpec, to: S) -> Result<S::Ok, S::Error> {
     let source = match &spec.source {
         ImageSource::Image(image) => ImageSource::Image(image.clone()),
@@ -269,8 +269,8 @@ fn write_planned_part<S: Serializer>(spec: &ServiceSpec, to: S) -> Result<S::Ok,
 }
 
 /// The input for the spec digest. An upgrade of the manager must not change existing digests,
-/// because a changed digest replaces the container. A new field must therefore be omitted while it
-/// has its default value; otherwise, increment the digest's version.
+/// because a changed digest replaces the container. Therefore, omit a new field while it has its
+/// default value; if that is impossible, increment the digest's version.
 #[derive(Serialize)]
 struct DigestForm<'a> {
     version: &'static str,
@@ -288,12 +288,7 @@ fn spec_digest(
         image,
         container,
     })
-    .map_err(|error| {
-        Error::failed(
-            "serializing the input of a specification's digest",
-            error.to_string(),
-        )
-    })?;
+    .map_err(|error| Error::failed("serializing a container's specification", error.to_string()))?;
     Ok(SpecDigest::from_hex(key.sign("spec digest", &form)))
 }
 
@@ -335,7 +330,7 @@ fn image_name(
                 options: given(&source.options),
             })
             .map_err(|e| {
-                Error::failed("serializing the input of an image's digest", e.to_string())
+                Error::failed("serializing the build inputs of an image", e.to_string())
             })?;
             let digest = key.sign("image digest", &form);
             let short = digest.get(..12).unwrap_or(&digest);

@@ -65,7 +65,7 @@ const REGISTRY_AGAIN: Duration = Duration::from_secs(2);
 /// The settings of the control loop.
 #[derive(Debug, Clone, Default)]
 pub struct DriverOptions {
-    /// What the planner may assume.
+    /// The planner's settings.
     pub policy: Policy,
     /// How often the cloud and the nodes are polled.
     pub watch: WatchPolicy,
@@ -82,7 +82,7 @@ pub struct Target {
     pub declared: Arc<Declared>,
     /// The address and credentials with which services reach the manager, once known.
     pub api: Option<ServiceApi>,
-    /// Container runs for which a restart was requested.
+    /// The runs of containers for which a restart was requested.
     pub restarts: Arc<BTreeMap<InstanceId, ContainerRun>>,
 }
 
@@ -114,7 +114,7 @@ pub struct Driver {
     tasks: JoinSet<Result<()>>,
     task_steps: HashMap<tokio::task::Id, StepId>,
     running: BTreeMap<StepId, Running>,
-    /// Node changes that the cloud has accepted and not completed yet.
+    /// Node changes that the cloud has accepted but not completed yet.
     operations: BTreeMap<NodeName, CloudOperation>,
     /// Node changes that a previous process started and that this process has not resumed yet.
     inherited: Vec<CloudOperation>,
@@ -126,7 +126,7 @@ pub struct Driver {
     retry_sender: mpsc::UnboundedSender<RetryRequest>,
     retry_requests: mpsc::UnboundedReceiver<RetryRequest>,
     retried: Retried,
-    /// Ended container runs for which a retry was requested.
+    /// The ended runs of containers for which a retry was requested.
     runs_again: BTreeMap<InstanceId, ContainerRun>,
     lines: Arc<Mutex<BTreeMap<StepId, String>>>,
     has_observed_all: bool,
@@ -228,9 +228,9 @@ impl Driver {
         }
     }
 
-    /// Runs until an error is final, for example because the registry rejects the epoch, and
-    /// returns that error. Dropping the future aborts every running step; the next control loop
-    /// continues the work.
+    /// Runs until a final error occurs (for example, the registry rejects the epoch), and returns
+    /// this error. Dropping the future aborts every running step; the next control loop continues
+    /// the work.
     pub async fn run(mut self) -> Error {
         let mut done = self.round().await;
         loop {

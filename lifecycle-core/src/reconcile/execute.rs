@@ -32,7 +32,7 @@ pub const PICKED_PORTS: std::ops::RangeInclusive<u16> = 20_000..=29_999;
 /// The file name of an inline Dockerfile within the build context.
 const INLINE_DOCKERFILE: &str = ".lifecycle.Dockerfile";
 
-/// The maximum size of a Dockerfile, in bytes, that is read to find the line of a failed
+/// A Dockerfile that is larger than this number of bytes is not read to find the line of a failed
 /// instruction.
 const LONGEST_DOCKERFILE: u64 = 1 << 20;
 
@@ -42,7 +42,7 @@ pub(crate) const API_DIRECTORY: &str = "/run/lifecycle";
 /// The environment variable of a container that contains the URL of the manager's API.
 pub(crate) const API_URL: &str = "LIFECYCLE_URL";
 
-/// The data with which services that request it reach the manager's API.
+/// The address and credentials for the manager's API. Services that request access receive them.
 #[derive(Debug, Clone)]
 pub struct ServiceApi {
     pub endpoint: ManagerEndpoint,
@@ -52,15 +52,15 @@ pub struct ServiceApi {
     pub authority: String,
 }
 
-/// How long each type of step may take before it fails. The deadlines for node changes are part of
-/// the declaration instead.
+/// How long each type of step may take before it fails. Does not include node changes, because
+/// their deadlines are part of the declaration.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Deadlines {
     pub prepare: Duration,
     /// The deadline for building, copying or pulling an image.
     pub image: Duration,
-    /// The deadline for creating, starting, stopping or removing a container. The grace period of a
-    /// stop is added.
+    /// The deadline for creating, starting, stopping or removing a container. For a stop, the grace
+    /// period is added.
     pub container: Duration,
 }
 
@@ -83,8 +83,8 @@ pub(super) struct Execution {
     pub(super) machines: BTreeMap<NodeName, ObservedNode>,
     pub(super) api: Option<ServiceApi>,
     pub(super) deadlines: Deadlines,
-    /// The change of the node that is already in progress in the cloud, if there is one. A previous
-    /// process may have started this change.
+    /// The change to the step's node, if the cloud is already making one. A previous process may
+    /// have started this change.
     pub(super) under_way: Option<CloudOperation>,
     /// Receives each change that the cloud has accepted.
     pub(super) begun: mpsc::UnboundedSender<CloudOperation>,

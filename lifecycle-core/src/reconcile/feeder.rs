@@ -1,7 +1,7 @@
 //! Sends the table of service addresses to every agent. For each running agent, one task writes
 //! each new table to a command in the agent's container and reads the agent's reports. The tasks
-//! are independent: an agent that does not accept a table blocks only the container starts on its
-//! own node.
+//! are independent: if an agent does not accept a table, only containers on the agent's own node
+//! have to wait before they start.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -63,7 +63,7 @@ enum Accepted {
     Nothing { since: DateTime<Utc>, why: String },
 }
 
-/// Identifies the run of an agent's container that a feed serves.
+/// Identifies a running agent. An agent that was restarted gets a new feed.
 #[derive(Debug, Clone, PartialEq, Eq)]
 struct Agent {
     machine: ObservedNode,

@@ -13,7 +13,7 @@ use crate::runtime::{ObservedContainer, Role};
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Seen<'a> {
     pub(super) node: &'a NodeName,
-    /// The node's position; `None` if the node is not declared.
+    /// The node's position in the index; `None` if the node is not declared.
     pub(super) node_position: Option<usize>,
     pub(super) view: &'a NodeView,
     pub(super) container: &'a ObservedContainer,

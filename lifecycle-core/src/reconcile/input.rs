@@ -47,12 +47,12 @@ pub struct RecordedPlan {
     pub plan: Arc<Plan>,
 }
 
-/// What the manager remembers and neither the cloud nor the engines can report: previous attempts,
-/// requests and decisions.
+/// The manager's records of previous attempts, requests and decisions, which neither the cloud nor
+/// the engines can report.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 pub struct History {
-    /// The last known node of each replica. With it, the planner keeps replicas on their nodes and
-    /// knows which replicas may still run on an unreachable node.
+    /// The last known node of each replica. The planner uses this map to keep replicas on their
+    /// nodes, and to recognize replicas that may still run on an unreachable node.
     pub last_seen: Arc<BTreeMap<InstanceId, NodeName>>,
     /// The nodes on which the previous plan placed replicas that have no container yet. The planner
     /// keeps these placements, because images may already have been copied to the nodes.
@@ -63,7 +63,7 @@ pub struct History {
     pub failures: BTreeMap<StepId, Failure>,
     /// How often each container ended by itself.
     pub endings: BTreeMap<ContainerId, Endings>,
-    /// Container runs for which a restart or a retry was requested.
+    /// The runs of containers for which a restart or a retry was requested.
     pub restarts: Arc<BTreeMap<InstanceId, ContainerRun>>,
 }
 

@@ -111,7 +111,8 @@ struct Run {
 type Ending = Option<DateTime<Utc>>;
 
 impl Liveness {
-    /// Restores the registry's records, so that a restarted manager keeps each `ready_at`.
+    /// Restores the readiness of containers from the registry's records, so that a restart of the
+    /// manager does not change `ready_at`.
     pub(super) fn recall<'a>(records: impl Iterator<Item = &'a InstanceRecord>) -> Self {
         let runs = records
             .filter_map(|record| {
@@ -328,7 +329,7 @@ mod tests {
     }
 
     #[test]
-    fn agents_and_the_manager_are_never_starting() {
+    fn agents_and_the_manager_have_no_readiness() {
         for role in [Role::Agent, Role::Manager] {
             let container = running(role);
             let mut liveness = Liveness::default();

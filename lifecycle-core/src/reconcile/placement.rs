@@ -109,7 +109,7 @@ struct Homes<'i, 'a> {
     images: BTreeMap<&'a str, Vec<usize>>,
 }
 
-/// For each image, at most this many of the nodes that have it are preferred for new replicas.
+/// The maximum number of nodes that are preferred for new replicas because they have the image.
 const FEW_HOLDERS: usize = 16;
 
 impl<'i, 'a> Homes<'i, 'a> {
@@ -267,7 +267,7 @@ type Rank = (u32, usize, usize);
 /// A service with more unplaced replicas than this gets its own sorted set of nodes.
 const MANY_REPLICAS: usize = 16;
 
-/// What is in use on a node.
+/// The resources that placed replicas use on a node.
 #[derive(Debug, Default)]
 struct Taken {
     instances: usize,
@@ -330,7 +330,7 @@ impl<'a> Placing<'_, 'a> {
         let holders = holders.map_or(&[][..], Vec::as_slice);
         let mut no_node: Option<String> = None;
         for replica in replicas {
-            // If one replica fits on no node, neither do the following ones.
+            // If one replica fits on no node, the following replicas do not fit either.
             if let Some(why) = &no_node {
                 self.placed.unplaceable.insert(replica, why.clone());
                 continue;
@@ -378,8 +378,8 @@ impl<'a> Placing<'_, 'a> {
             .collect()
     }
 
-    /// Removes candidates, best first, until one fits, and returns that one. The candidates removed
-    /// before it are full for the service.
+    /// Removes candidates, best first, until a candidate fits, and returns that candidate. The
+    /// candidates removed before it cannot run more replicas of the service.
     fn take_candidate(
         &self,
         replica: usize,

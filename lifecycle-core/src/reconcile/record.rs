@@ -1,5 +1,5 @@
-//! Computes the changes, and their events, that bring the registry up to date with the observation.
-//! The functions are pure; the driver commits the resulting batch.
+//! Computes the changes that bring the registry up to date with the observation, and the events
+//! that report these changes. The functions are pure; the driver commits the resulting batch.
 
 use std::collections::{BTreeMap, BTreeSet, HashSet};
 
@@ -45,7 +45,7 @@ pub(super) fn record(
 pub(super) struct UnderWay {
     /// Containers that are being stopped or removed. They publish no endpoints.
     pub(super) stopping: BTreeSet<ContainerId>,
-    /// Node changes that the cloud has accepted and not completed yet.
+    /// Node changes that the cloud has accepted but not completed yet.
     pub(super) operations: BTreeMap<NodeName, CloudOperation>,
 }
 

@@ -33,7 +33,8 @@ pub struct WatchPolicy {
     /// How many polls in a row must fail before a node counts as unknown. Until then, its endpoints
     /// stay published, and no step starts on it.
     pub failures_before_unknown: u32,
-    /// How long a node must also have been unreachable to count as unknown.
+    /// How long a node must have been unreachable, in addition to these failures, before it counts
+    /// as unknown.
     pub unknown_after: Duration,
     /// The time limit for pings, and for polls that follow a failed poll.
     pub again_timeout: Duration,
@@ -77,8 +78,8 @@ struct Shared {
     policy: WatchPolicy,
     declared: watch::Receiver<Option<Arc<Declared>>>,
     views: Mutex<Views>,
-    /// The number of the latest request to observe again. The `as_of` of a view is the latest
-    /// request that the view has served.
+    /// The number of the latest request to observe again. The `as_of` of a view is the number of
+    /// the latest request that the view has served.
     requests: AtomicU64,
     cloud_requested: Notify,
     changed: Notify,

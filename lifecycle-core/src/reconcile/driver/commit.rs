@@ -80,8 +80,7 @@ impl Driver {
         Ok(())
     }
 
-    /// Returns the containers that are being stopped or removed. Their endpoints are withdrawn
-    /// first.
+    /// Returns the containers that are being stopped or removed. They publish no endpoints.
     pub(super) fn stopping(&self) -> BTreeSet<ContainerId> {
         let running = self.running.values().map(|r| &r.action);
         let settling = self.settling.values().map(|s| &s.action);

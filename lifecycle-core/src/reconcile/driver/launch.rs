@@ -74,8 +74,7 @@ impl Driver {
     }
 
     /// Withdraws the endpoints of containers that are about to be stopped or removed. The driver
-    /// does this, rather than the steps, so that all registry writes follow the order of the
-    /// observations.
+    /// does this, not the steps, so that the registry is written in the order of the observations.
     async fn withdraw(&mut self, launches: &[Step]) -> Result<()> {
         let mut batch = Batch::default();
         for step in launches {

@@ -156,7 +156,7 @@ impl Driver {
         retried
     }
 
-    /// Returns the container runs for which a restart or a retry was requested.
+    /// Returns the runs of containers for which a restart or a retry was requested.
     pub(super) fn restarts(
         &mut self,
         target: &Target,

@@ -23,7 +23,7 @@ pub struct RunningStep {
     /// The step's deadline.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub until: Option<DateTime<Utc>>,
-    /// The last line of the step's output.
+    /// The latest line of the step's output.
     pub last_line: Option<String>,
 }
 

@@ -25,7 +25,7 @@ const LONGEST_GATHERING: Duration = Duration::from_millis(50);
 const BETWEEN_PLANS_PER_OBJECT: Duration = Duration::from_micros(300);
 const LONGEST_BETWEEN_PLANS: Duration = Duration::from_secs(2);
 
-/// How often the last line of a running step is published.
+/// How often the latest output line of each running step is published.
 const LINES_EVERY: Duration = Duration::from_secs(1);
 
 /// The result of a step's task.
@@ -48,7 +48,7 @@ pub(super) enum Wakeup {
     Report(NodeName, Report),
     /// The time in the current [`Pace`] has been reached.
     Due,
-    /// A running step may have written a new line.
+    /// A running step may have written a new line of output.
     Lines,
 }
 

@@ -42,7 +42,7 @@ use super::state::{self, Verdict};
 use super::step::{Action, Held, HeldBy, InstanceStatus, Plan, Reason, Step, StepId};
 use crate::model::{ContainerId, InstanceId, NodeName, Protocol, Subject};
 
-/// What the planner may assume, and how long it waits.
+/// The planner's settings: what it may assume, and how long it waits.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Policy {
     /// Whether the cloud provider can create nodes.
@@ -183,7 +183,8 @@ struct Planning<'a> {
     image_origins: BTreeMap<String, (NodeName, StepId)>,
     /// The step that starts each replica, if the plan has one.
     starts: Vec<Option<StepId>>,
-    /// The dependency conditions that each replica meets, with a container of any specification.
+    /// The dependency conditions that each replica meets, whatever the specification of its
+    /// container.
     up: Vec<Up>,
     statuses: Vec<Option<InstanceStatus>>,
     plan: Plan,

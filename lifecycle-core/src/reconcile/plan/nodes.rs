@@ -33,7 +33,7 @@ impl Planning<'_> {
         }
     }
 
-    /// Returns whether to delete a node: one that was created for this platform and is no longer
+    /// Returns whether to delete a node: it was created for this platform, and is no longer
     /// declared.
     pub(super) fn is_to_delete(&self, node: &NodeName, view: &NodeView) -> bool {
         let spared = self.policy.spares_manager_node && *node == self.declared.manager_node;

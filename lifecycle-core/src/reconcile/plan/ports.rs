@@ -1,6 +1,7 @@
-//! Passes host ports from one replica to another: the container that uses the port is stopped
-//! before the port's new replica starts. That container is stopped even if its own successor cannot
-//! start yet, because the successor may depend on the new replica.
+//! Passes host ports from one replica to another: first, the container that uses the port is
+//! stopped; then the replica that gets the port is started. The container is stopped even if its
+//! own successor cannot start yet, because the successor may depend on the replica that gets the
+//! port.
 
 use std::collections::{BTreeMap, BTreeSet};
 

@@ -25,9 +25,9 @@ impl<'a> Containers<'a> {
     /// Returns the container to restore when the declared specification is rejected.
     ///
     /// This is the container that is running on the replica's node. If none is running, it is the
-    /// one that was started first: a container that becomes ready removes all older containers, so
-    /// those that were started later never became ready. A service that runs once is not rolled
-    /// back, because an earlier version would not do the same work.
+    /// one that was started first: when a container becomes ready, all older containers are
+    /// removed, so those that were started later never became ready. A service that runs once is
+    /// not rolled back, because an earlier version would not do the same work.
     pub(super) fn previous(&self, replica: PlacedReplica<'a>) -> Option<Seen<'a>> {
         if replica.service.runs_once {
             return None;

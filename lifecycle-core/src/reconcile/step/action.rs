@@ -155,7 +155,7 @@ struct Facts<'a> {
     object: Option<&'a str>,
     about: About<'a>,
     work: Work,
-    /// The node that an image is copied from. It also has to respond.
+    /// The node that an image is copied from. This node also has to respond.
     from: Option<&'a NodeName>,
     /// The container that the action stops or removes.
     ends: Option<&'a ContainerId>,

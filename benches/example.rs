@@ -10,7 +10,7 @@ use tempfile::TempDir;
 /// The built programs.
 #[derive(Debug)]
 pub struct Programs {
-    /// The profile with which the programs were built.
+    /// The Cargo profile with which the programs were built.
     pub profile: &'static str,
     directory: PathBuf,
     example: PathBuf,

@@ -292,6 +292,6 @@ built() {
 # libraries.
 require_static() {
     if LC_ALL=C readelf --program-headers "$1" | grep -q INTERP; then
-        fail "$1 is not static" "something set RUSTC_WORKSPACE_WRAPPER or another .cargo/config.toml; see .cargo/link-manager-statically"
+        fail "$1 is not static" "unset RUSTC_WORKSPACE_WRAPPER, and make sure that no other .cargo/config.toml overrides this repository's; see .cargo/link-manager-statically"
     fi
 }

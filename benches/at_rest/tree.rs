@@ -92,8 +92,8 @@ impl Program {
     }
 }
 
-/// A child of the shim of a container with a health check, with all its descendants. This may be a
-/// run of the check.
+/// The processes of a possible run of a health check: a child of the checked container's shim, with
+/// all descendants of this child.
 #[derive(Debug)]
 struct Run {
     check: usize,

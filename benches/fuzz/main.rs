@@ -2,10 +2,10 @@
 //!
 //! `cargo run -p benches --bin fuzz -- --seconds 600`. The fuzzer mutates and mixes the files of
 //! the tests, and reads the results. It stops if a read panics or takes too long, if a rejection
-//! has no message, or if a reported position does not exist. It then keeps the input in the printed
-//! directory, and prints a seed with which `--seed` repeats the case. Build the fuzzer without
-//! `--release`, so that an integer overflow also panics. The fuzzer does not measure coverage, so
-//! it works with a stable toolchain.
+//! has no message, or if a message refers to a line that does not exist. It then keeps the input in
+//! the printed directory, and prints a seed with which `--seed` repeats the case. Build the fuzzer
+//! without `--release`, so that an integer overflow also panics. The fuzzer does not measure
+//! coverage, so it works with a stable toolchain.
 
 #![expect(
     clippy::print_stdout,
@@ -200,7 +200,7 @@ async fn read(sources: &Sources) -> Result<(), Diagnostics> {
     load(sources, id, &store).await.map(|_| ())
 }
 
-/// Checks that a rejection has a message, and that each reported position exists.
+/// Checks that a rejection has a message, and that the line of each message exists.
 fn check(problems: &Diagnostics, sources: &Sources, number: u64) -> Outcome<()> {
     let mut all = problems.iter().peekable();
     if all.peek().is_none() {
@@ -212,7 +212,7 @@ fn check(problems: &Diagnostics, sources: &Sources, number: u64) -> Outcome<()> 
         let bytes =
             fs::read(&file).map_err(|error| format!("--seed {number}: {problem}: {error}"))?;
         let text = String::from_utf8_lossy(&bytes);
-        // YAML has more line ends than `\n`. A position may also be one line after the last.
+        // YAML has more line ends than `\n`. A message may refer to the line after the last one.
         let lines = text
             .split(['\n', '\r', '\u{85}', '\u{2028}', '\u{2029}'])
             .count()

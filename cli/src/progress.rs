@@ -59,7 +59,7 @@ impl ProgressLines {
         Some(bar)
     }
 
-    /// Shows a wait: next to the spinner of its step if there is one, otherwise as a line.
+    /// Shows a wait: next to the spinner of the waiting step or, without a spinner, as a line.
     fn waiting(
         &self,
         key: &str,

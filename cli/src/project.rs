@@ -115,7 +115,7 @@ impl Project {
                     "the directory is outside the project directory `{}`",
                     self.directory().display()
                 ),
-                "set --project-dir to the project that contains it",
+                "set --project-dir to the project that contains this directory",
             );
         }
         let known = known.iter().map(String::as_str);

@@ -26,7 +26,8 @@ use lifecycle_docker::{
 
 use crate::identity::Identity;
 
-/// The seed for simulations. It is constant, so that the same files always lead to the same run.
+/// The seed for simulations. It is constant, so that the same files always lead to the same
+/// simulation.
 const SIMULATED_SEED: u64 = 1;
 
 /// The duration of operations in a simulation, as a percentage of their duration in a cloud.
@@ -137,9 +138,9 @@ pub(crate) fn code(access: &Access, directory: &Path) -> Result<Arc<dyn CodeStor
 pub(crate) fn publisher(access: &Access) -> Result<Arc<dyn CodePublisher>> {
     match &access.code {
         CodeStoreSpec::Directory => Err(Error::invalid(
-            "`code.store` in platform.toml",
-            "with `directory`, services are built from the directories on this machine, and \
-                  there is no store to publish to",
+            "`bootstrapper publish`",
+            "services are built from the directories on this machine, so there is no store to \
+             publish to",
             "run `bootstrapper up` to use the local directories, or set `store = \"azure-files\"` \
              to use a shared store (docs/publish.md)",
         )),

@@ -36,7 +36,7 @@ impl Problem {
             status: StatusCode::FORBIDDEN,
             error: Error::denied(
                 path,
-                "the read token does not allow this",
+                "the read token does not permit this request",
                 "use the admin token",
             ),
         }

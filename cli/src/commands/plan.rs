@@ -58,8 +58,8 @@ pub(crate) async fn run(arguments: &Arguments, options: &Plan) -> Result<(), Fai
         },
     };
     let state = wiring::state(&identity)?;
-    // New secrets are not stored. They only serve to compute digests, and a platform without stored
-    // secrets has no containers to compare these digests with.
+    // A platform without stored secrets has no containers yet. New secrets then serve only to
+    // compute the digests in this plan, so do not store them.
     let secrets = wiring::secrets(&state, &identity).await?;
     let preview = if options.simulate {
         Preview::from_nothing(&declaration, &secrets.key, SystemClock.now())?

@@ -115,8 +115,8 @@ fn accept(unsupported: Vec<UnsupportedKey>, accept_changes: bool) -> Result<(), 
 }
 
 /// Stores the platform's identity and secrets before `up` creates anything, and locks the state for
-/// this process. If two processes run the first `up` concurrently, one of them is rejected here;
-/// otherwise, they would create two platforms.
+/// this process. If two processes run the first `up` concurrently, this function fails in one of
+/// them, so that only one platform is created.
 async fn store_and_lock(
     project: &Project,
     identity: &Identity,

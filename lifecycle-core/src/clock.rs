@@ -12,8 +12,8 @@ use uuid::Uuid;
 /// A source of time.
 ///
 /// # Guarantees
-/// A call is cheap and never blocks. A clock only returns the time; to wait, use
-/// `tokio::time`. A test that pauses `tokio::time` uses a [`TokioClock`], which then pauses too.
+/// A call is cheap and never blocks. A clock only returns the time; to wait, use `tokio::time`. A
+/// test that pauses `tokio::time` uses a [`TokioClock`], which then pauses too.
 pub trait Clock: Debug + Send + Sync + 'static {
     /// Returns the current time in whole microseconds, which is the precision of the registry.
     fn now(&self) -> DateTime<Utc>;

@@ -451,9 +451,9 @@ async fn too_large_declarations_are_refused() {
     .await;
     for expected in [
         "services.web.volumes[0]: `",
-        "with this file, the total exceeds 1024 KiB",
+        "with this file, the total size exceeds 1024 KiB",
         "configs.c.file: `",
-        "with this file, the total exceeds 500 KiB",
+        "with this file, the total size exceeds 500 KiB",
         "secrets.s.environment: the contents are larger than 500 KiB",
     ] {
         assert!(problems.contains(expected), "{expected}: {problems:.2000}");

@@ -22,8 +22,8 @@ const FORM: &[u8] = b"lifecycle code base 1\n";
 /// The file that lists the files to exclude from a build context.
 pub const IGNORE_FILE: &str = ".dockerignore";
 
-/// Files that are sent even if `.dockerignore` excludes them, because the builder itself needs
-/// them. The builder still hides excluded files from `COPY`.
+/// Files that are sent even if `.dockerignore` excludes them: the builder itself needs these files.
+/// The builder still hides excluded files from `COPY`.
 const ALWAYS_SENT: [&str; 2] = [IGNORE_FILE, "Dockerfile"];
 
 /// The bootstrapper's own directory next to the user's files. It stores the platform's identity and

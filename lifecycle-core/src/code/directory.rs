@@ -281,7 +281,11 @@ mod tests {
         for (index, change) in changes.iter().enumerate() {
             let root = sample();
             change(root.path());
-            assert_ne!(digest(root.path()).await, before, "change {index}");
+            assert_ne!(
+                digest(root.path()).await,
+                before,
+                "change {index} has no effect"
+            );
         }
     }
 

@@ -13,7 +13,8 @@ use crate::model::{FileContents, FileTree, ShippedFile, TreeEntry};
 const MAX_ENTRIES: usize = 4096;
 
 /// Reads a file, or a directory except for the files that its `.dockerignore` excludes. Fails if
-/// the total exceeds `limit` bytes. Keeps contents and executable bits, but not owners and times.
+/// the total size exceeds `limit` bytes. Keeps contents and executable bits, but not owners and
+/// times.
 pub(crate) fn read_tree(path: &Path, limit: u64) -> Result<FileTree> {
     let metadata = fs::metadata(path)
         .map_err(|error| Error::io(format!("reading `{}`", path.display()), error))?;
@@ -65,7 +66,7 @@ fn read_file(path: &Path, executable: bool, left: &mut u64, limit: u64) -> Resul
         .checked_sub(bytes.len() as u64)
         .ok_or_else(|| Error::Invalid {
             what: format!("`{}`", path.display()),
-            why: format!("with this file, the total exceeds {} KiB", limit >> 10),
+            why: format!("with this file, the total size exceeds {} KiB", limit >> 10),
             hint: "put large files into the image, or data into a named volume".into(),
         })?;
     Ok(ShippedFile {

@@ -180,7 +180,7 @@ mod tests {
     }
 
     #[test]
-    fn substitutes_arguments_before_the_first_from() {
+    fn substitutes_arguments_declared_before_the_first_from() {
         assert_eq!(of("ARG TAG=default\nFROM a:$TAG\n"), ["a:given"]);
         assert_eq!(
             of("ARG V=1.2\nARG I=\"b:${V}\"\nFROM ${I}-slim\n"),

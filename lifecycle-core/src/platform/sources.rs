@@ -241,7 +241,7 @@ mod tests {
     }
 
     #[test]
-    fn the_environment_is_not_shown() {
+    fn debug_output_omits_the_environment() {
         let sources = Sources {
             compose_files: Vec::new(),
             platform_toml: None,

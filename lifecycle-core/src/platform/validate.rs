@@ -282,7 +282,7 @@ impl<'a> Check<'a> {
 
     #[expect(
         clippy::too_many_arguments,
-        reason = "one message, created in two places"
+        reason = "both callers create the same message"
     )]
     fn too_many(
         &self,

@@ -43,7 +43,7 @@ const MAX_BACKOFF: Duration = Duration::from_mins(1);
 /// How often old events are deleted.
 const DELETE_OLD_EVERY: Duration = Duration::from_mins(10);
 
-/// The timeout of one pass. A pass reaches it only if a database stops responding.
+/// The timeout of one pass. It ends a pass in which a database stops responding.
 const PASS_TIMEOUT: Duration = Duration::from_mins(2);
 
 /// Copies the objects of some kinds from the central registry to a database.

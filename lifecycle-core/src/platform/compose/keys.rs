@@ -277,7 +277,10 @@ pub(super) const SERVICE: &[Key] = &[
         "see below; the data in a `VOLUME` of the image is deleted when the container is \
          replaced, unless a named volume is mounted there",
     ),
-    changes("volumes_from", "nothing is mounted; list the volumes"),
+    changes(
+        "volumes_from",
+        "nothing is mounted; list the volumes in `volumes`",
+    ),
     supported("working_dir", ""),
 ];
 
@@ -339,7 +342,10 @@ pub(super) const DEPENDENCY: &[Key] = &[
         "with `false`, the dependency is ignored if no active profile enables it; otherwise, the \
          service waits for it as usual",
     ),
-    changes("restart", "restarting a service does not restart others"),
+    changes(
+        "restart",
+        "restarting a service does not restart the services that depend on it",
+    ),
 ];
 
 pub(super) const DEPLOY: &[Key] = &[

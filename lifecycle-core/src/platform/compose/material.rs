@@ -10,7 +10,7 @@ use super::{ProjectContext, shipped, value};
 use crate::code::DirectoryStore;
 use crate::model::{FileContents, FileTree, ShippedFile, ShippedMount};
 
-/// The differences between configs and secrets.
+/// The properties in which configs and secrets differ.
 #[derive(Clone, Copy)]
 pub(super) struct Kind {
     pub(super) word: &'static str,

@@ -61,7 +61,7 @@ pub(super) struct Settings {
 }
 
 /// Reads the tree of `platform.toml`. `root` is `None` if the platform has no such file.
-/// `undeclared` is the number of nodes if no nodes are declared.
+/// `undeclared` is the number of default nodes, which are used if the file declares no nodes.
 pub(super) fn read(
     root: Option<&Node>,
     undeclared: u16,
@@ -401,7 +401,7 @@ mod tests {
     }
 
     #[test]
-    fn the_registry_is_a_file_by_default_or_in_databases() {
+    fn the_registry_is_in_a_file_by_default_and_can_be_in_databases() {
         assert!(settings("").unwrap().registry.is_default());
         let registry = settings(
             "[registry]\nurl = { env = \"URL\" }\nnodes = \"postgres://l@db/nodes\"\n\

@@ -42,7 +42,7 @@ client address.
 **Files next to the Compose file.** Nodes have no copy of your directory. Therefore, the contents of a relative path
 (`./nginx.conf:/etc/nginx/nginx.conf`), a config or a secret are read where the command runs and sent in the
 declaration, which the registry stores encrypted. Before the container is created, the contents are written to a
-directory on the node that is owned by root. They are mounted **read-only**. The contents are part of the container's
+root-owned directory on the node. They are mounted **read-only**. The contents are part of the container's
 specification: if a file changes, the containers that mount the file are replaced. The limits are 1 MiB for a mount, 500
 KiB for a config or secret, and 16 MiB for all together. A `.dockerignore` in a mounted directory applies. Files keep
 the executable bit and are owned by root.
@@ -77,7 +77,7 @@ Relative paths refer to the directory of the first file.
   `labels`, `args` and similar keys are merged by name, whether they are written as a mapping or as a list; in `ports`,
   `volumes`, `tmpfs`, `devices`, `secrets`, `configs`, `expose`, `dns` and lists of plain values, an entry replaces an
   earlier one for the same thing (the same port, the same path in the container). `!reset` removes the value of an
-  earlier file, and `!override` replaces that value. If the types of two values cannot be merged, it is an error.
+  earlier file, and `!override` replaces that value. Two values whose types cannot be merged are an error.
 - *`include`*: the short syntax, and the long syntax with `path`, `project_directory` and `env_file`. Each entry is a
   separate project, with its own directory for relative paths and its own `.env`. The variables of the main project
   override those in this `.env`. A resource that both projects declare is an error, unless the two declarations are

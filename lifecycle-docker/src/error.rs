@@ -31,7 +31,7 @@ pub(crate) enum SshError {
     PinUnreadable(String),
     #[error("the server rejected account `{user}` or its credential")]
     CredentialRefused { user: String },
-    #[error("the server does not open another session")]
+    #[error("the server refused to open another session")]
     SessionRefused,
     #[error("the host refused the connection to {target}: {why:?}")]
     ForwardRefused {

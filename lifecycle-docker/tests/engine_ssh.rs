@@ -272,7 +272,7 @@ async fn prepares_a_bare_host_once_and_connects() {
     assert!(output.contains(&info.version), "{output}");
     assert_eq!(handle.runtime.info().await.unwrap(), info);
 
-    // The host is unchanged: Debian's packaged SSH server, and an account that needs sudo.
+    // The preparation changed neither the account's groups nor the configuration of the SSH server.
     let groups = machine.exec("id -nG ops").await;
     assert_eq!(groups, "ops sudo", "an adopted account keeps its groups");
     let stock =
@@ -297,7 +297,8 @@ async fn prepares_a_bare_host_once_and_connects() {
 
     thirty_concurrent_streams(&machine, handle.runtime.as_ref(), &owner).await;
 
-    // A created account joins the group, and its next login forwards the socket.
+    // An account that was created for the platform joins the group `docker`. The next login of the
+    // account can forward the socket.
     DebianPreparer
         .prepare(handle.host.as_ref(), Account::Created, &progress)
         .await

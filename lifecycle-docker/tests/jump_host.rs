@@ -132,12 +132,12 @@ async fn all_calls_to_a_node_share_one_connection() {
     stream.read_exact(&mut greeting).await.unwrap();
     assert_eq!(&greeting, b"SSH-2.0-");
 
-    // The engine's socket is forwarded, also to transfer an image and to follow a log.
+    // The engine's socket is also forwarded to transfer an image and to follow a log.
     handle.runtime.info().await.unwrap();
     assert_eq!(
         machine.relays().await,
         0,
-        "the engine's socket is forwarded"
+        "relays were used although the socket can be forwarded"
     );
     shell_image().await;
     let here = DockerEngine::local(SOCKET, owner.clone()).unwrap();
@@ -160,10 +160,7 @@ async fn all_calls_to_a_node_share_one_connection() {
     assert_eq!(rest.len(), 1);
 
     assert_eq!(accepted(&bastion).await, 1);
-    assert!(
-        accepted(&machine).await > 1,
-        "streams have their own connections"
-    );
+    assert!(accepted(&machine).await > 1, "streams share connections");
 
     // When the connector is dropped, all connections end on both hosts.
     drop((stream, handle, connector));

@@ -199,7 +199,7 @@ async fn a_ready_node_keeps_sshd_and_engine_across_boots() {
     let answers = "for i in $(seq 100); do docker info > /dev/null 2>&1 && break; sleep 0.1; done; \
                    docker info --format '{{.Driver}}'";
     assert_eq!(inside(answers), "overlay2");
-    // The account is as on a cloud after preparation: it has sudo and no password.
+    // As on a prepared cloud VM, the account can use sudo and has no password.
     assert_eq!(inside("su - lifecycle -c 'sudo -n id -u'"), "0");
     assert_eq!(inside("su - lifecycle -c 'id -nG'"), "lifecycle docker");
     assert_eq!(inside("cat /home/lifecycle/.ssh/authorized_keys"), KEY);

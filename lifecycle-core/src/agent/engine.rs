@@ -345,7 +345,7 @@ impl Engine {
             Err(error) => {
                 let is_new = self.reporter.cannot_listen(None, at, Protocol::Udp, &error);
                 if is_new {
-                    tracing::error!(%error, %at, "cannot answer DNS; retrying");
+                    tracing::error!(%error, %at, "cannot serve DNS; retrying");
                 }
             }
         }

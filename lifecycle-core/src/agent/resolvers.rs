@@ -85,7 +85,7 @@ impl Resolvers {
             Ok(text) => text,
             Err(error) => {
                 // Keep the previous contents: another process may be replacing the file.
-                tracing::warn!(path = %self.path.display(), %error, "cannot read the resolvers");
+                tracing::warn!(path = %self.path.display(), %error, "cannot read resolv.conf");
                 return;
             }
         };

@@ -1,6 +1,6 @@
 //! A client of the manager's API. The caller provides the connections, which may be direct or pass
-//! through a node's SSH server. Calls share a connection, because opening one takes two handshakes.
-//! Each stream has its own connection.
+//! through a node's SSH server. Calls share a connection, because opening a connection takes two
+//! handshakes. Each stream has its own connection.
 
 use std::fmt::Debug;
 use std::sync::{Arc, Mutex, PoisonError};

@@ -48,7 +48,7 @@ pub struct ServiceEntry {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Backend {
     pub instance: InstanceId,
-    /// The name of the instance's container, which distinguishes two containers of one instance.
+    /// The name of the instance's container. It distinguishes two containers of one instance.
     pub container: String,
     /// The address for each container port of the instance.
     #[serde(with = "endpoints")]

@@ -124,7 +124,7 @@ pub(super) enum OperationStatus {
     Overtaken,
 }
 
-/// The records of a world.
+/// Records the effects on a world and the facts that its invariants depend on.
 #[derive(Debug, Default)]
 pub(super) struct Ledger {
     pub(super) effects: Vec<EffectRecord>,

@@ -168,7 +168,7 @@ impl State {
         self.machines.entry(number).or_insert(machine)
     }
 
-    /// Assigns a machine that belongs to no platform to a platform.
+    /// Makes `owner` the owner of a machine that belongs to no platform.
     pub(super) fn hand_over(&mut self, name: &NodeName, owner: &Owner) -> Option<&mut Machine> {
         let number = self.named.get_mut(&None)?.remove(name)?;
         self.named

@@ -133,7 +133,7 @@ impl DockerEngine {
             if let Some(text) = step.stream {
                 lines.push(text.as_bytes()).iter().for_each(|l| report(l));
             }
-            // Omit the progress of a pull within the build, which is reported many times per
+            // Omit the progress of a pull within the build: the builder reports it many times per
             // second.
             if let Some(status) = step.status
                 && step.progress_detail.is_none_or(|p| p.total.is_none())

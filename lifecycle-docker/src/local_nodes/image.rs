@@ -46,7 +46,7 @@ const FILES: [(&str, u32, &str); 6] = [
     ("node-network", 0o755, include_str!("image/node-network")),
 ];
 
-/// The kinds of nodes, by their contents at the first boot.
+/// The types of nodes. They differ in what a node contains at its first boot.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum Flavour {
     /// The node has a running engine.

@@ -495,7 +495,7 @@ impl CloudProvider for LocalNodes {
         // A container's labels cannot be changed, so an existing container cannot be adopted.
         self.get(node)
             .await?
-            .ok_or_else(|| Error::unsupported(format!("adopting {node}"), "local nodes"))
+            .ok_or_else(|| Error::unsupported(format!("adopting node {node}"), "local nodes"))
     }
 
     async fn begin(&self, change: NodeChange) -> Result<CloudOperation> {

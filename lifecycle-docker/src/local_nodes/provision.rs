@@ -144,7 +144,7 @@ impl LocalNodes {
         // must not create another one.
         let (how, id) = token.split_once(':').ok_or_else(|| {
             Error::corrupt(
-                format!("the token of provisioning node {}", spec.name),
+                format!("the provisioning token of node {}", spec.name),
                 format!("`{token}` is not a token of this provider"),
             )
         })?;

@@ -137,7 +137,7 @@ mod tests {
         let keys = scanned(&[printed, TWO.to_owned()]);
         assert_eq!(keys, [ONE, TWO]);
         let [nonsense] = &scanned(&["no key".to_owned()])[..] else {
-            panic!("not one");
+            panic!("expected exactly one line");
         };
         assert!(HostKeyCheck::new(std::slice::from_ref(nonsense)).is_err());
     }

@@ -81,7 +81,7 @@ impl Answerer {
             io::Result::Ok(())
         };
         if let Err(error) = served.await {
-            tracing::error!(%error, "cannot answer DNS");
+            tracing::error!(%error, "cannot serve DNS");
         }
     }
 

@@ -121,7 +121,8 @@ impl NodeChange {
     }
 }
 
-/// A change in progress. The manager stores it, so that another process can continue to poll it.
+/// A change in progress. The manager stores this value, so that another process can continue to
+/// poll the change.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct CloudOperation {
     pub change: NodeChange,

@@ -180,7 +180,7 @@ pub struct ObservedContainer {
     pub has_healthcheck: bool,
 }
 
-/// All objects of one platform in one engine, at one time.
+/// All objects of one platform in one engine, at one point in time.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct EngineState {
     /// All containers of the platform, sorted by name.
@@ -298,8 +298,8 @@ pub struct EngineEvent {
 /// The container engine of one node, as one platform sees it.
 ///
 /// # Guarantees
-/// - `ensure_*` may be repeated with the same name and digest. It does not change existing objects,
-///   except that it starts a stopped container. `stop` and `remove_*` return Ok for a missing
+/// - `ensure_*` may be repeated with the same name and digest. Existing objects do not change,
+///   except that a stopped container is started. `stop` and `remove_*` return Ok for a missing
 ///   object.
 /// - `state` returns the complete state or an error. The state contains all images of the engine,
 ///   but only this platform's containers and volumes.

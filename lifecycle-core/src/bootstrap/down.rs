@@ -152,7 +152,7 @@ impl Bootstrapper {
             let handle = self.backends.connector.connect(node).await?;
             let found = handle.runtime.state().await?;
             let mut containers = found.containers;
-            // Remove the manager first, because it would restart removed containers.
+            // Remove the manager first. Otherwise, it would create removed containers again.
             containers.sort_by_key(|c| c.role != Role::Manager);
             for container in containers {
                 handle.runtime.remove_container(&container.name).await?;
@@ -199,7 +199,7 @@ mod tests {
     use crate::runtime::{EngineInfo, ReadinessProbe};
     use crate::secret::Sensitive;
 
-    /// A cloud with three nodes that records the order in which they are deleted.
+    /// A cloud that has three nodes, and records the order in which these nodes are deleted.
     #[derive(Debug, Default)]
     struct Cloud(Mutex<Vec<NodeName>>);
 

@@ -43,7 +43,7 @@ fn id(kind: &str, node: &NodeName) -> String {
 }
 
 impl Durations {
-    /// Records how long the steps that create these nodes took, and ignores other steps. Returns
+    /// Records how long the steps that create these nodes took. Ignores other steps. Returns
     /// whether anything was recorded.
     pub fn record<'n>(
         &mut self,

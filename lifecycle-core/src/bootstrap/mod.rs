@@ -315,8 +315,9 @@ impl Bootstrapper {
         }
     }
 
-    /// Ensures that the manager's node, or every node, is running and has Docker. Uses the same
-    /// planner and control loop as the manager, for a platform without services.
+    /// Ensures that the manager's node (with [`UpOptions::all_nodes`], every node) is running and
+    /// has Docker. Uses the same planner and control loop as the manager, for a platform without
+    /// services.
     async fn nodes(&self, declaration: &Declaration, options: UpOptions) -> Result<Vec<Timed>> {
         let mut desired = declaration.clone();
         desired.services.clear();

@@ -43,8 +43,8 @@ pub enum Progress {
         what: String,
         why: String,
     },
-    /// The work is still running, or something is waited for. This report is repeated every few
-    /// seconds.
+    /// Work is still running, or the bootstrapper is waiting for something. This report is repeated
+    /// every few seconds.
     Waiting {
         /// The key of the work, if its start was reported.
         key: String,

@@ -33,9 +33,9 @@ const FENCE_LIMIT: Duration = Duration::from_mins(15);
 
 /// Provides the VMs of a [`VmApi`] as the nodes of one platform.
 ///
-/// # Caveats
-/// Changes run as tasks of the tokio runtime in which they were started. If that runtime ends, a
-/// change stops after the last step that the cloud has accepted. To complete it, start it again.
+/// # Caveats Changes run as tasks of the tokio runtime in which they were started. If that runtime
+/// ends, a change stops after the last step that the cloud has accepted. To complete the change,
+/// start it again.
 #[derive(Debug, Clone)]
 pub struct VmCloud {
     api: Arc<dyn VmApi>,
@@ -47,7 +47,7 @@ pub struct VmCloud {
 /// The contents of an operation's token.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 struct Token {
-    /// The id of the call, which only the process that started the call knows.
+    /// The id of the call. Only the process that started the call knows this id.
     call: Uuid,
     /// The VM before the change. Other processes compare it with what the cloud shows.
     before: Option<Before>,
@@ -117,7 +117,7 @@ impl Call {
     }
 
     /// Returns whether the call performs this change. Every `Provision` of the node is the same
-    /// change, even with another specification, because a node is created only once.
+    /// change, even if the specifications differ, because a node is created only once.
     fn is_for(&self, change: &NodeChange) -> bool {
         let provisions = |change: &NodeChange| matches!(change, NodeChange::Provision { .. });
         self.change == *change || (provisions(&self.change) && provisions(change))
@@ -136,7 +136,7 @@ impl Call {
         while state.changed().await.is_ok() {}
     }
 
-    /// Waits until the cloud shows the change, or the change has ended.
+    /// Waits until the cloud shows the change, or until the change has ended.
     async fn accepted(&self, cloud: &VmCloud) {
         let mut state = self.state.clone();
         while self.runs() {

@@ -18,7 +18,7 @@ use crate::runtime::{LogLine, LogOptions};
 /// How long a node may take before it starts to send an instance's output.
 const BEGINS_WITHIN: Duration = Duration::from_secs(15);
 
-/// A piece of an instance's output, or the reason why there is no more.
+/// A piece of an instance's output, or the reason why there is no more output.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Output {
     Line(LogLine),

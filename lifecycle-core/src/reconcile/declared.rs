@@ -28,7 +28,7 @@ pub struct Declared {
     pub nodes: BTreeMap<NodeName, NodeSpec>,
     pub services: BTreeMap<ServiceName, DeclaredService>,
     /// Each service's rank in the start order. The ranks are kept while the platform is being
-    /// deleted, because services stop in reverse order.
+    /// deleted, because services stop in the reverse of this order.
     pub ranks: BTreeMap<ServiceName, u32>,
     pub manager_node: NodeName,
     /// How long node changes may take.
@@ -172,7 +172,7 @@ impl Declared {
     }
 
     /// Returns the target for deleting the platform: only the manager's node and no services. The
-    /// start order is kept, because services stop in reverse order.
+    /// start order is kept, because services stop in the reverse of this order.
     #[must_use]
     pub fn emptied(&self) -> Self {
         Self {

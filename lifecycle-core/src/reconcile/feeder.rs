@@ -112,7 +112,7 @@ impl Feeder {
         self.shared.changed.notified().await;
     }
 
-    /// Sends a table to all agents, unless it equals the latest one.
+    /// Sends a table to all agents, unless the table equals the latest one.
     pub(super) fn update(&mut self, platform: PlatformId, mut table: Table) {
         self.shared.platform.send_replace(Some(platform));
         let latest = self.tables.borrow().clone();

@@ -275,7 +275,7 @@ impl Liveness {
         self.endings.insert(container.id.clone(), (endings, ending));
     }
 
-    /// Records which containers are on a node and forgets those that are no longer there.
+    /// Records which containers are on a node. Forgets containers that are no longer there.
     pub(super) fn keep_on(&mut self, node: &NodeName, containers: &[ObservedContainer]) {
         let now: BTreeSet<ContainerId> = containers.iter().map(|c| c.id.clone()).collect();
         let before = self

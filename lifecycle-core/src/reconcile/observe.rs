@@ -17,8 +17,8 @@ pub struct Observed {
     /// Set while the cloud's list of nodes is unavailable: since when, and why. Meanwhile, `nodes`
     /// contains the nodes of the latest list.
     pub cloud_unknown: Option<Unknown>,
-    /// Every node of this platform that the cloud lists, and its engine. Unchanged views are shared
-    /// with the previous observation.
+    /// Each node that the cloud lists for this platform, with its engine. Unchanged views are
+    /// shared with the previous observation.
     pub nodes: BTreeMap<NodeName, Arc<NodeView>>,
     /// Whether each node's agent has the current service addresses.
     #[serde(default)]

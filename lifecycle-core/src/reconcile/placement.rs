@@ -200,7 +200,7 @@ impl<'i, 'a> Homes<'i, 'a> {
     /// If a volume excludes the node for a replica, returns the volume and the node that has the
     /// volume's data. A replica that ran before is bound to the volume on its own node. A new
     /// replica is bound only if its service has a single replica: in a service with several
-    /// replicas, each has its own data.
+    /// replicas, each replica has its own data.
     fn bound(
         &self,
         node: usize,

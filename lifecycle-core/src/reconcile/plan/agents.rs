@@ -102,7 +102,8 @@ impl<'a> Planning<'a> {
     }
 
     /// Returns a gate that opens when the node has the agent's image. This image is only copied,
-    /// never built or pulled: the manager runs from it, so the manager's node has it.
+    /// never built or pulled: the manager runs from this image, so the manager's node has the
+    /// image.
     fn agent_image(&mut self, node: &'a NodeName, agents: &'a Agents) -> Gate {
         let needed_by = Subject::Node(node.clone());
         self.existing_image(node, &agents.image, &needed_by)

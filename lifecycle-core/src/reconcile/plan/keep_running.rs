@@ -1,5 +1,5 @@
-//! Keeps containers running: starts a container that was never started, and restarts one that ended
-//! if its restart policy requires it.
+//! Keeps containers running: starts containers that were never started, and starts ended containers
+//! again if their restart policy requires this.
 
 use chrono::{DateTime, Utc};
 
@@ -14,8 +14,9 @@ use crate::reconcile::step::{Action, HeldBy, InstanceStatus, Reason};
 use crate::runtime::ContainerState;
 
 impl<'a> Planning<'a> {
-    /// Keeps the container `seen` running. If it was stopped so that one of `others` could start,
-    /// starts it again. If a rollback restores it, `restoring` is the reason.
+    /// Keeps the container `seen` running. If the container was stopped so that one of `others`
+    /// could start, starts the container again. If a rollback restores the container, `restoring`
+    /// is the reason.
     pub(super) fn keep_running(
         &mut self,
         replica: PlacedReplica<'a>,

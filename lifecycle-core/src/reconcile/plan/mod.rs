@@ -171,8 +171,8 @@ struct Planning<'a> {
     unreachable_deletions: BTreeMap<&'a NodeName, Gate>,
     /// Host ports of containers that are no longer declared; each gate opens when the port is free.
     undeclared_ports: BTreeMap<HostPort<'a>, Gate>,
-    /// Declared host ports that are in use, each with the position of the replica and the running
-    /// container that use it.
+    /// Declared host ports that are in use, each with the replica (by position) and the running
+    /// container that use the port.
     port_holders: BTreeMap<HostPort<'a>, (usize, Seen<'a>)>,
     /// The gates of the containers that this plan stops, and the order in which the stops were
     /// added.

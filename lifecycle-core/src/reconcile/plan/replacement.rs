@@ -227,7 +227,7 @@ impl<'a> Planning<'a> {
     }
 }
 
-/// Returns why `other` is replaced by a container of `digest` on `node`.
+/// Returns why a container with `digest` on `node` replaces `other`.
 pub(super) fn replaced(other: &Seen<'_>, node: &NodeName, digest: &SpecDigest) -> Reason {
     if other.node == node {
         Reason::SpecChanged {

@@ -161,8 +161,8 @@ impl Ways {
     }
 }
 
-/// Returns how many connections a proxy can hold. The limit of open files allows two files for each
-/// connection.
+/// Returns how many connections a proxy can hold. A proxy opens two files for each connection, and
+/// the number of open files is limited.
 pub(crate) fn most_connections() -> Result<usize, Failure> {
     let limits = fs::read_to_string("/proc/self/limits")?;
     let line = limits
@@ -187,7 +187,7 @@ fn table(at: SocketAddr, server: SocketAddr) -> serde_json::Value {
     })
 }
 
-/// Runs the agent in this process, like the command `agent` of the manager's program.
+/// Runs the agent in this process, as the manager's program does with its command `agent`.
 pub(crate) fn run_agent(state: &str, threads: &str) -> Result<(), Failure> {
     let options = AgentOptions {
         route: false,

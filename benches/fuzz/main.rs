@@ -30,7 +30,7 @@ use rand::{RngExt as _, SeedableRng as _};
 
 use mutate::{Corpus, Mutator};
 
-/// A read that takes this long counts as a defect, because all inputs are small.
+/// All inputs are small, so a read that takes this long counts as a defect.
 const TOO_LONG: Duration = Duration::from_secs(20);
 
 type Outcome<T> = Result<T, Box<dyn Error>>;

@@ -1,4 +1,4 @@
-//! The identity of a project's platform, which is stored in a file next to the user's files.
+//! Stores the identity of a project's platform in a file next to the user's files.
 
 use std::path::{Path, PathBuf};
 

@@ -53,7 +53,7 @@ impl Store {
         let mut packed = pack(files)?;
         if self.fault == Fault::OwnDigest {
             let mut text = String::new();
-            // Use the archive's list of files, because `pack` leaves out ignored files.
+            // Hash only the files in the archive: `pack` has left out ignored files.
             let mut archive = tar::Archive::new(packed.archive.as_ref());
             for entry in archive.entries().unwrap() {
                 let path = entry.unwrap().path().unwrap().display().to_string();

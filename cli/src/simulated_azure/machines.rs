@@ -1,4 +1,4 @@
-//! The machines behind the VMs of a simulated Azure: local nodes that boot like stock VMs.
+//! Runs the VMs of a simulated Azure as local nodes, which boot like stock VMs.
 //!
 //! The nodes of a subnet share a network of the local Docker engine. Files in a directory record
 //! what was created, so that the next simulator can remove the machines of a simulator that was

@@ -175,7 +175,7 @@ fn exec_runs_a_command_in_a_container(project: &Project) {
         (apart.stdout.as_str(), apart.stderr.as_str()),
         ("out\n", "err\n")
     );
-    // `cat` must exit, because its standard input is closed.
+    // The command's standard input is closed, so `cat` must exit.
     project.ends(0, &["exec", "quiet", "--", "cat"]);
     // Docker versions differ in the exit code for a program that does not exist.
     let lacks = project.call(&["exec", "quiet", "--", "no-such-program"]);

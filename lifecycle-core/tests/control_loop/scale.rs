@@ -6,8 +6,8 @@ use lifecycle_core::sim::SimWorld;
 use crate::platform::{after, empty, named, node, owner};
 use crate::stage::Stage;
 
-/// Checks that a large platform starts. It has `nodes` nodes and ten times as many services, in
-/// chains of ten services, each of which depends on the previous one.
+/// Checks that a large platform starts. It has `nodes` nodes and ten times as many services. The
+/// services form chains of ten, in which each service depends on the previous one.
 async fn assert_starts(nodes: u32) {
     let seed = 1;
     let world = SimWorld::new(seed);

@@ -21,7 +21,7 @@ use syn::{
 use crate::layers::{is_test, module_of, test_modules};
 use crate::{files_below, is_rust, root};
 
-/// Symbols that exist for other programs, which this check cannot see, with the reason for each.
+/// Symbols that exist for programs outside this repository, with the reason for each group.
 const PUBLIC: &[(&str, &[&str])] = &[
     (
         "other crates, and their tests, construct values of non-exhaustive types",
@@ -40,7 +40,7 @@ const PUBLIC: &[(&str, &[&str])] = &[
         &["lifecycle-core::cloud::CloudProvider::adopt"],
     ),
     (
-        "variants of `Error` and wire types may grow, so other crates and their tests use constructors",
+        "variants of `Error` and wire types may get more fields, so other crates and their tests use constructors",
         &[
             "lifecycle-core::api::wire::InstanceV1::new",
             "lifecycle-core::api::wire::NodeV1::new",

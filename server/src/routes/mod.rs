@@ -38,7 +38,7 @@ const LARGEST_BODY: usize = 64 << 20;
 pub(crate) struct Api {
     pub(crate) manager: Arc<dyn ManagerApi>,
     pub(crate) tokens: Tokens,
-    /// Notified of each round of the control loop, which may have recorded events.
+    /// Receives each round of the control loop. A round may have recorded events.
     pub(crate) rounds: watch::Receiver<Arc<Round>>,
 }
 

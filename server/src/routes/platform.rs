@@ -24,7 +24,7 @@ pub(super) struct WithPlan {
     plan: Option<bool>,
 }
 
-/// `GET /v1/progress`, with the plan unless the query excludes it.
+/// `GET /v1/progress`: returns the progress, with the plan unless the query excludes the plan.
 pub(super) async fn progress(
     _: Reader,
     State(api): State<Api>,
@@ -54,8 +54,8 @@ pub(super) async fn apply(
     Ok(Json(api.manager.apply(&declaration).await?))
 }
 
-/// `POST /v1/platform/plan`: what a declaration would change. Requires the admin token, because a
-/// declaration may contain secrets.
+/// `POST /v1/platform/plan`: returns what a declaration would change. Requires the admin token,
+/// because a declaration may contain secrets.
 pub(super) async fn plan(
     _: Admin,
     State(api): State<Api>,
@@ -65,8 +65,8 @@ pub(super) async fn plan(
     Ok(Json(api.manager.plan(&candidate).await?))
 }
 
-/// `GET /v1/platform/plan`: the latest plan and its input. Requires the admin token, because the
-/// input contains the declaration.
+/// `GET /v1/platform/plan`: returns the latest plan and its input. Requires the admin token,
+/// because the input contains the declaration.
 pub(super) async fn recorded_plan(
     _: Admin,
     State(api): State<Api>,

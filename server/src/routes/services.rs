@@ -27,7 +27,7 @@ pub(super) async fn list(
     Ok(Json(api.manager.services().await?))
 }
 
-/// `GET /v1/services/{name}/endpoints`: the addresses of the ready replicas.
+/// `GET /v1/services/{name}/endpoints`: returns the addresses of the ready replicas.
 pub(super) async fn endpoints(
     _: Reader,
     State(api): State<Api>,
@@ -76,7 +76,7 @@ pub(super) struct Lines {
     timestamps: bool,
 }
 
-/// `GET /v1/services/{name}/logs`: the output of all replicas, one JSON object per line.
+/// `GET /v1/services/{name}/logs`: returns the output of all replicas, one JSON object per line.
 pub(super) async fn logs(
     _: Reader,
     State(api): State<Api>,

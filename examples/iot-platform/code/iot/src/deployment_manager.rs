@@ -15,8 +15,8 @@ use crate::peer::Call;
 use crate::sensor_binder::Needs;
 use crate::setting;
 
-/// The interval between requests to the binder. The requests never stop, because a replaced binder
-/// has lost all bindings.
+/// The interval between requests to the binder. The requests never stop: a replaced binder has lost
+/// all bindings, and the next requests create them again.
 const INTERVAL: Duration = Duration::from_secs(5);
 
 /// The state of an application.

@@ -1,4 +1,5 @@
-//! Prepares a bare Debian or Ubuntu host to run containers, with the distribution's engine package.
+//! Installs the distribution's engine package on a bare Debian or Ubuntu host, so that the host can
+//! run containers.
 
 use std::time::Duration;
 

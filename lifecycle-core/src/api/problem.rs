@@ -1,4 +1,4 @@
-//! Sends errors over HTTP as problem documents (RFC 9457). A document contains the error's `kind`
+//! Converts errors to problem documents (RFC 9457) and back. A document contains the error's `kind`
 //! and fields, so that the client can re-create the same error.
 
 use hyper::StatusCode;

@@ -1,5 +1,5 @@
-//! Explains the state of a service, replica or node with its declaration, the observations, the
-//! decisions of the latest plan, and the latest events. The explanation is computed from the
+//! Explains the state of a service, replica or node. An explanation contains the declaration, the
+//! observations, the decisions of the latest plan, and the latest events. It is computed from the
 //! registry's snapshot and the control loop's latest round, without I/O.
 
 use std::collections::{BTreeSet, VecDeque};

@@ -1,5 +1,5 @@
-//! Random draws that depend on the seed and their purpose, but not on previous draws. An additional
-//! call on one node therefore does not affect other nodes.
+//! Makes random draws. A draw depends on the seed and on the draw's purpose, but not on previous
+//! draws. An additional call on one node therefore does not affect other nodes.
 
 use std::time::Duration;
 

@@ -1,4 +1,4 @@
-//! Simulated databases. They outlive the managers and nodes that use them. A test can make a
+//! Simulates databases. They outlive the managers and nodes that use them. A test can make a
 //! database unavailable, or lose its data.
 
 use std::collections::BTreeMap;

@@ -1,4 +1,5 @@
-//! Wraps a connection to a node that runs inside the connection to the jump host.
+//! Wraps connections to nodes behind a jump host. Each of them runs inside the connection to the
+//! jump host.
 //!
 //! The SSH client buffers a limited number of packets per channel. If a channel's reader stalls and
 //! the buffer is full, the client stalls the whole connection. A single log stream that nobody

@@ -1,4 +1,4 @@
-//! Timeouts that the SSH client does not implement.
+//! Adds timeouts that the SSH client lacks.
 //!
 //! The client sends no keepalives while it writes, so a host that accepts no more data would block
 //! the client forever. After a login is canceled during the key exchange, the client would keep

@@ -1,5 +1,5 @@
 //! Checks for changes of a node while another change is in progress, and for changes whose caller
-//! is cancelled.
+//! is canceled.
 
 use std::time::Duration;
 
@@ -253,7 +253,7 @@ pub async fn another_process_can_poll(bench: &dyn CloudBench) -> Checked {
     Ok(())
 }
 
-/// Checks that a change can be repeated after its caller was cancelled at any time, and that the
+/// Checks that a change can be repeated after its caller was canceled at any time, and that the
 /// list then shows everything that exists.
 pub async fn a_cancelled_change_can_be_repeated(bench: &dyn CloudBench) -> Checked {
     let (cloud, [spec, _]) = (bench.ours(), bench.nodes());

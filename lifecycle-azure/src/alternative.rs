@@ -89,7 +89,7 @@ impl Alternative {
 pub(crate) struct Tried(Vec<(Alternative, String)>);
 
 impl Tried {
-    /// Parses the value of a tag. Text in another format becomes an alternative that matches no
+    /// Parses the value of a tag. Unrecognized text becomes an alternative that matches no
     /// configured one.
     pub(crate) fn read(tag: Option<&str>) -> Self {
         let entries = tag.unwrap_or_default().split("; ");

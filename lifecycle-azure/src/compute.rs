@@ -1,5 +1,5 @@
-//! Calls Azure's compute service through the generated client. Requests are only sent with `send`:
-//! the client's own polling reads an operation's state from the wrong field.
+//! Calls Azure's compute service through the generated client. Sends each request with `send`. Does
+//! not use the client's polling, which reads an operation's state from the wrong field.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -116,7 +116,7 @@ impl Compute {
     }
 
     /// Returns the VMs of the subscription that represent `node` according to their tags. For VMs
-    /// without tags, the name decides.
+    /// without tags, the VM's name decides.
     pub(crate) async fn named(&self, node: &NodeName) -> Result<Vec<Vm>> {
         let mut found = Vec::new();
         for vm in self.pages(false).await? {

@@ -52,8 +52,8 @@ pub enum Login {
     AzureCli,
     /// The identity of the VM that this process runs on.
     ManagedIdentity {
-        /// The client id of a user-assigned identity. Without a client id, the system-assigned
-        /// identity or the only identity is used.
+        /// The client id of a user-assigned identity. If `None`, Azure uses the system-assigned
+        /// identity or, if there is none, the VM's only user-assigned identity.
         client: Option<String>,
     },
     /// A user-assigned identity of the VM that this process runs on, selected by its resource id.

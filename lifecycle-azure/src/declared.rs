@@ -14,7 +14,7 @@ use crate::provider::Azure;
 
 impl Azure {
     /// Creates the provider for the bootstrapper, which connects to the nodes from outside their
-    /// network. `manager_node` is the node that only the bootstrapper creates.
+    /// network. `manager_node` is the manager's node, which only the bootstrapper creates.
     ///
     /// # Errors
     /// Returns [`Error::Invalid`], which names the invalid value or the missing secret.
@@ -145,7 +145,7 @@ impl AzureFiles {
     }
 }
 
-/// Parses `10.90.0.0/16`.
+/// Parses an address block such as `10.90.0.0/16`.
 fn network(text: &str) -> Result<(Ipv4Addr, u8)> {
     text.split_once('/')
         .and_then(|(block, length)| Some((block.parse().ok()?, length.parse().ok()?)))

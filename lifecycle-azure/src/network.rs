@@ -14,7 +14,7 @@ use crate::arm::Client;
 use crate::options::AzureOptions;
 use crate::tags::{self, Tags};
 
-/// The API versions of these requests.
+/// The API versions of the requests for resource groups and for network resources.
 pub(crate) const RESOURCES: &str = "2021-04-01";
 pub(crate) const NETWORK: &str = "2023-09-01";
 

@@ -52,8 +52,8 @@ const RESERVED: [&str; 30] = [
 /// The maximum length of the platform's name within the names of shared resources. Azure allows 64
 /// characters for a network's name, and the suffix is `-123456-vnet`.
 const PREFIX: usize = 50;
-/// The maximum number of sources for SSH. Each source is a rule, and Azure allows 1000 rules per
-/// security group.
+/// The maximum number of sources for SSH. Each source becomes a rule, and Azure allows 1000 rules
+/// per security group.
 const SOURCES: usize = 1_000;
 const ACCOUNT: &str = "lifecycle";
 
@@ -69,8 +69,8 @@ pub struct AzureOptions {
     pub authorized_key: String,
     pub account: String,
     pub login: Login,
-    /// The resource group. If `None`, a new group is created for the platform and removed together
-    /// with it.
+    /// The resource group. If `None`, a new group is created for the platform, and removed together
+    /// with the platform.
     pub resource_group: Option<String>,
     /// The address block of the nodes' network: `/29` or larger.
     pub network: (Ipv4Addr, u8),
@@ -92,7 +92,7 @@ pub struct AzureOptions {
     pub manager_node: Option<NodeName>,
     /// The default image, as `publisher:offer:sku:version`.
     pub image: String,
-    /// The URL of Resource Manager, for other clouds and the simulator.
+    /// The URL of Resource Manager. Other clouds and the simulator have their own URLs.
     pub endpoint: String,
     /// The URL of Entra, if not the public one.
     pub authority_host: Option<String>,
@@ -152,8 +152,8 @@ impl AzureOptions {
         let is_word =
             |text: &str| !text.is_empty() && text.chars().all(|c| c.is_ascii_alphanumeric());
         if !is_word(&self.location) {
-            let hint =
-                "specify a region name; `az account list-locations --query [].name` lists them";
+            let hint = "specify a region name; `az account list-locations --query [].name` lists \
+                        the names of all regions";
             return Err(invalid(
                 "the location",
                 &self.location,
@@ -360,15 +360,15 @@ pub(crate) fn check_identity(id: &str) -> Result<()> {
     }
     Err(Error::invalid(
         format!("the identity `{id}`"),
-        "it is not the id of a user-assigned identity, \
-              `/subscriptions/…/resourceGroups/…/providers/Microsoft.ManagedIdentity/userAssignedIdentities/…`",
-        "specify a resource id; `az identity list --query [].id` prints them",
+        "it is not the id of a user-assigned identity \
+         (`/subscriptions/…/resourceGroups/…/providers/Microsoft.ManagedIdentity/userAssignedIdentities/…`)",
+        "specify a resource id; `az identity list --query [].id` prints the ids of all identities",
     ))
 }
 
 /// Splits an image name into its parts.
 pub(crate) fn image(name: &str) -> Result<[&str; 4]> {
-    // Allow only characters that are safe in URLs, where the parts are also used.
+    // Allow only characters that are safe in URLs, because the parts are also used in URLs.
     let is_part = |part: &str| {
         part.starts_with(|c: char| c.is_ascii_alphanumeric())
             && part

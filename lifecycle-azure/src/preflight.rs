@@ -21,7 +21,7 @@ const USUAL: Duration = Duration::from_mins(3);
 
 const SUBSCRIPTIONS: &str = "2022-12-01";
 
-/// A size that a region offers.
+/// A VM size that a region offers.
 #[derive(Debug)]
 struct Size {
     family: String,
@@ -67,16 +67,16 @@ impl Size {
     }
 }
 
-/// The number of cores by family name in lower case. The key `cores` contains the total of all
-/// families.
+/// The number of cores for each family, with the family's name in lower case. The key `cores`
+/// contains the total of all families.
 type Cores = BTreeMap<String, u64>;
 
-/// The VMs that a region offers, and the subscription's quotas.
+/// The VM sizes that a region offers, and the subscription's quotas.
 #[derive(Debug)]
 struct Offer<'a> {
     location: &'a str,
     sizes: Vec<(String, Size)>,
-    /// The number of used cores and of allowed cores, by family name in lower case.
+    /// The used cores and the allowed cores of each family, with the family's name in lower case.
     usages: BTreeMap<String, (u64, u64)>,
 }
 
@@ -350,7 +350,8 @@ fn restriction(restriction: &models::ResourceSkuRestrictions) -> Restriction {
     }
 }
 
-/// Returns the number of used cores and of allowed cores, by family name in lower case.
+/// Returns the used cores and the allowed cores of each family, with the family's name in lower
+/// case.
 async fn usages(options: &AzureOptions, compute: &Compute) -> Result<BTreeMap<String, (u64, u64)>> {
     let usages = compute.client().usage_client();
     let request = usages.list(&options.location, &options.subscription);

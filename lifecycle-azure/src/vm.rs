@@ -12,7 +12,7 @@ use crate::first_boot::HostKey;
 use crate::options::{AzureOptions, image};
 use crate::tags::{self, Tags};
 
-/// The version of the network API that a VM's create request uses for the interface.
+/// The version of the network API that a VM's create request uses for the network interface.
 const INTERFACES: &str = "2020-11-01";
 
 /// A VM.
@@ -186,7 +186,7 @@ impl Vm {
     }
 
     /// Returns the alternatives that failed so far. Includes this VM's alternative if Azure has no
-    /// capacity for it. After other failures, the same alternative may be tried again.
+    /// capacity for the VM. After other failures, the same alternative may be tried again.
     pub(crate) fn tried(&self) -> Tried {
         let tried = Tried::read(self.tags.get(tags::TRIED));
         match &self.state {
@@ -311,7 +311,7 @@ pub(crate) fn create_request(
         },
     });
     let properties = serde_json::from_value(properties)
-        .map_err(|error| Error::failed("serializing a VM's request", error.to_string()))?;
+        .map_err(|error| Error::failed("serializing the request to create a VM", error.to_string()))?;
     let mut resource = models::Resource::new(options.location.clone());
     resource.tags = Some(tags.to_value());
     let mut vm = models::VirtualMachine::new(resource);
@@ -324,7 +324,7 @@ pub(crate) fn create_request(
 /// has no field for the identity's id.
 pub(crate) fn with_identity(vm: &models::VirtualMachine, identity: &str) -> Result<Value> {
     let mut vm = serde_json::to_value(vm)
-        .map_err(|error| Error::failed("serializing a VM's request", error.to_string()))?;
+        .map_err(|error| Error::failed("serializing the request to create a VM", error.to_string()))?;
     vm["identity"] = json!({
         "type": "UserAssigned",
         "userAssignedIdentities": { identity: {} },

@@ -12,8 +12,8 @@ use std::time::Duration;
 use http::Method;
 use tokio::time::{Instant, sleep_until};
 
-/// The fraction of Azure's limit that this provider uses. The rest is a reserve, because other
-/// clients share the limit and clocks differ.
+/// The fraction of Azure's limit that this provider uses. The rest is a safety margin: other
+/// clients share the limit, and clocks differ.
 const SHARE: f64 = 0.9;
 
 /// The longest time that a request waits for its turn. A request that would have to wait longer
@@ -98,7 +98,7 @@ impl Budgets {
     /// Waits until a request with this method may be sent.
     ///
     /// # Errors
-    /// Returns the required wait if it is too long, or if Azure has closed the bucket.
+    /// Returns the required wait if that wait is too long, or if the bucket is closed.
     pub(crate) async fn turn(&self, method: &Method) -> Result<(), Duration> {
         let at = self.with(method, |bucket| bucket.take(Instant::now()))?;
         sleep_until(at).await;
@@ -112,8 +112,8 @@ impl Budgets {
         })
     }
 
-    /// Closes the bucket of requests with this method for `wait`, after Azure has throttled such a
-    /// request.
+    /// Closes the bucket for this method after Azure has throttled a request. The bucket stays
+    /// closed for `wait`.
     pub(crate) fn close(&self, method: &Method, wait: Duration) {
         let until = Instant::now() + wait;
         self.with(method, |bucket| {
@@ -172,7 +172,11 @@ mod tests {
         let turns = (0..400).map(|_| budgets.turn(&Method::PUT));
         let ended = futures_util::future::join_all(turns).await;
         let refused: Vec<Duration> = ended.into_iter().filter_map(Result::err).collect();
-        assert_eq!(refused.len(), 130, "180 immediately, 90 within ten seconds");
+        assert_eq!(
+            refused.len(),
+            130,
+            "180 are sent immediately, and 90 within ten seconds"
+        );
         assert!(refused.iter().all(|wait| *wait > PATIENCE), "{refused:?}");
     }
 }

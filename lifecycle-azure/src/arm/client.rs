@@ -217,7 +217,7 @@ fn given(url: &str) -> Result<Url> {
     url.parse().map_err(|error: url::ParseError| {
         Error::denied(
             format!("a request to `{url}`"),
-            format!("Azure's response contains an invalid URL: {error}"),
+            format!("the request was not sent, because Azure returned an invalid URL: {error}"),
             "check `cloud.endpoint`",
         )
     })

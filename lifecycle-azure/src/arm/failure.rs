@@ -241,7 +241,7 @@ impl Refusal {
     }
 }
 
-/// The meaning of a refusal for the request.
+/// The interpretation of an error response.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Meaning {
     Throttled,
@@ -289,7 +289,7 @@ impl Denial {
             }
             Self::Policy => {
                 "ask the administrator of the subscription's policies for an exemption, or choose \
-                 allowed values"
+                 values that the policies allow"
             }
             Self::Lock => "remove the lock (`az lock list` shows it)",
             Self::Disabled => "re-enable the subscription, or choose another subscription",
@@ -320,8 +320,8 @@ impl Failure {
             Self::Elsewhere(ref url) => Error::denied(
                 what,
                 format!(
-                    "Azure's response refers to {url}, which is not an address of Resource \
-                         Manager"
+                    "the request was not sent: {url} is not an address of Azure Resource Manager, \
+                     and must not receive the token"
                 ),
                 "check `cloud.endpoint`",
             ),

@@ -29,8 +29,8 @@ const DEFAULT_WAIT: Duration = Duration::from_secs(10);
 /// The upper limit for a wait. Without a limit, a large number from a server could overflow the
 /// clock.
 const LONGEST: Duration = Duration::from_hours(24);
-/// The maximum size of a response, in bytes. Large, because the list of a region's sizes alone has
-/// several million bytes.
+/// The maximum size of a response, in bytes. Large, because the list of a region's VM sizes alone
+/// has several megabytes.
 const LARGEST: usize = 64 << 20;
 /// The maximum number of pages in a list. Without a limit, a server could keep returning links to
 /// further pages forever.
@@ -209,8 +209,8 @@ pub(crate) fn hidden(failure: Failure) -> legacy::Error {
     legacy::Error::new(legacy::error::ErrorKind::Other, failure)
 }
 
-/// Sends a request of the generated client, without the client's log output. That output would
-/// contain the token and the whole body, which may include a VM's private key.
+/// Sends a request of the generated client, and suppresses the client's log output. That output
+/// would contain the token and the whole body, which may include a VM's private host key.
 ///
 /// # Errors
 /// Returns the failure that the transport wrapped in the generated client's error.

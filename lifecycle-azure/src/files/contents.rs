@@ -30,7 +30,7 @@ pub(super) struct Body {
     pub(super) pieces: Vec<Piece>,
 }
 
-/// Bytes that are read in one request.
+/// A byte range that is read in one request.
 #[derive(Debug, Clone)]
 pub(super) struct Piece {
     /// The file in the share.

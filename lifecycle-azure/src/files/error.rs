@@ -180,7 +180,7 @@ mod tests {
     }
 
     #[test]
-    fn each_error_has_a_hint() {
+    fn maps_each_error_code() {
         let key = || CredentialKind::Key;
         let busy = refused(key(), 503, "ServerBusy", Some(7));
         assert_eq!(busy.retry(), Retry::After(Duration::from_secs(7)));

@@ -1,5 +1,5 @@
-//! Reads a local directory that is to be published: once to compute the digest and the chunks, then
-//! again, chunk by chunk, to send the chunks.
+//! Reads a local directory twice for a publish: first to compute the digest and the chunks, then
+//! chunk by chunk to send the chunks.
 
 use std::collections::BTreeMap;
 use std::fs::File;
@@ -110,7 +110,7 @@ pub(super) async fn local(directory: &Path, doing: &str) -> Result<Local> {
                         return Err(Error::invalid(
                             format!("symbolic link `{}`", root.join(&path).display()),
                             "the target is not UTF-8",
-                            "change the target, or exclude the link in `.dockerignore`",
+                            "change the target, or add the link to `.dockerignore`",
                         ));
                     }
                 },

@@ -55,8 +55,8 @@ use plain::Known;
 use share::Share;
 use version::Version;
 
-/// The number of concurrent requests. Together with [`CHUNK`], this bounds the memory that a
-/// transfer needs, however large the files are.
+/// The number of concurrent requests. Together with [`CHUNK`], this number bounds the memory of a
+/// transfer, regardless of the files' sizes.
 const PARALLEL: usize = 8;
 
 /// The maximum number of bytes per read or write. Smaller than Azure's limit of 4 MiB for a write,
@@ -80,7 +80,7 @@ pub struct AzureFiles {
     memory: Arc<Mutex<Memory>>,
 }
 
-/// Caches immutable data that was read before, by code base.
+/// Caches the current versions and the digests of plain files, by the name of the code base.
 #[derive(Debug, Default)]
 struct Memory {
     versions: BTreeMap<String, (String, Arc<Version>)>,
@@ -117,8 +117,8 @@ impl AzureFiles {
                      files that `publish` did not create, such as `{stray}`"
                 ),
                 format!(
-                    "remove these files from the share and publish them, or remove `{}` to use \
-                     these files as the code base",
+                    "to keep the published code base, remove these files from the share; to use \
+                     these files instead, remove `{}`",
                     name.join(OWN_DIRECTORY)
                 ),
             )),

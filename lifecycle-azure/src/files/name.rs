@@ -10,8 +10,8 @@ use lifecycle_core::{Error, Result};
 /// Azure's limit for the length of one path component, in characters.
 const LONGEST: usize = 255;
 
-/// The path of a code base's directory in a share. The share's root is stored as an empty string
-/// and displayed as `.`, like the project's own directory.
+/// The path of a code base's directory in a share. The root of the share is stored as an empty
+/// string and displayed as `.`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Name(String);
 
@@ -87,7 +87,7 @@ pub(super) fn fault(part: &str) -> Option<&'static str> {
         return Some("names in a share cannot contain any of `\" \\ : | < > * ?`");
     }
     if part.trim() != part || part.ends_with('.') {
-        return Some("names in a share cannot begin or end with a space, or end with a dot");
+        return Some("a name in a share cannot begin with a space, or end with a space or a dot");
     }
     if part.chars().count() > LONGEST {
         return Some("a part of the name is longer than 255 characters");

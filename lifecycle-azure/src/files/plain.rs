@@ -1,6 +1,6 @@
 //! Reads a plain code base: files that were copied to the share without `publish`.
 //!
-//! To compute the digest, only files whose size or entity tag has changed are read again.
+//! To compute the digest again, reads only the files whose size or entity tag has changed.
 
 use std::collections::BTreeMap;
 
@@ -17,15 +17,15 @@ use super::name::Name;
 use super::share::{Listed, Share};
 use super::{AzureFiles, CHUNK, PARALLEL};
 
-/// The digests of a code base's files that are already known, by path.
+/// The known digests of a code base's files, by path.
 pub(super) type Known = BTreeMap<String, Seen>;
 
-/// A file whose digest is already known.
+/// A file whose digest is known.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Seen {
     size: u64,
-    /// The entity tag. `None` if the share reported none; a change of such a file cannot be
-    /// detected.
+    /// The entity tag. `None` if the share reported none. Such a file is always read again, because
+    /// its changes cannot be detected.
     etag: Option<String>,
     sha256: [u8; 32],
 }

@@ -102,8 +102,8 @@ impl CodePublisher for AzureFiles {
 
 impl AzureFiles {
     /// Rejects names that would mix code bases. Names in a share are case-insensitive, so two names
-    /// that differ only in case would share their contents. Moreover, a code base in a subdirectory
-    /// of a plain code base would become part of the plain code base.
+    /// that differ only in case would refer to the same directory. Moreover, a code base in a
+    /// subdirectory of a plain code base would become part of the plain code base.
     async fn refuse_confusion(&self, name: &Name, doing: &str) -> Result<()> {
         for (directory, next) in name.ancestors() {
             let listed = self.share.list(directory, doing).await?;
@@ -130,8 +130,8 @@ impl AzureFiles {
                         "the parent directory `{}` contains files that `publish` did not create",
                         if directory.is_empty() { "." } else { directory }
                     ),
-                    "remove these files from the share and publish the parent directory as a code \
-                     base, too, or choose another name",
+                    "remove these files from the share and also publish the parent directory as a \
+                     code base, or choose another name",
                 ));
             }
         }

@@ -11,8 +11,8 @@ use super::share::{Listed, Share};
 use super::version::{self, MOST_OF_RECORD, Record, Version};
 use super::{AzureFiles, PARALLEL};
 
-/// The maximum number of times the records are listed. They are listed again if a record was
-/// removed after it was listed and before it was read.
+/// The maximum number of times the records are listed. The records are listed again if one of them
+/// was removed before it was read.
 const LISTS: usize = 3;
 
 impl AzureFiles {

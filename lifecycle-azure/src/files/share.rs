@@ -123,9 +123,9 @@ impl Share {
     /// Writes a new file of at most 4 MiB into a directory, and creates missing parent directories.
     /// Returns the name of the file.
     ///
-    /// `name` is called before each attempt and must return a new file name each time. Azure
-    /// creates a file filled with zeros before the contents are written. If a cancelled request
-    /// with the same name arrived late, it would overwrite the file of a later attempt.
+    /// `name` is called before each attempt and must return a new file name each time. If attempts
+    /// used the same name, a cancelled request that arrives late could overwrite the file of a
+    /// later attempt with zeros: Azure creates a file of zeros before the contents are written.
     pub(super) async fn write_new(
         &self,
         directory: &str,
@@ -157,7 +157,7 @@ impl Share {
     /// Waits until Azure accepts requests again.
     ///
     /// # Errors
-    /// Returns [`Error::Throttled`] if the wait would be long.
+    /// Returns [`Error::Throttled`] if the wait would be longer than [`LONGEST_WAIT`].
     async fn wait(&self, doing: &str) -> Result<()> {
         let until = *self
             .throttled_until

@@ -1,7 +1,7 @@
 //! Removes unused files after a publish.
 //!
 //! A superseded version is kept for a while ([`AzureFilesBuilder::keep`]): readers may still use
-//! it, and a publish in progress may reuse its chunks. Such a publish finishes within half of this
+//! it, and a publish in progress may reuse its chunks. A publish must finish within half of the
 //! retention time, so no reader or publisher needs the removed files. All times are from the
 //! share's clock, never from another machine's.
 //!

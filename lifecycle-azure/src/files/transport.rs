@@ -1,4 +1,4 @@
-//! Transports HTTP requests to Azure Files, with timeouts and without the system's certificates.
+//! Sends HTTP requests to Azure Files, with timeouts. Does not trust the system's certificates.
 //! Returns error responses as structured data; opendal's own errors contain only text.
 
 use std::time::Duration;
@@ -112,8 +112,8 @@ impl HttpTransport for Transport {
     }
 }
 
-/// Parses an error response. Returns `None` for absent files and for files that already exist,
-/// because opendal must handle these errors to create directories.
+/// Parses an error response. Returns `None` for absent files and for files that already exist:
+/// opendal handles these errors itself when it creates directories.
 fn refused(status: StatusCode, headers: &HeaderMap) -> Option<Trouble> {
     let text = |name: &str| {
         let value = headers.get(name).and_then(|value| value.to_str().ok());

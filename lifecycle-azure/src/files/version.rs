@@ -5,10 +5,10 @@
 //! <name>/.lifecycle/versions/<number>-<id>     a record, which names the chunks of a version
 //! ```
 //!
-//! The first line of a record is the SHA-256 of the rest. With it, readers recognize an incomplete
-//! record, which is still being written or was abandoned. The rest names the chunks of the index.
-//! The index lists all entries with their type, digest, and chunks. The complete record with the
-//! highest number is the current version.
+//! The first line of a record is the SHA-256 of the rest. This hash shows readers whether the
+//! record is complete. An incomplete record is still being written, or was abandoned. The rest
+//! names the chunks of the index. The index lists all entries with their type, digest, and chunks.
+//! The complete record with the highest number is the current version.
 //!
 //! Every attempt to write one of these files has a unique id in the file name. Nothing can
 //! therefore overwrite a file that is in use, not even a cancelled request that arrives late.
@@ -113,7 +113,8 @@ pub(super) fn chunks(name: &Name) -> String {
     name.join(&format!("{OWN_DIRECTORY}/chunks"))
 }
 
-/// Returns the file name of a record. In alphabetical order, file names are also ordered by number.
+/// Returns the file name of a record. Alphabetical order of these file names is also the order of
+/// their numbers.
 pub(super) fn file_name(number: u64, id: Uuid) -> String {
     format!("{number:020}-{}", id.simple())
 }
@@ -183,7 +184,7 @@ impl Record {
     }
 }
 
-/// The part of a record that all versions of the format share.
+/// The part of a record that all versions of the format have in common.
 #[derive(Deserialize)]
 struct Form {
     form: u32,

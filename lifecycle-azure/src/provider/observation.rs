@@ -23,8 +23,8 @@ impl Azure {
         if vms.is_empty() {
             return Ok(Vec::new());
         }
-        // List the interfaces and addresses of the whole subscription in two requests, however many
-        // nodes exist.
+        // List the interfaces and addresses of the whole subscription in two requests, regardless
+        // of the number of nodes.
         let of_network = |kind: &str| {
             let subscription = &self.options.subscription;
             format!("/subscriptions/{subscription}/providers/Microsoft.Network/{kind}")

@@ -18,8 +18,9 @@ impl Azure {
     /// Starts an action on a VM, unless `is_done` returns true for the VM.
     ///
     /// Azure would let any action replace a change in progress. This function allows that in two
-    /// cases only: for a deletion, and if the same action is already in progress. If Azure has lost
-    /// track of a change, repeating the action is the only way to finish it.
+    /// cases only: for a deletion, and if the same action is already in progress. The second case
+    /// is allowed because repeating the action is the only way to finish a change that Azure has
+    /// lost track of.
     pub(super) async fn begin_action(
         &self,
         node: &NodeName,
@@ -162,7 +163,7 @@ impl Azure {
             if vm.is_off() {
                 break;
             }
-            // A VM whose creation failed cannot be powered off. Deallocate its resources instead.
+            // A VM whose creation failed cannot be powered off. Deallocate the VM instead.
             let action = match vm.state {
                 State::Failed(_) if vm.never_ran() => Action::Deallocate,
                 _ => Action::PowerOff,

@@ -27,7 +27,7 @@ impl Azure {
                 if !vm.is_created() {
                     return Err(Error::failed(
                         format!("creating VM {name}"),
-                        "Azure could not create the VM",
+                        "the VM has failed, and this program replaces only VMs that it created",
                     ));
                 }
                 let after = self.remove_failed(spec, &vm).await?;
@@ -133,7 +133,7 @@ impl Azure {
         }
         Err(match refused {
             Some(refusal) => tried.exhausted(format!("creating VM {name}"), refusal),
-            None => Error::failed(format!("creating VM {name}"), "the VM has no size"),
+            None => Error::failed(format!("creating VM {name}"), "no VM size is configured"),
         })
     }
 
@@ -155,8 +155,8 @@ impl Azure {
         Ok(self.client.create(&path, COMPUTE, &body).await)
     }
 
-    /// Returns whether a missing VM must be created because the VM of the previous attempt was
-    /// removed.
+    /// Returns whether a missing VM was removed after a failed attempt, so that the next attempt
+    /// must create it.
     async fn continues_after_removal(&self, spec: &NodeSpec) -> Result<bool> {
         let has_others = Alternative::of(&self.options, spec).len() > 1;
         Ok(has_others && !self.shared.tried(&spec.name).await?.is_empty())

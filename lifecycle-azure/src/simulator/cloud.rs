@@ -37,8 +37,8 @@ impl Cloud {
         Self(Arc::new(parts))
     }
 
-    /// Locks the state of Resource Manager and sets its time to the current time. Do not hold the
-    /// lock across an await.
+    /// Locks the state of Resource Manager, and sets the state's time to the current time. Do not
+    /// hold the lock across an await.
     pub(crate) fn arm(&self) -> MutexGuard<'_, ArmState> {
         let mut arm = self.state.lock().unwrap_or_else(PoisonError::into_inner);
         arm.now = self.clock.now();

@@ -1,4 +1,5 @@
-//! Runs hosts as nodes of another cloud. Each change to a VM is applied to the node behind the VM.
+//! Runs hosts as nodes of another cloud. Each change to a VM is applied to the node that represents
+//! the VM's host.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -68,7 +69,7 @@ impl CloudHosts {
 
     fn placement(&self, vm: &str) -> Result<HostPlacement> {
         let found = self.placements().get(vm).cloned();
-        found.ok_or_else(|| Error::not_found(format!("the host behind {vm}")))
+        found.ok_or_else(|| Error::not_found(format!("the host of VM {vm}")))
     }
 
     async fn carry_out(&self, change: HostChange) -> Result<()> {

@@ -1,5 +1,5 @@
-//! Defines the hosts behind VMs. By default, there are no hosts: a VM is only a state that changes
-//! after a delay. A [`HostBackend`] can run a real host for each VM.
+//! Defines the hosts that run simulated VMs. By default, there are no hosts: a VM is only a state
+//! that changes after a delay. A [`HostBackend`] can run a real host for each VM.
 
 use std::fmt;
 use std::net::Ipv4Addr;
@@ -71,7 +71,7 @@ pub struct HostFailure {
     pub message: String,
 }
 
-/// Runs the hosts behind VMs.
+/// Runs a host for each simulated VM.
 ///
 /// # Guarantees
 /// A change returns when it is complete. Every change can be repeated, and deleting an absent host

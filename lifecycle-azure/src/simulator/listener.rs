@@ -110,7 +110,8 @@ async fn ended(server: impl Future<Output = io::Result<()>>, address: SocketAddr
     }
 }
 
-/// Marks a response, as an extension: the connection is closed instead of sending the response.
+/// Marks a response that must not be sent: the connection is closed instead. Stored as an extension
+/// of the response.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct BreakConnection;
 

@@ -84,8 +84,8 @@ impl AzureSimulator {
         Self::start_with(options, Arc::new(NoHosts)).await
     }
 
-    /// Starts a simulator with hosts behind its VMs. Each operation takes its configured delay in
-    /// addition to the time that the host needs.
+    /// Starts a simulator that runs a host for each VM. Each operation takes its configured delay
+    /// in addition to the time that the host needs.
     ///
     /// # Errors
     /// Returns an error if an address cannot be bound.
@@ -179,7 +179,8 @@ impl AzureSimulator {
         self.url(&self.files_http)
     }
 
-    /// Returns the URL of Azure Files over HTTPS. The certificate authority is the same.
+    /// Returns the URL of Azure Files over HTTPS. Clients must trust
+    /// [`authority_pem`](Self::authority_pem).
     pub fn secure_files_endpoint(&self) -> String {
         self.url(&self.files_https)
     }
@@ -221,13 +222,13 @@ impl AzureSimulator {
         self.cloud.budgets.readings(self.cloud.clock.now())
     }
 
-    /// Returns the VMs, sorted by id, with data that Azure's API never returns.
+    /// Returns the VMs, sorted by id. Includes data that Azure's API never returns.
     pub fn vms(&self) -> Vec<SimulatedVm> {
         vm::all(&self.cloud.arm())
     }
 
-    /// Serves the router of another service on a free port over HTTP. Requests to the router are
-    /// also recorded and also subject to faults.
+    /// Serves the router of another service on a free port over HTTP. These requests are also
+    /// recorded and subject to faults.
     ///
     /// # Errors
     /// Returns an error if there is no free port.
@@ -278,8 +279,8 @@ fn router(cloud: &Cloud) -> Router {
         .merge(identity::router(identity))
 }
 
-/// Wraps a router so that its requests are recorded and subject to faults. A [`Listener`] of the
-/// simulator only serves routers that are wrapped with this function.
+/// Wraps a router so that its requests are recorded and subject to faults. The simulator wraps all
+/// routers that it serves with this function.
 pub fn observed(router: Router, requests: &Requests, faults: &Faults) -> Router {
     router
         .layer(from_fn_with_state(faults.clone(), fault::inject))

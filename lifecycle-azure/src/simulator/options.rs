@@ -8,9 +8,8 @@ use std::time::Duration;
 
 use lifecycle_core::secret::Sensitive;
 
-/// The addresses of a simulator, and the options of what it simulates. By default, a simulator has
-/// one tenant with one subscription and one client, adds no delays, and listens on free ports of
-/// this machine.
+/// The addresses and the options of a simulator. By default, a simulator has one tenant with one
+/// subscription and one client, adds no delays, and listens on free ports of this machine.
 #[derive(Debug, Clone)]
 pub struct SimulatorOptions {
     /// The address of the HTTP endpoint. Port 0 selects a free port.
@@ -22,7 +21,7 @@ pub struct SimulatorOptions {
     /// The address of Azure Files over HTTPS. Port 0 selects a free port.
     pub files_https: SocketAddr,
     /// Additional names and addresses with which clients reach the simulator. The simulator's
-    /// certificates include them.
+    /// certificates include these names and addresses.
     pub known_as: Vec<String>,
     /// A file to which each finished request is appended. See
     /// [`Requests::written_to`](super::Requests::written_to).

@@ -1,4 +1,4 @@
-//! Provides tests with data about VMs that Azure's API never returns.
+//! Shows tests the state of simulated VMs, including data that Azure's API never returns.
 
 use std::net::Ipv4Addr;
 

@@ -118,7 +118,7 @@ async fn tries_each_zone_before_the_next_size() {
         let CloudProgress::Running { after, .. } = progress else {
             break;
         };
-        // A VM exists until the next poll detects that its creation failed.
+        // A failed VM exists until the next poll detects the failure.
         seen.extend(kinds(&azure).await);
         tokio::time::sleep(after.unwrap()).await;
     }

@@ -10,8 +10,9 @@ use crate::support::{azure, carry, provider, provision};
 /// The number of concurrent cases. High, because cases mostly wait.
 const AT_ONCE: usize = 8;
 
-/// Provisions a node in a process that dies when the response to the `nth` request for a step is
-/// lost, and then in another process. Returns whether such a request was sent.
+/// Provisions a node in a process that dies when the response to the `nth` request of a step is
+/// lost. Then provisions the same node in another process. Returns whether the `nth` request was
+/// sent.
 async fn dies(step: &Step, nth: usize) -> bool {
     let azure = azure().await;
     let when = When::next(step.selector()).nth(nth);

@@ -1,4 +1,5 @@
-//! Tests nodes when Azure fails, or when the process that provisions a node dies.
+//! Tests what happens to a node when Azure fails, or when the process that provisions the node
+//! dies.
 
 use http::Method;
 use lifecycle_azure::simulator::{Fault, Selector, When};

@@ -24,7 +24,8 @@ pub(crate) struct Case {
 pub(crate) enum Expected {
     /// The node is always running at the end of the run.
     Usable,
-    /// The run fails with an error that satisfies the function and contains the text, or recovers.
+    /// The run either recovers, or fails with an error that satisfies the function and contains the
+    /// text.
     Error(fn(&Error) -> bool, &'static str),
     /// The change reports this progress until the change is abandoned.
     Lasts(&'static str),

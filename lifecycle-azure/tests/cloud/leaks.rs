@@ -186,7 +186,8 @@ async fn publish(azure: &AzureSimulator, said: &Said, credential: FilesCredentia
             Err(error) => said.failed(&error),
         }
     }
-    // Make all connections fail, because a library's error may then contain the complete URL.
+    // Make all connections fail. The library's error for a failed connection may contain the
+    // complete URL.
     azure.faults().add(at_shares().always(), Fault::Dropped);
     said.failed(&store.digest("svc").await.unwrap_err());
     azure.faults().clear();

@@ -205,7 +205,7 @@ async fn follows_an_operation_with_only_a_location() {
     assert_eq!(
         node.power,
         Power::Running,
-        "the simulator never received the stop"
+        "the simulator never received the stop request"
     );
 }
 

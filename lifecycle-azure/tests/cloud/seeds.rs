@@ -62,7 +62,7 @@ const LIFE: [Stage; 5] = [
     Stage::DeleteShared,
 ];
 
-/// Runs a stage with a new provider, like a new process.
+/// Runs a stage with a new provider, as a new process would.
 async fn attempt(azure: &AzureSimulator, stage: Stage) -> Result<()> {
     let ours = provider(azure, 1);
     let change = match stage {

@@ -149,7 +149,7 @@ async fn recovers_from_a_single_fault_at_every_request() {
 async fn waits_as_long_as_a_busy_share_requests() {
     let (bench, (old, _)) = (Bench::start().await, two());
     let store = bench.with_key();
-    // Delay this request, because no other request runs concurrently with it.
+    // Delay the write of the record: no other request runs concurrently with this write.
     let record = Selector::method(Method::PUT).path("/versions");
     bench.faults.add(
         When::next(record),

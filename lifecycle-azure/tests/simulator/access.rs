@@ -1,4 +1,4 @@
-//! Tests which clients receive a token, and for what a token is valid.
+//! Tests which clients receive a token, and which requests accept the token.
 
 use std::time::Duration;
 

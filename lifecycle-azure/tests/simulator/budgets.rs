@@ -1,4 +1,5 @@
-//! Tests Azure's rate limits, which are always counted, but enforced only on request.
+//! Tests Azure's rate limits. Requests are always counted, but the limits are enforced only if a
+//! test enables them.
 
 use std::time::Duration;
 

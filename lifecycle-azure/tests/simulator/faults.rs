@@ -26,7 +26,7 @@ async fn throttling_uses_the_format_of_the_requested_service() {
     assert_eq!(compute.header("retry-after"), "420");
     assert_eq!(
         compute.body["code"], "OperationNotAllowed",
-        "the body must have no envelope and the code for an exceeded quota"
+        "the body must have no envelope, and must contain the code for an exceeded quota"
     );
     assert_eq!(compute.body["details"][0]["code"], "TooManyRequests");
     azure

@@ -1,4 +1,4 @@
-//! Tests that a host backend runs the hosts behind VMs.
+//! Tests that a host backend runs a host for each VM.
 
 use std::net::Ipv4Addr;
 use std::sync::{Arc, Mutex};

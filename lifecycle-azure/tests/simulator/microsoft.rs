@@ -1,4 +1,4 @@
-//! Tests that Microsoft's own clients, in Python, can use the simulator like Azure.
+//! Tests that Microsoft's own clients, in Python, can use the simulator in the same way as Azure.
 
 use std::path::{Path, PathBuf};
 

@@ -82,7 +82,7 @@ pub(crate) fn follow_vm(arm: &mut ArmState, key: &Key, running: bool) {
     }
 }
 
-/// Replaces the address with `at`, where the host behind the VM is reachable.
+/// Replaces the address with `at`, the address at which the VM's host is reachable.
 pub(crate) fn reach_at(arm: &mut ArmState, key: &Key, at: Ipv4Addr) {
     if let Some(found) = arm.addresses.get_mut(key)
         && found.address.is_some()

@@ -49,7 +49,7 @@ impl Answer {
         self
     }
 
-    /// Adds a path that the client must poll, without an operation.
+    /// Adds a path that the client must poll instead of an operation.
     pub(crate) fn again_at(mut self, path: String) -> Self {
         self.location = Some(path);
         self.wait = true;

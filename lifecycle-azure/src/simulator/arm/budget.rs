@@ -40,17 +40,17 @@ pub struct BudgetReading {
     pub name: String,
     /// The number of counted requests.
     pub requests: u64,
-    /// The number of requests that arrived while no requests were left. Such requests are rejected
+    /// The number of requests that arrived while the bucket was empty. Such requests are rejected
     /// if limits are enforced.
     pub beyond: u64,
-    /// The number of requests that are left now.
+    /// The number of requests that the bucket currently allows.
     pub left: u32,
 }
 
 #[derive(Debug)]
 struct Bucket {
     rate: Rate,
-    /// The number of tokens. Negative if further requests arrived while no tokens were left; this
+    /// The number of tokens. Negative if requests arrived while the bucket was empty, which
     /// lengthens the wait.
     level: f64,
     at: DateTime<Utc>,
@@ -65,7 +65,7 @@ impl Bucket {
         self.at = now;
     }
 
-    /// Counts a request. If no requests were left, returns how long to wait.
+    /// Counts a request. If the bucket was empty, returns how long to wait.
     fn take(&mut self, now: DateTime<Utc>) -> Option<Duration> {
         self.fill(now);
         self.requests += 1;

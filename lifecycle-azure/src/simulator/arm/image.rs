@@ -155,7 +155,7 @@ impl Image {
     }
 }
 
-/// Lists publishers, offers, SKUs, or versions, or returns an image. `rest` is the path after
+/// Returns an image, or a list of publishers, offers, SKUs, or versions. `rest` is the path after
 /// `locations/<location>/publishers`.
 pub(crate) fn browse(subscription: &str, location: &str, rest: &[&str]) -> Option<Answer> {
     let at = format!(

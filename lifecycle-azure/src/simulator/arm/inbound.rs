@@ -1,4 +1,4 @@
-//! Determines which TCP ports of a VM its security groups open for traffic from outside.
+//! Determines which TCP ports of a VM are open from outside, according to the VM's security groups.
 //!
 //! Azure distinguishes sources by their addresses. In the simulator, all outside traffic comes from
 //! the simulator's own machine, which represents every source. A rule allows this traffic if it
@@ -93,7 +93,8 @@ fn is(rule: &Rule, property: &str, value: &str) -> bool {
     found.is_some_and(|found| found.eq_ignore_ascii_case(value))
 }
 
-/// Returns the values of a property and of the property whose name is the plural.
+/// Returns the values of a property and of its plural form, for example `sourceAddressPrefix` and
+/// `sourceAddressPrefixes`.
 fn texts<'r>(rule: &'r Rule, property: &str) -> Vec<&'r str> {
     let one = rule.get(property).and_then(Value::as_str);
     let plural = match property.strip_suffix("Prefix") {

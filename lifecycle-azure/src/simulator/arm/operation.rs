@@ -117,8 +117,8 @@ pub(crate) struct Begin {
 }
 
 impl Begin {
-    /// Describes an operation on a resource that takes `delay`. By default, a poll returns no
-    /// resource after the operation has succeeded.
+    /// Describes an operation on a resource. The operation takes `delay`. By default, a poll
+    /// returns no resource after the operation has succeeded.
     pub(crate) fn on<R: Resource>(
         call: &Call<'_>,
         id: &ResourceId,
@@ -189,7 +189,7 @@ pub(crate) fn begin(
         };
         let mut arm = cloud.arm();
         let arm = &mut *arm;
-        // If a later operation has replaced this one, that operation makes the change.
+        // If a later operation has replaced this one, only the later operation changes the state.
         if arm
             .operations
             .get(id)

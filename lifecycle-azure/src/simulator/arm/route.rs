@@ -1,5 +1,5 @@
-//! Routes requests to resources by their paths. Does not use axum's router, which is
-//! case-sensitive: Azure's paths are not.
+//! Routes requests to resources by their paths. Does not use axum's router, because it is
+//! case-sensitive, but Azure's paths are case-insensitive.
 
 use axum::http::{Method, StatusCode};
 use serde_json::{Value, json};

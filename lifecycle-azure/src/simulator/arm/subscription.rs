@@ -53,7 +53,8 @@ pub(crate) fn list(call: &Call<'_>) -> Answer {
     Answer::ok(json!({ "value": shown }))
 }
 
-/// Returns the subscription with this id. The result has the case of the simulator's options.
+/// Returns the subscription with this id. The returned id has the same case as in the simulator's
+/// options.
 pub(crate) fn find<'c>(call: &Call<'c>, id: &str) -> Result<&'c str, Refusal> {
     let known = &call.cloud.options.subscriptions;
     let found = known.iter().find(|known| known.eq_ignore_ascii_case(id));

@@ -26,8 +26,8 @@ fn limit(options: &SimulatorOptions, family: &str) -> u32 {
         .map_or(options.default_quota, |(_, limit)| *limit)
 }
 
-/// Returns the number of cores of all VMs in a location, by family. Deallocated VMs and VMs without
-/// a host count, too.
+/// Returns the number of cores of all VMs in a location, by family. Includes deallocated VMs and
+/// VMs without a host.
 fn cores(arm: &ArmState, subscription: &str, location: &str) -> BTreeMap<&'static str, u32> {
     let mut used = BTreeMap::new();
     for vm in arm.vms.values() {

@@ -56,8 +56,8 @@ impl Entra {
     }
 }
 
-/// Issues a token to a client that sends its secret or an assertion. The signature of an assertion
-/// is not verified, which only the real Entra could do.
+/// Issues a token to a client that sends its secret or an assertion. Does not verify the signature
+/// of an assertion.
 pub(crate) async fn token(
     State(entra): State<Arc<Entra>>,
     Path(tenant): Path<String>,

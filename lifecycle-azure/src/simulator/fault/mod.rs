@@ -1,5 +1,6 @@
-//! Injects faults, either into selected requests (for example the third request that a selector
-//! selects) or into a fraction of all requests, which a seed determines.
+//! Injects faults either into selected requests (for example the third request that a selector
+//! selects), or into a fraction of all requests. A seed determines which requests are in this
+//! fraction.
 //!
 //! Some faults affect the request itself; the middleware in this module applies them. Other faults
 //! affect the operation that the request starts, such as a VM's allocation; these are attached to
@@ -30,7 +31,7 @@ pub enum Fault {
         /// The requested wait, in whole seconds.
         retry_after: Duration,
     },
-    /// The response is fixed. The request has no effect.
+    /// The simulator sends this response. The request has no effect.
     Answer {
         status: StatusCode,
         headers: Vec<(&'static str, String)>,
@@ -105,13 +106,13 @@ struct Planned {
     selector: Selector,
     /// The number of selected requests that pass before the first one is affected.
     pass: usize,
-    /// The number of selected requests that will still be affected. `None` for all.
+    /// The number of selected requests that will still be affected. `None` if there is no limit.
     strikes: Option<usize>,
     fault: Fault,
 }
 
-/// Determines which requests a fault affects. By default, this is the first request that a selector
-/// selects.
+/// Determines which requests a fault affects. By default, the fault affects only the next request
+/// that the selector selects.
 #[derive(Debug, Clone)]
 pub struct When {
     selector: Selector,
@@ -182,7 +183,7 @@ impl Faults {
         });
     }
 
-    /// Makes a fraction of all requests fail, determined by a seed.
+    /// Makes a fraction of all requests fail. The seed determines which requests fail.
     ///
     /// Whether a request fails depends on the seed, on the request's method and path, and on the
     /// number of earlier requests with the same method and path. It does not depend on how requests

@@ -1,4 +1,4 @@
-//! Parses a request to Azure Files into its account, path, and parameters.
+//! Parses a request to Azure Files into its share, path, and parameters.
 
 use axum::body::{Bytes, to_bytes};
 use axum::extract::Request;

@@ -95,7 +95,7 @@ fn change_power(
     let before = vm.power;
     let has_host = before.is_some();
     let (during, after) = match &change {
-        // A VM without a host is started by another attempt to create the host.
+        // To start a VM without a host, try again to create the host.
         HostChange::Start { .. } if !has_host => {
             let operation = begin_creation(call, arm, id)?;
             set(arm, &id.key(), Provisioning::Updating, None);

@@ -131,7 +131,7 @@ pub(super) fn begin_creation(
     ))
 }
 
-/// Returns the error that reports that Azure has no capacity for a VM.
+/// Returns Azure's error for missing capacity.
 pub(super) fn allocation_failed() -> Problem {
     Problem::new(
         "AllocationFailed",
@@ -221,9 +221,9 @@ struct Created {
     addresses: Vec<Key>,
 }
 
-/// Returns the id of a new resource that is created together with a VM. The resource's name has an
-/// unpredictable suffix, so that clients must read the name from the VM. Every run with the same
-/// requests has the same suffixes, so that seeded faults are reproducible.
+/// Returns the id of a new resource that is created together with a VM. The resource's name has a
+/// suffix that clients cannot predict, so that they must read the name from the VM. The same
+/// requests always result in the same suffixes, so that seeded faults are reproducible.
 fn id_for_part<R: Resource>(arm: &ArmState, vm: &Head, name: &str, digits: usize) -> ResourceId {
     let mut tried = 0_u32;
     loop {

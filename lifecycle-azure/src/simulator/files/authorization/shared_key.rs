@@ -82,7 +82,7 @@ fn full(call: &Call, account: &str) -> String {
     let mut text = format!("{}\n", call.method);
     for name in BY_PLACE {
         let value = match (name, call.header(name)) {
-            // API versions since 2015-02-21 sign an empty value for an empty body.
+            // For an empty body, API versions since 2015-02-21 sign an empty value instead of `0`.
             ("content-length", Some("0")) | (_, None) => "",
             // Sign `x-ms-date` instead.
             ("date", _) if call.header("x-ms-date").is_some() => "",

@@ -40,7 +40,7 @@ const PUBLIC: &[(&str, &[&str])] = &[
         &["lifecycle-core::cloud::CloudProvider::adopt"],
     ),
     (
-        "variants of `Error` and wire types may get more fields, so other crates and their tests use constructors",
+        "variants of `Error` and wire types may get fields, so other crates use constructors",
         &[
             "lifecycle-core::api::wire::InstanceV1::new",
             "lifecycle-core::api::wire::NodeV1::new",

@@ -460,7 +460,7 @@ impl CloudProvider for VmCloud {
         let change = &operation.change;
         let token: Token =
             serde_json::from_str(&operation.token).map_err(|error| Error::Corrupt {
-                what: format!("the token of {}", doing(change)),
+                what: format!("the stored token for {}", doing(change)),
                 why: error.to_string(),
             })?;
         let call = lock(&self.calls).get(change.node()).cloned();

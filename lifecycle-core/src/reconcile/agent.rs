@@ -50,7 +50,7 @@ pub(super) async fn ensure(
         .filter(|agents| declared.agent_container(agents) == container)
         .ok_or_else(|| Error::Conflict {
             what: format!("preparing the agent {container} failed"),
-            why: "a different agent is now declared".into(),
+            why: "this agent is no longer needed".into(),
         })?;
     let directory = directory(declared.owner.id);
     // Other containers mount a file from this directory, so every user must be able to open the

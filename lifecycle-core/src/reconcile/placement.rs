@@ -557,7 +557,7 @@ impl fmt::Display for Obstacle<'_> {
             }
             Self::Capacity { others } => write!(
                 f,
-                "not enough capacity is left next to {others} other replicas"
+                "does not have enough free capacity ({others} other replicas are placed on it)"
             ),
             Self::Port { host_port, by } => {
                 write!(f, "port {host_port} is already used by {by}")

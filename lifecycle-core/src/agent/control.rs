@@ -129,7 +129,7 @@ impl Feeder {
         };
         send(to, &report).await?;
         if report.kind == ReportKind::Accepted {
-            // A new feeder has not received the current reports.
+            // A new feeder has not received the current reports, so send them.
             for report in self.reporter.current() {
                 send(to, &report).await?;
             }

@@ -436,6 +436,6 @@ fn same_digest(spec: &ContainerSpec, found: &ContainerInspectResponse) -> Result
     }
     Err(Error::conflict(
         format!("container {}", spec.name),
-        "the container was created from another specification",
+        "the existing container was created from another specification",
     ))
 }

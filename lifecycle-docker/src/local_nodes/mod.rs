@@ -428,7 +428,8 @@ impl CloudProvider for LocalNodes {
             provisions: true,
             knows_host_keys: true,
             fences: true,
-            // A container's labels cannot be changed.
+            // An adopted container would need new labels, but a container's labels cannot be
+            // changed.
             adopts: false,
         }
     }

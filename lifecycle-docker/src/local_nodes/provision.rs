@@ -361,7 +361,7 @@ impl LocalNodes {
         };
         match docker.create_container(Some(options), body).await {
             Ok(_) => {}
-            // Another process is probing. Start that process's probe; the result is the same.
+            // Another process has created the probe. Start that probe; the result is the same.
             Err(error) if status(&error) == Some(409) => {}
             Err(error) => return Err(engine_error("checking the engine's privileges", error)),
         }

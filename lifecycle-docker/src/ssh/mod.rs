@@ -77,8 +77,8 @@ impl fmt::Debug for SshAccess {
 }
 
 impl SshAccess {
-    /// Creates access to a host without connecting. A private key that cannot be parsed is
-    /// [`Error::Invalid`].
+    /// Creates access to a host without connecting. Returns [`Error::Invalid`] if the private key
+    /// cannot be parsed.
     pub fn new(target: SshTarget, credential: &SshCredential, timings: SshTimings) -> Result<Self> {
         Self::through(None, target, credential, timings)
     }

@@ -30,7 +30,7 @@ impl Login {
     /// Marks the login as successful. From then on, the caller is responsible for ending the
     /// connection.
     pub(super) fn succeeded(self) {
-        // The error is ignored: if the connection has ended, it needs no message.
+        // Ignore the error: sending fails only if the connection has already ended.
         let _ = self.0.send(());
     }
 }

@@ -1,4 +1,4 @@
-//! Conformance suites that every implementation of a trait must pass.
+//! Conformance suites for this crate's traits. Every implementation of a trait must pass its suite.
 //!
 //! The suites for clouds and code stores return the first failed check as [`Failed`]. The other
 //! suites panic.

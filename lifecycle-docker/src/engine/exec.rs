@@ -30,7 +30,7 @@ impl DockerEngine {
             },
         );
         let id = self.within(QUICK, &what, create).await?.id;
-        // The connection then carries the command's input and output, so it must not be shared.
+        // Use a separate connection: after `start_exec`, it carries the command's input and output.
         let start = self.streams.start_exec(
             &id,
             Some(StartExecOptions {

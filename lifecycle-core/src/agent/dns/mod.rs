@@ -93,8 +93,8 @@ impl Answerer {
             tokio::select! {
                 received = socket.recv_from(&mut buffer) => {
                     let Ok((length, client)) = received else {
-                        // The error is an ICMP message about an earlier response that did not
-                        // arrive.
+                        // Ignore the error: it is an ICMP message about an earlier response that
+                        // did not arrive.
                         continue;
                     };
                     let query = &buffer[..length];

@@ -38,8 +38,8 @@ async fn main() -> Result<()> {
     // A real service creates the provider for its cloud here.
     let (id, name) = (PlatformId::new(RandomIds.uuid()), "demo".parse()?);
     let cloud = SimWorld::new(1).cloud(&Owner { id, name });
-    // In a platform's container, the environment contains the manager's address, if the service
-    // declares `x-lifecycle: {api: read}`.
+    // If a service declares `x-lifecycle: {api: read}`, the environment of its containers contains
+    // the manager's address.
     match ApiClient::of_this_service() {
         Ok(manager) => {
             let Idle { forgotten, failed } = idle(&cloud, &manager).await?;

@@ -298,7 +298,7 @@ impl<'a> Tree<'a> {
             processes: 0,
         });
         let mut checks: Vec<CheckRuns> = checks.collect();
-        // Count the runs whose command was seen first: the others count only up to a plausible
+        // First count the runs whose command was seen: the other runs count only up to a plausible
         // number of runs.
         self.runs.sort_by_key(|run| run.command != Command::Check);
         for run in self.runs {
@@ -333,9 +333,9 @@ impl<'a> Tree<'a> {
 }
 
 impl Command {
-    /// Returns whether this run can be another run of the check: the command was not seen, and the
-    /// number of runs is plausible. An engine starts a check one interval after the end of the
-    /// previous run.
+    /// Returns whether to count a run whose command was not seen as a run of the check: the number
+    /// of the check's runs must remain plausible. An engine starts a check one interval after the
+    /// end of the previous run.
     fn may_be_of(self, check: &CheckRuns, within: Duration) -> bool {
         let runs = u32::try_from(check.runs).unwrap_or(u32::MAX);
         self == Self::Unseen && check.check.interval.saturating_mul(runs) <= within

@@ -16,8 +16,8 @@ use crate::until;
 const NODES: [&str; 3] = ["hub", "edge-1", "edge-2"];
 
 /// The services of `compose.yaml` in start order. The services in a row start together when all
-/// services in the previous row are ready. The values are the service, the index of its node, and
-/// whether the engine checks its health.
+/// services in the previous row are ready. Each tuple contains the service, the index of its node,
+/// and whether the engine checks the service's health.
 const ROWS: [&[(&str, usize, bool)]; 5] = [
     &[("authentication", 1, false), ("authentication", 2, false)],
     &[("sensor-manager", 0, true)],
@@ -63,8 +63,8 @@ pub(crate) fn bring_up(programs: &Programs, credential: &TempDir) -> Result<Time
     let created = Created(format!("bench-raw-{}-{run}", std::process::id()));
     let image = node_image()?;
     let rights = rights(&image);
-    // Create the build context before the measurement starts: the files that the bootstrapper reads
-    // also exist before it starts.
+    // Create the build context before the measurement starts: the files that `up` reads also exist
+    // before `up` starts.
     let context = context(&programs.path("iot-platform"))?;
 
     let since = Instant::now();

@@ -1,4 +1,4 @@
-//! Reads the initial files and mutates them.
+//! Reads the tests' files and mutates them.
 
 use std::fs;
 use std::io;

@@ -44,8 +44,8 @@ fn bad_files_and_queries_change_nothing() {
     );
     assert!(!touched());
 
-    // These files are valid, but the cloud does not support one of their settings. This error must
-    // also be reported before anything is created.
+    // These files are valid, but the cloud does not support one of their settings. The error about
+    // this setting must also be reported before anything is created.
     project.compose(unsupported);
     project.write(
         "platform.toml",

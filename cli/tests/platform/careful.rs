@@ -1,5 +1,5 @@
-//! Tests that `up` rejects a concurrent `up`, and that it does not delete a node with data without
-//! a confirmation.
+//! Tests that `up` rejects a concurrent `up`, and that `up` deletes a node with data only after a
+//! confirmation.
 
 use std::time::Duration;
 

@@ -20,7 +20,7 @@ use crate::platform::service;
 use crate::postgres_server::PostgresServer;
 use crate::stage::{LEASE, Stage, key};
 
-/// A short lease for tests in real time, which must wait until the lease expires.
+/// The duration of a lease in tests that wait in real time until the lease expires.
 const SHORT: Duration = Duration::from_secs(2);
 
 const NODES: &str = "nodes";
@@ -64,7 +64,8 @@ async fn mirrored(seed: u64) -> (Stage, SimDatabases) {
     (stage, databases)
 }
 
-/// Checks that each database contains the central registry's records of its kinds, and no others.
+/// Checks that each database contains exactly the central registry's records of the kinds for which
+/// the database is configured.
 async fn assert_copies(stage: &Stage, databases: &SimDatabases) {
     let whole = stage.registry.snapshot().await.unwrap();
     for (url, with_nodes, services) in [

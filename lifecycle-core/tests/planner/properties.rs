@@ -120,7 +120,7 @@ fn happen(world: &mut World, mishap: &Mishap) {
     }
 }
 
-/// Returns a world in which some steps of the plans for a declaration were carried out and then
+/// Returns a world in which some steps of the plans for a declaration were carried out, and then
 /// mishaps happened.
 fn lived(draft: &PlatformDraft, steps: usize, mishaps: &[Mishap], seed: u64) -> World {
     let mut world = World::empty();

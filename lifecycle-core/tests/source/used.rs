@@ -1,4 +1,4 @@
-//! Checks that every symbol in the sources is used by more than tests.
+//! Checks that every symbol in the sources is used outside tests.
 //!
 //! Every function, method, type, variant, constant, and trait that a crate's `src` directory
 //! defines must be used outside its own definition and body: in the `src` directory of any crate,

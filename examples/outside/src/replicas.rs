@@ -1,6 +1,6 @@
 //! `replicas SERVICE` gets the replicas of a service from the manager and prints them. Run it in a
-//! container of a service that declares `x-lifecycle: {api: read}`. Needs the Cargo feature `api` of
-//! `lifecycle-core`.
+//! container of a service that declares `x-lifecycle: {api: read}`. Needs the Cargo feature `api`
+//! of `lifecycle-core`.
 
 use std::process::ExitCode;
 

@@ -26,7 +26,7 @@ use crate::arm::failure::Failure;
 use crate::arm::transport::hidden;
 use crate::trust;
 
-/// A token is replaced this long before it expires.
+/// How long before its expiry a token is replaced.
 const SPARE: TimeDelta = TimeDelta::minutes(5);
 /// Timeout for one login method. Needed because a machine outside Azure gets no response from the
 /// managed identity endpoint.

@@ -15,7 +15,7 @@ use crate::tags::{self, Tags};
 /// The version of the network API that a VM's create request uses for the network interface.
 const INTERFACES: &str = "2020-11-01";
 
-/// A VM.
+/// A VM as Azure reports it.
 #[derive(Debug, Clone)]
 pub(crate) struct Vm {
     pub(crate) id: String,
@@ -310,8 +310,9 @@ pub(crate) fn create_request(
             }],
         },
     });
-    let properties = serde_json::from_value(properties)
-        .map_err(|error| Error::failed("serializing the request to create a VM", error.to_string()))?;
+    let properties = serde_json::from_value(properties).map_err(|error| {
+        Error::failed("serializing the request to create a VM", error.to_string())
+    })?;
     let mut resource = models::Resource::new(options.location.clone());
     resource.tags = Some(tags.to_value());
     let mut vm = models::VirtualMachine::new(resource);
@@ -323,8 +324,9 @@ pub(crate) fn create_request(
 /// Adds a user-assigned identity to the request. The result is JSON, because the generated client
 /// has no field for the identity's id.
 pub(crate) fn with_identity(vm: &models::VirtualMachine, identity: &str) -> Result<Value> {
-    let mut vm = serde_json::to_value(vm)
-        .map_err(|error| Error::failed("serializing the request to create a VM", error.to_string()))?;
+    let mut vm = serde_json::to_value(vm).map_err(|error| {
+        Error::failed("serializing the request to create a VM", error.to_string())
+    })?;
     vm["identity"] = json!({
         "type": "UserAssigned",
         "userAssignedIdentities": { identity: {} },

@@ -89,8 +89,8 @@ impl Client {
             .map_err(|failure| failure.into_error(format!("creating {path}")))
     }
 
-    /// Requests the creation of a resource that does not exist. Returns how long to wait before the
-    /// first poll.
+    /// Requests the creation of a resource. Fails if the resource exists. Returns how long to wait
+    /// before the first poll.
     pub(crate) async fn create(
         &self,
         path: &str,

@@ -113,8 +113,8 @@ pub(super) fn chunks(name: &Name) -> String {
     name.join(&format!("{OWN_DIRECTORY}/chunks"))
 }
 
-/// Returns the file name of a record. Alphabetical order of these file names is also the order of
-/// their numbers.
+/// Returns the file name of a record. Sorting these file names alphabetically also sorts them by
+/// number.
 pub(super) fn file_name(number: u64, id: Uuid) -> String {
     format!("{number:020}-{}", id.simple())
 }

@@ -155,8 +155,7 @@ impl Azure {
         Ok(self.client.create(&path, COMPUTE, &body).await)
     }
 
-    /// Returns whether a missing VM was removed after a failed attempt, so that the next attempt
-    /// must create it.
+    /// Returns whether a missing VM was removed after a failed attempt and must be created again.
     async fn continues_after_removal(&self, spec: &NodeSpec) -> Result<bool> {
         let has_others = Alternative::of(&self.options, spec).len() > 1;
         Ok(has_others && !self.shared.tried(&spec.name).await?.is_empty())
@@ -208,7 +207,7 @@ impl Azure {
                 "the VM is being removed",
             )),
             State::Failed(ref refusal) if vm.never_ran() => self.next(spec, &vm, refusal).await,
-            // The VM has run, so its creation succeeded. At most a later change has failed.
+            // The VM has run, so its creation succeeded. Only a later change can have failed.
             State::Failed(_) | State::Succeeded => {
                 if !self.settle(&vm).await? {
                     return in_progress("Azure is making the VM's address static");

@@ -90,7 +90,7 @@ impl Authority {
 
 impl ServerIdentity {
     /// Returns the TLS configuration for a listener. The configuration has its own crypto provider,
-    /// because the process may not have chosen one.
+    /// because the process may have no default provider.
     pub(crate) fn server_config(&self) -> Result<Arc<ServerConfig>> {
         let failed = |error: rustls::Error| {
             Error::failed("using the simulator's certificate", error.to_string())

@@ -95,8 +95,8 @@ impl CloudHosts {
 
     async fn create_host(&self, request: &HostRequest) -> Result<()> {
         let placement = self.clouds.placement(request)?;
-        // Record the placement before creating the host. If the creation is interrupted, the host
-        // can then still be deleted with its VM.
+        // Record the placement before creating the host, so that the host is deleted with its VM
+        // even if the creation is interrupted.
         self.placements()
             .insert(request.vm.clone(), placement.clone());
         let _guard = self.creating.read().await;
@@ -137,7 +137,7 @@ impl CloudHosts {
         carry_out(placement.cloud.as_ref(), NodeChange::Delete { node }, LIMIT).await?;
         self.placements().remove(vm);
         // Remove the shared resources only with the last host. A host that is being created also
-        // needs them.
+        // needs these resources.
         let Ok(_guard) = self.creating.try_write() else {
             return Ok(());
         };

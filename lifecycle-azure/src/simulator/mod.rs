@@ -217,7 +217,7 @@ impl AzureSimulator {
         &self.cloud.options
     }
 
-    /// Returns how much of each of Azure's rate limits has been used, by name.
+    /// Returns the use of each of Azure's rate limits, sorted by name.
     pub fn budgets(&self) -> Vec<BudgetReading> {
         self.cloud.budgets.readings(self.cloud.clock.now())
     }
@@ -227,8 +227,8 @@ impl AzureSimulator {
         vm::all(&self.cloud.arm())
     }
 
-    /// Serves the router of another service on a free port over HTTP. These requests are also
-    /// recorded and subject to faults.
+    /// Serves the router of another service on a free port over HTTP. Requests to this service are
+    /// also recorded, and faults also affect them.
     ///
     /// # Errors
     /// Returns an error if there is no free port.

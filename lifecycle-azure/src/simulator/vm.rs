@@ -8,7 +8,7 @@ use super::arm::resource::{Provisioning, Resource as _};
 use super::arm::state::ArmState;
 use super::arm::vm::Power;
 
-/// A simulated VM.
+/// The state of a simulated VM.
 #[derive(Debug, Clone)]
 pub struct SimulatedVm {
     /// The VM's id, in the case in which the VM was created.

@@ -156,7 +156,7 @@ async fn reports_a_network_that_stays_updating() {
 }
 
 /// Runs an operation that has only a `Location`, which returns 202 until the operation ends. `last`
-/// is the response after that.
+/// is the response after the operation's end.
 async fn of_older_form(last: Fault) -> (AzureSimulator, Result<()>) {
     let azure = azure().await;
     let ours = provider(&azure, 1);

@@ -116,7 +116,7 @@ impl Budgets {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Counts a request of a principal to a subscription.
+    /// Counts a request that a principal sends to a subscription.
     pub(crate) fn spend(
         &self,
         now: DateTime<Utc>,

@@ -105,7 +105,7 @@ pub(crate) fn get(arm: &ArmState, subscription: &str, name: &str) -> Result<Answ
     arm.group(subscription, name).map(|g| Answer::ok(g.show()))
 }
 
-/// Returns an answer without a body, whose status shows whether the group exists.
+/// Returns a status without a body: 204 if the group exists, or else 404.
 pub(crate) fn exists(arm: &ArmState, subscription: &str, name: &str) -> Answer {
     match arm.group(subscription, name) {
         Ok(_) => Answer::new(StatusCode::NO_CONTENT),

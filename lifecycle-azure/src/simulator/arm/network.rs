@@ -337,8 +337,8 @@ pub(crate) fn show_subnet_at(arm: &ArmState, id: &str) -> Option<Value> {
     Some(network.show_subnet(network.subnet(name)?, arm))
 }
 
-/// The address space of a subnet's network, the subnet's own block, and the subnet's security
-/// group.
+/// Describes the network of the VMs in a subnet: the network's address space, the subnet's own
+/// block, and the subnet's security group.
 #[derive(Debug)]
 pub(crate) struct Surroundings<'w> {
     pub(crate) spaces: &'w [Ipv4Net],

@@ -1,4 +1,4 @@
-//! Routes requests to resources by their paths. Does not use axum's router, because it is
+//! Routes requests to resources by their paths. Does not use axum's router: that router is
 //! case-sensitive, but Azure's paths are case-insensitive.
 
 use axum::http::{Method, StatusCode};

@@ -135,7 +135,7 @@ impl When {
         Self::next(Selector::method(method).path(part))
     }
 
-    /// Affects the `n`-th selected request from now on, counted from 1.
+    /// Affects the `n`-th selected request after the fault is added, counted from 1.
     #[must_use]
     pub fn nth(mut self, n: usize) -> Self {
         self.pass = n.saturating_sub(1);
@@ -149,7 +149,7 @@ impl When {
         self
     }
 
-    /// Affects all further selected requests, too.
+    /// Also affects all later selected requests.
     #[must_use]
     pub fn always(mut self) -> Self {
         self.strikes = None;
@@ -197,8 +197,8 @@ impl Faults {
         *self.state() = State::default();
     }
 
-    /// Returns how often the added faults will still occur. Zero means that all faults of a test
-    /// have occurred. Faults with [`When::always`] are not counted.
+    /// Returns how many more times the added faults will occur. Zero means that all faults of a
+    /// test have occurred. Faults with [`When::always`] are not counted.
     pub fn pending(&self) -> usize {
         self.state()
             .planned

@@ -14,11 +14,11 @@ use super::Fault;
 /// 1.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct FaultRates {
-    /// The fraction of requests with the response 429 and `Retry-After`.
+    /// The fraction of requests that receive a response with status 429 and `Retry-After`.
     pub throttled: f64,
     /// The wait in the `Retry-After` of a throttled response.
     pub retry_after: Duration,
-    /// The fraction of requests with the response 500 and without any effect.
+    /// The fraction of requests that have no effect and receive a response with status 500.
     pub internal_error: f64,
     /// The fraction of requests whose connection is closed before they have an effect.
     pub dropped: f64,

@@ -60,7 +60,7 @@ impl Contents {
         }
     }
 
-    /// Returns the bytes from `start` to `end`. Both must be within the file.
+    /// Returns the bytes from `start` to `end`. Both offsets must be within the file.
     pub(super) fn read(&self, start: u64, end: u64) -> Bytes {
         let length = usize::try_from(end.saturating_sub(start)).unwrap_or_default();
         let mut all = BytesMut::zeroed(length);

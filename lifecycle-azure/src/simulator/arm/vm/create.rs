@@ -121,7 +121,8 @@ pub(super) fn begin_creation(
     };
     let key = id.key();
     let finish = move |arm: &mut ArmState, worked: Result<(), Problem>| {
-        // A VM whose host could not be created stays `Failed` until it is deleted.
+        // A VM whose host could not be created stays `Failed` until the VM is deleted or its
+        // creation is retried.
         let power = worked.is_ok().then_some(Power::Running);
         set(arm, &key, Provisioning::after(&worked), power);
         worked
@@ -191,7 +192,8 @@ fn named_interfaces(
     Ok(Some(attached))
 }
 
-/// Creates all interfaces that are declared inside the VM. If one of them fails, creates none.
+/// Creates all interfaces that are declared inside the VM. If one creation fails, removes the
+/// interfaces that were created before.
 fn make_interfaces(
     call: &Call<'_>,
     arm: &mut ArmState,

@@ -204,7 +204,7 @@ pub(crate) async fn check(
         match offer.choose(&all, &mut needed) {
             Ok((kind, whys)) if !whys.is_empty() && !all.first().is_some_and(|it| it.is(kind)) => {
                 let why = whys.join("; ");
-                let remark = format!("Node {} will be {kind}, because {why}.", spec.name);
+                let remark = format!("Node {} will use size {kind}, because {why}.", spec.name);
                 report.remarks.push(remark);
             }
             Ok(_) => {}

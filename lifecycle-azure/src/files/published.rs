@@ -45,7 +45,7 @@ impl AzureFiles {
         }
         Err(Error::conflict(
             format!("code base `{name}` in {}", self.share.info()),
-            "parts of the published version are missing or being removed; publish it again",
+            "parts of the published version are missing or being removed; publish the code base again",
         ))
     }
 

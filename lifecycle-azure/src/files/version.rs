@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! <name>/.lifecycle/chunks/<SHA-256>-<id>      at most 2 MiB, written once, never changed
-//! <name>/.lifecycle/versions/<number>-<id>     a record, which names the chunks of a version
+//! <name>/.lifecycle/versions/<number>-<id>     the record of one version
 //! ```
 //!
 //! The first line of a record is the SHA-256 of the rest. This hash shows readers whether the

@@ -153,7 +153,7 @@ async fn skips_a_family_without_quota() {
         panic!("{report:?}");
     };
     assert!(
-        remark.starts_with("Node one will be Standard_B2s in zone 1"),
+        remark.starts_with("Node one will use size Standard_B2s in zone 1"),
         "{remark}"
     );
     assert!(report.predicted.is_some());

@@ -271,7 +271,10 @@ async fn sends_removed_chunks_again() {
     wire.remove_tree("svc/.lifecycle/chunks").await;
     let store = bench.with_key();
     let error = store.digest("svc").await.unwrap_err();
-    assert!(error.to_string().contains("publish it again"), "{error}");
+    assert!(
+        error.to_string().contains("publish the code base again"),
+        "{error}"
+    );
     let again = store.publish("svc", root.path()).await.unwrap();
     assert!(archive(&store, &again.code).await == local_archive(root.path()).await);
 }

@@ -260,13 +260,19 @@ pub async fn a_cancelled_change_can_be_repeated(bench: &dyn CloudBench) -> Check
     let node = Subject::new(cloud.as_ref(), &spec);
     for after in DROPS {
         node.drop_after(node.provision(), after).await?;
-        let listed = list(cloud.as_ref()).await?;
-        let listed = listed.iter().find(|seen| seen.name == spec.name);
-        let seen = node.seen().await?;
-        ensure_eq!(
-            listed.map(|seen| &seen.provider_id),
-            seen.as_ref().map(|seen| &seen.provider_id),
-            "provision dropped after {after:?}, list and get differ"
+        // A request that the cloud has already received may create the node between these calls.
+        let listed = async || {
+            let nodes = list(cloud.as_ref()).await?.into_iter();
+            let found = nodes.into_iter().find(|seen| seen.name == spec.name);
+            Ok(found.map(|seen| seen.provider_id))
+        };
+        let before = listed().await?;
+        let seen = node.seen().await?.map(|seen| seen.provider_id);
+        let later = listed().await?;
+        ensure!(
+            seen == before || seen == later,
+            "provision dropped after {after:?}: get returned {seen:?}, but list returned \
+             {before:?} before and {later:?} afterwards"
         );
         node.done(node.provision()).await?;
         let what = format!("provision dropped after {after:?}");

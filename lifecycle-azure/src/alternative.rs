@@ -10,7 +10,7 @@ use lifecycle_core::model::NodeSpec;
 use crate::arm::failure::Refusal;
 use crate::options::AzureOptions;
 
-/// The maximum length of a tag value, as documented in "Use tags to organize your Azure resources".
+/// Azure's limit for the length of a tag value, from "Use tags to organize your Azure resources".
 const LONGEST: usize = 256;
 
 /// A VM size in one zone, or in a zone that Azure chooses.
@@ -56,12 +56,12 @@ impl Alternative {
         all
     }
 
-    /// Returns whether `other` is the same alternative. Sizes are compared case-insensitively.
+    /// Compares zones exactly, and sizes case-insensitively.
     pub(crate) fn is(&self, other: &Self) -> bool {
         self.size.eq_ignore_ascii_case(&other.size) && self.zone == other.zone
     }
 
-    /// Returns the text that a tag contains for this alternative, for example `Standard_B2s/1`.
+    /// Formats the alternative for a tag, for example `Standard_B2s/1`.
     fn written(&self) -> String {
         match &self.zone {
             Some(zone) => format!("{}/{zone}", self.size),
@@ -130,8 +130,8 @@ impl Tried {
         self
     }
 
-    /// Returns the alternatives in `all` after the last one that failed. Returns `all` if it does
-    /// not contain that alternative.
+    /// Returns the alternatives in `all` that follow the last failed one. If `all` does not contain
+    /// the last failed one, returns `all`.
     pub(crate) fn rest<'a>(&self, all: &'a [Alternative]) -> &'a [Alternative] {
         let last = self.0.last();
         let place = last.and_then(|(last, _)| all.iter().position(|one| one.is(last)));

@@ -1,5 +1,5 @@
-//! Calls Azure's compute service through the generated client. Sends each request with `send`. Does
-//! not use the client's polling, which reads an operation's state from the wrong field.
+//! Calls Azure's compute service through the generated client. Does not use the client's polling,
+//! which reads an operation's state from the wrong field.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -115,8 +115,8 @@ impl Compute {
         Ok(vms)
     }
 
-    /// Returns the VMs of the subscription that represent `node` according to their tags. For VMs
-    /// without tags, the VM's name decides.
+    /// Returns the VMs of the subscription that represent `node`, according to their tags or,
+    /// without tags, to their names.
     pub(crate) async fn named(&self, node: &NodeName) -> Result<Vec<Vm>> {
         let mut found = Vec::new();
         for vm in self.pages(false).await? {

@@ -26,7 +26,7 @@ use crate::arm::failure::Failure;
 use crate::arm::transport::hidden;
 use crate::trust;
 
-/// How long before its expiry a token is replaced.
+/// A token is replaced this long before it expires.
 const SPARE: TimeDelta = TimeDelta::minutes(5);
 /// Timeout for one login method. Needed because a machine outside Azure gets no response from the
 /// managed identity endpoint.
@@ -35,9 +35,8 @@ const CONNECT: Duration = Duration::from_secs(5);
 /// The address of Azure's instance metadata service, which every Azure VM can reach.
 /// `azure_identity` requests managed identity tokens from this service.
 const METADATA: (Ipv4Addr, u16) = (Ipv4Addr::new(169, 254, 169, 254), 80);
-/// Timeout for a connection to the metadata service. The service runs on the VM's host and responds
-/// quickly, so a machine that cannot connect within this time is not an Azure VM. Microsoft's other
-/// clients use the same timeout in their credential chains.
+/// Timeout for a connection to the metadata service. The service responds quickly to Azure VMs, so
+/// a machine that cannot connect within this time is not an Azure VM.
 const PROBE: Duration = Duration::from_secs(1);
 /// The environment variables with which `azure_identity` finds managed identities outside VMs.
 const OTHER_SOURCES: [&str; 2] = ["IDENTITY_ENDPOINT", "MSI_ENDPOINT"];

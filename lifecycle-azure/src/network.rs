@@ -161,7 +161,6 @@ impl Shared {
                         self.client.put(path, version, body).await?
                     }
                     Some(failed) => failed,
-                    // The resource does not exist, or no longer exists.
                     None => self.client.put(path, version, body).await?,
                 };
                 if is_ready(path, &found)? {

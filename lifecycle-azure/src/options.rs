@@ -161,8 +161,7 @@ impl AzureOptions {
                 hint,
             ));
         }
-        // These rules are from "Naming rules and restrictions for Azure resources", section
-        // Microsoft.Resources.
+        // From "Naming rules and restrictions for Azure resources", section Microsoft.Resources.
         let fits = |group: &str| {
             (1..=90).contains(&group.len())
                 && !group.ends_with('.')

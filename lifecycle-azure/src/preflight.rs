@@ -67,8 +67,7 @@ impl Size {
     }
 }
 
-/// The number of cores for each family, with the family's name in lower case. The key `cores`
-/// contains the total of all families.
+/// The number of cores by family name, in lower case. The key `cores` contains the total.
 type Cores = BTreeMap<String, u64>;
 
 /// The VM sizes that a region offers, and the subscription's quotas.
@@ -76,7 +75,7 @@ type Cores = BTreeMap<String, u64>;
 struct Offer<'a> {
     location: &'a str,
     sizes: Vec<(String, Size)>,
-    /// The used cores and the allowed cores of each family, with the family's name in lower case.
+    /// The used and the allowed cores by family name, in lower case.
     usages: BTreeMap<String, (u64, u64)>,
 }
 
@@ -262,7 +261,7 @@ async fn images(
              /artifacttypes/vmimage/offers/{offer}/skus/{sku}/versions",
             options.subscription, options.location
         );
-        // The response is a plain list of versions, without the envelope of other lists.
+        // Unlike other lists, this response is a plain array.
         let versions = client.get(&path, COMPUTE).await?;
         let versions = versions.as_ref().and_then(Value::as_array);
         let is_this = |found: &Value| found.get("name").and_then(Value::as_str) == Some(version);
@@ -350,8 +349,7 @@ fn restriction(restriction: &models::ResourceSkuRestrictions) -> Restriction {
     }
 }
 
-/// Returns the used cores and the allowed cores of each family, with the family's name in lower
-/// case.
+/// Returns the used and the allowed cores by family name, in lower case.
 async fn usages(options: &AzureOptions, compute: &Compute) -> Result<BTreeMap<String, (u64, u64)>> {
     let usages = compute.client().usage_client();
     let request = usages.list(&options.location, &options.subscription);

@@ -116,8 +116,8 @@ impl Azure {
     /// Returns [`Error::Invalid`] for invalid options.
     pub fn new(options: AzureOptions) -> Result<Self> {
         let endpoint = options.check()?;
-        // The scope is always the public address, even for the simulator, because the scope
-        // determines the audience of the tokens.
+        // The scope is only the tokens' audience, which is the same in the simulator as in the
+        // public cloud.
         let scope = "https://management.azure.com/.default";
         let authority = options.certificate_authority.as_deref();
         let credential = Arc::new(Credential::new(

@@ -16,9 +16,9 @@ pub(crate) const NODE: &str = "lifecycle.node";
 pub(crate) const CREATED: &str = "lifecycle.created";
 /// The id of the attempt that created the VM, which also appears in the log.
 pub(crate) const RUN: &str = "lifecycle.run";
-/// The alternatives that failed for a node that has several alternatives. The tag is on the node's
-/// VM. From the removal of a failed VM until the next attempt, the tag is on the network, with the
-/// node's name appended to the key.
+/// The failed alternatives of a node that has several. The tag is on the node's VM. From the
+/// removal of a failed VM until the next attempt, the tag is on the network, with the node's name
+/// appended to the key.
 pub(crate) const TRIED: &str = "lifecycle.tried";
 /// The public part of the VM's SSH host key.
 pub(crate) const HOST_KEY: &str = "lifecycle.host-key";

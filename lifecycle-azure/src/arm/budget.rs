@@ -1,7 +1,6 @@
 //! Keeps requests within Azure's rate limits per subscription, with one token bucket for each
-//! limit. If Azure reports that a limit is reached, the bucket is closed for the time that Azure
-//! specifies. Each provider tracks only its own requests. Requests of other clients, in this
-//! process or elsewhere, become visible only when Azure throttles a request.
+//! limit. When Azure throttles a request, the request's bucket is closed for the time that Azure
+//! specifies. Each provider counts only its own requests.
 //!
 //! The sizes of the buckets are from "Understand how Azure Resource Manager throttles requests"
 //! (per subscription, principal, and region) and "Troubleshooting API throttling errors – Compute".
@@ -16,8 +15,7 @@ use tokio::time::{Instant, sleep_until};
 /// clients share the limit, and clocks differ.
 const SHARE: f64 = 0.9;
 
-/// The longest time that a request waits for its turn. A request that would have to wait longer
-/// fails immediately.
+/// The longest time that a request waits. A request that would wait longer fails immediately.
 const PATIENCE: Duration = Duration::from_secs(10);
 
 /// The kind of a request, which determines the bucket that the request uses.

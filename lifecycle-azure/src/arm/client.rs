@@ -13,14 +13,12 @@ use url::Url;
 use super::failure::{Failure, Refusal};
 use super::transport::{Answer, PAGES, Transport, retry_after};
 
-/// Sends requests to Resource Manager.
 #[derive(Debug, Clone)]
 pub(crate) struct Client {
     endpoint: Url,
     transport: Arc<Transport>,
 }
 
-/// The progress of an operation.
 #[derive(Debug)]
 pub(crate) enum Progress {
     Running {
@@ -79,8 +77,7 @@ impl Client {
         ))
     }
 
-    /// Creates or replaces a resource. Returns the resource as Azure reports it; its creation may
-    /// still be in progress.
+    /// Creates or replaces a resource, and returns it. The creation may still be in progress.
     pub(crate) async fn put(&self, path: &str, version: &str, body: &Value) -> Result<Value> {
         let url = self.url(path, version)?;
         let answer = self.request(Method::PUT, url, Some(body)).await;
@@ -128,8 +125,7 @@ impl Client {
         }
     }
 
-    /// Reads the progress of an operation, from the URL that Azure returned when it started the
-    /// operation.
+    /// Reads the progress of an operation. `url` is from the response that started the operation.
     pub(crate) async fn operation(&self, url: &str) -> Result<Progress> {
         let what = "polling an operation";
         let answer = match self.request(Method::GET, given(url)?, None).await {

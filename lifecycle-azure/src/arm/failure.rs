@@ -14,8 +14,7 @@ pub(crate) enum Failure {
     /// Azure refused the request, or an operation failed.
     #[error("{0}")]
     Refused(Refusal),
-    /// The request was not sent: its target, which this variant contains, does not belong to Azure
-    /// and must not receive a token.
+    /// The request was not sent: this URL does not belong to Azure and must not receive a token.
     #[error("{0} is not an address of Azure")]
     Elsewhere(String),
     /// The request was not sent: Azure would have throttled it. Contains the required wait.
@@ -27,7 +26,6 @@ pub(crate) enum Failure {
     Broken(#[source] reqwest::Error),
     #[error("no response in time")]
     TimedOut(#[source] reqwest::Error),
-    /// The login failed.
     #[error("the login failed")]
     Login(#[source] Box<Error>),
     /// A response that violates the protocol.

@@ -1,5 +1,5 @@
-//! Reads a local directory twice for a publish: first to compute the digest and the chunks, then
-//! chunk by chunk to send the chunks.
+//! Reads a local directory twice for a publish: first to compute the digest and the chunks, and
+//! then to send the chunks.
 
 use std::collections::BTreeMap;
 use std::fs::File;

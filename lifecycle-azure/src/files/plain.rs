@@ -24,8 +24,8 @@ pub(super) type Known = BTreeMap<String, Seen>;
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Seen {
     size: u64,
-    /// The entity tag. `None` if the share reported none. Such a file is always read again, because
-    /// its changes cannot be detected.
+    /// The entity tag. If `None`, the file is always read again, because changes cannot be
+    /// detected.
     etag: Option<String>,
     sha256: [u8; 32],
 }
@@ -105,7 +105,7 @@ async fn selection(share: &Share, root: &Name, top: &[Listed], doing: &str) -> R
     Selection::parse(&text, &format!("{path}` in `{}", share.info().share))
 }
 
-/// Returns all entries of the code base, and separately its files as the share lists them.
+/// Returns the entries of the code base and, for its files, also the list items of the share.
 async fn walk(
     share: &Share,
     root: &Name,

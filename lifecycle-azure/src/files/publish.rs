@@ -86,7 +86,7 @@ impl CodePublisher for AzureFiles {
         let files_removed = match self.tidy(&name, &chunks, &doing).await {
             Ok(removed) => removed,
             Err(error) => {
-                // Ignore the error: the next publish removes these versions.
+                // Ignore the error: the next publish retries the removal.
                 tracing::warn!(%name, error = error.chain(), "cannot remove superseded versions");
                 0
             }

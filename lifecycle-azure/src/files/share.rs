@@ -37,8 +37,7 @@ pub(super) struct Share {
     operator: Operator,
     info: Arc<ShareInfo>,
     /// The directory that all paths are relative to, with a trailing `/`; empty for the root of the
-    /// share. opendal's own root option cannot be used: if several parent directories are missing,
-    /// it creates only the last one.
+    /// share. opendal's own root option is unsuitable: it cannot create several missing parents.
     root: String,
     /// No request is sent before this time. Set when Azure throttles a request; shared by all
     /// clones of this value.
@@ -123,9 +122,8 @@ impl Share {
     /// Writes a new file of at most 4 MiB into a directory, and creates missing parent directories.
     /// Returns the name of the file.
     ///
-    /// `name` is called before each attempt and must return a new file name each time. If attempts
-    /// used the same name, a cancelled request that arrives late could overwrite the file of a
-    /// later attempt with zeros: Azure creates a file of zeros before the contents are written.
+    /// `name` must return a new file name for each attempt. Otherwise, a cancelled request that
+    /// arrives late could overwrite the file of a later attempt with zeros.
     pub(super) async fn write_new(
         &self,
         directory: &str,

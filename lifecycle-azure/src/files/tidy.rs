@@ -19,9 +19,9 @@ use super::version::{self, Version};
 use super::{AzureFiles, PARALLEL};
 
 impl AzureFiles {
-    /// Removes superseded versions and the chunks that only they use. Returns the number of removed
-    /// files. The caller must list `chunks` before this function lists the records, so that every
-    /// version that may use one of these chunks is found.
+    /// Removes superseded versions and the chunks that no other version uses. Returns the number of
+    /// removed files. `chunks` must be listed before this call, so that every version that may use
+    /// a listed chunk is found.
     pub(super) async fn tidy(&self, name: &Name, chunks: &[Listed], doing: &str) -> Result<usize> {
         let share = &self.share;
         let records = published::records(share, name, doing).await?;

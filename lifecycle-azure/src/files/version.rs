@@ -5,13 +5,13 @@
 //! <name>/.lifecycle/versions/<number>-<id>     the record of one version
 //! ```
 //!
-//! The first line of a record is the SHA-256 of the rest. This hash shows readers whether the
-//! record is complete. An incomplete record is still being written, or was abandoned. The rest
-//! names the chunks of the index. The index lists all entries with their type, digest, and chunks.
-//! The complete record with the highest number is the current version.
+//! The first line of a record is the SHA-256 of the rest, and shows readers whether the record is
+//! complete. An incomplete record is still being written, or was abandoned. The rest of a record
+//! names the chunks of the index, which lists all entries with their type, digest, and chunks. The
+//! complete record with the highest number is the current version.
 //!
-//! Every attempt to write one of these files has a unique id in the file name. Nothing can
-//! therefore overwrite a file that is in use, not even a cancelled request that arrives late.
+//! Every write attempt uses a file name with a unique id. Nothing can therefore overwrite a file
+//! that is in use, not even a cancelled request that arrives late.
 
 use std::collections::BTreeMap;
 

@@ -17,10 +17,9 @@ use crate::vm::{State, Vm};
 impl Azure {
     /// Starts an action on a VM, unless `is_done` returns true for the VM.
     ///
-    /// Azure would let any action replace a change in progress. This function allows that in two
-    /// cases only: for a deletion, and if the same action is already in progress. The second case
-    /// is allowed because repeating the action is the only way to finish a change that Azure has
-    /// lost track of.
+    /// Azure lets any action replace a change in progress. This function allows that only for a
+    /// deletion, or if the same action is in progress. Repeating an action is the only way to
+    /// finish a change that Azure has lost track of.
     pub(super) async fn begin_action(
         &self,
         node: &NodeName,
@@ -127,8 +126,8 @@ impl Azure {
                 after: after.or(Some(self.options.poll_every)),
                 message: status.map(|status| format!("Azure reports {status}")),
             }),
-            // Azure forgets an operation only long after it has ended. The next observation shows
-            // the result.
+            // Azure forgets an operation only long after its end. The next observation shows the
+            // result.
             Progress::Done | Progress::Gone => Ok(CloudProgress::Done),
             // Another request replaced the operation. If that request is for the same action, the
             // action is still running.

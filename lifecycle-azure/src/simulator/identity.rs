@@ -112,8 +112,7 @@ async fn metadata(
     headers: HeaderMap,
     Query(query): Parameters,
 ) -> Response {
-    // Require this header, as IMDS does. It prevents attackers from tricking a server into
-    // requesting tokens for them.
+    // IMDS requires this header, so that attackers cannot trick a server into requesting tokens.
     let asked = headers
         .get("metadata")
         .is_some_and(|value| value.as_bytes().eq_ignore_ascii_case(b"true"));

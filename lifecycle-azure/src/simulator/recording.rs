@@ -186,8 +186,7 @@ impl Requests {
             changed.mark_unchanged();
             let mut found = self.matching(selector);
             found.retain(|one| one.outcome != Outcome::Open);
-            // `changed` cannot fail, because the sender lives as long as `self`. If it did fail, no
-            // more requests would arrive.
+            // `changed` cannot fail here: the sender lives as long as `self`.
             if found.len() >= count || changed.changed().await.is_err() {
                 return found;
             }
@@ -221,7 +220,7 @@ impl Requests {
             outcome,
             ..open.clone()
         });
-        // Search by value: positions change when the list is cleared.
+        // Search by value: indexes change when the list is cleared.
         if let Some(found) = self.list().iter_mut().rev().find(|one| **one == open) {
             open.outcome = outcome;
             *found = open;
@@ -230,7 +229,7 @@ impl Requests {
     }
 }
 
-/// Replaces the signature in a query, because everyone who knows a signature can use it.
+/// Hides the signature in a query, because a signature is a credential.
 fn unsigned(query: &str) -> String {
     let shown = |part: &str| {
         let is_signature = part

@@ -159,8 +159,8 @@ async fn strike(case: &Case, step: &Step) -> Row {
     }
 }
 
-/// Checks that the next run completes the node exactly once, and that deleting the node leaves
-/// nothing behind.
+/// Checks that exactly one node runs after the next run, and that deleting everything leaves no
+/// resources.
 async fn goes_on(azure: &AzureSimulator, next: &Azure, change: NodeChange, place: &str) {
     let outcome = carry(next, change).await;
     outcome.unwrap_or_else(|error| panic!("{place}: the next run: {}", error.chain()));

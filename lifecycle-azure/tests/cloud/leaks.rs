@@ -219,7 +219,7 @@ async fn no_secret_appears_in_logs_errors_or_debug_output() {
         signature.len() > 40,
         "the signature was not found in the token"
     );
-    // Search for the signature in both forms: as it is sent and as it was generated.
+    // Search for the signature as it was sent and as it was generated.
     secrets.push(
         signature
             .replace("%2B", "+")

@@ -155,8 +155,8 @@ async fn reports_a_network_that_stays_updating() {
     assert!(azure.requests().count(&steps::POLL_NETWORK.selector()) > 2);
 }
 
-/// Runs an operation that has only a `Location`, which returns 202 until the operation ends. `last`
-/// is the response after the operation's end.
+/// Runs an operation whose only link is a `Location`. Polls of the link receive 202 and then
+/// `last`.
 async fn of_older_form(last: Fault) -> (AzureSimulator, Result<()>) {
     let azure = azure().await;
     let ours = provider(&azure, 1);
@@ -195,8 +195,7 @@ async fn follows_an_operation_with_only_a_location() {
     let failed = Fault::error(StatusCode::CONFLICT, "AllocationFailed", message);
     let error = of_older_form(failed).await.1.unwrap_err();
     assert!(matches!(error, Error::Exhausted { .. }), "{error:?}");
-    // If Azure has forgotten an operation, the operation ended long ago, and the node's observation
-    // shows the result.
+    // Azure forgets an operation only long after its end. The node's observation shows the result.
     let message = "The entity was not found.";
     let gone = Fault::error(StatusCode::NOT_FOUND, "NotFound", message);
     let (azure, outcome) = of_older_form(gone).await;

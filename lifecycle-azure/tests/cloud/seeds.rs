@@ -21,11 +21,9 @@ const SEEDS: u64 = 12;
 const SEEDS_VARIABLE: &str = "LIFECYCLE_TEST_SEEDS";
 /// The environment variable that selects a single seed, to repeat its run.
 const SEED_VARIABLE: &str = "LIFECYCLE_TEST_SEED";
-/// The number of concurrent lifecycles. High, because lifecycles mostly
-/// wait.
+/// The number of concurrent lifecycles. High, because lifecycles mostly wait.
 const AT_ONCE: usize = 16;
-/// The maximum number of attempts per lifecycle, which is more than any lifecycle needs at these
-/// rates.
+/// The maximum number of attempts per lifecycle. More than any lifecycle needs at these rates.
 const ATTEMPTS: usize = 200;
 
 const RATES: FaultRates = FaultRates {
@@ -81,8 +79,7 @@ fn may_be_tried_again(error: &Error) -> bool {
     matches!(error, Error::Exhausted { .. }) || error.retry() != Retry::Never
 }
 
-/// Returns whether two concurrent processes create the node. This is the case for every second
-/// seed.
+/// Returns whether two concurrent processes create the node: true for every second seed.
 fn has_rival(seed: u64) -> bool {
     seed % 2 == 1
 }

@@ -148,7 +148,7 @@ pub(crate) fn write(root: &Path, files: &[(&str, &[u8])]) {
     }
 }
 
-/// Returns bytes that change their value every `step` bytes.
+/// Returns bytes whose value changes every `step` bytes.
 pub(crate) fn pattern(size: usize, step: usize) -> Vec<u8> {
     let steps = (0..=250_u8).cycle();
     let bytes = steps.flat_map(|byte| std::iter::repeat_n(byte, step));

@@ -37,7 +37,7 @@ fn two() -> (TempDir, TempDir) {
     (old, new)
 }
 
-/// Returns the number of requests that publishing `new` takes, after publishing `old` if specified.
+/// Returns how many requests a publish of `new` sends. If `old` is specified, publishes it first.
 async fn requests_of(old: Option<&TempDir>, new: &TempDir) -> usize {
     let bench = Bench::start().await;
     let store = bench.with_key();

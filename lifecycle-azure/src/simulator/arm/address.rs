@@ -14,7 +14,7 @@ use super::state::ArmState;
 /// The first address. All addresses are from the block for benchmarks (RFC 2544), which is not
 /// routed.
 const FIRST: Ipv4Addr = Ipv4Addr::new(198, 18, 0, 1);
-/// The number of usable addresses in this block.
+/// The number of usable addresses in `198.18.0.0/15`.
 const COUNT: u32 = (1 << 17) - 2;
 
 #[derive(Debug)]

@@ -1,5 +1,5 @@
 //! Simulates Azure's rate limits with token buckets. Counts requests even if the limits are not
-//! enforced, so that a test can read how many requests a run has sent.
+//! enforced, so that tests can read how many requests were sent.
 
 use std::collections::BTreeMap;
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -50,8 +50,8 @@ pub struct BudgetReading {
 #[derive(Debug)]
 struct Bucket {
     rate: Rate,
-    /// The number of tokens. Negative if requests arrived while the bucket was empty, which
-    /// lengthens the wait.
+    /// The number of tokens. A request that arrives while the bucket is empty makes it negative,
+    /// and so lengthens the wait.
     level: f64,
     at: DateTime<Utc>,
     requests: u64,

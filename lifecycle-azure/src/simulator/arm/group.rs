@@ -203,8 +203,8 @@ fn keys<R: Resource>(arm: &ArmState, inside: &str) -> Vec<Key> {
         .collect()
 }
 
-/// Removes the resources of a group, each before the resources that it uses. Fails if a resource of
-/// another group uses one of them.
+/// Removes the resources of a group, each before the resources that it uses. Fails if a resource
+/// outside the group uses a resource in the group.
 fn empty(arm: &mut ArmState, inside: &str) -> Result<(), Problem> {
     remove::<vm::VmResource>(arm, inside)?;
     remove::<super::disk::Disk>(arm, inside)?;

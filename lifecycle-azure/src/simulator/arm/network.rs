@@ -321,7 +321,7 @@ pub(crate) fn pick_address(
     Ok(address)
 }
 
-/// Iterates over the subnets that have a security group. Returns each subnet's id with its group.
+/// Iterates over the subnets that have a security group, as (id of the subnet, id of the group).
 pub(crate) fn subnet_security_groups(arm: &ArmState) -> impl Iterator<Item = (String, &str)> {
     arm.networks.values().flat_map(|network| {
         network.subnets.iter().filter_map(|subnet| {

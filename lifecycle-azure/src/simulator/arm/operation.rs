@@ -33,7 +33,7 @@ pub(crate) struct Operation {
     stop: CancellationToken,
 }
 
-/// The time and the result of an operation's end.
+/// The end of an operation: its time and the operation's result.
 #[derive(Debug)]
 pub(crate) struct End {
     at: DateTime<Utc>,

@@ -350,7 +350,7 @@ pub(crate) fn delete<R: Resource>(
         return Ok(Answer::new(StatusCode::NO_CONTENT));
     };
     if let Some(problem) = found.in_use(arm) {
-        // Each resource provider uses a different status for this error.
+        // Each resource provider has its own status for this error.
         return Err(match R::NAMESPACE {
             "Microsoft.Compute" => problem.conflict(),
             _ => problem.bad_request(),

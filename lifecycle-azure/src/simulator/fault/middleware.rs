@@ -57,15 +57,15 @@ fn answer(status: StatusCode, headers: &[(&'static str, String)], body: String) 
         .unwrap_or_else(|error| unusable(&error))
 }
 
-/// Returns the response for a fault with a header that HTTP cannot represent. Such a header is a
-/// mistake in the test.
+/// Logs the error and closes the connection. The test specified a header that HTTP cannot
+/// represent.
 fn unusable(error: &axum::http::Error) -> Response {
     tracing::error!(%error, "a fault's response cannot be sent");
     broken()
 }
 
-/// Returns the body of a response with status 429. The compute service's body has no envelope, and
-/// its code is the one for an exceeded quota. Resource Manager's own body has the usual format.
+/// Returns the body of a response with status 429. The compute service omits the envelope, and uses
+/// the code for an exceeded quota.
 pub(crate) fn throttled_body(compute: bool, retry_after: Duration) -> Value {
     let seconds = retry_after.as_secs();
     if compute {

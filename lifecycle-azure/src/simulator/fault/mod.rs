@@ -1,10 +1,9 @@
 //! Injects faults either into selected requests (for example the third request that a selector
-//! selects), or into a fraction of all requests. A seed determines which requests are in this
-//! fraction.
+//! selects), or into a fraction of all requests. A seed determines which requests fail.
 //!
-//! Some faults affect the request itself; the middleware in this module applies them. Other faults
-//! affect the operation that the request starts, such as a VM's allocation; these are attached to
-//! the request.
+//! The middleware in this module applies the faults that affect the request itself. Faults that
+//! affect the operation that the request starts, such as a VM's allocation, are attached to the
+//! request.
 
 mod middleware;
 mod seeded;
@@ -43,7 +42,7 @@ pub enum Fault {
     AnswerLost,
     /// The response is delayed by this duration.
     SlowAnswer(Duration),
-    /// The operation that the request starts takes longer by this duration.
+    /// The operation that the request starts takes this much longer.
     SlowOperation(Duration),
     /// The operation that the request starts ends as `Failed`. It has no further effect.
     OperationFails { code: String, message: String },

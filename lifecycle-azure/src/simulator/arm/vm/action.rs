@@ -154,7 +154,7 @@ fn unmade(id: &ResourceId) -> Refusal {
     Problem::new("OperationNotAllowed", message).conflict()
 }
 
-/// Deletes a VM and those of its resources that have `deleteOption: Delete`.
+/// Deletes a VM, and its resources that have `deleteOption: Delete`.
 pub(crate) fn delete(call: &Call<'_>, arm: &mut ArmState, id: &ResourceId) -> Answer {
     let Ok(vm) = find::<VmResource>(arm, id) else {
         return Answer::new(StatusCode::NO_CONTENT);

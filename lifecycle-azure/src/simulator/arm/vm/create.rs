@@ -45,8 +45,7 @@ pub(crate) fn put(call: &Call<'_>, arm: &mut ArmState, id: &ResourceId) -> Resul
     let forced = call.injected.quota_exceeded;
     let options = &call.cloud.options;
     usage::fits(arm, options, id, &head.location, request.size, forced).inspect_err(|_| {
-        // A well-known pitfall of Azure: although the VM does not exist, its interfaces stay
-        // reserved for a while.
+        // As in Azure, the interfaces stay reserved for a while, although the VM was not created.
         let until = arm.now + options.nic_reservation;
         for attached in named.iter().flatten() {
             if let Some(interface) = arm.interfaces.get_mut(&attached.id.key()) {
@@ -142,8 +141,7 @@ pub(super) fn allocation_failed() -> Problem {
     )
 }
 
-/// Checks that the disks do not exist. New disks are either empty or created from an image, and
-/// never overwrite existing disks.
+/// Checks that the disks do not exist yet.
 fn disks_are_new(arm: &ArmState, id: &ResourceId, request: &VmRequest) -> Result<(), Refusal> {
     let disks = request.data_disks.iter().chain([&request.os_disk]);
     for name in disks.filter_map(|disk| disk.name.as_deref()) {
@@ -223,9 +221,8 @@ struct Created {
     addresses: Vec<Key>,
 }
 
-/// Returns the id of a new resource that is created together with a VM. The resource's name has a
-/// suffix that clients cannot predict, so that they must read the name from the VM. The same
-/// requests always result in the same suffixes, so that seeded faults are reproducible.
+/// Returns the id of a resource that is created together with a VM. Clients cannot predict the
+/// suffix of the name, but the same requests always result in the same suffixes.
 fn id_for_part<R: Resource>(arm: &ArmState, vm: &Head, name: &str, digits: usize) -> ResourceId {
     let mut tried = 0_u32;
     loop {

@@ -290,7 +290,7 @@ pub(super) fn top_level_of(call: &Call<'_>) -> Map<String, Value> {
             .into_iter()
             .flatten()
         {
-            // All identities are the same in the simulator: the identity of the metadata service.
+            // In the simulator, every identity is the one that the metadata service provides.
             *ids = json!({
                 "principalId": call.cloud.ids.uuid(),
                 "clientId": call.cloud.options.managed_identity,

@@ -41,7 +41,7 @@ impl AddressChoice {
     }
 }
 
-/// The values that a handle depends on. If one changes, a new handle is opened.
+/// The values that require a new handle when they change.
 #[derive(Debug, Clone, PartialEq, Eq)]
 struct Identity {
     boot_id: Option<String>,

@@ -10,7 +10,7 @@ use lifecycle_core::Error;
 use russh::ChannelOpenFailure;
 use thiserror::Error as ThisError;
 
-/// Why an SSH connection could not be opened or used.
+/// The reasons why an SSH connection could not be opened or used.
 #[derive(Debug, ThisError)]
 pub(crate) enum SshError {
     #[error("{0}")]

@@ -170,9 +170,8 @@ fn health(status: Option<HealthStatusEnum>) -> Option<Health> {
     }
 }
 
-/// Parses the engine's timestamp. Truncates the time to microseconds, which is the registry's
-/// precision, so that the time equals its stored copy. Returns `None` for the year 1, which the
-/// engine uses for "never".
+/// Parses the engine's timestamp, and truncates it to microseconds, as the registry does. Returns
+/// `None` for the year 1, which the engine uses for "never".
 fn time(text: Option<&str>) -> Option<DateTime<Utc>> {
     let time = DateTime::parse_from_rfc3339(text?)
         .ok()?

@@ -13,7 +13,7 @@ use lifecycle_core::{Error, Result};
 const FIRST_BOOT: Duration = Duration::from_mins(15);
 /// Time limit, per attempt, for waiting until another run of the package manager has finished.
 const LOCK: Duration = Duration::from_mins(10);
-/// Time limit for the download and installation that follow this wait.
+/// Time limit for the download and the installation.
 const INSTALL: Duration = Duration::from_mins(15);
 /// Time limit for the engine's first response after its start.
 const ANSWER: Duration = Duration::from_mins(2);
@@ -57,7 +57,7 @@ impl HostPreparer for DebianPreparer {
 }
 
 /// Adds the account to the group `docker` if the account was created for the platform. The SSH
-/// server can then forward the engine's socket, which needs no process for each connection.
+/// server can then forward the engine's socket.
 async fn join_group(host: &dyn NodeAccess, account: Account) -> Result<()> {
     // `SUDO_USER` is the account that runs sudo. Root needs no group membership.
     const SCRIPT: &str = "\

@@ -98,7 +98,7 @@ async fn uses_the_relay_if_the_account_cannot_use_the_socket() {
         assert!(rest.is_empty());
     }
 
-    // After that, only the connections that calls share stay open on the host.
+    // Only the connections that calls share stay open on the host.
     drop(events);
     let open = connections(&machine).await;
     tokio::time::timeout(Duration::from_secs(20), async {

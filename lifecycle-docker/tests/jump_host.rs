@@ -33,7 +33,8 @@ const QUICK: SshTimings = SshTimings {
     keepalive_misses: 3,
 };
 
-/// The number of lines that are sent in one packet each: more than any buffer on the path can hold.
+/// The number of lines to send, each in a separate packet. Together they exceed every buffer on the
+/// path.
 const LINES: usize = 8000;
 
 fn jump(machine: &TestHost) -> JumpHost {
@@ -293,8 +294,8 @@ async fn reconnects_to_a_jump_host_that_breaks_or_stops_responding() {
     }
 }
 
-/// Connects to a node through a jump host, and returns the error. Checks that the error contains
-/// the names of both.
+/// Connects to a node through a jump host, and returns the error. Checks that the error names the
+/// jump host and the node.
 async fn refusal(jump: JumpHost, seen: &ObservedNode) -> Error {
     let named = format!("jump host {}@{}:{}", jump.user, jump.host, jump.port);
     let error = through(jump).connect(seen).await.unwrap_err();

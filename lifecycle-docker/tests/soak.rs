@@ -31,8 +31,8 @@ use stats_alloc::{INSTRUMENTED_SYSTEM, StatsAlloc};
 #[global_allocator]
 static ALLOCATOR: &StatsAlloc<System> = &INSTRUMENTED_SYSTEM;
 
-/// The number of bytes that one stream or connection may leave in use. If a channel remained in the
-/// SSH client's table, it would take more than 2,000 bytes, with its buffers.
+/// The number of bytes that one stream or connection may leave in use. A channel that stays open
+/// takes more than 2,000 bytes.
 const LEFT_BY_EACH: usize = 100;
 /// Additional growth allowed for tables, buffers, and queues of bounded size.
 const SLACK: usize = 128 << 10;
@@ -77,8 +77,7 @@ fn in_use() -> usize {
         .saturating_sub(stats.bytes_deallocated)
 }
 
-/// Waits until the number of bytes in use no longer decreases, and returns it. The wait is needed
-/// because streams and connections are closed in the background.
+/// Waits until the number of bytes in use no longer decreases, and returns it.
 async fn settled() -> usize {
     let mut least = in_use();
     let mut unchanged = 0;

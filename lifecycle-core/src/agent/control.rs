@@ -1,6 +1,5 @@
-//! Serves the control socket. The manager sends tables on this socket, one line of JSON per table,
-//! and receives reports, also one line of JSON each. The agent answers an empty line with a report
-//! about the active table.
+//! Serves the control socket. The manager sends tables, and the agent answers with reports; each is
+//! one line of JSON. An empty line requests a report about the active table.
 
 use std::collections::VecDeque;
 use std::io;
@@ -21,12 +20,10 @@ use crate::model::Epoch;
 use crate::network::{Report, ReportKind};
 
 /// The maximum number of connected feeders (clients that send tables). A further feeder replaces
-/// the oldest one. Normally one feeder is connected; there are more only while connections of
-/// previous leaders have not closed yet.
+/// the oldest.
 const FEEDERS: usize = 16;
 
-/// The delay after a failed attempt to accept a connection, for example because no file descriptors
-/// are left.
+/// The delay after a failed `accept`, for example if no file descriptors are left.
 const PAUSE: Duration = Duration::from_millis(100);
 
 /// A table that a feeder sent, and the channel for the agent's answer.
@@ -36,7 +33,6 @@ pub(super) struct Command {
     pub(super) answer: oneshot::Sender<Report>,
 }
 
-/// Accepts feeders and serves each of them.
 pub(super) async fn serve(
     listener: UnixListener,
     tables: mpsc::Sender<Command>,

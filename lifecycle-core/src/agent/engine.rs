@@ -30,8 +30,7 @@ use crate::error::Result;
 use crate::model::{InstanceId, Protocol, ServiceName};
 use crate::network::{Block, ReportKind, Table};
 
-/// The interval between retries while an address is still in use, or while the table from disk
-/// cannot be applied.
+/// The interval between retries, for example while an address is still in use.
 const TRY_AGAIN: Duration = Duration::from_millis(200);
 
 /// Identifies a listener by its service, address, port, and protocol.
@@ -50,7 +49,7 @@ pub(super) struct Engine {
     zone: watch::Sender<Arc<Zone>>,
     view: watch::Sender<Arc<View>>,
     table: Option<Table>,
-    /// The table from disk. It is `None` once the table was applied.
+    /// The table from disk, until it has been applied.
     last: Option<Table>,
     services: BTreeMap<ServiceName, Arc<Service>>,
     backends: HashMap<(InstanceId, String), Weak<Backend>>,
@@ -105,7 +104,6 @@ impl Engine {
         (engine, seen)
     }
 
-    /// Processes tables for as long as the agent runs.
     pub(super) async fn run(mut self, mut commands: mpsc::Receiver<Command>) {
         let mut again = interval(TRY_AGAIN);
         again.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -113,8 +111,7 @@ impl Engine {
             tokio::select! {
                 Some(command) = commands.recv() => {
                     let kind = self.take(command.line).await;
-                    // Sending fails only if the feeder has disconnected. Then nothing needs the
-                    // answer.
+                    // Ignore the error: the feeder has disconnected.
                     drop(command.answer.send(self.reporter.report(kind)));
                 }
                 Ok(()) = self.resolvers.changed() => self.write_resolv_conf(),

@@ -21,8 +21,8 @@ pub(super) enum Line {
     TooLong,
 }
 
-/// Reads lines one by one. `FramedRead` is not suitable: it returns an incomplete last line as if
-/// it were complete, and it stops at a line that is too long.
+/// Reads lines. Unlike `FramedRead`, drops an incomplete last line, and continues after a line that
+/// is too long.
 #[derive(Debug)]
 pub(super) struct Lines<R> {
     from: R,
@@ -40,7 +40,7 @@ impl<R: AsyncRead + Unpin> Lines<R> {
     }
 
     /// Returns the next line, or `None` at the end of the input. Drops a last line without a
-    /// newline, because it contains an incomplete table. This function is cancel safe.
+    /// newline. Cancel safe.
     pub(super) async fn next(&mut self) -> io::Result<Option<Line>> {
         loop {
             match self.codec.decode(&mut self.read) {

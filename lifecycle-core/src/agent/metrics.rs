@@ -19,14 +19,13 @@ use tokio::time::{sleep, timeout};
 
 use super::service::{Figures, Service};
 
-/// The time limit for one request; requests are served one at a time.
+/// Time limit for a request. Requests are served in sequence.
 const WITHIN: Duration = Duration::from_secs(2);
 
 /// The maximum size of a request's head.
 const LONGEST_HEAD: usize = 8 << 10;
 
-/// The delay after a failed attempt to accept a connection, for example because no file descriptors
-/// are left.
+/// The delay after a failed `accept`, for example if no file descriptors are left.
 const PAUSE: Duration = Duration::from_millis(100);
 
 /// The table version and the services that the metrics describe.
@@ -75,11 +74,11 @@ async fn answer(mut stream: UnixStream, registry: &Registry) -> std::io::Result<
     stream.shutdown().await
 }
 
-/// A collector that reads the values when they are requested.
+/// Collects the values at each request.
 #[derive(Debug)]
 struct Collected(watch::Receiver<Arc<View>>);
 
-/// Describes a metric that every service has: its name, its help text, and the counter to read.
+/// A metric of each service: its name, its help text, and the counter to read.
 type Figure = (&'static str, &'static str, fn(&Figures) -> &AtomicU64);
 
 const COUNTERS: [Figure; 7] = [

@@ -1,8 +1,7 @@
-//! The agent's own network namespace on its node, in which all service addresses are local. Sockets
-//! for service addresses are created in this namespace. On the node itself, they would conflict
-//! with programs that listen on all of the node's addresses, such as the SSH server or a published
-//! port. A socket stays in the namespace in which it was created, so the tasks that use the socket
-//! can run outside the namespace.
+//! The agent's own network namespace on its node, in which all service addresses are local. On the
+//! node itself, sockets for service addresses would conflict with programs that listen on all
+//! addresses, such as the SSH server. A socket stays in the namespace that it was created in, so
+//! tasks outside the namespace can use it.
 
 use std::fs::File;
 use std::io;

@@ -35,8 +35,7 @@ pub(super) fn with_buffer<T>(use_it: impl FnOnce(&mut [u8]) -> T) -> T {
     BUFFER.with_borrow_mut(|buffer| use_it(buffer))
 }
 
-/// Copies bytes in both directions until both directions have ended. If one connection breaks, the
-/// other one is reset.
+/// Copies bytes in both directions until both have ended. If one connection breaks, resets both.
 pub(super) async fn carry(
     mut client: TcpStream,
     mut backend: TcpStream,
@@ -62,7 +61,7 @@ pub(super) async fn carry(
             return Poll::Ready(io::Result::Ok(()));
         }
         // Set the options only after the first request was forwarded, so that the backend can
-        // process the request in the meantime.
+        // process the request meanwhile.
         if !is_watched {
             socket::watch(&backend, vanished_after)?;
             is_watched = true;

@@ -14,7 +14,7 @@ use super::service::Backend;
 use crate::model::{Epoch, Protocol, ServiceName};
 use crate::network::{Report, ReportKind};
 
-/// Number of reports that are kept for a slow subscriber before the oldest is dropped.
+/// The number of reports that are kept for a slow subscriber.
 const BEHIND: usize = 1024;
 
 /// Events within this time are reported together.
@@ -162,7 +162,6 @@ impl Reporter {
         draining.chain(failed_listener).collect()
     }
 
-    /// Sends reports for as long as the agent runs.
     pub(super) async fn run(self: Arc<Self>) {
         loop {
             self.wake.notified().await;
@@ -222,8 +221,7 @@ impl Reporter {
         });
         drop(state);
         for report in reports {
-            // Sending fails only if the last subscriber has just disconnected. Then nothing needs
-            // the report.
+            // Ignore the error: the last subscriber has just disconnected.
             drop(self.listeners.send(report));
         }
         left

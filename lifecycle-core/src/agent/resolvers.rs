@@ -12,8 +12,7 @@ use tokio::sync::watch;
 use super::dns::domain;
 use crate::network::Table;
 
-/// The interval at which the node's `resolv.conf` is read again. Polling is simpler than file
-/// notifications here, because the path is often a symbolic link into another directory.
+/// The interval at which the node's `resolv.conf` is read again.
 const POLL_EVERY: Duration = Duration::from_secs(2);
 
 /// The maximum number of search domains. Every C library supports this many.
@@ -72,7 +71,6 @@ impl Resolvers {
         self.current.subscribe()
     }
 
-    /// Polls for changes for as long as the agent runs.
     pub(super) async fn keep_reading(self) {
         loop {
             tokio::time::sleep(POLL_EVERY).await;
@@ -100,10 +98,9 @@ impl Resolvers {
     }
 }
 
-/// Creates the `resolv.conf` for containers. With this file, a name without dots is looked up first
-/// in the platform's domain, then in the node's own search domains, then as it is. The agent is the
-/// only server in the file: with a second server, some C libraries query both at once and accept
-/// the second server's "no such name".
+/// Creates the `resolv.conf` for containers. The agent is the only server in the file: with a
+/// second server, some C libraries query both at once, and accept the second server's "no such
+/// name".
 pub(super) fn for_containers(table: &Table, node: &ResolvConf) -> String {
     let ours = domain(&table.platform);
     let search: Vec<&str> = std::iter::once(ours.as_str())
@@ -118,8 +115,8 @@ pub(super) fn for_containers(table: &Table, node: &ResolvConf) -> String {
     )
 }
 
-/// Writes a file that is mounted in containers. Keeps the inode, because the mounts refer to it,
-/// and shows no partial contents to readers.
+/// Writes a file that is mounted in containers. Keeps the inode, to which the mounts refer. Readers
+/// never see partial contents.
 pub(super) fn write_in_place(path: &Path, text: &str) -> io::Result<()> {
     let mut file = OpenOptions::new()
         .read(true)
@@ -132,8 +129,8 @@ pub(super) fn write_in_place(path: &Path, text: &str) -> io::Result<()> {
     if before == text.as_bytes() {
         return Ok(());
     }
-    // Replace the contents in a single write, so that readers see the old or the new text. Pad a
-    // shorter text with empty lines to the old length, and truncate the file afterwards.
+    // Use a single write, so that readers see either the old or the new text. A shorter text is
+    // padded with empty lines, and the file is truncated afterwards.
     let mut padded = text.as_bytes().to_vec();
     padded.resize(padded.len().max(before.len()), b'\n');
     file.rewind()?;

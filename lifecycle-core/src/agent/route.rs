@@ -35,8 +35,8 @@ pub(super) struct Link {
 }
 
 impl Link {
-    /// Returns the pair for `block`. The addresses are link-local (RFC 3927) and derived from the
-    /// block. The third byte is at least 192, because clouds use the addresses 169.254.169.0/24.
+    /// Returns the pair for `block`. The addresses are link-local (RFC 3927). The third byte is at
+    /// least 192, to avoid 169.254.169.0/24, which clouds use.
     pub(super) fn of(block: Block) -> Self {
         let [a, b, c, _] = block.base().octets();
         let pair = |last: u8| {

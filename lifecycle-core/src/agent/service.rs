@@ -84,8 +84,8 @@ impl Targets {
         targets.push((Arc::clone(backend), at));
     }
 
-    /// Chooses the backend with the fewest open connections; equal backends take turns. A backend
-    /// that failed recently comes last, even if it has the fewest connections.
+    /// Chooses the backend with the fewest open connections. Backends that failed recently come
+    /// last.
     fn choose(&self, port: (u16, Protocol), tried: &[Arc<Backend>]) -> Option<Lease> {
         let targets = self.ports.get(&port)?;
         let turn = self.turn.fetch_add(1, Ordering::Relaxed) % targets.len();
@@ -98,8 +98,7 @@ impl Targets {
     }
 }
 
-/// A container that receives connections. The value exists while the table or a connection refers
-/// to it.
+/// A container that receives connections.
 #[derive(Debug)]
 pub(super) struct Backend {
     pub(super) instance: InstanceId,

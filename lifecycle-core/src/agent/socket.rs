@@ -53,8 +53,7 @@ pub(super) fn listen(address: SocketAddr) -> io::Result<TcpListener> {
 /// Opens a socket for datagrams.
 pub(super) fn datagrams(address: SocketAddr) -> io::Result<UdpSocket> {
     let socket = Socket::new(Domain::for_address(address), Type::DGRAM, None)?;
-    // Sessions of a removed service may still use a socket with this address, to deliver data in
-    // flight.
+    // Sessions of a removed service may still use this address, to deliver data in flight.
     socket.set_reuse_address(true)?;
     socket.set_nonblocking(true)?;
     socket.bind(&address.into())?;
@@ -76,9 +75,8 @@ pub(super) async fn connect(address: SocketAddr, within: Duration) -> io::Result
     socket.connect(address).await
 }
 
-/// Makes the kernel end the connection when data or keepalive probes stay unacknowledged for longer
-/// than `vanished_after`. A node that disappears sends no reset, so the connection would otherwise
-/// stay open.
+/// Ends the connection when data or keepalive probes stay unacknowledged for longer than
+/// `vanished_after`: a node that disappears sends no reset.
 pub(super) fn watch(stream: &TcpStream, vanished_after: Duration) -> io::Result<()> {
     let options = SockRef::from(stream);
     // The timeout also limits the number of keepalive probes.

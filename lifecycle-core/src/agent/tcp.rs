@@ -15,11 +15,10 @@ use super::workers::Workers;
 use super::{pump, socket};
 use crate::model::Protocol;
 
-/// The delay after a failed attempt to accept a connection, for example because no file descriptors
-/// are left.
+/// The delay after a failed `accept`, for example if no file descriptors are left.
 const PAUSE: Duration = Duration::from_millis(50);
 
-/// The first and the longest pause before backends that refused are tried again.
+/// The first and the longest pause before all backends are tried again.
 const FIRST_AGAIN: Duration = Duration::from_millis(50);
 const LONGEST_AGAIN: Duration = Duration::from_secs(1);
 

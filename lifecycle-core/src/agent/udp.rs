@@ -1,6 +1,5 @@
 //! Forwards datagrams. Each client has a session with one backend, so that responses reach the
-//! client and come from the service's address. Datagrams never wait: without a ready endpoint, a
-//! datagram is dropped, as on any network.
+//! client and come from the service's address. Without a ready endpoint, a datagram is dropped.
 
 use std::collections::HashMap;
 use std::future::poll_fn;
@@ -132,9 +131,9 @@ impl Clients {
         }
     }
 
-    /// Returns the socket of a client's session. If the session's backend no longer accepts new
-    /// connections, the client gets a session with another backend, if there is one. The old
-    /// session remains for data in flight.
+    /// Returns the socket of a client's session. If the session's backend accepts no new
+    /// connections, the client gets another session, if possible. The old session remains for data
+    /// in flight.
     fn session(&mut self, client: SocketAddr) -> Option<Arc<UdpSocket>> {
         if let Some(session) = self.sessions.get(&client)
             && !session.task.is_finished()
@@ -195,8 +194,8 @@ impl Clients {
         Some(socket)
     }
 
-    /// Ends a quarter of the sessions: those that have been idle longest. Ending many sessions at
-    /// once avoids this work for every new client.
+    /// Ends the quarter of the sessions that have been idle longest, so that not every new client
+    /// causes this work.
     fn make_room(&mut self) {
         let mut by_age: Vec<_> = self
             .sessions

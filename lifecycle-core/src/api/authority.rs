@@ -48,7 +48,7 @@ pub struct ServerIdentity {
     pub expires_at: DateTime<Utc>,
 }
 
-/// Returns the name that the certificate of the manager of `platform` contains.
+/// Returns the name in the certificate of `platform`'s manager.
 pub fn server_name(platform: PlatformId) -> String {
     format!("{platform}.lifecycle.internal")
 }

@@ -1,6 +1,5 @@
 //! A client of the manager's API. The caller provides the connections, which may be direct or pass
-//! through a node's SSH server. Calls share a connection, because opening a connection takes two
-//! handshakes. Each stream has its own connection.
+//! through a node's SSH server. Calls share one connection; each stream has its own.
 
 use std::fmt::Debug;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -38,8 +37,8 @@ use crate::reconcile::{Plan, RecordedPlan};
 use crate::runtime::{ExecCommand, LogOptions};
 use crate::secret::Sensitive;
 
-/// Time limit for connecting and receiving the head of a response. The body then has another time
-/// limit of the same length, except that a stream's body has none.
+/// Time limit for connecting and receiving the head of a response. The body has a separate limit of
+/// the same length; a stream has no limit.
 const RESPONSE_WITHIN: Duration = Duration::from_secs(30);
 
 /// Opens connections to the manager's API.
@@ -160,8 +159,8 @@ impl ApiClient {
         Err(problem::read(path, status, &whole(path, response).await?))
     }
 
-    /// Sends a request. The timeout also covers a server that accepts the connection and then does
-    /// not respond, for example a stopped process or a node that hangs.
+    /// Sends a request. The time limit also covers a server that accepts the connection but does
+    /// not respond.
     async fn exchange(
         &self,
         method: Method,
@@ -178,8 +177,7 @@ impl ApiClient {
     }
 
     /// Sends a request over the idle connection, or over a new one if there is none. If the idle
-    /// connection turns out to be closed, the request is repeated over a new one. Repeating is safe
-    /// for every call.
+    /// connection is closed, repeats the request over a new one: every call may be repeated.
     async fn exchange_unbounded(
         &self,
         method: Method,
@@ -415,8 +413,8 @@ impl ManagerApi for ApiClient {
     }
 }
 
-/// Checks that a name can be part of a URL path. Names of existing objects always can, so a name
-/// that cannot is reported as not found.
+/// Checks that a name can be part of a URL path. Fails with "not found", because the names of
+/// existing objects always can.
 fn in_path<'n>(kind: &str, name: &'n str) -> Result<&'n str> {
     let is_plain = |c: char| c.is_ascii_alphanumeric() || "-_.:".contains(c);
     if name.starts_with(|c: char| c.is_ascii_alphanumeric()) && name.chars().all(is_plain) {

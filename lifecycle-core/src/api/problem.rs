@@ -86,9 +86,8 @@ pub fn status(error: &Error) -> StatusCode {
 }
 
 /// Returns the error that a client with the read token receives instead of `error`; `None` if the
-/// client may receive `error` itself. The replacement hides internals of the platform, such as its
-/// database, its engines and the files of a node, because any service of the platform may have the
-/// read token. The manager's log and clients with the admin token receive the original error.
+/// client may receive `error` itself. The replacement hides the platform's internals, because any
+/// service may have the read token.
 pub fn for_reader(error: &Error) -> Option<Error> {
     match error {
         Error::NotFound { .. }

@@ -17,8 +17,8 @@ use crate::host::Duplex;
 use crate::reconcile::execute::{API_DIRECTORY, API_URL};
 use crate::secret::Sensitive;
 
-/// Time limit for opening a connection. It is short, because a service waits this long before it
-/// continues with its previous data.
+/// Time limit for opening a connection. Short, so that a service can soon continue with its
+/// previous data.
 const CONNECT_WITHIN: Duration = Duration::from_secs(5);
 
 /// Connects directly to an address in the platform's network.

@@ -19,8 +19,7 @@ use crate::runtime::LogOptions;
 /// The interval at which new events are polled.
 const POLL: Duration = Duration::from_millis(500);
 
-/// How long a stream of events tolerates a manager that does not respond. A replacement of the
-/// manager causes such an outage.
+/// How long a stream of events tolerates an outage, for example while the manager is replaced.
 const OUTAGE: Duration = Duration::from_mins(1);
 
 /// A start time: a duration before now (`10m`, `2h 30m`), or a time in RFC 3339.

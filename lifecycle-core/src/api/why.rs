@@ -17,8 +17,7 @@ use crate::reconcile::{
 use crate::registry::Snapshot;
 use crate::runtime::{ContainerState, Health, ObservedContainer, Role};
 
-/// The maximum depth to which causes are followed: a service may wait for a service that waits for
-/// another one, and so on.
+/// The maximum length of a chain of causes.
 const DEEPEST: usize = 8;
 
 /// How many events are shown as evidence.
@@ -272,8 +271,8 @@ impl Known<'_> {
         lines
     }
 
-    /// Returns the plan's decisions about these subjects, then those about the causes of their
-    /// delay.
+    /// Returns the plan's decisions about the subjects in `own`, followed by those about the causes
+    /// of their delay.
     fn decisions(&self, own: &[Subject]) -> Vec<DecisionV1> {
         let plan = &self.round.plan;
         let mut decided = Vec::new();
@@ -355,8 +354,7 @@ impl Known<'_> {
             HeldBy::Port { holder: id, .. } | HeldBy::RestartsAfter { replica: id } => {
                 vec![Subject::Instance(id.clone())]
             }
-            // The step that provides the image belongs to another subject, and waits for its next
-            // retry.
+            // Another subject's step provides the image, and waits for its next retry.
             HeldBy::Image { image } => {
                 let plan = &self.round.plan;
                 let names = |by: &HeldBy| matches!(by, HeldBy::Backoff { step, .. } if step.image() == Some(image));

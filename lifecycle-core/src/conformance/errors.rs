@@ -17,8 +17,7 @@ pub fn one_of_each() -> Vec<Error> {
     all
 }
 
-/// Returns an error of the kind that follows the kind of `previous`. A new kind must be added to
-/// this chain.
+/// Returns an error of the next kind after that of `previous`. Each new kind must be added here.
 fn after(previous: &Error) -> Option<Error> {
     let (what, why, hint) = ("the subject", "the reason", "the hint");
     Some(match previous {

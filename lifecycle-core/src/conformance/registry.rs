@@ -29,7 +29,7 @@ pub trait Backend: Debug + Send + Sync {
     /// `None` if the registry is not persistent.
     async fn reopen(&self, registry: Arc<dyn Registry>) -> Result<Option<Arc<dyn Registry>>>;
 
-    /// Returns the duration of the leases whose expiry the suite waits for. It must be long enough
+    /// Returns the duration of the leases that must expire during the suite. It must be long enough
     /// for a few calls.
     fn ttl(&self) -> Duration;
 

@@ -237,8 +237,7 @@ pub async fn ensure_twice_is_the_same_container(fixture: &RuntimeFixture) {
         fixture.runtime.ensure_container(&spec),
         fixture.runtime.ensure_container(&spec)
     );
-    // Creating by name is the compare-and-set: a concurrent second call may fail, but does not
-    // create another container.
+    // A concurrent second call may fail, but must not create another container.
     let created = fixture.ensure(&spec).await;
     for outcome in [left, right] {
         match outcome {

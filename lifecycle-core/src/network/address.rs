@@ -1,6 +1,5 @@
 //! Assigns an address to each service. A service keeps its previous address. A new address is
-//! derived from the service's name: if the registry is lost, every service gets the same address
-//! again, unless two names produce the same address.
+//! derived from the service's name, so a lost registry rarely changes addresses.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;

@@ -59,7 +59,7 @@ pub struct Backend {
     pub draining: bool,
 }
 
-/// Serializes a map as a list of its entries: its keys are ports, but JSON keys must be strings.
+/// Serializes the map as a list, because JSON keys must be strings.
 mod endpoints {
     use std::collections::BTreeMap;
     use std::net::SocketAddr;

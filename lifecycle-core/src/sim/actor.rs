@@ -59,7 +59,6 @@ impl Call {
     }
 }
 
-/// The result of a call.
 #[derive(Debug)]
 pub(super) struct Done<T> {
     pub(super) value: T,
@@ -82,7 +81,6 @@ impl<T> Done<T> {
     }
 }
 
-/// The next step of a call.
 enum Step<T> {
     Answered(Result<T>),
     /// The target does not respond for this time.

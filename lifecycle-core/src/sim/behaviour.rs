@@ -130,7 +130,6 @@ fn shell_line(line: &str) -> Simulated {
     performance.ending(passed, 0)
 }
 
-/// Whether a command continues after a statement.
 enum Then {
     Continues,
     Ends(i64),

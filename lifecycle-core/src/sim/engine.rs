@@ -27,7 +27,6 @@ const EVENTS_KEPT: usize = 256;
 /// The exit code of a container whose machine lost power.
 const POWER_LOST: i64 = 255;
 
-/// An image in an engine.
 #[derive(Debug, Clone, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 pub(super) struct Image {
     pub(super) id: String,
@@ -36,7 +35,6 @@ pub(super) struct Image {
     pub(super) command: Option<Vec<String>>,
 }
 
-/// The state of a container.
 #[derive(Debug, Clone)]
 enum Phase {
     Created,
@@ -159,7 +157,6 @@ impl Container {
     }
 }
 
-/// An engine with all its objects.
 #[derive(Debug, Default)]
 pub(super) struct Engine {
     pub(super) installed: bool,

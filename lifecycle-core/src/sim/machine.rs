@@ -16,7 +16,6 @@ use crate::cloud::{NodeChange, ObservedNode, Power, SshAddress};
 use crate::model::{Addresses, NodeName, NodeSpec};
 use crate::runtime::Owner;
 
-/// The goal of a change.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Goal {
     Running,

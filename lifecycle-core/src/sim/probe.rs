@@ -16,7 +16,6 @@ pub struct SimProbe {
     actor: Actor,
 }
 
-/// The result of probing an address.
 enum Answer {
     Yes,
     Refused,

@@ -226,14 +226,13 @@ impl SimRuntime {
     }
 }
 
-/// The result of a function that searches an engine.
 enum Search<T> {
     Found(T),
     NotYet,
     Over,
 }
 
-/// The result of searching an engine that may be unreachable.
+/// The result of searching an engine. The engine may be unreachable.
 enum SearchResult<T> {
     Found(T),
     /// Nothing was found. Nothing will change on its own before this time.

@@ -38,7 +38,7 @@ const START: DateTime<Utc> = match DateTime::from_timestamp(1_767_225_600, 0) {
     None => DateTime::UNIX_EPOCH,
 };
 
-/// Settings of the whole world. They do not change while a machine is accessed.
+/// Settings of the whole world.
 #[derive(Debug)]
 pub(super) struct Rules {
     pub(super) chance: Chance,
@@ -54,7 +54,7 @@ pub(super) struct Rules {
 }
 
 impl Rules {
-    /// Returns the date in the world at an instant.
+    /// Converts an instant to the world's date and time.
     pub(super) fn date(&self, at: Instant) -> DateTime<Utc> {
         chrono::Duration::from_std(at.saturating_duration_since(self.began))
             .ok()
@@ -211,9 +211,8 @@ pub struct SimWorld {
 }
 
 impl SimWorld {
-    /// Creates a world with default options and this seed. Create a world inside the runtime that
-    /// uses it: the world reads that runtime's clock when it is created, and counts time from that
-    /// moment.
+    /// Creates a world with default options and this seed. Must be called in the runtime that uses
+    /// the world, because the world reads that runtime's clock.
     pub fn new(seed: u64) -> Self {
         Self::with_options(SimOptions::seeded(seed))
     }

@@ -24,11 +24,10 @@ const PATIENT: Duration = Duration::from_mins(3);
 const ENGINE_GRACE: Duration = Duration::from_secs(10);
 /// Poll interval while a container is being removed.
 const PACE: Duration = Duration::from_millis(50);
-/// The number of concurrent inspections. It equals the number of kept connections, so that an
-/// observation opens no new connections.
+/// The number of concurrent inspections: all of them fit on the kept connections.
 const PARALLEL: usize = transport::KEPT;
-/// The number of attempts to find free host ports. Each attempt avoids the ports of all running
-/// containers, so an attempt fails only if another program uses a port.
+/// The number of attempts to find free host ports. An attempt fails only if a program outside
+/// containers uses a port.
 const PORT_TRIES: usize = 20;
 
 /// The result of a start.
@@ -388,8 +387,8 @@ impl DockerEngine {
         }
     }
 
-    /// Waits until a container that is being removed is gone. Polls, because the engine's `wait`
-    /// call fails if the container is already gone.
+    /// Waits until the container is gone. Polls, because the engine's `wait` call fails if the
+    /// container is already gone.
     async fn wait_until_removed(&self, name: &str, what: String) -> Result<()> {
         let watch = async {
             while self.owned(name).await?.is_some() {
@@ -403,8 +402,7 @@ impl DockerEngine {
         }
     }
 
-    /// Removes all volumes that carry the platform's label for `volume`, whatever their names in
-    /// the engine are.
+    /// Removes all volumes with the platform's label for `volume`.
     pub(super) async fn delete_volume(&self, volume: &VolumeName) -> Result<()> {
         let what = format!("removing volume {volume}");
         let mut filter = self.filter();

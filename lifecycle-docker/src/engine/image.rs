@@ -228,8 +228,7 @@ fn begun(line: &str) -> Option<Begun> {
 }
 
 impl Begun {
-    /// Returns whether a retry with the same files would fail again. If the instruction failed to
-    /// fetch something from the network, a retry may succeed.
+    /// Returns whether a retry with the same files would fail again. A failed download may succeed.
     fn fails_again(&self, why: &str) -> bool {
         let word = self.text.split_whitespace().next().unwrap_or_default();
         match word.to_ascii_uppercase().as_str() {

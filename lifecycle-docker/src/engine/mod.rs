@@ -35,9 +35,8 @@ use crate::ssh::{Share, SshAccess};
 use output::LogLines;
 use transport::Route;
 
-/// The requested events: those that may change a container's observed state. Other events would be
-/// frequent: each health check alone emits three (`exec_*`). The engine matches by prefix, so
-/// `health_status` covers all health results.
+/// The requested events: those that may change a container's observed state. The engine matches by
+/// prefix, so `health_status` covers all health results.
 const CHANGES: [&str; 8] = [
     "create",
     "start",

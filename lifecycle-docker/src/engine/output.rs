@@ -5,8 +5,7 @@ use std::collections::VecDeque;
 use chrono::{DateTime, Utc};
 use lifecycle_core::runtime::LogLine;
 
-/// The maximum length of a line. A longer line is returned in parts, to limit memory use even if
-/// the output has no line breaks.
+/// The maximum length of a line. A longer line is returned in parts, to limit memory use.
 const LONGEST_LINE: usize = 256 << 10;
 
 /// An upper limit for the length of the engine's timestamps.

@@ -176,7 +176,7 @@ pub(super) fn client(route: Arc<Route>, share: Share) -> Result<Docker> {
     .map_err(|e| error::engine("creating the engine's client", e))
 }
 
-/// Makes the body type of bollard's requests available, which bollard does not export.
+/// Names the body type of bollard's requests. Bollard does not export that type.
 trait WithBody {
     type Body;
 }

@@ -122,9 +122,7 @@ impl FirstBoot {
         ]
     }
 
-    /// Returns the files that cloud-init reads, as an archive for the root of the node's file
-    /// system. Their contents are not passed in the environment, which everyone with access to the
-    /// engine can read.
+    /// Returns the files that cloud-init reads, as an archive for the node's root directory.
     pub(super) fn seed(&self, instance: &str) -> Result<Bytes> {
         let settings = json!({
             "datasource_list": ["NoCloud"],

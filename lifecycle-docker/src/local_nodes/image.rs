@@ -140,9 +140,8 @@ enum Build {
     Failed(Failure),
 }
 
-/// Held during a build, so that this process runs only one build at a time. The flavors share
-/// layers. Moreover, if an image is built twice concurrently, the image that is finished first
-/// loses its name.
+/// Held during a build, so that this process runs only one build at a time: the flavors share
+/// layers.
 static BUILDER: tokio::sync::Mutex<()> = tokio::sync::Mutex::const_new(());
 
 /// The running and failed builds of this process. A successful build needs no entry, because the

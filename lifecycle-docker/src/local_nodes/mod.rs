@@ -392,8 +392,8 @@ impl LocalNodes {
         Ok(problems)
     }
 
-    /// Returns the reason why the images are unavailable, if any. Only checks whether the registry
-    /// has the base image, because a build or a pull would change the engine.
+    /// Returns the reason why the images are unavailable, if any. Neither builds nor pulls an
+    /// image.
     async fn image_problem(
         &self,
         docker: &Docker,

@@ -110,8 +110,8 @@ impl DesiredNetwork<'_> {
         format!("network {}", self.name)
     }
 
-    /// Returns this platform's networks, sorted by id. There may be two, because the engine allows
-    /// duplicate names if two processes create a network at the same moment. The first one is used.
+    /// Returns this platform's networks, sorted by id. If two processes created a network
+    /// concurrently, there are two, and the first is used.
     fn owned<'n>(&self, networks: &'n [Network]) -> Vec<&'n Network> {
         let mut owned: Vec<&Network> = networks
             .iter()
@@ -149,8 +149,7 @@ impl DesiredNetwork<'_> {
         Ok(None)
     }
 
-    /// Checks, after this process has created a network, whether another process has created one
-    /// too. If so, keeps only one of them.
+    /// If another process has created a network concurrently, keeps only one of the two.
     async fn settle(&self, docker: &Docker, created: &str, subnet: Subnet) -> Result<Subnet> {
         let networks = all(docker).await?;
         let stays = self.owned(&networks).first().copied();
@@ -201,9 +200,7 @@ fn subnets(network: &Network) -> impl Iterator<Item = Subnet> {
 }
 
 /// Returns the subnets that a new network must not overlap: those of the engine's networks and of
-/// this machine's routes, for example to an office network behind a VPN. The routing table may be
-/// unreadable if this machine does not run Linux. In this case, the engine runs in a separate VM,
-/// and the routes do not matter.
+/// this machine's routes. Outside Linux, the engine runs in a VM, and the routes do not matter.
 async fn taken(networks: &[Network]) -> Vec<Subnet> {
     let table = tokio::fs::read_to_string("/proc/net/route")
         .await

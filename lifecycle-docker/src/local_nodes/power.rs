@@ -21,7 +21,7 @@ use super::{LocalNodes, STOP_GRACE, is_on, soon};
 
 /// Time limit for the engine to stop or remove a killed container.
 const END_LIMIT: Duration = Duration::from_mins(1);
-/// The token of a deletion of an absent node.
+/// The token of a deletion that found no node.
 const ABSENT: &str = "absent";
 
 /// Returns an operation's token, which identifies the container and its boot at the operation's

@@ -22,15 +22,15 @@ use super::node_container::{NodeContainer, NodeContainerSpec, Origin};
 use super::{LocalNodes, soon};
 use crate::labels;
 
-/// The number of attempts with another address, in case another process uses the chosen address.
+/// The number of addresses to try. Another process may take a chosen address.
 const ADDRESS_TRIES: usize = 16;
 /// The number of checks for a container whose name is reserved, but which the engine does not list
 /// yet.
 const NAME_TRIES: u32 = 50;
 const NAME_PAUSE: Duration = Duration::from_millis(100);
 
-/// Held while an address in the network is chosen and assigned. Several providers in one process
-/// may create nodes of the same platform, and must not choose the same address.
+/// Held while an address is chosen and assigned, so that two providers in one process do not choose
+/// the same address.
 static CHOOSING: tokio::sync::Mutex<()> = tokio::sync::Mutex::const_new(());
 
 /// Records, for each engine's socket, whether the engine may start privileged containers. Each
@@ -43,7 +43,7 @@ static PRIVILEGED: tokio::sync::Mutex<BTreeMap<PathBuf, bool>> =
 pub(super) enum Provision {
     /// The image is being built; contains the current build step.
     Building(String),
-    /// This call created the container, or started one that was never started.
+    /// This call created the container, or started an existing one that had never been started.
     Created(NodeContainer),
     /// The container existed already.
     Found(NodeContainer),

@@ -60,9 +60,8 @@ impl From<russh::Error> for RunError {
     }
 }
 
-/// A session for one command. If this value is dropped before the command has ended, the session is
-/// closed on the host. The host may keep the session until the command exits, so no further
-/// channels are opened on its connection.
+/// A session for one command. Dropping it before the command has ended closes the session and
+/// retires the connection, because the host may keep the session.
 struct Session {
     write: Arc<ChannelWriteHalf<Msg>>,
     lease: Lease,

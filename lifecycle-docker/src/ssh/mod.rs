@@ -231,9 +231,8 @@ impl NodeAccess for SshAccess {
     async fn put(&self, file: HostFile) -> Result<()> {
         let what = format!("writing {} on {}", file.path, self.host);
         let (directory, path) = split_path(&file.path)?;
-        // Upload and rename are separate commands: if the contents end early, the host sees a
-        // normal end of input and would otherwise rename an incomplete file. The next upload of the
-        // same file deletes temporary files that interrupted uploads left behind.
+        // Upload and rename separately, so that an incomplete upload is never renamed. The next
+        // upload deletes the temporary files of interrupted uploads.
         let draft = draft(&file.path);
         let upload = format!(
             "umask 077 && mkdir -p {directory} && \

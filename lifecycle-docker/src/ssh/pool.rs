@@ -31,14 +31,13 @@ const SESSIONS_PER_CONNECTION: usize = 8;
 /// The number of parallel connection attempts. Stock sshd starts to drop connections when ten are
 /// not yet authenticated.
 const PARALLEL_DIALS: u32 = 4;
-/// After this many refused channels, a connection is not used for further channels. The client
-/// queues a reply for each refusal, and nothing reads that queue after authentication (russh
-/// 0.65.1, `Handle::receiver`).
+/// After this many refused channels, a connection gets no further channels: for each refusal, russh
+/// 0.65.1 queues a reply that nothing reads (`Handle::receiver`).
 const REFUSALS_PER_CONNECTION: usize = 64;
 /// All connections except the first are closed after this idle time.
 const IDLE: Duration = Duration::from_mins(1);
-/// How long to keep waiting for a channel that did not open in time. If the channel then opens, it
-/// is closed. This is longer than a host's own timeout for connecting to an unreachable target.
+/// How long to wait for a late channel, in order to close it. Longer than a host's own timeout for
+/// connecting to an unreachable target.
 const LATEST: Duration = Duration::from_mins(5);
 /// The number of messages that are buffered per channel before the connection waits for the reader.
 const CHANNEL_BUFFER: usize = 1024;

@@ -17,8 +17,8 @@ use crate::agent::resolvers::ResolvConf;
 /// How long to wait for a resolver's response before the next resolver is queried too.
 const NEXT_AFTER: Duration = Duration::from_secs(1);
 
-/// Time limit for all resolvers together. It is shorter than the usual time limit of clients (5 s),
-/// so that a client receives an answer even if every resolver fails.
+/// Time limit for all resolvers together. Shorter than clients' usual limit (5 s), so that a client
+/// always receives an answer.
 const WITHIN: Duration = Duration::from_millis(4500);
 
 /// The length of a message's header: id, flags, counts.
@@ -41,10 +41,9 @@ enum Over {
 }
 
 impl Forwarder {
-    /// Returns the first response that is not a failure. If there is none, returns the first
-    /// failure, or `None` if no resolver responds. If `tcp` is true, queries the resolvers over
-    /// TCP; otherwise, over UDP first and then over TCP. Returns a truncated response unchanged, so
-    /// that the client repeats its query over TCP.
+    /// Returns the first response that is not a failure; otherwise the first failure, or `None` if
+    /// no resolver responds. If `tcp` is false, queries the resolvers over UDP first, and then over
+    /// TCP. Returns a truncated response unchanged: the client then repeats its query over TCP.
     pub(super) async fn ask(&self, query: &[u8], tcp: bool) -> Option<Vec<u8>> {
         let deadline = Instant::now() + WITHIN;
         let servers = self.resolvers.borrow().servers.clone();

@@ -31,8 +31,7 @@ const FORWARDED: usize = 1024;
 const CONNECTIONS: usize = 256;
 const IDLE_FOR: Duration = Duration::from_secs(10);
 
-/// The delay after a failed attempt to accept a connection, for example because no file descriptors
-/// are left.
+/// The delay after a failed `accept`, for example if no file descriptors are left.
 const PAUSE: Duration = Duration::from_millis(100);
 
 /// Answers DNS queries from the zone, or forwards them.
@@ -43,7 +42,6 @@ pub(super) struct Answerer {
     room: Arc<Semaphore>,
 }
 
-/// The sockets of a DNS server.
 #[derive(Debug)]
 pub(super) struct Sockets {
     datagrams: std::net::UdpSocket,
@@ -68,7 +66,6 @@ impl Answerer {
         }
     }
 
-    /// Serves queries until the future is dropped.
     pub(super) async fn serve(self: Arc<Self>, sockets: Sockets) {
         let served = async {
             let datagrams = UdpSocket::from_std(sockets.datagrams)?;

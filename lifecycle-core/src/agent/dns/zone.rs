@@ -11,8 +11,8 @@ use hickory_proto::serialize::binary::{BinDecodable as _, BinDecoder};
 use crate::model::PlatformName;
 use crate::network::{Block, Table};
 
-/// The time to live of an answer, in seconds. It is short, because the address of a removed service
-/// may be assigned to another service.
+/// The time to live of an answer, in seconds. Short, because the address of a removed service may
+/// be reassigned.
 const TTL: u32 = 10;
 
 /// The maximum UDP payload size that EDNS answers announce, as RFC 9715 recommends.
@@ -21,7 +21,6 @@ const PAYLOAD: u16 = 1232;
 /// The domain for reverse lookups of IPv4 addresses.
 const REVERSE: &str = ".in-addr.arpa";
 
-/// What to do with a query.
 #[derive(Debug)]
 pub(super) enum Verdict {
     /// Send this answer.

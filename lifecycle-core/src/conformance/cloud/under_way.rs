@@ -18,8 +18,8 @@ const DROPS: [Duration; 7] = [
     Duration::from_millis(300),
     Duration::from_millis(900),
 ];
-/// The number of tries for a pair of changes. One try is not enough: if the first change ends just
-/// before the second one starts, the second one only appears to overwrite the first.
+/// The number of tries for a pair of changes: the first change may happen to end just before the
+/// second starts.
 const TRIES: usize = 3;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -182,8 +182,8 @@ impl Subject<'_> {
     }
 }
 
-/// Checks each pair of changes: the same change joins the one in progress, a deletion replaces it,
-/// and any other change fails or waits.
+/// Checks each pair of changes: an identical second change joins the first, a deletion replaces the
+/// first, and any other change fails or waits.
 pub async fn a_change_in_progress_is_not_overwritten(bench: &dyn CloudBench) -> Checked {
     let (cloud, [spec, _]) = (bench.ours(), bench.nodes());
     let node = Subject::new(cloud.as_ref(), &spec);
@@ -208,8 +208,8 @@ pub async fn a_change_in_progress_is_not_overwritten(bench: &dyn CloudBench) -> 
     node.remove().await
 }
 
-/// Checks that a fence stops the node, whatever change is in progress, and that this change does
-/// not start the node again.
+/// Checks that a fence stops the node whatever change is in progress, and that the change does not
+/// start the node again.
 pub async fn a_fence_replaces_a_change_in_progress(bench: &dyn CloudBench) -> Checked {
     let (cloud, [spec, _]) = (bench.ours(), bench.nodes());
     if !cloud.capabilities().fences {
@@ -260,7 +260,8 @@ pub async fn a_cancelled_change_can_be_repeated(bench: &dyn CloudBench) -> Check
     let node = Subject::new(cloud.as_ref(), &spec);
     for after in DROPS {
         node.drop_after(node.provision(), after).await?;
-        // A request that the cloud has already received may create the node between these calls.
+        // A request that the cloud has already received may still create the node: `get` must match
+        // the list before or after it.
         let listed = async || {
             let nodes = list(cloud.as_ref()).await?.into_iter();
             let found = nodes.into_iter().find(|seen| seen.name == spec.name);

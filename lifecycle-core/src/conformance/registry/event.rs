@@ -88,8 +88,7 @@ pub async fn pruned_events_are_reported_as_gone(registry: &dyn Registry) -> Resu
 }
 
 /// # Panics
-/// If two events of concurrent writers get the same id, an id is skipped, or a reader misses an
-/// event.
+/// If concurrent writers cause a duplicate id, a skipped id, or an event that a reader misses.
 pub async fn event_ids_increase_by_one(registry: Arc<dyn Registry>) -> Result<()> {
     const COMMITTERS: u32 = 16;
     const COMMITS: u32 = 8;

@@ -44,7 +44,7 @@ pub async fn one_of_many_contenders_leads(registry: Arc<dyn Registry>) -> Result
 }
 
 /// # Panics
-/// If a lease does not expire in time, expires early, or an epoch is used twice.
+/// If a lease expires early or late, or if an epoch is used twice.
 pub async fn a_lease_is_renewed_released_and_taken_over(backend: &dyn Backend) -> Result<()> {
     let registry = backend.fresh().await?;
     let ttl = backend.ttl();

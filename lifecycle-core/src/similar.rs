@@ -1,6 +1,6 @@
 //! Finds the known name that is most similar to a mistyped one, for hints.
 
-/// Names that are longer than this, in bytes, get no suggestion.
+/// Names that are longer than this number of bytes get no suggestion.
 const MAX_LENGTH: usize = 64;
 
 /// Returns the known name that is most similar to `name`, if any is similar enough.

@@ -29,19 +29,19 @@ pub fn header(kind: &Kind, size: u64) -> tar::Header {
     header
 }
 
-/// Returns the bytes that precede an entry's content: the header and, if necessary, extra headers
-/// for a long path or link target. The caller must write the content and its [`padding`].
+/// Returns the header of an entry, with extra headers for a long path or link target. The caller
+/// must then write the content and its [`padding`].
 pub fn head(path: &str, kind: &Kind, size: u64) -> io::Result<Vec<u8>> {
     let mut archive = tar::Builder::new(Vec::new());
     let mut header = header(kind, size);
     match kind {
         Kind::Symlink { target } => archive.append_link(&mut header, path, target)?,
-        // The content is empty here, so the builder writes only the header with the given size.
+        // The content is empty, so only the header with `size` is written.
         Kind::Directory | Kind::File { .. } => {
             archive.append_data(&mut header, path, io::empty())?;
         }
     }
-    // Do not use `into_inner`, because it would also write the end of the archive.
+    // `into_inner` would also write the end of the archive.
     Ok(std::mem::take(archive.get_mut()))
 }
 

@@ -22,8 +22,7 @@ const FORM: &[u8] = b"lifecycle code base 1\n";
 /// The file that lists the files to exclude from a build context.
 pub const IGNORE_FILE: &str = ".dockerignore";
 
-/// Files that are sent even if `.dockerignore` excludes them: the builder itself needs these files.
-/// The builder still hides excluded files from `COPY`.
+/// Files that the builder needs even if `.dockerignore` excludes them.
 const ALWAYS_SENT: [&str; 2] = [IGNORE_FILE, "Dockerfile"];
 
 /// The bootstrapper's own directory next to the user's files. It stores the platform's identity and
@@ -58,7 +57,7 @@ pub type Entries = BTreeMap<String, Kind>;
 pub struct Selection(Rules);
 
 impl Selection {
-    /// Parses a `.dockerignore`. Errors name the file by `location`.
+    /// Parses a `.dockerignore`. `location` is the file's name in errors.
     ///
     /// # Errors
     /// [`Error::Invalid`] for a malformed pattern.
@@ -78,8 +77,8 @@ impl Selection {
         path != OWN_DIRECTORY && (ALWAYS_SENT.contains(&path) || !self.0.excludes(path))
     }
 
-    /// Returns whether entries below the directory at this path may belong to the code base, even
-    /// if the directory itself does not.
+    /// Returns whether a directory may contain entries of the code base, even if the directory
+    /// itself is excluded.
     pub fn may_include_below(&self, path: &str) -> bool {
         path != OWN_DIRECTORY && (!self.0.excludes(path) || self.0.may_include_below(path))
     }

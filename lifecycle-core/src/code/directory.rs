@@ -28,9 +28,9 @@ const CHUNKS_AHEAD: usize = 8;
 /// code base. `list` returns the folders of the root that contain a `Dockerfile`.
 ///
 /// # Caveats
-/// The digest and the archive omit the files that `.dockerignore` excludes. They always contain
-/// `.dockerignore` and `Dockerfile`, because every build needs them. Do not exclude a Dockerfile
-/// with another name or path: the store does not know that a service uses it.
+/// The digest and the archive omit the files that `.dockerignore` excludes, except `.dockerignore`
+/// and `Dockerfile` themselves. Do not exclude a Dockerfile with another name or path: the store
+/// does not know that a service uses it.
 #[derive(Debug, Clone)]
 pub struct DirectoryStore {
     root: PathBuf,
@@ -146,7 +146,7 @@ impl CodeStore for DirectoryStore {
                 sender,
             };
             if let Err(error) = write_archive(&path, &now, &mut chunks) {
-                // Sending fails only if the reader is gone. Then nobody needs the error.
+                // Sending fails only if the reader has been dropped.
                 drop(chunks.sender.blocking_send(Err(error)));
             }
         });

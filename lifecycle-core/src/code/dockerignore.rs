@@ -14,8 +14,8 @@
 //! does the same, but Docker's classic client does not.
 //!
 //! Each pattern is translated to a regular expression that also matches everything below the
-//! matching path. All expressions are compiled into one [`Regex`]. A path therefore needs only one
-//! search, regardless of the number of patterns and parents.
+//! matching path. All expressions are compiled into one [`Regex`], so that a path needs only one
+//! search.
 
 use std::fmt::{self, Write as _};
 
@@ -24,8 +24,7 @@ use regex_automata::nfa::thompson::WhichCaptures;
 use regex_automata::util::syntax;
 use regex_automata::{Input, MatchKind, PatternSet};
 
-/// The memory limit for the compiled patterns of one file, in bytes: enough for thousands of
-/// patterns.
+/// The memory limit for the compiled patterns of one file, in bytes.
 const COMPILED_LIMIT: usize = 64 << 20;
 
 /// The rules of one `.dockerignore`.
@@ -431,7 +430,6 @@ mod tests {
         }
     }
 
-    /// Checks that a path needs only one search, regardless of the number of patterns and parents.
     #[test]
     fn one_search_finds_all_matching_patterns() {
         let text = format!("{}!keep\n", "**/node_modules/\n".repeat(52));

@@ -56,8 +56,8 @@ pub fn pack(files: &BTreeMap<String, FileContent>) -> Result<Packed> {
     })
 }
 
-/// Writes the archive of these entries to `sink` and returns their digest. `open` returns the
-/// length of a file and a reader for its contents.
+/// Writes the archive of the entries to `sink` and returns their digest. `open` returns the length
+/// of a file and a reader for its contents.
 ///
 /// # Errors
 /// Errors of `open` and `sink`, and [`io::ErrorKind::UnexpectedEof`] if a file is shorter than the

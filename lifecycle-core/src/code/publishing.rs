@@ -67,7 +67,7 @@ pub fn local(directory: &DirectoryStore, names: impl IntoIterator<Item = String>
         .collect()
 }
 
-/// Returns the given code bases that exist on this machine and differ from those in the store, in
+/// Returns the given code bases that exist on this machine and differ from the store's versions, in
 /// the same order. Only digests are compared; no contents are fetched.
 ///
 /// # Errors
@@ -105,8 +105,8 @@ fn absent_is_none(digest: Result<CodeBaseRef>) -> Result<Option<CodeBaseRef>> {
 /// store.
 ///
 /// # Errors
-/// Errors of [`CodePublisher::publish`], and [`Error::Conflict`] if the store then contains another
-/// version.
+/// Errors of [`CodePublisher::publish`], and [`Error::Conflict`] if the store contains another
+/// version afterwards.
 pub async fn publish(
     directory: &DirectoryStore,
     store: &dyn CodePublisher,

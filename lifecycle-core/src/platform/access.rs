@@ -22,7 +22,7 @@ pub struct Credentials {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub code: Option<Sensitive>,
     /// The private key for the jump host; without it, the platform's own key is used. The manager
-    /// connects to the nodes directly, so it does not receive this key.
+    /// does not receive this key.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub jump_host: Option<Sensitive>,
 }
@@ -72,7 +72,7 @@ fn missing(key: &str) -> Error {
 pub struct Access {
     pub code: CodeStoreSpec,
     pub credentials: Credentials,
-    /// The jump host in the current `platform.toml`. It may differ from the one at the last `up`.
+    /// The jump host in the current `platform.toml`, which may have changed since the last `up`.
     pub jump_host: Option<JumpHostSpec>,
 }
 

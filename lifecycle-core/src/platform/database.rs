@@ -70,8 +70,8 @@ enum Password {
     None,
 }
 
-/// Checks that a URL is complete and that its host is not the local machine: both the bootstrapper
-/// and the manager must reach the same database. The error does not quote the URL.
+/// Checks that a URL is complete and does not refer to the local machine. The error does not quote
+/// the URL.
 fn check(url: &str) -> Result<Password, String> {
     let rest = ["postgres://", "postgresql://"]
         .iter()

@@ -125,7 +125,7 @@ pub(super) struct Report {
     /// The names of the files, indexed by [`FileId`].
     files: Vec<String>,
     problems: Vec<(Option<Position>, Diagnostic)>,
-    /// Positions of values for which no further diagnostics are reported.
+    /// The positions for which no further diagnostics are reported.
     suppressed: BTreeSet<Position>,
     /// A note for each position, appended to every message about this position.
     notes: BTreeMap<Position, String>,
@@ -148,14 +148,14 @@ impl Report {
         }
     }
 
-    /// Starts another file. Positions that are read afterwards belong to this file.
+    /// Makes another file the current one: positions read from now on belong to it.
     pub(super) fn begin(&mut self, file: impl Into<String>) {
         if self.files.len() <= MAX_FILES {
             self.files.push(file.into());
         }
     }
 
-    /// Returns the file that was started last.
+    /// Returns the current file.
     pub(super) fn current(&self) -> FileId {
         FileId::try_from(self.files.len() - 1).unwrap_or(FileId::MAX)
     }
@@ -228,7 +228,7 @@ impl Report {
         self.problems.push((None, problem));
     }
 
-    /// Adds a problem that concerns the whole file that was started last.
+    /// Adds a problem that concerns the whole current file.
     pub(super) fn problem_of_current(
         &mut self,
         message: impl Into<String>,

@@ -77,8 +77,7 @@ pub(super) fn read(text: &str, args: &BTreeMap<String, String>) -> Result<Docker
     }
 }
 
-/// Parses `8080` or `53/udp`. Returns `None` for any other text, such as a variable, whose value
-/// only the build knows.
+/// Parses `8080` or `53/udp`. Returns `None` for any other text, such as a variable.
 fn port(text: &str) -> Option<(u16, Protocol)> {
     let (port, protocol) = text.split_once('/').unwrap_or((text, "tcp"));
     let protocol = match protocol.to_ascii_lowercase().as_str() {

@@ -9,7 +9,7 @@ use super::tree::Position;
 use super::{Sources, text_file};
 use crate::model::PlatformName;
 
-/// The variable that contains the project's name. Compose defines it, so every file may use it.
+/// The variable in which Compose provides the project's name.
 const PROJECT_NAME: &str = "COMPOSE_PROJECT_NAME";
 
 /// The variables in order of precedence: the project's name, the environment, the files.

@@ -10,8 +10,7 @@ use super::tree::{Node, Value};
 /// The maximum nesting of defaults.
 const MAX_DEPTH: usize = 32;
 
-/// The maximum size of one value, in bytes. Without this limit, variables could expand a short text
-/// to any size.
+/// The maximum size of one value, in bytes. Limits the expansion of short texts by variables.
 pub(super) const MAX_BYTES: usize = 1 << 20;
 
 /// The maximum total size of all values, in bytes.
@@ -71,7 +70,7 @@ fn walk(node: &mut Node, path: &str, lookup: Lookup<'_>, report: &mut Report, to
                     return;
                 }
                 *text = done.text;
-                // If the variables are empty, the value is an empty string, not a null value.
+                // Empty variables result in an empty string, not a null value.
                 *plain = false;
                 if !done.unset.is_empty() {
                     let names: Vec<String> =
@@ -212,8 +211,8 @@ fn name_at_start(text: &str) -> &str {
     &text[..end]
 }
 
-/// Returns the index of the matching `}`. Counts every `{`, so that a default may be JSON. If the
-/// braces do not balance, counts only those in `${`.
+/// Returns the index of the matching `}`. Counts every `{`, so that a default may be JSON. If no
+/// `}` matches, tries again and counts only `${`.
 fn closing_brace(text: &str) -> Option<usize> {
     closing(text, |_| true).or_else(|| closing(text, |before| before == '$'))
 }

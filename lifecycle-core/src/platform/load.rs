@@ -86,7 +86,7 @@ async fn read(sources: &Sources) -> Result<Draft, Diagnostics> {
     })
 }
 
-/// Returns the diagnostics of these reports. At least one report must contain a problem.
+/// Returns the diagnostics of the reports. At least one report must contain a problem.
 fn refused(reports: Vec<Report>) -> Diagnostics {
     Report::problems_of(reports).unwrap_or_default()
 }
@@ -312,8 +312,8 @@ async fn read_dockerfile(
     })
 }
 
-/// Reads a Dockerfile that `.dockerignore` excludes from the code base. As with Docker, a build can
-/// still use such a Dockerfile, so its text becomes part of the declaration.
+/// Reads a Dockerfile that `.dockerignore` excludes. The build still uses the Dockerfile, so the
+/// declaration must contain its text.
 async fn ignored_dockerfile(directory: &Path, code: &CodeBaseRef, file: &str) -> Option<String> {
     let path = directory.join(&code.name).join(file);
     let size = tokio::fs::metadata(&path).await.ok()?.len();

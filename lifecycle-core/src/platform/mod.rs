@@ -133,9 +133,8 @@ impl ManagerSpec {
     /// The default port of the manager's API.
     pub const PORT: u16 = 7443;
 
-    /// Rejects a change of the node or the port. A second manager on another node would compete
-    /// with the first one, and services keep the manager's address that they received at their
-    /// start.
+    /// Rejects a change of the node or the port, because running services use the manager's old
+    /// address.
     pub(crate) fn check_change(&self, declared: &Self) -> Result<()> {
         let refused = |what: &str, why: String, stays: &str| {
             Err(Error::Invalid {

@@ -14,7 +14,6 @@ pub(super) const REFERENCE: [&str; 2] = ["env", "file"];
 /// The help text that shows how to write a reference.
 pub(super) const REFER: &str = "write `{ env = \"NAME\" }` or `{ file = \"path\" }`";
 
-/// Resolves secret references.
 #[derive(Clone, Copy)]
 pub(super) struct SecretReader<'a> {
     /// The base directory of relative paths.
@@ -24,7 +23,7 @@ pub(super) struct SecretReader<'a> {
 }
 
 impl SecretReader<'_> {
-    /// Resolves the reference in a field. A plain secret instead of a reference is rejected.
+    /// Resolves the secret reference in a field. Rejects a plain secret.
     pub(super) fn secret(self, field: &Field<'_>, report: &mut Report) -> Option<Sensitive> {
         if !field.is_map() {
             field.problem_with_help(report, "this is a secret in clear text", REFER);
@@ -42,7 +41,8 @@ impl SecretReader<'_> {
         Some(Sensitive::new(text))
     }
 
-    /// Returns the text that a reference refers to.
+    /// Returns the value of the environment variable, or the text of the file, that a reference
+    /// names.
     pub(super) fn resolve(self, field: &Field<'_>, report: &mut Report) -> Option<String> {
         let entries = field.entries(report);
         let unknown = |(key, _): &&(&str, Field<'_>)| !REFERENCE.contains(key);

@@ -8,7 +8,7 @@ use super::{environment_file, text_file};
 use crate::error::{Error, Result};
 use crate::model::PlatformName;
 
-/// The file names that Compose searches for, in the same order.
+/// The file names that Compose searches for, in order of precedence.
 const COMPOSE_FILES: [&str; 4] = [
     "compose.yaml",
     "compose.yml",
@@ -37,8 +37,8 @@ pub struct Sources {
     pub project_dir: PathBuf,
     /// The variables of the process environment. They override `.env`.
     pub environment: BTreeMap<String, String>,
-    /// Files of variables. Later files override earlier ones, and the environment overrides all of
-    /// them. If empty, `.env` in the project directory is used if it exists.
+    /// Files of variables; later files override earlier ones. If empty, `.env` in the project
+    /// directory is used if it exists.
     pub env_files: Vec<PathBuf>,
     /// A platform name that overrides the name in the files.
     pub name: Option<PlatformName>,

@@ -71,7 +71,7 @@ impl Starter {
 /// several nodes.
 ///
 /// # Errors
-/// The problems that a single node causes, if more nodes do not solve these problems.
+/// If no number of nodes is sufficient, the problems with a single node.
 pub async fn load_on_fewest_nodes(
     sources: &Sources,
     id: PlatformId,

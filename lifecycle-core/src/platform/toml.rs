@@ -58,8 +58,8 @@ impl<'t> Lines<'t> {
         }
     }
 
-    /// Reads a table, and restores the order of the keys in the file, which the parser changes. The
-    /// order matters: by default, the manager runs on the first declared node.
+    /// Reads a table and restores the order of the keys, which the parser changes. By default, the
+    /// manager runs on the first declared node.
     fn table(&self, table: &DeTable<'_>, at: Position, depth: usize) -> Option<Node> {
         let mut entries = Vec::new();
         for (key, value) in table {

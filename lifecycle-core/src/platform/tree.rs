@@ -25,8 +25,7 @@ impl Position {
     };
 }
 
-/// How a value is combined with the value of the same key in an earlier file. YAML tags select the
-/// way.
+/// The YAML tag of a value. It determines how the value is merged with an earlier value.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Mark {
     /// The two values are merged.
@@ -47,8 +46,7 @@ pub(super) struct Node {
 
 #[derive(Clone)]
 pub(super) enum Value {
-    /// Kept as text until the reader knows the type of the key, because interpolation can turn text
-    /// into a number.
+    /// Kept as text, because only the reader of the key knows the type.
     Scalar {
         text: String,
         /// Whether the text was written without quotes. If so, `null` and an empty string mean "no

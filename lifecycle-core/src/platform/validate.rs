@@ -48,7 +48,7 @@ impl<'a> Check<'a> {
         self.services.values().map(|draft| &draft.spec)
     }
 
-    /// Returns the position and path of a key of a service, or of its nearest existing parent.
+    /// Returns the position and path of a service's key, or of the key's nearest existing parent.
     fn locate(&self, service: &ServiceName, keys: &[&str]) -> (Position, String) {
         let mut path = vec!["services", service.as_str()];
         path.extend(keys);
@@ -77,7 +77,7 @@ impl<'a> Check<'a> {
     fn cycles(&self, report: &mut Report) {
         let mut done: BTreeSet<&ServiceName> = BTreeSet::new();
         for start in self.services.keys() {
-            // Each level contains a service and those of its dependencies that are still unvisited.
+            // Each level contains a service and its unvisited dependencies.
             let mut stack: Vec<(&ServiceName, Vec<&ServiceName>)> = Vec::new();
             if !done.contains(start) {
                 stack.push((start, self.needs(start)));
@@ -215,7 +215,7 @@ impl<'a> Check<'a> {
         }
     }
 
-    /// Returns whether a node could run the service if nothing else ran on it.
+    /// Returns whether an allowed node, if empty, has enough resources for the service.
     fn has_room(&self, spec: &ServiceSpec) -> bool {
         self.allowed_nodes(spec).into_iter().any(|name| {
             let capacity = self.settings.nodes.get(name).and_then(|node| node.capacity);

@@ -1,5 +1,5 @@
-//! Computes the effect of a batch before anything is written. The registries, the databases for
-//! kinds of objects, and the control loop's copy of the state then apply this effect.
+//! Computes the effect of a batch before anything is written. The registries, the per-kind
+//! databases, and the control loop's copy of the state then apply this effect.
 
 use std::collections::BTreeMap;
 use std::net::Ipv4Addr;

@@ -1,9 +1,9 @@
-//! Defines separate databases for kinds of objects. Each contains a copy of one part of the central
-//! registry. Services that need only this part query the copy and put no load on the central
-//! database.
+//! Defines per-kind databases: separate databases for some kinds of objects. Each contains a copy
+//! of one part of the central registry. Services that need only this part query the copy and put no
+//! load on the central database.
 //!
 //! The central registry remains authoritative, so all guarantees of [`Registry`] hold for all
-//! objects. The database of a kind follows the central registry with a short delay
+//! objects. A per-kind database follows the central registry with a short delay
 //! ([`super::mirror`]).
 
 use std::fmt::Debug;
@@ -21,21 +21,21 @@ use crate::secret::{PlatformKey, Sensitive};
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct RegistryId(pub String);
 
-/// A set of changes for the database of a kind.
+/// A set of changes for a per-kind database.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Mirrored {
     /// The registry that the changes come from.
     pub of: RegistryId,
     /// Whether the previous contents of the database are deleted first.
     pub replace_all: bool,
-    /// The changes to the state. A declaration in these changes contains only objects of the kinds
-    /// that the database is for.
+    /// The changes to the state. A declaration in the changes contains only objects of the
+    /// database's kinds.
     pub changes: Effect,
     /// The id directly before the first event. If this id is greater than the latest event id in
     /// the database, the central registry has deleted the events in between. The database then
     /// deletes all its events.
     pub after: u64,
-    /// The events about objects of these kinds, with their ids in the central registry.
+    /// The events about objects of the database's kinds, with their ids in the central registry.
     pub events: Vec<Event>,
     /// The id of the last event of the central registry that this update covers. The next update
     /// starts after this event.
@@ -70,14 +70,13 @@ pub trait Databases: Debug + Send + Sync + 'static {
     async fn check(&self, url: &Sensitive, platform: PlatformId, key: &PlatformKey) -> Result<()>;
 
     /// Prepares a database as the central registry of `platform`: connects to the database,
-    /// migrates its tables, and checks that `key` is its encryption key. If the platform was
-    /// removed and its key was lost, the registry that the platform left behind is reused with the
-    /// new key.
+    /// migrates its tables, and checks that `key` is its encryption key. A database that a removed
+    /// platform with a lost key left behind is reused with `key`.
     async fn prepare(&self, url: &Sensitive, platform: PlatformId, key: &PlatformKey)
     -> Result<()>;
 
-    /// Records the manager's endpoint. The bootstrapper calls this without holding the lease,
-    /// because the bootstrapper, not the leader, decides where the manager runs.
+    /// Records the manager's endpoint. The bootstrapper calls this method without holding the
+    /// lease.
     async fn record_manager(
         &self,
         url: &Sensitive,
@@ -85,8 +84,8 @@ pub trait Databases: Debug + Send + Sync + 'static {
         endpoint: &ManagerEndpoint,
     ) -> Result<()>;
 
-    /// Opens the database of a kind. Deletes data of the same platform that is encrypted with
-    /// another key; no information is lost, because the data is only a copy.
+    /// Opens a per-kind database. Deletes the copied data if it belongs to the same platform but is
+    /// encrypted with another key.
     async fn kind(
         &self,
         url: &Sensitive,

@@ -67,8 +67,8 @@ impl MemoryRegistry {
         self.state().snapshot.manager = Some(endpoint);
     }
 
-    /// Locks the state. Poisoning is ignored: every method changes the state only after its last
-    /// step that can fail, so a panic cannot leave a change incomplete.
+    /// Locks the state. Poisoning is ignored: every method changes the state only after all steps
+    /// that can fail.
     fn state(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }

@@ -1,4 +1,4 @@
-//! Keeps the database of a kind up to date with the central registry.
+//! Keeps a per-kind database up to date with the central registry.
 //!
 //! Each pass compares both databases and writes the difference. Therefore, nothing special is
 //! needed after a crash, after days of unavailability, or for an empty database. Events are copied
@@ -43,7 +43,7 @@ const MAX_BACKOFF: Duration = Duration::from_mins(1);
 /// How often old events are deleted.
 const DELETE_OLD_EVERY: Duration = Duration::from_mins(10);
 
-/// The timeout of one pass. It ends a pass in which a database stops responding.
+/// The timeout of one pass.
 const PASS_TIMEOUT: Duration = Duration::from_mins(2);
 
 /// Copies the objects of some kinds from the central registry to a database.
@@ -449,8 +449,7 @@ impl Copier<'_> {
             outcome = self.drop_old(database.as_ref()).await;
         }
         if matches!(outcome, Err(Failure::Kind(_))) {
-            // Open the database again before the next pass. It may have been replaced by an empty
-            // database, whose tables are created when it is opened.
+            // Open the database again before the next pass: an empty database may have replaced it.
             self.database = None;
         }
         outcome
@@ -529,7 +528,7 @@ impl Copier<'_> {
                     unavailable.recorded = true;
                 }
             }
-            // After the next failed pass, `set_unavailable` tries again to record its event.
+            // `set_unavailable` tries again after the next failed pass.
             Err(error) => tracing::warn!(error = %error.chain(), "cannot record an event"),
         }
     }

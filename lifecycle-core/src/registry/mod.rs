@@ -59,7 +59,7 @@ pub struct NodeRecord {
     pub engine: Option<EngineInfo>,
     /// The pinned SSH host keys, in OpenSSH format.
     pub host_keys: Vec<String>,
-    /// The start of the outage and its reason, while the node does not respond.
+    /// The start and the reason of the outage, while the node does not respond.
     pub unknown: Option<Unknown>,
     /// The change to the node that is in progress in the cloud, if there is one.
     pub operation: Option<CloudOperation>,
@@ -103,8 +103,8 @@ pub struct RejectedSpec {
 pub enum Credential {
     /// The SHA-256 hash, in hexadecimal, of a credential that only has to be verified.
     Hash(String),
-    /// The credential itself, if a hash is not enough because the plain value is needed again. It
-    /// is stored encrypted with the platform key.
+    /// The credential itself, if the plain value is needed again. It is stored encrypted with the
+    /// platform key.
     Sealed(Sensitive),
 }
 
@@ -296,7 +296,7 @@ pub trait Registry: Debug + Send + Sync + 'static {
     /// some of these events were deleted, or if this registry has never assigned the id `after`.
     async fn events(&self, after: u64, limit: u32) -> Result<EventPage>;
 
-    /// Deletes the oldest events until at most `keep` events remain and the oldest of these did not
-    /// happen before `before`. The ids of the remaining events have no gaps.
+    /// Deletes the oldest events, until at most `keep` remain and the first of these happened at
+    /// `before` or later. The ids of the remaining events have no gaps.
     async fn prune_events(&self, before: DateTime<Utc>, keep: u64) -> Result<()>;
 }

@@ -11,7 +11,7 @@ use crate::code::DirectoryStore;
 use crate::model::BuildOptions;
 use crate::secret::Sensitive;
 
-/// The source of an image, before its code base is read.
+/// The source of an image, before the code base is read.
 pub(in super::super) struct Build {
     /// The name of the code base: its directory, relative to the Compose file.
     pub(in super::super) code: String,
@@ -108,7 +108,7 @@ pub(super) fn read(
     })
 }
 
-/// Reads options of the build other than context, Dockerfile and arguments.
+/// Reads a build option other than the context, the Dockerfile and the arguments.
 fn option(key: &str, field: &Field<'_>, options: &mut BuildOptions, report: &mut Report) {
     match key {
         "target" => options.target = field.text(report).map(str::to_owned),

@@ -54,8 +54,8 @@ pub(super) fn read(
     }
 }
 
-/// Sets the number of replicas of a global service: one on each node that satisfies its
-/// constraints. Call this after all other keys are read.
+/// Gives a global service one replica on each node that satisfies the service's constraints. Call
+/// this after all other keys are read.
 pub(super) fn settle(
     field: &Field<'_>,
     spec: &mut ServiceSpec,

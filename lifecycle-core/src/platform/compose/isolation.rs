@@ -73,8 +73,8 @@ fn text(field: &Field<'_>, report: &mut Report) -> Option<String> {
     })
 }
 
-/// Reads a mode, which must be one of `modes`. The namespace of another container is rejected,
-/// because that container may be on another node.
+/// Reads a mode, which must be one of `modes`. Another container's namespace is rejected: that
+/// container may be on another node.
 fn mode(field: &Field<'_>, modes: &[&str], report: &mut Report) -> Option<String> {
     let text = field.text(report)?;
     if text.starts_with("service:") || text.starts_with("container:") {
@@ -105,7 +105,7 @@ fn security(field: &Field<'_>, project: &ProjectContext<'_>, report: &mut Report
             .or_else(|| text.strip_prefix("seccomp:"))
             .filter(|file| !matches!(*file, "unconfined" | "builtin"));
         let Some(file) = file else {
-            // The older notation uses a colon; in `label=type:x` the colon belongs to the value.
+            // Text without `=` uses the older notation `key:value`.
             options.push(if text.contains('=') {
                 text.to_owned()
             } else {

@@ -1,5 +1,5 @@
-//! Lists every key of the Compose Specification, with its effect or what happens instead.
-//! `docs/compose.md` is generated from these tables, and a test checks that the page is up to date.
+//! Lists every key of the Compose Specification and its effect on a platform. `docs/compose.md` is
+//! generated from these tables, and a test checks that the page is up to date.
 
 #[cfg(test)]
 mod page;
@@ -24,10 +24,9 @@ pub(super) enum Effect {
         )]
         &'static str,
     ),
-    /// The key has no effect, and the service behaves differently from what the key requests.
+    /// The key has no effect, so the service behaves differently than declared.
     Changes(&'static str),
-    /// The key has no effect yet, but its value is checked and stored. A warning is sufficient,
-    /// because the key concerns only updates of the service.
+    /// The key has no effect yet, but its value is checked and stored. Only a warning is reported.
     Checked(&'static str),
     /// The key is in a mapping that is [`Effect::Checked`]. Only the mapping is reported.
     PartOfChecked,

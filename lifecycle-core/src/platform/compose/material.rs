@@ -30,12 +30,10 @@ pub(super) const SECRET: Kind = Kind {
     table: keys::SECRET,
 };
 
-/// The default mode. As the specification defines, every user in the container can read the file.
-/// On the node, only root can access the directory of the file.
+/// The default mode. Every user in the container can read the file, as the specification requires.
 const MODE: u32 = 0o444;
 
-/// The declared configs or secrets by name. An invalid entry is `None`; its problem has already
-/// been reported.
+/// The declared configs or secrets by name; `None` for an invalid entry.
 pub(super) type Materials<'a> = BTreeMap<&'a str, Option<FileTree>>;
 
 /// Reads the top-level `configs` or `secrets`.
@@ -96,7 +94,7 @@ fn one(
                     );
                 }
             }
-            // `name` is for external stores; here, the key identifies the entry.
+            // The key identifies the entry, so `name` is ignored.
             _ => drop(field.text(report)),
         }
     }

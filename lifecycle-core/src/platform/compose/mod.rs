@@ -53,7 +53,7 @@ struct Declared<'a> {
     secrets: Materials<'a>,
 }
 
-/// A service, before the contents of its code base are known.
+/// A service whose code base has not been read yet.
 pub(super) struct Draft {
     pub(super) spec: ServiceSpec,
     pub(super) build: Option<Build>,
@@ -80,8 +80,7 @@ impl Composition {
     }
 }
 
-/// Limits the total size of mounted files. They are part of the declaration, which is stored and
-/// sent as a whole.
+/// Limits the total size of mounted files, which are stored and sent with the declaration.
 fn check_size(composition: &Composition, root: &Field<'_>, report: &mut Report) {
     let mounts = composition
         .services

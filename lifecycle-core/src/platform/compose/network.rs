@@ -9,7 +9,7 @@ use super::keys::{self, supported_entries};
 use super::value::{self, PortRange};
 use crate::model::{ContainerTemplate, Protocol, PublishedPort};
 
-/// The maximum number of ports of a service; the engine opens each port separately.
+/// The maximum number of ports of a service.
 const MAX_PORTS: u32 = 1000;
 
 /// Reads `ports` into the template.

@@ -23,7 +23,7 @@ pub(super) struct Alias {
     pub(super) path: String,
 }
 
-/// The aliases and networks of a service, which are compared with those of other services.
+/// The aliases and networks of a service.
 #[derive(Default)]
 pub(super) struct Connected<'a> {
     pub(super) aliases: Vec<Alias>,
@@ -387,7 +387,7 @@ pub(super) fn settle(field: &Field<'_>, container: &mut ContainerTemplate, repor
         .collect();
 }
 
-/// Gives services their additional names. A name belongs to one service only.
+/// Adds the aliases to the services. Two services cannot have the same alias.
 pub(super) fn add_aliases(
     services: &mut BTreeMap<ServiceName, Draft>,
     aliases: Vec<Alias>,

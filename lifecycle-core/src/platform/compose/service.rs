@@ -137,14 +137,13 @@ pub(super) fn read<'a>(
     (draft, connected)
 }
 
-/// Reads the values of individual keys.
 struct Reader<'w, 'r> {
     project: &'w ProjectContext<'w>,
     report: &'r mut Report,
 }
 
 impl Reader<'_, '_> {
-    /// Reads a list, or a line that is split as in a shell.
+    /// Reads a list of words, or a line that is split as in a shell.
     fn command(&mut self, field: &Field<'_>) -> Option<Vec<String>> {
         if field.is_null() {
             None
@@ -367,8 +366,7 @@ impl Reader<'_, '_> {
             if !entry.is_null() {
                 for (key, field) in entry.entries(self.report) {
                     if key == "required" {
-                        // The module `profiles` has already used this value. Only check the value's
-                        // type.
+                        // `profiles` has already used the value, so only check the type.
                         field.boolean(self.report);
                         continue;
                     }
@@ -492,7 +490,8 @@ impl Reader<'_, '_> {
     }
 }
 
-/// Reads `pull_policy`. Whatever the value, an image is pulled only if the node does not have it.
+/// Reads `pull_policy`. All values have the same effect: an image is pulled only if the node lacks
+/// it.
 fn pull_policy(field: &Field<'_>, report: &mut Report) {
     let Some(text) = field.text(report) else {
         return;

@@ -9,22 +9,21 @@ use crate::code::{DirectoryStore, read_tree};
 use crate::error::Error;
 use crate::model::{FileTree, VolumeName};
 
-/// The maximum size of one mount, in bytes. The registry stores whole declarations, so larger data
-/// belongs in an image or a volume.
+/// The maximum size of one mount, in bytes.
 pub(super) const MAX_MOUNT: u64 = 1 << 20;
 /// The maximum size of one config or secret, in bytes, as in Swarm mode.
 pub(super) const MAX_SECRET: u64 = 500 << 10;
 /// The maximum total size of the files of a declaration, in bytes.
 pub(super) const MAX_TOTAL: u64 = 16 << 20;
 
-/// Files that exist only to keep an otherwise empty directory in a Git repository.
+/// Files that keep an otherwise empty directory in a Git repository.
 const PLACEHOLDERS: [&str; 3] = [".gitkeep", ".keep", ".gitignore"];
 
 /// The result of reading a relative path.
 pub(super) enum Found {
     /// Files to send.
     Files(FileTree),
-    /// The path does not exist or is an empty directory, so it is used for data.
+    /// The path does not exist or is an empty directory. A data volume is mounted instead.
     Nothing,
 }
 

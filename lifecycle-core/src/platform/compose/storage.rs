@@ -115,7 +115,6 @@ fn engine_name(text: &str) -> Result<String, String> {
     }
 }
 
-/// The result of one item of `volumes`.
 enum Mounted {
     Volume(VolumeMount),
     Anonymous(String),
@@ -165,7 +164,6 @@ pub(super) fn mounts(
 #[derive(Default)]
 struct MountRequest {
     target: String,
-    /// Whether the mount is read-only; `None` if this is not declared.
     read_only: Option<bool>,
     no_copy: bool,
     /// Whether the path must already exist; otherwise, a missing directory is created.

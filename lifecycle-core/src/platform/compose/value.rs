@@ -5,8 +5,7 @@ use std::time::Duration;
 
 use crate::model::Protocol;
 
-/// Parses a duration in the format of the specification (`1h5m30s20ms`), with fractions as in Go
-/// (`1.5s`).
+/// Parses a duration such as `1h5m30s20ms` or `1.5s`.
 pub(in super::super) fn duration(text: &str) -> Result<Duration, String> {
     let bad = || format!("`{text}` is not a duration; write it like `90s` or `1m30s`");
     let mut total = Duration::ZERO;
@@ -44,7 +43,7 @@ pub(in super::super) fn duration(text: &str) -> Result<Duration, String> {
     Ok(total)
 }
 
-/// Parses a duration of a health check; engines reject values between 0 and 1 ms.
+/// Parses a duration of a health check. Engines reject nonzero values below 1 ms.
 pub(super) fn check_duration(text: &str) -> Result<Duration, String> {
     let duration = duration(text)?;
     if duration > Duration::ZERO && duration < Duration::from_millis(1) {
@@ -240,8 +239,8 @@ pub(super) fn exposed(text: &str) -> Result<(PortRange, Protocol), String> {
     Ok((port_range(range)?, protocol(protocol_name)?))
 }
 
-/// Splits a command line into words. Quotes and backslashes work as in a shell. Other features of a
-/// shell are not supported.
+/// Splits a command line into words. Supports the quotes and backslashes of a shell, but nothing
+/// else.
 pub(super) fn words(line: &str) -> Result<Vec<String>, String> {
     let mut words = Vec::new();
     let mut word: Option<String> = None;

@@ -1,8 +1,8 @@
 //! Resolves `include`: copies the resources of other projects into this one (`14-include.md` of the
 //! specification).
 //!
-//! Each entry is a separate project, and its files are merged separately. They have their own
-//! directory for relative paths, and their own variables in addition to those of the main project.
+//! Each entry of `include` is a separate project. It has its own base directory for relative paths,
+//! and its own variables in addition to those of the main project.
 
 use std::path::{Path, PathBuf};
 

@@ -49,7 +49,7 @@ struct Merge<'r> {
     path: Vec<String>,
 }
 
-/// How two values of one key in a mapping are combined.
+/// How two values of the same key are combined.
 #[derive(Clone, Copy)]
 enum Both {
     Merged,
@@ -304,8 +304,7 @@ impl Merge<'_> {
         self.report.final_problem(node.at, &path, message);
     }
 
-    /// Merges the addresses of hosts. A host may have several addresses; the later file replaces
-    /// all of them together.
+    /// Merges addresses of hosts. The later file replaces all addresses of a host that it lists.
     fn hosts(&mut self, earlier: Node, later: Node) -> Node {
         let at = earlier.at;
         let mut items = as_host_list(earlier);
@@ -370,8 +369,7 @@ fn as_mapping(node: Node, key: &str) -> Node {
     }
 }
 
-/// Converts a list of names to the keys of a mapping. Other types are not changed; they are
-/// reported later.
+/// Converts a list of names to a mapping with these keys. Returns any other value unchanged.
 fn named(node: Node, name: Name) -> Node {
     let Value::List(items) = &node.value else {
         return node;

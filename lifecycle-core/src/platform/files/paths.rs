@@ -1,7 +1,7 @@
-//! Makes paths in files of other directories relative to the project directory.
+//! Makes the paths in a file relative to the project directory.
 //!
-//! All paths in the merged tree must be relative to one directory. But in included files and in
-//! files with extended services, paths are relative to the directories of those files.
+//! In included and extended files, paths are relative to the directories of those files. In the
+//! merged tree, all paths must be relative to one directory.
 
 use std::path::{Path, PathBuf};
 
@@ -50,8 +50,7 @@ pub(super) fn rebase(root: &mut Node, directory: &Path) {
     }
 }
 
-/// Sets the default build context of services in an included project, which is the directory of
-/// that project.
+/// Sets each missing build context in an included project to the directory of that project.
 pub(super) fn set_default_contexts(root: &mut Node, directory: &Path) {
     if directory == Path::new(PROJECT) {
         return;

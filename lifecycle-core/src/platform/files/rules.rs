@@ -21,14 +21,13 @@ pub(super) enum Rule {
     Names(Name),
     /// A list or a single value, which counts as a list with one item.
     OneOrList,
-    /// Like `OneOrList`, but items with the same identity replace each other.
+    /// Like `OneOrList`, but a later item replaces an earlier one with the same identity.
     OneOrUnique(Identity),
-    /// A list in which items with the same identity replace each other.
+    /// A list in which a later item replaces an earlier one with the same identity.
     Unique(Identity),
     /// A single value is short for a mapping with this key.
     Short(&'static str),
-    /// Two values with the same driver are merged; otherwise the later value replaces the earlier
-    /// one.
+    /// Values with the same driver are merged; otherwise, the later value replaces the earlier one.
     OfDriver,
 }
 

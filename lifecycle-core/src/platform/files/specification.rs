@@ -1,8 +1,7 @@
 //! Tests against the examples in the Compose Specification that use several files.
 //!
-//! The name of a case is the document and section of the example. The cases differ from the
-//! document in two ways: broken indentation is corrected, and parts that the document only
-//! describes are written out.
+//! The name of a case is the document and section of the example. In the cases, broken indentation
+//! is corrected, and the parts that the document only describes are written out.
 
 use std::fs;
 
@@ -504,7 +503,7 @@ fn replaces_variables_as_in_12_interpolation() {
             "$$VAR_NOT_INTERPOLATED_BY_COMPOSE",
             "$VAR_NOT_INTERPOLATED_BY_COMPOSE",
         ),
-        // The specification: a `$` that does not begin an interpolation is preserved.
+        // A `$` that does not begin an interpolation is kept.
         ("$(date) $1 5$", "$(date) $1 5$"),
     ] {
         let file = format!(

@@ -51,8 +51,7 @@ const SSH: u16 = 22;
 /// The shortest reasonable timeout.
 const SHORTEST: Duration = Duration::from_secs(10);
 
-/// The provider that a file selects. It can be determined even if the file's other settings are
-/// invalid.
+/// The provider of nodes that `platform.toml` selects.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Provider {
     Local,

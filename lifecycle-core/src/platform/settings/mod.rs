@@ -154,7 +154,7 @@ impl Properties {
 
 struct Reader<'r> {
     report: &'r mut Report,
-    /// The provider, which determines which images are valid.
+    /// Determines which images are valid.
     provider: Provider,
     nodes: BTreeMap<NodeName, NodeSpec>,
     /// The node that comes first in the file.
@@ -316,8 +316,8 @@ impl Reader<'_> {
     }
 }
 
-/// Returns whether the file declares nodes. Invalid declarations count, too: default nodes in their
-/// place would only confuse the user.
+/// Returns whether the file declares nodes. Invalid declarations count, so that default nodes do
+/// not replace them.
 fn declares_nodes(root: Option<&Node>) -> bool {
     root.is_some_and(|root| {
         let root = Field::root(root);

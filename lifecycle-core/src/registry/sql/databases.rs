@@ -1,5 +1,4 @@
-//! Opens registries in SQL databases by URL: the central registry, for the bootstrapper, and the
-//! databases for kinds of objects.
+//! Opens registries in SQL databases by URL: the central registry and the per-kind databases.
 
 use std::sync::Arc;
 
@@ -141,9 +140,8 @@ impl KindDatabase for SqlRegistry {
                 .map_err(self.failed())?;
             let writer = self.writer(session);
             for (generation, _) in &update.changes.declarations {
-                // Delete this generation's stored copy before the new one is written: if this
-                // database is now configured for other kinds of objects, the copy must contain a
-                // different part of the declaration.
+                // Delete the stored copy. If the kinds of this database have changed, the new copy
+                // differs.
                 declaration::Entity::delete_many()
                     .filter(declaration::Column::Generation.eq(signed(generation.0)?))
                     .exec(session)

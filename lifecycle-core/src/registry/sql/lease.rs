@@ -1,5 +1,4 @@
-//! Acquires, releases and locks the lease. Its row contains the current epoch, which every writer
-//! must have.
+//! Acquires, releases and locks the lease. The row of the lease contains the current epoch.
 //!
 //! In PostgreSQL, leases expire by the server's clock, which is the same for all managers. In
 //! SQLite, leases expire by the clock of the only process that uses the file.
@@ -20,8 +19,7 @@ use crate::registry::effect::{MAX_LEASE, lease_end};
 /// The name of the only lease.
 const MANAGER: &str = "manager";
 
-/// Locks the row of the lease. Until the session ends, no other session can change the row or
-/// write.
+/// Locks the row of the lease. Until the session ends, no other session can write.
 pub(super) async fn lock(session: &Session) -> Result<Model, DbErr> {
     Entity::find_by_id(MANAGER)
         .lock_exclusive()
@@ -82,7 +80,7 @@ pub(super) async fn release(session: &Session, holder: Option<&str>) -> Result<(
     Ok(())
 }
 
-/// Sets the epoch in the database of a kind. The lease itself is in the central registry.
+/// Sets the epoch in a per-kind database. The lease itself is in the central registry.
 pub(super) async fn lead_by(session: &Session, epoch: Epoch) -> Result<(), DbErr> {
     let number = i64::try_from(epoch.0).map_err(|error| DbErr::Type(error.to_string()))?;
     Entity::update_many()

@@ -21,8 +21,7 @@ const CONNECT: Duration = Duration::from_secs(5);
 const STATEMENT: Duration = Duration::from_secs(45);
 /// The longest time that a write waits for another write.
 const LOCK: Duration = Duration::from_secs(30);
-/// How long PostgreSQL keeps an idle transaction. The process that opened the transaction may have
-/// ended without closing it.
+/// How long PostgreSQL keeps an idle transaction, such as that of a process that was killed.
 const IDLE_TRANSACTION: Duration = Duration::from_mins(1);
 
 /// The parsed URL of a database.
@@ -171,7 +170,8 @@ pub(super) struct FileLock {
 }
 
 impl FileLock {
-    /// Ensures that the database's file exists, accessible only to its owner, and locks it.
+    /// Locks the database's file, which only its owner can access. Creates a missing file if
+    /// `create` is true.
     fn take(database: &Path, create: bool) -> Result<Self> {
         let shown = database.display();
         let opened = private().read(true).create(create).open(database);
@@ -218,8 +218,8 @@ impl FileLock {
     }
 }
 
-/// Returns the path of the lock file. The lock file is never deleted. Otherwise, one process could
-/// lock the deleted file, which it still has open, while another process locks a new file.
+/// Returns the path of the lock file. Never delete that file: two processes could then hold the
+/// lock at the same time.
 fn lock_path(database: &Path) -> PathBuf {
     let mut name = database.as_os_str().to_owned();
     name.push(".lock");

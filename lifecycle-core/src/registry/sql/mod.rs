@@ -138,8 +138,7 @@ impl SqlRegistry {
         })
     }
 
-    /// Returns the id of this registry. A database for kinds of objects stores this id to recognize
-    /// the registry that it follows.
+    /// Returns the id of this registry, which per-kind databases use to recognize the registry.
     pub fn id(&self) -> RegistryId {
         self.id.clone()
     }
@@ -181,7 +180,7 @@ impl SqlRegistry {
         Ok(session)
     }
 
-    /// Reads the id of this registry. The id is empty for the database of a kind.
+    /// Reads the id of this registry. The id is empty for a per-kind database.
     async fn read_id(&self) -> Result<RegistryId> {
         let session = self.read().await?;
         let found = self.reader(&session).platform().await?;
@@ -389,7 +388,7 @@ impl Registry for SqlRegistry {
     async fn prune_events(&self, before: DateTime<Utc>, keep: u64) -> Result<()> {
         self.bounded(async {
             let write = self.write().await?;
-            // Lock out other writers, as in a commit: they would change the event counter.
+            // Lock out other writers, which would change the event counter.
             lease::lock(&write.session).await.map_err(self.failed())?;
             self.writer(&write.session)
                 .prune_events(before, keep)

@@ -20,16 +20,16 @@ use crate::secret::new_token;
 pub(super) enum Use {
     /// The database is the central registry of the platform that the key belongs to.
     Central,
-    /// The database is the central registry of this platform. The database may be encrypted with a
-    /// lost key, if the platform was removed before.
+    /// The database is the central registry of this platform. If the platform was removed before,
+    /// the database may be encrypted with a lost key.
     CentralOf(PlatformId),
-    /// The database is for some kinds of objects of this platform.
+    /// The database is a per-kind database of this platform.
     Kind(PlatformId),
 }
 
 impl SqlRegistry {
-    /// Checks that the database is suitable for `usage`, and records which key encrypts the
-    /// database and, for a central registry, the registry's id.
+    /// Checks that the database is suitable for `usage`, and records the signature that identifies
+    /// the encryption key. Gives a central registry its id.
     pub(super) async fn take(&self, usage: Use, session: &Session) -> Result<()> {
         let found = self.reader(session).platform().await?;
         let is_kind = matches!(usage, Use::Kind(_));
@@ -77,8 +77,8 @@ impl SqlRegistry {
         Ok(())
     }
 
-    /// Returns whether data that is encrypted with another key can be deleted. The data must belong
-    /// to the same platform, and must be a copy or a remainder of a removed platform.
+    /// Returns whether data with another encryption key can be deleted. The data must belong to the
+    /// same platform, and must be a copy or be left over from a removed platform.
     async fn may_forget(
         &self,
         usage: Use,

@@ -19,8 +19,7 @@ use crate::platform::Declaration;
 use crate::registry::effect::{Effect, stored, stored_event};
 use crate::secret::PlatformKey;
 
-/// The maximum number of rows per statement. Even for the widest table, a statement then stays well
-/// below SQLite's limit of 32,766 values.
+/// The maximum number of rows per statement. SQLite limits a statement to 32,766 values.
 pub(super) const ROWS: usize = 500;
 
 /// How many previous generations are kept.

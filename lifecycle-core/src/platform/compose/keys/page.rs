@@ -205,8 +205,8 @@ fn read(before: &str, key: &str, value: &str, after: &str) -> (Vec<String>, Vec<
     )
 }
 
-/// Sets each key to an invalid value. A key whose value is read must cause a problem. A key without
-/// effect must be reported as unsupported, on its own or with the mapping that contains the key.
+/// Sets each key to an invalid value. A key that is read must cause a problem. A key without
+/// effect, or the mapping that contains it, must be reported as unsupported.
 #[test]
 fn every_key_has_the_effect_in_its_table() {
     const NONSENSE: &str = "{'?': [[]]}";

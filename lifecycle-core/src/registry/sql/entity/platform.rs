@@ -25,7 +25,7 @@ pub struct Model {
     pub key_check: Option<String>,
     /// The id of this registry, if this is a central registry.
     pub registry: Option<String>,
-    /// The id of the central registry to follow, if this is the database of a kind.
+    /// The id of the central registry to follow, if this is a per-kind database.
     pub follows: Option<String>,
 }
 

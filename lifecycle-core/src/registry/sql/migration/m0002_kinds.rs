@@ -1,5 +1,5 @@
-//! Adds columns for the id of a central registry, and for the id of the registry that the database
-//! of a kind follows.
+//! Adds columns for the id of a central registry, and for the id of the registry that a per-kind
+//! database follows.
 
 use sea_orm_migration::async_trait::async_trait;
 use sea_orm_migration::prelude::*;

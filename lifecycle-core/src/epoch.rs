@@ -4,8 +4,8 @@ use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
-/// A fencing token: each new leader gets the next number, so a registry can detect and reject the
-/// writes of a previous leader.
+/// A fencing token: each new leader gets the next number, so that a registry can reject the writes
+/// of a previous leader.
 #[derive(
     Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize,
 )]

@@ -62,9 +62,8 @@ const NONCE_BYTES: usize = 12;
 const KEY_BYTES: usize = 32;
 const SEAL_VERSION: u8 = 1;
 
-/// The key of one platform: 32 random bytes, created by the bootstrapper and stored in files that
-/// only their owner can read. It encrypts secrets in the registry (ChaCha20-Poly1305, RFC 8439) and
-/// signs spec digests (HMAC-SHA256, RFC 2104).
+/// The key of one platform: 32 random bytes. It encrypts secrets in the registry
+/// (ChaCha20-Poly1305, RFC 8439) and signs spec digests (HMAC-SHA256, RFC 2104).
 #[derive(Clone)]
 pub struct PlatformKey(SecretSlice<u8>);
 

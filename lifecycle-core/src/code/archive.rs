@@ -1,5 +1,5 @@
 //! The canonical tar format of build contexts. Headers contain no times or owners, so that the same
-//! files result in the same archive on every machine and in every store.
+//! files always result in the same archive.
 
 use std::io;
 

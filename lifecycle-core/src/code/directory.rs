@@ -154,8 +154,8 @@ impl CodeStore for DirectoryStore {
     }
 }
 
-/// Writes the archive. If the files changed while they were read, their digest is not the expected
-/// one. The function then fails before it writes the end of the archive.
+/// Writes the archive. If the digest is not `expected`, fails before writing the end of the
+/// archive.
 fn write_archive(root: &Path, expected: &str, chunks: &mut Chunks) -> io::Result<()> {
     let entries = digest::entries(root).map_err(io::Error::other)?;
     let digest = write_entries(&entries, |path| open(root, path), chunks)?;

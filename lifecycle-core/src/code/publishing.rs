@@ -29,7 +29,7 @@ pub struct Published {
 /// - A code base is replaced atomically: concurrent readers get either the previous or the new
 ///   contents. A failed or interrupted publish leaves one of the two.
 /// - After publishing, the store returns the same digest and archive as [`DirectoryStore`] for the
-///   same directory: `.dockerignore` is applied, and modes, links and empty directories are kept.
+///   same directory.
 /// - Publishing unchanged contents writes nothing.
 /// - If several processes publish the same name at the same time, each of them either succeeds or
 ///   gets an error that another version is in effect.
@@ -50,7 +50,7 @@ pub trait CodePublisher: CodeStore {
     async fn publish(&self, name: &str, directory: &Path) -> Result<Published>;
 }
 
-/// A code base on this machine that differs from the one in the store, or is not in the store.
+/// A code base on this machine that is missing from the store or differs from the stored version.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Outdated {
     /// The code base on this machine.
@@ -101,8 +101,7 @@ fn absent_is_none(digest: Result<CodeBaseRef>) -> Result<Option<CodeBaseRef>> {
     }
 }
 
-/// Publishes a code base of this machine under its own name, and then verifies its digest in the
-/// store.
+/// Publishes a code base of this machine, and then verifies the digest in the store.
 ///
 /// # Errors
 /// Errors of [`CodePublisher::publish`], and [`Error::Conflict`] if the store contains another

@@ -1,8 +1,8 @@
 //! Container settings that override the engine's defaults: privileges, devices, kernel limits,
 //! terminal and log.
 //!
-//! These settings are part of the spec digest. Default values are not serialized. Therefore, adding
-//! a setting to these types does not change the digests of containers that do not use it.
+//! These settings are part of the spec digest. Default values are not serialized, so that adding a
+//! setting does not change existing digests.
 
 use std::collections::BTreeMap;
 

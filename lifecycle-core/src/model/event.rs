@@ -101,7 +101,7 @@ pub struct NewEvent {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct Event {
-    /// The position among all events of this registry; also usable as a cursor.
+    /// The number of the event in this registry; also usable as a cursor.
     pub id: u64,
     /// The recorded event itself.
     #[serde(flatten)]

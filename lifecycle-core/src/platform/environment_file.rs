@@ -1,9 +1,8 @@
 //! Reads files of environment variables: `.env` next to the Compose file, and `env_file` of
 //! services.
 //!
-//! The syntax is that of the Compose Specification: `KEY=value` or `KEY: value`, an optional
-//! `export`, comments, quoted values that may span lines, escapes such as `\n` in double quotes,
-//! and variables everywhere except in single quotes.
+//! The syntax is that of the Compose Specification. Quoted values may span lines. Double quotes
+//! support escapes such as `\n`. Variables are replaced except in single quotes.
 
 use std::collections::BTreeMap;
 

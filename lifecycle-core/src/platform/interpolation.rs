@@ -10,7 +10,8 @@ use super::tree::{Node, Value};
 /// The maximum nesting of defaults.
 const MAX_DEPTH: usize = 32;
 
-/// The maximum size of one value, in bytes. Limits the expansion of short texts by variables.
+/// The maximum size of one value, in bytes. Without this limit, variables could expand a short text
+/// to any size.
 pub(super) const MAX_BYTES: usize = 1 << 20;
 
 /// The maximum total size of all values, in bytes.

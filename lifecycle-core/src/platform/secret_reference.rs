@@ -41,8 +41,7 @@ impl SecretReader<'_> {
         Some(Sensitive::new(text))
     }
 
-    /// Returns the value of the environment variable, or the text of the file, that a reference
-    /// names.
+    /// Reads the environment variable or file that a reference names.
     pub(super) fn resolve(self, field: &Field<'_>, report: &mut Report) -> Option<String> {
         let entries = field.entries(report);
         let unknown = |(key, _): &&(&str, Field<'_>)| !REFERENCE.contains(key);

@@ -174,7 +174,7 @@ fn search(directory: &Path) -> Result<Vec<PathBuf>> {
         }
     }
     Err(Error::not_found(format!(
-        "a `{}` in `{}` or its parent directories",
+        "a Compose file (such as `{}`) for directory `{}`",
         COMPOSE_FILES[0],
         start.display()
     )))

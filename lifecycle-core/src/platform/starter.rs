@@ -66,9 +66,9 @@ impl Starter {
     }
 }
 
-/// Loads a platform as if it had no `platform.toml`, and returns the smallest number of nodes with
-/// which the Compose files are valid. For example, replicas that use the same host port need
-/// several nodes.
+/// Loads a platform without its `platform.toml`. Returns the smallest number of nodes with which
+/// the Compose files are valid. For example, replicas that use the same host port need several
+/// nodes.
 ///
 /// # Errors
 /// If no number of nodes is sufficient, the problems with a single node.

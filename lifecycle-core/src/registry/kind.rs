@@ -70,8 +70,8 @@ pub trait Databases: Debug + Send + Sync + 'static {
     async fn check(&self, url: &Sensitive, platform: PlatformId, key: &PlatformKey) -> Result<()>;
 
     /// Prepares a database as the central registry of `platform`: connects to the database,
-    /// migrates its tables, and checks that `key` is its encryption key. A database that a removed
-    /// platform with a lost key left behind is reused with `key`.
+    /// migrates its tables, and checks that `key` is its encryption key. If the platform was
+    /// removed and its key was lost, the old database is reused with `key`.
     async fn prepare(&self, url: &Sensitive, platform: PlatformId, key: &PlatformKey)
     -> Result<()>;
 

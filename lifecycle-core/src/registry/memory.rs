@@ -1,5 +1,5 @@
-//! Implements the registry in memory, for tests and the simulation. It is the reference for the
-//! other implementations and has the same guarantees, but its data is lost when the process ends.
+//! Implements the registry in memory, for tests and the simulation. This implementation is the
+//! reference for the others. Its data is lost when the process ends.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};

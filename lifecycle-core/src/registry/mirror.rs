@@ -449,7 +449,8 @@ impl Copier<'_> {
             outcome = self.drop_old(database.as_ref()).await;
         }
         if matches!(outcome, Err(Failure::Kind(_))) {
-            // Open the database again before the next pass: an empty database may have replaced it.
+            // Open the database again before the next pass. It may have been replaced by an empty
+            // one.
             self.database = None;
         }
         outcome

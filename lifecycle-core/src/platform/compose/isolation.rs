@@ -1,4 +1,4 @@
-//! Reads the keys for the isolation of a container, for its process, and for its output.
+//! Reads the keys for the isolation, the process and the output of a container.
 
 use super::super::diagnostic::Report;
 use super::super::text_file;

@@ -2,7 +2,7 @@
 //!
 //! This module reads each key itself, so that every diagnostic has a line and all diagnostics are
 //! reported together. An existing library for the specification was tried and rejected: it panics
-//! on some numbers, reads `512m` as a power of ten, and loses positions.
+//! on some numbers, misreads `512m`, and loses source positions.
 
 mod build;
 mod deploy;

@@ -1,6 +1,6 @@
 //! Reads `networks`, `network_mode`, `links` and other keys for the connections of a container.
 //!
-//! A platform has one network, in which each service is reachable by its name on every node. The
+//! A platform has one network, in which each service is reachable by name from every node. The
 //! networks in a Compose file only give services additional names.
 
 use std::collections::{BTreeMap, BTreeSet};

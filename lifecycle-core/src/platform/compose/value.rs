@@ -239,8 +239,7 @@ pub(super) fn exposed(text: &str) -> Result<(PortRange, Protocol), String> {
     Ok((port_range(range)?, protocol(protocol_name)?))
 }
 
-/// Splits a command line into words. Supports the quotes and backslashes of a shell, but nothing
-/// else.
+/// Splits a command line into words. Of a shell's syntax, supports only quotes and backslashes.
 pub(super) fn words(line: &str) -> Result<Vec<String>, String> {
     let mut words = Vec::new();
     let mut word: Option<String> = None;

@@ -1,5 +1,5 @@
-//! Resolves `extends`: merges a service with the service that it extends, in the same file or in
-//! another file (`05-services.md` of the specification).
+//! Resolves `extends`: merges a service with the service that it extends (`05-services.md` of the
+//! specification).
 
 use std::collections::HashMap;
 use std::path::PathBuf;

@@ -18,8 +18,8 @@ pub(super) fn files(earlier: Node, later: Node, report: &mut Report) -> Node {
     merge.node(earlier, later)
 }
 
-/// Merges a service over the service that it extends. Keeps the tags, because they also apply to
-/// the values in earlier files.
+/// Merges a service over the service that it extends. Keeps the tags, which also apply to the
+/// values in earlier files.
 pub(super) fn services(name: &str, extended: Node, own: Node, report: &mut Report) -> Node {
     let mut merge = Merge {
         report,

@@ -4,7 +4,7 @@
 //! Each write is one transaction that first locks the row of the lease. This lock serializes all
 //! writes, so that event ids follow the order of commits. It also prevents another manager from
 //! taking over between the check of the epoch and the write. The effect of a batch is computed in
-//! memory from the few rows that the batch concerns, and is then written with few statements.
+//! memory and then written with few statements.
 //!
 //! Other services may rely on the view `endpoints(service, class, replica, node, ip, port,
 //! protocol, ready_since)`. Everything else may change between versions.

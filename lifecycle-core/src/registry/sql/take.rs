@@ -29,7 +29,7 @@ pub(super) enum Use {
 
 impl SqlRegistry {
     /// Checks that the database is suitable for `usage`, and records the signature that identifies
-    /// the encryption key. Gives a central registry its id.
+    /// the encryption key. Also gives a central registry an id.
     pub(super) async fn take(&self, usage: Use, session: &Session) -> Result<()> {
         let found = self.reader(session).platform().await?;
         let is_kind = matches!(usage, Use::Kind(_));
@@ -43,8 +43,7 @@ impl SqlRegistry {
         if is_kind && found.follows.is_none() && found.registry.is_some() {
             return Err(is_central(&self.location));
         }
-        // Reject a wrong key here. With a wrong key, this process could not decrypt existing data,
-        // and other processes could not decrypt new data.
+        // Reject a wrong key before anything is encrypted with that key.
         let check = self.key.sign("registry key check", b"");
         match found.key_check.as_deref() {
             Some(known) if known == check => {}
@@ -77,8 +76,8 @@ impl SqlRegistry {
         Ok(())
     }
 
-    /// Returns whether data with another encryption key can be deleted. The data must belong to the
-    /// same platform, and must be a copy or be left over from a removed platform.
+    /// Returns whether data that is encrypted with another key can be deleted. The data must belong
+    /// to the same platform, and must be a copy or be left over from a removed platform.
     async fn may_forget(
         &self,
         usage: Use,

@@ -28,8 +28,8 @@ impl MigratorTrait for Migrator {
 /// Migrates the tables within `transaction`, so that a failed migration leaves no changes.
 pub(super) async fn up(transaction: &DatabaseTransaction, location: &str) -> Result<()> {
     if transaction.get_database_backend() == DatabaseBackend::Postgres {
-        // If two managers start at the same time, the second one waits here and then finds migrated
-        // tables.
+        // If two managers start at the same time, the second one waits here until the tables are
+        // migrated.
         const LOCK: i64 = 0x006c_6966_6563_7963;
         transaction
             .execute_raw(Statement::from_sql_and_values(

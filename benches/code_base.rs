@@ -1,7 +1,6 @@
-//! Measures how long it takes to list the files of a code base, with a typical `.dockerignore` and
-//! without one, for increasing numbers of files and patterns. If the ratio of the two times stays
-//! constant as the number of files grows, the cost of a `.dockerignore` per file does not grow.
-//! Prints the results without asserting them.
+//! Measures how long it takes to list the files of a code base, with and without a typical
+//! `.dockerignore`, for increasing numbers of files and patterns. Prints the results without
+//! asserting them.
 //!
 //! `cargo bench -p benches --bench code_base`
 

@@ -1,5 +1,5 @@
 //! Code that the benchmarks share: generates platforms, brings up the example platform, and
-//! measures an idle platform. A test of the command line also uses this measurement.
+//! measures an idle platform.
 
 pub mod at_rest;
 pub mod docker;

@@ -1,5 +1,5 @@
 //! Generates platforms of any size, and observations of their settled state, as input for the
-//! benchmarks. The observations are constructed directly, without a simulation.
+//! benchmarks.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv4Addr};

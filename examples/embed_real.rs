@@ -1,6 +1,6 @@
 //! Embeds the library in another program: starts the platform in `examples/hello` on a local node
-//! (a Docker container), calls its service, and deletes the platform. Build the manager, which runs
-//! on the node, before you run this: `cargo build -p lifecycle-manager`.
+//! (a Docker container), calls its service, and deletes the platform. First build the manager,
+//! which runs on the node: `cargo build -p lifecycle-manager`.
 #![expect(clippy::print_stdout, reason = "an example prints its results")]
 
 use std::path::PathBuf;

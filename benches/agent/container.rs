@@ -1,5 +1,5 @@
-//! Runs the server in a container, as a service runs. The container's image contains only this
-//! program and the libraries to which the program is linked.
+//! Runs the server in a container, as a service would run. The image contains only this program and
+//! its shared libraries.
 
 use std::net::SocketAddr;
 use std::path::Path;

@@ -34,8 +34,8 @@ const ROUNDS: usize = 9;
 /// The duration of each measurement.
 const FOR: Duration = Duration::from_millis(700);
 
-/// The number of idle connections while memory is measured. If the machine does not allow enough
-/// open files, there are fewer.
+/// The number of idle connections while memory is measured. The limit on open files may reduce the
+/// number.
 const IDLE: usize = 10_000;
 
 type Failure = Box<dyn std::error::Error>;

@@ -18,8 +18,7 @@ use rustix::net::{
 const PROCESSES: u32 = 1;
 /// `PROC_CN_MCAST_LISTEN` of `linux/cn_proc.h`.
 const LISTEN: u32 = 1;
-/// A message consists of `struct nlmsghdr`, `struct cn_msg`, and `struct proc_event`. These are the
-/// sizes of the first two, and of the third without its data.
+/// The sizes of the headers in a message: `nlmsghdr`, `cn_msg`, and `proc_event` without its data.
 const NETLINK_HEADER: usize = 16;
 const CONNECTOR_HEADER: usize = 20;
 const EVENT_HEADER: usize = 16;
@@ -128,7 +127,7 @@ fn open() -> io::Result<OwnedFd> {
     )?;
     bind(&socket, &SocketAddrNetlink::new(0, PROCESSES))?;
     if sockopt::set_socket_recv_buffer_size_force(&socket, BUFFER).is_err() {
-        // This process may not exceed the system's limit, so request the size within the limit.
+        // Only root may exceed the system's limit. Without root, the kernel reduces the size.
         sockopt::set_socket_recv_buffer_size(&socket, BUFFER)?;
     }
     sockopt::set_socket_timeout(&socket, Timeout::Recv, Some(PACE))?;

@@ -1,8 +1,8 @@
 //! Measures an idle platform on local nodes: the CPU time, memory, file descriptors, and threads of
 //! the manager and the agents, and every process that starts on the nodes.
 //!
-//! Local nodes are containers on this machine, so this machine's `/proc` and the events of its
-//! kernel contain all these values. The measurement itself runs nothing on the nodes.
+//! Local nodes are containers on this machine, so all values come from this machine's `/proc` and
+//! kernel events. The measurement runs nothing on the nodes.
 
 mod events;
 mod nodes;
@@ -50,9 +50,9 @@ pub struct ProgramAtRest {
     pub memory: (u64, u64),
     /// The growth of resident memory, in kB per minute.
     pub slope: f64,
-    /// The numbers at the start and at the end.
+    /// The number of open files, at the start and at the end.
     pub descriptors: (u64, u64),
-    /// The numbers at the start and at the end.
+    /// The number of threads, at the start and at the end.
     pub threads: (u64, u64),
 }
 

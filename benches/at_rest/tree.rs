@@ -1,10 +1,9 @@
 //! Attributes each new process to its node and, if a declared health check started the process, to
-//! this check.
+//! the health check.
 //!
-//! All descendants of the shim of a node's container are the node's processes. Commands that are
-//! run in the node from outside, such as with `docker exec`, count too. For a container with a
-//! health check, a child of the container's shim is a run of the check if the child or a descendant
-//! executes the declared command. All processes in a run count as the check's processes, even those
+//! A node's processes are all descendants of the container shim of the node. For a container with a
+//! health check, a child of the container's shim counts as a run of the check if the child or a
+//! descendant executes the declared command. All processes in a run belong to the check, even those
 //! of the container runtime.
 //!
 //! A process's arguments can be read only after the kernel has reported the process's exec. If a
@@ -115,11 +114,10 @@ pub struct CheckRuns {
     pub check: Check,
     /// How many times the engine ran the check.
     pub runs: u64,
-    /// The number of runs in which the declared command was seen. In the other runs, the command
-    /// exited too early. These runs count only as long as their number is plausible for the check's
-    /// interval.
+    /// The number of runs in which the declared command was seen. In all other runs, the command
+    /// exited too early.
     pub seen: u64,
-    /// The number of processes in these runs, including those of the container runtime.
+    /// The number of processes in all runs, including those of the container runtime.
     pub processes: u64,
 }
 
@@ -127,7 +125,7 @@ pub struct CheckRuns {
 #[derive(Debug, Clone, Default)]
 pub struct Started {
     pub checks: Vec<CheckRuns>,
-    /// The number of all other processes, by node and program.
+    /// The number of processes that do not belong to health checks, by node and program.
     pub others: BTreeMap<(String, String), u64>,
     /// The number of events that the kernel could not deliver. If this is not 0, all other numbers
     /// are lower bounds.
@@ -298,8 +296,8 @@ impl<'a> Tree<'a> {
             processes: 0,
         });
         let mut checks: Vec<CheckRuns> = checks.collect();
-        // First count the runs whose command was seen: the other runs count only up to a plausible
-        // number of runs.
+        // First count the runs whose command was seen: all other runs count only up to a plausible
+        // number.
         self.runs.sort_by_key(|run| run.command != Command::Check);
         for run in self.runs {
             let seen = run.command == Command::Check;
@@ -333,9 +331,8 @@ impl<'a> Tree<'a> {
 }
 
 impl Command {
-    /// Returns whether to count a run whose command was not seen as a run of the check: the number
-    /// of the check's runs must remain plausible. An engine starts a check one interval after the
-    /// end of the previous run.
+    /// Returns whether to count a run whose command was not seen. The number of runs must fit into
+    /// `within`: an engine starts a check one interval after the end of the previous run.
     fn may_be_of(self, check: &CheckRuns, within: Duration) -> bool {
         let runs = u32::try_from(check.runs).unwrap_or(u32::MAX);
         self == Self::Unseen && check.check.interval.saturating_mul(runs) <= within

@@ -2,10 +2,9 @@
 //!
 //! `cargo run -p benches --bin fuzz -- --seconds 600`. The fuzzer mutates and mixes the files of
 //! the tests, and reads the results. It stops if a read panics or takes too long, if a rejection
-//! has no message, or if a message refers to a line that does not exist. It then keeps the input in
-//! the printed directory, and prints a seed with which `--seed` repeats the case. Build the fuzzer
-//! without `--release`, so that an integer overflow also panics. The fuzzer does not measure
-//! coverage, so it works with a stable toolchain.
+//! has no message, or if a message refers to a line that does not exist. It then prints the
+//! directory of the input, and a seed with which `--seed` repeats the case. Build the fuzzer
+//! without `--release`, so that an integer overflow also panics.
 
 #![expect(
     clippy::print_stdout,

@@ -50,8 +50,7 @@ where
     }
 }
 
-/// Reads the answer on a separate thread, so that Ctrl-C works during the wait. The thread is never
-/// joined.
+/// Reads the answer on a separate thread, so that Ctrl-C works during the wait.
 async fn ask(question: &str) -> Result<String, Failure> {
     printer::prompt(question);
     let (sender, receiver) = tokio::sync::oneshot::channel();

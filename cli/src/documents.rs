@@ -1,4 +1,4 @@
-//! Parts that several JSON documents share.
+//! Types that several JSON documents share.
 
 use lifecycle_core::api::wire::{NodeV1, ServiceV1};
 use lifecycle_core::bootstrap::Outcome;

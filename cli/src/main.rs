@@ -1,5 +1,5 @@
-//! The bootstrapper's command line: parses arguments, calls `lifecycle-core`, prints the result. It
-//! contains no decisions of its own.
+//! The bootstrapper's command line: parses arguments, calls `lifecycle-core`, and prints the
+//! result.
 
 mod arguments;
 mod commands;
@@ -29,8 +29,8 @@ fn main() -> ExitCode {
         Err(error) => return printer::usage(&error),
     };
     printer::choose_colors(arguments.color);
-    // rustls needs one process-wide crypto provider. Ignore the result: the call fails only if one
-    // is installed already.
+    // rustls needs a process-wide crypto provider. The call fails only if a provider is installed
+    // already, so ignore the result.
     drop(rustls::crypto::ring::default_provider().install_default());
     tracing_subscriber::fmt()
         .with_env_filter(

@@ -126,9 +126,8 @@ async fn directories_pass_the_suite() {
     code::all(&Directory::new()).await.unwrap();
 }
 
-/// A store of published archives finds archives by their digests, not by names. It cannot list code
-/// bases, and it returns outdated archives as long as they exist, so those checks of the suite do
-/// not apply.
+/// Some checks of the suite do not apply: the store cannot list code bases, and it returns outdated
+/// archives as long as they exist.
 #[tokio::test]
 async fn published_archives_match_their_digest() {
     let published = Published::new();

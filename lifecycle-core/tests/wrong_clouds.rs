@@ -1,5 +1,5 @@
-//! Tests the conformance suite for clouds. Each provider here has one deliberate fault, which must
-//! make exactly the check for that fault fail.
+//! Tests the conformance suite for clouds. Each provider has one deliberate fault; only the check
+//! for that fault must fail.
 
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
@@ -106,7 +106,7 @@ impl Account {
     }
 }
 
-/// Implements a platform's calls to the account. Some of the faults are in these calls.
+/// Implements a platform's calls to the account, with some of the faults.
 #[derive(Debug, Clone)]
 struct Calls {
     account: Account,
@@ -194,7 +194,7 @@ impl VmApi for Calls {
     }
 }
 
-/// Implements the provider with [`Calls`]. The other faults are in this type.
+/// Implements the provider with [`Calls`], and with the remaining faults.
 #[derive(Debug)]
 struct Cloud {
     inner: VmCloud,

@@ -1,5 +1,5 @@
-//! Tests the conformance suite for code stores. Each store here has one deliberate fault, which
-//! must make exactly the check for that fault fail.
+//! Tests the conformance suite for code stores. Each store has one deliberate fault; only the check
+//! for that fault must fail.
 
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 

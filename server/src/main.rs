@@ -51,8 +51,8 @@ fn main() -> ExitCode {
 
 async fn run() -> ExitCode {
     let arguments = Arguments::parse();
-    // rustls needs one process-wide crypto provider. Ignore the result: the call fails only if one
-    // is installed already.
+    // rustls needs a process-wide crypto provider. The call fails only if a provider is installed
+    // already, so ignore the result.
     drop(rustls::crypto::ring::default_provider().install_default());
     let ended = match arguments.command {
         Command::Run { directory } => serve::run(&directory).await,

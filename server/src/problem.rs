@@ -104,8 +104,7 @@ impl From<Error> for Problem {
 impl IntoResponse for Problem {
     fn into_response(self) -> Response {
         let mut response = respond(self.status, ProblemV1::new(self.status, &self.error));
-        // A problem with one of these statuses is about the client's own token and contains no
-        // internals; an `Error::Denied` from a backend has another status.
+        // Problems with these statuses concern the client's own token and contain no internals.
         let is_about_token = matches!(
             self.status,
             StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN

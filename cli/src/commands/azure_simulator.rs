@@ -1,5 +1,5 @@
-//! `azure-simulator`: runs a simulated Azure until it receives a signal, then removes the machines
-//! that it created.
+//! `azure-simulator`: runs a simulated Azure until a signal arrives, then removes all created
+//! machines.
 
 use std::path::PathBuf;
 

@@ -131,7 +131,7 @@ async fn code_store(project: &Project, reporter: &dyn Reporter) -> (Vec<Finding>
     const WHAT: &str = "code store";
     let outdated = match publish::all_outdated(project, reporter).await {
         Ok(outdated) => outdated,
-        // The check of the files, which runs later, reports these problems.
+        // `doctor` checks the files later and reports the problem there.
         Err(Failure::Files(_)) => return (Vec::new(), Store::Complete),
         Err(failure) => return (vec![of_failure(WHAT, &failure)], Store::Incomplete),
     };

@@ -58,8 +58,7 @@ pub(crate) async fn run(arguments: &Arguments, options: &Plan) -> Result<(), Fai
         },
     };
     let state = wiring::state(&identity)?;
-    // A platform without stored secrets has no containers yet. New secrets then serve only to
-    // compute the digests in this plan, so do not store them.
+    // Do not store new secrets: the plan only needs them to compute digests.
     let secrets = wiring::secrets(&state, &identity).await?;
     let preview = if options.simulate {
         Preview::from_nothing(&declaration, &secrets.key, SystemClock.now())?

@@ -18,13 +18,13 @@ use crate::progress::ProgressLines;
 use crate::project::Project;
 use crate::{printer, wiring};
 
-/// The text that the progress output shows while code bases are compared with the code store.
+/// The progress text while code bases are compared with the code store.
 const COMPARING: &str = "the code store's response";
 
 /// Time limit for comparing all code bases with the code store.
 const COMPARED_WITHIN: Duration = Duration::from_mins(15);
 
-/// The number of characters of a digest that are printed.
+/// The printed length of a digest, in characters.
 const SHOWN: usize = 12;
 
 /// The document of `publish --json`.
@@ -135,8 +135,8 @@ fn bytes(count: u64) -> String {
     }
 }
 
-/// Prepares `up`: warns about each code base that differs from the store, and publishes these code
-/// bases if `--publish` is set or the user agrees.
+/// Warns about each code base that differs from the store. Publishes the code bases if `--publish`
+/// is set or the user agrees.
 pub(crate) async fn before_up(
     project: &Project,
     options: &Up,
@@ -172,7 +172,7 @@ pub(crate) async fn before_up(
         bootstrap::publish(&directory, store.as_ref(), &names, reporter, &SystemClock).await?;
         return Ok(());
     }
-    // If none of these code bases was ever published, loading the files fails with its own hint.
+    // If no code base was ever published, `up` fails later, with another hint.
     if outdated.iter().any(|one| one.published.is_some()) {
         printer::message(&format!(
             "{} the published code bases are used; to use the code bases on this machine, run \
@@ -215,7 +215,7 @@ async fn outdated(project: &Project, store: &dyn CodePublisher) -> Result<Vec<Ou
     Ok(publishing::outdated(&project.local_code(), store, names).await?)
 }
 
-/// Describes the difference for the user.
+/// Describes how a code base differs from the store.
 pub(crate) fn describe(outdated: &Outdated) -> String {
     let here = short(&outdated.local.digest);
     let name = &outdated.local.name;

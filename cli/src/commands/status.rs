@@ -89,9 +89,8 @@ fn heading(status: &Status) -> String {
     )
 }
 
-/// Formats the short output: one line per node and per replica, then one line for each state that
-/// has a reason. With names of usual length, the tables fit into 80 columns. On a terminal, longer
-/// table rows are cut.
+/// Formats the short output: one line per node and per replica, then the known reasons for their
+/// states.
 pub(crate) fn tables(nodes: &[NodeV1], services: &[ServiceV1], width: Option<usize>) -> String {
     let mut table = Table::of(&["NODE", "STATE", "ADDRESS", "DOCKER"]);
     let mut whys = Vec::new();

@@ -114,9 +114,8 @@ fn accept(unsupported: Vec<UnsupportedKey>, accept_changes: bool) -> Result<(), 
     Ok(())
 }
 
-/// Stores the platform's identity and secrets before `up` creates anything, and locks the state for
-/// this process. If two processes run the first `up` concurrently, this function fails in one of
-/// them, so that only one platform is created.
+/// Stores the platform's identity and secrets, and locks the state for this process. If two
+/// processes run the first `up` concurrently, one of them fails here.
 async fn store_and_lock(
     project: &Project,
     identity: &Identity,

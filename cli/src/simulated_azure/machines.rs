@@ -1,8 +1,7 @@
 //! Runs the VMs of a simulated Azure as local nodes, which boot like stock VMs.
 //!
-//! The nodes of a subnet share a network of the local Docker engine. Files in a directory record
-//! what was created, so that the next simulator can remove the machines of a simulator that was
-//! killed.
+//! The nodes of a subnet share a Docker network. Files record the created machines, so that the
+//! next simulator can remove the machines of a killed simulator.
 
 use std::collections::BTreeMap;
 use std::net::{Ipv4Addr, SocketAddrV4};

@@ -20,8 +20,8 @@ use self::machines::LocalMachines;
 /// Options of a simulated Azure.
 #[derive(Debug, Clone)]
 pub(crate) struct Settings {
-    /// The socket of the Docker engine that runs the machines behind VMs. If `None`, a VM is only a
-    /// record.
+    /// The socket of the Docker engine that runs a container for each simulated VM. If `None`, a VM
+    /// is only a record.
     pub(crate) engine: Option<PathBuf>,
     /// The directory for the CA certificate, the secrets, and the list of created machines.
     pub(crate) directory: PathBuf,

@@ -1,5 +1,4 @@
-//! Runs the IoT example with `publish`, `up`, `status`, and `down` on a simulated Azure whose VMs
-//! are real hosts. Another test kills `up` after each request.
+//! Tests platforms on a simulated Azure, whose VMs are local containers.
 
 mod end_to_end;
 mod jump_host;

@@ -1,5 +1,5 @@
-//! Tests the VMs that the provider creates through the API of a simulated Azure. Each VM is a real
-//! host with an account, SSH, cloud-init, an engine, and a firewall.
+//! Tests the VMs that the provider creates on a simulated Azure. Each VM is a local container with
+//! SSH, cloud-init, an engine, and a firewall.
 
 use std::net::{IpAddr, SocketAddr, TcpStream};
 use std::os::unix::fs::MetadataExt as _;
@@ -24,8 +24,7 @@ use crate::subprocess::until;
 
 /// Time limit for each wait. It is long, because the image may have to be built first.
 const LIMIT: Duration = Duration::from_mins(15);
-/// Time limit for a connection attempt. Without a limit, an attempt through a firewall that drops
-/// packets would hang.
+/// Time limit for a connection attempt, which would hang if a firewall drops the packets.
 const KNOCK: Duration = Duration::from_secs(2);
 
 /// A simulated Azure with machines, and a platform that uses it.
@@ -33,8 +32,7 @@ struct Stage {
     azure: SimulatedAzure,
     provider: Azure,
     key: SshCredential,
-    /// Must be the last field: fields are dropped in order, and the simulator must stop before the
-    /// machines of a failed test are removed.
+    /// The last field, so that the simulator stops before the machines are removed.
     left: Left,
 }
 
@@ -80,7 +78,7 @@ impl Stage {
         self.provider.get(&node(name)).await.unwrap().unwrap()
     }
 
-    /// Runs a command on a machine over SSH, in the same way as a platform. Returns the output.
+    /// Runs a command on a machine over SSH. Returns the output.
     async fn run(&self, on: &ObservedNode, script: &str) -> String {
         let target = SshTarget {
             node: on.name.clone(),
@@ -95,7 +93,7 @@ impl Stage {
     }
 }
 
-/// Starts a simulator that stores its data in this directory.
+/// Starts a simulator that stores its data in `directory`.
 async fn start(directory: &Path) -> SimulatedAzure {
     let settings = Settings {
         engine: Some(PathBuf::from("/var/run/docker.sock")),
@@ -119,7 +117,7 @@ impl Left {
         names.collect()
     }
 
-    /// Returns the containers, networks, and volumes that have one of these labels.
+    /// Returns the containers, networks, and volumes of the machines.
     fn belongings(&self) -> Vec<Belongings> {
         self.owners().iter().map(|id| Belongings::of(id)).collect()
     }
@@ -168,8 +166,6 @@ async fn vms_of_the_simulated_azure_are_real_hosts() {
     tokio::join!(stage.provision("vm1"), stage.provision("vm2"));
     let (one, two) = (stage.seen("vm1").await, stage.seen("vm2").await);
 
-    // The provider's request specifies the account, its key, and the host key. Cloud-init
-    // configures the rest.
     assert_eq!(one.ssh.host_keys.len(), 1, "{one:?}");
     assert_eq!(one.ssh.user, "lifecycle");
     let result = stage.run(&one, FIRST_BOOT).await;
@@ -212,8 +208,7 @@ async fn vms_of_the_simulated_azure_are_real_hosts() {
     stage.change(NodeChange::Delete { node: node("vm1") }).await;
     assert_eq!(stage.left.machines(), 1);
 
-    // After a simulator was killed, the next one in the same directory removes the machines and
-    // networks of the killed one.
+    // A new simulator in the same directory removes what a killed simulator left behind.
     let Stage { azure, left, .. } = stage;
     drop(azure);
     let noted = left.owners();
@@ -263,7 +258,7 @@ fn command_prints_its_addresses_and_runs_until_terminated() {
     assert!(settings.contains(endpoint), "{settings}");
     assert!(!settings.contains(CLIENT_SECRET), "{settings}");
     assert!(record.exists());
-    // The printed platform.toml, and the files that this file refers to, work without changes.
+    // The printed platform.toml must work without changes.
     project.compose("  web: {image: \"debian:bookworm-slim\"}\n");
     project.write("platform.toml", settings);
     project.ends(0, &["plan", "--simulate"]);

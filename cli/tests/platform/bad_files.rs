@@ -44,8 +44,8 @@ fn bad_files_and_queries_change_nothing() {
     );
     assert!(!touched());
 
-    // These files are valid, but the cloud does not support one of their settings. The error about
-    // this setting must also be reported before anything is created.
+    // The files are valid, but the cloud does not support one of the settings. `up` must fail
+    // before it creates anything.
     project.compose(unsupported);
     project.write(
         "platform.toml",

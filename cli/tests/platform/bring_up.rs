@@ -1,6 +1,5 @@
-//! Runs the IoT example on three nodes. Starting with the manager's first response, checks when
-//! each type of request succeeds, which service starts last, whether data flows, and whether the
-//! platform is idle afterwards.
+//! Runs the IoT example on three nodes. Checks when the API's requests succeed, which service
+//! starts last, and that the platform is idle afterwards.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -27,7 +26,7 @@ const SERVICES: [&str; 7] = [
     "sensor-manager",
 ];
 
-/// Time limit for each wait. A bring-up takes less time.
+/// Time limit for each wait.
 const TIMEOUT: Duration = Duration::from_mins(4);
 
 /// How long the test waits before it measures the idle platform.
@@ -135,8 +134,8 @@ fn assert_polls_in_order(polls: &[Poll]) {
         if poll.progress["generation"] != 0 {
             assert_eq!(poll.endpoints, [200; 7], "{poll:?}");
         }
-        // A poll requests the progress after `ready` and `write`. If the API is not open for
-        // changes by then, it was not open during those requests.
+        // A poll requests the progress last: if the API is not open then, it was not open earlier
+        // in the poll.
         if poll.progress["open"] == false {
             assert_eq!(poll.write, 503, "{poll:?}");
             assert_eq!(poll.ready, 503, "{poll:?}");
@@ -158,8 +157,8 @@ fn assert_polls_in_order(polls: &[Poll]) {
         last.write, 404,
         "the API must be open for changes, but the service does not exist"
     );
-    // Do not check `ready` here. The declaration that the last poll sent also requests a retry of
-    // failed steps, and `ready` is false until the control loop has processed the retry.
+    // Do not check `ready`: the last poll's `PUT` also requests a retry, which makes `ready` false
+    // for a moment.
     assert_eq!(last.progress["open"], true, "{last:?}");
 
     // The last poll requested the services after `/readyz` had succeeded, so all instances must be
@@ -171,7 +170,7 @@ fn assert_polls_in_order(polls: &[Poll]) {
     {
         assert_eq!(instance["state"], "ready", "{instance}");
     }
-    // Lookups return the services that are ready even while other services are not.
+    // Some endpoints must be published before the whole platform is ready.
     let ready_early = before.iter().flat_map(|l| l.services.as_array().unwrap());
     assert!(
         ready_early
@@ -224,8 +223,7 @@ fn runs(project: &Project) -> BTreeMap<String, BTreeMap<String, Run>> {
 }
 
 /// Checks that no process starts repeatedly, and that memory and files do not grow. The limits
-/// leave room for a debug build on a busy machine. `cargo bench -p benches --bench rest` prints
-/// exact values.
+/// leave room for a debug build on a busy machine.
 fn assert_idle(rest: &Rest) {
     const GROWTH: f64 = 500.0;
     const MORE: u64 = 10;
@@ -233,8 +231,7 @@ fn assert_idle(rest: &Rest) {
     // The kernel may drop a few events on a busy machine. If it drops many, the count of processes
     // is meaningless.
     assert!(started.lost_events < 20, "incomplete: {started:?}");
-    // Make sure that processes are counted at all: the count must include the example's health
-    // check, which runs every second.
+    // Check that processes are counted at all: the example's health check runs every second.
     let checks: Vec<_> = started
         .checks
         .iter()

@@ -1,6 +1,5 @@
-//! Kills `up` or the manager with SIGKILL at random moments of a bring-up. Checks that the next
-//! `up` or manager continues, that the final state is the same as without a crash, and that no
-//! resource is duplicated or left behind.
+//! Kills `up` or the manager at random moments of a bring-up. The next `up` or manager must reach
+//! the same final state as without a crash.
 
 use std::time::{Duration, Instant};
 
@@ -25,15 +24,15 @@ volumes:
   data: {}
 "#;
 
-/// The default seed for the random moments. The test prints the seed that it uses, so that a
-/// failure can be reproduced.
+/// The default seed for the random moments. The test prints its seed, so that a failure can be
+/// reproduced.
 const SEED: u64 = 20_261_123;
 const SEED_VARIABLE: &str = "LIFECYCLE_TEST_SEED";
 
 /// The number of kills in each test.
 const KILLS: u32 = 5;
 
-/// Time limit for each wait. A bring-up takes less time.
+/// Time limit for each wait.
 const TIMEOUT: Duration = Duration::from_mins(4);
 
 /// Generates pseudo-random moments within a duration (`SplitMix64`).

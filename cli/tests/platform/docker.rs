@@ -15,7 +15,7 @@ const BASE: &str = "debian:bookworm-slim";
 /// Time limit for one call to an engine.
 const CALL: Duration = Duration::from_mins(1);
 
-/// Panics with instructions if these tests cannot run on this machine.
+/// Panics with instructions if this machine cannot run the tests.
 pub(crate) fn require() {
     let engine = Command::new("docker")
         .args(["version", "--format", "{{.Server.Version}}"])
@@ -74,7 +74,7 @@ impl Belongings {
         self.containers.is_empty() && self.networks.is_empty() && self.volumes.is_empty()
     }
 
-    /// Removes all these objects if they still exist.
+    /// Removes the containers, networks, and volumes that still exist.
     pub(crate) fn remove(&self) {
         for container in &self.containers {
             call(&["rm", "--force", "--volumes", container]);
@@ -169,7 +169,7 @@ impl Node {
         run_of(&serde_json::from_str::<Value>(&text).unwrap()[0])
     }
 
-    /// Returns the ids of all containers with a label, running or not.
+    /// Returns the ids of the platform's containers with this label, including stopped containers.
     pub(crate) fn containers(&self, label: &str) -> Vec<String> {
         let ours = format!("label=lifecycle.platform-id={}", self.platform);
         let filter = format!("label={label}");
@@ -196,14 +196,14 @@ impl Node {
         all.iter().map(|c| (named(c), run_of(c))).collect()
     }
 
-    /// Returns the start time of the only container with a label, in microseconds since 1970.
+    /// Returns the start time of the only container with this label, in microseconds since 1970.
     pub(crate) fn started(&self, label: &str) -> i64 {
         let started = run_of(&self.inspect(label)).started_at;
         let micros = self.exec(&["date", "-d", &started, "+%s%6N"]);
         micros.parse().unwrap()
     }
 
-    /// Returns the output of `docker inspect` for the only container with a label.
+    /// Returns the output of `docker inspect` for the only container with this label.
     pub(crate) fn inspect(&self, label: &str) -> Value {
         let containers = self.containers(label);
         assert_eq!(containers.len(), 1, "{label}: {containers:?}");

@@ -160,7 +160,7 @@ fn changed_code_replaces_only_its_service(project: &Project) {
         1,
         "expected one code base, which both services use"
     );
-    // Create files like those that earlier bring-ups leave behind.
+    // Simulate archives that earlier bring-ups left behind.
     let old =
         format!("cd {code}; for year in 2020 2021 2022; do touch -d $year-01-01 $year.tar; done");
     shell(&old);

@@ -1,5 +1,5 @@
-//! Finds everything that a platform might leave on this machine after `down`: the objects that the
-//! engine lists by label, but also processes, network interfaces, and unnamed volumes.
+//! Finds what a platform may leave on this machine after `down`: containers, networks, volumes,
+//! processes, and network interfaces.
 
 use std::collections::BTreeSet;
 use std::path::Path;
@@ -61,7 +61,7 @@ pub(crate) struct Traces {
 }
 
 impl Traces {
-    /// Lists these objects of a running platform.
+    /// Lists the processes, network interfaces, and volumes of a running platform.
     pub(crate) fn of(project: &Project) -> Self {
         let belongings = Belongings::of(&project.id());
         let nodes = Node::all(&project.id());
@@ -98,8 +98,8 @@ impl Traces {
         traces
     }
 
-    /// Checks that none of these objects is left, and that no process that the project's commands
-    /// started is still running.
+    /// Checks that no traces are left, and that all processes of the project's commands have
+    /// exited.
     pub(crate) fn assert_removed(&self, project: &Project) {
         until("the platform's processes have exited", TIMEOUT, || {
             self.processes.is_disjoint(&Process::all()).then_some(())

@@ -1,5 +1,4 @@
-//! A minimal HTTPS client, independent of the client under test. It sends requests to the manager's
-//! API with or without a credential, and returns status codes and bodies.
+//! A minimal HTTPS client for the manager's API, independent of the client under test.
 
 use std::io::{Read as _, Write as _};
 use std::net::{IpAddr, SocketAddr, TcpStream};
@@ -75,8 +74,8 @@ impl Https {
         );
         stream.write_all(request.as_bytes()).ok()?;
         let mut text = Vec::new();
-        // Ignore an error here: a response is valid even if the server closes the connection
-        // without the `close_notify` alert of TLS.
+        // Ignore an error: some servers close the connection without the `close_notify` alert of
+        // TLS.
         let _ = stream.read_to_end(&mut text);
         let text = String::from_utf8(text).unwrap();
         let (head, body) = text.split_once("\r\n\r\n")?;

@@ -43,8 +43,7 @@ fn command_line_on_a_terminal() {
         "{wide}"
     );
     let why = project.ends(0, &["why", "talker"]).stdout;
-    // Compare only the reasons with a snapshot. The evidence lists services in the order in which
-    // they became ready, and this order differs between runs.
+    // Compare only the reasons: the order of services in the evidence differs between runs.
     let (reasons, evidence) = why.split_once("evidence\n").unwrap();
     snapshot("why", &project, reasons);
     assert!(
@@ -324,7 +323,7 @@ fn every_document_follows_its_schema(project: &Project) {
         assert!(!said.stdout.is_empty(), "{command:?}");
         commands.insert(command[0].to_owned());
     }
-    // Other tests check the output of these commands, which need another kind of platform.
+    // Other tests check the output of these two commands, which need a simulated Azure.
     for elsewhere in ["azure-simulator", "publish"] {
         commands.insert(elsewhere.to_owned());
     }

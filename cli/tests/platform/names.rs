@@ -1,5 +1,5 @@
-//! Tests that services can connect to each other by name: on every node, with glibc and musl, with
-//! and without a running manager, and again after an agent was killed.
+//! Tests that services reach each other by name: on every node, with glibc and musl, without a
+//! running manager, and after an agent was killed.
 
 use std::collections::BTreeSet;
 use std::io::BufRead as _;

@@ -138,9 +138,8 @@ impl Project {
         std::fs::copy(built, self.directory.path().join(path)).unwrap();
     }
 
-    /// Creates a code base: a small web server on port 8000. The server is the IoT example's
-    /// authentication service, which does not need other services. Declare it with
-    /// [`STATIC_SERVER`].
+    /// Creates a code base with a small web server on port 8000. [`STATIC_SERVER`] declares a
+    /// service for this server.
     pub(crate) fn static_server(&self, code: &str) {
         self.write(
             &format!("{code}/Dockerfile"),
@@ -345,8 +344,8 @@ fn copy(from: &Path, to: &Path) {
     }
 }
 
-/// Panics if a program is missing or outdated. Cargo builds only the programs of the test's own
-/// package, not those of other packages.
+/// Panics if a program is missing or outdated: Cargo does not build other packages' programs for a
+/// test.
 fn require_fresh(program: &Path) {
     const COMMAND: &str = "cargo build --workspace --bins";
     let modified = |path: &Path| std::fs::metadata(path).and_then(|m| m.modified());

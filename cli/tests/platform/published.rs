@@ -1,7 +1,6 @@
-//! Runs unmodified Compose files from `lifecycle-core/tests/published` on two nodes, and checks
-//! that their services start and work. Uses only the projects in which every service builds
-//! its image from the base image. All projects use the same platform, so each project replaces the
-//! services of the previous one.
+//! Runs Compose files from `lifecycle-core/tests/published` on two nodes, and checks that the
+//! services work. All projects use the same platform: each project replaces the services of the
+//! previous project.
 
 use std::path::Path;
 use std::time::Duration;
@@ -9,8 +8,7 @@ use std::time::Duration;
 use crate::project::Project;
 use crate::subprocess::until;
 
-/// For each project: the services whose output shows that the project works, each with a text that
-/// its output must contain.
+/// For each project, services and a text that each service's output must contain.
 const PROJECTS: [(&str, &[(&str, &str)]); 6] = [
     ("build-inline", &[("hello", "hello")]),
     (

@@ -10,8 +10,7 @@ use serde_json::{Deserializer, Value, json};
 
 use crate::project::Project;
 
-/// The directory of the committed schemas. Another test compares them with the output of
-/// `bootstrapper schema`.
+/// The directory of the committed schemas.
 const SCHEMAS: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../docs/schema");
 
 /// The schema of the output of a failed command.
@@ -253,8 +252,8 @@ fn deviations_from_a_schema_are_found() {
             .is_err()
     );
     assert!(failure.check(Some(1), &format!("text {document}")).is_err());
-    // The schema of each kind of error lists the kind's additional fields. Only `up` may report the
-    // services that it started.
+    // The failure document must have the fields of its kind, and only `up` may report started
+    // services.
     assert!(
         failure
             .check(Some(1), &document.replace("failed", "unsupported"))

@@ -61,7 +61,7 @@ pub(crate) fn own(project: &Project) -> Vec<Secret> {
     files.into_iter().map(secret).collect()
 }
 
-/// Checks that none of these secrets is in any of these texts. Each text has a name for messages.
+/// Checks that no text in `places` contains a secret. Messages name the place.
 pub(crate) fn are_not_in(secrets: &[Secret], places: &[(&str, String)]) {
     for (secret, value) in secrets {
         assert!(value.len() >= 20, "{secret} is too short to search for");
@@ -91,7 +91,7 @@ fn secrets_are_only_where_they_must_be() {
         "FROM_A_FILE=planted-in-an-environment-file-77b0\n",
     );
     project.write(".env", "PLANTED_VARIABLE=planted-as-a-variable-e3c4\n");
-    // Trace the programs as verbosely as possible.
+    // Enable the most detailed logs.
     project.set("LIFECYCLE_LOG", "trace");
     project.ends(0, &["up"]);
     project.ends(0, &["--json", "up"]);
@@ -212,9 +212,8 @@ pub(crate) fn files_with(node: &Node, value: &str) -> Vec<String> {
     found.lines().map(str::to_owned).collect()
 }
 
-/// Searches the node's files. Secrets may only be in the manager's files and in the platform's
-/// directory for services. Secrets from a service's environment may also be where the engine stores
-/// containers.
+/// Checks that secrets are only in the manager's files and in the platform's directory for
+/// services. Secrets from a service's environment may also be in the engine's files.
 fn files_that_hold(node: &Node, secrets: &[Secret], id: &str) {
     let ours = format!("/var/lib/lifecycle/{id}/");
     for (secret, value) in secrets {

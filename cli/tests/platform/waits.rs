@@ -1,6 +1,4 @@
-//! Tests that the programs show what they wait for, since when, and until when, on a terminal and
-//! without one. `lifecycle-core/tests/bring_up/waits.rs` tests which waits exist and that each of
-//! them ends.
+//! Tests that commands show what they wait for and until when, with and without a terminal.
 
 use std::net::TcpListener;
 use std::time::Duration;

@@ -85,9 +85,8 @@ fn same_seed_gives_the_same_run() {
     assert_ne!(first, transcript(8));
 }
 
-/// Counts the calls to the engines of an idle platform: the manager may list a node's containers
-/// every 30 s and ping the node every 10 s. When a container exits, the manager may inspect it once
-/// for each event.
+/// An idle manager may list a node's containers every 30 s and ping the node every 10 s. When a
+/// container exits, the manager may inspect the container once per event.
 #[tokio::test(start_paused = true)]
 async fn idle_nodes_are_rarely_listed_and_only_changes_are_inspected() {
     let stage = Stage::shop(51).await;

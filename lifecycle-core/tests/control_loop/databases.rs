@@ -27,7 +27,7 @@ const NODES: &str = "nodes";
 const SERVICES: &str = "microservices";
 const MODELS: &str = "applications and models";
 
-/// Creates the shop with `web` as an application and `db` as a model.
+/// Creates the shop, with `web` in the class `Application` and `db` in the class `Model`.
 async fn shop_of_kinds(options: SimOptions) -> Stage {
     let mut stage = Stage::shop_without_manager(options).await;
     for (name, class) in [

@@ -311,7 +311,7 @@ async fn unresponsive_node_is_unknown_and_delays_no_other() {
         let stage = up(seed).await;
         let before = stage.records().await;
         let faults = stage.world.faults();
-        // Choose a service without dependencies, and another node, which becomes unreachable.
+        // Choose a node on which the database does not run.
         let other = before[&instance("db", 1)].clone();
         let elsewhere = before.values().find(|r| r.node != other.node);
         let unreachable = elsewhere.unwrap().node.clone();
@@ -459,8 +459,7 @@ async fn node_that_restarts_during_a_partition_duplicates_nothing() {
 
 #[tokio::test(start_paused = true)]
 async fn quota_error_fails_the_node_until_the_quota_is_raised() {
-    // The seed is chosen so that the quota leaves room for the manager's node, on which everything
-    // depends.
+    // With this seed, the manager's node is created before the quota is exhausted.
     let mut stage = Stage::shop_without_manager(SimOptions::seeded(61)).await;
     stage.world.faults().quota(Some(2));
     stage.start();

@@ -11,7 +11,7 @@ use lifecycle_core::sim::{Behaviour, FaultRates, SimOptions};
 use crate::platform::{instance, node, service};
 use crate::stage::Stage;
 
-/// How soon after a retry an error must have disappeared.
+/// Time limit for an error to disappear after a retry.
 const GONE: Duration = Duration::from_secs(10);
 
 const LIMIT: Duration = Duration::from_hours(2);
@@ -155,8 +155,8 @@ async fn node_that_responds_again_is_noticed_immediately() {
 
 #[tokio::test(start_paused = true)]
 async fn ended_containers_start_immediately_whatever_their_policy() {
-    // The two containers differ in what happens without a retry: a job is not started again, and a
-    // service is started again after pauses that grow to a minute.
+    // Without a retry, a failed job is never restarted, and a service is restarted after pauses
+    // that grow to a minute.
     for (name, seed) in [("migrate", 74), ("web", 75)] {
         let mut stage = Stage::shop_without_manager(SimOptions::seeded(seed)).await;
         let fails = Behaviour::default().exits(Duration::from_secs(1), 3);

@@ -31,7 +31,7 @@ pub(crate) struct Stage {
     pub(crate) registry: Arc<dyn Registry>,
     pub(crate) declaration: Declaration,
     pub(crate) manager: Arc<Manager>,
-    /// The cloud that managers use, if it is not the world's own.
+    /// The cloud that managers use instead of the simulated world's cloud.
     pub(crate) cloud: Option<Arc<dyn CloudProvider>>,
     /// The separate databases for each kind, which managers keep up to date.
     pub(crate) mirrors: Option<Mirrors>,

@@ -545,8 +545,8 @@ impl World {
 
     /// Carries out plans until no step is left, without crashes and always in the same order.
     pub(crate) fn settle(&mut self, declared: &Declared) -> Plan {
-        // For 8, return 1, so that no crash is simulated. For 3, return 1, so that time passes only
-        // when no step can run. For all other numbers, return 0.
+        // `choose(8)` returns 1, so that no crash is simulated. `choose(3)` returns 1, so that time
+        // passes only when no step can run.
         self.walk(declared, &mut |n| usize::from(n == 8 || n == 3))
     }
 

@@ -380,8 +380,8 @@ proptest! {
         let known = world.plan(&declared);
         world.lose(&lost);
         let unknown = world.plan(&declared);
-        // Compare only the ids of the steps. Other details may differ: an image that the first plan
-        // copies from the lost node comes from another source in the second plan.
+        // Compare only the ids of the steps: an image may be copied from different nodes in the two
+        // plans.
         let others: Vec<_> = known
             .steps
             .iter()

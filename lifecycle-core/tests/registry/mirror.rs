@@ -1,5 +1,5 @@
-//! Tests the separate databases for each kind of record: in memory, in files, and in PostgreSQL.
-//! Each database is a copy of a part of the central registry.
+//! Tests the per-kind databases in memory, in files, and in PostgreSQL. Each contains the central
+//! registry's records of some kinds.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -143,8 +143,7 @@ async fn assert_copy(database: &dyn KindDatabase, central: &MemoryRegistry, name
     assert_eq!(held.last_event, whole.last_event);
 }
 
-/// Checks the requirements for every database that contains the records of one kind. `shared`
-/// contains the records of two kinds.
+/// Checks the requirements for per-kind databases. `shared` contains the records of two kinds.
 async fn suite(nodes: &dyn KindDatabase, web: &dyn KindDatabase, shared: &dyn KindDatabase) {
     let central = central().await;
     let of_nodes = mirror(&[Kind::Nodes], &central);
@@ -302,8 +301,7 @@ async fn on_postgres() {
         assert!(!dump.contains(planted) && !dump.contains(&hex), "{planted}");
     }
 
-    // A database for one kind cannot be opened as the central database, and the central database
-    // cannot be opened as a database for one kind.
+    // A per-kind database cannot be opened as the central database, and vice versa.
     let clock = Arc::new(SystemClock);
     let refused = SqlRegistry::open(&urls[2], key.clone(), Arc::clone(&clock) as _).await;
     assert!(matches!(refused, Err(Error::Invalid { .. })), "{refused:?}");

@@ -272,7 +272,7 @@ impl Reader {
         }
     }
 
-    /// Records the paths in unparsed tokens that begin with `crate`.
+    /// Records the paths that begin with `crate` in unparsed tokens.
     fn note_tokens(&mut self, tokens: TokenStream) {
         let mut path: Option<Vec<String>> = None;
         for token in tokens {

@@ -235,7 +235,8 @@ struct Uses {
     methods: BTreeSet<String>,
     /// Adjacent segments of paths, for example `Owner::member`.
     pairs: BTreeSet<(String, String)>,
-    /// Adjacent segments of paths outside patterns.
+    /// Like `pairs`, but without the paths in match patterns, because matching a variant does not
+    /// construct it.
     constructed: BTreeSet<(String, String)>,
     /// The second segments of all pairs.
     members: BTreeSet<String>,

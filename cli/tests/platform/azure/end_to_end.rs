@@ -1,5 +1,5 @@
-//! Starts a platform on Azure from its files, uses the platform, and removes everything from the
-//! subscription again.
+//! Publishes and starts the IoT example on a simulated Azure, and checks that `down` removes
+//! everything.
 
 use std::net::{IpAddr, SocketAddr, TcpStream};
 use std::path::Path;
@@ -13,8 +13,7 @@ use crate::document::{assert_documented_shape, endpoints, instance, instances};
 use crate::project::Project;
 use crate::subprocess::until;
 
-/// Time limit for a connection attempt. Without a limit, an attempt through a firewall that drops
-/// packets would hang.
+/// Time limit for a connection attempt, which would hang if a firewall drops the packets.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(1);
 
 const NODES: &str = r#"
@@ -53,8 +52,7 @@ fn end(project: &Project, nodes: impl IntoIterator<Item = (String, Node)>) -> Ve
         .collect();
     for (name, node) in nodes {
         for container in node.inspect_all() {
-            // Describe containers by their labels: their names contain ids and keyed digests, which
-            // differ between runs.
+            // Describe containers by their labels, because their names differ between runs.
             let labels = &container["Config"]["Labels"];
             let what = |label: &str| labels[label].as_str().unwrap_or("-").to_owned();
             all.push(format!(

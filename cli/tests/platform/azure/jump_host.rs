@@ -22,8 +22,7 @@ const JUMP_HOST: &str = "jump";
 /// The account on the jump host. It differs from the account on the nodes.
 const ACCOUNT: &str = "ops";
 
-/// Time limit for a connection attempt. Without a limit, an attempt through a firewall that drops
-/// packets would hang.
+/// Time limit for a connection attempt, which would hang if a firewall drops the packets.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(1);
 /// Time limit for the creation of a VM.
 const TIMEOUT: Duration = Duration::from_mins(8);
@@ -217,12 +216,11 @@ fn platform_without_public_addresses_uses_a_jump_host() {
     assert!(is_open(jump.address, 22));
     let theirs = azure.resources();
     project.write("jump.key", jump.key.private.expose());
-    // Trace the programs as verbosely as possible.
+    // Enable the most detailed logs.
     project.set("LIFECYCLE_LOG", "trace");
     project.ends(0, &["publish"]);
 
-    // Declare a wrong host key, as if another host responded at the jump host's address. `up` must
-    // not create machines that it could not reach.
+    // Declare a wrong host key for the jump host: `up` must fail before it creates machines.
     let strange = generate_ssh_key().unwrap().public;
     change(&project, "#jump\n", &jump.declared(&strange));
     let doctor = project.ends(1, &["doctor"]);

@@ -9,7 +9,7 @@ use crate::subprocess::until;
 /// If this variable is set, the test kills `up` after each request; otherwise, after every third.
 const WHOLE: &str = "LIFECYCLE_TEST_WHOLE";
 
-/// Time limit for each wait. A bring-up takes less time.
+/// Time limit for each wait.
 const TIMEOUT: Duration = Duration::from_mins(8);
 
 #[test]

@@ -1,5 +1,5 @@
-//! Checks that the secrets for the cloud, the share, and the jump host are only in the user's files
-//! and in the manager's files. Part of the jump host test.
+//! Checks that the secrets for the cloud, the share, and the jump host are only in the user's and
+//! the manager's files. The jump host test calls these checks.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -20,8 +20,7 @@ use crate::secrets::{
     own, without_environment,
 };
 
-/// Creates a signature that allows reading and writing the share for a limited time. A signature is
-/// computed from the account's key alone, without a request to Azure.
+/// Creates a signature that allows reading and writing the share for a limited time.
 pub(super) fn share_signature() -> String {
     let service = FilesService::new(Arc::new(SystemClock), Arc::new(RandomIds));
     service.add(&StorageAccount::default()).unwrap();
@@ -35,15 +34,14 @@ pub(super) fn share_signature() -> String {
     signature.expose_secret().to_owned()
 }
 
-/// Returns the secrets of the cloud, the share, and the jump host, for which the test searches.
+/// Returns the secrets that must not leak: those of the cloud, the share, and the jump host.
 pub(super) fn planted(azure: &SimulatedAzure, signature: &str, jump_key: &str) -> Vec<Secret> {
     let parameter = signature.rsplit_once("sig=").unwrap().1;
     let decoded = parameter
         .replace("%2B", "+")
         .replace("%2F", "/")
         .replace("%3D", "=");
-    // All tokens from the simulator start with the same header. Search for this header, so that the
-    // tokens of all clients are found.
+    // All tokens start with the same header, so a search for the header finds every token.
     let token = azure.token();
     let head = token.split_once('.').unwrap().0;
     vec![
@@ -56,8 +54,8 @@ pub(super) fn planted(azure: &SimulatedAzure, signature: &str, jump_key: &str) -
     ]
 }
 
-/// Checks that these secrets and the platform's own secrets occur nowhere in the output, on the
-/// nodes, and in Azure's resources, except in the files that must contain them.
+/// Checks that `planted` and the platform's own secrets occur only in the files that must contain
+/// secrets.
 pub(super) fn are_nowhere_else(azure: &SimulatedAzure, project: &Project, planted: &[Secret]) {
     let id = project.id();
     let all = [planted, &own(project)].concat();
@@ -107,12 +105,12 @@ pub(super) fn are_nowhere_else(azure: &SimulatedAzure, project: &Project, plante
             "{known:?}"
         );
     }
-    // Make sure that the search finds secrets at all: this file must contain one.
+    // Check the search itself: it must find the secret in this file.
     let found = files_with(&machines["a"], CLIENT_SECRET);
     assert_eq!(found, [format!("{handed}credentials.json")]);
 }
 
-/// Returns the output and the files of the manager.
+/// Returns the manager's output and files.
 fn of_manager(node: &Node, id: &str) -> Vec<(&'static str, String)> {
     let manager = node.inspect("lifecycle.role=manager");
     let log = node.call(&["docker", "logs", &node.manager().id]);
@@ -138,7 +136,7 @@ fn of_manager(node: &Node, id: &str) -> Vec<(&'static str, String)> {
     ]
 }
 
-/// Searches a directory recursively. Returns the names of the files that contain a value.
+/// Returns the names of all files below `directory` that contain `value`.
 fn files_of(directory: &Path, value: &str) -> Vec<String> {
     let mut found = Vec::new();
     for entry in std::fs::read_dir(directory).unwrap().map(Result::unwrap) {

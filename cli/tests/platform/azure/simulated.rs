@@ -1,5 +1,4 @@
-//! Runs `bootstrapper azure-simulator` in a separate process, as users do. Tests configure the
-//! simulator with options, use the document that it prints, and read the requests that it records.
+//! Runs `bootstrapper azure-simulator` in a separate process, as users do.
 
 use std::collections::BTreeMap;
 use std::io::{Read as _, Write as _};
@@ -17,11 +16,10 @@ use crate::docker::{self, Belongings, Node};
 use crate::project::Project;
 use crate::subprocess::until;
 
-/// Time limit for the simulator to start and to exit. A start may first have to remove the machines
-/// of a killed simulator.
+/// Time limit for the simulator to start or to exit.
 const TIMEOUT: Duration = Duration::from_mins(2);
 
-/// The scope in token requests. It is the same for all endpoints of Azure Resource Manager.
+/// The scope in token requests.
 const SCOPE: &str = "https://management.azure.com/.default";
 
 /// A simulated Azure in a separate process.
@@ -30,8 +28,8 @@ pub(crate) struct SimulatedAzure {
     process: Child,
     directory: TempDir,
     document: Value,
-    /// The address block for the platform's network. It is random, so that tests that share a
-    /// Docker engine do not use the same block.
+    /// The address block for the platform's network. Random, so that concurrent tests use different
+    /// blocks.
     block: String,
 }
 
@@ -71,8 +69,7 @@ impl SimulatedAzure {
             .stdout(Stdio::piped())
             .spawn()
             .unwrap();
-        // The simulator prints the document when it is listening. Read only the document: the pipe
-        // stays open as long as the simulator runs.
+        // Read only the document, not to the end of the output: the simulator keeps the pipe open.
         let stdout = process.stdout.take().unwrap();
         let mut documents = serde_json::Deserializer::from_reader(stdout).into_iter();
         let [first, second, ..] = RandomIds.uuid().into_bytes();
@@ -238,7 +235,7 @@ impl Drop for SimulatedAzure {
     }
 }
 
-/// Creates a project on this Azure with two nodes and one service on each of them.
+/// Creates a project with two nodes on the simulated Azure, and one service on each node.
 pub(crate) fn small_project(azure: &SimulatedAzure, more: &str) -> Project {
     let project = Project::new();
     project.compose(&format!(

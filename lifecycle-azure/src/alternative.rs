@@ -30,7 +30,7 @@ impl fmt::Display for Alternative {
 }
 
 impl Alternative {
-    /// Returns all alternatives for a node, the preferred one first: the first size in every zone,
+    /// Returns all alternatives for a node in order of preference: the first size in every zone,
     /// then the second size in every zone, and so on.
     pub(crate) fn of(options: &AzureOptions, spec: &NodeSpec) -> Vec<Self> {
         let sizes: Vec<&String> = match &spec.size {

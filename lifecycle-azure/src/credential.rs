@@ -28,8 +28,7 @@ use crate::trust;
 
 /// A token is replaced this long before it expires.
 const SPARE: TimeDelta = TimeDelta::minutes(5);
-/// Timeout for one login method. Needed because a machine outside Azure gets no response from the
-/// managed identity endpoint.
+/// Timeout for one login method. Outside Azure, the managed identity endpoint never responds.
 const LOGIN: Duration = Duration::from_secs(20);
 const CONNECT: Duration = Duration::from_secs(5);
 /// The address of Azure's instance metadata service, which every Azure VM can reach.
@@ -44,7 +43,7 @@ const OTHER_SOURCES: [&str; 2] = ["IDENTITY_ENDPOINT", "MSI_ENDPOINT"];
 /// A login method.
 #[derive(Clone, Default)]
 pub enum Login {
-    /// The first of these methods that works: workload identity, managed identity, Azure CLI.
+    /// The first method that works: workload identity, managed identity, or Azure CLI.
     #[default]
     InOrder,
     /// The account that is logged in with `az login`. Requires `az` 2.54 or newer.

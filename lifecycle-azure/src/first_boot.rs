@@ -1,5 +1,5 @@
 //! Creates the cloud-init data for a VM's first boot. The data installs a container engine, and a
-//! host key that is known in advance, so that the first connection can be verified.
+//! host key with which the first connection can be verified.
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;

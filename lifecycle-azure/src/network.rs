@@ -20,9 +20,8 @@ pub(crate) const NETWORK: &str = "2023-09-01";
 
 /// Time limit for creating or removing a group or a network.
 const DEADLINE: Duration = Duration::from_mins(10);
-/// How many times the group is checked before a remaining resource counts as foreign. A single
-/// check is not enough: a disk or an address is deleted shortly after its VM, and Azure's list of a
-/// group's resources is updated with a delay.
+/// How many times the group is checked before a remaining resource counts as foreign. Azure's list
+/// may still contain resources that are being deleted, such as the disk of a deleted VM.
 const GROUP_CHECKS: usize = 12;
 
 /// The maximum number of tags per resource, as documented in "Use tags to organize your Azure

@@ -110,12 +110,12 @@ impl Offer<'_> {
             })
     }
 
-    /// Chooses an alternative for a node: the first one that is offered and fits the quotas, or
-    /// else the first one that is offered. `needed` contains the cores for the preceding nodes; the
-    /// cores of the chosen alternative are added.
+    /// Chooses the first offered alternative that fits the quotas or, if none fits, the first
+    /// offered one. Adds the cores of the chosen alternative to `needed`, which contains the cores
+    /// for the preceding nodes.
     ///
     /// # Errors
-    /// Returns the reason for each alternative if none is available.
+    /// Returns the reason for each alternative if none is offered.
     fn choose<'k>(
         &self,
         all: &'k [Alternative],

@@ -1,7 +1,7 @@
 //! Implements [`CloudProvider`] on Azure. Each node is a VM.
 //!
-//! All state is stored in Azure, so nothing is lost when the process ends: a VM's tags contain its
-//! platform, the attempt that created the VM, and its host key.
+//! All state is stored in Azure. A VM's tags contain the platform, the attempt that created the VM,
+//! and the VM's host key.
 //!
 //! - `ownership`: determines which VM is a node of the platform.
 //! - `observation`: reads the state of nodes.

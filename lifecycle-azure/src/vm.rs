@@ -151,8 +151,8 @@ impl Vm {
         }
     }
 
-    /// Returns an identifier of the current boot. Azure has no boot id, so the identifier contains
-    /// the timestamp of the VM's power state, which changes with every start and restart.
+    /// Returns an identifier of the current boot. Azure has no boot id. The identifier therefore
+    /// contains the time of the last power change, such as a start or a restart.
     pub(crate) fn boot_id(&self) -> Option<String> {
         let runs = self.power() == Power::Running;
         runs.then(|| {

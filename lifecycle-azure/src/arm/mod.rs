@@ -1,7 +1,7 @@
 //! Azure Resource Manager: requests, rate limits, and error responses.
 //!
-//! The generated client of Azure's compute service and this crate's own requests share one
-//! transport, so that the rate limits cover both and errors are parsed in one place.
+//! The generated compute client and this crate's own requests share one transport, so that the rate
+//! limits cover both.
 
 pub(crate) mod budget;
 pub(crate) mod client;

@@ -277,8 +277,8 @@ impl AzureFiles {
         ))
     }
 
-    /// Returns a file in or below this directory that does not belong to a published code base, or
-    /// `None` if there is no such file.
+    /// Returns a file in this directory tree that does not belong to a published code base, if
+    /// there is one.
     pub(super) async fn stray(
         &self,
         name: &Name,

@@ -157,8 +157,8 @@ impl Requests {
         writes
     }
 
-    /// Returns the requests that were repeated too early: an earlier request with the same method
-    /// and path had received a 429 or 503, and its `Retry-After` had not passed yet.
+    /// Returns the requests that were sent too early. An earlier request with the same method and
+    /// path had received a 429 or 503, and the `Retry-After` had not passed yet.
     pub fn too_early(&self) -> Vec<Recorded> {
         let mut waits: HashMap<(Method, String), DateTime<Utc>> = HashMap::new();
         let mut early = Vec::new();

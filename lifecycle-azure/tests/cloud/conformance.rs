@@ -12,7 +12,7 @@ use crate::raw;
 use crate::support::{azure, carry, provider, provision, spec};
 
 /// A simulated Azure for the suite. A third platform creates the VMs that must belong to neither
-/// platform under test; the tags of these VMs are then removed.
+/// platform under test. The VMs' tags are then removed.
 #[derive(Debug)]
 struct Bench(AzureSimulator);
 

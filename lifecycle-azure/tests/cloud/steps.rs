@@ -15,7 +15,7 @@ pub(crate) struct Step {
     /// A part of the request's path.
     part: &'static str,
     end: &'static str,
-    /// The number of the request among those that match, counted from 1.
+    /// Selects the `nth` matching request, counted from 1.
     pub(crate) nth: usize,
 }
 

@@ -173,7 +173,7 @@ async fn fifty_concurrent_nodes_stay_within_rate_limits() {
     for bucket in &BUCKETS {
         assert_eq!(beyond(bucket, &requests), 0, "{}", bucket.name);
     }
-    // Check the simulator's own buckets, too, which also exist per VM.
+    // Also check the simulator's own buckets, some of which are per VM.
     for reading in azure.budgets() {
         assert_eq!(reading.beyond, 0, "{reading:?}");
     }

@@ -1,6 +1,5 @@
-//! Sends raw requests as in Azure's documentation, without this crate's client. Tests use these
-//! requests to write plain files to the share, and to check that the simulator rejects the requests
-//! that Azure rejects.
+//! Sends raw requests as in Azure's documentation, without this crate's client. Tests write plain
+//! files with these requests, and check which requests the simulator rejects.
 
 use axum::http::StatusCode;
 use chrono::TimeDelta;

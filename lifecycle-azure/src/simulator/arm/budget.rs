@@ -50,8 +50,8 @@ pub struct BudgetReading {
 #[derive(Debug)]
 struct Bucket {
     rate: Rate,
-    /// The number of tokens. A request that arrives while the bucket is empty makes it negative,
-    /// and so lengthens the wait.
+    /// The number of tokens. Becomes negative if requests arrive while the bucket is empty. A
+    /// negative number lengthens the wait.
     level: f64,
     at: DateTime<Utc>,
     requests: u64,

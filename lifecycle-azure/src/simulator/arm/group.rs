@@ -138,7 +138,7 @@ pub(crate) fn list(call: &Call<'_>, arm: &ArmState, subscription: &str) -> Resul
 }
 
 /// Deletes a group and all resources in it. Unlike other operations, this deletion has no status
-/// document: the returned path responds with 202 until all resources are deleted.
+/// document: polls of the returned path receive 202 until all resources are deleted.
 pub(crate) fn delete(
     call: &Call<'_>,
     arm: &mut ArmState,

@@ -80,8 +80,7 @@ impl Network {
             .find(|subnet| subnet.name.eq_ignore_ascii_case(name))
     }
 
-    /// Returns the error for the first subnet that is in use but not in `kept`, or `None` if there
-    /// is no such subnet.
+    /// Returns the error for the first subnet that is in use but not in `kept`, if there is one.
     fn used_subnet(&self, arm: &ArmState, kept: &[Subnet]) -> Option<Problem> {
         let gone = |subnet: &&Subnet| {
             !kept
@@ -266,8 +265,7 @@ fn split(id: &str) -> Option<(Key, &str)> {
     Some((key_of(network), subnet.get(SUBNETS.len()..)?))
 }
 
-/// Chooses an address in a subnet: the requested address or, if none is requested, the first free
-/// one.
+/// Chooses an address in a subnet: the requested one, or else the first free one.
 pub(crate) fn pick_address(
     arm: &ArmState,
     subnet_id: &str,

@@ -33,7 +33,7 @@ pub(crate) struct Operation {
     stop: CancellationToken,
 }
 
-/// The end of an operation: its time and the operation's result.
+/// The end time and the result of an operation.
 #[derive(Debug)]
 pub(crate) struct End {
     at: DateTime<Utc>,

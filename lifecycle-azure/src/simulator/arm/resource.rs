@@ -1,5 +1,5 @@
-//! Defines what all resources have in common, and the operations that are the same for each
-//! resource: get, list, change tags, put, and delete.
+//! Defines the common properties of all resources, and their common operations: get, list, change
+//! tags, put, and delete.
 
 use std::collections::BTreeMap;
 

@@ -190,8 +190,8 @@ fn named_interfaces(
     Ok(Some(attached))
 }
 
-/// Creates all interfaces that are declared inside the VM. If one creation fails, removes the
-/// interfaces that were created before.
+/// Creates all interfaces that are declared inside the VM. If a creation fails, removes the
+/// interfaces that were created so far.
 fn make_interfaces(
     call: &Call<'_>,
     arm: &mut ArmState,

@@ -41,8 +41,8 @@ pub(crate) use tree::read_tree;
 /// - `digest` applies `.dockerignore`. The same files have the same digest on every machine and in
 ///   every store. To compute digests and archives, use [`pack`] for files in memory and
 ///   [`pack_entries`] for all other files.
-/// - `archive` is an uncompressed tar archive that contains exactly the files that the digest
-///   covers, in sorted order and without times and owners.
+/// - `archive` is an uncompressed tar archive of exactly the files that the digest covers, sorted
+///   and without times and owners.
 ///
 /// # Errors
 /// [`crate::Error::NotFound`] if the code base does not exist.
@@ -60,7 +60,7 @@ pub trait CodeStore: Debug + Send + Sync + 'static {
 }
 
 /// Returns the first `limit` bytes of a file in a code base, or `None` if the file does not exist.
-/// Searches the code base's archive, so every store is supported.
+/// Searches the code base's archive for the file.
 pub async fn read_file(
     store: &dyn CodeStore,
     code: &CodeBaseRef,

@@ -32,7 +32,7 @@ pub struct Published {
 ///   same directory.
 /// - Publishing unchanged contents writes nothing.
 /// - If several processes publish the same name at the same time, each of them either succeeds or
-///   gets an error that another version is in effect.
+///   gets [`Error::Conflict`].
 ///
 /// # Caveats
 /// Names are paths in the store, and a code base may be inside another one. The name `.` selects

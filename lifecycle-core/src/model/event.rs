@@ -79,7 +79,7 @@ pub enum EventKind {
     Unknown,
 }
 
-/// An event without the id that it gets when it is recorded.
+/// An event that has not been recorded, and therefore has no id yet.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct NewEvent {

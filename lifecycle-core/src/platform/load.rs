@@ -172,7 +172,7 @@ impl Draft {
 
     /// Adds the digest of each code base, and the base images of its Dockerfile.
     async fn resolve_code(&mut self, store: &dyn CodeStore, directory: &Path) {
-        // Compute each digest only once, because several services may share a code base.
+        // Several services may share a code base, so compute each digest only once.
         let mut known: BTreeMap<String, CodeBaseRef> = BTreeMap::new();
         let report = &mut self.reports[1];
         for draft in self.composition.services.values_mut() {

@@ -1,4 +1,4 @@
-//! Selects the files that declare the platform, and the environment variables for them.
+//! Finds the files that declare the platform.
 
 use std::collections::BTreeMap;
 use std::fmt;

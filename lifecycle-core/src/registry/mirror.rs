@@ -136,8 +136,8 @@ impl Mirror {
         }
     }
 
-    /// Returns the next events after `position`, up to `last`. Also returns the id directly before
-    /// these events, and the id up to which the events are complete.
+    /// Returns the next events after `position`, up to `last`. The first returned id directly
+    /// precedes the events. The second is the id up to which the events are complete.
     async fn events(&self, position: u64, last: u64) -> Result<(u64, Vec<Event>, u64)> {
         let mut after = position;
         loop {

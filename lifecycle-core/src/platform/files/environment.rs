@@ -1,7 +1,7 @@
 //! Resolves variables that an included file takes from its environment.
 //!
-//! The merged tree is read with the project's environment only, but an included file also has an
-//! `.env` of its own. Therefore, the file's variables without a value are resolved here.
+//! An included file has its own `.env`, but the merged tree is read with the main project's
+//! environment. Therefore, the file's variables without a value are resolved here.
 
 use super::super::interpolation::Lookup;
 use super::super::tree::{Node, Value};

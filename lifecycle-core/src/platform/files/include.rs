@@ -1,5 +1,5 @@
-//! Resolves `include`: copies the resources of other projects into this one (`14-include.md` of the
-//! specification).
+//! Resolves `include`: copies the resources of other projects into the file that includes them
+//! (`14-include.md` of the specification).
 //!
 //! Each entry of `include` is a separate project. It has its own base directory for relative paths,
 //! and its own variables in addition to those of the main project.

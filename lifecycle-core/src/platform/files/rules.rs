@@ -1,5 +1,4 @@
-//! The rules that determine how two values of a key are merged, and what identifies the items of a
-//! list.
+//! Rules for merging two values of the same key, and for identifying the items of a list.
 //!
 //! The rules follow the specification: `13-merge.md`, and the section on `extends` in
 //! `05-services.md`.

@@ -1,4 +1,4 @@
-//! Tests against the examples in the Compose Specification that use several files.
+//! Tests the examples in the Compose Specification that use several files.
 //!
 //! The name of a case is the document and section of the example. In the cases, broken indentation
 //! is corrected, and the parts that the document only describes are written out.

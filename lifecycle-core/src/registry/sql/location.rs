@@ -21,7 +21,7 @@ const CONNECT: Duration = Duration::from_secs(5);
 const STATEMENT: Duration = Duration::from_secs(45);
 /// The longest time that a write waits for another write.
 const LOCK: Duration = Duration::from_secs(30);
-/// How long PostgreSQL keeps an idle transaction, such as that of a process that was killed.
+/// How long PostgreSQL keeps an idle transaction, for example after its process was killed.
 const IDLE_TRANSACTION: Duration = Duration::from_mins(1);
 
 /// The parsed URL of a database.

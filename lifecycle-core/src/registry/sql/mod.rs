@@ -59,8 +59,7 @@ pub struct SqlRegistry {
     clock: Arc<dyn Clock>,
     location: String,
     id: RegistryId,
-    /// Used only for SQLite: makes writers wait in order. SQLite itself lets waiting writers poll
-    /// in no particular order, which can starve a writer.
+    /// Used only for SQLite: serves waiting writers in order, so that no writer starves.
     writers: Option<Mutex<()>>,
     /// Used only for SQLite. Declared last, so that the lock is released after everything else.
     lock: Option<FileLock>,

@@ -1,5 +1,5 @@
 //! Wraps a transaction and converts values to the format of the tables. In SQLite, times are RFC
-//! 3339 text with six decimals and `Z`, so that their text can be sorted. In PostgreSQL, NUL
+//! 3339 text with six decimals and `Z`, so that times can be sorted as text. In PostgreSQL, NUL
 //! characters in strings are replaced, because PostgreSQL rejects them.
 
 use async_trait::async_trait;

@@ -51,8 +51,8 @@ impl Model {
     }
 }
 
-/// Returns the encryption purpose for a credential. It contains the name, so that the encrypted
-/// values of two credentials cannot be swapped.
+/// Returns the encryption purpose for a credential. The purpose contains the name, so that the
+/// encrypted values of two credentials cannot be swapped.
 fn purpose(name: &str) -> String {
     format!("{PURPOSE} {name}")
 }

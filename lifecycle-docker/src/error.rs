@@ -207,8 +207,7 @@ pub(crate) fn engine(what: impl Into<String>, error: Engine) -> Error {
     }
 }
 
-/// The time limit for the longest engine calls, such as a build or an import. Most calls have a
-/// shorter limit of their own.
+/// The time limit for the longest engine calls, such as a build or an import.
 pub(crate) const LONGEST_CALL: Duration = Duration::from_hours(2);
 
 fn answered(what: String, status: u16, message: String) -> Error {

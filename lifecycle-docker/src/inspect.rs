@@ -11,8 +11,8 @@ use lifecycle_core::{Error, Result};
 
 use crate::labels;
 
-/// Returns whether the container is being removed. Such a container cannot be started, and its name
-/// stays in use until the container is gone.
+/// Returns whether the container is being removed. Such a container cannot be started, but still
+/// uses its name.
 pub(crate) fn is_being_removed(found: &ContainerInspectResponse) -> bool {
     let status = found.state.as_ref().and_then(|state| state.status);
     matches!(

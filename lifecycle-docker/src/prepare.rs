@@ -135,8 +135,8 @@ async fn debian(host: &dyn NodeAccess) -> Result<String> {
     ))
 }
 
-/// Installs the engine. A mirror may fail, and a first boot may hold the package manager's locks,
-/// so a failed installation is retried a few times.
+/// Installs the engine. Retries, because a mirror may fail, and a first boot may hold the package
+/// manager's locks.
 async fn install(
     host: &dyn NodeAccess,
     progress: &(dyn for<'a> Fn(&'a str) + Send + Sync),

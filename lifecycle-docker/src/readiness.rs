@@ -42,8 +42,8 @@ async fn status(address: SocketAddr, path: &str) -> Option<u16> {
     let (mut sender, connection) = http1::handshake(TokioIo::new(stream)).await.ok()?;
     let ask = async move { Some(sender.send_request(request).await.ok()?.status().as_u16()) };
     tokio::pin!(ask, connection);
-    // The connection makes progress only while it is polled. If the connection ends first, a
-    // response that arrived just before the end is still available.
+    // The connection makes progress only while it is polled. A response may have arrived just
+    // before the connection ended.
     tokio::select! {
         status = &mut ask => status,
         _ = &mut connection => ask.await,

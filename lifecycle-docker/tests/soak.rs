@@ -108,8 +108,7 @@ async fn leaves_nothing<F: AsyncFn(usize)>(what: &str, count: usize, open: F) {
     );
 }
 
-/// Makes one call with a new engine client, which opens a new connection to the engine over the
-/// existing SSH connection.
+/// Makes one call with a new engine client, and thus over a new connection to the engine.
 async fn call(access: &Arc<SshAccess>, owner: &Owner) {
     let engine = DockerEngine::over_ssh(Arc::clone(access), owner.clone()).unwrap();
     engine.info().await.unwrap();

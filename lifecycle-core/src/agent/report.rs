@@ -1,5 +1,5 @@
-//! Reports events to the manager: connections that were reset while waiting, addresses on which
-//! listening failed, and the number of open connections of draining instances.
+//! Reports events to the manager: connections that were reset while waiting, failures to listen,
+//! and the number of open connections of draining instances.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
@@ -150,8 +150,7 @@ impl Reporter {
             .retain(|address, _| addresses.contains(address));
     }
 
-    /// Returns the current state for a new subscriber: the number of connections of each draining
-    /// instance, and the addresses on which listening failed.
+    /// Returns the current state as reports, for a new subscriber.
     pub(super) fn current(&self) -> Vec<Report> {
         let state = self.state();
         let draining = state.draining.iter();

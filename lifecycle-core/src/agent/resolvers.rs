@@ -98,9 +98,8 @@ impl Resolvers {
     }
 }
 
-/// Creates the `resolv.conf` for containers. The agent is the only server in the file: with a
-/// second server, some C libraries query both at once, and accept the second server's "no such
-/// name".
+/// Creates the `resolv.conf` for containers. The agent is its only server: some C libraries would
+/// accept "no such name" from another server.
 pub(super) fn for_containers(table: &Table, node: &ResolvConf) -> String {
     let ours = domain(&table.platform);
     let search: Vec<&str> = std::iter::once(ours.as_str())

@@ -23,8 +23,8 @@ const PAIR: u8 = 30;
 
 type Done = std::result::Result<(), rtnetlink::Error>;
 
-/// The veth pair of one block. The names and addresses are derived from the block, so that a new
-/// agent finds and replaces a pair that a killed agent left.
+/// The veth pair of one block. Names and addresses are derived from the block, so that an agent can
+/// replace the pair of a killed agent.
 #[derive(Debug, Clone)]
 pub(super) struct Link {
     block: Block,

@@ -28,8 +28,7 @@ pub(super) fn raise_limit() {
     }
 }
 
-/// Returns how many connections can be open at the same time. Each connection needs two files, and
-/// some files are reserved for other purposes.
+/// Returns how many connections can be open at the same time. Each connection needs two files.
 pub(super) fn most_connections() -> usize {
     let files = getrlimit(Resource::Nofile).current.unwrap_or(u64::MAX);
     let files = usize::try_from(files).unwrap_or(usize::MAX);

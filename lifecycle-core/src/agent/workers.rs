@@ -59,7 +59,7 @@ impl Workers {
     }
 
     /// Returns a thread that should take over a new connection; `None` if the calling thread should
-    /// keep it, because no other thread is clearly less busy.
+    /// keep the connection.
     pub(super) fn less_busy(&self) -> Option<&Handle> {
         let tasks = |handle: &Handle| handle.metrics().num_alive_tasks();
         let least = self.workers.iter().min_by_key(|handle| tasks(handle))?;

@@ -413,8 +413,8 @@ impl ManagerApi for ApiClient {
     }
 }
 
-/// Checks that a name can be part of a URL path. Fails with "not found", because the names of
-/// existing objects always can.
+/// Checks that a name can be part of a URL path. Every existing object has such a name, so the
+/// error is "not found".
 fn in_path<'n>(kind: &str, name: &'n str) -> Result<&'n str> {
     let is_plain = |c: char| c.is_ascii_alphanumeric() || "-_.:".contains(c);
     if name.starts_with(|c: char| c.is_ascii_alphanumeric()) && name.chars().all(is_plain) {

@@ -90,8 +90,8 @@ pub trait ManagerApi: Debug + Send + Sync + 'static {
     /// Explains the state of a service, a replica (`web-2`) or a node.
     async fn why(&self, name: &str) -> Result<WhyV1>;
 
-    /// Runs a command in a container of the named replica (`web-2`), or of a replica of the named
-    /// service, preferably a ready one. Never repeats the request: only the caller knows whether
+    /// Runs a command in a container of the named replica (`web-2`) or service (`web`). For a
+    /// service, prefers a ready replica. Never repeats the request: only the caller knows whether
     /// the command may run twice.
     async fn exec(&self, name: &str, command: ExecCommand) -> Result<Conversation>;
 

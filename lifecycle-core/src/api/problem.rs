@@ -46,8 +46,8 @@ impl ProblemV1 {
         }
     }
 
-    /// Returns the error that the document describes; [`None`] if this version does not know the
-    /// kind, for example because the manager is newer.
+    /// Returns the error that the document describes; [`None`] if its kind is unknown, for example
+    /// because the manager is newer.
     pub fn error(&self) -> Option<Error> {
         let mut fields = self.fields.clone();
         if let Some(hint) = &self.hint {
@@ -119,8 +119,8 @@ pub fn for_reader(error: &Error) -> Option<Error> {
     }
 }
 
-/// Converts a response to an error. If the response is not a problem document, or the kind in the
-/// document is unknown, the status determines the kind of the error.
+/// Converts a response to an error. Uses the status if the body is not a problem document or has an
+/// unknown kind.
 pub(super) fn read(path: &str, status: StatusCode, body: &[u8]) -> Error {
     let problem: Option<ProblemV1> = serde_json::from_slice(body).ok();
     if let Some(error) = problem.as_ref().and_then(ProblemV1::error) {

@@ -109,8 +109,7 @@ mod tests {
     }
 
     /// Sends one request to a manager whose certificate is for `address`. Returns the number of
-    /// endpoints in the response, and the request that the manager received. The request is `None`
-    /// if the client did not trust the manager.
+    /// endpoints, and the received request (`None` if the client did not trust the manager).
     async fn request_endpoints(address: [u8; 4]) -> (Result<usize>, Option<String>) {
         let platform = PlatformId::new(RandomIds.uuid());
         let now = SystemClock.now();

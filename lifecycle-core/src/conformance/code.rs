@@ -99,8 +99,8 @@ pub async fn the_digest_is_the_same_in_every_store(bench: &dyn CodeBench) -> Che
     remove(bench, name).await
 }
 
-/// Checks that the same files have the same digest, regardless of the code base's name, and that
-/// each change of a path or of contents changes the digest.
+/// Checks that the digest does not depend on the code base's name, but changes with any path or
+/// contents.
 pub async fn digests_depend_only_on_contents(bench: &dyn CodeBench) -> Checked {
     let name = "conformance-digest";
     write(bench, name, &FILES).await?;

@@ -424,9 +424,8 @@ pub async fn containers_of_other_platforms_are_not_changed(fixture: &RuntimeFixt
     done("their own", stranger.remove_container(&own.name).await);
 }
 
-/// Checks that volumes are created with the container that uses them, are listed, remain after the
-/// container is removed, and can be removed. Two platforms may each have a volume with the same
-/// name.
+/// Checks that volumes are created with their container, listed, kept when the container is
+/// removed, and removed on request. Two platforms may each have a volume with the same name.
 pub async fn volumes_belong_to_the_platform(fixture: &RuntimeFixture) {
     let volume = done("name", VolumeName::try_from("conformance-data"));
     let mut spec = fixture.container("volume", &fixture.runs_long);
@@ -477,8 +476,8 @@ pub async fn volumes_belong_to_the_platform(fixture: &RuntimeFixture) {
     );
 }
 
-/// Checks that log lines are complete and have the right stream, that a tail returns the last
-/// lines, and that a followed log ends when its container exits.
+/// Checks that log lines are complete and have the right stream. A tail returns the last lines. A
+/// followed log ends when its container exits.
 pub async fn logs_separate_the_streams(fixture: &RuntimeFixture) {
     let spec = fixture.container("prints", &fixture.prints);
     fixture.ensure(&spec).await;

@@ -114,8 +114,8 @@ impl FromStr for Block {
         if !block.contains(base) {
             return Err(invalid("its address has bits set after the prefix"));
         }
-        // Accept only networks that cannot belong to anyone else: private ranges (RFC 1918), the
-        // shared range (RFC 6598), and, for tests, loopback addresses.
+        // Accept only private (RFC 1918) and shared (RFC 6598) networks and, for tests, loopback
+        // addresses.
         let shared = base.octets()[0] == 100 && (64..128).contains(&base.octets()[1]);
         if !(base.is_private() || base.is_loopback() || shared) {
             return Err(invalid("it is not a private network (RFC 1918, RFC 6598)"));

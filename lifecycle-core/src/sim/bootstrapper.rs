@@ -15,8 +15,7 @@ use crate::registry::MemoryRegistry;
 use crate::runtime::Owner;
 use crate::secret::{PlatformKey, Sensitive};
 
-/// A fixed platform key, so that the same declaration always leads to the same names. The key
-/// protects no real secrets.
+/// A fixed platform key: the same declaration always leads to the same names.
 const KEY: &str = "0000000000000000000000000000000000000000000000000000000000000000";
 
 impl SimWorld {

@@ -5,8 +5,8 @@ use std::time::Duration;
 
 use super::options::Span;
 
-/// `SplitMix64` (Steele, Lea, Flood 2014). Unlike the generators of libraries, this algorithm never
-/// changes, so a seed that found a bug always finds the bug again.
+/// `SplitMix64` (Steele, Lea, Flood 2014). Unlike library generators, it never changes, so that old
+/// seeds stay valid.
 struct Draws(u64);
 
 impl Draws {

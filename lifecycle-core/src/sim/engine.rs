@@ -400,8 +400,8 @@ impl Engine {
         }
     }
 
-    /// Stops a container of this platform until it is started again. Returns whether the container
-    /// was running; a missing container is no error.
+    /// Stops a container of this platform. Returns whether it was running; a missing container is
+    /// no error.
     pub(super) fn stop(
         &mut self,
         name: &str,

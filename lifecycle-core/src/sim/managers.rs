@@ -1,5 +1,5 @@
-//! Simulates the processes of managers. For each running manager container, a real [`Manager`] runs
-//! as a task, and reads the files that the bootstrapper wrote to the node. A node's registry
+//! Simulates the processes of managers. A real [`Manager`] runs as a task for each running manager
+//! container. It reads the files that the bootstrapper wrote to the node. A node's registry
 //! outlives the managers on the node, as a real file would.
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -84,8 +84,8 @@ impl SimManagers {
         self.0.databases.clone()
     }
 
-    /// Breaks the images with this digest: their program converts the registry's file to a format
-    /// that no other program can read, and then never answers.
+    /// Breaks the images with this digest: their program makes the registry's file unreadable for
+    /// other programs, and then never answers.
     pub fn break_image(&self, digest: &str) {
         let mut broken = self.0.broken.lock().unwrap_or_else(PoisonError::into_inner);
         broken.insert(digest.get(..12).unwrap_or(digest).to_owned());

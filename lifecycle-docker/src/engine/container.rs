@@ -110,8 +110,8 @@ impl DockerEngine {
         }
     }
 
-    /// Returns the container with this name, if it exists. If the container does not belong to this
-    /// platform, the error contains the name of its owner.
+    /// Returns the container with this name, if it exists. If the container belongs to another
+    /// owner, the error names that owner.
     pub(super) async fn owned(&self, name: &str) -> Result<Option<ContainerInspectResponse>> {
         let Some(found) = self.inspect(name).await? else {
             return Ok(None);

@@ -251,8 +251,8 @@ impl ContainerRuntime for DockerEngine {
     }
 
     async fn events(&self) -> Result<BoxStream<'static, Result<EngineEvent>>> {
-        // The request is not sent until the stream is first polled. Start the stream at the
-        // engine's current time, so that events before the first poll are not lost.
+        // Start the stream at the engine's current time: the request is sent only when the stream
+        // is first polled.
         let info = self.within(QUICK, "reading the engine's clock", self.docker.info());
         let mut filters = self.filter();
         filters.insert("type".to_owned(), vec!["container".to_owned()]);

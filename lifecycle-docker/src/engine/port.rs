@@ -12,9 +12,8 @@ pub(super) const RANGE: RangeInclusive<u16> = 20_000..=29_999;
 /// A host port and its protocol. Each protocol has its own set of ports.
 pub(super) type HostPort = (u16, Protocol);
 
-/// Assigns a distinct host port to each container port, and avoids the host ports in `taken`. If a
-/// preferred port is in use, the next free port in the range replaces it. A fixed port is never
-/// replaced. Returns `None` if the range is exhausted.
+/// Assigns a host port outside `taken` to each container port. Replaces a preferred port that is in
+/// use, but never a fixed port. Returns `None` if the range is exhausted.
 pub(super) fn assign(
     bindings: &BTreeMap<(u16, Protocol), PortBinding>,
     taken: &BTreeSet<HostPort>,

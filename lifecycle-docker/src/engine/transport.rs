@@ -1,6 +1,5 @@
-//! Connects to the engine's API in one of three ways: through a socket of this machine, through the
-//! host's socket forwarded over SSH, or, if forwarding is forbidden, through the engine's relay
-//! command over SSH.
+//! Connects to the engine's API through a local socket or over SSH. Over SSH, the host's socket is
+//! forwarded; if forwarding is forbidden, the engine's relay command is used.
 
 use std::fmt;
 use std::future::Future;
@@ -100,7 +99,7 @@ impl Route {
                         return Ok(Box::new(stream));
                     }
                     // Either the account lacks permission, or no engine is listening. The relay
-                    // runs as root, so it responds if and only if an engine is listening.
+                    // runs as root, so its response shows which.
                     remember(found, None);
                     relay_answers(access).await?;
                     tracing::debug!(
@@ -127,8 +126,8 @@ fn remember(found: &Mutex<Option<(Way, u64)>>, way: Option<(Way, u64)>) {
     *found.lock().unwrap_or_else(PoisonError::into_inner) = way;
 }
 
-/// Checks through the relay that the engine responds. The relay's session opens even if the
-/// `docker` command does not exist, so only a response proves that there is an engine.
+/// Checks through the relay that the engine responds. The relay's session opens even without a
+/// `docker` command, so only a response proves that there is an engine.
 async fn relay_answers(access: &SshAccess) -> Result<()> {
     let what = || format!("the container engine of {}", access.host());
     let ask = async {
@@ -156,7 +155,7 @@ async fn relay_answers(access: &SshAccess) -> Result<()> {
 }
 
 /// Creates the engine's client for a route. With [`Share::Alone`], each request has its own
-/// connection, so that a stalled reader of a stream does not delay other requests.
+/// connection.
 pub(super) fn client(route: Arc<Route>, share: Share) -> Result<Docker> {
     let kept = Kept {
         current: Mutex::new((route.generation(), http_client(&route, share))),

@@ -1,9 +1,9 @@
 //! Provides the image that nodes boot. The build context is embedded in this program. If the image
 //! is missing, it is built on the operator's engine.
 //!
-//! The tag is the digest of the embedded files, so a newer release builds its own image and leaves
-//! the nodes of an older release unchanged. The build runs in the background of this process while
-//! callers poll; all callers that wait for the same flavor share one build.
+//! The tag is the digest of the embedded files, so each release builds its own image. The build
+//! runs in the background of this process while callers poll; all callers that wait for the same
+//! flavor share one build.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -22,10 +22,9 @@ use super::engine::{self, engine_error};
 /// The base image of the Dockerfile.
 pub(super) const BASE_IMAGE: &str = "debian:bookworm-slim";
 
-/// Time limit for pulling the base image. If the registry cannot be reached, the pull fails
-/// earlier.
+/// Time limit for pulling the base image.
 const PULL_LIMIT: Duration = Duration::from_mins(5);
-/// Time limit for the build. With a slow connection, apt takes most of this time.
+/// Time limit for the build, including apt's downloads.
 const BUILD_LIMIT: Duration = Duration::from_mins(20);
 
 /// The build context: name, mode, contents.
@@ -80,8 +79,8 @@ impl Flavour {
         }
     }
 
-    /// Returns the flavor's Dockerfile. The stock flavor has a separate Dockerfile: the engine's
-    /// builder runs all stages that precede the requested stage, even if they are not needed.
+    /// Returns the flavor's Dockerfile. The stock flavor has a separate Dockerfile, because the
+    /// builder runs all stages that precede the requested stage.
     fn dockerfile(self) -> &'static str {
         match self {
             Self::Ready | Self::Bare => "Dockerfile",
@@ -296,8 +295,7 @@ async fn pull_base(docker: &Docker) -> Result<(), Failure> {
     }
 }
 
-/// Returns the build context as a tar archive. The archive's bytes are always the same, so that the
-/// builder can use its cache.
+/// Returns the build context as a reproducible tar archive, so that the builder can use its cache.
 fn context() -> std::io::Result<Bytes> {
     let mut archive = tar::Builder::new(Vec::new());
     for (name, mode, contents) in FILES {

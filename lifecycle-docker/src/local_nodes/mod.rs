@@ -1,8 +1,8 @@
 //! Implements a cloud on one machine. Its VMs are containers of the operator's own Docker engine.
 //!
 //! Each node has an SSH server with Debian's stock configuration, an account with sudo, and its own
-//! engine. A node is reached exactly like a VM, so that all code that uses [`CloudProvider`] is the
-//! same on a laptop and on a cloud.
+//! engine. A node is reached exactly like a VM, so that the same code works on a laptop and on a
+//! cloud.
 //!
 //! All state is kept in the engine, none in this process. A node is a container with labels, its
 //! disk is the container's file system and a volume, its address is a label, and its boot id is the
@@ -310,8 +310,7 @@ impl LocalNodes {
     }
 
     /// Returns the public keys that the node's sshd offers, or none if the first boot has not
-    /// created them yet. Reads the keys through the engine, which also works while the node is
-    /// stopped.
+    /// created them yet. Also works while the node is stopped.
     async fn host_keys(
         &self,
         docker: &Docker,

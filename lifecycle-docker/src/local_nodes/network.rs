@@ -24,8 +24,7 @@ pub(super) struct DesiredNetwork<'a> {
 
 impl DesiredNetwork<'_> {
     /// Ensures that the platform's network exists, and returns its subnet. An existing network
-    /// keeps its subnet even if another subnet is configured, because the nodes already have
-    /// addresses in it.
+    /// keeps its subnet, because the nodes already have addresses in it.
     pub(super) async fn ensure(&self, docker: &Docker) -> Result<Subnet> {
         let networks = all(docker).await?;
         if let Some(subnet) = self.existing(&networks)? {

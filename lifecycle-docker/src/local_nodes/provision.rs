@@ -327,8 +327,7 @@ impl LocalNodes {
         self.network(&labels).remove(docker).await
     }
 
-    /// Returns whether the engine may start privileged containers. Starts one to find out, because
-    /// the engine's own capabilities may be limited from outside.
+    /// Returns whether the engine may start privileged containers. Starts one to find out.
     async fn may_be_privileged(&self, docker: &Docker, flavour: Flavour) -> Result<bool> {
         // Hold the lock during the probe: two probes for the same platform would have the same
         // name.
@@ -394,8 +393,8 @@ impl LocalNodes {
         }
     }
 
-    /// Returns the name of the probe's container. It never equals the name of a node's container,
-    /// which has `-node-` after the prefix.
+    /// Returns the name of the probe's container, which differs from the names of all nodes'
+    /// containers.
     fn probe_name(&self) -> String {
         format!("{}-privilege-probe", self.prefix)
     }

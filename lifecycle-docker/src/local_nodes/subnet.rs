@@ -7,8 +7,7 @@ use std::str::FromStr;
 
 use lifecycle_core::Error;
 
-/// The shortest and longest prefix of a subnet. Within these limits, the subnet fits into a private
-/// range and has room for a gateway and nodes.
+/// The shortest and the longest prefix of a subnet.
 const WIDEST: u8 = 8;
 const NARROWEST: u8 = 29;
 
@@ -95,8 +94,8 @@ impl FromStr for Subnet {
     }
 }
 
-/// Iterates over the candidates for a platform's network. These subnets are rarely used elsewhere,
-/// and do not overlap Docker's own pools or the default block for service addresses.
+/// Iterates over the candidates for a platform's network. They do not overlap Docker's own pools or
+/// the default block for service addresses.
 pub(super) fn candidates() -> impl Iterator<Item = Subnet> {
     (0..=u8::MAX).filter_map(|third| Subnet::new(Ipv4Addr::new(10, 89, third, 0), 24))
 }

@@ -22,8 +22,8 @@ impl HostKeyCheck {
         })
     }
 
-    /// Returns the key algorithms to request from the server, so that a server with several keys
-    /// offers a key of a pinned type.
+    /// Returns the key algorithms to request, so that a server with several keys offers a key of a
+    /// pinned type.
     pub(super) fn algorithms(&self) -> Option<Vec<Algorithm>> {
         if self.pinned.is_empty() {
             return None;

@@ -268,7 +268,7 @@ impl NodeAccess for SshAccess {
 const TEMPORARY: &str = ".lifecycle-put.";
 
 /// Returns the name prefix of temporary files for the file at `path`. The prefix contains no
-/// characters that are special to a shell or in a pattern.
+/// characters that are special in a shell.
 fn draft(path: &str) -> String {
     let mut digest = hex::encode(Sha256::digest(path));
     digest.truncate(16);

@@ -31,7 +31,7 @@ const SESSIONS_PER_CONNECTION: usize = 8;
 /// The number of parallel connection attempts. Stock sshd starts to drop connections when ten are
 /// not yet authenticated.
 const PARALLEL_DIALS: u32 = 4;
-/// After this many refused channels, a connection gets no further channels: for each refusal, russh
+/// After this many refused channels, a connection gets no further channels. For each refusal, russh
 /// 0.65.1 queues a reply that nothing reads (`Handle::receiver`).
 const REFUSALS_PER_CONNECTION: usize = 64;
 /// All connections except the first are closed after this idle time.
@@ -281,8 +281,8 @@ impl Pool {
         self.lease(false, Share::Shared).await.map(drop)
     }
 
-    /// Opens a channel. If a connection is broken or has reached the host's session limit, it is
-    /// replaced, but only once.
+    /// Opens a channel. Replaces a connection once if it is broken or has reached the host's
+    /// session limit.
     pub(super) async fn open(
         &self,
         kind: &ChannelKind,
@@ -457,8 +457,8 @@ impl Pool {
     }
 }
 
-/// Opens a channel. A channel that opens after its timeout is closed again. If the host then does
-/// not answer a ping in time either, no further channels are opened on the connection.
+/// Opens a channel. A channel that opens too late is closed again. If the host also does not answer
+/// a ping in time, the connection is retired.
 async fn open(
     connection: Arc<Connection>,
     kind: ChannelKind,

@@ -1,12 +1,10 @@
 //! Provides a forwarded connection, or a command's input and output, as one stream. The stream
 //! keeps its slot in the pool until its channel is closed.
 //!
-//! The host must close a channel first. A channel that the client closes first stays in the
-//! client's table, with its buffers, until the connection ends (russh 0.65.1,
-//! `client/encrypted.rs`: the client ignores the host's close message after it has sent its own).
-//! On a shared connection, a dropped stream therefore only ends its input, and waits for the host
-//! to close the channel. If the host does not close the channel in time, the stream closes it, and
-//! no further channels are opened on the connection.
+//! The host must close a channel first: russh 0.65.1 otherwise keeps the channel's buffers until
+//! the connection ends (`client/encrypted.rs`). On a shared connection, a dropped stream therefore
+//! only ends its input, and waits for the host to close the channel. If the host does not close the
+//! channel in time, the stream closes it, and no further channels are opened on the connection.
 
 use std::io;
 use std::pin::Pin;

@@ -6,9 +6,8 @@
 //! reads could thus block all nodes behind the jump host.
 //!
 //! Data from a node is therefore immediately moved to a separate buffer. This buffer is larger than
-//! the amount that the node may send without acknowledgment ([`WINDOW`]), so a stalled log stream
-//! blocks only its own node's connection. If the buffer fills anyway, that connection is closed,
-//! and the connections to other nodes continue.
+//! a channel's [`WINDOW`], so a stalled log stream blocks only its own node's connection. If the
+//! buffer fills anyway, that connection is closed, and the connections to other nodes continue.
 
 use std::io;
 use std::time::Duration;
@@ -21,8 +20,8 @@ use super::stream::LeasedStream;
 
 /// The SSH window per channel: the number of bytes that a node may send without acknowledgment.
 pub(super) const WINDOW: u32 = 2 << 20;
-/// The buffer size for a stalled reader, in bytes: the window of its channel, plus room for the
-/// protocol's overhead with small packets.
+/// The buffer size for a stalled reader, in bytes: a channel's window, plus room for the protocol's
+/// overhead.
 const HELD: usize = 8 << 20;
 /// The buffer size for outgoing data, in bytes. It is small, to limit the delay of the data.
 const WAITING: usize = 256 << 10;

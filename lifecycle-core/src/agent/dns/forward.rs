@@ -90,8 +90,7 @@ async fn exchange(server: SocketAddr, over: Over, query: &[u8]) -> io::Result<Ve
             } else {
                 Ipv6Addr::UNSPECIFIED.into()
             };
-            // Use a connected socket with its own port for each query, so that no other host can
-            // answer in the resolver's place.
+            // Use a connected socket for each query, so that no other host can answer.
             let socket = UdpSocket::bind((any, 0)).await?;
             socket.connect(server).await?;
             socket.send(query).await?;

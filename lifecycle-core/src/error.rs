@@ -1,8 +1,8 @@
 //! The error type of this crate and of every backend.
 //!
-//! Each backend converts the errors of its client library to this type in one place, and does not
-//! expose the library's errors. The message of an error does not repeat its source, because the
-//! programs print the whole chain. No message may contain a secret.
+//! Each backend converts the errors of its client library to this type. The message of an error
+//! does not repeat its source, because programs print the whole chain. No message may contain a
+//! secret.
 //!
 //! The manager's API sends an error as a JSON object with `kind` and the fields of the variant
 //! (`docs/api.md`). The source of an error is sent as text.
@@ -24,8 +24,8 @@ pub type Source = Box<dyn std::error::Error + Send + Sync + 'static>;
 
 /// An error of this crate or of a backend.
 ///
-/// Other crates create errors with the constructors ([`Error::invalid`], [`Error::conflict`] …).
-/// Adding a field to a variant then does not break these crates.
+/// Other crates create errors with the constructors ([`Error::invalid`], [`Error::conflict`] …),
+/// because variants may get more fields.
 #[derive(Debug, Error, Serialize, Deserialize)]
 #[serde(tag = "kind", rename_all = "kebab-case")]
 #[non_exhaustive]

@@ -158,8 +158,8 @@ pub trait NodeAccess: Debug + Send + Sync + 'static {
     /// Opens a connection from the node to `target`.
     async fn connect(&self, target: ForwardTarget) -> Result<Box<dyn Duplex>>;
 
-    /// Makes later calls log in again. This is necessary after a change of the account's groups,
-    /// because a login session keeps the groups that it started with. Running calls continue.
+    /// Makes later calls log in again, for example after a change of the account's groups. Running
+    /// calls continue.
     async fn reconnect(&self);
 }
 
@@ -179,9 +179,9 @@ pub enum Account {
 /// continues the preparation.
 #[async_trait]
 pub trait HostPreparer: Debug + Send + Sync + 'static {
-    /// Waits for the host's first-boot setup, installs the engine if it is missing, starts the
-    /// engine if it is not running, and checks that the engine works. Afterwards, a created account
-    /// may use the engine's socket. `progress` receives a line for each stage.
+    /// Waits for the host's first-boot setup, installs and starts the engine if necessary, and
+    /// checks that it works. Afterwards, a created account may use the engine's socket. `progress`
+    /// receives a line for each stage.
     async fn prepare(
         &self,
         host: &dyn NodeAccess,

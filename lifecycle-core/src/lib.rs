@@ -160,8 +160,7 @@
 //! # Dropped futures
 //!
 //! - [`Bootstrapper::up`](bootstrap::Bootstrapper::up) and [`down`](bootstrap::Bootstrapper::down)
-//!   can be dropped at any point. The changes made so far remain, and the next call continues from
-//!   there.
+//!   can be dropped at any point. The changes made so far remain, and the next call continues.
 //! - [`Manager::run`](manager::Manager::run) stops leading when its future is dropped.
 //!   [`Manager::resign`](manager::Manager::resign) then releases the lease, so that another manager
 //!   need not wait until the lease expires.

@@ -52,7 +52,7 @@ pub struct ManagerOptions {
     pub platform: PlatformId,
     pub key: PlatformKey,
     pub endpoint: ManagerEndpoint,
-    /// The image of this manager, which the agents also use. Without an image there is no service
+    /// The image of this manager, which the agents also use. Without an image, there is no service
     /// network.
     pub image: Option<String>,
     /// The certificate authority of the platform, in PEM.
@@ -86,7 +86,7 @@ pub struct Tokens {
 }
 
 impl Tokens {
-    /// Creates the hashes from the hash of the admin token and from the read token.
+    /// Takes the admin token already hashed, and hashes the read token.
     pub fn new(admin_hash: String, read: &Sensitive) -> Self {
         Self {
             admin: admin_hash,
@@ -120,8 +120,8 @@ pub struct Applied {
 /// When the manager accepts a request that changes something.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Accepted {
-    /// Always, even before the end of the first round. Used for a new declaration, which may
-    /// correct a wrong one, and for the deletion of the platform.
+    /// Even before the end of the first round. Used to replace a wrong declaration and to delete
+    /// the platform.
     Always,
     /// Only after the end of the first round.
     AfterFirstRound,
@@ -141,8 +141,8 @@ pub struct Manager {
     options: ManagerOptions,
     target: watch::Sender<Option<Target>>,
     rounds: watch::Sender<Arc<Round>>,
-    /// The epoch, while this manager is the leader. A request that writes holds this lock, so that
-    /// two requests do not compete for a generation.
+    /// The epoch, while this manager is the leader. A write holds this lock, so that no two writes
+    /// get the same generation.
     epoch: Mutex<Option<Epoch>>,
     open: AtomicBool,
     /// The restarts that have not ended, as recorded in the registry.
@@ -316,9 +316,8 @@ impl Manager {
         Ok(())
     }
 
-    /// Resolves a declaration, and assigns an address to each service if there is a service
-    /// network. While the platform is being deleted, no service is declared, and running services
-    /// keep their addresses.
+    /// Resolves a declaration and assigns addresses to services. While the platform is being
+    /// deleted, no service is declared, and running services keep their addresses.
     fn resolve(
         &self,
         generation: Generation,
@@ -364,8 +363,7 @@ impl Manager {
                         why: format!("{holder} holds the lease"),
                     };
                 }
-                // The manager keeps leading if the registry is unavailable for a shorter time than
-                // the lease lasts. After that time, another manager may lead.
+                // Keep leading while the lease is valid. After that time, another manager may lead.
                 Err(error) if renewed.elapsed() >= self.options.lease => return error,
                 Err(error) => tracing::warn!(error = %error.chain(), "cannot renew the lease"),
             }
@@ -460,9 +458,8 @@ impl Manager {
 
     /// Starts a request that writes. Until the result is dropped, no other such request can start.
     ///
-    /// Every method that writes calls this method first, so that an embedded manager and a manager
-    /// behind HTTP reject the same requests. A retry is an exception: it writes nothing, and the
-    /// first round may depend on the retry.
+    /// Every method that writes calls this method first. A retry does not: it writes nothing, and
+    /// the first round may depend on the retry.
     ///
     /// # Errors
     /// [`Error::NotReady`] while another manager leads, or if the request must wait for the end of
@@ -571,8 +568,7 @@ impl Manager {
     /// Plans, from the latest observation, what a declaration would change. Changes nothing.
     ///
     /// # Errors
-    /// [`Error::NotReady`] until every node has been observed once. A plan from an incomplete
-    /// observation would create existing containers again.
+    /// [`Error::NotReady`] until every node has been observed once.
     pub fn plan(&self, candidate: &Declaration) -> Result<Plan> {
         self.check(candidate)?;
         let latest = self.recorded_plan()?.input;
@@ -586,8 +582,7 @@ impl Manager {
     /// Returns the latest plan and its input.
     ///
     /// # Errors
-    /// [`Error::NotReady`] until every node has been observed once. A plan from an incomplete
-    /// observation would create existing containers again.
+    /// [`Error::NotReady`] until every node has been observed once.
     pub fn recorded_plan(&self) -> Result<RecordedPlan> {
         let round = self.round();
         match &round.input {

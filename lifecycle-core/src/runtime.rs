@@ -312,8 +312,7 @@ pub struct EngineEvent {
 /// [`crate::Error::Unreachable`] if the engine does not answer.
 #[async_trait]
 pub trait ContainerRuntime: Debug + Send + Sync + 'static {
-    /// Returns information about the engine. The call can be slow, because engines may start
-    /// processes to answer it.
+    /// Returns information about the engine. The call can be slow.
     async fn info(&self) -> Result<EngineInfo>;
 
     /// Checks that the engine answers, as cheaply as possible.

@@ -90,8 +90,7 @@ impl BootstrapperBuilder {
     }
 }
 
-/// Rejects every database. This is sufficient for platforms whose registry is in a file on the
-/// manager's node.
+/// Rejects every database. A registry in a file needs none.
 #[derive(Debug)]
 struct NoDatabases;
 

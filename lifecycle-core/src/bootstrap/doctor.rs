@@ -19,8 +19,7 @@ const CHECKED_WITHIN: Duration = Duration::from_secs(15);
 /// leases, certificates and logs.
 const MAX_CLOCK_DIFFERENCE: chrono::TimeDelta = chrono::TimeDelta::seconds(5);
 
-/// The free disk space, in KiB, below which a warning is reported. With less space, images and logs
-/// soon fill the disk.
+/// The free disk space, in KiB, below which a warning is reported.
 const MIN_FREE_SPACE: u64 = 2 << 20;
 
 /// The oldest engine version that was tested.
@@ -213,8 +212,7 @@ impl Bootstrapper {
         match asked {
             Ok(answer) => {
                 findings.push(Finding::ok(about("SSH"), "responds"));
-                // The node read its clock between the two local readings. Assume that it did so in
-                // the middle.
+                // Assume that the node read its clock midway between the two local readings.
                 let local = before + (after - before) / 2;
                 findings.push(clock(about("clock"), answer.clock - local));
                 findings.push(disk(about("disk"), answer.free, answer.size));

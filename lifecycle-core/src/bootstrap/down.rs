@@ -21,7 +21,7 @@ const REMOVED_WITHIN: Duration = Duration::from_mins(30);
 const CLEARED_WITHIN: Duration = Duration::from_mins(15);
 
 /// How long the manager may take to accept the request, and how long it may be unreachable
-/// afterwards, for example while it restarts.
+/// afterwards.
 const UNREACHABLE_FOR: Duration = Duration::from_mins(1);
 
 /// Options of a removal.
@@ -199,7 +199,7 @@ mod tests {
     use crate::runtime::{EngineInfo, ReadinessProbe};
     use crate::secret::Sensitive;
 
-    /// A cloud that has three nodes, and records the order in which these nodes are deleted.
+    /// A cloud with three nodes that records the order of their deletion.
     #[derive(Debug, Default)]
     struct Cloud(Mutex<Vec<NodeName>>);
 

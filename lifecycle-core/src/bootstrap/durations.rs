@@ -81,7 +81,7 @@ impl Durations {
         Some(creation.saturating_add(usual("prepare").unwrap_or_default()))
     }
 
-    /// Returns the id and the usual duration of each step of a node that has recorded durations.
+    /// Returns the id and the usual duration of each step that has recorded durations.
     pub fn steps(&self, provider: &str, spec: &NodeSpec) -> Vec<(String, Duration)> {
         let step = |kind| Some((id(kind, &spec.name), self.usual(provider, kind, spec)?));
         KINDS.into_iter().filter_map(step).collect()
@@ -92,8 +92,7 @@ impl Durations {
     }
 }
 
-/// Formats a duration for people. Durations over a minute are rounded to ten seconds, because they
-/// are estimates.
+/// Formats an estimate for people. Rounds durations over a minute to ten seconds.
 pub(super) fn about(duration: Duration) -> String {
     let seconds = duration.as_secs().max(1);
     let rounded = if seconds < 60 {

@@ -11,8 +11,8 @@ use crate::error::Result;
 use crate::platform::Declaration;
 
 impl Bootstrapper {
-    /// Estimates how long creating the missing nodes will take. Nodes are created in parallel, so
-    /// this is the estimate for the slowest node. `usual` is the provider's estimate.
+    /// Estimates how long creating the missing nodes in parallel will take. `usual` is the
+    /// provider's estimate.
     pub(super) async fn estimate_new_nodes(
         &self,
         declaration: &Declaration,

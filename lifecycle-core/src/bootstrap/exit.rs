@@ -1,7 +1,7 @@
 //! The exit codes of `bootstrapper`, for programs that call it.
 
-/// The result of a command. The command `exec` is different: it exits with the code of the executed
-/// command, or with 125 if that command could not be run.
+/// The result of a command. `exec` instead exits with the code of the executed command, if that
+/// command could be run.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[repr(u8)]
 pub enum ExitStatus {

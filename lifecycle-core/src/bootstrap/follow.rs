@@ -126,8 +126,8 @@ fn is_up(instance: &InstanceV1) -> bool {
     )
 }
 
-/// Returns whether a replica runs as declared. If the declared specification was rejected, the
-/// replica may be up with its previous specification; in this case, `why` contains the reason.
+/// Returns whether a replica runs as declared. After a rollback, the previous specification may be
+/// up, and `why` contains the reason.
 fn is_as_declared(instance: &InstanceV1) -> bool {
     is_up(instance) && instance.why.is_none()
 }
@@ -220,7 +220,7 @@ impl<'a> Following<'a> {
         self.waits.update(&self.latest.0, &self.latest.1)
     }
 
-    /// Tolerates an error if the manager answered recently; otherwise returns it.
+    /// Tolerates an error if the manager answered recently; otherwise, returns the error.
     fn tolerate(&mut self, error: Error) -> Result<()> {
         match error.retry() {
             Retry::After(_) if self.last_answer.elapsed() < UNREACHABLE_FOR => {

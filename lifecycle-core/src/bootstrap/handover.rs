@@ -1,6 +1,5 @@
-//! Defines the hand-over: the files that the bootstrapper passes to the manager. The files are
-//! owned by root and are in one directory on the manager's node. The manager's container has this
-//! directory at the same path.
+//! Defines the hand-over: the files that the bootstrapper passes to the manager. Only root can
+//! change the files, which are in one directory on the manager's node.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -207,7 +206,7 @@ impl Handover {
         })
     }
 
-    /// Returns the mirrors of registry `id`, if some kinds of records have their own databases.
+    /// Returns the mirrors of registry `id`, if mirror databases are configured.
     pub fn mirrors(&self, id: RegistryId, databases: Arc<dyn Databases>) -> Option<Mirrors> {
         let kinds = &self.registry.kinds;
         let platform = self.config.platform;
@@ -215,7 +214,7 @@ impl Handover {
     }
 
     /// Converts the hand-over to the options of a manager. Each call creates a new holder name for
-    /// the lease, because each run of a manager must have its own.
+    /// the lease.
     pub fn into_options(
         self,
         ids: &dyn IdSource,

@@ -1,5 +1,5 @@
 //! A lock that prevents concurrent `up` and `down` commands for a platform. Without the lock, two
-//! commands could create two sets of secrets, or one could delete what the other creates.
+//! commands could create two sets of secrets.
 
 use std::fs::{DirBuilder, File, OpenOptions, TryLockError};
 use std::io::{self, Read as _, Write as _};

@@ -28,7 +28,7 @@ use crate::runtime::{
 /// How many lines at the end of an unresponsive manager's output are shown.
 const LAST_LINES: u32 = 10;
 
-/// How long building the manager's image may take. The build copies one file and runs nothing.
+/// How long building the manager's image may take.
 const BUILT_WITHIN: Duration = Duration::from_mins(30);
 
 /// How long reading the last lines may take.
@@ -236,8 +236,7 @@ impl Bootstrapper {
             target: directory.clone(),
             read_only: false,
         }];
-        // Mount the hand-over last, so that it covers the writable mount above: only root on the
-        // node may change the hand-over.
+        // Mount the hand-over read-only and last, so that it covers the writable mount above.
         let handover = handover_directory(declaration.id);
         binds.push(HostBind {
             source: handover.clone(),

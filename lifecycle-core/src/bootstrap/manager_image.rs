@@ -1,5 +1,4 @@
-//! Creates the manager's image, which contains only one static binary. Therefore, nodes need no
-//! toolchain, and the image needs no libraries from this machine.
+//! Creates the manager's image, which contains only one static binary.
 
 use std::path::{Path, PathBuf};
 
@@ -74,7 +73,7 @@ impl ManagerImage for StaticBinary {
         tokio::task::spawn_blocking(move || {
             let failed = sender.clone();
             if let Err(error) = archive(file, Sending(sender)) {
-                // If the receiver is gone, sending fails, and nothing needs the error.
+                // If the receiver is gone, nothing needs the error.
                 drop(failed.blocking_send(Err(error)));
             }
         });

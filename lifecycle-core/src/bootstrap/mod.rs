@@ -237,9 +237,8 @@ impl Bootstrapper {
             .await
     }
 
-    /// Rejects a declaration that cannot work, without changing or storing anything. The returned
-    /// report shows where the result will differ from the first choices in the declaration, and how
-    /// long creating new nodes will take.
+    /// Rejects a declaration that cannot work, without changing or storing anything. The report
+    /// contains remarks, and how long creating new nodes will take.
     pub async fn preflight(&self, declaration: &Declaration) -> Result<PreflightReport> {
         if let Some(placed) = self.state.placement().await? {
             placed.manager.check_change(&declaration.manager)?;
@@ -265,9 +264,9 @@ impl Bootstrapper {
         })
     }
 
-    /// Returns an error if the platform's nodes exist but this machine does not have the platform's
-    /// secrets. Call this before creating secrets, because new secrets would not give access to the
-    /// existing nodes. `kept_in` is the directory in which the secrets are expected.
+    /// Returns an error if the platform's nodes exist but this machine does not have the secrets.
+    /// Call this before creating secrets, because new secrets give no access to existing nodes.
+    /// `kept_in` is the directory in which the secrets are expected.
     ///
     /// # Errors
     /// The error of the cloud if the nodes cannot be listed.
@@ -316,8 +315,7 @@ impl Bootstrapper {
     }
 
     /// Ensures that the manager's node (with [`UpOptions::all_nodes`], every node) is running and
-    /// has Docker. Uses the same planner and control loop as the manager, for a platform without
-    /// services.
+    /// has Docker. Runs the control loop for a platform without services.
     async fn nodes(&self, declaration: &Declaration, options: UpOptions) -> Result<Vec<Timed>> {
         let mut desired = declaration.clone();
         desired.services.clear();
@@ -387,9 +385,8 @@ impl Bootstrapper {
             .ok_or_else(|| Error::not_found(format!("node {name}")))
     }
 
-    /// Copies the code bases of services to the manager's node, from where the manager reads them.
-    /// Files are named by the digest of their contents, so existing files are not sent again. If
-    /// code bases are in a shared store, nothing is copied, because the manager reads that store.
+    /// Copies the services' code bases to the manager's node, unless the manager reads them from a
+    /// shared store. Files are named by digest, so existing files are not sent again.
     async fn publish_code(&self, node: &NodeHandle, declaration: &Declaration) -> Result<()> {
         if !self.access.code.is_default() {
             return Ok(());
@@ -428,8 +425,8 @@ impl Bootstrapper {
         Ok(())
     }
 
-    /// Streams images from the engine on this machine to the manager's node. The manager
-    /// distributes these images, and pulls images that neither engine has.
+    /// Streams images from the engine on this machine to the manager's node. The manager pulls
+    /// missing images.
     async fn send_images(&self, node: &NodeHandle, declaration: &Declaration) -> Result<()> {
         let Some(operator) = &self.operator_engine else {
             return Ok(());
@@ -447,7 +444,7 @@ impl Bootstrapper {
         }
         for name in names {
             // Skip images that are referenced by digest, because an exported archive does not
-            // contain the digest. The manager pulls these images.
+            // contain the digest.
             if name.contains('@') {
                 continue;
             }

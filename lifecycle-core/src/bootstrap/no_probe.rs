@@ -7,8 +7,7 @@ use async_trait::async_trait;
 
 use crate::runtime::ReadinessProbe;
 
-/// Reports every service as not ready, without probing it: outside the platform's network, a probe
-/// would only time out. The bootstrapper prepares nodes, which does not depend on readiness.
+/// Reports every service as not ready: outside the platform's network, a probe would only time out.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct NoProbe;
 

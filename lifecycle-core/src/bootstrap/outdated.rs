@@ -10,10 +10,8 @@ use crate::model::ImageSource;
 use crate::platform::Declaration;
 
 impl Bootstrapper {
-    /// Removes old code bases. Keeps the code bases that this declaration uses and, for a rollback,
-    /// the same number of others: those with the latest file times. Call this only after the
-    /// manager has applied this declaration, because the manager may need other code bases until
-    /// then.
+    /// Removes old code bases. Keeps those that the declaration uses and, for a rollback, as many
+    /// of the latest others. Call this only after the manager has applied the declaration.
     pub(super) async fn remove_unused_code(
         &self,
         node: &NodeHandle,
@@ -74,8 +72,7 @@ impl Bootstrapper {
     }
 }
 
-/// Returns the files of code bases to delete. `listed` contains the latest file first. Keeps the
-/// files in `used`, and the same number of the latest other files.
+/// Returns the code base files to delete. `listed` contains the latest file first.
 fn unused<'a>(listed: &'a str, used: &BTreeSet<String>) -> Vec<&'a str> {
     let is_code_base = |file: &str| {
         file.strip_suffix(".tar")

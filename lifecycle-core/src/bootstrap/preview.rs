@@ -103,8 +103,6 @@ impl Bootstrapper {
             .await?;
         if observed.cloud_unknown.is_some() && self.state.placement().await?.is_none() {
             // The platform was never started from this machine, so assume that nothing exists.
-            // There is no need to report that the cloud does not answer: the preflight has already
-            // done so.
             observed = Observed::default();
         }
         let policy = Policy {

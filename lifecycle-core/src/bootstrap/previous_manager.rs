@@ -70,7 +70,7 @@ impl PreviousFiles {
     }
 
     /// Copies the files of a stopped manager. An existing copy is not replaced, because another
-    /// manager may have changed the current files since then.
+    /// manager may have changed the current files.
     pub(super) async fn keep(&self, node: &NodeHandle, of: &ObservedContainer) -> Result<()> {
         let kept = name(of);
         let mut script = vec!["set -e".to_owned()];

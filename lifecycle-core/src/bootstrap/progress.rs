@@ -70,8 +70,7 @@ impl Reporter for () {
     fn report(&self, _: Progress) {}
 }
 
-/// Reports the start, the output and the success of a piece of the bootstrapper's own work. If the
-/// work fails, the caller reports the error.
+/// Reports the start, output and success of the bootstrapper's own work. Callers report errors.
 pub(super) struct Stage<'a> {
     reporter: &'a dyn Reporter,
     what: String,

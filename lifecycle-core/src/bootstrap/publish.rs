@@ -11,8 +11,8 @@ use crate::error::Result;
 /// How long publishing one code base may take.
 const PUBLISHED_WITHIN: Duration = Duration::from_hours(2);
 
-/// Publishes the named code bases in order, and verifies each one in the store. If one fails, the
-/// ones before it remain published.
+/// Publishes the named code bases in order, and verifies each in the store. After a failure, the
+/// earlier ones remain published.
 ///
 /// # Errors
 /// The same as for [`publishing::publish`].

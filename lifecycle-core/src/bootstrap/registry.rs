@@ -17,9 +17,8 @@ impl Bootstrapper {
         checked.map_err(with_hint)
     }
 
-    /// Prepares the central database, and the databases for kinds of records. If a database for a
-    /// kind is unreachable from this machine, that is not an error, because only the manager needs
-    /// this database.
+    /// Prepares the central database and the per-kind databases. An unreachable per-kind database
+    /// is not an error, because only the manager needs it.
     pub(super) async fn prepare_databases(&self, platform: PlatformId) -> Result<()> {
         let key = &self.secrets.key;
         if let Some(url) = &self.registry.central {

@@ -26,8 +26,7 @@ impl Bootstrapper {
             .await?;
         let names = replaces.keys().map(ToString::to_string).collect();
         let request = RestartV1 { replaces };
-        // The request identifies the runs of containers that it replaces, so the request can safely
-        // be repeated.
+        // The request identifies the runs that it replaces, so it can safely be repeated.
         let operation = self
             .wait("the manager's acceptance of the request", ACCEPTED_WITHIN)
             .repeat(|| client.restart(name, Some(request.clone())))

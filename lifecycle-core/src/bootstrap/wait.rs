@@ -1,5 +1,4 @@
-//! Defines waits that are reported as progress. Each report shows what the wait is for, when the
-//! wait started, and when it ends at the latest.
+//! Defines waits that are reported as progress.
 
 use std::collections::BTreeMap;
 use std::sync::{Mutex, PoisonError};
@@ -18,8 +17,7 @@ use crate::reconcile::RunningStep;
 /// The interval between reports of a wait, and the delay before the first report.
 const REPORTED_EVERY: Duration = Duration::from_secs(10);
 
-/// How long a wait may continue after its announced end. The manager may need this time to end the
-/// wait itself, or the last attempt may need this time to complete.
+/// How long a wait may continue after its announced end, so that the last attempt can complete.
 const GRACE: Duration = Duration::from_mins(1);
 
 /// How long a control loop may be idle, without a running step and without a wait.

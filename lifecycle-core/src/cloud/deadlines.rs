@@ -67,7 +67,7 @@ fn describe(change: &NodeChange) -> (&'static str, &'static str) {
 }
 
 /// Forwards the cloud's messages about a change in progress. Keeps the last message for the error
-/// of a change that exceeds its time limit.
+/// after a timeout.
 pub struct ProgressListener<'a> {
     report: &'a (dyn for<'l> Fn(&'l str) + Send + Sync),
     last: Mutex<Option<String>>,
@@ -90,8 +90,8 @@ impl<'a> ProgressListener<'a> {
         }
     }
 
-    /// Polls a change until it is done, and forwards the cloud's messages. Any process may have
-    /// started the change. Repeats a failed poll if it may succeed later.
+    /// Polls a change until it is done, and forwards the cloud's messages. Repeats a failed poll if
+    /// it may succeed later.
     ///
     /// # Errors
     /// The error of a failed change.

@@ -1,4 +1,5 @@
-//! Defines a smaller trait for clouds. Its calls return when the cloud has finished the change.
+//! Defines a trait for clouds that is easier to implement than
+//! [`CloudProvider`](super::CloudProvider).
 
 use std::fmt::Debug;
 
@@ -17,8 +18,7 @@ pub struct Vm {
 }
 
 /// Lists and changes the VMs of a cloud account. [`VmCloud`](super::VmCloud) uses this trait to
-/// implement [`CloudProvider`](super::CloudProvider): `VmCloud` decides which calls are needed,
-/// tracks changes in progress, and hides VMs of other platforms.
+/// implement [`CloudProvider`](super::CloudProvider).
 ///
 /// # Guarantees
 /// - A call that changes a VM returns when the cloud has finished the change; `list` then shows the

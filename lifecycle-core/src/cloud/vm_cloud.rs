@@ -1,10 +1,9 @@
 //! Implements [`CloudProvider`] with a [`VmApi`], according to the tables in the documentation of
 //! [`CloudProvider`].
 //!
-//! Each change runs in its own task, so that the change continues if the caller is cancelled. This
-//! process follows its own changes through these tasks. For changes of other processes, it derives
-//! the progress from what the cloud shows. To make this possible, `begin` returns only when the
-//! cloud shows the change or the change has ended.
+//! Each change runs in its own task, so that the change continues if the caller is cancelled. The
+//! progress of another process's change is derived from what the cloud shows. Therefore, `begin`
+//! returns only when the cloud shows the change, or when the change has ended.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -33,9 +32,10 @@ const FENCE_LIMIT: Duration = Duration::from_mins(15);
 
 /// Provides the VMs of a [`VmApi`] as the nodes of one platform.
 ///
-/// # Caveats Changes run as tasks of the tokio runtime in which they were started. If that runtime
-/// ends, a change stops after the last step that the cloud has accepted. To complete the change,
-/// start it again.
+/// # Caveats
+/// Changes run as tasks of the tokio runtime in which they were started. If that runtime ends, a
+/// change stops after the last step that the cloud has accepted. To complete the change, start it
+/// again.
 #[derive(Debug, Clone)]
 pub struct VmCloud {
     api: Arc<dyn VmApi>,
@@ -466,8 +466,8 @@ impl CloudProvider for VmCloud {
         let call = lock(&self.calls).get(change.node()).cloned();
         if let Some(call) = call.filter(|call| call.id == token.call) {
             return match call.progress() {
-                // The change has failed. Return an error after which callers start the change again
-                // instead of polling it again.
+                // Return an error that makes callers start the change again instead of polling it
+                // again.
                 Err(error) if matches!(error.retry(), Retry::After(_)) => Err(Error::Failed {
                     what: doing(change),
                     why: error.to_string(),
@@ -526,7 +526,7 @@ fn is_shown(change: &NodeChange, before: Option<&Before>, vm: Option<&ObservedNo
 }
 
 /// Returns the progress of another process's change, derived from what the cloud shows. Starts
-/// nothing, because polling must not re-create a node that was deleted in the meantime.
+/// nothing: polling must not re-create a node that was deleted in the meantime.
 fn observed(
     change: &NodeChange,
     before: Option<&Before>,

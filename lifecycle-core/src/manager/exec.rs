@@ -123,8 +123,8 @@ fn converse(handle: NodeHandle, session: ExecSession) -> Conversation {
             // command can still write output.
             open &= done.is_ok();
         }
-        // The caller has closed the input, but may still read the output. Keep this task alive,
-        // because it owns the handle of the node.
+        // The caller may still read the output. Keep this task alive, because it owns the handle of
+        // the node.
         drop(stdin);
         std::future::pending::<()>().await;
     });

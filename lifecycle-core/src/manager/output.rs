@@ -44,8 +44,7 @@ pub(super) struct Source {
     node: NodeName,
     container: ContainerId,
     observed: Arc<Observed>,
-    /// The machine as the leader recorded it. A standby manager needs this record, because it
-    /// observes nothing itself.
+    /// The machine as the leader recorded it, for a standby manager, which observes nothing itself.
     recorded: Option<ObservedNode>,
     connector: Arc<dyn NodeConnector>,
 }

@@ -1,6 +1,5 @@
 //! Accepts restarts, and records when they have ended. A restart is an operation. It lists the runs
-//! of containers ([`ContainerRun`]) that must be replaced. The control loop carries out the
-//! restart. The operation ends when every replica is up again.
+//! of containers ([`ContainerRun`]) that the control loop must replace.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, MutexGuard, PoisonError};
@@ -20,8 +19,8 @@ use crate::runtime::ObservedContainer;
 
 impl Manager {
     /// Starts to restart the containers of a service, or of one replica (`web-2`). With `replaces`,
-    /// restarts only replicas whose current run started at the given time. Therefore, a client that
-    /// lost the response can repeat the call without causing a second restart.
+    /// restarts only replicas whose current run started at the given time, so the call can be
+    /// repeated safely.
     ///
     /// # Errors
     /// - [`Error::NotFound`] if the name is not declared
@@ -209,8 +208,7 @@ impl Manager {
     }
 }
 
-/// Returns the open restart that replaces all of these runs, which are identified by their start
-/// times.
+/// Returns the open restart that replaces all runs with these start times.
 fn restart_of<'o>(
     runs: &BTreeMap<InstanceId, DateTime<Utc>>,
     open: &'o [Operation],

@@ -1,5 +1,4 @@
-//! Forwards retry requests to the control loop. A user requests a retry, for example, after fixing
-//! the cause of a failure.
+//! Forwards retry requests to the control loop.
 
 use std::sync::{Arc, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -11,8 +10,7 @@ use crate::error::{Error, Result};
 use crate::model::Subject;
 use crate::reconcile::RetryRequest;
 
-/// How long the control loop may take to handle a request. A write to the registry may delay the
-/// control loop.
+/// How long the control loop may take to handle a request.
 const HANDLED_WITHIN: Duration = Duration::from_secs(20);
 
 /// The channel to the control loop. It is missing until this manager leads for the first time.

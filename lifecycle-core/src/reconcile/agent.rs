@@ -1,5 +1,5 @@
-//! Manages a node's agent: its container, its directory, and the file in this directory that other
-//! containers mount.
+//! Manages a node's agent: its container, its directory, and the resolver configuration in that
+//! directory.
 
 use std::collections::BTreeMap;
 
@@ -15,8 +15,7 @@ use crate::runtime::{ContainerSpec, ExecCommand, HostBind, Role};
 /// The path of the manager's program in the manager's image.
 const PROGRAM: &str = "/lifecycle-manager";
 
-/// Returns the directory of the agent's table and sockets. The path is the same on the node and in
-/// the agent's container.
+/// Returns the agent's directory. The path is the same on the node and in the agent's container.
 fn directory(platform: PlatformId) -> String {
     format!("{}/agent", node_directory(platform))
 }
@@ -53,8 +52,8 @@ pub(super) async fn ensure(
             why: "this agent is no longer needed".into(),
         })?;
     let directory = directory(declared.owner.id);
-    // Other containers mount a file from this directory, so every user must be able to open the
-    // directory. On the node itself, only root can open the parent directories.
+    // Every user must be able to open this directory, because containers mount a file from it. Only
+    // root can open the parent directories.
     let create = HostCommand::new(format!(
         "mkdir -p '{directory}' && chmod 0755 '{directory}'"
     ));
@@ -77,8 +76,7 @@ pub(super) async fn ensure(
     let span = engine_call("ensure_container", node);
     ensure.instrument(span).await?;
     if *node == declared.manager_node {
-        // Keep the outdated images on this node: a rollback to the previous manager needs that
-        // manager's image.
+        // Keep outdated images on this node: a rollback of the manager needs the previous image.
         return Ok(());
     }
     let (repository, _) = agents.image.rsplit_once(':').unwrap_or((&agents.image, ""));

@@ -17,7 +17,7 @@ use crate::platform::{Declaration, NetworkSpec};
 use crate::runtime::Owner;
 use crate::secret::PlatformKey;
 
-/// A declaration, with the names, digests and ranks that are derived from the declaration.
+/// A declaration, with the image names, digests and ranks that are derived from it.
 ///
 /// The JSON of this type is part of a recorded [`PlanningInput`](super::PlanningInput). To keep
 /// secrets out of the JSON, each service's `spec` is reduced to the fields that the planner reads.
@@ -27,8 +27,8 @@ pub struct Declared {
     pub owner: Owner,
     pub nodes: BTreeMap<NodeName, NodeSpec>,
     pub services: BTreeMap<ServiceName, DeclaredService>,
-    /// Each service's rank in the start order. The ranks are kept while the platform is being
-    /// deleted, because services stop in the reverse of this order.
+    /// Each service's rank in the start order. Kept during a deletion: services stop in reverse
+    /// order.
     pub ranks: BTreeMap<ServiceName, u32>,
     pub manager_node: NodeName,
     /// How long node changes may take.
@@ -75,8 +75,8 @@ impl Agents {
     }
 }
 
-/// The input for the digest of an agent's container. The network settings are not part of this
-/// input, because the agent receives them with its table.
+/// The input for the digest of an agent's container. Excludes the network settings, because the
+/// agent receives them with its table.
 #[derive(Serialize)]
 struct AgentForm<'a> {
     version: &'static str,
@@ -94,8 +94,8 @@ pub struct DeclaredService {
     pub digest: SpecDigest,
     /// The restart policy, with the default resolved.
     pub restart: RestartPolicy,
-    /// Whether the service runs once: another service waits for its completion, and the service
-    /// declares no restart policy. Its container is kept after the completion.
+    /// True if another service waits for this service's completion, and the service declares no
+    /// restart policy.
     pub runs_once: bool,
     pub rank: u32,
 }
@@ -171,8 +171,8 @@ impl Declared {
         )
     }
 
-    /// Returns the target for deleting the platform: only the manager's node and no services. The
-    /// start order is kept, because services stop in the reverse of this order.
+    /// Returns the target for deleting the platform: the manager's node, no services, and the same
+    /// ranks.
     #[must_use]
     pub fn emptied(&self) -> Self {
         Self {
@@ -225,8 +225,8 @@ impl DeclaredService {
     }
 }
 
-/// Writes the fields of a service that the planner reads. The fields are listed one by one, so that
-/// a new field of [`ServiceSpec`] is not written by mistake.
+/// Writes the fields that the planner reads. New fields are excluded by default, because they may
+/// contain secrets.
 fn write_planned_part<S: Serializer>(spec: &ServiceSpec, to: S) -> Result<S::Ok, S::Error> {
     let source = match &spec.source {
         ImageSource::Image(image) => ImageSource::Image(image.clone()),
@@ -268,9 +268,9 @@ fn write_planned_part<S: Serializer>(spec: &ServiceSpec, to: S) -> Result<S::Ok,
     planned.serialize(to)
 }
 
-/// The input for the spec digest. An upgrade of the manager must not change existing digests,
-/// because a changed digest replaces the container. Therefore, omit a new field while it has its
-/// default value; if that is impossible, increment the digest's version.
+/// The input for the spec digest. A changed digest replaces the container, so an upgrade of the
+/// manager must not change digests. Omit a new field while it has its default value. If that is
+/// impossible, increment the digest's version.
 #[derive(Serialize)]
 struct DigestForm<'a> {
     version: &'static str,
@@ -296,7 +296,7 @@ fn spec_digest(
 #[derive(Serialize)]
 struct ImageForm<'a> {
     version: &'static str,
-    /// The digest of the code base's contents, independent of where they are stored.
+    /// The digest of the code base's contents.
     code: &'a str,
     dockerfile: &'a str,
     args: &'a BTreeMap<String, crate::secret::Sensitive>,
@@ -310,9 +310,8 @@ fn given(options: &BuildOptions) -> Option<&BuildOptions> {
     (*options != BuildOptions::default()).then_some(options)
 }
 
-/// Returns the image's name as an engine lists it. The name of a built image contains a digest of
-/// everything that the image is built from, so that the same name means the same image on every
-/// node.
+/// Returns the image's name as engines list it. A built image's name contains a digest of its build
+/// inputs.
 fn image_name(
     declaration: &Declaration,
     service: &ServiceSpec,
@@ -341,8 +340,7 @@ fn image_name(
 }
 
 /// Returns an image's name as engines list it: with a tag or a digest, and without the default
-/// registry (Docker calls this the "familiar" name). A tag next to a digest has no effect and is
-/// omitted.
+/// registry. A tag next to a digest is omitted.
 pub fn listed_name(name: &str) -> String {
     let familiar = name
         .strip_prefix("docker.io/library/")
@@ -363,8 +361,7 @@ pub fn listed_name(name: &str) -> String {
     }
 }
 
-/// Returns each service's rank in the start order. A service comes after all services that it
-/// depends on; services that start last come after all others.
+/// Returns each service's rank in the start order.
 fn ranks(services: &BTreeMap<ServiceName, ServiceSpec>) -> Result<BTreeMap<ServiceName, u32>> {
     let mut ranks: BTreeMap<ServiceName, u32> = BTreeMap::new();
     for last in [false, true] {
@@ -385,8 +382,7 @@ fn ranks(services: &BTreeMap<ServiceName, ServiceSpec>) -> Result<BTreeMap<Servi
                     match ranks.get(name) {
                         Some(r) => rank = rank.max(r + 1),
                         None if services.contains_key(name) => return true,
-                        // The dependency is not declared. Ignore it here: the planner holds the
-                        // service.
+                        // Ignore an undeclared dependency: the planner holds the service.
                         None => {}
                     }
                 }
@@ -412,7 +408,6 @@ fn ranks(services: &BTreeMap<ServiceName, ServiceSpec>) -> Result<BTreeMap<Servi
 mod tests {
     use super::*;
 
-    /// Additions to the model must not change the digests of services that do not use them.
     #[test]
     fn digest_inputs_are_the_same_as_in_earlier_versions() {
         use crate::model::{Protocol, PublishedPort, VolumeMount, VolumeName, VolumeOptions};

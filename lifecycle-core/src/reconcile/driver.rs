@@ -116,12 +116,11 @@ pub struct Driver {
     running: BTreeMap<StepId, Running>,
     /// Node changes that the cloud has accepted but not completed yet.
     operations: BTreeMap<NodeName, CloudOperation>,
-    /// Node changes that a previous process started and that this process has not resumed yet.
+    /// Node changes that a previous process started and that this process still has to resume.
     inherited: Vec<CloudOperation>,
     begun: mpsc::UnboundedSender<CloudOperation>,
     just_begun: mpsc::UnboundedReceiver<CloudOperation>,
     settling: BTreeMap<StepId, Settling>,
-    /// The failed steps, each with its action.
     failures: BTreeMap<StepId, (Action, Failure)>,
     retry_sender: mpsc::UnboundedSender<RetryRequest>,
     retry_requests: mpsc::UnboundedReceiver<RetryRequest>,
@@ -228,9 +227,8 @@ impl Driver {
         }
     }
 
-    /// Runs until a final error occurs (for example, the registry rejects the epoch), and returns
-    /// this error. Dropping the future aborts every running step; the next control loop continues
-    /// the work.
+    /// Runs until a final error, such as a rejected epoch. Dropping the future aborts every running
+    /// step.
     pub async fn run(mut self) -> Error {
         let mut done = self.round().await;
         loop {
@@ -274,7 +272,7 @@ impl Driver {
             self.resume(&target, &input.observed, input.now);
             let span = tracing::info_span!("plan", generation = target.declared.generation.0);
             next_change = self.plan(target, input).instrument(span).await?;
-            // Launch the steps outside the span, because they continue after this planning round.
+            // Launch outside the span, because the steps outlive this planning round.
             self.launch().await?;
             self.publish();
         }

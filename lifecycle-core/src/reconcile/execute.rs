@@ -32,8 +32,7 @@ pub const PICKED_PORTS: std::ops::RangeInclusive<u16> = 20_000..=29_999;
 /// The file name of an inline Dockerfile within the build context.
 const INLINE_DOCKERFILE: &str = ".lifecycle.Dockerfile";
 
-/// A Dockerfile that is larger than this number of bytes is not read to find the line of a failed
-/// instruction.
+/// The size limit, in bytes, for reading a Dockerfile to find the line of a failed instruction.
 const LONGEST_DOCKERFILE: u64 = 1 << 20;
 
 /// The directory in a container that contains the credential for the manager's API.
@@ -52,8 +51,8 @@ pub struct ServiceApi {
     pub authority: String,
 }
 
-/// How long each type of step may take before it fails. Does not include node changes, because
-/// their deadlines are part of the declaration.
+/// How long each type of step may take before it fails. The deadlines of node changes are in the
+/// declaration.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Deadlines {
     pub prepare: Duration,
@@ -83,8 +82,7 @@ pub(super) struct Execution {
     pub(super) machines: BTreeMap<NodeName, ObservedNode>,
     pub(super) api: Option<ServiceApi>,
     pub(super) deadlines: Deadlines,
-    /// The change to the step's node, if the cloud is already making one. A previous process may
-    /// have started this change.
+    /// The change in progress at the step's node, which a previous process may have started.
     pub(super) under_way: Option<CloudOperation>,
     /// Receives each change that the cloud has accepted.
     pub(super) begun: mpsc::UnboundedSender<CloudOperation>,
@@ -210,8 +208,7 @@ impl Execution {
         }
     }
 
-    /// Changes a node within the declared deadline. If the change is already in progress, continues
-    /// it.
+    /// Changes a node within the declared deadline, or continues the change if it is in progress.
     async fn change(
         &self,
         change: NodeChange,
@@ -291,8 +288,7 @@ impl Execution {
         }
     }
 
-    /// Adds the line of the failed instruction to a build error. The Dockerfile is read only after
-    /// a failure, because a successful build does not need the line.
+    /// Adds the line of the failed instruction to a build error.
     async fn with_line(&self, mut error: Error, source: &BuildSource) -> Error {
         let Error::Build { place, .. } = &mut error else {
             return error;
@@ -322,8 +318,7 @@ impl Execution {
         let service = self.service(&id.service)?;
         let handle = self.handle(node).await?;
         if container != self.declared.container_name(id, &service.digest) {
-            // This is a rollback: the container of the previous specification should still exist.
-            // If it does not, the step fails.
+            // In a rollback, start the existing container of the previous specification.
             let start = handle.runtime.start_container(container);
             return start.instrument(engine_call("start_container", node)).await;
         }
@@ -379,8 +374,8 @@ impl Execution {
             ("ca.pem", api.authority.clone()),
         ];
         for (name, contents) in files {
-            // Containers may run as any user, so everyone can read the file. On the node itself,
-            // only root can open the parent directories.
+            // Containers may run as any user, so everyone can read the file. On the node, only root
+            // can open the parent directories.
             let file = HostFile::new(format!("{directory}/{name}"), 0o444, contents);
             handle.host.put(file).await?;
         }
@@ -405,8 +400,8 @@ pub fn node_directory(platform: PlatformId) -> String {
     format!("/var/lib/lifecycle/{platform}")
 }
 
-/// Returns the host port for every container port. Without a declared host port, the port is
-/// derived from the container's name, so that the same container always gets the same port.
+/// Returns the host port for every container port. An undeclared host port is derived from the
+/// container's name, so it stays the same.
 fn bindings(
     container: &str,
     template: &crate::model::ContainerTemplate,
@@ -418,8 +413,8 @@ fn bindings(
     }
     for port in &template.ports {
         let key = (port.container_port, port.protocol);
-        // A port that is published at only one address of the node also gets a host port that other
-        // services can reach.
+        // A port that is published at a single address also gets a host port that other services
+        // can reach.
         let binding = port
             .host_port
             .filter(|_| port.host_ip.is_none())

@@ -1,7 +1,5 @@
-//! Sends the table of service addresses to every agent. For each running agent, one task writes
-//! each new table to a command in the agent's container and reads the agent's reports. The tasks
-//! are independent: if an agent does not accept a table, only containers on the agent's own node
-//! have to wait before they start.
+//! Sends the table of service addresses to every agent. For each running agent, one task writes new
+//! tables to a command in the agent's container and reads the agent's reports.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -29,7 +27,7 @@ use crate::runtime::{ContainerState, ExecOutput, Role};
 const AGAIN: Duration = Duration::from_secs(1);
 /// How long an agent may take to accept a table.
 const ACCEPTS_WITHIN: Duration = Duration::from_secs(10);
-/// The longest time that a stop waits for the agents to stop routing connections to the instance.
+/// How long a stop waits for agents to acknowledge that the instance gets no new connections.
 const DRAIN_ACKNOWLEDGED_WITHIN: Duration = Duration::from_secs(2);
 /// The maximum length of a line from an agent, in bytes.
 const LONGEST_LINE: usize = 64 * 1024;
@@ -84,8 +82,8 @@ impl Drop for Feed {
 }
 
 impl Feeder {
-    /// Creates a feeder that feeds no agent yet. Agents' reports are sent to `reports`, except
-    /// reports that an agent accepted or rejected a table.
+    /// Creates a feeder. Agents' reports are sent to `reports`, except reports that a table was
+    /// accepted or rejected.
     pub(super) fn new(
         backends: Backends,
         epoch: Epoch,
@@ -170,7 +168,7 @@ impl Feeder {
         self.shared.accepted.send_modify(|count| *count += 1);
     }
 
-    /// Returns whether each running agent has the current service addresses.
+    /// Returns, for each running agent, whether it has the current service addresses.
     pub(super) fn views(&self) -> BTreeMap<NodeName, AgentView> {
         let agents = self.shared.agents();
         let views = agents.iter().map(|(node, accepted)| {
@@ -190,8 +188,8 @@ impl Feeder {
         views.collect()
     }
 
-    /// Waits until every reachable agent has accepted the latest table. The agents then open no new
-    /// connections to instances that are about to be stopped.
+    /// Waits until every reachable agent has accepted the latest table. Instances that are about to
+    /// be stopped then get no new connections.
     pub(super) fn drain_acknowledged(&self) -> impl Future<Output = ()> + Send + 'static {
         let version = self.tables.borrow().as_ref().map_or(0, |t| t.version);
         let shared = Arc::clone(&self.shared);
@@ -202,9 +200,8 @@ impl Feeder {
                     accepted.borrow_and_update();
                     let acknowledges = |accepted: &Accepted| match accepted {
                         Accepted::Version(has) => *has >= version,
-                        // Do not wait for an agent that has accepted no table. If this agent still
-                        // connects to a stopped instance, it retries the connection at another
-                        // endpoint.
+                        // Do not wait for an agent that has accepted no table: it retries a failed
+                        // connection at another endpoint.
                         Accepted::Nothing { .. } => true,
                     };
                     if shared.agents().values().all(acknowledges)
@@ -225,8 +222,8 @@ impl Feeder {
 }
 
 impl Shared {
-    /// Locks and returns the agents. Poisoning is ignored: each change is a single insertion, so a
-    /// panic cannot leave it half done.
+    /// Locks the agents. Ignores poisoning: each change is a single insertion, so none is half
+    /// done.
     fn agents(&self) -> MutexGuard<'_, BTreeMap<NodeName, Accepted>> {
         self.agents.lock().unwrap_or_else(PoisonError::into_inner)
     }

@@ -1,6 +1,5 @@
-//! Copies files of the declaration to the nodes, where containers mount them. Each container's
-//! files are in a directory that is named after the container. A replacement therefore gets its own
-//! directory, and removing a container removes only its own files.
+//! Copies declared files to the nodes, where containers mount them. Each container has its own
+//! directory, which is named after the container.
 
 use bytes::Bytes;
 
@@ -16,8 +15,8 @@ fn directory(platform: PlatformId, container: &str) -> String {
     format!("{}/files/{container}", node_directory(platform))
 }
 
-/// Writes a container's files to the node if they do not exist there, and returns the mounts.
-/// Either all files are written or none. Only root can open the parent directories.
+/// Writes a container's files to the node if they are missing, and returns the mounts. Either all
+/// files are written or none.
 pub(super) async fn ship(
     host: &dyn NodeAccess,
     platform: PlatformId,
@@ -55,9 +54,9 @@ pub(super) async fn remove(
     Ok(())
 }
 
-/// Returns the script that unpacks the files into a temporary directory and then, atomically,
-/// renames that directory. An existing directory is kept; temporary directories of interrupted
-/// attempts are removed.
+/// Returns a script that unpacks the files into a temporary directory, then renames this directory
+/// atomically. Keeps an existing directory, and removes temporary directories of interrupted
+/// attempts.
 fn script(directory: &str) -> String {
     format!(
         "set -eu

@@ -1,5 +1,5 @@
-//! Indexes the declaration and the observation by position instead of by name. The index is built
-//! once per plan, so that the planner's loops need no lookups by name.
+//! Indexes the declaration and the observation by position, so that the planner's loops need no
+//! lookups by name.
 
 use std::collections::BTreeMap;
 
@@ -44,8 +44,8 @@ pub(super) struct IndexedService<'a> {
     pub(super) first: usize,
 }
 
-/// All declared objects and their observations. An object's position is its index among the objects
-/// of its kind, sorted by name.
+/// All declared objects and their observations. A position is an index in a list that is sorted by
+/// name.
 #[derive(Debug)]
 pub(super) struct Index<'a> {
     pub(super) nodes: Vec<&'a NodeName>,
@@ -116,7 +116,7 @@ impl<'a> Index<'a> {
                 all.push(seen);
             }
         }
-        // The plan must not depend on the order in which an engine lists containers, so sort them.
+        // Sort, so that the plan does not depend on the order in which engines list containers.
         for all in self.seen.iter_mut().chain(self.undeclared.values_mut()) {
             if all.len() > 1 {
                 all.sort_by_key(|seen| (seen.node, &seen.container.name, &seen.container.id));

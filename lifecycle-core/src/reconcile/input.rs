@@ -51,11 +51,9 @@ pub struct RecordedPlan {
 /// the engines can report.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 pub struct History {
-    /// The last known node of each replica. The planner uses this map to keep replicas on their
-    /// nodes, and to recognize replicas that may still run on an unreachable node.
+    /// The last known node of each replica, where the replica may still run unobserved.
     pub last_seen: Arc<BTreeMap<InstanceId, NodeName>>,
-    /// The nodes on which the previous plan placed replicas that have no container yet. The planner
-    /// keeps these placements, because images may already have been copied to the nodes.
+    /// The nodes on which the previous plan placed replicas that have no container yet.
     pub placed: BTreeMap<InstanceId, NodeName>,
     /// Specifications that were rejected because their containers did not become ready.
     pub rejected: BTreeMap<InstanceId, RejectedSpec>,
@@ -72,8 +70,7 @@ pub struct History {
 pub struct Failure {
     /// How often the step failed in a row.
     pub times: u32,
-    /// The time of the next attempt; `None` if only a requested retry or a new declaration causes
-    /// another attempt.
+    /// The time of the next attempt; `None` if the step is not retried automatically.
     pub again_at: Option<DateTime<Utc>>,
     /// The error of the last attempt.
     pub why: String,

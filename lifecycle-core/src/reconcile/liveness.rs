@@ -20,8 +20,7 @@ const CHECK_TIMEOUT: Duration = Duration::from_secs(1);
 /// How many checks in a row must fail before a ready container is no longer ready.
 const FAILURES_BEFORE_NOT_READY: u32 = 3;
 
-/// If a container ran for at least this long before it ended, a new count of endings starts.
-/// Docker's restart policies use the same limit.
+/// A run of at least this length resets the count of endings, as in Docker.
 const RUN_THAT_RESETS: chrono::TimeDelta = chrono::TimeDelta::seconds(10);
 
 /// The longest pause before an ended container is started again.
@@ -30,8 +29,8 @@ const LONGEST_PAUSE: Duration = Duration::from_mins(1);
 /// The pause before a failed check of a ready container is repeated.
 const CHECK_AGAIN: Duration = Duration::from_secs(1);
 
-/// A container that takes long to start is checked less often: the pause between checks is the time
-/// since its start, divided by this number.
+/// A container that takes long to start is checked less often: the pause is the time since its
+/// start, divided by this number.
 const PART_OF_START: u32 = 20;
 
 /// The result of one readiness check.
@@ -107,7 +106,7 @@ struct Run {
     failures: u32,
 }
 
-/// Identifies the ending that was counted last: the start time of the run that ended.
+/// The start time of the last run whose ending was counted.
 type Ending = Option<DateTime<Utc>>;
 
 impl Liveness {
@@ -152,7 +151,7 @@ impl Liveness {
             .collect()
     }
 
-    /// Returns how long to wait before these containers are checked again.
+    /// Returns how long to wait before the next check of these containers.
     pub(super) fn next_check(
         &self,
         containers: &[ObservedContainer],
@@ -212,7 +211,7 @@ impl Liveness {
             failures: 0,
         });
         if run.started_at != container.started_at {
-            // The container was started again; its time limit still counts from the first start.
+            // A restart does not reset the time limit of a container that is not ready.
             let since = match run.readiness {
                 Readiness::Waiting { since } => since,
                 Readiness::Ready { .. } => container.started_at.unwrap_or(now),

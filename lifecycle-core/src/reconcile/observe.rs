@@ -17,8 +17,7 @@ pub struct Observed {
     /// Set while the cloud's list of nodes is unavailable: since when, and why. Meanwhile, `nodes`
     /// contains the nodes of the latest list.
     pub cloud_unknown: Option<Unknown>,
-    /// Each node that the cloud lists for this platform, with its engine. Unchanged views are
-    /// shared with the previous observation.
+    /// Each node that the cloud lists for this platform, with its engine.
     pub nodes: BTreeMap<NodeName, Arc<NodeView>>,
     /// Whether each node's agent has the current service addresses.
     #[serde(default)]

@@ -1,6 +1,5 @@
 //! Decides which node each replica is placed on. Constraints, reserved resources, volumes and host
-//! ports exclude nodes. A replica stays on its node; new replicas are spread over the nodes. The
-//! functions are pure and deterministic.
+//! ports exclude nodes. A replica stays on its node; new replicas are spread over the nodes.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
@@ -16,7 +15,7 @@ use crate::model::{Constraint, InstanceId, NodeName, NodeSpec, Protocol, Resourc
 pub struct Placement {
     /// For each replica that fits on a node, the node on which it is placed.
     pub nodes: BTreeMap<InstanceId, NodeName>,
-    /// Why each of the other replicas fits on no node.
+    /// For each remaining replica, why it fits on no node.
     pub unplaceable: BTreeMap<InstanceId, String>,
 }
 
@@ -109,7 +108,7 @@ struct Homes<'i, 'a> {
     images: BTreeMap<&'a str, Vec<usize>>,
 }
 
-/// The maximum number of nodes that are preferred for new replicas because they have the image.
+/// The maximum number of recorded nodes per image. New replicas prefer these nodes.
 const FEW_HOLDERS: usize = 16;
 
 impl<'i, 'a> Homes<'i, 'a> {
@@ -153,8 +152,8 @@ impl<'i, 'a> Homes<'i, 'a> {
         }
     }
 
-    /// If the replica's only container runs the declared specification, returns the container's
-    /// node. No other node can be better.
+    /// Returns the node of the replica's only container, if that container runs the declared
+    /// specification.
     fn runs_at(&self, replica: usize, service: &DeclaredService) -> Option<usize> {
         let [seen] = self.index.seen[replica].as_slice() else {
             return None;
@@ -197,10 +196,9 @@ impl<'i, 'a> Homes<'i, 'a> {
         homes.sort_unstable();
     }
 
-    /// If a volume excludes the node for a replica, returns the volume and the node that has the
-    /// volume's data. A replica that ran before is bound to the volume on its own node. A new
-    /// replica is bound only if its service has a single replica: in a service with several
-    /// replicas, each replica has its own data.
+    /// If a volume prevents the replica from being placed on the node, returns the volume and the
+    /// node that has the volume's data. A replica that has run before is bound to the volume on the
+    /// node where it ran. A new replica is bound only if its service has a single replica.
     fn bound(
         &self,
         node: usize,
@@ -232,8 +230,7 @@ impl<'i, 'a> Homes<'i, 'a> {
         })
     }
 
-    /// Returns whether the volumes of a node are known. A node whose engine was not observed may
-    /// have any volume.
+    /// Returns whether the volumes of a node are known.
     fn is_known(&self, node: usize) -> bool {
         let view = self.observed.nodes.get(self.index.nodes[node]);
         view.is_none_or(|view| view.engine_state().is_some())
@@ -260,8 +257,8 @@ enum Home {
     WasPlaced,
 }
 
-/// Orders the nodes that are tried for a service: by the number of the service's replicas on the
-/// node, then by the number of all replicas on the node, then by position.
+/// A node's rank for a service: the number of the service's replicas on the node, the number of all
+/// replicas on the node, and the node's position.
 type Rank = (u32, usize, usize);
 
 /// A service with more unplaced replicas than this gets its own sorted set of nodes.
@@ -312,9 +309,8 @@ impl<'a> Placing<'_, 'a> {
         self.placed.nodes[replica] = Some(self.index.nodes[node]);
     }
 
-    /// Places the replicas of one service that are tied to no node. Each is placed on the node with
-    /// the fewest replicas of the service; of several such nodes, on the one with the fewest
-    /// replicas in total.
+    /// Places the replicas of a service that are tied to no node, each on the node with the lowest
+    /// rank.
     fn spread(
         &mut self,
         service_position: usize,
@@ -378,8 +374,7 @@ impl<'a> Placing<'_, 'a> {
             .collect()
     }
 
-    /// Removes candidates, best first, until a candidate fits, and returns that candidate. The
-    /// candidates removed before it cannot run more replicas of the service.
+    /// Removes candidates, best first, until one fits, and returns that one.
     fn take_candidate(
         &self,
         replica: usize,
@@ -517,7 +512,7 @@ impl<'a> Placing<'_, 'a> {
     }
 }
 
-/// Why a replica does not fit on a node. The text is formatted only if the replica fits on no node.
+/// Why a replica does not fit on a node.
 #[derive(Debug)]
 enum Obstacle<'a> {
     Constraint(&'a Constraint),

@@ -98,9 +98,8 @@ fn is_ready(view: &NodeView, container: &ObservedContainer) -> bool {
         )
 }
 
-/// Returns whether `new` has names, addresses or ports that `old` does not have. A container that
-/// starts under `new` needs these additions at once, whereas changed backends may reach the agents
-/// a moment later.
+/// Returns whether `new` has names, addresses or ports that `old` does not have. New containers
+/// must not start without them.
 pub(super) fn adds_names(old: &Table, new: &Table) -> bool {
     old.block != new.block
         || new.services.iter().any(|(name, service)| {

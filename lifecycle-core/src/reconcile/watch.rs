@@ -30,11 +30,11 @@ pub struct WatchPolicy {
     pub node_timeout: Duration,
     /// How long the cloud may take to list its nodes.
     pub cloud_timeout: Duration,
-    /// How many polls in a row must fail before a node counts as unknown. Until then, its endpoints
-    /// stay published, and no step starts on it.
+    /// How many polls in a row must fail before a node counts as unknown. Until then, the node's
+    /// endpoints stay published.
     pub failures_before_unknown: u32,
-    /// How long a node must have been unreachable, in addition to these failures, before it counts
-    /// as unknown.
+    /// How long a node must have been unreachable before it counts as unknown. Both this limit and
+    /// `failures_before_unknown` must be reached.
     pub unknown_after: Duration,
     /// The time limit for pings, and for polls that follow a failed poll.
     pub again_timeout: Duration,
@@ -78,8 +78,8 @@ struct Shared {
     policy: WatchPolicy,
     declared: watch::Receiver<Option<Arc<Declared>>>,
     views: Mutex<Views>,
-    /// The number of the latest request to observe again. The `as_of` of a view is the number of
-    /// the latest request that the view has served.
+    /// The number of the latest observation request. A view's `as_of` is the latest request that
+    /// the view has served.
     requests: AtomicU64,
     cloud_requested: Notify,
     changed: Notify,
@@ -168,8 +168,8 @@ impl Watcher {
         request
     }
 
-    /// Forgets how often these containers ended, and restarts the time limit of those that are not
-    /// ready. Updates the latest observation accordingly.
+    /// Forgets how often the containers ended, and restarts the time limit of those that are not
+    /// ready.
     pub(super) fn forgive(&self, containers: &BTreeSet<ContainerId>, now: DateTime<Utc>) {
         let mut views = self.shared.views();
         let Views {

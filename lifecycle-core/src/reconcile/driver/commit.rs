@@ -18,7 +18,7 @@ use crate::registry::Change;
 const LISTED: usize = 100;
 
 impl Driver {
-    /// If the plan has steps that the previous plan did not have, records an event that lists them.
+    /// Records an event that lists the steps that the previous plan did not have.
     pub(super) fn announce(&mut self, plan: &Plan, now: DateTime<Utc>) {
         let previous = self.latest.as_ref().map(|latest| &latest.plan.steps);
         let new = new_steps(previous.map_or(&[], Vec::as_slice), &plan.steps);
@@ -80,7 +80,7 @@ impl Driver {
         Ok(())
     }
 
-    /// Returns the containers that are being stopped or removed. They publish no endpoints.
+    /// Returns the containers that are being stopped or removed.
     pub(super) fn stopping(&self) -> BTreeSet<ContainerId> {
         let running = self.running.values().map(|r| &r.action);
         let settling = self.settling.values().map(|s| &s.action);

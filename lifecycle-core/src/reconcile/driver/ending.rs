@@ -17,8 +17,7 @@ use crate::reconcile::step::StepId;
 use crate::registry::{Batch, Change, NodeRecord};
 
 impl Driver {
-    /// Stores a change that the cloud has accepted, so that a later process can continue to poll
-    /// the change.
+    /// Stores a change that the cloud has accepted, so that a later process can poll it.
     pub(super) async fn store(&mut self, operation: CloudOperation) -> Result<()> {
         let name = operation.change.node().clone();
         let known = self.registry.nodes.get(&name).cloned();
@@ -31,8 +30,7 @@ impl Driver {
         self.write(batch).await
     }
 
-    /// Commits a batch to the registry, then applies its changes to the driver's copy of the
-    /// registry.
+    /// Commits a batch, then applies its changes to the driver's copy of the registry.
     pub(super) async fn write(&mut self, batch: Batch) -> Result<()> {
         let changes = batch.changes.clone();
         self.backends.registry.commit(self.epoch, batch).await?;
@@ -40,8 +38,8 @@ impl Driver {
     }
 
     pub(super) async fn ended(&mut self, end: StepEnd) -> Result<()> {
-        // First note the operations that the step has started: `note_end` then removes those that
-        // have ended.
+        // First note the operations that the step has started, so that `note_end` can remove those
+        // that have ended.
         let mut begun = Vec::new();
         while let Ok(operation) = self.just_begun.try_recv() {
             let node = operation.change.node().clone();

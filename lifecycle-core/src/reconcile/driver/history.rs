@@ -13,9 +13,8 @@ impl Driver {
     /// Returns the input of the next plan; `None` until every running node has been polled once.
     pub(super) fn input(&mut self, target: &Target) -> Option<PlanningInput> {
         let (mut observed, endings) = self.watcher.observed()?;
-        // Make no plan until every node has been polled once: until then, a container that was not
-        // observed yet would count as absent. A node that hangs does not block planning for long,
-        // because it soon becomes unknown.
+        // Make no plan until every node has been polled once: unobserved containers would count as
+        // absent. A hanging node does not block planning for long, because it soon becomes unknown.
         self.has_observed_all |= is_complete(&observed);
         if !self.has_observed_all {
             return None;
@@ -49,8 +48,8 @@ impl Driver {
         })
     }
 
-    /// Returns the nodes on which the latest plan placed replicas that have no container yet.
-    /// Ignores a plan for another declaration.
+    /// Returns where the latest plan for this declaration placed replicas that have no container
+    /// yet.
     fn placed(&self) -> BTreeMap<InstanceId, NodeName> {
         let declared = self.declared.borrow();
         let latest = self.latest.as_ref().filter(|latest| {
@@ -65,7 +64,7 @@ impl Driver {
     }
 }
 
-/// Returns the last known node of each replica: the node on which the replica was last started.
+/// Returns the node on which each replica was last started.
 pub(super) fn last_seen(registry: &Snapshot) -> BTreeMap<InstanceId, NodeName> {
     let mut records: Vec<&InstanceRecord> = registry.instances.values().collect();
     records.sort_by_key(|record| (&record.id, record.started_at));

@@ -74,7 +74,7 @@ impl Driver {
     }
 
     /// Withdraws the endpoints of containers that are about to be stopped or removed. The driver
-    /// does this, not the steps, so that the registry is written in the order of the observations.
+    /// does this, not the steps, so that registry writes follow the order of the observations.
     async fn withdraw(&mut self, launches: &[Step]) -> Result<()> {
         let mut batch = Batch::default();
         for step in launches {
@@ -108,8 +108,7 @@ impl Driver {
                 NodeChange::Provision { .. } => Action::ProvisionNode { node },
                 NodeChange::Start { .. } => Action::StartNode { node },
                 NodeChange::Delete { .. } => Action::DeleteNode { node },
-                // The planner never plans these changes, so there is no step to resume. The next
-                // observation shows the node's state.
+                // No step makes these changes, so there is no step to resume.
                 NodeChange::Stop { .. } | NodeChange::Restart { .. } => {
                     self.operations.remove(&node);
                     continue;

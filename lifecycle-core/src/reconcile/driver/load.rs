@@ -26,7 +26,7 @@ impl Default for Bounds {
     }
 }
 
-/// How many steps run on each node.
+/// Counts the running steps, per node and in total.
 #[derive(Debug, Default)]
 pub(super) struct Load {
     total: usize,

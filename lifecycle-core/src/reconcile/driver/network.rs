@@ -8,8 +8,8 @@ use crate::reconcile::step::Step;
 use crate::reconcile::traffic;
 
 impl Driver {
-    /// Sends the agents the current table. According to this table, containers that `launches` stop
-    /// or remove get no new connections.
+    /// Sends the agents the current table. Containers that `launches` stop or remove get no new
+    /// connections.
     pub(super) fn update_agents(
         &mut self,
         target: &Target,

@@ -78,8 +78,8 @@ impl Driver {
             && cloud.is_none_or(|request| self.watcher.has_seen_cloud(request))
     }
 
-    /// Clears all failures of a subject: failed steps, rejected specifications, and containers that
-    /// exited or were not ready in time. Returns a description of each action that is retried.
+    /// Clears a subject's failed steps, rejected specifications and failed containers. Returns a
+    /// description of each action that is retried.
     async fn forget(&mut self, subject: &Subject) -> Result<Vec<String>> {
         let mut forgotten = BTreeSet::new();
         let failed: Vec<_> = self
@@ -113,8 +113,8 @@ impl Driver {
         Ok(forgotten.into_iter().collect())
     }
 
-    /// Makes failed containers start again, regardless of their restart policy, and restarts the
-    /// time limit of containers that are not ready. Returns a description of each container start.
+    /// Lets failed containers start again, and restarts the time limit of containers that are not
+    /// ready. Returns a description of each container start.
     fn forgive_containers(&mut self, subject: &Subject, now: DateTime<Utc>) -> Vec<String> {
         let Some(latest) = &self.latest else {
             return Vec::new();
@@ -190,8 +190,8 @@ impl Driver {
             .collect()
     }
 
-    /// For a node, returns the node itself; otherwise, returns the nodes on which the subject's
-    /// replicas are placed.
+    /// Returns the subject itself if it is a node; otherwise, returns the nodes of the subject's
+    /// replicas.
     fn nodes_of(&self, subject: &Subject) -> BTreeSet<NodeName> {
         if let Subject::Node(node) = subject {
             return BTreeSet::from([node.clone()]);

@@ -96,9 +96,8 @@ impl Driver {
         };
         drop(lines);
         self.rounds.send_if_modified(|published| {
-            // The sender of a retry request queues the request, then marks the published round as
-            // unsettled. This round must not undo that mark, so it is not settled while a request
-            // is queued.
+            // While a retry request is queued, the round must not count as settled: the request's
+            // sender has marked the published round as unsettled, or is about to.
             round.settled &= self.retry_requests.is_empty();
             let differs = !round.shows_the_same_as(published);
             *published = Arc::new(round);

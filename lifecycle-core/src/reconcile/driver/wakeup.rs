@@ -12,16 +12,12 @@ use crate::error::Result;
 use crate::model::NodeName;
 use crate::network::Report;
 
-/// Multiplied by the number of nodes and replicas, this is the time to gather changes before
-/// planning. Changes tend to come in groups, and a single plan can handle a whole group. For 50
-/// objects, the time is half a millisecond.
+/// How long to gather changes before a plan, per node and replica. Changes tend to come in groups.
 const GATHERING_PER_OBJECT: Duration = Duration::from_micros(10);
 const LONGEST_GATHERING: Duration = Duration::from_millis(50);
 
-/// Multiplied by the number of nodes and replicas, this is the minimum time between two plans: on a
-/// larger platform, plans cost more and changes are more frequent. The minimum is a few
-/// milliseconds for a dozen replicas, and less than a second for 2,000. It delays neither steps
-/// that wait for a free slot nor the first plan after a pause.
+/// The minimum time between two plans, per node and replica. On a larger platform, plans cost more
+/// and changes are more frequent.
 const BETWEEN_PLANS_PER_OBJECT: Duration = Duration::from_micros(300);
 const LONGEST_BETWEEN_PLANS: Duration = Duration::from_secs(2);
 

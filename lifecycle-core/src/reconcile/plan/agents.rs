@@ -1,6 +1,5 @@
 //! Runs one agent on each node, from the manager's image. A container may start on a node only once
-//! the node's agent has the services' addresses. An agent is removed when no container that may use
-//! the addresses is left on its node.
+//! the node's agent has the services' addresses.
 
 use std::collections::BTreeSet;
 
@@ -101,9 +100,8 @@ impl<'a> Planning<'a> {
         Gate::Blocked(self.block(Subject::Node(node.clone()), by, settled))
     }
 
-    /// Returns a gate that opens when the node has the agent's image. This image is only copied,
-    /// never built or pulled: the manager runs from this image, so the manager's node has the
-    /// image.
+    /// Returns a gate that opens when the node has the agent's image. The image is only copied,
+    /// because the manager's node always has it.
     fn agent_image(&mut self, node: &'a NodeName, agents: &'a Agents) -> Gate {
         let needed_by = Subject::Node(node.clone());
         self.existing_image(node, &agents.image, &needed_by)
@@ -113,8 +111,8 @@ impl<'a> Planning<'a> {
             })
     }
 
-    /// Removes the agent of each node on which no container is left that could use a service name.
-    /// No step removes the agent of a deleted node, because the agent is deleted with the node.
+    /// Removes each unneeded agent once its node has no container left that could use a service
+    /// name. Skips nodes that are about to be deleted.
     pub(super) fn unneeded_agents(&mut self) {
         let observed = self.observed;
         for (node, view) in &observed.nodes {

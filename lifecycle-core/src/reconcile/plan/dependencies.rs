@@ -9,12 +9,11 @@ use crate::reconcile::declared::DeclaredService;
 use crate::reconcile::index::IndexedService;
 use crate::reconcile::step::{HeldBy, StepId};
 
-/// The steps that bring a service's dependencies up, or the dependency that no step brings up.
+/// The steps to wait for, or the dependency that no step can bring up.
 pub(super) type Dependencies = Result<BTreeSet<StepId>, Blocked>;
 
-/// If a step has to wait for more replicas than this, it waits only for the last one, so that plans
-/// for thousands of replicas stay small. This is enough, because the driver plans again after each
-/// step, and the new plan waits for the remaining replicas.
+/// If there are more replicas than this, a step waits only for the last one, so that plans stay
+/// small. The next plan waits for the remaining replicas.
 const MANY_REPLICAS: usize = 16;
 
 impl Planning<'_> {
@@ -60,7 +59,7 @@ impl Planning<'_> {
     ) -> Result<(), Blocked> {
         let mut awaited: Vec<&StepId> = Vec::new();
         for position in service.positions() {
-            // This plan starts the replica, so wait for that step even if the replica is up now.
+            // If this plan starts the replica, wait for that step, even if the replica is up now.
             if let Some(step) = &self.starts[position] {
                 awaited.push(step);
                 continue;

@@ -160,8 +160,7 @@ impl<'a> Planning<'a> {
 
     fn set_image_gate(&mut self, node: &NodeName, image: String, gate: Gate) -> Gate {
         let gate = match gate {
-            // The plan already shows what holds the image's step, so name only the image as the
-            // cause. If the build failed, name that failure instead.
+            // Name only the image as the cause: the plan already shows what holds the image's step.
             Gate::Blocked(blocked) if !matches!(blocked.by, HeldBy::Failed { .. }) => {
                 let by = HeldBy::Image {
                     image: image.clone(),

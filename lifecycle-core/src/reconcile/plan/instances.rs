@@ -75,8 +75,8 @@ impl<'a> Planning<'a> {
         }
     }
 
-    /// Plans a replica whose node cannot be used now. The replica is not started on another node,
-    /// because it may still be running on its own node.
+    /// Plans a replica whose node cannot be used now. The replica may still run there, so it is not
+    /// started elsewhere.
     fn on_blocked_node(
         &mut self,
         replica: PlacedReplica<'a>,

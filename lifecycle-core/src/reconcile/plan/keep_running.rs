@@ -14,9 +14,8 @@ use crate::reconcile::step::{Action, HeldBy, InstanceStatus, Reason};
 use crate::runtime::ContainerState;
 
 impl<'a> Planning<'a> {
-    /// Keeps the container `seen` running. If the container was stopped so that one of `others`
-    /// could start, starts the container again. If a rollback restores the container, `restoring`
-    /// is the reason.
+    /// Keeps the container `seen` running. If a rollback restores the container, `restoring` is the
+    /// reason.
     pub(super) fn keep_running(
         &mut self,
         replica: PlacedReplica<'a>,
@@ -219,9 +218,7 @@ impl<'a> Planning<'a> {
 /// container ended by itself.
 fn was_stopped_for(seen: &Seen<'_>, other: &Seen<'_>) -> bool {
     if other.container.state == ContainerState::Created {
-        // `other` has no start time to compare with, so the number of endings decides. A container
-        // that ended repeatedly ended by itself; one that ended once may have been stopped for
-        // `other`.
+        // `other` has no start time. A container that was stopped for `other` ended at most once.
         return endings(seen).is_none_or(|(times, _)| times <= 1);
     }
     other.container.started_at > seen.container.started_at

@@ -60,8 +60,7 @@ impl<'a> Planning<'a> {
                 .unwrap_or(u32::MAX);
             left.extend(containers.iter().map(|seen| (rank, *id, *seen)));
         }
-        // Stop only the services that are last in the start order, and leave the others to later
-        // plans: no service may stop while a service that depends on it still runs.
+        // Stop only the services that are last in the start order. Later plans stop the rest.
         let last = left
             .iter()
             .filter(|(_, _, seen)| seen.is_running())

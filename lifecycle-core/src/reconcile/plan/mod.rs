@@ -166,13 +166,12 @@ struct Planning<'a> {
     image_holders: BTreeMap<&'a str, Vec<&'a NodeName>>,
     node_gates: BTreeMap<&'a NodeName, Gate>,
     agent_gates: BTreeMap<&'a NodeName, Gate>,
-    /// Deletions of nodes whose containers cannot be observed. A deleted node runs nothing, so its
-    /// replicas may then start elsewhere.
+    /// Deletions of nodes whose containers cannot be observed. Their replicas may start elsewhere
+    /// only afterwards.
     unreachable_deletions: BTreeMap<&'a NodeName, Gate>,
     /// Host ports of containers that are no longer declared; each gate opens when the port is free.
     undeclared_ports: BTreeMap<HostPort<'a>, Gate>,
-    /// Declared host ports that are in use, each with the replica (by position) and the running
-    /// container that use the port.
+    /// For each declared host port in use, the replica's position and its running container.
     port_holders: BTreeMap<HostPort<'a>, (usize, Seen<'a>)>,
     /// The gates of the containers that this plan stops, and the order in which the stops were
     /// added.
@@ -183,8 +182,7 @@ struct Planning<'a> {
     image_origins: BTreeMap<String, (NodeName, StepId)>,
     /// The step that starts each replica, if the plan has one.
     starts: Vec<Option<StepId>>,
-    /// The dependency conditions that each replica meets, whatever the specification of its
-    /// container.
+    /// The dependency conditions that each replica meets.
     up: Vec<Up>,
     statuses: Vec<Option<InstanceStatus>>,
     plan: Plan,
@@ -200,7 +198,6 @@ struct PlacedReplica<'a> {
     node: &'a NodeName,
 }
 
-/// A host port of a node.
 type HostPort<'a> = (&'a NodeName, u16, Protocol);
 
 /// The dependency conditions that a replica meets.
@@ -253,8 +250,7 @@ impl<'a> Planning<'a> {
         }
     }
 
-    /// Adds a step to the plan. If the step's node does not respond, or the step failed and its
-    /// retry is not due yet, holds the action's subject instead.
+    /// Adds a step to the plan, or holds the action's subject if the step cannot start now.
     fn propose(&mut self, action: Action, needs: BTreeSet<StepId>, reason: Reason) -> Gate {
         let view = self.observed.nodes.get(action.node());
         if let Some(not_responding) = view.and_then(|view| view.not_responding.as_ref()) {
@@ -309,8 +305,7 @@ impl<'a> Planning<'a> {
         });
     }
 
-    /// Returns when the round stops waiting for the cause of a hold; `None` for a cause that the
-    /// round does not wait for.
+    /// Returns when the round stops waiting for a hold; `None` if the round does not wait for it.
     fn waits_until(&self, subject: &Subject, by: &HeldBy) -> Option<DateTime<Utc>> {
         let patience = match by {
             HeldBy::Backoff { until, .. } => return Some(*until),
@@ -337,8 +332,8 @@ impl<'a> Planning<'a> {
         }
     }
 
-    /// Returns whether `patience` has passed since `since`. If not, sets the plan's next change to
-    /// the time when it will have passed, unless an earlier change is due.
+    /// Returns whether `patience` has passed since `since`. If not, schedules the plan's next
+    /// change.
     fn has_passed(&mut self, since: DateTime<Utc>, patience: Duration) -> bool {
         let Some(end) = chrono::Duration::from_std(patience)
             .ok()

@@ -16,8 +16,8 @@ impl Planning<'_> {
         }
     }
 
-    /// Deletes undeclared nodes that cannot be observed. Replicas may still be running on such a
-    /// node, so they may start on other nodes only after its deletion.
+    /// Deletes undeclared nodes that cannot be observed. Replicas of such a node may start
+    /// elsewhere only after its deletion.
     pub(super) fn delete_unreachable_nodes(&mut self) {
         let observed = self.observed;
         for (node, view) in &observed.nodes {
@@ -121,8 +121,8 @@ impl Planning<'_> {
         self.block_node(node, by, settled)
     }
 
-    /// Deletes a failed node and creates it again. A node on which services ever ran is left alone,
-    /// because the cloud may report the failure of a later change rather than of its creation.
+    /// Deletes a failed node and creates it again. Keeps a node on which services ever ran: its
+    /// creation succeeded, so a later change has failed.
     fn failed(&mut self, node: &NodeName, view: &NodeView, spared: bool) -> Gate {
         let why = if spared {
             "the cloud reports that the manager's own node failed"

@@ -1,7 +1,6 @@
-//! Passes host ports from one replica to another: first, the container that uses the port is
-//! stopped; then the replica that gets the port is started. The container is stopped even if its
-//! own successor cannot start yet, because the successor may depend on the replica that gets the
-//! port.
+//! Passes host ports from one replica to another: stops the container that uses the port, then
+//! starts the replica that gets the port. The stop does not wait until the container's own
+//! successor can start, because the successor may depend on that replica.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -11,8 +10,7 @@ use crate::reconcile::declared::Declared;
 use crate::reconcile::index::{Index, Seen};
 use crate::reconcile::step::{HeldBy, Reason, StepId};
 
-/// Returns the declared host ports that running containers of declared replicas use, each with the
-/// container and the position of its replica.
+/// Returns the declared host ports in use, each with its container and the replica's position.
 pub(super) fn holders<'a>(
     declared: &'a Declared,
     index: &Index<'a>,

@@ -24,10 +24,9 @@ pub(super) struct Containers<'a> {
 impl<'a> Containers<'a> {
     /// Returns the container to restore when the declared specification is rejected.
     ///
-    /// This is the container that is running on the replica's node. If none is running, it is the
-    /// one that was started first: when a container becomes ready, all older containers are
-    /// removed, so those that were started later never became ready. A service that runs once is
-    /// not rolled back, because an earlier version would not do the same work.
+    /// Prefers a running container on the replica's node, then the container that was started
+    /// first. Later ones never became ready, because a ready container's predecessors are removed.
+    /// A service that runs once is not rolled back.
     pub(super) fn previous(&self, replica: PlacedReplica<'a>) -> Option<Seen<'a>> {
         if replica.service.runs_once {
             return None;
@@ -62,8 +61,7 @@ impl<'a> Planning<'a> {
         }
     }
 
-    /// Stops a container. If several replicas require the stop, the plan contains it only once. The
-    /// returned gate opens when the container has stopped.
+    /// Stops a container, once per plan. The returned gate opens when the container has stopped.
     pub(super) fn stop(
         &mut self,
         id: &InstanceId,
@@ -99,8 +97,7 @@ impl<'a> Planning<'a> {
         reason: &Reason,
         mut needs: BTreeSet<StepId>,
     ) -> Result<BTreeSet<StepId>, Blocked> {
-        // If no old container is ready, keep the stopped ones: for a rollback, they are no worse
-        // than the others.
+        // If no old container is ready, keep the stopped ones: a rollback may need them.
         let is_ready = |seen: &Seen<'a>| Self::up_of(seen).ready;
         if !others.iter().any(is_ready) {
             return Ok(needs);
@@ -129,9 +126,8 @@ impl<'a> Planning<'a> {
         Ok(needs)
     }
 
-    /// Plans a replica that has a container of the declared specification. Keeps this container
-    /// running and, once it is ready, removes the containers that it replaces. If it fails,
-    /// restores the previous specification.
+    /// Keeps a container of the declared specification running. Once it is ready, removes the
+    /// containers that it replaces; if it fails, restores the previous specification.
     pub(super) fn keep(
         &mut self,
         replica: PlacedReplica<'a>,
@@ -185,8 +181,8 @@ impl<'a> Planning<'a> {
         (status, up)
     }
 
-    /// Starts the previous container again. Once it is running, removes older containers and stops
-    /// the rejected container, which is kept for a while so that its output can be read.
+    /// Starts the previous container again. Then removes older containers, and stops the rejected
+    /// one but keeps it, so that its output can be read.
     pub(super) fn roll_back(
         &mut self,
         replica: PlacedReplica<'a>,

@@ -63,8 +63,7 @@ impl<'a> Planning<'a> {
         planned(false)
     }
 
-    /// Returns the first replica of the same service that restarts before this one and is not up
-    /// again yet.
+    /// Returns the first replica that restarts before this one and is not up again yet.
     fn restarts_before(&self, replica: PlacedReplica<'a>) -> Option<InstanceId> {
         (1..replica.id.replica.0).find_map(|number| {
             let id = InstanceId {
@@ -74,8 +73,7 @@ impl<'a> Planning<'a> {
             if !self.history.restarts.contains_key(&id) {
                 return None;
             }
-            // The replicas of a service have consecutive positions and are planned in this order,
-            // so the state of earlier replicas is known.
+            // Earlier replicas of the service have already been planned, so their state is known.
             let distance = replica.id.replica.0 - number;
             let position = replica.position.checked_sub(distance.into())?;
             let is_up = self.up[position].ready || self.up[position].completed;

@@ -1,6 +1,5 @@
-//! Formats a plan as text: one line per step, with the numbers of the steps that it waits for and
-//! the reason for the step; then the rejected specifications and the held subjects. Equal plans
-//! have equal texts.
+//! Formats a plan as text: one line per step, then the rejected specifications and the held
+//! subjects.
 
 use std::collections::BTreeMap;
 use std::fmt;

@@ -114,8 +114,7 @@ pub enum Action {
     },
 }
 
-/// The type of work that an action does. It determines the action's time limit and how many such
-/// actions run concurrently.
+/// The type of work that an action does. Determines the action's time limit and concurrency.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Work {
     CreateNode,
@@ -137,8 +136,7 @@ pub(crate) enum Verb {
     Provision,
     Prepare,
     Delete,
-    /// Builds, copies or pulls an image. The three have the same verb because each brings the image
-    /// to the node.
+    /// Builds, copies or pulls an image.
     Image,
     Agent,
     RemoveAgent,

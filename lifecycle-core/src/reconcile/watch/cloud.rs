@@ -64,8 +64,8 @@ pub(super) async fn watch_cloud(shared: Arc<Shared>) {
                 }
             }
         };
-        // A request for a new list does not shorten this first pause. The pause is as long as the
-        // cloud demands, and it limits the rate while several nodes are unreachable.
+        // A request for a new list does not shorten this pause, which limits the rate of requests
+        // to the cloud.
         let least = required_pause.max(shared.policy.eager_interval);
         tokio::time::sleep(least).await;
         tokio::select! {

@@ -255,8 +255,7 @@ impl NodeWatch {
         if following.events.is_none() {
             return State::Listing(None);
         }
-        // `info` is still valid: it can only change with an engine restart, which would have ended
-        // the stream of events.
+        // `info` is still valid: an engine restart would have ended the stream of events.
         let state = following.handle.runtime.state();
         let Ok(state) = self.within(self.shared.policy.node_timeout, state).await else {
             return State::Listing(None);
@@ -271,8 +270,8 @@ impl NodeWatch {
         State::Following(Box::new(following))
     }
 
-    /// Returns whether the engine still answers. The open event stream does not show this: it can
-    /// stay open long after a node has stopped responding.
+    /// Returns whether the engine still answers. The event stream can stay open even if it does
+    /// not.
     async fn ping(&self, following: &mut Following) -> bool {
         let limit = self.shared.policy.again_timeout;
         let answer = self.within(limit, following.handle.runtime.ping()).await;
@@ -342,9 +341,8 @@ impl NodeWatch {
         self.publish(view, following.as_of);
     }
 
-    /// Publishes a view of the engine. Subscribers are notified only if the view or the readiness
-    /// of a container has changed, or if the observation was requested: planning after every
-    /// observation of every node would cost more than all other work.
+    /// Publishes a view of the engine. Notifies subscribers only of a change or a requested
+    /// observation, because planning after every observation would be too slow.
     fn publish(&self, engine: EngineView, as_of: u64) {
         let mut views = self.shared.views();
         let readiness = match &engine {

@@ -20,8 +20,8 @@ use crate::ssh::{Jump, JumpHost, SshAccess, SshCredential, SshTarget, SshTimings
 pub enum AddressChoice {
     /// The private address, for clients within the platform's network.
     Private,
-    /// The public address if there is one, otherwise the private address, for clients outside the
-    /// network.
+    /// For clients outside the network: the public address if there is one, otherwise the private
+    /// address.
     PublicThenPrivate,
 }
 

@@ -22,8 +22,8 @@ pub(crate) fn is_being_removed(found: &ContainerInspectResponse) -> bool {
 }
 
 /// Converts a container of the platform. Returns `None` for a role that the core does not manage,
-/// and for a container that is being removed. If a removal has failed, the container is returned,
-/// so that it is removed again.
+/// and for a container that is being removed. Returns a container whose removal has failed, so that
+/// it is removed again.
 pub(crate) fn container(found: ContainerInspectResponse) -> Result<Option<ObservedContainer>> {
     let name = found.name.unwrap_or_default();
     let name = name.trim_start_matches('/').to_owned();

@@ -11,7 +11,7 @@ use tokio::time::Instant;
 
 use crate::model::{InstanceId, Protocol, ServiceName};
 
-/// For this long after a failed connection, a backend is chosen only after all others.
+/// How long after a failed connection a backend is chosen last.
 const SUSPECT_FOR: Duration = Duration::from_secs(5);
 
 /// A service in the active table.

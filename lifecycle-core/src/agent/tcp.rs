@@ -63,8 +63,7 @@ pub(super) async fn accept(
                 };
                 match forwarding.workers.less_busy() {
                     None => drop(tokio::spawn(connection.serve(client))),
-                    // A socket is registered with the reactor of one thread, so register it again
-                    // on the other thread.
+                    // Register the socket with the other thread's reactor.
                     Some(other) => match client.into_std() {
                         Ok(client) => drop(other.spawn(connection.serve_moved(client))),
                         Err(error) => tracing::debug!(%error, "a connection was lost"),

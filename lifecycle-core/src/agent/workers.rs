@@ -23,7 +23,7 @@ pub(super) struct Workers {
 }
 
 impl Workers {
-    /// Starts the threads. Dropping the guard stops them and all tasks on them.
+    /// Starts the threads. Dropping the guard stops the threads and their tasks.
     pub(super) fn start(count: Option<NonZeroUsize>) -> Result<(Self, DropGuard)> {
         let stop = CancellationToken::new();
         // If a thread fails to start, this guard stops the threads that were started before.

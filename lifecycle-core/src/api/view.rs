@@ -103,7 +103,7 @@ pub fn nodes(snapshot: &Snapshot) -> Vec<NodeV1> {
 pub fn services(snapshot: &Snapshot, round: &Round) -> Vec<ServiceV1> {
     let mut records: BTreeMap<&InstanceId, &InstanceRecord> = BTreeMap::new();
     for record in snapshot.instances.values() {
-        // Prefer the planned container, then a ready one.
+        // Prefer the planned container; otherwise, a ready container.
         let planned = round.plan.instances.get(&record.id);
         let merit = |r: &InstanceRecord| {
             let is_planned = planned.is_some_and(|p| p.container.as_ref() == Some(&r.container));

@@ -354,7 +354,7 @@ impl Known<'_> {
             HeldBy::Port { holder: id, .. } | HeldBy::RestartsAfter { replica: id } => {
                 vec![Subject::Instance(id.clone())]
             }
-            // Another subject's step provides the image, and waits for its next retry.
+            // The cause is the subject whose step provides the image and waits for its next retry.
             HeldBy::Image { image } => {
                 let plan = &self.round.plan;
                 let names = |by: &HeldBy| matches!(by, HeldBy::Backoff { step, .. } if step.image() == Some(image));

@@ -25,8 +25,8 @@ pub trait Backend: Debug + Send + Sync {
     /// registry.
     async fn fresh(&self) -> Result<Arc<dyn Registry>>;
 
-    /// Opens the same registry again, as a new process would after this process ended. Returns
-    /// `None` if the registry is not persistent.
+    /// Reopens the registry, as a new process would. Returns `None` if the registry is not
+    /// persistent.
     async fn reopen(&self, registry: Arc<dyn Registry>) -> Result<Option<Arc<dyn Registry>>>;
 
     /// Returns the duration of the leases that must expire during the suite. It must be long enough

@@ -24,7 +24,7 @@ const PATIENT: Duration = Duration::from_mins(3);
 const ENGINE_GRACE: Duration = Duration::from_secs(10);
 /// Poll interval while a container is being removed.
 const PACE: Duration = Duration::from_millis(50);
-/// The number of concurrent inspections: all of them fit on the kept connections.
+/// The number of concurrent inspections. Each uses a kept connection.
 const PARALLEL: usize = transport::KEPT;
 /// The number of attempts to find free host ports. An attempt fails only if a program outside
 /// containers uses a port.

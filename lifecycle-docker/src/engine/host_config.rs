@@ -125,8 +125,8 @@ fn bindings(template: &ContainerTemplate, ports: &BTreeMap<(u16, Protocol), u16>
         .collect()
 }
 
-/// Formats a bind mount as text, if the engine must create a missing source directory. The engine
-/// does so only for mounts in this format.
+/// Formats a bind mount as text if its source directory must be created: the engine creates it only
+/// for this format.
 fn bind_line(mount: &NodeMount) -> Option<String> {
     if !is_line(mount) {
         return None;

@@ -1,4 +1,4 @@
-//! Chooses host ports, and determines from the engine's errors which ones are already in use.
+//! Chooses host ports, and reads from the engine's errors which ports are already in use.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::RangeInclusive;

@@ -143,8 +143,7 @@ enum Build {
 /// layers.
 static BUILDER: tokio::sync::Mutex<()> = tokio::sync::Mutex::const_new(());
 
-/// The running and failed builds of this process. A successful build needs no entry, because the
-/// engine then has the image.
+/// The running and failed builds of this process.
 #[derive(Debug, Clone, Default)]
 pub(super) struct Builds(Arc<Mutex<BTreeMap<Flavour, Build>>>);
 

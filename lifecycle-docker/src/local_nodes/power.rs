@@ -92,7 +92,7 @@ impl LocalNodes {
         begun: &str,
     ) -> Result<CloudProgress> {
         let node_container = self.node_container(docker, node).await?;
-        // If the node now has another boot, it was stopped and then started again.
+        // Another boot means that the node was stopped and started again.
         let still = node_container.filter(|now| is_on(now.power) && token(now) == begun);
         Ok(match still {
             Some(_) => soon("shutting down"),

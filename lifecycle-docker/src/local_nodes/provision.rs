@@ -140,8 +140,7 @@ impl LocalNodes {
                 }
             };
         }
-        // The token refers to one container. If that container has been deleted meanwhile, a poll
-        // must not create another one.
+        // A poll must not replace a deleted container, so the token contains the container's id.
         let (how, id) = token.split_once(':').ok_or_else(|| {
             Error::corrupt(
                 format!("the provisioning token of node {}", spec.name),

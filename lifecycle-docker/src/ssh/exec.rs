@@ -116,8 +116,7 @@ where
                 done = &mut feed, if feeding => {
                     feeding = false;
                     match done {
-                        // An error here is ignored: a command may exit before it has read its
-                        // input. The exit code is the result.
+                        // Ignore the error: a command may exit before it has read all its input.
                         Ok(()) | Err(RunError::Ssh(SshError::Protocol(_))) => {}
                         Err(error) => return Err(error),
                     }

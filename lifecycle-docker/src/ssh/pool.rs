@@ -243,8 +243,8 @@ pub(super) struct Pool {
     /// Increases each time all connections are replaced.
     generation: AtomicU64,
     dials: Semaphore,
-    /// The time and error of the latest failed connection attempt. A caller that waited for this
-    /// attempt gets its error instead of making another attempt.
+    /// The time and error of the latest failed connection attempt, for the callers that waited for
+    /// it.
     failed: Mutex<Option<(Instant, Arc<SshError>)>>,
 }
 
@@ -318,8 +318,7 @@ impl Pool {
             return Ok(lease);
         }
         let asked = Instant::now();
-        // If there is no connection, let only one caller open one: the other callers can usually
-        // share it.
+        // Let only one caller open the first connection: the other callers can usually share it.
         let permits = if self.is_empty() { PARALLEL_DIALS } else { 1 };
         let _permit = self
             .dials
@@ -388,8 +387,7 @@ impl Pool {
     /// Opens the stream for a connection to the host, directly or through the jump host.
     async fn stream(&self) -> Result<Box<dyn Duplex>, SshError> {
         let Peer { host, port, .. } = &self.peer;
-        // No timeout is needed here: the jump host has its own timeout, whose error contains the
-        // jump host's name.
+        // No timeout is needed here: the jump host has its own.
         if let Some(jump) = &self.peer.through {
             return jump.reach(host, *port).await;
         }

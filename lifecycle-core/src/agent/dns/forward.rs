@@ -43,7 +43,7 @@ enum Over {
 impl Forwarder {
     /// Returns the first response that is not a failure; otherwise the first failure, or `None` if
     /// no resolver responds. If `tcp` is false, queries the resolvers over UDP first, and then over
-    /// TCP. Returns a truncated response unchanged: the client then repeats its query over TCP.
+    /// TCP. Returns a truncated response unchanged: the client repeats its query over TCP.
     pub(super) async fn ask(&self, query: &[u8], tcp: bool) -> Option<Vec<u8>> {
         let deadline = Instant::now() + WITHIN;
         let servers = self.resolvers.borrow().servers.clone();

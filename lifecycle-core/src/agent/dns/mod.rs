@@ -27,7 +27,8 @@ const LONGEST_QUERY: usize = 4096;
 /// repeat them.
 const FORWARDED: usize = 1024;
 
-/// The maximum number of open TCP connections, and the time after which an idle one is closed.
+/// The maximum number of open TCP connections, and the idle time after which a connection is
+/// closed.
 const CONNECTIONS: usize = 256;
 const IDLE_FOR: Duration = Duration::from_secs(10);
 

@@ -98,7 +98,7 @@ pub async fn all(bench: &dyn CloudBench) -> Checked {
     Ok(())
 }
 
-/// A provider and one of its nodes.
+/// A node that a check changes, and its provider.
 struct Subject<'a> {
     cloud: &'a dyn CloudProvider,
     spec: NodeSpec,

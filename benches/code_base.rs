@@ -1,6 +1,5 @@
-//! Measures how long it takes to list the files of a code base, with and without a typical
-//! `.dockerignore`, for increasing numbers of files and patterns. Prints the results without
-//! asserting them.
+//! Measures how long it takes to list the files of a code base, with and without a `.dockerignore`.
+//! The numbers of files and patterns increase. Prints the results without asserting them.
 //!
 //! `cargo bench -p benches --bench code_base`
 

@@ -1,10 +1,9 @@
-//! Measures the idle example platform on three local nodes: the CPU time and memory of the manager
-//! and the agents, and new processes on the nodes. Prints the results without asserting them.
+//! Measures the idle example platform on three local nodes: the resources that the manager and the
+//! agents use, and new processes on the nodes. Prints the results without asserting them.
 //!
 //! `cargo bench -p benches --bench rest -- --minutes 30`. Needs Docker, the built programs
 //! (preferably with the release profile), and root for the kernel's process events. The first sixth
 //! of the time (half a minute to five minutes) is not measured, so that the platform can settle.
-//! The test `cli/tests/platform/bring_up.rs` makes a shorter measurement of the same kind.
 
 #![expect(clippy::print_stdout, reason = "a benchmark prints to the terminal")]
 

@@ -72,8 +72,8 @@ fn bootstrapper(declaration: &Declaration, code: DirectoryStore) -> Result<Boots
         clock,
         ids: Arc::new(RandomIds),
     };
-    // This example keeps the platform's secrets only in memory. A program that needs a platform
-    // after its own exit must store the secrets before `up`, in a `StateDirectory` or with its own
+    // This example keeps the platform's secrets only in memory. To use a platform after a restart,
+    // a program must store the secrets before `up`, in a `StateDirectory` or with its own
     // `OperatorState`.
     let state = MemoryState::default();
     let manager = StaticBinary::new(manager_program()?);

@@ -1,7 +1,6 @@
-//! Measures the cost of the agent. Compares the request rate, latency, and throughput through the
-//! agent with those of direct connections and of HAProxy in TCP mode, in the same run. Also
-//! measures the agent's memory with 10,000 idle connections. Prints the results without asserting
-//! them.
+//! Measures request rate, latency, and throughput through the agent. For comparison, the same run
+//! measures direct connections and HAProxy in TCP mode. Also measures the agent's memory with
+//! 10,000 idle connections. Prints the results without asserting them.
 //!
 //! `cargo bench -p benches --bench agent`. The comparison needs `haproxy`. The server runs in a
 //! container or, without Docker, as a process. The agent and HAProxy are separate processes, each

@@ -226,8 +226,8 @@ mod tests {
     #[test]
     fn a_fork_is_a_new_process_and_a_thread_is_not() {
         let event = |words| Message::parse(&message(7, words)).unwrap().event;
-        // The words are the event's type, processor, and time (two words), then the thread id and
-        // process id of the parent, then those of the child.
+        // The words: event type, processor, time (two words), then thread id and process id, first
+        // of the parent, then of the child.
         let fork = event([1, 0, 0, 0, 11, 10, 20, 20]);
         assert_eq!(
             fork,

@@ -1,5 +1,5 @@
-//! Measures an idle platform on local nodes: the CPU time, memory, file descriptors, and threads of
-//! the manager and the agents, and every process that starts on the nodes.
+//! Measures an idle platform on local nodes: the resources that the manager and the agents use, and
+//! every process that starts on the nodes.
 //!
 //! Local nodes are containers on this machine, so all values come from this machine's `/proc` and
 //! kernel events. The measurement runs nothing on the nodes.

@@ -1,10 +1,10 @@
 //! Attributes each new process to its node and, if a declared health check started the process, to
 //! the health check.
 //!
-//! A node's processes are all descendants of the container shim of the node. For a container with a
-//! health check, a child of the container's shim counts as a run of the check if the child or a
-//! descendant executes the declared command. All processes in a run belong to the check, even those
-//! of the container runtime.
+//! All descendants of the shim of a node's container are the node's processes. For a container with
+//! a health check, a child of the container's shim counts as a run of the check if the declared
+//! command is executed. All processes in a run belong to the check, even those of the container
+//! runtime.
 //!
 //! A process's arguments can be read only after the kernel has reported the process's exec. If a
 //! short-lived process has exited by then, it is counted as "unseen".
@@ -91,8 +91,7 @@ impl Program {
     }
 }
 
-/// The processes of a possible run of a health check: a child of the checked container's shim, with
-/// all descendants of this child.
+/// A possible run of a health check: a child of the checked container's shim, with all descendants.
 #[derive(Debug)]
 struct Run {
     check: usize,

@@ -64,7 +64,7 @@ async fn ask(question: &str) -> Result<String, Failure> {
         .await
         .unwrap_or_else(|_| Err(std::io::ErrorKind::UnexpectedEof.into()))
         .map_err(|error| lifecycle_core::Error::io("reading the answer", error))?;
-    // An empty string, without a line break, means the end of the input. This counts as a refusal.
+    // An empty string, without a line break, means the end of the input, which counts as a refusal.
     if answer.is_empty() {
         return Err(Failure::Refused);
     }

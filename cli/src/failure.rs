@@ -56,7 +56,7 @@ pub(crate) enum Failure {
     /// A command in a container exited with this code; this process exits with the same code.
     #[error("the command ended with exit code {0}")]
     CommandEnded(u8),
-    /// The reader closed standard output. This does not count as an error.
+    /// The reader closed standard output, which is not an error.
     #[error("standard output was closed")]
     OutputClosed,
 }

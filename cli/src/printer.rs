@@ -60,7 +60,7 @@ pub(crate) fn message(text: &str) {
 /// Prints a question; the cursor stays on the same line.
 pub(crate) fn prompt(question: &str) {
     let mut output = anstream::stderr().lock();
-    // Write the question and the space at once, so that an immediate answer is not echoed between
+    // Write the question and the space together, so that an immediate answer cannot appear between
     // them.
     let question = format!("{question} ");
     drop(

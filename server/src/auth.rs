@@ -48,8 +48,8 @@ impl FromRequestParts<Api> for Admin {
     }
 }
 
-/// Rejects a request without a valid token before the path is examined, so that an outsider cannot
-/// learn which paths exist. Hides the details of internal errors from clients with the read token.
+/// Rejects a request without a valid token before the path is examined, so that the response
+/// reveals no paths. Hides the details of internal errors from clients with the read token.
 pub(crate) async fn require_credential(
     State(api): State<Api>,
     request: Request,

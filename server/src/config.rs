@@ -99,8 +99,8 @@ fn cloud(handover: &Handover, owner: &Owner) -> Result<Arc<dyn CloudProvider>> {
     })
 }
 
-/// Creates the code store: the directory to which the bootstrapper copies code, or a remote store
-/// with a cache in that directory.
+/// Creates the code store: the bootstrapper's code directory, or a remote store with a cache in
+/// this directory.
 fn code(handover: &Handover) -> Result<Arc<dyn CodeStore>> {
     let directory = code_directory(handover.config.platform).into();
     match &handover.config.code {

@@ -1,5 +1,5 @@
-//! Converts errors to HTTP responses (`docs/api.md`). An error that may contain internals of the
-//! platform is logged once, here. Only a client with the admin token receives such an error.
+//! Converts errors to HTTP responses (`docs/api.md`). Only a client with the admin token receives
+//! errors that may contain internals of the platform.
 
 use axum::Json;
 use axum::http::header::{CONTENT_TYPE, RETRY_AFTER, WWW_AUTHENTICATE};
@@ -118,8 +118,7 @@ impl IntoResponse for Problem {
     }
 }
 
-/// Replaces a response that contains an internal error with the response for a client that has the
-/// read token.
+/// Replaces a response that contains an internal error with the response for the read token.
 pub(crate) fn for_reader(mut response: Response) -> Response {
     match response.extensions_mut().remove::<ForReader>() {
         Some(ForReader(status, problem)) => respond(status, problem),

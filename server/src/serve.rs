@@ -1,5 +1,4 @@
-//! Runs the manager and serves its API over TLS. This module also signs the API's certificate and
-//! renews it long before it expires.
+//! Runs the manager, serves the manager's API over TLS, and renews the API's certificate.
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::Path;

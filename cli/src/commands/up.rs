@@ -97,7 +97,7 @@ pub(crate) async fn run(arguments: &Arguments, options: &Up) -> Result<(), Failu
     Ok(())
 }
 
-/// Warns about unsupported keys. Fails if one of them affects how a service behaves, unless
+/// Warns about unsupported keys. Fails if a key affects how a service behaves, unless
 /// `accept_changes` is set.
 fn accept(unsupported: Vec<UnsupportedKey>, accept_changes: bool) -> Result<(), Failure> {
     let (changing, harmless): (Vec<_>, Vec<_>) =

@@ -73,7 +73,7 @@ fn facts(facts: &[FactV1], subject: &Subject) -> Vec<String> {
         .collect()
 }
 
-/// Prefixes the text with its subject, unless the user asked about that subject.
+/// Prefixes the text with the subject, unless the user asked about the subject.
 fn with_subject(about: &Subject, requested: &Subject, text: &str) -> String {
     if about == requested {
         text.to_owned()

@@ -106,7 +106,8 @@ async fn start(directory: &Path) -> SimulatedAzure {
     SimulatedAzure::start(settings).await.unwrap()
 }
 
-/// The directory of a simulator. Dropping it removes the machines that a failed test left behind.
+/// The directory of a simulator. Dropping this value removes the machines that a failed test left
+/// behind.
 struct Left(tempfile::TempDir);
 
 impl Left {

@@ -1,5 +1,5 @@
-//! Checks that errors in the user's files are reported with the file, the line, and the right exit
-//! code, before anything is changed.
+//! Checks that errors in the user's files are reported with the file and the line, before anything
+//! is changed.
 
 use crate::project::Project;
 

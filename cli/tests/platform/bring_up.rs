@@ -228,8 +228,7 @@ fn assert_idle(rest: &Rest) {
     const GROWTH: f64 = 500.0;
     const MORE: u64 = 10;
     let started = &rest.started;
-    // The kernel may drop a few events on a busy machine. If it drops many, the count of processes
-    // is meaningless.
+    // The kernel may drop a few events on a busy machine; more would make the count meaningless.
     assert!(started.lost_events < 20, "incomplete: {started:?}");
     // Check that processes are counted at all: the example's health check runs every second.
     let checks: Vec<_> = started

@@ -82,7 +82,7 @@ fn project() -> Project {
 }
 
 /// Describes the state after a bring-up: one line for each object, without values that differ
-/// between runs (ids, times, addresses, and keyed digests).
+/// between runs.
 fn end(project: &Project) -> Vec<String> {
     let status = project.status();
     assert_eq!(status["platform"]["state"], "running");

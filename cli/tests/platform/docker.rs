@@ -121,8 +121,8 @@ impl Node {
             .collect()
     }
 
-    /// Returns the same node with another platform id. In a simulated cloud, a machine's container
-    /// is labeled with the simulator's id instead of the id of the platform that uses the machine.
+    /// Returns the same node with another platform id. A simulated cloud labels containers with the
+    /// simulator's id.
     pub(crate) fn of_platform(self, platform: &str) -> Self {
         Self {
             platform: platform.to_owned(),

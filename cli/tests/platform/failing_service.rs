@@ -40,8 +40,7 @@ fn a_failing_service_is_reported_and_fixed() {
     assert_eq!(state("broken"), "failed");
     assert_eq!(state("other"), "ready");
     let other = project.node().service("other");
-    // If the cause of a failure is outside the declaration, the user can retry the failed step
-    // without changing the declaration.
+    // The user can retry a failed step without changing the declaration.
     let retried = project.ends(0, &["retry", "broken"]).stderr;
     assert!(
         retried.contains("Retrying now: start broken-1"),

@@ -156,8 +156,8 @@ fn hangs_later(project: &Project, c: &Node) {
     }
 }
 
-/// Checks `logs` for a service that runs on the hanging node and on another node. The command must
-/// show the other node's output, and a warning with the reason why the rest is missing.
+/// Checks `logs` for a service on the hanging node and on another node. The command must show the
+/// available output, and warn why the rest is missing.
 fn logs_of_other_nodes_are_shown(project: &Project) {
     let logs = project.ends(0, &["logs", "both"]);
     let lines: Vec<&str> = logs.stdout.lines().collect();

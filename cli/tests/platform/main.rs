@@ -1,6 +1,5 @@
-//! Tests the programs as users run them: starts, damages, repairs, and removes platforms on this
-//! machine's Docker with the command line. Starting a platform takes a while, so each test checks
-//! many properties of one platform.
+//! Tests the programs as users run them: from the command line, with this machine's Docker.
+//! Starting a platform takes a while, so each test checks many properties of one platform.
 
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 

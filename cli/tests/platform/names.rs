@@ -119,8 +119,8 @@ fn services_reach_each_other_by_name() {
     project.ends(0, &["down", "--yes"]);
 }
 
-/// Checks a connection to a service that does not listen yet: the connection waits for the declared
-/// time and is then reset, and an event names the service.
+/// A connection to a service that does not listen must be reset after the declared time, and an
+/// event must name the service.
 fn waiting_connections_are_reset_and_reported(project: &Project, a: &Node) {
     assert_eq!(run_net(a, &["dial", "late:7000"]), ["gave up after 5 s"]);
     let api = project.api();
@@ -162,8 +162,8 @@ fn assert_all_names_work(project: &Project, a: &Node, b: &Node) {
         .read_line(&mut line)
         .unwrap();
     assert!(line.starts_with("web "), "{line}");
-    // Names outside the platform are resolved by the node's own resolver. In this test, that is
-    // Docker's resolver, which knows the nodes' containers.
+    // The node's own resolver resolves all other names. In this test, Docker's resolver knows the
+    // nodes' containers.
     let name = docker(&["inspect", "--format", "{{.Name}}", &b.container]);
     let client = &a.service("client").id;
     let found = a.docker(&[

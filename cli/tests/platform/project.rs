@@ -352,7 +352,7 @@ fn require_fresh(program: &Path) {
     let Ok(built) = modified(program) else {
         panic!("{} is missing; run `{COMMAND}`", program.display());
     };
-    // Cargo writes the names of the program's source files to this file.
+    // Cargo lists the program's source files in a file with the extension `d`.
     let sources = std::fs::read_to_string(program.with_extension("d")).unwrap_or_default();
     for source in sources.split_whitespace().skip(1) {
         assert!(

@@ -92,7 +92,7 @@ fn plans_use_published_code_bases() {
     }
     assert_eq!(share.writes(), 0, "existing files were written again");
 
-    // Only one file has changed. The others must not be uploaded again.
+    // Only one file has changed, so only this file must be uploaded.
     project.write("sensor/main.c", "int main(void) { return 1; }\n");
     let outdated = project.ends(0, &["plan"]).stderr;
     assert!(

@@ -17,8 +17,7 @@ const PLANTED: [(&str, &str); 4] = [
     (BUILD_ARGUMENT, "planted-as-build-argument-8c2a"),
 ];
 
-/// The name of the only secret that may leak: Docker stores build arguments in the history of an
-/// image, where everyone who has the image can read them.
+/// The only secret that may leak: Docker stores build arguments in the image's history.
 const BUILD_ARGUMENT: &str = "build argument";
 
 const SERVICE: &str = r#"

@@ -1,5 +1,4 @@
-//! Runs a command of the bootstrapper on a pseudo-terminal and uses the command like a person:
-//! reads the screen and presses keys.
+//! Runs a command of the bootstrapper on a pseudo-terminal, reads the screen, and presses keys.
 
 use std::io::{Read as _, Write as _};
 use std::num::NonZeroU16;

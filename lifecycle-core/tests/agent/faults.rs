@@ -26,8 +26,7 @@ const CLIENTS: usize = 1000;
 /// The number of random changes to the backends.
 const EVENTS: usize = 40;
 
-/// Records when each server was killed or drained. Time is measured in events: each accepted table
-/// advances `now` by one.
+/// Records when each server was killed or drained. `now` advances by one with each accepted table.
 #[derive(Debug, Default)]
 struct Fates {
     now: AtomicU64,

@@ -261,7 +261,7 @@ async fn a_slow_reader_slows_its_sender_without_data_loss() {
         }
     });
     // Wait until the sender stalls: while the client does not read, the agent must stop reading
-    // from the server when the kernel's buffers are full.
+    // from the server.
     let mut before = u64::MAX;
     loop {
         let now = node.figure("out_bytes_total{service=\"web\"}").await;

@@ -104,8 +104,8 @@ async fn a_client_continues_with_another_server() {
     at = at.with("dns", 9, PORT, vec![drained(ones.clone()), twos.clone()]);
     feeder.accept(at.next()).await;
     assert_eq!(ask(&client, b"b").await.unwrap().0, 2);
-    // Kill a backend that is still in the table. The agent notices this when the kernel returns an
-    // ICMP error.
+    // Kill a backend that is still in the table. The kernel reports the killed backend to the agent
+    // with an ICMP error.
     at = at.with("dns", 9, PORT, vec![ones, twos]);
     feeder.accept(at.next()).await;
     two.1.abort();

@@ -1,5 +1,5 @@
-//! Tests restarts of services. The same containers must be started again, one replica at a time,
-//! and only once, even if the request is repeated or a process crashes.
+//! Tests restarts of services. Each container must be restarted only once, even if the request is
+//! repeated or a process crashes.
 #![expect(clippy::unwrap_used, reason = "tests")]
 
 use std::collections::BTreeMap;

@@ -1,5 +1,5 @@
-//! Tests upgrades of the manager's program. The new version must replace the previous one; if the
-//! new version does not respond, the previous version must be restored with its files.
+//! Tests upgrades of the manager's program. If the new version does not respond, the previous
+//! version must be restored with its files.
 
 use std::sync::Arc;
 

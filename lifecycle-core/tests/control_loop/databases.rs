@@ -1,5 +1,5 @@
-//! Tests managers whose registry is in a database: two managers that share a database, and separate
-//! databases for each kind of record.
+//! Tests managers whose registry is in a database: two managers that share a database, and per-kind
+//! databases.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -40,8 +40,7 @@ async fn shop_of_kinds(options: SimOptions) -> Stage {
     stage
 }
 
-/// Starts the shop with simulated databases for each kind. Applications and models share a
-/// database.
+/// Starts the shop with simulated per-kind databases. Applications and models share a database.
 async fn mirrored(seed: u64) -> (Stage, SimDatabases) {
     let mut stage = shop_of_kinds(SimOptions::seeded(seed)).await;
     let central = Arc::new(MemoryRegistry::new(Arc::new(stage.world.clock())));
@@ -64,8 +63,7 @@ async fn mirrored(seed: u64) -> (Stage, SimDatabases) {
     (stage, databases)
 }
 
-/// Checks that each database contains exactly the central registry's records of the kinds for which
-/// the database is configured.
+/// Checks that each per-kind database contains exactly the central registry's records of its kinds.
 async fn assert_copies(stage: &Stage, databases: &SimDatabases) {
     let whole = stage.registry.snapshot().await.unwrap();
     for (url, with_nodes, services) in [

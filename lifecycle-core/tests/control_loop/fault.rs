@@ -22,7 +22,7 @@ async fn up(seed: u64) -> Stage {
     stage
 }
 
-/// Skips the first `since` effects. Returns those of the remaining effects that changed the world.
+/// Of the effects after the first `since`, returns those that changed the world.
 fn effects(stage: &Stage, since: usize) -> Vec<String> {
     let effects = stage.world.effects().split_off(since);
     effects

@@ -46,8 +46,7 @@ fn errors() -> Vec<Error> {
     ]
 }
 
-/// For each type of step, the simulated call that the step makes, and the name with which `retry`
-/// retries the step.
+/// For each type of step: the simulated call that fails, and the argument of `retry`.
 const CALLS: [(&str, &str); 6] = [
     ("n2: provision", "n2"),
     ("n3: prepare", "n3"),

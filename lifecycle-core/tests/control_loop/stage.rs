@@ -33,7 +33,7 @@ pub(crate) struct Stage {
     pub(crate) manager: Arc<Manager>,
     /// The cloud that managers use instead of the simulated world's cloud.
     pub(crate) cloud: Option<Arc<dyn CloudProvider>>,
-    /// The separate databases for each kind, which managers keep up to date.
+    /// The per-kind databases, which managers keep up to date.
     pub(crate) mirrors: Option<Mirrors>,
     /// How long a manager's lease is valid without a renewal.
     pub(crate) lease: Duration,

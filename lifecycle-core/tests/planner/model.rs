@@ -620,8 +620,8 @@ impl Machine {
     }
 }
 
-/// Returns the steps that the driver would start immediately: those that need no other step, and at
-/// most one for each instance.
+/// Returns the steps that the driver would start immediately: steps without dependencies, at most
+/// one for each instance.
 pub(crate) fn may_run(plan: &Plan) -> Vec<Step> {
     let mut busy = BTreeSet::new();
     plan.steps

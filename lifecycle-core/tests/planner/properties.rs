@@ -120,8 +120,7 @@ fn happen(world: &mut World, mishap: &Mishap) {
     }
 }
 
-/// Returns a world in which some steps of the plans for a declaration were carried out, and then
-/// mishaps happened.
+/// Returns a world in which some steps of the plans were carried out before mishaps happened.
 fn lived(draft: &PlatformDraft, steps: usize, mishaps: &[Mishap], seed: u64) -> World {
     let mut world = World::empty();
     partly(&mut world, &draft.declared(), steps, seed);
@@ -131,8 +130,8 @@ fn lived(draft: &PlatformDraft, steps: usize, mishaps: &[Mishap], seed: u64) -> 
     world
 }
 
-/// Removes the stopped containers that the planner does not start again: failed jobs, and services
-/// that exited with code 0. Without this, the world might not settle.
+/// Removes the stopped containers that the planner does not start again, because they might prevent
+/// the world from settling.
 fn forget_endings(world: &mut World, declared: &Declared) {
     for machine in world.machines.values_mut() {
         machine.state.containers.retain(|c| {

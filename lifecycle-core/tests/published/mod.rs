@@ -1,8 +1,8 @@
 //! Reads forty projects in the style of published Compose files, and plans each of them on two
 //! nodes.
 //!
-//! Each directory contains a project as it would be checked out. Its files are found in the same
-//! way as Compose finds them. All projects use `published/platform.toml`, which declares two nodes.
+//! Each directory contains a project. All projects use `published/platform.toml`, which declares
+//! two nodes.
 
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 

@@ -227,8 +227,8 @@ async fn lost_central_registry_replaces_the_copy(nodes: &dyn KindDatabase) {
     assert_eq!(nodes.follows().await.unwrap(), Some(other.id()));
     assert_copy(nodes, &other, &["vm1"]).await;
     assert_eq!(messages(nodes).await, [(2, "vm1".to_owned())]);
-    // If the central registry has already pruned events when a copy is created, a reader of the
-    // copy must get an error instead of missing these events.
+    // The central registry may prune events before a copy is created. A reader of the copy must
+    // then get an error instead of missing the events.
     let third = central().await;
     third
         .prune_events(DateTime::<Utc>::MIN_UTC, 2)

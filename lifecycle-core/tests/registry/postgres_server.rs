@@ -1,6 +1,5 @@
-//! Runs a PostgreSQL server for a test. The server has its own directory and requires a password.
-//! It listens on a socket in this directory, and optionally at one address. It is stopped when the
-//! value is dropped.
+//! Runs a PostgreSQL server for a test, in its own directory and with a password. Dropping the
+//! value stops the server.
 
 use std::fmt::Write as _;
 use std::fs;

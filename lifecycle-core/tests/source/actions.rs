@@ -1,6 +1,5 @@
-//! Checks that adding an action needs changes in only three places: a row in the table of facts,
-//! the execution, and the planner module that proposes the action. No other code may match on all
-//! actions.
+//! Checks that adding an action needs changes in only three places: the table of facts, the
+//! execution, and a planner module. No other code may match on all actions.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;

@@ -46,7 +46,7 @@ const REPLACED_PHRASES: &[(&str, &str)] = &[
     ("is ours", "belongs to this platform"),
 ];
 
-/// Phrases in which a replaced word has another meaning.
+/// Phrases in which a replaced word is allowed, because the word has another meaning.
 const ALLOWED: &[(&str, &str)] = &[
     ("look up", "the verb of a look-up"),
     ("looks up", "the verb of a look-up"),

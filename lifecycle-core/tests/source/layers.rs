@@ -1,5 +1,5 @@
-//! Checks the dependencies between modules: the modules of this crate must form layers, and the
-//! files of the command line must not form a cycle.
+//! Checks the dependencies between modules: this crate's modules must form layers, and the command
+//! line's files must not form a cycle.
 //!
 //! Reads the sources. A dependency is a `use`, a path in code, macros, or attributes, or a name
 //! that `lib.rs` re-exports. Tests inside the sources do not count.

@@ -1,11 +1,11 @@
 //! Checks that every symbol in the sources is used outside tests.
 //!
-//! Every function, method, type, variant, constant, and trait that a crate's `src` directory
-//! defines must be used outside its own definition and body: in the `src` directory of any crate,
-//! or in `examples`. Uses in tests and benches do not count. Uses inside the conformance suites
-//! count only for the suites' own symbols, because only tests call the suites. The check compares
-//! names, not types: a method counts as used if any method with the same name is called. A variant
-//! counts as used only if it is constructed; matching or comparing is not enough.
+//! Every symbol that a crate's `src` directory defines must be used outside its own definition: in
+//! the `src` directory of any crate, or in `examples`. Uses in tests and benches do not count. Uses
+//! inside the conformance suites count only for the suites' own symbols, because only tests call
+//! the suites. The check compares names, not types: a method counts as used if any method with the
+//! same name is called. A variant counts as used only if it is constructed; matching or comparing
+//! is not enough.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;

@@ -36,8 +36,8 @@ pub(super) async fn list(
     Parameters(query): Parameters<After>,
     headers: HeaderMap,
 ) -> Result<Response, Problem> {
-    // A client that reconnects sends the id of the last event that it received (HTML Standard,
-    // "Server-sent events").
+    // A reconnecting client sends the id of the last received event (HTML Standard, "Server-sent
+    // events").
     let last_seen = headers
         .get("last-event-id")
         .and_then(|value| value.to_str().ok())
@@ -68,8 +68,7 @@ async fn page(api: &Api, after: u64) -> Result<EventsV1, Problem> {
     api.manager.events(after).await.map_err(Problem::gone)
 }
 
-/// Sends the first page of events. Then, after each round of the control loop, sends the new
-/// events.
+/// Sends the first page of events. After each round of the control loop, sends the new events.
 fn stream(
     mut api: Api,
     first: Vec<Event>,

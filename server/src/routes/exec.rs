@@ -1,5 +1,5 @@
-//! Runs a command in a container. The connection is upgraded; from then on, it carries only the
-//! command's input and output.
+//! Runs a command in a container. After the upgrade, the connection carries only the command's
+//! input and output.
 
 use axum::body::Body;
 use axum::extract::{FromRequest as _, Request, State};

@@ -1,4 +1,4 @@
-//! The API's routes, one file per type of resource. They only translate between HTTP and
+//! The API's routes, one file per type of resource. The routes only translate between HTTP and
 //! [`ManagerApi`].
 
 mod events;

@@ -1,5 +1,4 @@
-//! Tests a platform whose machines have no public addresses and can be reached only through a jump
-//! host in the same network.
+//! Tests a platform whose machines can be reached only through a jump host in the same network.
 
 use std::net::{IpAddr, SocketAddr, TcpStream};
 use std::time::Duration;

@@ -6,7 +6,8 @@ use std::time::{Duration, Instant};
 use super::simulated::{SimulatedAzure, small_project};
 use crate::subprocess::until;
 
-/// If this variable is set, the test kills `up` after each request; otherwise, after every third.
+/// If this variable is set, the test kills `up` after each request; otherwise, after every third
+/// request.
 const WHOLE: &str = "LIFECYCLE_TEST_WHOLE";
 
 /// Time limit for each wait.

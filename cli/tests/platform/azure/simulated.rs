@@ -129,8 +129,7 @@ impl SimulatedAzure {
         self.ask("PUT", &path, Some(&self.token()), &body.to_string())
     }
 
-    /// Skips the first `seen` requests. Returns those of the remaining requests that may change a
-    /// resource.
+    /// Of the requests after the first `seen`, returns those that may change a resource.
     pub(crate) fn changes_after(&self, seen: usize) -> Vec<Request> {
         let new = self.requests().into_iter().skip(seen);
         new.filter(Request::is_a_change).collect()

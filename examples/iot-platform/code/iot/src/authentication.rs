@@ -52,8 +52,8 @@ async fn issue(
     State(keys): State<Arc<Keys>>,
     Json(credential): Json<Credential>,
 ) -> Result<Json<Token>> {
-    // Compare signatures of the secrets instead of the secrets, so that the time of the comparison
-    // reveals nothing about the secrets.
+    // Compare signatures instead of secrets, so that the time of the comparison reveals nothing
+    // about a secret.
     let expected = signature(&keys.signing, &keys.device)?.finalize();
     signature(&keys.signing, &credential.secret)?
         .verify(&expected.into_bytes())

@@ -1,7 +1,7 @@
 //! The seven services of an IoT platform in one program. Each service in `compose.yaml` runs
-//! `iot-platform <service>`. The services show how to use the platform: they call each other by
-//! name, wherever they run, and keep working while other services are unavailable. Monitoring gets
-//! all replicas from the lifecycle manager.
+//! `iot-platform <service>`. The services call each other by name, wherever they run, and keep
+//! working while other services are unavailable. Monitoring gets all replicas from the lifecycle
+//! manager.
 
 mod authentication;
 mod deployment_manager;

@@ -1,5 +1,5 @@
-//! Simulates the sensors of a house: measures at a fixed interval and sends the readings to the
-//! sensor manager, with a token from the authentication service.
+//! Simulates the sensors of a house: measures at a fixed interval, and sends the readings to the
+//! sensor manager.
 
 use std::f64::consts::TAU;
 use std::sync::Arc;

@@ -305,8 +305,8 @@ impl Bootstrapper {
         .await
     }
 
-    /// Fails if the jump host rejects this client, so that no unreachable nodes are created. A jump
-    /// host that does not answer is not an error, because it may be created later.
+    /// Fails if the jump host rejects this client. A jump host that does not answer may be created
+    /// later.
     async fn reject_unusable_jump_host(&self) -> Result<()> {
         match self.backends.connector.jump_host().await {
             Some((_, Err(error @ (Error::Denied { .. } | Error::Invalid { .. })))) => Err(error),
@@ -385,8 +385,8 @@ impl Bootstrapper {
             .ok_or_else(|| Error::not_found(format!("node {name}")))
     }
 
-    /// Copies the services' code bases to the manager's node, unless the manager reads them from a
-    /// shared store. Files are named by digest, so existing files are not sent again.
+    /// Copies missing code bases to the manager's node, unless the manager reads them from a shared
+    /// store.
     async fn publish_code(&self, node: &NodeHandle, declaration: &Declaration) -> Result<()> {
         if !self.access.code.is_default() {
             return Ok(());
@@ -482,8 +482,8 @@ impl Bootstrapper {
         Ok(())
     }
 
-    /// Sends the declaration, and retries until the manager accepts it. Returns the manager's
-    /// response, and the cursor after which the events of this bring-up start.
+    /// Sends the declaration until the manager accepts it. Returns the response, and the cursor
+    /// before the first event.
     async fn apply(
         &self,
         client: &dyn ManagerApi,

@@ -1,5 +1,4 @@
-//! Removes unused code bases and manager images from the manager's node. Keeps the current and the
-//! previous ones, so that a rollback needs no transfer.
+//! Removes unused code bases and manager images from the manager's node, except the previous ones.
 
 use std::collections::BTreeSet;
 

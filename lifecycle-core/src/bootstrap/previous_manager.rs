@@ -44,8 +44,8 @@ impl Bootstrapper {
 }
 
 impl PreviousFiles {
-    /// Returns the manager to roll back to. After an interrupted replacement, this is the manager
-    /// whose files are kept. Otherwise, it is the running manager.
+    /// Returns the running manager or, after an interrupted replacement, the one whose files are
+    /// kept.
     pub(super) fn rollback_target<'c>(
         &self,
         previous: &'c [ObservedContainer],
@@ -69,8 +69,8 @@ impl PreviousFiles {
         format!("'{}/{name}'", node_directory(self.platform))
     }
 
-    /// Copies the files of a stopped manager. An existing copy is not replaced, because another
-    /// manager may have changed the current files.
+    /// Copies the files of a stopped manager. Keeps an existing copy, because another manager may
+    /// have changed the files.
     pub(super) async fn keep(&self, node: &NodeHandle, of: &ObservedContainer) -> Result<()> {
         let kept = name(of);
         let mut script = vec!["set -e".to_owned()];

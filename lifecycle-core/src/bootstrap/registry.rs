@@ -17,8 +17,8 @@ impl Bootstrapper {
         checked.map_err(with_hint)
     }
 
-    /// Prepares the central database and the per-kind databases. An unreachable per-kind database
-    /// is not an error, because only the manager needs it.
+    /// Prepares the central and the per-kind databases. Only the manager needs the latter, so they
+    /// may be unreachable.
     pub(super) async fn prepare_databases(&self, platform: PlatformId) -> Result<()> {
         let key = &self.secrets.key;
         if let Some(url) = &self.registry.central {
@@ -58,8 +58,7 @@ fn is_unreachable(error: &Error) -> bool {
     )
 }
 
-/// Adds a hint to the error of an unreachable database. Call this only before anything is changed,
-/// because the hint states that nothing was changed.
+/// Adds a hint to the error of an unreachable database. The hint states that nothing was changed.
 fn with_hint(error: Error) -> Error {
     if !is_unreachable(&error) {
         return error;

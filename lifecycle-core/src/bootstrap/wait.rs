@@ -155,8 +155,8 @@ fn after(since: DateTime<Utc>, limit: Duration) -> DateTime<Utc> {
         .unwrap_or(since)
 }
 
-/// Watches a control loop in this process or in the manager. Reports the loop's running steps and
-/// waits, and fails if one of them exceeds its limit.
+/// Reports the running steps and waits of a control loop, and fails if one of them exceeds its
+/// limit.
 pub(super) struct LoopWatch<'a> {
     reporter: &'a dyn Reporter,
     clock: &'a dyn Clock,

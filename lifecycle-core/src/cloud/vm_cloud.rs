@@ -116,8 +116,8 @@ impl Call {
         matches!(self.ended(), Ended::Not)
     }
 
-    /// Returns whether the call performs this change. Every `Provision` of the node is the same
-    /// change, even if the specifications differ, because a node is created only once.
+    /// Returns whether the call performs this change. Specifications of `Provision` may differ: a
+    /// node is created only once.
     fn is_for(&self, change: &NodeChange) -> bool {
         let provisions = |change: &NodeChange| matches!(change, NodeChange::Provision { .. });
         self.change == *change || (provisions(&self.change) && provisions(change))
@@ -335,8 +335,8 @@ impl VmCloud {
         }
     }
 
-    /// Ends a running call, and returns the existing VMs. If the call creates a VM, first waits
-    /// until the cloud shows this VM, because the VM cannot be deleted earlier.
+    /// Ends a running call, and returns the existing VMs. A VM that is being created can be deleted
+    /// only once the cloud shows it.
     async fn take_over(&self, node: &NodeName, previous: &Call) -> Result<Vec<Vm>> {
         loop {
             let creates =
@@ -525,8 +525,8 @@ fn is_shown(change: &NodeChange, before: Option<&Before>, vm: Option<&ObservedNo
     }
 }
 
-/// Returns the progress of another process's change, derived from what the cloud shows. Starts
-/// nothing: polling must not re-create a node that was deleted in the meantime.
+/// Returns the progress that the cloud shows. Starts nothing: polling must not re-create a deleted
+/// node.
 fn observed(
     change: &NodeChange,
     before: Option<&Before>,

@@ -79,8 +79,7 @@ impl Manager {
     }
 }
 
-/// Ranks containers: ready ones before starting ones, and starting ones before all others. Within
-/// each group, the replica with the lowest number is preferred.
+/// Ranks containers: ready before starting, starting before all others, then by replica number.
 fn merit(record: &InstanceRecord) -> (u8, std::cmp::Reverse<InstanceId>) {
     let runs = match record.state {
         InstanceState::Ready => 2,

@@ -1,5 +1,4 @@
-//! Merges the output of a service's instances. The output of each instance is fetched with its own
-//! request, so that an unresponsive node delays only the lines of its own instances.
+//! Merges the output of a service's instances. An unresponsive node delays only its own instances.
 
 use std::sync::Arc;
 use std::time::Duration;

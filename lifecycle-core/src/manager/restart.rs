@@ -134,8 +134,7 @@ impl Manager {
         self.restarts.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Records the end of restarts. A restart ends when all its replicas are up again, or when one
-    /// of its replicas has failed.
+    /// Ends restarts whose replicas are all up again, and restarts with a failed replica.
     pub(super) async fn end_restarts(&self, round: &Round) -> Result<()> {
         // A new control loop has no plan yet, so its round contains no instances.
         if self.open_restarts().is_empty() || round.is_deleting() || round.input.is_none() {

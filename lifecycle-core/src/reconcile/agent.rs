@@ -52,8 +52,7 @@ pub(super) async fn ensure(
             why: "this agent is no longer needed".into(),
         })?;
     let directory = directory(declared.owner.id);
-    // Every user must be able to open this directory, because containers mount a file from it. Only
-    // root can open the parent directories.
+    // Every user must be able to open this directory: containers mount a file from it.
     let create = HostCommand::new(format!(
         "mkdir -p '{directory}' && chmod 0755 '{directory}'"
     ));

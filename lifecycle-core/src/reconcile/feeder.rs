@@ -126,8 +126,8 @@ impl Feeder {
         self.tables.send_replace(Some(Arc::new(table)));
     }
 
-    /// Starts and ends feeds so that exactly the running agents are fed. The feed of a node that
-    /// does not answer is kept.
+    /// Starts the feeds of running agents, and ends those of stopped agents. Keeps the feeds of
+    /// unreachable nodes.
     pub(super) fn follow(&mut self, observed: &Observed) {
         self.feeds
             .retain(|node, _| observed.nodes.contains_key(node));
@@ -188,8 +188,8 @@ impl Feeder {
         views.collect()
     }
 
-    /// Waits until every reachable agent has accepted the latest table. Instances that are about to
-    /// be stopped then get no new connections.
+    /// Waits until every reachable agent has accepted the latest table, in which stopping instances
+    /// get no connections.
     pub(super) fn drain_acknowledged(&self) -> impl Future<Output = ()> + Send + 'static {
         let version = self.tables.borrow().as_ref().map_or(0, |t| t.version);
         let shared = Arc::clone(&self.shared);

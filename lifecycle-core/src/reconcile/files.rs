@@ -15,8 +15,8 @@ fn directory(platform: PlatformId, container: &str) -> String {
     format!("{}/files/{container}", node_directory(platform))
 }
 
-/// Writes a container's files to the node if they are missing, and returns the mounts. Either all
-/// files are written or none.
+/// Writes either all or none of a container's files to the node, unless they exist. Returns the
+/// mounts.
 pub(super) async fn ship(
     host: &dyn NodeAccess,
     platform: PlatformId,

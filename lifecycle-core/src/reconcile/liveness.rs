@@ -29,8 +29,8 @@ const LONGEST_PAUSE: Duration = Duration::from_mins(1);
 /// The pause before a failed check of a ready container is repeated.
 const CHECK_AGAIN: Duration = Duration::from_secs(1);
 
-/// A container that takes long to start is checked less often: the pause is the time since its
-/// start, divided by this number.
+/// A starting container is checked less and less often: the pause is its waiting time divided by
+/// this number.
 const PART_OF_START: u32 = 20;
 
 /// The result of one readiness check.

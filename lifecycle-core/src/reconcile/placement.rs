@@ -196,9 +196,9 @@ impl<'i, 'a> Homes<'i, 'a> {
         homes.sort_unstable();
     }
 
-    /// If a volume prevents the replica from being placed on the node, returns the volume and the
-    /// node that has the volume's data. A replica that has run before is bound to the volume on the
-    /// node where it ran. A new replica is bound only if its service has a single replica.
+    /// If a volume binds the replica to another node, returns the volume and that node. A replica
+    /// that has run is bound to the volume on the node where it ran. A new replica is bound only if
+    /// its service has a single replica.
     fn bound(
         &self,
         node: usize,
@@ -257,8 +257,7 @@ enum Home {
     WasPlaced,
 }
 
-/// A node's rank for a service: the number of the service's replicas on the node, the number of all
-/// replicas on the node, and the node's position.
+/// A node's rank for a service: its replicas of the service, all its replicas, and its position.
 type Rank = (u32, usize, usize);
 
 /// A service with more unplaced replicas than this gets its own sorted set of nodes.
@@ -416,8 +415,8 @@ impl<'a> Placing<'_, 'a> {
         best.map(|(_, node)| node)
     }
 
-    /// Returns a node that has the image and is otherwise as good as the chosen node; if there is
-    /// none, returns the chosen node.
+    /// Returns a node that has the image and is as good as the chosen node, or else the chosen
+    /// node.
     fn holder(
         &self,
         chosen: usize,

@@ -1,5 +1,5 @@
 //! Computes the changes that bring the registry up to date with the observation, and the events
-//! that report these changes. The functions are pure; the driver commits the resulting batch.
+//! that report them.
 
 use std::collections::{BTreeMap, BTreeSet, HashSet};
 
@@ -151,8 +151,8 @@ impl Recording<'_> {
             }
             None if self.observed.cloud_unknown.is_some() => true,
             Some(EngineView::Known { .. } | EngineView::Missing) | None => {
-                // The container no longer exists. Keep its record until the replica has another
-                // container or is no longer declared: the record contains the replica's last node.
+                // Keep the last record of a declared replica, because it contains the replica's
+                // last node.
                 if represented.contains(&record.id) || !self.declared.contains(&record.id) {
                     self.batch
                         .changes

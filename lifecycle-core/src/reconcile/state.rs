@@ -1,5 +1,5 @@
-//! Decides the states of instances, for two callers: the planner needs the state of each replica,
-//! and [`super::record`] the state of each container in the registry. No other code decides states.
+//! Decides the states of instances, for the planner and for [`super::record`]. No other code
+//! decides states.
 
 use super::index::Seen;
 use super::observe::{EngineView, NodeView, Readiness};

@@ -1,5 +1,4 @@
-//! Computes where agents forward connections to service addresses. The functions depend only on the
-//! declaration and the observation; the feeder sends the result to the agents.
+//! Computes where agents forward connections to service addresses.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{Ipv4Addr, SocketAddr};
@@ -11,8 +10,8 @@ use crate::model::{ContainerId, Epoch, ImageSource, Protocol, ServiceName};
 use crate::network::{Backend, ServiceEntry, Table};
 use crate::runtime::{ContainerState, ObservedContainer, Role};
 
-/// Returns the current table; the feeder sets its epoch and version. Containers in `stopping` are
-/// about to be stopped and get no new connections. Returns `None` if the platform has no agents.
+/// Returns the current table, in which containers in `stopping` get no new connections. Returns
+/// `None` if the platform has no agents.
 pub(super) fn table(
     declared: &Declared,
     observed: &Observed,

@@ -13,8 +13,8 @@ impl Driver {
     /// Returns the input of the next plan; `None` until every running node has been polled once.
     pub(super) fn input(&mut self, target: &Target) -> Option<PlanningInput> {
         let (mut observed, endings) = self.watcher.observed()?;
-        // Make no plan until every node has been polled once: unobserved containers would count as
-        // absent. A hanging node does not block planning for long, because it soon becomes unknown.
+        // Until every node has been polled once, make no plan: unobserved containers would count as
+        // absent.
         self.has_observed_all |= is_complete(&observed);
         if !self.has_observed_all {
             return None;

@@ -39,7 +39,6 @@ impl Driver {
         Ok(())
     }
 
-    /// Returns every step that may start now.
     fn choose(&mut self) -> Vec<Step> {
         let Some(latest) = &mut self.latest else {
             return Vec::new();
@@ -73,8 +72,8 @@ impl Driver {
         chosen
     }
 
-    /// Withdraws the endpoints of containers that are about to be stopped or removed. The driver
-    /// does this, not the steps, so that registry writes follow the order of the observations.
+    /// Withdraws the endpoints of containers before they are stopped. The driver does this, so that
+    /// registry writes follow the order of observations.
     async fn withdraw(&mut self, launches: &[Step]) -> Result<()> {
         let mut batch = Batch::default();
         for step in launches {

@@ -113,8 +113,8 @@ impl Driver {
         Ok(forgotten.into_iter().collect())
     }
 
-    /// Lets failed containers start again, and restarts the time limit of containers that are not
-    /// ready. Returns a description of each container start.
+    /// Lets failed containers start again, and restarts the time limit of unready ones. Returns
+    /// descriptions of the starts.
     fn forgive_containers(&mut self, subject: &Subject, now: DateTime<Utc>) -> Vec<String> {
         let Some(latest) = &self.latest else {
             return Vec::new();

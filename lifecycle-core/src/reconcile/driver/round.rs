@@ -96,8 +96,8 @@ impl Driver {
         };
         drop(lines);
         self.rounds.send_if_modified(|published| {
-            // While a retry request is queued, the round must not count as settled: the request's
-            // sender has marked the published round as unsettled, or is about to.
+            // Keep the round unsettled while a retry request is queued: the request's sender marks
+            // it as unsettled.
             round.settled &= self.retry_requests.is_empty();
             let differs = !round.shows_the_same_as(published);
             *published = Arc::new(round);

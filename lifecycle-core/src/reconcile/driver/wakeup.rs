@@ -16,15 +16,13 @@ use crate::network::Report;
 const GATHERING_PER_OBJECT: Duration = Duration::from_micros(10);
 const LONGEST_GATHERING: Duration = Duration::from_millis(50);
 
-/// The minimum time between two plans, per node and replica. On a larger platform, plans cost more
-/// and changes are more frequent.
+/// The minimum time between two plans, per node and replica. Plans for a larger platform cost more.
 const BETWEEN_PLANS_PER_OBJECT: Duration = Duration::from_micros(300);
 const LONGEST_BETWEEN_PLANS: Duration = Duration::from_secs(2);
 
 /// How often the latest output line of each running step is published.
 const LINES_EVERY: Duration = Duration::from_secs(1);
 
-/// The result of a step's task.
 pub(super) type StepEnd = std::result::Result<(tokio::task::Id, Result<()>), JoinError>;
 
 /// The event that ended a wait of the control loop.
@@ -51,15 +49,13 @@ pub(super) enum Wakeup {
 /// Determines when the next plan is made.
 #[derive(Debug, Clone, Copy)]
 pub(super) enum Pace {
-    /// Nothing has changed since the last plan. The next plan is made after the next change, or at
-    /// this time at the latest.
+    /// Nothing has changed since the last plan. Plan after the next change, or at this time.
     Waiting { until: Instant },
-    /// Something has changed. The next plan is made at this time and covers all changes until then.
+    /// Something has changed. Plan at this time.
     Gathering { until: Instant },
 }
 
 impl Driver {
-    /// Waits for the next wakeup.
     pub(super) async fn wakeup(&mut self) -> Wakeup {
         let Self {
             target,
@@ -150,7 +146,6 @@ impl Driver {
         self.launch().await
     }
 
-    /// Handles all steps that have ended.
     async fn take_ended(&mut self) -> Result<()> {
         while let Some(end) = self.tasks.try_join_next_with_id() {
             self.ended(end).await?;

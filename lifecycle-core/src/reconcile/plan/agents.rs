@@ -100,8 +100,8 @@ impl<'a> Planning<'a> {
         Gate::Blocked(self.block(Subject::Node(node.clone()), by, settled))
     }
 
-    /// Returns a gate that opens when the node has the agent's image. The image is only copied,
-    /// because the manager's node always has it.
+    /// Returns a gate that opens when the node has the agent's image, which is copied from the
+    /// manager's node.
     fn agent_image(&mut self, node: &'a NodeName, agents: &'a Agents) -> Gate {
         let needed_by = Subject::Node(node.clone());
         self.existing_image(node, &agents.image, &needed_by)
@@ -112,7 +112,7 @@ impl<'a> Planning<'a> {
     }
 
     /// Removes each unneeded agent once its node has no container left that could use a service
-    /// name. Skips nodes that are about to be deleted.
+    /// name.
     pub(super) fn unneeded_agents(&mut self) {
         let observed = self.observed;
         for (node, view) in &observed.nodes {

@@ -1,5 +1,5 @@
-//! Applies the start order: a service starts after the services that it depends on; a service with
-//! `starts: last` starts after all others.
+//! Applies the start order: services start after their dependencies, and services with `starts:
+//! last` start after all others.
 
 use std::collections::BTreeSet;
 

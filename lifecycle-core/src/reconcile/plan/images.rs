@@ -40,8 +40,8 @@ impl<'a> Planning<'a> {
         self.first_image(action, image, needed_by, needs, how)
     }
 
-    /// If the image's build failed and is not retried, returns a blocked gate. The build is not
-    /// tried on other nodes, because it would fail there too.
+    /// Returns a blocked gate if the image's build failed for good: it would fail on other nodes
+    /// too.
     fn failed_build(&mut self, node: &NodeName, image: &str, needed_by: &Subject) -> Option<Gate> {
         let mut failures = self.history.failures.iter();
         let (_, failure) =
@@ -69,8 +69,7 @@ impl<'a> Planning<'a> {
         self.first_image(action, image, needed_by, BTreeSet::new(), how)
     }
 
-    /// Returns the gate of an image that some node has or will get in this plan; `None` if the
-    /// image has to be built or pulled first.
+    /// Returns the gate of an image that some node has or will get; `None` for any other image.
     pub(super) fn existing_image(
         &mut self,
         node: &NodeName,

@@ -1,5 +1,4 @@
-//! Plans the replicas in the start order. Creates a container for each replica that has no
-//! container of the declared specification.
+//! Plans the replicas in the start order, and creates missing containers.
 
 use std::collections::BTreeSet;
 
@@ -75,8 +74,8 @@ impl<'a> Planning<'a> {
         }
     }
 
-    /// Plans a replica whose node cannot be used now. The replica may still run there, so it is not
-    /// started elsewhere.
+    /// Holds a replica whose node cannot be used now. It is not started elsewhere, because it may
+    /// still run.
     fn on_blocked_node(
         &mut self,
         replica: PlacedReplica<'a>,

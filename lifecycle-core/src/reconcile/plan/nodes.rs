@@ -121,8 +121,8 @@ impl Planning<'_> {
         self.block_node(node, by, settled)
     }
 
-    /// Deletes a failed node and creates it again. Keeps a node on which services ever ran: its
-    /// creation succeeded, so a later change has failed.
+    /// Re-creates a failed node, unless services ever ran on it: then its creation cannot have
+    /// failed.
     fn failed(&mut self, node: &NodeName, view: &NodeView, spared: bool) -> Gate {
         let why = if spared {
             "the cloud reports that the manager's own node failed"

@@ -1,6 +1,6 @@
 //! Passes host ports from one replica to another: stops the container that uses the port, then
-//! starts the replica that gets the port. The stop does not wait until the container's own
-//! successor can start, because the successor may depend on that replica.
+//! starts the replica that gets the port. The stop does not wait for the container's own successor,
+//! which may depend on that replica.
 
 use std::collections::{BTreeMap, BTreeSet};
 

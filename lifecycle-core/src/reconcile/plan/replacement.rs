@@ -1,5 +1,5 @@
-//! Replaces containers: an old container is stopped before its successor starts. If the declared
-//! specification fails, the previous one is restored.
+//! Replaces containers: stops the old container, then starts its successor. If the successor fails,
+//! restores the old container.
 
 use std::collections::BTreeSet;
 
@@ -13,7 +13,6 @@ use crate::reconcile::step::{Action, HeldBy, InstanceStatus, Reason, StepId};
 use crate::registry::RejectedSpec;
 use crate::runtime::ContainerState;
 
-/// The containers of a replica.
 pub(super) struct Containers<'a> {
     /// The container on the replica's node that has the declared specification.
     pub(super) current: Option<Seen<'a>>,
@@ -126,8 +125,8 @@ impl<'a> Planning<'a> {
         Ok(needs)
     }
 
-    /// Keeps a container of the declared specification running. Once it is ready, removes the
-    /// containers that it replaces; if it fails, restores the previous specification.
+    /// Keeps the current container running. If it is ready, removes the containers that it
+    /// replaces; if it fails, rolls back.
     pub(super) fn keep(
         &mut self,
         replica: PlacedReplica<'a>,
@@ -181,8 +180,8 @@ impl<'a> Planning<'a> {
         (status, up)
     }
 
-    /// Starts the previous container again. Then removes older containers, and stops the rejected
-    /// one but keeps it, so that its output can be read.
+    /// Starts the previous container again, then stops the rejected one but keeps it, so that its
+    /// output can be read.
     pub(super) fn roll_back(
         &mut self,
         replica: PlacedReplica<'a>,

@@ -1,5 +1,5 @@
-//! Watches one node: lists everything on its engine at intervals, follows the engine's events in
-//! between, and checks the readiness of running containers.
+//! Watches one node: lists everything on its engine, follows the engine's events, and checks the
+//! readiness of containers.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -30,7 +30,6 @@ const HOST_ANSWERS_WITHIN: Duration = Duration::from_secs(10);
 /// The pause after the first failed poll. It doubles with each further failure.
 const FIRST_BACKOFF: Duration = Duration::from_millis(250);
 
-/// Watches one node.
 pub(super) struct NodeWatch {
     pub(super) shared: Arc<Shared>,
     pub(super) name: NodeName,
@@ -42,7 +41,6 @@ pub(super) struct NodeWatch {
 
 type Events = BoxStream<'static, Result<EngineEvent>>;
 
-/// The state of the watch.
 enum State {
     /// Everything on the node must be listed. Contains the outage if previous attempts failed.
     Listing(Option<Outage>),
@@ -68,7 +66,6 @@ struct Following {
     as_of: u64,
     list_at: Instant,
     check_at: Instant,
-    /// When the engine is pinged next.
     ping_at: Instant,
 }
 
@@ -341,8 +338,8 @@ impl NodeWatch {
         self.publish(view, following.as_of);
     }
 
-    /// Publishes a view of the engine. Notifies subscribers only of a change or a requested
-    /// observation, because planning after every observation would be too slow.
+    /// Publishes a view of the engine. To save plans, notifies subscribers only of a change or a
+    /// requested observation.
     fn publish(&self, engine: EngineView, as_of: u64) {
         let mut views = self.shared.views();
         let readiness = match &engine {
@@ -370,8 +367,7 @@ impl NodeWatch {
         }
     }
 
-    /// Publishes that the node does not answer. The node first counts as not responding, later as
-    /// unknown.
+    /// Publishes an outage: the node first counts as not responding, later as unknown.
     fn publish_outage(&self, outage: &Outage, error: &Error, as_of: u64) {
         let policy = &self.shared.policy;
         let unknown = Unknown {
@@ -397,8 +393,7 @@ impl NodeWatch {
 }
 
 impl Following {
-    /// Handles this event and all queued events. Returns the containers that have changed. After
-    /// the end of the stream, schedules a new list, which also opens a new stream.
+    /// Handles this event and all queued events. If the stream has ended, schedules a new list.
     fn changed(&mut self, event: Option<Result<EngineEvent>>) -> BTreeSet<ContainerId> {
         let mut changed = BTreeSet::new();
         let mut next = Some(event);

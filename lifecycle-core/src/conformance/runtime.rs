@@ -583,8 +583,8 @@ pub async fn the_end_of_a_container_is_an_event(fixture: &RuntimeFixture) {
     assert_eq!(observe(&id.0).await, None, "after its removal");
 }
 
-/// Checks that an image is built from its context, reports its ports and health check, and remains
-/// while it is used.
+/// Checks that an image is built from its context, reports its ports and health check, and is kept
+/// while in use.
 pub async fn images_are_built_and_removed(fixture: &RuntimeFixture) {
     let tag = fixture.tag("built");
     let dockerfile = format!(

@@ -268,8 +268,8 @@ impl Actor {
         }
     }
 
-    /// Returns an error if the machine went down or became unreachable during the call: the
-    /// response is then lost.
+    /// Returns an error if the machine went down or became unreachable during the call, so that the
+    /// response is lost.
     fn still_there(&self, call: &Call) -> Result<()> {
         let now = Instant::now();
         let mut state = self.world.lock();

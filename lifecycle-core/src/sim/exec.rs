@@ -80,7 +80,7 @@ fn run_to_end(
     stream::iter(output).chain(end).boxed()
 }
 
-/// Runs the agent's `feed` command. It accepts each table that is not older than the current one.
+/// Runs the agent's `feed` command. Accepts tables that are not older than the current table.
 fn run_feed(
     runtime: SimRuntime,
     container: String,

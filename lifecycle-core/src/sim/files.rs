@@ -48,7 +48,7 @@ fn joined(path: &str, rest: &str) -> String {
     }
 }
 
-/// Returns the file at a path, or all files below it with their relative paths.
+/// Returns the file at a path, or all files below the path, with relative paths.
 fn below(files: &Files, path: &str) -> Vec<(String, (u32, Bytes))> {
     let path = path.trim_end_matches("/.").trim_end_matches('/');
     let found = files.iter().filter_map(|(name, file)| {

@@ -129,7 +129,7 @@ impl SimRuntime {
                     }
                 }
                 SearchResult::Nothing(None) => {
-                    // The channel closes when the machine is deleted. The next search then ends.
+                    // Ignore the error: the machine was deleted, and the next search ends.
                     let _ = signal.changed().await;
                 }
                 SearchResult::Nothing(Some(due)) => {
@@ -235,7 +235,7 @@ enum Search<T> {
 /// The result of searching an engine. The engine may be unreachable.
 enum SearchResult<T> {
     Found(T),
-    /// Nothing was found. Nothing will change on its own before this time.
+    /// Nothing was found. The engine does not change by itself before this time.
     Nothing(Option<Instant>),
     Unreachable(Duration),
     Over,

@@ -181,7 +181,7 @@ impl State {
         Some(machine)
     }
 
-    /// Releases a machine, which then belongs to no platform.
+    /// Releases a machine: afterwards, it belongs to no platform.
     pub(super) fn release(&mut self, name: &NodeName, owner: &Owner) {
         let names = self.named.get_mut(&Some(owner.id));
         let Some(number) = names.and_then(|names| names.remove(name)) else {

@@ -41,8 +41,7 @@ impl DesiredNetwork<'_> {
             match docker.create_network(self.request(subnet)).await {
                 Ok(created) => return self.settle(docker, &created.id, subnet).await,
                 Err(error) if refused_for(&error, "overlap") => {}
-                // Another process created a network with this name. If that network belongs to this
-                // platform, it is found below.
+                // Another process created a network with this name; its owner is checked below.
                 Err(error) if status(&error) == Some(409) => {}
                 Err(error) => {
                     return Err(engine_error(&format!("creating {}", self.title()), error));

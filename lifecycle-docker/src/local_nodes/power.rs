@@ -119,7 +119,7 @@ impl LocalNodes {
                     .await
                     .map_err(|error| start_error(node, error))?;
             } else {
-                // An earlier restart stopped the node and was then interrupted.
+                // An interrupted restart has already stopped the node.
                 docker
                     .start_container(&node_container.id, None)
                     .await

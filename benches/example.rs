@@ -165,7 +165,7 @@ impl<'a> Project<'a> {
 
 impl Drop for Project<'_> {
     fn drop(&mut self) {
-        // This does nothing if the platform has already been deleted.
+        // Has no effect if the platform has already been deleted.
         drop(self.down());
     }
 }

@@ -12,7 +12,7 @@ use lifecycle_core::reconcile::{RecordedPlan, plan};
 
 type Failure = Box<dyn std::error::Error>;
 
-/// Prints the plan for the recorded input. Returns whether it is equal to the recorded plan.
+/// Prints the plan for the recorded input. Returns whether the two plans are equal.
 fn replays(recorded: &RecordedPlan) -> Result<bool, Failure> {
     let planned = plan(&recorded.input);
     println!("{planned}");

@@ -1,6 +1,5 @@
 //! Reads the events of the kernel's process connector: every fork, exec, and exit on this machine,
-//! in order. These events also report processes that exit within a millisecond, which polling
-//! `/proc` would miss.
+//! in order. Polling `/proc` would miss processes that exit within a millisecond.
 
 use std::collections::BTreeMap;
 use std::io;

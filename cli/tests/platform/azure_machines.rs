@@ -111,7 +111,7 @@ async fn start(directory: &Path) -> SimulatedAzure {
 struct Left(tempfile::TempDir);
 
 impl Left {
-    /// Returns the ids that label the containers of the machines. There is one id for each subnet.
+    /// Returns the ids that label the machines' containers: one id for each subnet.
     fn owners(&self) -> Vec<String> {
         let owners = std::fs::read_dir(self.0.path().join("machines")).unwrap();
         let names = owners.map(|note| note.unwrap().file_name().into_string().unwrap());

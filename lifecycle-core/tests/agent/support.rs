@@ -279,8 +279,8 @@ impl Server {
         let socket = TcpSocket::new_v4().unwrap();
         socket.set_reuseaddr(true).unwrap();
         socket.bind(at).unwrap();
-        // The queue must hold all connections of a test. If it is full, the kernel delays further
-        // connections by seconds.
+        // The queue must hold all connections of a test: a full queue delays connections by
+        // seconds.
         let listener = socket.listen(4096).unwrap();
         let at = listener.local_addr().unwrap();
         let connections = Arc::new(AtomicU64::new(0));

@@ -41,7 +41,7 @@ pub(crate) struct World {
     pub failures: BTreeMap<StepId, Failure>,
     /// How many times each container exited by itself.
     pub endings: BTreeMap<ContainerId, Endings>,
-    /// The runs of containers for which a restart was requested.
+    /// For each replica, the container run that a requested restart must replace.
     pub restarts: BTreeMap<InstanceId, ContainerRun>,
     /// For each replica without a container, the node that the previous plan chose.
     pub placed: BTreeMap<InstanceId, NodeName>,

@@ -419,7 +419,7 @@ impl Registry for Failing {
     }
 }
 
-/// Returns a registry with so many events that a pass needs several writes to copy them.
+/// Returns a registry with so many events that copying them takes several writes.
 async fn long_history() -> Arc<MemoryRegistry> {
     let central = central().await;
     for n in 0..2_500 {

@@ -34,8 +34,8 @@ impl Postgres {
         SqlRegistry::open(url, self.key.clone(), Arc::new(SystemClock)).await
     }
 
-    /// Creates a registry and acquires its lease for `x`, with epoch 1. Returns the registry's URL
-    /// and the registry.
+    /// Creates a registry whose lease `x` holds, with epoch 1. Returns the registry's URL and the
+    /// registry.
     async fn led(&self) -> (String, SqlRegistry) {
         let url = self.server.database();
         let registry = self.open(&url).await.unwrap();

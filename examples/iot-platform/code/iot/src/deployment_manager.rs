@@ -15,8 +15,8 @@ use crate::peer::Call;
 use crate::sensor_binder::Needs;
 use crate::setting;
 
-/// The interval between requests to the binder. The requests never stop: a replaced binder has lost
-/// all bindings, and the next requests create them again.
+/// The interval between requests to the binder. The requests never stop, so that they re-create the
+/// bindings if the binder is replaced.
 const INTERVAL: Duration = Duration::from_secs(5);
 
 /// The state of an application.

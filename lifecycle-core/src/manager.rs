@@ -190,7 +190,7 @@ impl Manager {
                 Err(error) => tracing::warn!(error = %error.chain(), "cannot acquire the lease"),
             }
             *self.epoch.lock().await = None;
-            // The next leader may change the platform, so this observation is out of date.
+            // The next leader may change the platform, so the latest round is out of date.
             self.rounds.send_replace(Arc::default());
             tokio::time::sleep(self.options.lease / 3).await;
         }
@@ -456,7 +456,7 @@ impl Manager {
         (&self.options.name, self.options.platform)
     }
 
-    /// Starts a request that writes. Until the result is dropped, no other such request can start.
+    /// Starts a request that writes. Blocks other writes until the result is dropped.
     ///
     /// Every method that writes calls this method first. A retry does not: it writes nothing, and
     /// the first round may depend on the retry.

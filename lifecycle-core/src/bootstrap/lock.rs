@@ -75,8 +75,7 @@ fn take(directory: &Path) -> Result<StateLock, LockFailure> {
             }
             Err(TryLockError::Error(error)) => return Err(error.into()),
         }
-        // The file may have been removed after it was opened. Then other processes would not see
-        // this lock.
+        // If the file was removed after it was opened, other processes do not see this lock.
         let own = file.metadata()?;
         match std::fs::metadata(&path) {
             Ok(there) if (there.dev(), there.ino()) == (own.dev(), own.ino()) => {}

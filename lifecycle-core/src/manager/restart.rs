@@ -134,7 +134,7 @@ impl Manager {
         self.restarts.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Ends restarts whose replicas are all up again, and restarts with a failed replica.
+    /// Records the end of a restart when all its replicas are up again, or when one has failed.
     pub(super) async fn end_restarts(&self, round: &Round) -> Result<()> {
         // A new control loop has no plan yet, so its round contains no instances.
         if self.open_restarts().is_empty() || round.is_deleting() || round.input.is_none() {

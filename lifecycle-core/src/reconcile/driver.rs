@@ -284,7 +284,7 @@ impl Driver {
         Ok(())
     }
 
-    /// Makes a plan and records it. Returns when the next plan is due.
+    /// Makes a plan and records it. Returns the time at which the next plan is due.
     async fn plan(
         &mut self,
         target: Target,

@@ -400,8 +400,8 @@ pub fn node_directory(platform: PlatformId) -> String {
     format!("/var/lib/lifecycle/{platform}")
 }
 
-/// Returns the host port for every container port. An undeclared host port is derived from the
-/// container's name, so it stays the same.
+/// Returns the host port for every container port. By default, derives a stable port from the
+/// container's name.
 fn bindings(
     container: &str,
     template: &crate::model::ContainerTemplate,

@@ -200,8 +200,8 @@ impl Feeder {
                     accepted.borrow_and_update();
                     let acknowledges = |accepted: &Accepted| match accepted {
                         Accepted::Version(has) => *has >= version,
-                        // Do not wait for an agent that has accepted no table: it retries a failed
-                        // connection at another endpoint.
+                        // Do not wait for an agent without a table: the agent retries failed
+                        // connections at another endpoint.
                         Accepted::Nothing { .. } => true,
                     };
                     if shared.agents().values().all(acknowledges)

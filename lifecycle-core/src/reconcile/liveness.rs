@@ -44,9 +44,8 @@ pub(super) enum Answer {
     NotAsked,
 }
 
-/// Checks a container's readiness with the first of these that exists: the check that its service
-/// declares, the container's health check, or a connection to each TCP endpoint. If none exists, a
-/// running container is ready.
+/// Checks readiness by the service's declared check, or else by the container's health check, or
+/// else by connecting to all TCP endpoints. Without any of the three, a running container is ready.
 pub(super) async fn answers(
     declared: &Declared,
     node: &ObservedNode,

@@ -353,7 +353,6 @@ impl<'a> Placing<'_, 'a> {
         }
     }
 
-    /// Returns a node's rank for one service.
     fn rank(&self, node: usize, service_position: usize) -> Rank {
         let taken = &self.taken[node];
         let same = taken

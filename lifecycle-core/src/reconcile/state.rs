@@ -23,8 +23,8 @@ pub(super) enum Verdict {
 
 /// Returns the state of a replica that has the container `seen`.
 ///
-/// A replica may count as failed or stopped although this container is ready: an older container
-/// may continue to serve.
+/// A replica counts as failed or stopped even if `seen` is a ready container of an older
+/// specification.
 pub(super) fn of_replica(seen: &Seen<'_>, verdict: Verdict) -> InstanceState {
     match verdict {
         Verdict::Failed { why } => InstanceState::Failed { why },

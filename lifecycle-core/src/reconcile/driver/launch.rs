@@ -72,8 +72,8 @@ impl Driver {
         chosen
     }
 
-    /// Withdraws the endpoints of containers before they are stopped. The driver does this, so that
-    /// registry writes follow the order of observations.
+    /// Withdraws the endpoints of containers before they are stopped. The driver, not the step,
+    /// does this, so that registry writes follow the order of observations.
     async fn withdraw(&mut self, launches: &[Step]) -> Result<()> {
         let mut batch = Batch::default();
         for step in launches {

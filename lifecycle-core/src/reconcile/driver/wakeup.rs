@@ -49,9 +49,10 @@ pub(super) enum Wakeup {
 /// Determines when the next plan is made.
 #[derive(Debug, Clone, Copy)]
 pub(super) enum Pace {
-    /// Nothing has changed since the last plan. Plan after the next change, or at this time.
+    /// Nothing has changed since the last plan. Plan after the next change, or at `until` at the
+    /// latest.
     Waiting { until: Instant },
-    /// Something has changed. Plan at this time.
+    /// Something has changed. Plan at `until`.
     Gathering { until: Instant },
 }
 
@@ -153,7 +154,7 @@ impl Driver {
         Ok(())
     }
 
-    /// Returns when the next plan is due.
+    /// Returns the time at which the next plan is due.
     fn next_plan(&self) -> Instant {
         let declared = self.declared.borrow();
         let objects = declared.as_ref().map_or(0, |declared| {

@@ -74,8 +74,8 @@ impl<'a> Planning<'a> {
         }
     }
 
-    /// Holds a replica whose node cannot be used now. It is not started elsewhere, because it may
-    /// still run.
+    /// Holds a replica whose node cannot be used now. The replica is not started elsewhere, because
+    /// it may still run.
     fn on_blocked_node(
         &mut self,
         replica: PlacedReplica<'a>,

@@ -305,7 +305,7 @@ impl<'a> Planning<'a> {
         });
     }
 
-    /// Returns when the round stops waiting for a hold; `None` if the round does not wait for it.
+    /// Returns the time at which the round stops waiting for a hold, if the round waits for it.
     fn waits_until(&self, subject: &Subject, by: &HeldBy) -> Option<DateTime<Utc>> {
         let patience = match by {
             HeldBy::Backoff { until, .. } => return Some(*until),

@@ -267,8 +267,7 @@ impl NodeWatch {
         State::Following(Box::new(following))
     }
 
-    /// Returns whether the engine still answers. The event stream can stay open even if it does
-    /// not.
+    /// Returns whether the engine still answers. An open event stream does not show this.
     async fn ping(&self, following: &mut Following) -> bool {
         let limit = self.shared.policy.again_timeout;
         let answer = self.within(limit, following.handle.runtime.ping()).await;

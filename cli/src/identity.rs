@@ -13,7 +13,7 @@ pub(crate) struct Identity {
     pub(crate) id: PlatformId,
 }
 
-/// The id to use for reading the files of a platform that was never started.
+/// The id for reading the files of a platform that was never started.
 pub(crate) const NOT_UP_YET: PlatformId = PlatformId::new(uuid::Uuid::nil());
 
 pub(crate) fn file_of(project: &Path) -> PathBuf {

@@ -617,7 +617,7 @@ fn rolls_back_to_the_last_specification_that_was_ready() {
     world.settle(&services(3));
     world.now += TimeDelta::minutes(5);
     world.settle(&services(3));
-    // Let enough time pass that the rejected container, which is kept for its output, is removed.
+    // Let time pass until the rejected container is removed.
     world.now += TimeDelta::minutes(10);
     world.settle(&services(3));
     let left: Vec<_> = world.containers().map(|(_, c)| c.clone()).collect();

@@ -12,9 +12,9 @@ const INTRO: &str = "\
 # When Azure fails
 
 This page lists the result of each fault at each step of creating and starting a node, in the simulator
-([azure-simulator.md](azure-simulator.md)). A test runs every row and writes this page. After each row it
-also checks that the next run without a fault completes the node exactly once, and that deleting the
-node leaves nothing behind.
+([azure-simulator.md](azure-simulator.md)). A test runs every row and writes this page. After each row,
+the test also checks that the next run without a fault ends with exactly one complete node, and that deleting
+the node leaves nothing behind.
 
 If a step is not listed, the fault cannot occur there. “The node is running” means that the same run
 recovered. All other results show the error of the run: the attempted operation (shown as …), the reason, and

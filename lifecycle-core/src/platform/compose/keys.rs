@@ -525,7 +525,8 @@ pub(super) const CONFIG: &[Key] = &[
     ),
     supported(
         "external",
-        "`true` is an error, because there is no config store; set the contents",
+        "only `false`. `true` is an error, because there is no config store; set `file`, `content` or \
+         `environment` instead",
     ),
     supported("file", "relative to the Compose file; at most 500 KiB"),
     harmless("labels", "files have no labels"),
@@ -549,7 +550,8 @@ pub(super) const SECRET: &[Key] = &[
     ),
     supported(
         "external",
-        "`true` is an error, because there is no secret store; set the contents",
+        "only `false`. `true` is an error, because there is no secret store; set `file`, `content` or \
+         `environment` instead",
     ),
     supported("file", "relative to the Compose file; at most 500 KiB"),
     harmless("labels", "files have no labels"),

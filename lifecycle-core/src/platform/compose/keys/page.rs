@@ -101,7 +101,7 @@ Differences from Compose:
 - A file must contain a single YAML document.
 - A service that is disabled by its profiles is not checked.
 - Two entries for the same thing in one list of *one* file are an error.
-- `secrets` and `configs` of an included project take `environment` from the variables of the main project.
+- In an included project, `environment` of a secret or config refers to a variable of the main project.
 - In every file, `x-lifecycle.code` is the name of a code base in the platform's code store.
 
 Settings that Compose does not have are under `x-lifecycle` of a service:

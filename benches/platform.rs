@@ -99,6 +99,8 @@ pub fn settled(declared: &Arc<Declared>) -> PlanningInput {
             role: Role::Instance(id),
             digest: service.digest.clone(),
             digest_version: SpecDigest::VERSION.into(),
+            template_digest: Some(service.template_digest.clone()),
+            image: format!("sha256:{}", service.image),
             started_at: Some(now()),
             state: ContainerState::Running { health: None },
             ports: vec![(80, Protocol::Tcp, 20_080)],
@@ -106,10 +108,10 @@ pub fn settled(declared: &Arc<Declared>) -> PlanningInput {
             has_healthcheck: false,
         });
     }
-    let images: BTreeSet<String> = declared
+    let images: BTreeMap<String, String> = declared
         .services
         .values()
-        .map(|s| s.image.clone())
+        .map(|s| (s.image.clone(), format!("sha256:{}", s.image)))
         .collect();
     for (name, number) in declared.nodes.keys().zip(1_u32..) {
         let state = EngineState {

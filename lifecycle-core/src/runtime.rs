@@ -1,6 +1,6 @@
 //! Defines the trait for the container engine of one node.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Debug;
 use std::net::IpAddr;
 use std::time::Duration;
@@ -58,6 +58,9 @@ pub struct BuildRequest {
     pub options: BuildOptions,
     /// The build context, an uncompressed tar archive.
     pub context: ByteStream,
+    /// Ids of images on the same engine. If the result has the layers and the configuration of one
+    /// of them, `tag` becomes another name of that image.
+    pub earlier: Vec<String>,
 }
 
 impl Debug for BuildRequest {
@@ -90,6 +93,9 @@ pub struct ContainerSpec {
     pub role: Role,
     /// The digest, stored as a label.
     pub digest: SpecDigest,
+    /// The digest of the specification without the image, stored as a label. `None` for a container
+    /// that is replaced whenever the name of its image changes.
+    pub template_digest: Option<SpecDigest>,
     pub image: String,
     /// The template. Its volume names are those of the declaration.
     pub template: ContainerTemplate,
@@ -169,6 +175,12 @@ pub struct ObservedContainer {
     pub digest: SpecDigest,
     /// The format version of the digest's input, from the container's label.
     pub digest_version: String,
+    /// The digest of the specification without the image, if the container has such a label.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub template_digest: Option<SpecDigest>,
+    /// The engine's id of the container's image.
+    #[serde(default)]
+    pub image: String,
     pub state: ContainerState,
     /// When the container was last started, in whole microseconds.
     pub started_at: Option<DateTime<Utc>>,
@@ -185,10 +197,10 @@ pub struct ObservedContainer {
 pub struct EngineState {
     /// All containers of the platform, sorted by name.
     pub containers: Vec<ObservedContainer>,
-    /// The names (`repository:tag`) of all images in the engine.
-    pub images: std::collections::BTreeSet<String>,
+    /// The engine's ids of all images, by name (`repository:tag`).
+    pub images: BTreeMap<String, String>,
     /// The volumes of the platform, by their names in the declaration.
-    pub volumes: std::collections::BTreeSet<VolumeName>,
+    pub volumes: BTreeSet<VolumeName>,
 }
 
 /// Selects which lines of a container's output are returned.
@@ -328,7 +340,8 @@ pub trait ContainerRuntime: Debug + Send + Sync + 'static {
     /// Returns an image by its name, if the engine has it.
     async fn image(&self, name: &str) -> Result<Option<ImageInfo>>;
 
-    /// Builds an image; each output line of the engine is passed to `progress`.
+    /// Builds an image; each output line of the engine is passed to `progress`. The tag appears, or
+    /// moves from an older image, only when the build is complete and `earlier` was compared.
     async fn build_image(
         &self,
         request: BuildRequest,
@@ -343,6 +356,9 @@ pub trait ContainerRuntime: Debug + Send + Sync + 'static {
 
     /// Imports an archive from `export_image`.
     async fn import_image(&self, archive: ByteStream) -> Result<()>;
+
+    /// Gives an image, identified by its id or by one of its names, another name.
+    async fn tag_image(&self, image: &str, name: &str) -> Result<()>;
 
     /// Removes an image's name. Returns Ok if the image does not exist, or if a container uses the
     /// image; in the latter case, the image is kept.

@@ -80,6 +80,8 @@ pub(crate) fn container(found: ContainerInspectResponse) -> Result<Option<Observ
         role,
         digest: SpecDigest::from_hex(label(labels::SPEC_DIGEST).unwrap_or_default()),
         digest_version: label(labels::SPEC_VERSION).unwrap_or_default(),
+        template_digest: label(labels::TEMPLATE_DIGEST).map(SpecDigest::from_hex),
+        image: found.image.unwrap_or_default(),
         started_at: time(state.started_at.as_deref()),
         state: observed,
         ports,
@@ -103,6 +105,20 @@ pub(crate) fn image(found: ImageInspect) -> ImageInfo {
         exposed: exposed(config.exposed_ports.as_deref()),
         has_healthcheck: has_healthcheck(config.healthcheck.as_ref()),
     }
+}
+
+/// Returns whether two images behave the same: they have the same layers and the same
+/// configuration. Their ids may differ, because an id also covers the time of the build.
+pub(crate) fn is_same_image(one: &ImageInspect, other: &ImageInspect) -> bool {
+    let layers = |image: &ImageInspect| {
+        let root = image.root_fs.as_ref();
+        root.and_then(|root| root.layers.clone())
+            .filter(|layers| !layers.is_empty())
+    };
+    layers(one).is_some()
+        && layers(one) == layers(other)
+        && one.config == other.config
+        && (&one.os, &one.architecture) == (&other.os, &other.architecture)
 }
 
 /// Parses a port and its protocol, for example `80/tcp`; `None` for an unsupported protocol.

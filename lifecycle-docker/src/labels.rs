@@ -15,6 +15,8 @@ pub(crate) const SERVICE: &str = "lifecycle.service";
 pub(crate) const REPLICA: &str = "lifecycle.replica";
 /// The digest of the specification that a container was created from.
 pub(crate) const SPEC_DIGEST: &str = "lifecycle.spec-digest";
+/// The digest of the specification without the image.
+pub(crate) const TEMPLATE_DIGEST: &str = "lifecycle.template-digest";
 /// The version of the digest's input format.
 pub(crate) const SPEC_VERSION: &str = "lifecycle.spec-version";
 /// The name of the node that a local node's container represents.

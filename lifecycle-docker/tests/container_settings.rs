@@ -224,6 +224,7 @@ async fn builds_a_stage_with_its_build_options() {
          FROM {BASE} AS second\nRUN false\n"
     );
     let request = BuildRequest {
+        earlier: Vec::new(),
         tag: tag.clone(),
         dockerfile: "Dockerfile".into(),
         args: BTreeMap::new(),

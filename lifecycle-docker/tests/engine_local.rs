@@ -63,7 +63,7 @@ async fn ensuring_twice_creates_one_container() {
     let state = engine.state().await.unwrap();
     assert_eq!(state.containers.len(), 1);
     assert_eq!(state.containers[0].name, spec.name);
-    assert!(state.images.contains(BASE));
+    assert!(state.images.contains_key(BASE));
     assert_eq!(state.volumes.iter().collect::<Vec<_>>(), [&volume]);
 
     // Wait until the container is healthy. The change of its health is reported as an event.
@@ -200,6 +200,7 @@ async fn builds_and_removes_images_and_reports_output() {
     // A unique word, so that the engine does not take an earlier build from its cache.
     let word = owner.id.short();
     let request = |dockerfile: &str| BuildRequest {
+        earlier: Vec::new(),
         tag: tag.clone(),
         dockerfile: "sub/Dockerfile".into(),
         args: BTreeMap::from([("WORD".to_owned(), Sensitive::new(word.clone()))]),
@@ -268,7 +269,7 @@ async fn builds_and_removes_images_and_reports_output() {
         engine.remove_image(&tag).await.unwrap();
     }
     assert_eq!(engine.image(&tag).await.unwrap(), None);
-    assert!(!engine.state().await.unwrap().images.contains(&tag));
+    assert!(!engine.state().await.unwrap().images.contains_key(&tag));
     let Err(error) = engine.export_image(&tag).await else {
         panic!("an absent image was exported");
     };

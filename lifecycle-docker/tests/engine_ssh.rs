@@ -50,6 +50,7 @@ async fn uses_the_relay_if_the_account_cannot_use_the_socket() {
     let tag = "ldt/relayed:1";
     let lines = Mutex::new(Vec::new());
     let request = BuildRequest {
+        earlier: Vec::new(),
         tag: tag.into(),
         dockerfile: "Dockerfile".into(),
         args: std::collections::BTreeMap::new(),

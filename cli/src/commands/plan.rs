@@ -1,8 +1,11 @@
 //! `plan`: shows what `up` would do, and why. Changes nothing, not even on this machine.
 
+use std::collections::BTreeSet;
+
 use lifecycle_core::bootstrap::Preview;
 use lifecycle_core::bootstrap::describe_estimate;
 use lifecycle_core::clock::{Clock as _, SystemClock};
+use lifecycle_core::model::ServiceName;
 use lifecycle_core::platform::UnsupportedKey;
 use lifecycle_core::reconcile::{Held, Step};
 use schemars::JsonSchema;
@@ -36,6 +39,9 @@ pub(crate) struct Planned {
     steps: Vec<Step>,
     /// The steps that cannot be carried out yet, each with the reason.
     held: Vec<Held>,
+    /// The services whose containers are kept although the inputs of their images changed, because
+    /// the images did not change.
+    unchanged: BTreeSet<ServiceName>,
 }
 
 pub(crate) async fn run(arguments: &Arguments, options: &Plan) -> Result<(), Failure> {
@@ -93,6 +99,7 @@ pub(crate) async fn run(arguments: &Arguments, options: &Plan) -> Result<(), Fai
                 .collect(),
             steps: preview.plan.steps,
             held: preview.plan.held,
+            unchanged: preview.plan.unchanged,
         })
     } else {
         printer::data(&text(
@@ -109,6 +116,10 @@ fn text(preview: &Preview, unsupported: &[UnsupportedKey], manager_node: &str) -
     lines.extend(preview.remarks.iter().map(|r| format!("note: {r}")));
     if preview.is_nothing() {
         lines.push("Nothing to do: everything that is declared is running.".into());
+        let unchanged = preview.plan.unchanged.iter();
+        lines.extend(
+            unchanged.map(|name| format!("image unchanged: the containers of {name} are kept")),
+        );
         return lines.join("\n");
     }
     if !preview.manager_runs {

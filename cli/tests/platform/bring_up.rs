@@ -180,6 +180,30 @@ fn assert_polls_in_order(polls: &[Poll]) {
     );
 }
 
+/// Checks with the engines' events that the seven services' only image was built on one node, and
+/// that every other node received it once.
+fn assert_image_is_built_once(project: &Project) {
+    let (mut built, mut received) = (0, 0);
+    for (name, node) in Node::all(&project.id()) {
+        let images = node.docker(&["images", "--no-trunc", "--format={{.ID}} {{.Repository}}"]);
+        let of_services = images.lines().filter_map(|line| line.strip_suffix("/code-iot"));
+        let ids: Vec<&str> = of_services.filter_map(|line| line.split(' ').next()).collect();
+        let [id] = ids[..] else {
+            panic!("{name}: {images}");
+        };
+        let format = "--format={{.Action}} {{.Actor.ID}}";
+        let events = ["events", "--since=1h", "--until=0s", "--filter=type=image", format];
+        let events = node.docker(&events);
+        let of_image = events.lines().filter_map(|event| event.strip_suffix(id));
+        match of_image.map(str::trim).collect::<Vec<_>>()[..] {
+            ["tag"] => built += 1,
+            ["load"] => received += 1,
+            _ => panic!("{name}: {id} in {events}"),
+        }
+    }
+    assert_eq!((built, received), (1, 2));
+}
+
 /// Checks that the request manager returns a reading of a simulated sensor, and later a newer
 /// reading.
 fn assert_data_flows(status: &Value) {
@@ -309,6 +333,7 @@ fn example_starts_in_order_answers_requests_and_becomes_idle() {
         );
     }
     assert_data_flows(&status);
+    assert_image_is_built_once(&project);
 
     let before = (runs(&project), status);
     project.ends(0, &["up"]);

@@ -17,7 +17,7 @@ use crate::subprocess::until;
 
 const SERVICES: &str = r#"
   hello:
-    build: ./hello
+    build: .
     ports: ["8080:8080"]
     environment:
       GREETING: Good morning
@@ -32,7 +32,7 @@ const SERVICES: &str = r#"
 fn platform_life_cycle() {
     let project = Project::new();
     project.compose(SERVICES);
-    project.web_server("hello");
+    project.web_server(".");
     project.web_server("other");
     // Another user starts a platform with the same name on the same engine.
     let other = Project::named(&project.name);
@@ -47,6 +47,7 @@ fn platform_life_cycle() {
     second_up_changes_nothing(&project);
     lost_container_is_replaced(&project);
     changed_code_replaces_only_its_service(&project);
+    unchanged_image_replaces_nothing(&project);
 
     the_latest_plan_is_recorded_without_secrets(&project);
 
@@ -141,11 +142,48 @@ fn lost_container_is_replaced(project: &Project) {
     }
 }
 
+/// Returns the names of the images on the node that the platform built for its services.
+fn built_images(project: &Project) -> BTreeSet<String> {
+    let format = ["images", "--format", "{{.Repository}}:{{.Tag}}"];
+    let prefix = format!("{}-{}/", project.name, &project.id()[..6]);
+    let listed = project.node().docker(&format);
+    let built = listed.lines().filter(|name| name.starts_with(&prefix));
+    built.map(str::to_owned).collect()
+}
+
+fn unchanged_image_replaces_nothing(project: &Project) {
+    let node = project.node();
+    let runs = || (node.service("hello"), node.service("other"), node.manager());
+    let (before, images) = (runs(), built_images(project));
+    assert_eq!(images.len(), 2, "{images:?}");
+    let compose = project.read("compose.yaml");
+    project.write("README.md", "Not copied into the image.");
+    for text in [
+        format!("# A comment.\n{compose}"),
+        format!("{compose}# Another comment.\n"),
+    ] {
+        project.write("compose.yaml", &text);
+        project.ends(0, &["up"]);
+        assert_eq!(runs(), before);
+        let plan = project.ends(0, &["plan"]).stdout;
+        assert!(plan.contains("Nothing to do"), "{plan}");
+        let kept = "image unchanged: the containers of hello are kept";
+        assert!(plan.contains(kept), "{plan}");
+    }
+    let renamed = until("the old names are removed", Duration::from_mins(1), || {
+        let renamed = built_images(project);
+        (renamed.len() == 2).then_some(renamed)
+    });
+    assert_eq!(images.intersection(&renamed).count(), 1, "{renamed:?}");
+}
+
 fn changed_code_replaces_only_its_service(project: &Project) {
     let node = project.node();
     let (hello, other, manager) = (node.service("hello"), node.service("other"), node.manager());
     let generation = project.status()["platform"]["generation"].clone();
-    project.write("hello/changed", "one more file");
+    let images = built_images(project);
+    let server = project.read("hello.pl");
+    project.write("hello.pl", &format!("{server}# A change.\n"));
     let code = format!("/var/lib/lifecycle/{}/code", project.id());
     let shell = |script: &str| node.exec(&["sh", "-c", script]);
     let present = || -> BTreeSet<String> {
@@ -155,11 +193,7 @@ fn changed_code_replaces_only_its_service(project: &Project) {
             .collect()
     };
     let previous = present();
-    assert_eq!(
-        previous.len(),
-        1,
-        "expected one code base, which both services use"
-    );
+    assert_eq!(previous.len(), 2, "expected one code base for each service");
     // Simulate archives that earlier bring-ups left behind.
     let old =
         format!("cd {code}; for year in 2020 2021 2022; do touch -d $year-01-01 $year.tar; done");
@@ -174,6 +208,10 @@ fn changed_code_replaces_only_its_service(project: &Project) {
     assert_ne!(node.service("hello").id, hello.id);
     assert_eq!(node.service("other"), other);
     assert_eq!(node.manager(), manager);
+    until("the old image is removed", Duration::from_mins(1), || {
+        let left = built_images(project);
+        (left.len() == 2 && left != images).then_some(())
+    });
     let status = project.status();
     assert_eq!(
         status["platform"]["generation"].as_u64(),

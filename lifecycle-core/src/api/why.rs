@@ -355,7 +355,7 @@ impl Known<'_> {
                 vec![Subject::Instance(id.clone())]
             }
             // The cause is the subject whose step provides the image and waits for its next retry.
-            HeldBy::Image { image } => {
+            HeldBy::Image { image } | HeldBy::Comparison { image } => {
                 let plan = &self.round.plan;
                 let names = |by: &HeldBy| matches!(by, HeldBy::Backoff { step, .. } if step.image() == Some(image));
                 let other = plan.held.iter().filter(|h| h.subject != held.subject);

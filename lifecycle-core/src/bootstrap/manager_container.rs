@@ -201,6 +201,7 @@ impl Bootstrapper {
             let what = format!("build {name} on {}", declaration.manager.node);
             let stage = self.stage(what, BUILT_WITHIN);
             let request = BuildRequest {
+                earlier: Vec::new(),
                 tag: name.clone(),
                 dockerfile: "Dockerfile".into(),
                 args: std::collections::BTreeMap::new(),
@@ -265,6 +266,7 @@ impl Bootstrapper {
             },
             role: Role::Manager,
             digest,
+            template_digest: None,
             image: image.to_owned(),
             template: ContainerTemplate {
                 command: Some(vec!["run".into(), "--directory".into(), directory]),

@@ -57,7 +57,7 @@ impl Bootstrapper {
             return Ok(());
         };
         let images = node.runtime.state().await?.images;
-        let of_manager = images.iter().filter(|listed| {
+        let of_manager = images.keys().filter(|listed| {
             listed
                 .rsplit_once(':')
                 .is_some_and(|(other, _)| other == name)

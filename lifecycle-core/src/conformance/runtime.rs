@@ -71,6 +71,7 @@ impl RuntimeFixture {
                 replica: Replica(1),
             }),
             digest: SpecDigest::from_hex("0a".repeat(32)),
+            template_digest: Some(SpecDigest::from_hex("0b".repeat(32))),
             image: self.image.clone(),
             template: ContainerTemplate {
                 command: Some(command.to_vec()),
@@ -146,12 +147,23 @@ impl RuntimeFixture {
     }
 
     async fn build(&self, tag: &str, dockerfile: &str) -> Result<ImageInfo> {
+        self.build_again(tag, &[("Dockerfile", dockerfile)], Vec::new())
+            .await
+    }
+
+    async fn build_again(
+        &self,
+        tag: &str,
+        files: &[(&str, &str)],
+        earlier: Vec<String>,
+    ) -> Result<ImageInfo> {
         let request = BuildRequest {
+            earlier,
             tag: tag.to_owned(),
             dockerfile: "Dockerfile".to_owned(),
             args: BTreeMap::new(),
             options: crate::model::BuildOptions::default(),
-            context: context(dockerfile),
+            context: context(files),
         };
         self.runtime.build_image(request, &|_| {}).await
     }
@@ -174,6 +186,8 @@ pub async fn all(fixture: &RuntimeFixture) {
     commands_run_in_containers(fixture).await;
     the_end_of_a_container_is_an_event(fixture).await;
     images_are_built_and_removed(fixture).await;
+    unchanged_images_keep_their_id(fixture).await;
+    images_have_several_names(fixture).await;
     images_are_copied(fixture).await;
 }
 
@@ -201,7 +215,7 @@ pub async fn missing_objects_are_no_error(fixture: &RuntimeFixture) {
 pub async fn images_are_found_by_name(fixture: &RuntimeFixture) {
     let state = done("state", fixture.runtime.state().await);
     assert!(
-        state.images.contains(&fixture.image),
+        state.images.contains_key(&fixture.image),
         "{} is not listed: {:?}",
         fixture.image,
         state.images
@@ -626,6 +640,84 @@ pub async fn images_are_built_and_removed(fixture: &RuntimeFixture) {
     assert_eq!(done("image", fixture.runtime.image(&tag).await), None);
 }
 
+/// Checks that a build whose result equals an earlier image names that image, and that any other
+/// build makes a new one.
+pub async fn unchanged_images_keep_their_id(fixture: &RuntimeFixture) {
+    let tags = ["before", "unchanged", "changed"].map(|name| fixture.tag(name));
+    let [before, unchanged, changed] = &tags;
+    let dockerfile = format!(
+        "FROM {}\nCOPY program /program\nEXPOSE 8080\n",
+        fixture.image
+    );
+    let files = |program, readme| {
+        [
+            ("Dockerfile", dockerfile.as_str()),
+            ("program", program),
+            ("README", readme),
+        ]
+    };
+    let first = files("1", "a");
+    let first = fixture.build_again(before, &first, Vec::new()).await;
+    let first = done("the first build", first);
+    let spec = ContainerSpec {
+        image: before.clone(),
+        ..fixture.container("earlier", &fixture.runs_long)
+    };
+    let container = fixture.ensure(&spec).await;
+    assert_eq!(container.image, first.id, "{container:?}");
+    assert_eq!(container.template_digest, spec.template_digest);
+
+    let earlier = vec![container.image.clone()];
+    let same = files("1", "b");
+    let same = fixture.build_again(unchanged, &same, earlier.clone()).await;
+    let same = done("a build without a change", same);
+    assert_eq!(same.id, first.id, "an unchanged image got another id");
+    let other = files("2", "b");
+    let other = fixture.build_again(changed, &other, earlier).await;
+    let other = done("a build with a change", other);
+    assert_ne!(other.id, first.id, "a changed image kept its id");
+    let state = done("state", fixture.runtime.state().await);
+    for (tag, id) in [
+        (before, &first.id),
+        (unchanged, &first.id),
+        (changed, &other.id),
+    ] {
+        assert_eq!(state.images.get(tag), Some(id), "{tag}");
+    }
+    fixture.remove(&spec.name).await;
+    for tag in &tags {
+        done("remove", fixture.runtime.remove_image(tag).await);
+    }
+}
+
+/// Checks that an image can get several names, and loses only those that are removed.
+pub async fn images_have_several_names(fixture: &RuntimeFixture) {
+    let runtime = &fixture.runtime;
+    let (one, other) = (fixture.tag("one"), fixture.tag("other"));
+    let outcome = runtime.tag_image(&one, &other).await;
+    is_not_found("naming an absent image", &outcome);
+    let dockerfile = format!("FROM {}\nEXPOSE 8080\n", fixture.image);
+    let built = done("building", fixture.build(&one, &dockerfile).await);
+    for image in [&one, &built.id] {
+        done("tag", runtime.tag_image(image, &other).await);
+    }
+    assert_eq!(
+        done("image", runtime.image(&other).await),
+        Some(built.clone())
+    );
+    let spec = ContainerSpec {
+        image: one.clone(),
+        ..fixture.container("named", &fixture.runs_long)
+    };
+    fixture.ensure(&spec).await;
+    done("remove", runtime.remove_image(&one).await);
+    assert_eq!(done("image", runtime.image(&one).await), None);
+    let kept = done("image", runtime.image(&other).await);
+    assert_eq!(kept.map(|image| image.id), Some(built.id));
+    fixture.remove(&spec.name).await;
+    done("remove", runtime.remove_image(&other).await);
+}
+
 /// Checks that an engine can import an image that another engine exported, under the same name.
 pub async fn images_are_copied(fixture: &RuntimeFixture) {
     let tag = fixture.tag("copied");
@@ -647,16 +739,17 @@ pub async fn images_are_copied(fixture: &RuntimeFixture) {
     done("remove", fixture.runtime.remove_image(&tag).await);
 }
 
-/// Creates a build context with one file.
-fn context(dockerfile: &str) -> ByteStream {
+/// Creates a build context from names and contents of files.
+fn context(files: &[(&str, &str)]) -> ByteStream {
     let mut archive = tar::Builder::new(Vec::new());
-    let mut header = tar::Header::new_ustar();
-    header.set_mode(0o644);
-    header.set_size(u64::try_from(dockerfile.len()).unwrap_or_default());
-    let packed = archive
-        .append_data(&mut header, "Dockerfile", dockerfile.as_bytes())
-        .and_then(|()| archive.into_inner());
-    let packed = done("packing a context", packed);
+    for (name, contents) in files {
+        let mut header = tar::Header::new_ustar();
+        header.set_mode(0o644);
+        header.set_size(u64::try_from(contents.len()).unwrap_or_default());
+        let packed = archive.append_data(&mut header, name, contents.as_bytes());
+        done("packing a file", packed);
+    }
+    let packed = done("packing a context", archive.into_inner());
     Box::pin(futures_util::stream::once(async move {
         Ok(Bytes::from(packed))
     }))

@@ -79,7 +79,7 @@ pub(super) async fn ensure(
         return Ok(());
     }
     let (repository, _) = agents.image.rsplit_once(':').unwrap_or((&agents.image, ""));
-    let outdated = state.images.iter().filter(|image| {
+    let outdated = state.images.keys().filter(|image| {
         let its = image.rsplit_once(':').map(|(repository, _)| repository);
         **image != agents.image && its == Some(repository)
     });
@@ -97,6 +97,7 @@ fn spec(declared: &Declared, agents: &Agents, container: &str, directory: String
         owner: declared.owner.clone(),
         role: Role::Agent,
         digest: agents.digest.clone(),
+        template_digest: None,
         image: agents.image.clone(),
         template: ContainerTemplate {
             command: Some(vec!["agent".into(), "--state".into(), directory.clone()]),

@@ -1,10 +1,14 @@
 //! Prepares the declaration for the planner: adds the image name, the spec digest and the rank in
 //! the start order of each service.
 
+mod image;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::Ipv4Addr;
 
 use serde::{Deserialize, Serialize, Serializer};
+
+pub use image::listed_name;
 
 use crate::cloud::CloudDeadlines;
 use crate::error::{Error, Result};
@@ -92,6 +96,8 @@ pub struct DeclaredService {
     pub image: String,
     /// The digest in the labels of the service's containers.
     pub digest: SpecDigest,
+    /// The digest without the image, which is also in the labels.
+    pub template_digest: SpecDigest,
     /// The restart policy, with the default resolved.
     pub restart: RestartPolicy,
     /// True if another service waits for this service's completion, and the service declares no
@@ -115,12 +121,17 @@ impl Declared {
             .map(|(name, _)| name)
             .collect();
         let ranks = ranks(&declaration.services)?;
+        let owner = Owner {
+            id: declaration.id,
+            name: declaration.name.clone(),
+        };
         let services = declaration
             .services
             .iter()
             .map(|(name, spec)| {
-                let image = image_name(declaration, spec, key)?;
+                let image = image::name(&owner, spec, key)?;
                 let digest = spec_digest(&image, &spec.container, key)?;
+                let template_digest = template_digest(&spec.container, key)?;
                 let runs_once = awaited.contains(name) && spec.restart.is_none();
                 let restart = spec.restart.unwrap_or(if runs_once {
                     RestartPolicy::No
@@ -131,6 +142,7 @@ impl Declared {
                     spec: spec.clone(),
                     image,
                     digest,
+                    template_digest,
                     restart,
                     runs_once,
                     rank: ranks.get(name).copied().unwrap_or_default(),
@@ -140,10 +152,7 @@ impl Declared {
             .collect::<Result<BTreeMap<_, _>>>()?;
         Ok(Self {
             generation,
-            owner: Owner {
-                id: declaration.id,
-                name: declaration.name.clone(),
-            },
+            owner,
             nodes: declaration.nodes.clone(),
             ranks,
             services,
@@ -200,6 +209,11 @@ impl Declared {
         self.services
             .get(&id.service)
             .is_some_and(|s| id.replica.0 >= 1 && id.replica.0 <= s.spec.replicas)
+    }
+
+    /// Returns whether an image was built by this platform.
+    pub fn is_built_here(&self, image: &str) -> bool {
+        image::is_built_by(&self.owner, image)
     }
 
     /// Returns the name of an instance's container with this digest.
@@ -274,7 +288,8 @@ fn write_planned_part<S: Serializer>(spec: &ServiceSpec, to: S) -> Result<S::Ok,
 #[derive(Serialize)]
 struct DigestForm<'a> {
     version: &'static str,
-    image: &'a str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    image: Option<&'a str>,
     container: &'a ContainerTemplate,
 }
 
@@ -283,81 +298,32 @@ fn spec_digest(
     container: &ContainerTemplate,
     key: &PlatformKey,
 ) -> Result<SpecDigest> {
-    let form = serde_json::to_vec(&DigestForm {
+    let form = DigestForm {
         version: SpecDigest::VERSION,
-        image,
+        image: Some(image),
         container,
-    })
-    .map_err(|error| Error::failed("serializing a container's specification", error.to_string()))?;
-    Ok(SpecDigest::from_hex(key.sign("spec digest", &form)))
+    };
+    form.sign("spec digest", key)
 }
 
-/// The input for the digest in the name of a built image.
-#[derive(Serialize)]
-struct ImageForm<'a> {
-    version: &'static str,
-    /// The digest of the code base's contents.
-    code: &'a str,
-    dockerfile: &'a str,
-    args: &'a BTreeMap<String, crate::secret::Sensitive>,
-    bases: &'a [String],
-    #[serde(skip_serializing_if = "Option::is_none")]
-    options: Option<&'a BuildOptions>,
+fn template_digest(container: &ContainerTemplate, key: &PlatformKey) -> Result<SpecDigest> {
+    let form = DigestForm {
+        version: SpecDigest::VERSION,
+        image: None,
+        container,
+    };
+    form.sign("template digest", key)
 }
 
-/// Returns the options, unless they are the default.
-fn given(options: &BuildOptions) -> Option<&BuildOptions> {
-    (*options != BuildOptions::default()).then_some(options)
-}
-
-/// Returns the image's name as engines list it. A built image's name contains a digest of its build
-/// inputs.
-fn image_name(
-    declaration: &Declaration,
-    service: &ServiceSpec,
-    key: &PlatformKey,
-) -> Result<String> {
-    match &service.source {
-        ImageSource::Image(name) => Ok(listed_name(name)),
-        ImageSource::Build(source) => {
-            let form = serde_json::to_vec(&ImageForm {
-                version: "2",
-                code: &source.code.digest,
-                dockerfile: &source.dockerfile,
-                args: &source.args,
-                bases: &source.bases,
-                options: given(&source.options),
-            })
-            .map_err(|e| {
-                Error::failed("serializing the build inputs of an image", e.to_string())
-            })?;
-            let digest = key.sign("image digest", &form);
-            let short = digest.get(..12).unwrap_or(&digest);
-            let service = service.name.as_str().to_ascii_lowercase();
-            Ok(format!("{}/{service}:{short}", declaration.name))
-        }
-    }
-}
-
-/// Returns an image's name as engines list it: with a tag or a digest, and without the default
-/// registry. A tag next to a digest is omitted.
-pub fn listed_name(name: &str) -> String {
-    let familiar = name
-        .strip_prefix("docker.io/library/")
-        .or_else(|| name.strip_prefix("docker.io/"))
-        .unwrap_or(name);
-    if let Some((tagged, digest)) = familiar.split_once('@') {
-        let name = match tagged.rsplit_once(':') {
-            Some((name, tag)) if !tag.contains('/') => name,
-            _ => tagged,
-        };
-        return format!("{name}@{digest}");
-    }
-    let last = familiar.rsplit('/').next().unwrap_or(familiar);
-    if last.contains(':') {
-        familiar.to_owned()
-    } else {
-        format!("{familiar}:latest")
+impl DigestForm<'_> {
+    fn sign(&self, purpose: &str, key: &PlatformKey) -> Result<SpecDigest> {
+        let form = serde_json::to_vec(self).map_err(|error| {
+            Error::failed(
+                "serializing a container's specification",
+                error.to_string(),
+            )
+        })?;
+        Ok(SpecDigest::from_hex(key.sign(purpose, &form)))
     }
 }
 
@@ -428,7 +394,7 @@ mod tests {
         };
         let form = DigestForm {
             version: "1",
-            image: "x",
+            image: Some("x"),
             container: &template,
         };
         assert_eq!(
@@ -442,34 +408,5 @@ mod tests {
                 r#""limits":{"cpu_millis":0,"memory_bytes":0},"api":null}}"#
             )
         );
-        let options = BuildOptions::default();
-        let form = ImageForm {
-            version: "2",
-            code: "00",
-            dockerfile: "Dockerfile",
-            args: &BTreeMap::new(),
-            bases: &[],
-            options: given(&options),
-        };
-        assert_eq!(
-            serde_json::to_string(&form).unwrap(),
-            r#"{"version":"2","code":"00","dockerfile":"Dockerfile","args":{},"bases":[]}"#
-        );
-    }
-
-    #[test]
-    fn image_names_are_written_as_engines_list_them() {
-        for (given, listed) in [
-            ("debian", "debian:latest"),
-            ("docker.io/library/debian:12", "debian:12"),
-            ("docker.io/grafana/grafana", "grafana/grafana:latest"),
-            ("localhost:5000/x", "localhost:5000/x:latest"),
-            ("x@sha256:00", "x@sha256:00"),
-            ("nginx:1.25@sha256:00", "nginx@sha256:00"),
-            ("localhost:5000/x@sha256:00", "localhost:5000/x@sha256:00"),
-            ("localhost:5000/x:1@sha256:00", "localhost:5000/x@sha256:00"),
-        ] {
-            assert_eq!(listed_name(given), listed);
-        }
     }
 }

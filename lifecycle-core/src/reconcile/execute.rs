@@ -1,8 +1,8 @@
 //! Carries out one step by calling the backends. This module makes no decisions, and every step can
 //! be repeated.
 
-use std::collections::BTreeMap;
 use std::collections::btree_map::Entry;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -164,6 +164,9 @@ impl Execution {
             Action::CopyImage { image, from, node } => {
                 let source = self.handle(from).await?;
                 let target = self.handle(node).await?;
+                if tag_existing(image, (from, &source), (node, &target)).await? {
+                    return Ok(());
+                }
                 let export = source.runtime.export_image(image);
                 let archive = export.instrument(engine_call("export_image", from)).await?;
                 let import = target.runtime.import_image(archive);
@@ -174,6 +177,20 @@ impl Execution {
                 let pull = handle.runtime.pull_image(image);
                 pull.instrument(engine_call("pull_image", node)).await?;
                 Ok(())
+            }
+            Action::RemoveImage { image, node } => {
+                let handle = self.handle(node).await?;
+                let remove = handle.runtime.remove_image(image);
+                remove.instrument(engine_call("remove_image", node)).await?;
+                let left = handle.runtime.image(image);
+                let left = left.instrument(engine_call("image", node)).await?;
+                left.map_or(Ok(()), |_| {
+                    let what = format!("removing image {image} from {node}");
+                    Err(Error::conflict(
+                        what,
+                        "a container of another platform uses it",
+                    ))
+                })
             }
             Action::EnsureAgent { container, node } => {
                 let handle = self.handle(node).await?;
@@ -274,7 +291,9 @@ impl Execution {
             INLINE_DOCKERFILE.clone_into(&mut dockerfile);
             context = code::with_file(context, INLINE_DOCKERFILE, inline)?;
         }
+        let earlier = self.earlier_images(service, node, &handle).await?;
         let request = BuildRequest {
+            earlier,
             tag: service.image.clone(),
             dockerfile,
             args: source.args.clone(),
@@ -286,6 +305,28 @@ impl Execution {
             Ok(_) => Ok(()),
             Err(error) => Err(self.with_line(error, source).await),
         }
+    }
+
+    /// Returns the ids of the images on `node` that a new image is compared with: those of the
+    /// containers of all services that use the new image.
+    async fn earlier_images(
+        &self,
+        service: &DeclaredService,
+        node: &NodeName,
+        handle: &NodeHandle,
+    ) -> Result<Vec<String>> {
+        let state = handle.runtime.state();
+        let state = state.instrument(engine_call("state", node)).await?;
+        let same_image = |id: &InstanceId| {
+            let other = self.declared.services.get(&id.service);
+            other.is_some_and(|other| other.image == service.image)
+        };
+        let containers = state.containers.into_iter();
+        let ids: BTreeSet<String> = containers
+            .filter(|container| matches!(&container.role, Role::Instance(id) if same_image(id)))
+            .map(|container| container.image)
+            .collect();
+        Ok(ids.into_iter().collect())
     }
 
     /// Adds the line of the failed instruction to a build error.
@@ -352,6 +393,7 @@ impl Execution {
             owner: self.declared.owner.clone(),
             role: Role::Instance(id.clone()),
             digest: service.digest.clone(),
+            template_digest: Some(service.template_digest.clone()),
             image: service.image.clone(),
             ports: bindings(container, &template, &exposed),
             template,
@@ -388,6 +430,27 @@ impl Execution {
             .success("changing the permissions of the directory with the API's credential")?;
         Ok(directory)
     }
+}
+
+/// Names an image on `target` like the same image on `source`, if `target` has it under another
+/// name. Returns whether it has.
+async fn tag_existing(
+    image: &str,
+    (from, source): (&NodeName, &NodeHandle),
+    (node, target): (&NodeName, &NodeHandle),
+) -> Result<bool> {
+    let found = source.runtime.image(image);
+    let Some(found) = found.instrument(engine_call("image", from)).await? else {
+        return Ok(false);
+    };
+    let same = target.runtime.image(&found.id);
+    let same = same.instrument(engine_call("image", node)).await?;
+    if same.is_none() {
+        return Ok(false);
+    }
+    let tag = target.runtime.tag_image(&found.id, image);
+    tag.instrument(engine_call("tag_image", node)).await?;
+    Ok(true)
 }
 
 /// Creates the tracing span for a call to the engine of `node`.

@@ -26,6 +26,24 @@ impl Seen<'_> {
         &self.container.id
     }
 
+    /// Returns whether the container was created from the service's declared specification, or from
+    /// one that differs only in the name of the image.
+    pub(super) fn is_current(&self, service: &DeclaredService) -> bool {
+        self.container.digest == service.digest
+            || self.may_be_current(service) && self.image_id(service) == Some(&self.container.image)
+    }
+
+    /// Returns whether the specification that the container was created from differs from the
+    /// declared one at most in the image.
+    pub(super) fn may_be_current(&self, service: &DeclaredService) -> bool {
+        self.container.template_digest.as_ref() == Some(&service.template_digest)
+    }
+
+    /// Returns the id of the service's declared image on the container's node, if it is there.
+    fn image_id(&self, service: &DeclaredService) -> Option<&String> {
+        self.view.engine_state()?.images.get(&service.image)
+    }
+
     pub(super) fn is_running(&self) -> bool {
         self.container.state.is_running()
     }

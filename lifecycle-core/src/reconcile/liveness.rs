@@ -306,6 +306,8 @@ mod tests {
             role,
             digest: SpecDigest::from_hex("00"),
             digest_version: SpecDigest::VERSION.to_owned(),
+            template_digest: None,
+            image: String::new(),
             state: ContainerState::Running { health: None },
             started_at: Some(at(0)),
             ports: Vec::new(),

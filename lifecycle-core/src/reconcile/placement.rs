@@ -136,7 +136,7 @@ impl<'i, 'a> Homes<'i, 'a> {
             for volume in state.volumes.iter().filter(|v| mounted.contains(v)) {
                 volumes.entry(volume).or_default().insert(node);
             }
-            for image in &state.images {
+            for image in state.images.keys() {
                 let holders = images.entry(image).or_default();
                 if holders.len() < FEW_HOLDERS {
                     holders.push(node);
@@ -158,7 +158,7 @@ impl<'i, 'a> Homes<'i, 'a> {
         let [seen] = self.index.seen[replica].as_slice() else {
             return None;
         };
-        let is_best = seen.is_running() && seen.container.digest == service.digest;
+        let is_best = seen.is_running() && seen.is_current(service);
         seen.node_position.filter(|_| is_best)
     }
 
@@ -166,7 +166,7 @@ impl<'i, 'a> Homes<'i, 'a> {
     fn of(&self, replica: usize, service: &DeclaredService, homes: &mut Vec<(Home, usize)>) {
         homes.clear();
         for seen in &self.index.seen[replica] {
-            let current = service.digest == seen.container.digest;
+            let current = seen.is_current(service);
             let home = match (seen.is_running(), current) {
                 (true, true) => Home::Runs,
                 (true, false) => Home::RunsOldSpec,

@@ -45,6 +45,8 @@ pub enum Reason {
         /// Whether the image is built, copied or pulled, and why.
         how: String,
     },
+    /// No service needs the image any more.
+    ImageNotNeeded,
     /// Service addresses need an agent, and none runs on the node.
     AgentAbsent,
     /// The node's agent belongs to another version of the manager.
@@ -116,6 +118,7 @@ impl fmt::Display for Reason {
                 f.write_str("created for this platform, but no longer declared")
             }
             Self::ImageAbsent { needed_by, how } => write!(f, "needed by {needed_by}; {how}"),
+            Self::ImageNotNeeded => f.write_str("no service needs the image any more"),
             Self::AgentAbsent => f.write_str(
                 "service names need an agent on each node, and this node has no \
                              running agent",
@@ -230,6 +233,12 @@ pub enum HeldBy {
         /// The image.
         image: String,
     },
+    /// The image is built first. The container is replaced only if the new image differs from the
+    /// one that it runs.
+    Comparison {
+        /// The image.
+        image: String,
+    },
     /// Another replica uses a host port that this replica is declared to have, and keeps the port.
     Port {
         /// The host port.
@@ -329,6 +338,10 @@ impl fmt::Display for HeldBy {
             Self::Node { node } => write!(f, "waits for node {node}"),
             Self::Agent { node, why, .. } => write!(f, "waits for the agent on {node}: {why}"),
             Self::Image { image } => write!(f, "waits for the image {image}"),
+            Self::Comparison { image } => write!(
+                f,
+                "waits for the image {image}; its container is replaced only if the image changed"
+            ),
             Self::Port { port, holder } => {
                 write!(f, "port {port} is already used by {holder}")
             }
@@ -420,6 +433,10 @@ pub struct Plan {
     /// restored.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub rejects: Vec<RejectedSpec>,
+    /// The services whose containers are kept although the inputs of their images changed, because
+    /// the images did not change.
+    #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
+    pub unchanged: BTreeSet<ServiceName>,
     /// The next time at which the plan changes even without a new observation.
     pub next_change: Option<DateTime<Utc>>,
 }

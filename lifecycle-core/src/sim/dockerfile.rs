@@ -3,6 +3,9 @@
 
 use std::collections::BTreeMap;
 use std::io::Read;
+use std::path::{Component, Path, PathBuf};
+
+use sha2::{Digest as _, Sha256};
 
 use crate::error::{Error, Result};
 use crate::model::Protocol;
@@ -20,6 +23,8 @@ pub(super) struct Dockerfile {
     pub(super) healthcheck: Option<bool>,
     /// The command of the last stage.
     pub(super) command: Option<Vec<String>>,
+    /// A digest of what the image is built from, apart from its base image.
+    pub(super) contents: String,
 }
 
 /// Finds and reads the Dockerfile in a build context.
@@ -29,27 +34,62 @@ pub(super) fn from_context(
     args: &BTreeMap<String, String>,
 ) -> Result<Dockerfile> {
     let unreadable = |error: std::io::Error| Error::failed("build", error.to_string());
+    let mut files: BTreeMap<PathBuf, Vec<u8>> = BTreeMap::new();
     let mut archive = tar::Archive::new(context);
     for entry in archive.entries().map_err(unreadable)? {
         let mut entry = entry.map_err(unreadable)?;
-        let is_it = entry
-            .path()
-            .map_err(unreadable)?
-            .strip_prefix("./")
-            .map_or_else(
-                |_| entry.path().is_ok_and(|p| p.as_os_str() == path),
-                |p| p.as_os_str() == path,
-            );
-        if is_it {
-            let mut text = String::new();
-            entry.read_to_string(&mut text).map_err(unreadable)?;
-            return read(&text, args);
+        let path = normalized(&entry.path().map_err(unreadable)?);
+        let mut contents = Vec::new();
+        entry.read_to_end(&mut contents).map_err(unreadable)?;
+        files.insert(path, contents);
+    }
+    let Some(text) = files.get(&normalized(Path::new(path))) else {
+        return Err(Error::failed(
+            "build",
+            format!("the context does not contain `{path}`"),
+        ));
+    };
+    let text = String::from_utf8_lossy(text);
+    let mut file = read(&text, args)?;
+    file.contents = contents(&text, args, &files);
+    Ok(file)
+}
+
+fn normalized(path: &Path) -> PathBuf {
+    let is_part = |part: &Component<'_>| matches!(part, Component::Normal(_));
+    path.components().filter(is_part).collect()
+}
+
+/// Returns a digest of everything that the built image depends on, apart from its base image: the
+/// instructions, the arguments, and the files that the instructions copy.
+fn contents(
+    text: &str,
+    args: &BTreeMap<String, String>,
+    files: &BTreeMap<PathBuf, Vec<u8>>,
+) -> String {
+    let mut digest = Sha256::new();
+    for (name, value) in args {
+        digest.update(format!("{name}={value}\n"));
+    }
+    for line in joined_lines(text) {
+        digest.update(format!("{line}\n"));
+        let mut words = line
+            .split_whitespace()
+            .filter(|word| !word.starts_with("--"));
+        if !words
+            .next()
+            .is_some_and(|word| word.eq_ignore_ascii_case("COPY"))
+        {
+            continue;
+        }
+        for source in words.map(|word| normalized(Path::new(word))) {
+            for (path, contents) in files.iter().filter(|(path, _)| path.starts_with(&source)) {
+                digest.update(format!("{} {}\n", path.display(), contents.len()));
+                digest.update(contents);
+            }
         }
     }
-    Err(Error::failed(
-        "build",
-        format!("the context does not contain `{path}`"),
-    ))
+    hex::encode(digest.finalize())
 }
 
 fn read(text: &str, given: &BTreeMap<String, String>) -> Result<Dockerfile> {

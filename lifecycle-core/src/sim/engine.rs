@@ -30,6 +30,8 @@ const POWER_LOST: i64 = 255;
 #[derive(Debug, Clone, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 pub(super) struct Image {
     pub(super) id: String,
+    /// A digest of what the image was built from; equal for images that behave the same.
+    pub(super) contents: String,
     pub(super) exposed: BTreeSet<(u16, Protocol)>,
     pub(super) has_healthcheck: bool,
     pub(super) command: Option<Vec<String>>,
@@ -54,6 +56,8 @@ struct Run {
 #[derive(Debug)]
 pub(super) struct Container {
     id: ContainerId,
+    /// The id of the container's image.
+    image: String,
     pub(super) spec: ContainerSpec,
     exposed: BTreeSet<(u16, Protocol)>,
     has_healthcheck: bool,
@@ -148,6 +152,8 @@ impl Container {
             role: self.spec.role.clone(),
             digest: self.spec.digest.clone(),
             digest_version: SpecDigest::VERSION.to_owned(),
+            template_digest: self.spec.template_digest.clone(),
+            image: self.image.clone(),
             state,
             started_at: self.started.map(|at| rules.date(at)),
             ports,
@@ -291,7 +297,11 @@ impl Engine {
                 .filter(|container| container.owner() == owner)
                 .map(|container| container.observed(now, rules))
                 .collect(),
-            images: self.images.keys().cloned().collect(),
+            images: self
+                .images
+                .iter()
+                .map(|(name, image)| (name.clone(), image.id.clone()))
+                .collect(),
             volumes: self
                 .volumes
                 .iter()
@@ -327,7 +337,7 @@ impl Engine {
     }
 
     pub(super) fn image(&self, name: &str, rules: &Rules) -> Option<ImageInfo> {
-        let image = self.images.get(name)?;
+        let image = self.find_image(name)?;
         let mut exposed = image.exposed.clone();
         let mut has_healthcheck = image.has_healthcheck;
         if let Some(behaviour) = rules.behaviours.get(service_of(name)) {
@@ -341,9 +351,29 @@ impl Engine {
         })
     }
 
+    /// Finds an image by one of its names or by its id, as in real engines.
+    pub(super) fn find_image(&self, name_or_id: &str) -> Option<&Image> {
+        let by_id = || self.images.values().find(|image| image.id == name_or_id);
+        self.images.get(name_or_id).or_else(by_id)
+    }
+
+    /// Gives an image another name; returns whether that changed anything.
+    pub(super) fn tag_image(&mut self, image: &str, name: &str) -> Result<bool> {
+        let found = self.find_image(image);
+        let found = found.ok_or_else(|| Error::not_found(format!("image {image}")))?;
+        let found = found.clone();
+        let changed = self.images.get(name) != Some(&found);
+        self.images.insert(name.to_owned(), found);
+        Ok(changed)
+    }
+
     pub(super) fn remove_image(&mut self, name: &str) -> bool {
-        let used = self.containers.values().any(|c| c.spec.image == name);
-        !used && self.images.remove(name).is_some()
+        let Some(image) = self.images.get(name) else {
+            return false;
+        };
+        let has_other_name = self.images.values().filter(|i| i.id == image.id).count() > 1;
+        let used = self.containers.values().any(|c| c.image == image.id);
+        (has_other_name || !used) && self.images.remove(name).is_some()
     }
 
     /// Returns a container by its name. Fails if the container belongs to another platform.

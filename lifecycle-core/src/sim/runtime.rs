@@ -190,6 +190,7 @@ impl SimRuntime {
         now: Instant,
         tag: &str,
         file: Dockerfile,
+        earlier: &[String],
     ) -> Result<ImageInfo> {
         let missing = || Error::not_found(format!("image {tag}"));
         let machine = state.machines.get_mut(&self.machine).ok_or_else(missing)?;
@@ -202,10 +203,16 @@ impl SimRuntime {
         }
         let base = file.last_base.and_then(|base| images.get(&base)).cloned();
         let mut image = base.unwrap_or_else(|| state.rules.plain_image(tag));
+        let parent = std::mem::replace(&mut image.contents, file.contents);
+        image.contents.push_str(&parent);
         image.id = state.rules.plain_image(tag).id;
         image.exposed.extend(file.exposed);
         image.has_healthcheck = file.healthcheck.unwrap_or(image.has_healthcheck);
         image.command = file.command.or(image.command);
+        let same = images
+            .values()
+            .find(|old| earlier.contains(&old.id) && old.contents == image.contents);
+        let image = same.cloned().unwrap_or(image);
         images.insert(tag.to_owned(), image);
         let info = machine.engine.image(tag, &state.rules);
         for holder in state.ledger.built(self.owner.id, tag, self.machine) {
@@ -314,7 +321,8 @@ impl ContainerRuntime for SimRuntime {
         let info = self
             .actor
             .call(call, |state, now| {
-                self.built(state, now, &tag, file).map(Done::changed)
+                self.built(state, now, &tag, file, &request.earlier)
+                    .map(Done::changed)
             })
             .await?;
         progress(&format!("built {tag}"));
@@ -364,6 +372,15 @@ impl ContainerRuntime for SimRuntime {
         self.at_engine(call, |engine, _, _, _, _| {
             let changed = engine.images.get(&name) != Some(&image);
             engine.images.insert(name, image);
+            Ok(Done { value: (), changed })
+        })
+        .await
+    }
+
+    async fn tag_image(&self, image: &str, name: &str) -> Result<()> {
+        let call = self.effect(format!("name image {name}"), |l| l.node_call);
+        self.at_engine(call, |engine, _, _, _, _| {
+            let changed = engine.tag_image(image, name)?;
             Ok(Done { value: (), changed })
         })
         .await

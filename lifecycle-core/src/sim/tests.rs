@@ -41,6 +41,7 @@ fn bare(name: &str) -> NodeSpec {
 
 fn spec(owner: &Owner, service: &str, port: u16) -> ContainerSpec {
     ContainerSpec {
+        template_digest: None,
         name: format!("demo-{}-{service}-1", owner.id.short()),
         owner: owner.clone(),
         role: Role::Instance(InstanceId {
@@ -148,6 +149,7 @@ async fn a_bare_node_can_be_created_prepared_and_used() {
         .runtime
         .build_image(
             BuildRequest {
+                earlier: Vec::new(),
                 tag: "base:1".into(),
                 dockerfile: "Dockerfile".into(),
                 args: BTreeMap::new(),
@@ -182,6 +184,7 @@ async fn a_build_needs_its_base_image_on_the_engine() {
     let code = world.code().digest("a").await.unwrap();
     let context = world.code().archive(&code).await.unwrap();
     let request = BuildRequest {
+        earlier: Vec::new(),
         tag: "demo/a:1".into(),
         dockerfile: "Dockerfile".into(),
         args: BTreeMap::new(),

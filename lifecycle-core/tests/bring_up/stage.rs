@@ -134,7 +134,10 @@ impl Stage {
         store.put(
             name,
             &[
-                ("Dockerfile", "FROM debian:bookworm-slim\nEXPOSE 80\n"),
+                (
+                    "Dockerfile",
+                    "FROM debian:bookworm-slim\nCOPY main /main\nEXPOSE 80\n",
+                ),
                 ("main", contents),
             ],
         );

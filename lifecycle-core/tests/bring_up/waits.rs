@@ -160,7 +160,7 @@ async fn slow_steps_and_unready_services_are_reported_as_waits() {
     let waits = reports.waits_since(began);
     let has = |text: &str| waits.iter().any(|wait| wait.contains(text));
     assert!(
-        has("monitoring-1: running, but not ready yet") && has("build demo/api"),
+        has("monitoring-1: running, but not ready yet") && has("/api:"),
         "{waits:#?}"
     );
 }
@@ -211,7 +211,7 @@ async fn up_ends_when_the_manager_is_lost() {
 async fn up_retries_a_fixed_error() {
     let (stage, _) = recording(SimOptions::seeded(37)).await;
     let denied = Error::denied("the machine", "the account may not create it", "grant it");
-    stage.world.faults().fail_next("build demo/api", denied);
+    stage.world.faults().fail_next("/api:", denied);
     let outcome = stage.up().await.unwrap();
     assert!(!outcome.failures.is_empty());
     let began = Instant::now();

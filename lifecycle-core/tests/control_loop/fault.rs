@@ -430,7 +430,7 @@ async fn images_are_only_on_nodes_that_run_them() {
             Some((effect.node?, image.to_owned()))
         });
         for (on, image) in brought.filter(|(_, image)| image != "base:1") {
-            let of = image.trim_start_matches("demo/");
+            let of = image.trim_start_matches("demo-000001/");
             let service = of.split(['-', ':']).next().unwrap();
             let runs = stage.containers().iter().any(|(node, c)| {
                 *node == on

@@ -68,7 +68,7 @@ fn ready(table: &Table, service: &str) -> usize {
 async fn every_node_knows_every_name_and_its_endpoints() {
     let stage = stage(61).await;
     stage.settled().await;
-    let table = agents_table(&stage).await;
+    let table = agents_table_when(&stage, |table| ready(table, "monitoring") == 1).await;
     let named: BTreeSet<&ServiceName> = table.services.keys().collect();
     let declared: BTreeSet<&ServiceName> = stage.declaration.services.keys().collect();
     assert_eq!(named, declared);

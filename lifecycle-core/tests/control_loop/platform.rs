@@ -77,7 +77,7 @@ pub(crate) fn named(world: &SimWorld, name: &str, port: u16) -> ServiceSpec {
 pub(crate) async fn built(world: &SimWorld, name: &str, port: u16, content: &str) -> ServiceSpec {
     world.publish_image("base:1");
     let code = world.code();
-    let dockerfile = format!("FROM base:1\nEXPOSE {port}\n");
+    let dockerfile = format!("FROM base:1\nCOPY main /main\nEXPOSE {port}\n");
     code.put(name, &[("Dockerfile", &dockerfile), ("main", content)]);
     let source = ImageSource::Build(BuildSource {
         code: code.digest(name).await.unwrap(),

@@ -51,7 +51,7 @@ const CALLS: [(&str, &str); 6] = [
     ("n2: provision", "n2"),
     ("n3: prepare", "n3"),
     ("pull db-image:1", "db"),
-    ("build demo/api", "api"),
+    ("build demo-000001/api", "api"),
     ("-db-1", "db"),
     ("-web-1", "web-1"),
 ];
@@ -258,13 +258,16 @@ async fn failing_build_is_not_repeated_until_a_retry() {
     let mut stage = Stage::shop_without_manager(SimOptions::seeded(78)).await;
     let error = || {
         Error::build(
-            "building image demo/api",
-            BuildPlace::at_instruction("Dockerfile", 2, "EXPOSE 8080"),
+            "building image demo-000001/api",
+            BuildPlace::at_instruction("Dockerfile", 3, "EXPOSE 8080"),
             "it ended with exit code 2",
         )
     };
     for _ in 0..2 {
-        stage.world.faults().fail_next("build demo/api", error());
+        stage
+            .world
+            .faults()
+            .fail_next("build demo-000001/api", error());
     }
     stage.start();
     let status = stage.until("settled", LIMIT, |s| s.settled).await;
@@ -272,7 +275,7 @@ async fn failing_build_is_not_repeated_until_a_retry() {
     let InstanceState::Failed { why } = api else {
         panic!("{api:?}");
     };
-    assert!(why.contains("Dockerfile:2 (EXPOSE 8080)"), "{why}");
+    assert!(why.contains("Dockerfile:3 (EXPOSE 8080)"), "{why}");
     stage.pass(Duration::from_hours(2)).await;
     let failed = stage.events(EventKind::StepFailed, 0).await;
     assert_eq!(failed.len(), 1, "{failed:#?}");

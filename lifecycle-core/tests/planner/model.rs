@@ -7,10 +7,10 @@ use std::sync::Arc;
 use chrono::{DateTime, TimeDelta, Utc};
 use lifecycle_core::cloud::{ObservedNode, Power, SshAddress};
 use lifecycle_core::model::{
-    Addresses, ContainerId, ContainerRun, DependencyCondition, ImageSource, InstanceId, NodeName,
-    Protocol, ServiceName, SpecDigest, Starts, Subject,
+    Addresses, BuildSource, ContainerId, ContainerRun, DependencyCondition, ImageSource,
+    InstanceId, NodeName, Protocol, ServiceName, SpecDigest, Starts, Subject,
 };
-use lifecycle_core::reconcile::declared::listed_name;
+use lifecycle_core::reconcile::declared::{DeclaredService, listed_name};
 use lifecycle_core::reconcile::{
     Action, Declared, Endings, EngineView, Failure, History, NodeView, Observed, Plan,
     PlanningInput, Readiness, Step, StepId, plan,
@@ -56,6 +56,25 @@ pub(crate) fn start_of_time() -> DateTime<Utc> {
 
 pub(crate) fn is_running(container: &ObservedContainer) -> bool {
     matches!(container.state, ContainerState::Running { .. })
+}
+
+/// Returns whether a container is what the service declares, in an engine with these images.
+pub(crate) fn is_current(
+    images: &BTreeMap<String, String>,
+    container: &ObservedContainer,
+    service: &DeclaredService,
+) -> bool {
+    let same_template = container.template_digest.as_ref() == Some(&service.template_digest);
+    container.digest == service.digest
+        || same_template && images.get(&service.image) == Some(&container.image)
+}
+
+/// Returns the id of the image that is built from `source`. Versions 0 and 1 of a code base, 2 and
+/// 3, and so on, differ only in files that are not part of the image.
+fn built_id(source: &BuildSource) -> String {
+    let (name, version) = source.code.digest.rsplit_once('-').unwrap();
+    let version: u32 = version.parse().unwrap();
+    format!("image {} of {name}", version / 2)
 }
 
 pub(crate) fn role(id: &InstanceId) -> Role {
@@ -170,6 +189,24 @@ impl World {
         &mut machine.state
     }
 
+    /// Brings all images to their nodes.
+    pub(crate) fn get_images(&mut self, declared: &Declared) {
+        loop {
+            let plan = self.plan(declared);
+            let mut steps = may_run(&plan).into_iter().map(|step| step.action);
+            let get = steps.find(|action| {
+                matches!(
+                    action,
+                    Action::BuildImage { .. } | Action::CopyImage { .. } | Action::PullImage { .. }
+                )
+            });
+            match get {
+                Some(get) => self.apply(declared, &get),
+                None => return,
+            }
+        }
+    }
+
     /// Adds a container that an earlier step may have left behind.
     pub(crate) fn leave(
         &mut self,
@@ -193,6 +230,8 @@ impl World {
             role: role(id),
             digest,
             digest_version: SpecDigest::VERSION.into(),
+            template_digest: None,
+            image: String::new(),
             started_at: match state {
                 ContainerState::Created => None,
                 _ => Some(now),
@@ -203,6 +242,19 @@ impl World {
             has_healthcheck: false,
         });
         container
+    }
+
+    /// Creates the container of a declared replica.
+    fn create(&mut self, declared: &Declared, id: &InstanceId, node: &NodeName) {
+        let service = &declared.services[&id.service];
+        let digest = service.digest.as_str();
+        let created = self.leave(node, id, digest, ContainerState::Created);
+        let engine = self.engine(node);
+        let image = engine.images.get(&service.image).cloned();
+        let mut containers = engine.containers.iter_mut();
+        let container = containers.find(|c| c.id == created).unwrap();
+        container.template_digest = Some(service.template_digest.clone());
+        container.image = image.unwrap_or_default();
     }
 
     /// Carries out one step. Panics if the step is not allowed at this moment.
@@ -255,17 +307,24 @@ impl World {
                 let engine = self.engine(node);
                 for base in &source.bases {
                     let base = listed_name(base);
-                    assert!(engine.images.contains(&base), "{node} has no {base}");
+                    assert!(engine.images.contains_key(&base), "{node} has no {base}");
                 }
-                engine.images.insert(image.clone());
+                let id = built_id(source);
+                self.engine(node).images.insert(image.clone(), id);
             }
             Action::CopyImage { image, from, node } => {
-                let has = self.engine(from).images.contains(image);
-                assert!(has, "{from} does not have {image}");
-                self.engine(node).images.insert(image.clone());
+                let id = self.engine(from).images.get(image).cloned();
+                let id = id.unwrap_or_else(|| panic!("{from} does not have {image}"));
+                self.engine(node).images.insert(image.clone(), id);
             }
             Action::PullImage { image, node } => {
-                self.engine(node).images.insert(image.clone());
+                let id = format!("id of {image}");
+                self.engine(node).images.insert(image.clone(), id);
+            }
+            Action::RemoveImage { image, node } => {
+                let needed = declared.services.values().any(|s| s.image == *image);
+                assert!(!needed, "{image} is still declared");
+                self.engine(node).images.remove(image);
             }
             Action::StartInstance {
                 instance,
@@ -339,7 +398,7 @@ impl World {
         let lazy = self.never_ready.contains(&service.digest) && same_spec;
         let engine = self.engine(node);
         assert!(
-            exists || engine.images.contains(&service.image),
+            exists || engine.images.contains_key(&service.image),
             "{node} has no {}",
             service.image
         );
@@ -352,7 +411,7 @@ impl World {
             );
         }
         if !exists {
-            self.leave(node, id, service.digest.as_str(), ContainerState::Created);
+            self.create(declared, id, node);
         }
         let container = self.container(node, name).unwrap();
         if is_running(container) {
@@ -409,10 +468,11 @@ impl World {
             .instances()
             .filter(|(id, _)| id.service == *name)
             .all(|(id, _)| {
-                self.of(&id).any(|(_, c)| {
+                self.of(&id).any(|(node, c)| {
+                    let images = &self.machines[node].state.images;
                     let ready = is_running(c)
                         && matches!(self.readiness.get(&c.id), Some(Readiness::Ready { .. }));
-                    let completed = c.digest == service.digest
+                    let completed = is_current(images, c, service)
                         && matches!(c.state, ContainerState::Exited { code: 0, .. });
                     match condition {
                         DependencyCondition::ServiceStarted => is_running(c) || completed,
@@ -431,7 +491,10 @@ impl World {
             if machine.power == Power::Running {
                 machine.asked = true;
             }
-            for container in &mut machine.state.containers {
+            let EngineState {
+                containers, images, ..
+            } = &mut machine.state;
+            for container in containers {
                 let Role::Instance(id) = &container.role else {
                     continue;
                 };
@@ -439,7 +502,7 @@ impl World {
                     continue;
                 }
                 let service = declared.services.get(&id.service);
-                if service.is_some_and(|s| s.runs_once && s.digest == container.digest) {
+                if service.is_some_and(|s| s.runs_once && is_current(images, container, s)) {
                     container.state = ContainerState::Exited {
                         code: 0,
                         at: Some(now),
@@ -527,8 +590,7 @@ impl World {
                     && choose(8) == 0
                     && self.container(node, container).is_none()
                 {
-                    let digest = declared.services[&instance.service].digest.clone();
-                    self.leave(node, instance, digest.as_str(), ContainerState::Created);
+                    self.create(declared, instance, node);
                     continue;
                 }
                 self.apply(declared, &step.action);

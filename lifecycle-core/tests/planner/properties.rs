@@ -13,7 +13,7 @@ use rand::{RngExt, SeedableRng};
 
 use super::arbitrary::{Mishap, PlatformDraft, mishaps, platform};
 use super::builder::{ServiceChanges, service};
-use super::model::{World, assert_sound, is_running, may_run};
+use super::model::{World, assert_sound, is_current, is_running, may_run};
 
 fn chooser(seed: u64) -> impl FnMut(usize) -> usize {
     let mut random = StdRng::seed_from_u64(seed);
@@ -82,7 +82,7 @@ fn happen(world: &mut World, mishap: &Mishap) {
         }
         Mishap::ImageIsRemoved(node, index) => {
             let machine = world.machines.get_mut(node.get(&nodes)).unwrap();
-            let images: Vec<String> = machine.state.images.iter().cloned().collect();
+            let images: Vec<String> = machine.state.images.keys().cloned().collect();
             if !images.is_empty() {
                 machine.state.images.remove(index.get(&images));
             }
@@ -138,10 +138,14 @@ fn forget_endings(world: &mut World, declared: &Declared) {
             let ContainerState::Exited { code, .. } = c.state else {
                 return true;
             };
-            !declared
-                .services
-                .values()
-                .any(|s| s.digest == c.digest && s.runs_once == (code != 0))
+            let Role::Instance(id) = &c.role else {
+                return true;
+            };
+            let service = declared.services.get(&id.service);
+            !service.is_some_and(|s| {
+                let may_be_current = c.template_digest.as_ref() == Some(&s.template_digest);
+                (c.digest == s.digest || may_be_current) && s.runs_once == (code != 0)
+            })
         });
     }
 }
@@ -161,7 +165,8 @@ fn assert_settled(world: &World, declared: &Declared, plan: &Plan) {
     for (id, service) in declared.instances() {
         let all: Vec<_> = world.of(&id).collect();
         assert_eq!(all.len(), 1, "containers of {id}: {all:#?}");
-        assert_eq!(all[0].1.digest, service.digest);
+        let images = &world.machines[all[0].0].state.images;
+        assert!(is_current(images, all[0].1, service), "{:#?}", all[0]);
         assert_eq!(is_running(all[0].1), !service.runs_once, "{:#?}", all[0]);
     }
     let expected = declared.instances().count();

@@ -1,5 +1,6 @@
 //! Compares plans in typical situations with snapshots.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use chrono::TimeDelta;
@@ -155,14 +156,110 @@ fn shop_with(change: impl Fn(ServiceSpec) -> ServiceSpec, name: &str) -> Declare
 #[test]
 fn replaces_a_service_whose_code_changed() {
     let declared = shop_with(|s| s.version(2), "web");
-    insta::assert_snapshot!(text(&shop_world().plan(&declared)));
+    let mut world = shop_world();
+    let at_first = world.plan(&declared);
+    world.get_images(&declared);
+    let later = world.plan(&declared);
+    insta::assert_snapshot!(format!("{}\n\nlater\n{}", text(&at_first), text(&later)));
+}
+
+#[test]
+fn keeps_a_service_whose_image_is_unchanged() {
+    // Versions 2 and 3 differ only in files that are not part of the image.
+    let services = |version| {
+        let web = service("web").version(version).replicas(3);
+        let job = service("job").version(version);
+        let after = DependencyCondition::ServiceCompletedSuccessfully;
+        declared(&["n1", "n2"], vec![web.needs("job", after), job])
+    };
+    let mut world = World::empty();
+    world.settle(&services(2));
+    let before: Vec<_> = world.containers().map(|(_, c)| c.clone()).collect();
+    let third = services(3);
+    let at_first = world.plan(&third);
+    world.settle(&third);
+    let after: Vec<_> = world.containers().map(|(_, c)| c.clone()).collect();
+    assert_eq!(before, after);
+    let later = world.plan(&third);
+    assert!(later.steps.is_empty() && later.settled, "{later}");
+    world.settle(&services(4));
+    let changed = world.containers().all(|(_, c)| !before.contains(c));
+    assert!(changed, "a changed image replaced nothing");
+    insta::assert_snapshot!(format!("{}\n\nlater\n{}", text(&at_first), text(&later)));
+}
+
+#[test]
+fn builds_one_image_for_the_services_of_a_code_base() {
+    let services = ["a", "b", "c"].map(|name| ServiceSpec {
+        source: service("code").source,
+        ..service(name).replicas(2)
+    });
+    let declared = declared(&["n1", "n2"], services.into());
+    let plan = World::empty().plan(&declared);
+    let actions = || plan.steps.iter().map(|step| &step.action);
+    let builds = actions().filter(|action| matches!(action, Action::BuildImage { .. }));
+    let copies = actions().filter(|action| matches!(action, Action::CopyImage { .. }));
+    assert_eq!((builds.count(), copies.count()), (1, 1), "{plan}");
+}
+
+#[test]
+fn builds_where_the_image_can_be_compared() {
+    let web = |version| service("web").version(version).replicas(2);
+    let mut world = World::empty();
+    world.settle(&declared(&["n1", "n2"], vec![web(1).on("n2")]));
+    // The first replica moves to a node that has never had the image.
+    let moved = ServiceSpec {
+        constraints: Vec::new(),
+        max_per_node: Some(1),
+        ..web(2)
+    };
+    let plan = world.plan(&declared(&["n1", "n2"], vec![moved]));
+    let built = plan.steps.iter().find_map(|step| match &step.action {
+        Action::BuildImage { node, .. } => Some(node.as_str()),
+        _ => None,
+    });
+    assert_eq!(built, Some("n2"), "{plan}");
+}
+
+#[test]
+fn removes_images_that_no_service_needs() {
+    let second = shop_with(|s| s.version(2), "web");
+    let mut world = shop_world();
+    let images = |world: &World| -> BTreeSet<String> {
+        let machines = world.machines.values();
+        machines
+            .flat_map(|m| m.state.images.keys().cloned())
+            .collect()
+    };
+    let before = images(&world);
+    world.get_images(&second);
+    // The old container still needs the old image.
+    let plan = world.plan(&second);
+    let removes = |plan: &Plan| {
+        let steps = plan.steps.iter();
+        steps
+            .filter(|s| matches!(s.action, Action::RemoveImage { .. }))
+            .count()
+    };
+    assert_eq!(removes(&plan), 0, "{plan}");
+    world.settle(&second);
+    let after = images(&world);
+    let gone: Vec<_> = before.difference(&after).collect();
+    assert_eq!(gone.len(), 1, "{gone:?}");
+    assert!(gone[0].contains("/web:"), "{gone:?}");
+    assert!(
+        after.contains("debian:12"),
+        "an image of others was removed"
+    );
 }
 
 #[test]
 fn replaces_dependencies_first() {
     let services = shop().into_iter().map(|s| s.version(2)).collect();
     let declared = declared(&["n1", "n2", "n3"], services);
-    insta::assert_snapshot!(text(&shop_world().plan(&declared)));
+    let mut world = shop_world();
+    world.get_images(&declared);
+    insta::assert_snapshot!(text(&world.plan(&declared)));
 }
 
 #[test]
@@ -259,6 +356,7 @@ fn does_not_roll_back_a_failed_job() {
         at: Some(world.now),
     };
     world.leave(&node_name("n1"), &id, digest, failed);
+    world.get_images(&second);
     let plan = world.plan(&second);
     assert!(plan.rejects.is_empty());
     insta::assert_snapshot!(text(&plan));
@@ -391,7 +489,10 @@ fn prefers_a_node_that_has_the_image() {
     world.last_seen.clear();
     let other = node_name(if first.as_str() == "n3" { "n2" } else { "n3" });
     let machine = world.machines.get_mut(&other).unwrap();
-    machine.state.images.insert("postgres:15".into());
+    machine
+        .state
+        .images
+        .insert("postgres:15".into(), "sha256:15".into());
     let plan = world.plan(&declared);
     assert_eq!(plan.steps.len(), 1, "{plan}");
     assert_eq!(*plan.steps[0].action.node(), other);
@@ -454,7 +555,7 @@ fn copies_an_image_from_another_node() {
     world.machines.values_mut().for_each(|m| {
         let here = m.state.containers.iter().any(|c| c.name.contains("-api-"));
         if !here {
-            m.state.images.retain(|i| !i.contains("api"));
+            m.state.images.retain(|name, _| !name.contains("api"));
         }
     });
     insta::assert_snapshot!(text(&world.plan(&declared)));
@@ -465,7 +566,9 @@ fn removes_an_undeclared_service() {
     let mut services = shop();
     services.retain(|s| s.name.as_str() != "monitoring");
     let declared = declared(&["n1", "n2", "n3"], services);
-    insta::assert_snapshot!(text(&shop_world().plan(&declared)));
+    let mut world = shop_world();
+    world.get_images(&declared);
+    insta::assert_snapshot!(text(&world.plan(&declared)));
 }
 
 #[test]
@@ -602,8 +705,8 @@ fn holds_steps_that_need_a_failed_step() {
 
 #[test]
 fn rolls_back_to_the_last_specification_that_was_ready() {
-    // Version 1 becomes ready. Version 2 is replaced by version 3 before it becomes ready, and
-    // version 3 is rejected. The rollback must choose version 1.
+    // Version 1 becomes ready. Version 2 is replaced by version 4 before it becomes ready, and
+    // version 4 is rejected. The rollback must choose version 1.
     let services = |version| declared(&["n1"], vec![service("web").version(version)]);
     let web = |version| -> SpecDigest {
         services(version).services[&instance("web", 1).service]
@@ -612,14 +715,14 @@ fn rolls_back_to_the_last_specification_that_was_ready() {
     };
     let mut world = World::empty();
     world.settle(&services(1));
-    world.never_ready = [web(2), web(3)].into();
+    world.never_ready = [web(2), web(4)].into();
     world.settle(&services(2));
-    world.settle(&services(3));
+    world.settle(&services(4));
     world.now += TimeDelta::minutes(5);
-    world.settle(&services(3));
+    world.settle(&services(4));
     // Let time pass until the rejected container is removed.
     world.now += TimeDelta::minutes(10);
-    world.settle(&services(3));
+    world.settle(&services(4));
     let left: Vec<_> = world.containers().map(|(_, c)| c.clone()).collect();
     assert_eq!(left.len(), 1);
     assert!(is_running(&left[0]) && left[0].digest == web(1));

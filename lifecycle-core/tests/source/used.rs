@@ -122,7 +122,6 @@ const PUBLIC: &[(&str, &[&str])] = &[
             "lifecycle-core::sim::world::SimWorld::crashed",
             "lifecycle-core::sim::world::SimWorld::effects",
             "lifecycle-core::sim::world::SimWorld::faults",
-            "lifecycle-core::sim::world::SimWorld::images",
             "lifecycle-core::sim::world::SimWorld::installed",
             "lifecycle-core::sim::world::SimWorld::next_incarnation",
             "lifecycle-core::sim::world::SimWorld::preload_image",

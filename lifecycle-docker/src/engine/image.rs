@@ -1,14 +1,14 @@
 //! Builds, pulls, transfers, and removes images on an engine.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeMap, HashMap};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use bollard::body_try_stream;
-use bollard::models::ImageSummary;
+use bollard::models::{ImageInspect, ImageSummary};
 use bollard::query_parameters::{
     BuildImageOptionsBuilder, CreateImageOptionsBuilder, ImportImageOptionsBuilder,
-    ListImagesOptions, RemoveImageOptions,
+    ListImagesOptions, RemoveImageOptions, TagImageOptionsBuilder,
 };
 use bytes::Bytes;
 use futures_util::{Stream, StreamExt, TryStreamExt};
@@ -62,19 +62,26 @@ impl Watched {
 }
 
 impl DockerEngine {
-    pub(super) async fn image_names(&self) -> Result<BTreeSet<String>> {
+    /// Returns the ids of all images, by name.
+    pub(super) async fn images(&self) -> Result<BTreeMap<String, String>> {
         let list = self.docker.list_images(None::<ListImagesOptions>);
         let images = self.within(QUICK, "listing images", list).await?;
-        Ok(images.into_iter().flat_map(names).collect())
+        let named = images.into_iter().flat_map(|image| {
+            let id = image.id.clone();
+            names(image).map(move |name| (name, id.clone()))
+        });
+        Ok(named.collect())
     }
 
     pub(super) async fn find_image(&self, name: &str) -> Result<Option<ImageInfo>> {
+        Ok(self.inspect_image(name).await?.map(inspect::image))
+    }
+
+    async fn inspect_image(&self, name: &str) -> Result<Option<ImageInspect>> {
         let what = format!("inspecting image {name}");
-        match self
-            .within(QUICK, &what, self.docker.inspect_image(name))
-            .await
-        {
-            Ok(found) => Ok(Some(inspect::image(found))),
+        let inspect = self.docker.inspect_image(name);
+        match self.within(QUICK, &what, inspect).await {
+            Ok(found) => Ok(Some(found)),
             Err(Error::NotFound { .. }) => Ok(None),
             Err(error) => Err(error),
         }
@@ -99,7 +106,6 @@ impl DockerEngine {
             .collect();
         let options = BuildImageOptionsBuilder::default()
             .dockerfile(&request.dockerfile)
-            .t(&request.tag)
             .rm(true)
             .forcerm(true)
             .buildargs(&arguments);
@@ -115,6 +121,7 @@ impl DockerEngine {
             instruction = begun(line).or(instruction.take());
             progress(line);
         };
+        let mut built = None;
         let mut failed = None;
         while let Some(step) = steps.next().await {
             let step = match step {
@@ -140,6 +147,7 @@ impl DockerEngine {
             {
                 report(&status);
             }
+            built = step.aux.and_then(|image| image.id).or(built);
             if let Some(detail) = step.error_detail {
                 failed = Some(detail.message.unwrap_or_default());
             }
@@ -158,8 +166,41 @@ impl DockerEngine {
                 let place = BuildPlace::at_instruction(file, begun.number, begun.text);
                 Err(Error::build(what, place, why))
             }
-            None => self.existing_image(&request.tag).await,
+            None => {
+                let unnamed = || Error::failed(&what, "the engine does not report the image's id");
+                let built = built.ok_or_else(unnamed)?;
+                let image = self.same_as_earlier(&built, &request.earlier).await?;
+                self.tag(image, &request.tag).await?;
+                self.existing_image(&request.tag).await
+            }
         }
+    }
+
+    /// Returns the first of the `earlier` images that has the layers and the configuration of the
+    /// image `built`; `built` itself if there is none.
+    async fn same_as_earlier<'a>(&self, built: &'a str, earlier: &'a [String]) -> Result<&'a str> {
+        let Some(new) = self.inspect_image(built).await? else {
+            return Ok(built);
+        };
+        for id in earlier.iter().filter(|id| *id != built) {
+            let old = self.inspect_image(id).await?;
+            if old.is_some_and(|old| inspect::is_same_image(&old, &new)) {
+                return Ok(id);
+            }
+        }
+        Ok(built)
+    }
+
+    pub(super) async fn tag(&self, image: &str, name: &str) -> Result<()> {
+        let what = format!("naming image {image} {name}");
+        let name = with_tag(name);
+        let (repository, tag) = name.rsplit_once(':').unwrap_or((&name, "latest"));
+        let options = TagImageOptionsBuilder::default()
+            .repo(repository)
+            .tag(tag)
+            .build();
+        let tag = self.docker.tag_image(image, Some(options));
+        self.within(QUICK, &what, tag).await
     }
 
     pub(super) async fn pull(&self, name: &str) -> Result<ImageInfo> {

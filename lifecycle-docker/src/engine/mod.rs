@@ -125,7 +125,7 @@ impl ContainerRuntime for DockerEngine {
 
     async fn state(&self) -> Result<EngineState> {
         let (ids, images, volumes) =
-            tokio::try_join!(self.container_ids(), self.image_names(), self.volumes())?;
+            tokio::try_join!(self.container_ids(), self.images(), self.volumes())?;
         Ok(EngineState {
             containers: self.containers(ids).await?,
             images,
@@ -166,6 +166,10 @@ impl ContainerRuntime for DockerEngine {
 
     async fn import_image(&self, archive: ByteStream) -> Result<()> {
         self.import(archive).await
+    }
+
+    async fn tag_image(&self, image: &str, name: &str) -> Result<()> {
+        self.tag(image, name).await
     }
 
     async fn remove_image(&self, name: &str) -> Result<()> {

@@ -56,6 +56,9 @@ pub(super) fn container_labels(spec: &ContainerSpec) -> HashMap<String, String> 
     let mut set = |key: &str, value: String| labels.insert(key.to_owned(), value);
     set(labels::SPEC_DIGEST, spec.digest.to_string());
     set(labels::SPEC_VERSION, SpecDigest::VERSION.to_owned());
+    if let Some(digest) = &spec.template_digest {
+        set(labels::TEMPLATE_DIGEST, digest.to_string());
+    }
     match &spec.role {
         Role::Manager => {
             set(labels::ROLE, labels::ROLE_MANAGER.to_owned());
@@ -163,6 +166,7 @@ mod tests {
 
     fn spec() -> ContainerSpec {
         ContainerSpec {
+            template_digest: None,
             name: "demo-123456-db-1-0123456789ab".into(),
             owner: Owner {
                 id: "12345678-1234-4234-8234-123456789abc"

@@ -3,8 +3,9 @@
 use std::collections::BTreeSet;
 
 use super::{Gate, PlacedReplica, Planning};
-use crate::model::{ImageSource, NodeName, Subject};
-use crate::reconcile::declared::listed_name;
+use crate::model::{BuildSource, ImageSource, NodeName, Subject};
+use crate::reconcile::declared::{DeclaredService, listed_name};
+use crate::reconcile::index::Seen;
 use crate::reconcile::step::{Action, Held, HeldBy, Reason, StepId};
 
 impl<'a> Planning<'a> {
@@ -24,6 +25,38 @@ impl<'a> Planning<'a> {
         if let Some(gate) = self.failed_build(node, image, needed_by) {
             return gate;
         }
+        let builder = self.builder(service).unwrap_or(node);
+        let built = self.build(builder, service, source);
+        if builder == node {
+            return built;
+        }
+        self.existing_image(node, image, needed_by).unwrap_or(built)
+    }
+
+    /// Returns the node on which an image is built for containers that may turn out to have it
+    /// already: the first usable node with such a container, because only its engine can compare
+    /// the two images.
+    fn builder(&self, service: &DeclaredService) -> Option<&'a NodeName> {
+        let index = self.index;
+        let of_image = index
+            .services
+            .iter()
+            .filter(|s| s.service.image == service.image);
+        let mut seen = of_image.flat_map(|indexed| {
+            let containers = index.seen[indexed.positions()].iter().flatten();
+            containers.filter(|seen| seen.may_be_current(indexed.service))
+        });
+        let usable = |seen: &&Seen<'a>| {
+            let gate = self.node_gates.get(seen.node);
+            seen.view.not_responding.is_none() && matches!(gate, Some(Gate::Open))
+        };
+        seen.find(usable).map(|seen| seen.node)
+    }
+
+    fn build(&mut self, node: &NodeName, service: &DeclaredService, source: &BuildSource) -> Gate {
+        let name = &service.spec.name;
+        let needed_by = &Subject::Service(name.clone());
+        let image = &service.image;
         let mut needs = BTreeSet::new();
         for base in &source.bases {
             let base = self.named_image(node, &listed_name(base), needed_by);
@@ -155,6 +188,43 @@ impl<'a> Planning<'a> {
                 .insert(image.to_owned(), (node.clone(), step.clone()));
         }
         self.set_image_gate(&node, image.to_owned(), gate)
+    }
+
+    /// Removes images that this platform built and no longer needs.
+    pub(super) fn unneeded_images(&mut self) {
+        let (declared, observed) = (self.declared, self.observed);
+        let services = declared.services.values();
+        let needed: BTreeSet<&str> = services.map(|service| service.image.as_str()).collect();
+        for (node, view) in &observed.nodes {
+            let is_kept =
+                declared.nodes.contains_key(node) && !declared.deleting || !view.machine.created;
+            let Some(state) = view.engine_state().filter(|_| is_kept) else {
+                continue;
+            };
+            let used: BTreeSet<&str> = state.containers.iter().map(|c| c.image.as_str()).collect();
+            // An image with a needed name keeps its contents when it loses another name.
+            let named: BTreeSet<&String> = state
+                .images
+                .iter()
+                .filter(|(name, _)| needed.contains(name.as_str()))
+                .map(|(_, id)| id)
+                .collect();
+            for (image, id) in &state.images {
+                let is_unneeded = declared.is_built_here(image)
+                    && !needed.contains(image.as_str())
+                    && (named.contains(id) || !used.contains(id.as_str()));
+                if is_unneeded {
+                    self.propose(
+                        Action::RemoveImage {
+                            image: image.clone(),
+                            node: node.clone(),
+                        },
+                        BTreeSet::new(),
+                        Reason::ImageNotNeeded,
+                    );
+                }
+            }
+        }
     }
 
     fn set_image_gate(&mut self, node: &NodeName, image: String, gate: Gate) -> Gate {

@@ -5,8 +5,9 @@ use std::collections::BTreeSet;
 use super::dependencies::Dependencies;
 use super::replacement::{Containers, Rollback, replaced};
 use super::{Blocked, Gate, PlacedReplica, Planning, Up, status};
-use crate::model::{InstanceId, NodeName, Subject};
+use crate::model::{ImageSource, InstanceId, NodeName, Subject};
 use crate::reconcile::declared::DeclaredService;
+use crate::reconcile::index::Seen;
 use crate::reconcile::observe::EngineView;
 use crate::reconcile::state::{self, Verdict};
 use crate::reconcile::step::{Action, HeldBy, InstanceStatus, Reason, StepId};
@@ -69,7 +70,12 @@ impl<'a> Planning<'a> {
             return self.roll_back(replica, &containers, &rollback, dependencies);
         }
         match containers.current {
-            Some(current) => self.keep(replica, current, &containers, dependencies),
+            Some(current) => {
+                if current.container.digest != service.digest {
+                    self.plan.unchanged.insert(service.spec.name.clone());
+                }
+                self.keep(replica, current, &containers, dependencies)
+            }
             None => self.create(replica, &containers, dependencies),
         }
     }
@@ -108,6 +114,9 @@ impl<'a> Planning<'a> {
         let serving = containers.others.iter().find(|seen| seen.is_running());
         let up = serving.map_or(Up::default(), Planning::up_of);
         let planned = |verdict, settled| (status(replica, serving, verdict, settled), up);
+        if self.awaits_comparison(replica, containers) {
+            return planned(Verdict::Open, false);
+        }
         let needs = match self.needs_of_new(replica) {
             Ok(needs) => needs,
             Err(blocked) => {
@@ -129,7 +138,7 @@ impl<'a> Planning<'a> {
         };
         let reason = match containers.others.first() {
             None => self.reason_to_create(replica),
-            Some(old) => replaced(old, replica.node, &replica.service.digest),
+            Some(old) => replaced(old, replica),
         };
         let stopped = self
             .free_ports(replica, needs)
@@ -169,6 +178,30 @@ impl<'a> Planning<'a> {
         self.service_image(replica).pass(&mut needs)?;
         self.agent_gate(replica.node).pass(&mut needs)?;
         Ok(needs)
+    }
+
+    /// Brings the replica's built image to its node before anything else happens to a container
+    /// that may differ from the declared specification only in the image's name. Returns whether
+    /// the replica waits for the image.
+    fn awaits_comparison(
+        &mut self,
+        replica: PlacedReplica<'a>,
+        containers: &Containers<'a>,
+    ) -> bool {
+        let PlacedReplica { node, service, .. } = replica;
+        let is_built = matches!(service.spec.source, ImageSource::Build(_));
+        let may_be_current = |seen: &Seen<'a>| seen.node == node && seen.may_be_current(service);
+        if !is_built || !containers.others.iter().any(may_be_current) {
+            return false;
+        }
+        let Gate::After(_) = self.service_image(replica) else {
+            return false;
+        };
+        let by = HeldBy::Comparison {
+            image: service.image.clone(),
+        };
+        self.hold(Subject::Instance(replica.id.clone()), by);
+        true
     }
 
     /// Returns the reason to create a container for a replica that has none.

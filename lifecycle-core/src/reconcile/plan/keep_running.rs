@@ -24,7 +24,7 @@ impl<'a> Planning<'a> {
         dependencies: &Dependencies,
         restoring: Option<Reason>,
     ) -> (InstanceStatus, Up) {
-        let PlacedReplica { service, node, .. } = replica;
+        let service = replica.service;
         let container = seen.container;
         let up = Self::up_of(&seen);
         let planned = |verdict, settled| (status(replica, Some(&seen), verdict, settled), up);
@@ -68,8 +68,7 @@ impl<'a> Planning<'a> {
                 if let Some(successor) = successor
                     && (*code != 0 || !service.runs_once)
                 {
-                    let reason =
-                        restoring.unwrap_or_else(|| replaced(successor, node, &container.digest));
+                    let reason = restoring.unwrap_or_else(|| replaced(successor, replica));
                     return self.start_again(replica, seen, others, dependencies, reason, None);
                 }
                 self.ended(replica, seen, others, dependencies, *code)
@@ -161,7 +160,7 @@ impl<'a> Planning<'a> {
                 return planned(Verdict::Open, blocked.settled);
             }
         };
-        let freed = if container.digest == replica.service.digest {
+        let freed = if seen.is_current(replica.service) {
             self.free_ports(replica, needs)
         } else {
             // The host ports of an earlier specification are unknown, so they cannot be freed.

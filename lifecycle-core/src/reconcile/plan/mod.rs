@@ -93,6 +93,7 @@ pub fn plan(input: &PlanningInput) -> Plan {
         planning.undeclared_instances();
         planning.instances();
         planning.unneeded_agents();
+        planning.unneeded_images();
         planning.undeclared_nodes();
     }
     planning.finish()
@@ -220,7 +221,7 @@ impl<'a> Planning<'a> {
         let mut image_holders: BTreeMap<&str, Vec<&NodeName>> = BTreeMap::new();
         for (node, view) in &observed.nodes {
             let images = view.engine_state().map(|state| &state.images);
-            for image in images.into_iter().flatten() {
+            for image in images.into_iter().flat_map(BTreeMap::keys) {
                 image_holders.entry(image).or_default().push(node);
             }
         }

@@ -90,7 +90,7 @@ impl<'a> Planning<'a> {
         let Some(node) = self.placement.nodes[position].filter(|node| *node == seen.node) else {
             return false;
         };
-        if seen.container.digest == service.digest {
+        if seen.is_current(service) {
             return true;
         }
         let replica = PlacedReplica {

@@ -7,7 +7,7 @@ use chrono::{DateTime, Utc};
 
 use super::dependencies::Dependencies;
 use super::{Blocked, Gate, PlacedReplica, Planning, Up};
-use crate::model::{InstanceId, InstanceState, NodeName, SpecDigest, Subject};
+use crate::model::{InstanceId, InstanceState, Subject};
 use crate::reconcile::index::Seen;
 use crate::reconcile::step::{Action, HeldBy, InstanceStatus, Reason, StepId};
 use crate::registry::RejectedSpec;
@@ -49,10 +49,12 @@ pub(super) struct Rollback<'a> {
 impl<'a> Planning<'a> {
     pub(super) fn containers_of(&self, replica: PlacedReplica<'a>) -> Containers<'a> {
         let all = &self.index.seen[replica.position];
-        let is_current = |seen: &&Seen<'a>| {
-            seen.node == replica.node && seen.container.digest == replica.service.digest
-        };
-        let current = all.iter().find(is_current).copied();
+        let service = replica.service;
+        let here = || all.iter().filter(|seen| seen.node == replica.node);
+        // Of several current containers, the one of exactly the declared specification is kept.
+        let exact = here().find(|seen| seen.container.digest == service.digest);
+        let current = exact.or_else(|| here().find(|seen| seen.is_current(service)));
+        let current = current.copied();
         let is_other = |seen: &&Seen<'a>| current.is_none_or(|current| current.id() != seen.id());
         Containers {
             current,
@@ -156,7 +158,7 @@ impl<'a> Planning<'a> {
                 self.starts[replica.position] = None;
                 self.plan.rejects.push(RejectedSpec {
                     id: replica.id.clone(),
-                    digest: current.container.digest.clone(),
+                    digest: replica.service.digest.clone(),
                     at: self.now,
                     why: why.clone(),
                 });
@@ -169,7 +171,7 @@ impl<'a> Planning<'a> {
             }
             _ if current.is_running() => {
                 for other in others {
-                    let reason = replaced(other, replica.node, &current.container.digest);
+                    let reason = replaced(other, replica);
                     // Ignore the result: if a stop is blocked, the plan already contains the
                     // reason.
                     let _ = self.stop_running(replica.id, &[*other], &reason, BTreeSet::new());
@@ -222,12 +224,12 @@ impl<'a> Planning<'a> {
     }
 }
 
-/// Returns why a container with `digest` on `node` replaces `other`.
-pub(super) fn replaced(other: &Seen<'_>, node: &NodeName, digest: &SpecDigest) -> Reason {
-    if other.node == node {
+/// Returns why a container of the declared specification replaces `other`.
+pub(super) fn replaced(other: &Seen<'_>, replica: PlacedReplica<'_>) -> Reason {
+    if other.node == replica.node {
         Reason::SpecChanged {
             from: other.container.digest.short().to_owned(),
-            to: digest.short().to_owned(),
+            to: replica.service.digest.short().to_owned(),
         }
     } else {
         Reason::Moved {

@@ -8,13 +8,13 @@ use crate::reconcile::step::{Plan, StepId};
 
 impl fmt::Display for Plan {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mut lines = Lines { f, first: true };
         if self.is_empty() && self.rejects.is_empty() {
-            return f.write_str("nothing to do");
+            lines.line(format_args!("nothing to do"))?;
         }
         let numbers: BTreeMap<&StepId, usize> =
             self.steps.iter().map(|s| &s.id).zip(1_usize..).collect();
         let width = self.steps.len().to_string().len();
-        let mut lines = Lines { f, first: true };
         for (step, number) in self.steps.iter().zip(1_usize..) {
             let mut after: Vec<usize> = step
                 .needs
@@ -43,6 +43,11 @@ impl fmt::Display for Plan {
         }
         for held in &self.held {
             lines.line(format_args!("held: {}: {}", held.subject, held.by))?;
+        }
+        for service in &self.unchanged {
+            lines.line(format_args!(
+                "image unchanged: the containers of {service} are kept"
+            ))?;
         }
         Ok(())
     }

@@ -63,6 +63,13 @@ pub enum Action {
         /// The node that pulls the image.
         node: NodeName,
     },
+    /// Removes an image that the platform built.
+    RemoveImage {
+        /// The image's name.
+        image: String,
+        /// The node that has the image.
+        node: NodeName,
+    },
     /// Starts the node's agent and removes older agents.
     EnsureAgent {
         /// The container's name.
@@ -138,6 +145,7 @@ pub(crate) enum Verb {
     Delete,
     /// Builds, copies or pulls an image.
     Image,
+    RemoveImage,
     Agent,
     RemoveAgent,
     Start,
@@ -247,6 +255,15 @@ impl Action {
                     Verb::Image,
                     Work::Image,
                     words([&"pull ", image, &" on ", node]),
+                )
+            },
+            Self::RemoveImage { image, node } => Facts {
+                object: Some(image),
+                ..on_node(
+                    node,
+                    Verb::RemoveImage,
+                    Work::Image,
+                    words([&"remove ", image, &" from ", node]),
                 )
             },
             Self::EnsureAgent { container, node } => Facts {

@@ -88,6 +88,7 @@ impl Engine {
         let purpose = ["container", here.node.as_str(), &spec.name];
         Ok(Container {
             id: ContainerId(rules.chance.hex(&purpose, self.created_count).into()),
+            image: image.id.clone(),
             spec: spec.clone(),
             exposed,
             has_healthcheck,

@@ -318,10 +318,7 @@ fn template_digest(container: &ContainerTemplate, key: &PlatformKey) -> Result<S
 impl DigestForm<'_> {
     fn sign(&self, purpose: &str, key: &PlatformKey) -> Result<SpecDigest> {
         let form = serde_json::to_vec(self).map_err(|error| {
-            Error::failed(
-                "serializing a container's specification",
-                error.to_string(),
-            )
+            Error::failed("serializing a container's specification", error.to_string())
         })?;
         Ok(SpecDigest::from_hex(key.sign(purpose, &form)))
     }

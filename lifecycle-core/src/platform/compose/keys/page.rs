@@ -54,6 +54,11 @@ this by the current contents of the path, so do not put your own files into a da
 Compose file; data written to such a path of a node stays on that node when the service moves. `up` reports the
 interpretation of a mount if it may be unexpected.
 
+**Built images.** Services with the same code base, Dockerfile, target, arguments and build options share one image, which
+is built once and copied to the other nodes. A changed code base is built again, but a container is replaced only if
+the new image differs from the one that it runs: a change of a file that is not copied into the image replaces nothing.
+Images that no service needs any more are removed from the nodes.
+
 **Volumes keep a service on its node.** A replica with a named volume on a node runs only on that node. If the replica
 cannot run there, the plan reports that the replica waits, and for which volume.
 

@@ -141,13 +141,7 @@ pub fn services(snapshot: &Snapshot, round: &Round) -> Vec<ServiceV1> {
 
 fn instance(id: &InstanceId, record: Option<&InstanceRecord>, round: &Round) -> InstanceV1 {
     let planned = round.plan.instances.get(id);
-    let state = match (record, planned) {
-        // For a stopped replica, the planned state is more precise than the recorded state.
-        (Some(r), Some(p)) if matches!(r.state, InstanceState::Stopped) => p.state.clone(),
-        (Some(record), _) => record.state.clone(),
-        (None, Some(planned)) => planned.state.clone(),
-        (None, None) => InstanceState::Stopped,
-    };
+    let state = shown_state(record.map(|r| &r.state), planned.map(|p| &p.state));
     let held = || {
         round
             .plan
@@ -174,6 +168,19 @@ fn instance(id: &InstanceId, record: Option<&InstanceRecord>, round: &Round) -> 
         endpoints: record
             .map(|r| r.endpoints.iter().copied().map(EndpointV1::from).collect())
             .unwrap_or_default(),
+    }
+}
+
+/// Returns the state of a replica from its recorded and its planned state.
+fn shown_state(recorded: Option<&InstanceState>, planned: Option<&InstanceState>) -> InstanceState {
+    match (recorded, planned) {
+        (Some(InstanceState::Stopped) | None, Some(planned)) => match planned {
+            // The replica's endpoints are not recorded yet.
+            InstanceState::Ready => InstanceState::Starting,
+            planned => planned.clone(),
+        },
+        (Some(recorded), _) => recorded.clone(),
+        (None, None) => InstanceState::Stopped,
     }
 }
 
@@ -241,5 +248,26 @@ pub fn operation(operation: &Operation) -> OperationV1 {
         id: operation.id.0,
         state,
         why,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_replica_is_ready_only_when_that_is_recorded() {
+        use InstanceState::{Ready, Starting, Stopped};
+        let failed = InstanceState::Failed { why: "x".into() };
+        for (recorded, planned, shown) in [
+            (Some(&Stopped), Some(&Ready), &Starting),
+            (None, Some(&Ready), &Starting),
+            (Some(&Ready), Some(&Ready), &Ready),
+            (Some(&Ready), None, &Ready),
+            (Some(&Stopped), Some(&failed), &failed),
+            (None, None, &Stopped),
+        ] {
+            assert_eq!(shown_state(recorded, planned), *shown);
+        }
     }
 }

@@ -155,25 +155,21 @@ impl DockerEngine {
         if let Some(rest) = lines.finish() {
             report(&rest);
         }
-        match failed {
-            Some(why) => {
-                let fails_again = instruction.filter(|begun| begun.fails_again(&why));
-                let why = format!("{why}; last output: {}", last.joined());
-                let Some(begun) = fails_again else {
-                    return Err(Error::failed(what, why));
-                };
-                let file = request.dockerfile.as_str();
-                let place = BuildPlace::at_instruction(file, begun.number, begun.text);
-                Err(Error::build(what, place, why))
-            }
-            None => {
-                let unnamed = || Error::failed(&what, "the engine does not report the image's id");
-                let built = built.ok_or_else(unnamed)?;
-                let image = self.same_as_earlier(&built, &request.earlier).await?;
-                self.tag(image, &request.tag).await?;
-                self.existing_image(&request.tag).await
-            }
-        }
+        let Some(why) = failed else {
+            let unnamed = || Error::failed(&what, "the engine does not report the image's id");
+            let built = built.ok_or_else(unnamed)?;
+            let image = self.same_as_earlier(&built, &request.earlier).await?;
+            self.tag(image, &request.tag).await?;
+            return self.existing_image(&request.tag).await;
+        };
+        let fails_again = instruction.filter(|begun| begun.fails_again(&why));
+        let why = format!("{why}; last output: {}", last.joined());
+        let Some(begun) = fails_again else {
+            return Err(Error::failed(what, why));
+        };
+        let file = request.dockerfile.as_str();
+        let place = BuildPlace::at_instruction(file, begun.number, begun.text);
+        Err(Error::build(what, place, why))
     }
 
     /// Returns the first of the `earlier` images that has the layers and the configuration of the

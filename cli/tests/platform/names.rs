@@ -14,7 +14,7 @@ use crate::project::Project;
 use crate::subprocess::until;
 
 const NODES: &str = "[nodes.a]\n[nodes.b]\n[nodes.m]\n[manager]\nnode = \"m\"\n\
-                     [network]\nwait = \"5s\"\n";
+                     [network]\nwait = \"10s\"\n";
 
 /// `db` listens two seconds after its start. `late` does not listen until the test creates a file.
 const SERVICES: &str = r#"
@@ -122,7 +122,7 @@ fn services_reach_each_other_by_name() {
 /// A connection to a service that does not listen must be reset after the declared time, and an
 /// event must name the service.
 fn waiting_connections_are_reset_and_reported(project: &Project, a: &Node) {
-    assert_eq!(run_net(a, &["dial", "late:7000"]), ["gave up after 5 s"]);
+    assert_eq!(run_net(a, &["dial", "late:7000"]), ["gave up after 10 s"]);
     let api = project.api();
     let about = Subject::Service(ServiceName::try_from("late").unwrap());
     until("the event is recorded", Duration::from_secs(20), || {

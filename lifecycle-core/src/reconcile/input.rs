@@ -57,6 +57,9 @@ pub struct History {
     pub placed: BTreeMap<InstanceId, NodeName>,
     /// Specifications that were rejected because their containers did not become ready.
     pub rejected: BTreeMap<InstanceId, RejectedSpec>,
+    /// The node on which each image is being built, or was built and is not yet observed.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub builds: BTreeMap<String, NodeName>,
     /// Steps that failed.
     pub failures: BTreeMap<StepId, Failure>,
     /// How often each container ended by itself.

@@ -38,6 +38,8 @@ pub(crate) struct World {
     pub readiness: BTreeMap<ContainerId, Readiness>,
     pub last_seen: BTreeMap<InstanceId, NodeName>,
     pub rejected: BTreeMap<InstanceId, RejectedSpec>,
+    /// The nodes on which images are being built.
+    pub builds: BTreeMap<String, NodeName>,
     pub failures: BTreeMap<StepId, Failure>,
     /// How many times each container exited by itself.
     pub endings: BTreeMap<ContainerId, Endings>,
@@ -90,6 +92,7 @@ impl World {
             readiness: BTreeMap::new(),
             last_seen: BTreeMap::new(),
             rejected: BTreeMap::new(),
+            builds: BTreeMap::new(),
             failures: BTreeMap::new(),
             endings: BTreeMap::new(),
             restarts: BTreeMap::new(),
@@ -124,6 +127,7 @@ impl World {
             last_seen: Arc::new(self.last_seen.clone()),
             placed: self.placed.clone(),
             rejected: self.rejected.clone(),
+            builds: self.builds.clone(),
             failures: self.failures.clone(),
             endings: self.endings.clone(),
             restarts: Arc::new(self.restarts.clone()),

@@ -203,6 +203,24 @@ fn builds_one_image_for_the_services_of_a_code_base() {
 }
 
 #[test]
+fn builds_no_image_that_another_node_is_building() {
+    let web = service("web").replicas(2);
+    let declared = declared(&["n1", "n2"], vec![web]);
+    let mut world = World::empty();
+    let image = declared.services.values().next().unwrap().image.clone();
+    world.builds.insert(image, node_name("n2"));
+    let plan = world.plan(&declared);
+    let of_image = plan.steps.iter().filter(|step| {
+        let action = &step.action;
+        matches!(action, Action::BuildImage { .. } | Action::CopyImage { .. })
+    });
+    let nodes: Vec<String> = of_image.map(|step| step.action.to_string()).collect();
+    assert_eq!(nodes.len(), 2, "{plan}");
+    assert!(nodes[0].starts_with("build ") && nodes[0].ends_with(" on n2"));
+    assert!(nodes[1].ends_with(" from n2 to n1"), "{nodes:?}");
+}
+
+#[test]
 fn builds_where_the_image_can_be_compared() {
     let web = |version| service("web").version(version).replicas(2);
     let mut world = World::empty();

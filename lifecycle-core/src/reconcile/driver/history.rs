@@ -7,6 +7,7 @@ use super::{Driver, Target};
 use crate::model::{InstanceId, InstanceRecord, NodeName};
 use crate::reconcile::input::{History, PlanningInput};
 use crate::reconcile::observe_once::is_complete;
+use crate::reconcile::step::Action;
 use crate::registry::Snapshot;
 
 impl Driver {
@@ -35,6 +36,7 @@ impl Driver {
             last_seen: Arc::clone(&self.last_seen),
             placed: self.placed(),
             rejected: self.registry.rejected.clone(),
+            builds: self.builds(),
             failures: failures.collect(),
             endings,
             restarts: self.restarts(target, &observed),
@@ -46,6 +48,17 @@ impl Driver {
             policy: self.options.policy.clone(),
             now: self.backends.clock.now(),
         })
+    }
+
+    /// Returns the nodes on which images are being built, or were built without being observed yet.
+    fn builds(&self) -> BTreeMap<String, NodeName> {
+        let running = self.running.values().map(|step| &step.action);
+        let settling = self.settling.values().map(|step| &step.action);
+        let builds = running.chain(settling).filter_map(|action| match action {
+            Action::BuildImage { image, node, .. } => Some((image.clone(), node.clone())),
+            _ => None,
+        });
+        builds.collect()
     }
 
     /// Returns where the latest plan for this declaration placed replicas that have no container

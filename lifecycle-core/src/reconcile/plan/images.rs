@@ -33,10 +33,15 @@ impl<'a> Planning<'a> {
         self.existing_image(node, image, needed_by).unwrap_or(built)
     }
 
-    /// Returns the node on which an image is built for containers that may turn out to have it
-    /// already: the first usable node with such a container, because only its engine can compare
-    /// the two images.
+    /// Returns the node that must build an image, if there is one.
+    ///
+    /// This is the node that is already building the image. Otherwise, it is the first usable node
+    /// with a container that may have the image under another name, because only that node's engine
+    /// can compare the two images.
     fn builder(&self, service: &DeclaredService) -> Option<&'a NodeName> {
+        if let Some(node) = self.history.builds.get(&service.image) {
+            return Some(node);
+        }
         let index = self.index;
         let of_image = index
             .services

@@ -37,6 +37,31 @@ pub fn docker(arguments: &[&str]) -> Result<String, String> {
     docker_with(arguments, None)
 }
 
+/// Runs `docker` twice; the output of the first call is the input of the second.
+pub fn docker_pipe(from: &[&str], to: &[&str]) -> Result<(), String> {
+    let failed = |error: std::io::Error| format!("docker: {error}");
+    let mut source = Command::new("docker")
+        .args(from)
+        .stdout(Stdio::piped())
+        .spawn()
+        .map_err(failed)?;
+    let output = source.stdout.take().ok_or("docker has no output")?;
+    let target = Command::new("docker")
+        .args(to)
+        .stdin(output)
+        .stdout(Stdio::null())
+        .status()
+        .map_err(failed)?;
+    if source.wait().map_err(failed)?.success() && target.success() {
+        return Ok(());
+    }
+    Err(format!(
+        "docker {} | docker {}",
+        from.join(" "),
+        to.join(" ")
+    ))
+}
+
 /// Checks that an engine responds.
 pub fn require() -> Result<(), String> {
     docker(&["version"]).map(drop).map_err(|why| {

@@ -145,7 +145,7 @@ fn subscription() -> Vec<u8> {
     message.extend(DONE.to_ne_bytes());
     message.extend(0_u16.to_ne_bytes());
     message.extend([0; 8]);
-    // struct cn_msg: index and value, number and acknowledgement, length and flags.
+    // struct cn_msg: idx and val, seq and ack, len and flags.
     message.extend(PROCESSES.to_ne_bytes());
     message.extend(PROCESSES.to_ne_bytes());
     message.extend([0; 8]);

@@ -6,7 +6,7 @@ use std::path::Path;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
-use benches::docker::{docker, docker_with};
+use benches::docker::{docker, docker_pipe, docker_with};
 use benches::example::Programs;
 use tempfile::TempDir;
 
@@ -76,17 +76,20 @@ pub(crate) fn bring_up(programs: &Programs, credential: &TempDir) -> Result<Time
     let engines = since.elapsed();
     timeline.add(Phase::Nodes, Duration::ZERO, engines);
 
+    // As with `up`, one node builds the code base, and the others receive the image.
+    let hub = created.node(0);
+    let build = ["exec", "-i", &hub, "docker", "build", "-q", "-t"];
+    docker_with(&[&build[..], &["raw", "-"]].concat(), Some(&context))?;
     in_parallel(&[0, 1, 2], |&index| {
-        let node = created.node(index);
-        let build = ["exec", "-i", &node, "docker", "build", "-q", "-t"];
-        docker_with(&[&build[..], &["raw", "-"]].concat(), Some(&context))?;
         if index == 0 {
-            docker_with(
-                &[&build[..], &["raw-checked", "-"]].concat(),
-                Some(CHECK.as_bytes()),
-            )?;
+            let checked = [&build[..], &["raw-checked", "-"]].concat();
+            return docker_with(&checked, Some(CHECK.as_bytes())).map(drop);
         }
-        Ok(())
+        let node = created.node(index);
+        docker_pipe(
+            &["exec", &hub, "docker", "save", "raw"],
+            &["exec", "-i", &node, "docker", "load"],
+        )
     })?;
     let images = since.elapsed();
     timeline.add(Phase::Images, engines, images);

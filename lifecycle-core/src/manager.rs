@@ -339,7 +339,7 @@ impl Manager {
         Ok(declared.with_agents(agents))
     }
 
-    /// Renews the lease. Returns only when the lease is lost or may be lost.
+    /// Renews the lease. Returns only when the lease is lost, or could not be renewed before it expired.
     async fn renew(&self, epoch: Epoch) -> Error {
         let mut renewed = tokio::time::Instant::now();
         loop {

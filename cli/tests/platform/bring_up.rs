@@ -134,8 +134,8 @@ fn assert_polls_in_order(polls: &[Poll]) {
         if poll.progress["generation"] != 0 {
             assert_eq!(poll.endpoints, [200; 7], "{poll:?}");
         }
-        // A poll requests the progress last: if the API is not open then, it was not open earlier
-        // in the poll.
+        // A poll requests the progress last. If the API was still closed at that point, it was
+        // closed for the whole poll.
         if poll.progress["open"] == false {
             assert_eq!(poll.write, 503, "{poll:?}");
             assert_eq!(poll.ready, 503, "{poll:?}");

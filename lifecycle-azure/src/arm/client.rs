@@ -211,9 +211,9 @@ impl Client {
 /// to Azure.
 fn given(url: &str) -> Result<Url> {
     url.parse().map_err(|error: url::ParseError| {
-        Error::denied(
-            format!("a request to `{url}`"),
-            format!("the request was not sent, because Azure returned an invalid URL: {error}"),
+        Error::invalid(
+            format!("the URL `{url}` in Azure's response"),
+            error.to_string(),
             "check `cloud.endpoint`",
         )
     })

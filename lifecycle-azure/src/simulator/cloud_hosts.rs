@@ -69,7 +69,7 @@ impl CloudHosts {
 
     fn placement(&self, vm: &str) -> Result<HostPlacement> {
         let found = self.placements().get(vm).cloned();
-        found.ok_or_else(|| Error::not_found(format!("the host of VM {vm}")))
+        found.ok_or_else(|| Error::not_found(format!("the simulated machine of VM {vm}")))
     }
 
     async fn carry_out(&self, change: HostChange) -> Result<()> {

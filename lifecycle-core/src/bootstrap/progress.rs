@@ -46,7 +46,7 @@ pub enum Progress {
     /// Work is still running, or the bootstrapper is waiting for something. This report is repeated
     /// every few seconds.
     Waiting {
-        /// The key of the work, if its start was reported.
+        /// The key with which `Began` reported the work; if it did not, a key of its own.
         key: String,
         what: String,
         since: DateTime<Utc>,

@@ -658,7 +658,7 @@ mod tests {
         }
     }
 
-    /// Returns the progress that a process reports for a change of another process: done, under
+    /// Returns the progress that a process reports for a change that another process started: done, under
     /// way, or failed.
     fn answer(change: &NodeChange, boot: Option<&str>, now: Option<&ObservedNode>) -> &'static str {
         let before = Before {

@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 
 use super::ServiceClass;
 
-/// A kind of objects that can have a separate database.
+/// A kind of object. All objects of one kind can be stored in a separate database.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Kind {

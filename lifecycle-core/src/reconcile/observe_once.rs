@@ -13,8 +13,8 @@ use super::watch::{WatchPolicy, Watcher};
 use crate::cloud::Power;
 use crate::registry::Unknown;
 
-/// Observes the cloud and every node's engine. A node that has not answered after `patience` is
-/// reported as not asked or as unknown.
+/// Observes the cloud and every node's engine. A node that has not answered within `patience` is
+/// returned as [`EngineView::NotAsked`] or [`EngineView::Unknown`].
 pub async fn observe_once(
     backends: &Backends,
     declared: Arc<Declared>,

@@ -28,7 +28,7 @@ pub use id::StepId;
 pub enum Reason {
     /// The node is declared, but the cloud has no node of that name.
     NodeAbsent,
-    /// The node is declared and stopped.
+    /// The node is declared, but it is stopped.
     NodeStopped,
     /// The node is about to be created, and a new node has no engine.
     NodeIsNew,

@@ -1,7 +1,8 @@
 //! The pool of SSH connections to one host.
 //!
 //! An sshd with stock configuration imposes two limits. It allows ten sessions (commands) per
-//! connection, so another connection is opened after eight. It also drops new connections while too
+//! connection. Another connection is opened after eight, because sshd may still count two sessions
+//! that have just ended. It also drops new connections while too
 //! many are not yet authenticated, so parallel connection attempts are limited. The client adds a
 //! third limit: if one channel's reader stalls, the whole connection stalls. Every channel that is
 //! read at the caller's pace therefore gets its own connection ([`Share::Alone`]).

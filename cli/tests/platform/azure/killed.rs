@@ -31,7 +31,7 @@ fn up_continues_after_a_kill_at_any_request() {
             .count()
     };
     let mut kills = 0;
-    // Let each `up` make `step` more requests than the previous one before the kill. Stop when an
+    // Kill each `up` after `step` more requests than the previous `up`. Stop when an
     // `up` finishes before it is killed.
     for number in (1..).step_by(step) {
         let target = count() + number;

@@ -253,8 +253,8 @@ pub async fn another_process_can_poll(bench: &dyn CloudBench) -> Checked {
     Ok(())
 }
 
-/// Checks that a change can be repeated after its caller was canceled, and that the list is
-/// complete.
+/// Checks that a change can be repeated after its caller was canceled, and that the list of nodes
+/// agrees with `get` in the meantime.
 pub async fn a_cancelled_change_can_be_repeated(bench: &dyn CloudBench) -> Checked {
     let (cloud, [spec, _]) = (bench.ours(), bench.nodes());
     let node = Subject::new(cloud.as_ref(), &spec);

@@ -530,7 +530,7 @@ pub(super) const CONFIG: &[Key] = &[
     ),
     supported("file", "relative to the Compose file; at most 500 KiB"),
     harmless("labels", "files have no labels"),
-    supported("name", "accepted but not used; the key identifies a config"),
+    harmless("name", "a config is identified by its key in `configs`"),
     harmless("template_driver", "contents are used unchanged"),
 ];
 
@@ -555,7 +555,7 @@ pub(super) const SECRET: &[Key] = &[
     ),
     supported("file", "relative to the Compose file; at most 500 KiB"),
     harmless("labels", "files have no labels"),
-    supported("name", "accepted but not used; the key identifies a secret"),
+    harmless("name", "a secret is identified by its key in `secrets`"),
     harmless("template_driver", "contents are used unchanged"),
 ];
 

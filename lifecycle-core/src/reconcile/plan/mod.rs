@@ -251,7 +251,7 @@ impl<'a> Planning<'a> {
         }
     }
 
-    /// Adds a step to the plan, or holds the action's subject if the step cannot start now.
+    /// Adds a step to the plan. If the step cannot start now, records instead why its subject is held.
     fn propose(&mut self, action: Action, needs: BTreeSet<StepId>, reason: Reason) -> Gate {
         let view = self.observed.nodes.get(action.node());
         if let Some(not_responding) = view.and_then(|view| view.not_responding.as_ref()) {

@@ -123,7 +123,7 @@ fn canonical_headers(call: &Call) -> String {
         .filter(|(name, _)| name.as_str().starts_with("x-ms-"))
         .map(|(name, value)| (name.as_str(), value.to_str().unwrap_or_default().trim()))
         .collect();
-    // Azure sorts as .NET does, which almost ignores hyphens.
+    // Azure sorts in the order of .NET's cultures: hyphens are ignored, except between names that are otherwise equal.
     headers.sort_by_key(|(name, _)| (name.replace('-', ""), *name));
     let mut text = String::new();
     for (name, value) in headers {

@@ -73,7 +73,7 @@ requested. Anyone who may declare services has root access to the nodes.
 **Several files.** The files are those given with `-f`, in that order; without `-f`, those in `COMPOSE_FILE` (separated
 by `:`, or by the value of `COMPOSE_PATH_SEPARATOR`); without either, `compose.yaml`, `compose.yml`,
 `docker-compose.yml` or `docker-compose.yaml`, in the project directory or the nearest parent directory that contains
-one of these. In the last case, an override file next to the found file is also read, if there is one:
+one of these. If neither `-f` nor `COMPOSE_FILE` is set, an override file next to the found file is also read, if there is one:
 `compose.override.yml`, `compose.override.yaml`, `docker-compose.override.yml` or `docker-compose.override.yaml`.
 Relative paths refer to the directory of the first file.
 
@@ -106,7 +106,6 @@ Differences from Compose:
 - A file must contain a single YAML document.
 - A service that is disabled by its profiles is not checked.
 - Two entries for the same thing in one list of *one* file are an error.
-- In an included project, `environment` of a secret or config refers to a variable of the main project.
 - In every file, `x-lifecycle.code` is the name of a code base in the platform's code store.
 
 Settings that Compose does not have are under `x-lifecycle` of a service:

@@ -115,9 +115,18 @@ pub(crate) fn is_same_image(one: &ImageInspect, other: &ImageInspect) -> bool {
         root.and_then(|root| root.layers.clone())
             .filter(|layers| !layers.is_empty())
     };
+    // The client reads these two from maps, in random order.
+    let config = |image: &ImageInspect| {
+        let mut config = image.config.clone().unwrap_or_default();
+        let lists = [&mut config.exposed_ports, &mut config.volumes];
+        for list in lists.into_iter().flatten() {
+            list.sort_unstable();
+        }
+        config
+    };
     layers(one).is_some()
         && layers(one) == layers(other)
-        && one.config == other.config
+        && config(one) == config(other)
         && (&one.os, &one.architecture) == (&other.os, &other.architecture)
 }
 
@@ -198,6 +207,7 @@ fn time(text: Option<&str>) -> Option<DateTime<Utc>> {
 
 #[cfg(test)]
 mod tests {
+    use bollard::models::{ImageConfig, ImageInspectRootFs};
     use serde_json::{Value, json};
 
     use super::*;
@@ -284,6 +294,32 @@ mod tests {
         assert!(is_being_removed(&dead));
         assert!(container(dead).unwrap().is_some());
         assert!(!is_being_removed(&with(ContainerStateStatusEnum::EXITED)));
+    }
+
+    #[test]
+    fn images_with_the_same_layers_and_configuration_are_the_same() {
+        let image = |layer: &str, command: &str, ports: [&str; 2]| ImageInspect {
+            id: Some(format!("sha256:{layer}{command}{}", ports[0])),
+            root_fs: Some(ImageInspectRootFs {
+                typ: "layers".to_owned(),
+                layers: Some(vec![layer.to_owned()]),
+            }),
+            config: Some(ImageConfig {
+                cmd: Some(vec![command.to_owned()]),
+                exposed_ports: Some(ports.map(str::to_owned).to_vec()),
+                ..ImageConfig::default()
+            }),
+            ..ImageInspect::default()
+        };
+        let one = image("a", "run", ["1/tcp", "2/tcp"]);
+        assert!(is_same_image(&one, &image("a", "run", ["2/tcp", "1/tcp"])));
+        assert!(!is_same_image(&one, &image("b", "run", ["1/tcp", "2/tcp"])));
+        assert!(!is_same_image(
+            &one,
+            &image("a", "stop", ["1/tcp", "2/tcp"])
+        ));
+        let empty = ImageInspect::default();
+        assert!(!is_same_image(&empty, &empty), "an image without layers");
     }
 
     #[test]

@@ -118,7 +118,7 @@ fn text(preview: &Preview, unsupported: &[UnsupportedKey], manager_node: &str) -
         lines.push("Nothing to do: everything that is declared is running.".into());
         let unchanged = preview.plan.unchanged.iter();
         lines.extend(
-            unchanged.map(|name| format!("image unchanged: the containers of {name} are kept")),
+            unchanged.map(|name| format!("image unchanged: containers of {name} are kept")),
         );
         return lines.join("\n");
     }

@@ -167,7 +167,7 @@ fn unchanged_image_replaces_nothing(project: &Project) {
         assert_eq!(runs(), before);
         let plan = project.ends(0, &["plan"]).stdout;
         assert!(plan.contains("Nothing to do"), "{plan}");
-        let kept = "image unchanged: the containers of hello are kept";
+        let kept = "image unchanged: containers of hello are kept";
         assert!(plan.contains(kept), "{plan}");
     }
     let renamed = until("the old names are removed", Duration::from_mins(1), || {

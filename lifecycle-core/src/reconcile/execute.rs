@@ -186,10 +186,7 @@ impl Execution {
                 let left = left.instrument(engine_call("image", node)).await?;
                 left.map_or(Ok(()), |_| {
                     let what = format!("removing image {image} from {node}");
-                    Err(Error::conflict(
-                        what,
-                        "a container of another platform uses it",
-                    ))
+                    Err(Error::conflict(what, "a container uses the image"))
                 })
             }
             Action::EnsureAgent { container, node } => {

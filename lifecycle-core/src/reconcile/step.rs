@@ -45,7 +45,7 @@ pub enum Reason {
         /// Whether the image is built, copied or pulled, and why.
         how: String,
     },
-    /// No service needs the image any more.
+    /// No service needs the image under this name any more.
     ImageNotNeeded,
     /// Service addresses need an agent, and none runs on the node.
     AgentAbsent,
@@ -118,7 +118,7 @@ impl fmt::Display for Reason {
                 f.write_str("created for this platform, but no longer declared")
             }
             Self::ImageAbsent { needed_by, how } => write!(f, "needed by {needed_by}; {how}"),
-            Self::ImageNotNeeded => f.write_str("no service needs the image any more"),
+            Self::ImageNotNeeded => f.write_str("no service needs the image under this name"),
             Self::AgentAbsent => f.write_str(
                 "service names need an agent on each node, and this node has no \
                              running agent",
@@ -233,8 +233,8 @@ pub enum HeldBy {
         /// The image.
         image: String,
     },
-    /// The image is built first. The container is replaced only if the new image differs from the
-    /// one that it runs.
+    /// The image is brought to the node first. The container is replaced only if this image differs
+    /// from the one that it runs.
     Comparison {
         /// The image.
         image: String,

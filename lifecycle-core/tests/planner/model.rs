@@ -328,7 +328,17 @@ impl World {
             Action::RemoveImage { image, node } => {
                 let needed = declared.services.values().any(|s| s.image == *image);
                 assert!(!needed, "{image} is still declared");
-                self.engine(node).images.remove(image);
+                let engine = self.engine(node);
+                let id = engine.images.remove(image);
+                let is_used = engine
+                    .containers
+                    .iter()
+                    .any(|c| Some(&c.image) == id.as_ref());
+                let has_name = engine
+                    .images
+                    .values()
+                    .any(|other| Some(other) == id.as_ref());
+                assert!(!is_used || has_name, "a container still needs {image}");
             }
             Action::StartInstance {
                 instance,

@@ -240,6 +240,96 @@ fn builds_where_the_image_can_be_compared() {
 }
 
 #[test]
+fn replaces_a_dependent_service_only_after_the_comparison() {
+    let services = |version, label: &str| {
+        let mut web = service("web").image("nginx:1").ready_after("api");
+        web.container.labels.insert("label".into(), label.into());
+        declared(&["n1"], vec![service("api").version(version), web])
+    };
+    let mut world = World::empty();
+    world.settle(&services(1, "a"));
+    let plan = world.plan(&services(2, "b"));
+    let steps: Vec<String> = plan.steps.iter().map(|s| s.action.to_string()).collect();
+    assert_eq!(steps.len(), 1, "{plan}");
+    assert!(steps[0].starts_with("build "), "{plan}");
+    assert!(!plan.settled);
+    world.settle(&services(2, "b"));
+    assert!(world.plan(&services(2, "b")).is_empty());
+}
+
+#[test]
+fn builds_elsewhere_after_a_failure_on_the_node_that_could_compare() {
+    let web = |version| {
+        let web = service("web").version(version);
+        declared(&["n1", "n2"], vec![web.replicas(2)])
+    };
+    let mut world = World::empty();
+    world.settle(&web(1));
+    let second = web(2);
+    let build = world.plan(&second).steps[0].clone();
+    assert!(
+        matches!(build.action, Action::BuildImage { .. }),
+        "{build:?}"
+    );
+    let failed = Failure {
+        times: 1,
+        again_at: Some(world.now + TimeDelta::seconds(16)),
+        why: "no space left on device".into(),
+        is_final: false,
+    };
+    world.failures.insert(build.id.clone(), failed);
+    let plan = world.plan(&second);
+    let other = plan.steps.iter().find(|step| {
+        matches!(step.action, Action::BuildImage { .. })
+            && step.action.node() != build.action.node()
+    });
+    assert!(other.is_some(), "{plan}");
+}
+
+#[test]
+fn removes_only_names_that_the_platform_gave() {
+    let declared = shop_declared();
+    let mut world = shop_world();
+    let image = declared.services[&instance("web", 1).service].image.clone();
+    for machine in world.machines.values_mut() {
+        let Some(id) = machine.state.images.get(&image).cloned() else {
+            continue;
+        };
+        let repository = image.split(':').next().unwrap();
+        let by_digest = format!("{repository}@sha256:00");
+        machine.state.images.insert(by_digest, id);
+    }
+    let plan = world.plan(&declared);
+    assert!(plan.is_empty(), "{plan}");
+}
+
+#[test]
+fn an_image_that_cannot_be_removed_delays_nothing() {
+    let second = shop_with(|s| s.version(2), "web");
+    let mut world = shop_world();
+    world.settle(&second);
+    let (node, _) = location_of(&world, "web", 1);
+    let old = shop_declared().services[&instance("web", 1).service]
+        .image
+        .clone();
+    let images = &mut world.machines.get_mut(&node).unwrap().state.images;
+    images.insert(old, "image of others".into());
+    let plan = world.plan(&second);
+    assert_eq!(plan.steps.len(), 1, "{plan}");
+    let again_at = world.now + TimeDelta::seconds(16);
+    let failed = Failure {
+        times: 1,
+        again_at: Some(again_at),
+        why: "a container uses the image".into(),
+        is_final: false,
+    };
+    world.failures.insert(plan.steps[0].id.clone(), failed);
+    let plan = world.plan(&second);
+    assert!(plan.is_empty() && plan.settled, "{plan}");
+    assert_eq!(plan.next_change, Some(again_at));
+}
+
+#[test]
 fn removes_images_that_no_service_needs() {
     let second = shop_with(|s| s.version(2), "web");
     let mut world = shop_world();

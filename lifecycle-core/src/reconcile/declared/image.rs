@@ -52,9 +52,10 @@ pub(super) fn name(owner: &Owner, service: &ServiceSpec, key: &PlatformKey) -> R
     Ok(format!("{}{}:{short}", repository(owner), readable(source)))
 }
 
-/// Returns whether the platform built the image with this name.
+/// Returns whether this is a name that the platform gave to an image that it built.
 pub(super) fn is_built_by(owner: &Owner, image: &str) -> bool {
-    image.starts_with(&repository(owner))
+    // Some engines also list an image by the digest of its manifest.
+    image.starts_with(&repository(owner)) && !image.contains('@')
 }
 
 /// Returns how the names of all images that the platform builds begin.

@@ -26,18 +26,23 @@ impl<'a> Planning<'a> {
             return gate;
         }
         let builder = self.builder(service).unwrap_or(node);
-        let built = self.build(builder, service, source);
         if builder == node {
-            return built;
+            return self.build(node, service, source);
         }
-        self.existing_image(node, image, needed_by).unwrap_or(built)
+        let built = self.existing_image(builder, image, needed_by);
+        let built = built.unwrap_or_else(|| self.build(builder, service, source));
+        match self.existing_image(node, image, needed_by) {
+            Some(gate) => gate,
+            None => self.set_image_gate(node, image.clone(), built),
+        }
     }
 
     /// Returns the node that must build an image, if there is one.
     ///
     /// This is the node that is already building the image. Otherwise, it is the first usable node
     /// with a container that may have the image under another name, because only that node's engine
-    /// can compare the two images.
+    /// can compare the two images. A node on which the build failed is not used again: a comparison
+    /// is worth less than the image.
     fn builder(&self, service: &DeclaredService) -> Option<&'a NodeName> {
         if let Some(node) = self.history.builds.get(&service.image) {
             return Some(node);
@@ -53,7 +58,14 @@ impl<'a> Planning<'a> {
         });
         let usable = |seen: &&Seen<'a>| {
             let gate = self.node_gates.get(seen.node);
-            seen.view.not_responding.is_none() && matches!(gate, Some(Gate::Open))
+            let build = Action::BuildImage {
+                image: service.image.clone(),
+                service: service.spec.name.clone(),
+                node: seen.node.clone(),
+            };
+            seen.view.not_responding.is_none()
+                && matches!(gate, Some(Gate::Open))
+                && !self.history.failures.contains_key(&build.id())
         };
         seen.find(usable).map(|seen| seen.node)
     }
@@ -195,15 +207,16 @@ impl<'a> Planning<'a> {
         self.set_image_gate(&node, image.to_owned(), gate)
     }
 
-    /// Removes images that this platform built and no longer needs.
+    /// Removes the names of images that this platform built and no longer needs. Nothing waits for
+    /// these steps, so nothing is held if they fail.
     pub(super) fn unneeded_images(&mut self) {
         let (declared, observed) = (self.declared, self.observed);
         let services = declared.services.values();
         let needed: BTreeSet<&str> = services.map(|service| service.image.as_str()).collect();
         for (node, view) in &observed.nodes {
-            let is_kept =
-                declared.nodes.contains_key(node) && !declared.deleting || !view.machine.created;
-            let Some(state) = view.engine_state().filter(|_| is_kept) else {
+            let stays = declared.nodes.contains_key(node) && !declared.deleting;
+            let is_usable = view.not_responding.is_none() && (stays || !view.machine.created);
+            let Some(state) = view.engine_state().filter(|_| is_usable) else {
                 continue;
             };
             let used: BTreeSet<&str> = state.containers.iter().map(|c| c.image.as_str()).collect();
@@ -219,17 +232,29 @@ impl<'a> Planning<'a> {
                     && !needed.contains(image.as_str())
                     && (named.contains(id) || !used.contains(id.as_str()));
                 if is_unneeded {
-                    self.propose(
-                        Action::RemoveImage {
-                            image: image.clone(),
-                            node: node.clone(),
-                        },
-                        BTreeSet::new(),
-                        Reason::ImageNotNeeded,
-                    );
+                    self.remove_image(image, node);
                 }
             }
         }
+    }
+
+    fn remove_image(&mut self, image: &str, node: &NodeName) {
+        let action = Action::RemoveImage {
+            image: image.to_owned(),
+            node: node.clone(),
+        };
+        if let Some(failure) = self.history.failures.get(&action.id()) {
+            // A container that is not the platform's may use the image for as long as it likes, and
+            // must not delay the deletion of the platform.
+            let Some(at) = failure.again_at.filter(|_| !self.declared.deleting) else {
+                return;
+            };
+            if at > self.now {
+                self.changes_at(at);
+                return;
+            }
+        }
+        self.propose(action, BTreeSet::new(), Reason::ImageNotNeeded);
     }
 
     fn set_image_gate(&mut self, node: &NodeName, image: String, gate: Gate) -> Gate {

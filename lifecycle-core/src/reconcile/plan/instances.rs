@@ -115,7 +115,10 @@ impl<'a> Planning<'a> {
         let up = serving.map_or(Up::default(), Planning::up_of);
         let planned = |verdict, settled| (status(replica, serving, verdict, settled), up);
         if self.awaits_comparison(replica, containers) {
-            return planned(Verdict::Open, false);
+            // A dependent service that must start waits until it is known whether this replica is
+            // replaced.
+            let (status, _) = planned(Verdict::Open, false);
+            return (status, Up::default());
         }
         let needs = match self.needs_of_new(replica) {
             Ok(needs) => needs,

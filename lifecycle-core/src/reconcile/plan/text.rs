@@ -46,7 +46,7 @@ impl fmt::Display for Plan {
         }
         for service in &self.unchanged {
             lines.line(format_args!(
-                "image unchanged: the containers of {service} are kept"
+                "image unchanged: containers of {service} are kept"
             ))?;
         }
         Ok(())

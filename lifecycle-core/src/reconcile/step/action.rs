@@ -63,7 +63,7 @@ pub enum Action {
         /// The node that pulls the image.
         node: NodeName,
     },
-    /// Removes an image that the platform built.
+    /// Removes a name of an image that the platform built, and the image if it has no other name.
     RemoveImage {
         /// The image's name.
         image: String,

@@ -5,23 +5,28 @@
     reason = "each check panics if the engine fails it"
 )]
 
+mod images;
+
 use std::collections::BTreeMap;
 use std::fmt::Debug;
 use std::sync::Arc;
 use std::time::Duration;
 
-use bytes::Bytes;
 use futures_util::StreamExt;
 
+pub use images::{
+    images_are_built_and_removed, images_are_copied, images_are_found_by_name,
+    images_have_several_names, unchanged_images_keep_their_id,
+};
+
 use crate::error::{Error, Result};
-use crate::host::ByteStream;
 use crate::model::{
     ContainerTemplate, InstanceId, Protocol, Replica, ServiceName, SpecDigest, VolumeMount,
     VolumeName,
 };
 use crate::runtime::{
-    BuildRequest, ContainerRuntime, ContainerSpec, ContainerState, ExecCommand, ExecOutput,
-    ImageInfo, LogLine, LogOptions, ObservedContainer, Owner, PortBinding, Role,
+    ContainerRuntime, ContainerSpec, ContainerState, ExecCommand, ExecOutput, LogLine, LogOptions,
+    ObservedContainer, Owner, PortBinding, Role,
 };
 
 /// The time limit of each operation.
@@ -145,28 +150,6 @@ impl RuntimeFixture {
     fn tag(&self, name: &str) -> String {
         format!("{}/{name}:1", self.prefix)
     }
-
-    async fn build(&self, tag: &str, dockerfile: &str) -> Result<ImageInfo> {
-        self.build_again(tag, &[("Dockerfile", dockerfile)], Vec::new())
-            .await
-    }
-
-    async fn build_again(
-        &self,
-        tag: &str,
-        files: &[(&str, &str)],
-        earlier: Vec<String>,
-    ) -> Result<ImageInfo> {
-        let request = BuildRequest {
-            earlier,
-            tag: tag.to_owned(),
-            dockerfile: "Dockerfile".to_owned(),
-            args: BTreeMap::new(),
-            options: crate::model::BuildOptions::default(),
-            context: context(files),
-        };
-        self.runtime.build_image(request, &|_| {}).await
-    }
 }
 
 /// Runs all checks in sequence.
@@ -209,22 +192,6 @@ pub async fn missing_objects_are_no_error(fixture: &RuntimeFixture) {
     is_not_found("start", &runtime.start_container(&name).await);
     let logs = runtime.logs(&name, LogOptions::default()).await;
     is_not_found("logs", &logs.map(|_| ()));
-}
-
-/// Checks that an image is found by the name under which the state lists it.
-pub async fn images_are_found_by_name(fixture: &RuntimeFixture) {
-    let state = done("state", fixture.runtime.state().await);
-    assert!(
-        state.images.contains_key(&fixture.image),
-        "{} is not listed: {:?}",
-        fixture.image,
-        state.images
-    );
-    let image = done("image", fixture.runtime.image(&fixture.image).await);
-    let declares = image.map(|image| (image.exposed, image.has_healthcheck));
-    assert_eq!(declares, Some((Vec::new(), false)));
-    let absent = fixture.tag("absent");
-    assert_eq!(done("image", fixture.runtime.image(&absent).await), None);
 }
 
 /// Checks that ensuring a running container changes nothing.
@@ -595,164 +562,6 @@ pub async fn the_end_of_a_container_is_an_event(fixture: &RuntimeFixture) {
     assert_eq!(observe(&spec.name).await, by_id, "by its name");
     fixture.remove(&spec.name).await;
     assert_eq!(observe(&id.0).await, None, "after its removal");
-}
-
-/// Checks that an image is built from its context, reports its ports and health check, and is kept
-/// while in use.
-pub async fn images_are_built_and_removed(fixture: &RuntimeFixture) {
-    let tag = fixture.tag("built");
-    let dockerfile = format!(
-        "FROM {}\nEXPOSE 8080 53/udp\nHEALTHCHECK CMD [\"true\"]\n",
-        fixture.image
-    );
-    let built = done("building", fixture.build(&tag, &dockerfile).await);
-    let mut exposed = built.exposed.clone();
-    exposed.sort_unstable();
-    assert_eq!(exposed, [(53, Protocol::Udp), (8080, Protocol::Tcp)]);
-    assert!(built.has_healthcheck, "{built:?}");
-    assert_eq!(
-        done("image", fixture.runtime.image(&tag).await),
-        Some(built)
-    );
-    let outcome = fixture
-        .build(&fixture.tag("bad"), "FROM absent.invalid/absent:1\n")
-        .await;
-    assert!(outcome.is_err(), "built from an image that does not exist");
-
-    let spec = ContainerSpec {
-        image: tag.clone(),
-        ..fixture.container("built", &fixture.runs_long)
-    };
-    let container = fixture.ensure(&spec).await;
-    assert!(container.has_healthcheck, "{container:?}");
-    assert!(container.exposed.contains(&PORT), "{container:?}");
-    assert!(
-        matches!(container.state, ContainerState::Running { health: Some(_) }),
-        "{container:?}"
-    );
-    done("in use", fixture.runtime.remove_image(&tag).await);
-    let kept = done("image", fixture.runtime.image(&tag).await);
-    assert!(kept.is_some(), "an image in use was removed");
-    fixture.remove(&spec.name).await;
-    for _ in 0..2 {
-        done("unused", fixture.runtime.remove_image(&tag).await);
-    }
-    assert_eq!(done("image", fixture.runtime.image(&tag).await), None);
-}
-
-/// Checks that a build whose result equals an earlier image names that image, and that any other
-/// build makes a new one.
-pub async fn unchanged_images_keep_their_id(fixture: &RuntimeFixture) {
-    let tags = ["before", "unchanged", "changed"].map(|name| fixture.tag(name));
-    let [before, unchanged, changed] = &tags;
-    let dockerfile = format!(
-        "FROM {}\nCOPY program /program\nEXPOSE 8080\n",
-        fixture.image
-    );
-    let files = |program, readme| {
-        [
-            ("Dockerfile", dockerfile.as_str()),
-            ("program", program),
-            ("README", readme),
-        ]
-    };
-    let first = files("1", "a");
-    let first = fixture.build_again(before, &first, Vec::new()).await;
-    let first = done("the first build", first);
-    let spec = ContainerSpec {
-        image: before.clone(),
-        ..fixture.container("earlier", &fixture.runs_long)
-    };
-    let container = fixture.ensure(&spec).await;
-    assert_eq!(container.image, first.id, "{container:?}");
-    assert_eq!(container.template_digest, spec.template_digest);
-
-    let earlier = vec![container.image.clone()];
-    let same = files("1", "b");
-    let same = fixture.build_again(unchanged, &same, earlier.clone()).await;
-    let same = done("a build without a change", same);
-    assert_eq!(same.id, first.id, "an unchanged image got another id");
-    let other = files("2", "b");
-    let other = fixture.build_again(changed, &other, earlier).await;
-    let other = done("a build with a change", other);
-    assert_ne!(other.id, first.id, "a changed image kept its id");
-    let state = done("state", fixture.runtime.state().await);
-    for (tag, id) in [
-        (before, &first.id),
-        (unchanged, &first.id),
-        (changed, &other.id),
-    ] {
-        assert_eq!(state.images.get(tag), Some(id), "{tag}");
-    }
-    fixture.remove(&spec.name).await;
-    for tag in &tags {
-        done("remove", fixture.runtime.remove_image(tag).await);
-    }
-}
-
-/// Checks that an image can get several names, and loses only those that are removed.
-pub async fn images_have_several_names(fixture: &RuntimeFixture) {
-    let runtime = &fixture.runtime;
-    let (one, other) = (fixture.tag("one"), fixture.tag("other"));
-    let outcome = runtime.tag_image(&one, &other).await;
-    is_not_found("naming an absent image", &outcome);
-    let dockerfile = format!("FROM {}\nEXPOSE 8080\n", fixture.image);
-    let built = done("building", fixture.build(&one, &dockerfile).await);
-    for image in [&one, &built.id] {
-        done("tag", runtime.tag_image(image, &other).await);
-    }
-    assert_eq!(
-        done("image", runtime.image(&other).await),
-        Some(built.clone())
-    );
-    let spec = ContainerSpec {
-        image: one.clone(),
-        ..fixture.container("named", &fixture.runs_long)
-    };
-    fixture.ensure(&spec).await;
-    done("remove", runtime.remove_image(&one).await);
-    assert_eq!(done("image", runtime.image(&one).await), None);
-    let kept = done("image", runtime.image(&other).await);
-    assert_eq!(kept.map(|image| image.id), Some(built.id));
-    fixture.remove(&spec.name).await;
-    done("remove", runtime.remove_image(&other).await);
-}
-
-/// Checks that an engine can import an image that another engine exported, under the same name.
-pub async fn images_are_copied(fixture: &RuntimeFixture) {
-    let tag = fixture.tag("copied");
-    let outcome = fixture.runtime.export_image(&tag).await;
-    is_not_found("exporting an absent image", &outcome.map(|_| ()));
-    let Some(other) = &fixture.other_engine else {
-        return;
-    };
-    let dockerfile = format!("FROM {}\nEXPOSE 8080\n", fixture.image);
-    done("building", fixture.build(&tag, &dockerfile).await);
-    assert_eq!(done("image", other.image(&tag).await), None, "not yet");
-    for _ in 0..2 {
-        let archive = done("export", fixture.runtime.export_image(&tag).await);
-        done("import", other.import_image(archive).await);
-    }
-    let copied = done("image", other.image(&tag).await);
-    assert_eq!(copied.map(|image| image.exposed), Some(vec![PORT]));
-    done("remove", other.remove_image(&tag).await);
-    done("remove", fixture.runtime.remove_image(&tag).await);
-}
-
-/// Creates a build context from names and contents of files.
-fn context(files: &[(&str, &str)]) -> ByteStream {
-    let mut archive = tar::Builder::new(Vec::new());
-    for (name, contents) in files {
-        let mut header = tar::Header::new_ustar();
-        header.set_mode(0o644);
-        header.set_size(u64::try_from(contents.len()).unwrap_or_default());
-        let packed = archive.append_data(&mut header, name, contents.as_bytes());
-        done("packing a file", packed);
-    }
-    let packed = done("packing a context", archive.into_inner());
-    Box::pin(futures_util::stream::once(async move {
-        Ok(Bytes::from(packed))
-    }))
 }
 
 async fn in_time<T>(what: &str, work: impl Future<Output = T>) -> T {

@@ -5,6 +5,7 @@
 
 mod arbitrary;
 mod builder;
+mod images;
 mod model;
 mod properties;
 mod recorded;

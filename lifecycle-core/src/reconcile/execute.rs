@@ -429,8 +429,8 @@ impl Execution {
     }
 }
 
-/// Names an image on `target` like the same image on `source`, if `target` has it under another
-/// name. Returns whether it has.
+/// If `target` already has the image of `source` under another name, gives it this name, too.
+/// Returns whether it did.
 async fn tag_existing(
     image: &str,
     (from, source): (&NodeName, &NodeHandle),

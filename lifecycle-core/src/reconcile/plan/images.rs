@@ -244,8 +244,8 @@ impl<'a> Planning<'a> {
             node: node.clone(),
         };
         if let Some(failure) = self.history.failures.get(&action.id()) {
-            // A container that is not the platform's may use the image for as long as it likes, and
-            // must not delay the deletion of the platform.
+            // A container of another owner may keep using the image. That must not delay the
+            // deletion of the platform.
             let Some(at) = failure.again_at.filter(|_| !self.declared.deleting) else {
                 return;
             };

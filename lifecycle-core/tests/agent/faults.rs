@@ -23,6 +23,10 @@ const PORT: (u16, Protocol) = (8000, Protocol::Tcp);
 /// The number of concurrent connections.
 const CLIENTS: usize = 1000;
 
+/// The longest pause between two connections of a client. Without pauses, the closed connections
+/// fill the kernel's connection tracking table, and the kernel drops packets.
+const PAUSE: Duration = Duration::from_millis(500);
+
 /// The number of random changes to the backends.
 const EVENTS: usize = 40;
 
@@ -139,6 +143,7 @@ async fn client(to: std::net::SocketAddr, seed: u64, fates: Arc<Fates>) -> u64 {
             }
         }
         served += 1;
+        tokio::time::sleep(PAUSE.mul_f64(random.random())).await;
     }
     served
 }

@@ -82,7 +82,11 @@ fn contents(
         {
             continue;
         }
-        for source in words.map(|word| normalized(Path::new(word))) {
+        let words: Vec<&str> = words.collect();
+        let sources = words
+            .split_last()
+            .map_or(&[][..], |(_target, sources)| sources);
+        for source in sources.iter().map(|word| normalized(Path::new(word))) {
             for (path, contents) in files.iter().filter(|(path, _)| path.starts_with(&source)) {
                 digest.update(format!("{} {}\n", path.display(), contents.len()));
                 digest.update(contents);

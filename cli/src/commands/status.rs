@@ -111,6 +111,7 @@ pub(crate) fn tables(nodes: &[NodeV1], services: &[ServiceV1], width: Option<usi
     }
     let nodes = table.text(width);
     let mut table = Table::of(&["INSTANCE", "STATE", "NODE", "UP", "PORTS"]);
+    whys.extend(rollouts(services));
     for instance in services.iter().flat_map(|s| &s.instances) {
         let ports: Vec<String> = instance
             .endpoints
@@ -140,6 +141,15 @@ pub(crate) fn tables(nodes: &[NodeV1], services: &[ServiceV1], width: Option<usi
         text = format!("{text}\n\n{}", whys.collect::<Vec<_>>().join("\n"));
     }
     text
+}
+
+/// Returns a line for each service that is being rolled out.
+fn rollouts(services: &[ServiceV1]) -> impl Iterator<Item = String> {
+    let progress = |service: &ServiceV1| {
+        let rollout = service.rollout.as_ref()?;
+        Some(format!("{}: {rollout}", service.name))
+    };
+    services.iter().filter_map(progress)
 }
 
 /// Formats the wide output.
@@ -196,7 +206,10 @@ fn wide_tables(nodes: &[NodeV1], services: &[ServiceV1]) -> String {
             );
         }
     }
-    format!("{nodes}\n\n{}", table.text(None))
+    let rollouts: String = rollouts(services)
+        .map(|line| format!("\n\n{line}"))
+        .collect();
+    format!("{nodes}\n\n{}{rollouts}", table.text(None))
 }
 
 fn node_of(instance: &InstanceV1) -> String {

@@ -135,6 +135,7 @@ pub fn services(snapshot: &Snapshot, round: &Round) -> Vec<ServiceV1> {
                     instance(&id, record, round)
                 })
                 .collect(),
+            rollout: round.plan.rollouts.get(&service.name).cloned(),
         })
         .collect()
 }

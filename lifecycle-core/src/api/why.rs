@@ -12,7 +12,8 @@ use crate::model::{
 };
 use crate::platform::Declaration;
 use crate::reconcile::{
-    EngineView, Held, HeldBy, History, InstanceStatus, Observed, Readiness, Round, Step,
+    EngineView, Held, HeldBy, History, InstanceStatus, Observed, Readiness, RolloutProgress, Round,
+    Step,
 };
 use crate::registry::Snapshot;
 use crate::runtime::{ContainerState, Health, ObservedContainer, Role};
@@ -77,6 +78,8 @@ pub enum DecisionData {
     Step(Box<Step>),
     /// The subject has to wait for this.
     Held(HeldBy),
+    /// The service is being rolled out.
+    Rollout(RolloutProgress),
     /// There is nothing to do for the subject. This is its status.
     Status(InstanceStatus),
 }
@@ -275,7 +278,11 @@ impl Known<'_> {
     /// of their delay.
     fn decisions(&self, own: &[Subject]) -> Vec<DecisionV1> {
         let plan = &self.round.plan;
-        let mut decided = Vec::new();
+        let mut decided: Vec<DecisionV1> = own
+            .first()
+            .and_then(|s| self.rollout(s))
+            .into_iter()
+            .collect();
         let mut seen: BTreeSet<Subject> = own.iter().cloned().collect();
         let mut waiting: VecDeque<(Subject, usize)> = own.iter().map(|s| (s.clone(), 0)).collect();
         let mut listed = BTreeSet::new();
@@ -312,6 +319,21 @@ impl Known<'_> {
         decided
     }
 
+    /// Returns the progress of the rollout of a service, or of a replica's service.
+    fn rollout(&self, subject: &Subject) -> Option<DecisionV1> {
+        let service = match subject {
+            Subject::Service(service) => service,
+            Subject::Instance(id) => &id.service,
+            Subject::Node(_) | Subject::Platform => return None,
+        };
+        let progress = self.round.plan.rollouts.get(service)?;
+        Some(DecisionV1 {
+            about: Subject::Service(service.clone()),
+            text: progress.to_string(),
+            data: DecisionData::Rollout(progress.clone()),
+        })
+    }
+
     fn step(&self, step: &Step, subject: &Subject) -> DecisionV1 {
         let running = self.round.running.iter().find(|r| r.id == step.id);
         let text = match running {
@@ -345,15 +367,16 @@ impl Known<'_> {
         match &held.by {
             HeldBy::Dependency { service, .. }
             | HeldBy::StartsLast { service }
-            | HeldBy::StopsAfter { service } => vec![Subject::Service(service.clone())],
+            | HeldBy::StopsAfter { service }
+            | HeldBy::ReplacedAfterService { service } => vec![Subject::Service(service.clone())],
             HeldBy::Node { node }
             | HeldBy::Agent { node, .. }
             | HeldBy::NodeUnknown { node, .. }
             | HeldBy::NodeNotResponding { node, .. }
             | HeldBy::NodeChanging { node, .. } => vec![Subject::Node(node.clone())],
-            HeldBy::Port { holder: id, .. } | HeldBy::RestartsAfter { replica: id } => {
-                vec![Subject::Instance(id.clone())]
-            }
+            HeldBy::Port { holder: id, .. }
+            | HeldBy::RestartsAfter { replica: id }
+            | HeldBy::ReplacedAfter { replica: id } => vec![Subject::Instance(id.clone())],
             // The cause is the subject whose step provides the image and waits for its next retry.
             HeldBy::Image { image } | HeldBy::Comparison { image } => {
                 let plan = &self.round.plan;
@@ -369,6 +392,10 @@ impl Known<'_> {
             | HeldBy::Backoff { .. }
             | HeldBy::StillUsed
             | HeldBy::NoNodeFits { .. }
+            | HeldBy::RolloutDelay { .. }
+            | HeldBy::TooFewReady { .. }
+            | HeldBy::RolloutPaused { .. }
+            | HeldBy::Monitored { .. }
             | HeldBy::Failed { .. } => Vec::new(),
         }
     }

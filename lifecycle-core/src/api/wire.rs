@@ -14,7 +14,7 @@ use crate::model::{
     Endpoint, Event, InstanceId, InstanceState, NodeName, OperationId, Protocol, ServiceClass,
     ServiceName,
 };
-use crate::reconcile::{Plan, RunningStep};
+use crate::reconcile::{Plan, RolloutProgress, RunningStep};
 use crate::runtime::LogLine;
 
 /// The response to `GET /v1/platform`.
@@ -147,6 +147,9 @@ pub struct ServiceV1 {
     pub class: ServiceClass,
     /// The service's replicas, by number.
     pub instances: Vec<InstanceV1>,
+    /// The progress of the service's rollout; absent if all replicas run as declared.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rollout: Option<RolloutProgress>,
 }
 
 /// A replica of a service.
@@ -227,6 +230,7 @@ impl ServiceV1 {
             name,
             class,
             instances,
+            rollout: None,
         }
     }
 }

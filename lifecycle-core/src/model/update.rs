@@ -1,6 +1,4 @@
 //! How changed replicas are replaced (Compose `deploy.update_config`, `deploy.rollback_config`).
-//! These settings are stored with the service, but have no effect yet: the planner stops all
-//! replicas of a changed service together.
 
 use std::time::Duration;
 
@@ -24,27 +22,35 @@ pub struct UpdatePolicy {
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct Replacement {
-    /// How many replicas are replaced at a time; 0 means all.
+    /// How many replicas are replaced at a time; 0 means all. The default is 1.
     #[serde(skip_serializing_if = "is_default")]
     pub parallelism: Option<u32>,
-    /// The delay between two replacements.
+    /// How long to wait after a replica has been replaced before the next one is replaced. The
+    /// default is 0.
     #[serde(
         with = "crate::model::service::optional_seconds",
         skip_serializing_if = "is_default"
     )]
     pub delay: Option<Duration>,
-    /// How long a new replica is monitored after its start.
+    /// How long a new replica must stay ready before it counts as replaced. A replica that ends
+    /// earlier has failed. The default is 0: a replica counts as replaced as soon as it is ready.
     #[serde(
         with = "crate::model::service::optional_seconds",
         skip_serializing_if = "is_default"
     )]
     pub monitor: Option<Duration>,
-    /// Whether the new replica starts before the old one is stopped.
+    /// Whether the new replica starts before the old one is stopped. By default it does, unless the
+    /// service mounts a volume that it may write to. Replicas that use the same host port of the
+    /// same node, and services that run once, are always stopped first.
     #[serde(skip_serializing_if = "is_default")]
     pub order: Option<ReplacementOrder>,
-    /// What happens after a failure.
+    /// What happens after a failure. The default is [`OnFailure::Pause`].
     #[serde(skip_serializing_if = "is_default")]
     pub on_failure: Option<OnFailure>,
+    /// The share of replicas that may fail before [`Self::on_failure`] applies, in millionths. The
+    /// default is 0: it applies after the first failure.
+    #[serde(skip_serializing_if = "is_default")]
+    pub max_failure_millionths: Option<u32>,
 }
 
 /// The order of stopping and starting.
@@ -61,10 +67,10 @@ pub enum ReplacementOrder {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum OnFailure {
-    /// No further replicas are replaced.
+    /// The failed replica is restored, and no further replicas are replaced.
     Pause,
-    /// The remaining replicas are replaced.
+    /// The failed replica is restored, and the remaining replicas are replaced.
     Continue,
-    /// The previous replicas are restored.
+    /// All replicas are restored.
     Rollback,
 }

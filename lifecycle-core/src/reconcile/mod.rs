@@ -40,5 +40,7 @@ pub use input::{Endings, Failure, History, PlanningInput, RecordedPlan};
 pub use observe::{EngineView, NodeView, Observed, Readiness};
 pub use observe_once::observe_once;
 pub use plan::{Policy, plan};
-pub use step::{Action, Held, HeldBy, InstanceStatus, Plan, Reason, Step, StepId};
+pub use step::{
+    Action, Held, HeldBy, InstanceStatus, Plan, Reason, RolloutProgress, RolloutState, Step, StepId,
+};
 pub use watch::WatchPolicy;

@@ -3,6 +3,7 @@
 
 mod action;
 mod id;
+mod rollout;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
@@ -19,6 +20,7 @@ use crate::registry::RejectedSpec;
 pub use action::Action;
 pub(crate) use action::Work;
 pub use id::StepId;
+pub use rollout::{RolloutProgress, RolloutState};
 
 /// Why a step is in the plan: a difference between the declaration and the observation.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -279,6 +281,39 @@ pub enum HeldBy {
         /// The replica that restarts first.
         replica: InstanceId,
     },
+    /// Other replicas of the service are being replaced first.
+    ReplacedAfter {
+        /// One of the replicas that are being replaced.
+        replica: InstanceId,
+    },
+    /// The service is replaced after one that it depends on.
+    ReplacedAfterService {
+        /// The service that is being replaced.
+        service: ServiceName,
+    },
+    /// The declared delay between two replacements has not passed.
+    RolloutDelay {
+        /// When the next replica may be replaced.
+        until: DateTime<Utc>,
+    },
+    /// The replica would have to stop before its successor starts, and too few other replicas are
+    /// ready.
+    TooFewReady {
+        /// How many replicas are ready.
+        ready: usize,
+        /// How many replicas are declared.
+        replicas: usize,
+    },
+    /// A replica failed, so no further replicas of the service are replaced.
+    RolloutPaused {
+        /// Which replica failed, and why.
+        why: String,
+    },
+    /// The new container is ready, but has to stay ready for a declared time.
+    Monitored {
+        /// The end of this time.
+        until: DateTime<Utc>,
+    },
     /// The replica is no longer declared, and another service stops first.
     StopsAfter {
         /// One of the services that stop first.
@@ -355,6 +390,25 @@ impl fmt::Display for HeldBy {
             },
             Self::StartsLast { service } => write!(f, "starts last, and {service} is not up yet"),
             Self::RestartsAfter { replica } => write!(f, "restarts once {replica} is up again"),
+            Self::ReplacedAfter { replica } => {
+                write!(f, "is replaced after {replica}")
+            }
+            Self::ReplacedAfterService { service } => write!(f, "is replaced after {service}"),
+            Self::RolloutDelay { until } => {
+                let until = time_of_day(*until);
+                write!(f, "is replaced after the declared delay, at {until}")
+            }
+            Self::TooFewReady { ready, replicas } => write!(
+                f,
+                "has to stop before its successor starts, and only {ready} of {replicas} replicas \
+                 are ready; to replace more replicas at a time, increase `parallelism` in \
+                 `update_config`"
+            ),
+            Self::RolloutPaused { why } => write!(f, "the rollout is paused: {why}"),
+            Self::Monitored { until } => {
+                let until = time_of_day(*until);
+                write!(f, "ready, and monitored until {until}")
+            }
             Self::StopsAfter { service } => write!(f, "stops after {service}"),
             Self::StillUsed => f.write_str("no longer declared, but still in use"),
             Self::Backoff {
@@ -437,6 +491,9 @@ pub struct Plan {
     /// the images did not change.
     #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
     pub unchanged: BTreeSet<ServiceName>,
+    /// The rollouts of services whose replicas do not all run the declared specification yet.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub rollouts: BTreeMap<ServiceName, RolloutProgress>,
     /// The next time at which the plan changes even without a new observation.
     pub next_change: Option<DateTime<Utc>>,
 }

@@ -76,7 +76,8 @@ impl fmt::Display for ContainerOnNode {
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Violation {
-    /// One instance ran in two containers with the same specification.
+    /// One instance ran in two containers with the same specification. A move that starts the new
+    /// container first does this intentionally.
     Duplicated {
         /// When the violation was detected.
         at: DateTime<Utc>,
@@ -84,8 +85,8 @@ pub enum Violation {
         /// The containers.
         containers: Vec<ContainerOnNode>,
     },
-    /// One instance ran in two containers with different specifications. A move or an update that
-    /// starts the new container first does this intentionally.
+    /// One instance ran in two containers with different specifications. An update that starts the
+    /// new container first does this intentionally.
     Overlapping {
         /// When the violation was detected.
         at: DateTime<Utc>,

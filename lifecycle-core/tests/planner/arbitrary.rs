@@ -1,7 +1,10 @@
 //! Generates random declarations and mishaps.
 
+use std::time::Duration;
+
 use lifecycle_core::model::{
-    DependencyCondition, NodeSpec, Resources, RestartPolicy, ServiceSpec, Starts,
+    DependencyCondition, NodeSpec, OnFailure, Replacement, ReplacementOrder, Resources,
+    RestartPolicy, ServiceSpec, Starts, UpdatePolicy,
 };
 use lifecycle_core::reconcile::Declared;
 use proptest::prelude::*;
@@ -31,6 +34,7 @@ pub(crate) struct ServiceDraft {
     version: u32,
     named_image: bool,
     on_failure: bool,
+    update: UpdatePolicy,
 }
 
 #[derive(Debug, Clone)]
@@ -42,6 +46,45 @@ pub(crate) struct PlatformDraft {
     services: Vec<ServiceDraft>,
 }
 
+pub(crate) fn update_policy() -> impl Strategy<Value = UpdatePolicy> {
+    let one = || prop::option::of(replacement());
+    (one(), one()).prop_map(|(update, rollback)| UpdatePolicy { update, rollback })
+}
+
+fn replacement() -> impl Strategy<Value = Replacement> {
+    let order = prop_oneof![
+        Just(None),
+        Just(Some(ReplacementOrder::StartFirst)),
+        Just(Some(ReplacementOrder::StopFirst)),
+    ];
+    let on_failure = prop_oneof![
+        Just(None),
+        Just(Some(OnFailure::Pause)),
+        Just(Some(OnFailure::Continue)),
+        Just(Some(OnFailure::Rollback)),
+    ];
+    let seconds = || prop::option::of((0_u64..2).prop_map(Duration::from_secs));
+    (
+        prop::option::of(0_u32..3),
+        order,
+        on_failure,
+        (seconds(), seconds()),
+        prop::option::of(0_u32..1_000_000),
+    )
+        .prop_map(
+            |(parallelism, order, on_failure, (delay, monitor), max_failure_millionths)| {
+                Replacement {
+                    parallelism,
+                    delay,
+                    monitor,
+                    order,
+                    on_failure,
+                    max_failure_millionths,
+                }
+            },
+        )
+}
+
 fn service_draft() -> impl Strategy<Value = ServiceDraft> {
     (
         (prop::bool::weighted(0.75), 1_u16..4),
@@ -50,7 +93,7 @@ fn service_draft() -> impl Strategy<Value = ServiceDraft> {
         prop::option::weighted(0.2, 0_usize..8),
         prop::option::weighted(0.2, 8080_u16..8082),
         0_u64..3,
-        (0_u32..3, any::<bool>(), any::<bool>()),
+        (0_u32..3, any::<bool>(), any::<bool>(), update_policy()),
     )
         .prop_map(
             |((present, replicas), depends_on, last, on, host_port, reserves, rest)| ServiceDraft {
@@ -64,6 +107,7 @@ fn service_draft() -> impl Strategy<Value = ServiceDraft> {
                 version: rest.0,
                 named_image: rest.1,
                 on_failure: rest.2,
+                update: rest.3,
             },
         )
 }
@@ -122,6 +166,7 @@ impl PlatformDraft {
                 spec = spec.last();
             }
             spec.reserves.cpu_millis = draft.reserves;
+            spec.update = draft.update.clone();
             for (index, condition) in draft.depends_on.iter().filter(|_| ordered) {
                 if specs.is_empty() {
                     continue;

@@ -9,4 +9,5 @@ mod images;
 mod model;
 mod properties;
 mod recorded;
+mod rollouts;
 mod situations;

@@ -8,12 +8,12 @@ use chrono::{DateTime, TimeDelta, Utc};
 use lifecycle_core::cloud::{ObservedNode, Power, SshAddress};
 use lifecycle_core::model::{
     Addresses, BuildSource, ContainerId, ContainerRun, DependencyCondition, ImageSource,
-    InstanceId, NodeName, Protocol, ServiceName, SpecDigest, Starts, Subject,
+    InstanceId, NodeName, Protocol, ReplacementOrder, ServiceName, SpecDigest, Starts, Subject,
 };
 use lifecycle_core::reconcile::declared::{DeclaredService, listed_name};
 use lifecycle_core::reconcile::{
     Action, Declared, Endings, EngineView, Failure, History, NodeView, Observed, Plan,
-    PlanningInput, Readiness, Step, StepId, plan,
+    PlanningInput, Readiness, Reason, Step, StepId, plan,
 };
 use lifecycle_core::registry::{RejectedSpec, Unknown};
 use lifecycle_core::runtime::{ContainerState, EngineInfo, EngineState, ObservedContainer, Role};
@@ -77,6 +77,15 @@ fn built_id(source: &BuildSource) -> String {
     let (name, version) = source.code.digest.rsplit_once('-').unwrap();
     let version: u32 = version.parse().unwrap();
     format!("image {} of {name}", version / 2)
+}
+
+/// Returns whether a replica's new container may start before its old container is stopped.
+fn may_run_twice(service: &DeclaredService) -> bool {
+    let update = service.spec.update.update.as_ref();
+    let order = update.and_then(|settings| settings.order);
+    !service.runs_once
+        && service.spec.container.volumes.is_empty()
+        && order != Some(ReplacementOrder::StopFirst)
 }
 
 pub(crate) fn role(id: &InstanceId) -> Role {
@@ -395,7 +404,7 @@ impl World {
         for (other, container) in self.of(id) {
             let same = other == node && container.name == name;
             assert!(
-                same || !is_running(container),
+                same || !same_spec || !is_running(container) || may_run_twice(service),
                 "{id} would run twice: {} on {other}, {name} on {node}",
                 container.name
             );
@@ -419,7 +428,7 @@ impl World {
         for other in engine.containers.iter().filter(|c| is_running(c)) {
             let mut wanted = ports.iter().filter(|_| same_spec);
             assert!(
-                other.role == role(id) || !wanted.any(|port| other.ports.contains(port)),
+                other.name == name || !wanted.any(|port| other.ports.contains(port)),
                 "a port of {name} on {node} is still in use by {}",
                 other.name
             );
@@ -539,6 +548,56 @@ impl World {
         }
     }
 
+    /// Returns whether one of a replica's containers is ready.
+    pub(crate) fn is_ready(&self, id: &InstanceId, except: &BTreeSet<ContainerId>) -> bool {
+        self.of(id).any(|(_, container)| {
+            let readiness = self.readiness.get(&container.id);
+            is_running(container)
+                && matches!(readiness, Some(Readiness::Ready { .. }))
+                && !except.contains(&container.id)
+        })
+    }
+
+    /// Asserts that the stops of a plan leave enough replicas of each service ready. Stops that
+    /// pass a host port to another service are not counted.
+    pub(crate) fn assert_available(&self, declared: &Declared, plan: &Plan) {
+        let stops = plan.steps.iter().filter_map(|step| match &step.action {
+            Action::StopInstance { id, .. }
+                if !matches!(step.reason, Reason::PortPasses { .. }) =>
+            {
+                Some(id.clone())
+            }
+            _ => None,
+        });
+        let stops: BTreeSet<ContainerId> = stops.collect();
+        for service in declared.services.values().filter(|s| !s.runs_once) {
+            let ready = |except: &BTreeSet<ContainerId>| {
+                service
+                    .replicas()
+                    .filter(|id| self.is_ready(id, except))
+                    .count()
+            };
+            let settings = [&service.spec.update.update, &service.spec.update.rollback];
+            let parallelism = settings.map(|settings| {
+                match settings.as_ref().and_then(|settings| settings.parallelism) {
+                    None => 1,
+                    Some(0) => usize::MAX,
+                    Some(parallelism) => usize::try_from(parallelism).unwrap(),
+                }
+            });
+            let replicas = usize::from(service.spec.replicas);
+            let least = replicas.saturating_sub(parallelism[0].max(parallelism[1]));
+            let before = ready(&BTreeSet::new());
+            assert!(
+                ready(&stops) >= least.min(before),
+                "{} of {replicas} replicas of {} would be ready, of {before} that are\n{:#?}",
+                ready(&stops),
+                service.spec.name,
+                plan.steps,
+            );
+        }
+    }
+
     pub(crate) fn power_off(&mut self, node: &NodeName) {
         let now = self.now;
         let machine = self.machines.get_mut(node).unwrap();
@@ -577,6 +636,7 @@ impl World {
         for _ in 0..2_000 {
             let plan = self.plan(declared);
             assert_sound(&plan);
+            self.assert_available(declared, &plan);
             self.record(&plan);
             let waiting = plan.instances.iter().filter(|(_, s)| s.container.is_none());
             self.placed = waiting

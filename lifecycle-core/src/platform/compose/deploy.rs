@@ -39,8 +39,8 @@ pub(super) fn read(
             }
             "resources" => resources(&field, spec, report),
             "restart_policy" => spec.restart = update::restart(&field, report),
-            "update_config" => spec.update.update = Some(update::replacement(&field, report)),
-            "rollback_config" => spec.update.rollback = Some(update::replacement(&field, report)),
+            "update_config" => spec.update.update = Some(update::update(&field, report)),
+            "rollback_config" => spec.update.rollback = Some(update::rollback(&field, report)),
             "endpoint_mode" => {
                 field.word(report, &[("vip", ()), ("dnsrr", ())]);
                 if field.text(report) == Some("dnsrr") {

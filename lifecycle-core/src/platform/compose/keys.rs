@@ -26,10 +26,6 @@ pub(super) enum Effect {
     ),
     /// The key has no effect, so the service behaves differently than declared.
     Changes(&'static str),
-    /// The key has no effect yet, but its value is checked and stored. Only a warning is reported.
-    Checked(&'static str),
-    /// The key is in a mapping that is [`Effect::Checked`]. Only the mapping is reported.
-    PartOfChecked,
     /// The key has no effect, but the service still behaves as declared.
     Harmless(&'static str),
 }
@@ -45,20 +41,6 @@ const fn changes(name: &'static str, consequence: &'static str) -> Key {
     Key {
         name,
         effect: Effect::Changes(consequence),
-    }
-}
-
-const fn checked(name: &'static str, consequence: &'static str) -> Key {
-    Key {
-        name,
-        effect: Effect::Checked(consequence),
-    }
-}
-
-const fn part_of_checked(name: &'static str) -> Key {
-    Key {
-        name,
-        effect: Effect::PartOfChecked,
     }
 }
 
@@ -368,13 +350,13 @@ pub(super) const DEPLOY: &[Key] = &[
         "restart_policy",
         "same as `restart`, which it overrides; see below",
     ),
-    checked(
+    supported(
         "rollback_config",
-        "a changed replica that does not become ready in time is always replaced by the previous one",
+        "how replicas are restored after a failed update; see below",
     ),
-    checked(
+    supported(
         "update_config",
-        "all replicas of a changed service are stopped together, then the new replicas start",
+        "how changed replicas are replaced; see below",
     ),
 ];
 
@@ -635,12 +617,30 @@ pub(super) const RESTART_POLICY: &[Key] = &[
 ];
 
 pub(super) const REPLACEMENT: &[Key] = &[
-    part_of_checked("delay"),
-    part_of_checked("failure_action"),
-    changes("max_failure_ratio", "failed replicas are not counted"),
-    part_of_checked("monitor"),
-    part_of_checked("order"),
-    part_of_checked("parallelism"),
+    supported(
+        "delay",
+        "how long to wait after a replica has been replaced before the next one is replaced; default 0 s",
+    ),
+    supported(
+        "failure_action",
+        "`pause` (default), `continue`, `rollback`; the failed replica itself is always restored",
+    ),
+    supported(
+        "max_failure_ratio",
+        "the share of replicas that may fail before `failure_action` applies; default 0",
+    ),
+    supported(
+        "monitor",
+        "how long a new replica must stay ready before it counts as replaced; default 0 s",
+    ),
+    supported(
+        "order",
+        "default `start-first`, unless the service mounts a writable volume; a replica that needs a host port of its predecessor, and a service that runs once, are always replaced `stop-first`",
+    ),
+    supported(
+        "parallelism",
+        "how many replicas are replaced at a time; default 1; 0 means all",
+    ),
 ];
 
 pub(super) const ENV_FILE: &[Key] = &[
@@ -679,11 +679,7 @@ pub(super) fn is_supported(
         .find(|key| key.name == name)
         .map(|key| &key.effect)
     {
-        Some(Effect::Supported(_) | Effect::PartOfChecked) => return true,
-        Some(Effect::Checked(consequence)) => {
-            report.unsupported(entry.at, &entry.path, consequence, false);
-            return true;
-        }
+        Some(Effect::Supported(_)) => return true,
         Some(Effect::Changes(consequence)) => {
             report.unsupported(entry.at, &entry.path, consequence, true);
         }

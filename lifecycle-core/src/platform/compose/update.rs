@@ -9,8 +9,30 @@ use crate::model::{OnFailure, Replacement, ReplacementOrder, RestartPolicy};
 /// The maximum number of replicas that are replaced at a time.
 const MOST: u32 = 10_000;
 
-/// Reads how replicas are replaced. These settings have no effect yet.
-pub(super) fn replacement(field: &Field<'_>, report: &mut Report) -> Replacement {
+/// Reads how replicas are replaced.
+pub(super) fn update(field: &Field<'_>, report: &mut Report) -> Replacement {
+    let actions = [
+        ("pause", OnFailure::Pause),
+        ("continue", OnFailure::Continue),
+        ("rollback", OnFailure::Rollback),
+    ];
+    replacement(field, &actions, report)
+}
+
+/// Reads how replicas are restored. A rollback cannot be rolled back.
+pub(super) fn rollback(field: &Field<'_>, report: &mut Report) -> Replacement {
+    let actions = [
+        ("pause", OnFailure::Pause),
+        ("continue", OnFailure::Continue),
+    ];
+    replacement(field, &actions, report)
+}
+
+fn replacement(
+    field: &Field<'_>,
+    actions: &[(&str, OnFailure)],
+    report: &mut Report,
+) -> Replacement {
     let mut replacement = Replacement::default();
     for (key, field) in supported_entries(field, keys::REPLACEMENT, report) {
         if field.is_null() {
@@ -20,6 +42,9 @@ pub(super) fn replacement(field: &Field<'_>, report: &mut Report) -> Replacement
             "parallelism" => replacement.parallelism = field.number(report, 0, MOST),
             "delay" => replacement.delay = field.parse(report, value::duration),
             "monitor" => replacement.monitor = field.parse(report, value::duration),
+            "max_failure_ratio" => {
+                replacement.max_failure_millionths = field.parse(report, value::millionths);
+            }
             "order" => {
                 let orders = [
                     ("stop-first", ReplacementOrder::StopFirst),
@@ -27,14 +52,7 @@ pub(super) fn replacement(field: &Field<'_>, report: &mut Report) -> Replacement
                 ];
                 replacement.order = field.word(report, &orders);
             }
-            _ => {
-                let actions = [
-                    ("pause", OnFailure::Pause),
-                    ("continue", OnFailure::Continue),
-                    ("rollback", OnFailure::Rollback),
-                ];
-                replacement.on_failure = field.word(report, &actions);
-            }
+            _ => replacement.on_failure = field.word(report, actions),
         }
     }
     replacement

@@ -43,6 +43,19 @@ pub(in super::super) fn duration(text: &str) -> Result<Duration, String> {
     Ok(total)
 }
 
+/// Parses a number from 0 to 1, and returns it in millionths.
+pub(super) fn millionths(text: &str) -> Result<u32, String> {
+    let ratio: Option<f64> = text.parse().ok();
+    let ratio = ratio.filter(|ratio| (0.0..=1.0).contains(ratio));
+    let ratio = ratio.ok_or_else(|| format!("`{text}` is not a number from 0 to 1"))?;
+    #[expect(
+        clippy::cast_possible_truncation,
+        clippy::cast_sign_loss,
+        reason = "the number is from 0 to 1,000,000"
+    )]
+    Ok((ratio * 1e6).round() as u32)
+}
+
 /// Parses a duration of a health check. Engines reject nonzero values below 1 ms.
 pub(super) fn check_duration(text: &str) -> Result<Duration, String> {
     let duration = duration(text)?;

@@ -5,9 +5,8 @@ use std::collections::BTreeSet;
 use super::dependencies::Dependencies;
 use super::replacement::{Containers, Rollback, replaced};
 use super::{Blocked, Gate, PlacedReplica, Planning, Up, status};
-use crate::model::{ImageSource, InstanceId, NodeName, Subject};
-use crate::reconcile::declared::DeclaredService;
-use crate::reconcile::index::Seen;
+use crate::model::{ImageSource, NodeName, ReplacementOrder, Subject};
+use crate::reconcile::index::{IndexedService, Seen};
 use crate::reconcile::observe::EngineView;
 use crate::reconcile::state::{self, Verdict};
 use crate::reconcile::step::{Action, HeldBy, InstanceStatus, Reason, StepId};
@@ -18,22 +17,23 @@ impl<'a> Planning<'a> {
         for service in index.in_start_order() {
             let indexed = &index.services[service];
             let dependencies = self.dependencies(indexed.service);
-            for position in indexed.positions() {
-                let id = &index.replicas[position];
-                let (status, up) = self.instance(position, id, indexed.service, &dependencies);
+            for position in self.begin_rollout(indexed) {
+                let (status, up) = self.instance(position, indexed, &dependencies);
                 self.up[position] = up;
                 self.statuses[position] = Some(status);
             }
+            self.end_rollout(indexed);
         }
     }
 
     fn instance(
         &mut self,
         position: usize,
-        id: &'a InstanceId,
-        service: &'a DeclaredService,
+        indexed: &IndexedService<'a>,
         dependencies: &Dependencies,
     ) -> (InstanceStatus, Up) {
+        let id = &self.index.replicas[position];
+        let service = indexed.service;
         let Some(node) = self.placement.nodes[position] else {
             let why = self.placement.unplaceable.get(&position);
             let by = HeldBy::NoNodeFits {
@@ -58,14 +58,12 @@ impl<'a> Planning<'a> {
             return self.on_blocked_node(replica, &blocked);
         }
         let containers = self.containers_of(replica);
-        let rejected = self.history.rejected.get(id);
-        if let Some(rejected) = rejected.filter(|r| r.digest == service.digest)
+        if let Some(rejection) = self.rejection(indexed, position)
             && let Some(previous) = containers.previous(replica)
         {
             let rollback = Rollback {
                 previous,
-                since: rejected.at,
-                why: rejected.why.clone(),
+                rejection,
             };
             return self.roll_back(replica, &containers, &rollback, dependencies);
         }
@@ -112,7 +110,7 @@ impl<'a> Planning<'a> {
     ) -> (InstanceStatus, Up) {
         // A container of an earlier specification keeps serving until its successor may start.
         let serving = containers.others.iter().find(|seen| seen.is_running());
-        let up = serving.map_or(Up::default(), Planning::up_of);
+        let up = serving.map_or(Up::default(), |seen| self.up_of(seen));
         let planned = |verdict, settled| (status(replica, serving, verdict, settled), up);
         if self.awaits_comparison(replica, containers) {
             // A dependent service that must start waits until it is known whether this replica is
@@ -120,9 +118,15 @@ impl<'a> Planning<'a> {
             let (status, _) = planned(Verdict::Open, false);
             return (status, Up::default());
         }
-        let needs = match self.needs_of_new(replica) {
+        let needs = self.needs_of_new(replica);
+        let order = self.order(replica, &containers.others);
+        if let Err(blocked) = self.turn(replica, order) {
+            return self.wait_for_turn(replica, containers, dependencies, &blocked);
+        }
+        let needs = match needs {
             Ok(needs) => needs,
             Err(blocked) => {
+                self.serving.insert(replica.position);
                 self.hold(Subject::Instance(replica.id.clone()), blocked.by.clone());
                 return planned(blocked.verdict(), blocked.settled);
             }
@@ -130,6 +134,7 @@ impl<'a> Planning<'a> {
         let needs = match dependencies {
             Ok(steps) => needs.into_iter().chain(steps.iter().cloned()).collect(),
             Err(blocked) => {
+                self.serving.insert(replica.position);
                 self.hold(Subject::Instance(replica.id.clone()), blocked.by.clone());
                 let verdict = if blocked.settled {
                     Verdict::NotStarted
@@ -143,10 +148,16 @@ impl<'a> Planning<'a> {
             None => self.reason_to_create(replica),
             Some(old) => replaced(old, replica),
         };
+        let before = self.extent();
         let stopped = self
             .free_ports(replica, needs)
             .and_then(|needs| self.remove_stopped(replica.id, &containers.others, &reason, needs))
-            .and_then(|needs| self.stop_running(replica.id, &containers.others, &reason, needs));
+            .and_then(|needs| match order {
+                ReplacementOrder::StartFirst => Ok(needs),
+                ReplacementOrder::StopFirst => {
+                    self.stop_running(replica.id, &containers.others, &reason, needs)
+                }
+            });
         let needs = match stopped {
             Ok(needs) => needs,
             Err(blocked) => return planned(blocked.verdict(), blocked.settled),
@@ -162,11 +173,22 @@ impl<'a> Planning<'a> {
             reason,
         );
         match start {
+            Gate::Blocked(blocked)
+                if blocked.settled
+                    && let Some(previous) = containers.previous(replica) =>
+            {
+                let why = blocked.by.to_string();
+                self.reject(replica, containers, previous, why, before, dependencies)
+            }
+            Gate::Blocked(blocked) => {
+                self.takes_turn(replica.position, order);
+                planned(blocked.verdict(), blocked.settled)
+            }
             Gate::After(step) => {
+                self.takes_turn(replica.position, order);
                 self.starts[replica.position] = Some(step);
                 planned(Verdict::Open, false)
             }
-            Gate::Blocked(blocked) => planned(blocked.verdict(), blocked.settled),
             Gate::Open => planned(Verdict::Open, false),
         }
     }

@@ -6,7 +6,7 @@ use chrono::{DateTime, Utc};
 use super::dependencies::Dependencies;
 use super::replacement::replaced;
 use super::{Gate, PlacedReplica, Planning, Up, status};
-use crate::model::{RestartPolicy, Subject};
+use crate::model::{ReplacementOrder, RestartPolicy, Subject};
 use crate::reconcile::index::Seen;
 use crate::reconcile::observe::Readiness;
 use crate::reconcile::state::Verdict;
@@ -26,7 +26,7 @@ impl<'a> Planning<'a> {
     ) -> (InstanceStatus, Up) {
         let service = replica.service;
         let container = seen.container;
-        let up = Self::up_of(&seen);
+        let up = self.up_of(&seen);
         let planned = |verdict, settled| (status(replica, Some(&seen), verdict, settled), up);
         if self.is_to_restart(replica.id, container) {
             let up = if seen.is_running() { up } else { Up::default() };
@@ -93,7 +93,7 @@ impl<'a> Planning<'a> {
         code: i64,
     ) -> (InstanceStatus, Up) {
         let container = seen.container;
-        let up = Self::up_of(&seen);
+        let up = self.up_of(&seen);
         let planned = |verdict, settled| (status(replica, Some(&seen), verdict, settled), up);
         let (times, again_at) = endings(&seen).unwrap_or((1, self.now));
         let stays_ended = match replica.service.restart {
@@ -151,7 +151,7 @@ impl<'a> Planning<'a> {
         let PlacedReplica { id, node, .. } = replica;
         let container = seen.container;
         let other = others.iter().find(|other| other.is_running());
-        let up = other.map_or(Up::default(), Self::up_of);
+        let up = other.map_or(Up::default(), |other| self.up_of(other));
         let planned = |verdict, settled| (status(replica, Some(&seen), verdict, settled), up);
         let needs = match dependencies {
             Ok(steps) => steps.clone(),
@@ -166,7 +166,11 @@ impl<'a> Planning<'a> {
             // The host ports of an earlier specification are unknown, so they cannot be freed.
             Ok(needs)
         };
-        let stopped = freed.and_then(|needs| self.stop_running(id, others, &reason, needs));
+        let order = self.order(replica, others);
+        let stopped = freed.and_then(|needs| match order {
+            ReplacementOrder::StartFirst => Ok(needs),
+            ReplacementOrder::StopFirst => self.stop_running(id, others, &reason, needs),
+        });
         let needs = match stopped {
             Ok(needs) => needs,
             Err(blocked) => return planned(blocked.verdict(), blocked.settled),
@@ -182,6 +186,7 @@ impl<'a> Planning<'a> {
         );
         match (start, failed) {
             (Gate::After(step), failed) => {
+                self.takes_turn(replica.position, order);
                 self.starts[replica.position] = Some(step);
                 match failed {
                     Some(why) => planned(Verdict::Failed { why }, true),
@@ -193,8 +198,12 @@ impl<'a> Planning<'a> {
         }
     }
 
-    /// Returns which dependency conditions a replica with this container meets.
-    pub(super) fn up_of(seen: &Seen<'_>) -> Up {
+    /// Returns which dependency conditions a replica with this container meets. A container that
+    /// this plan stops meets none.
+    pub(super) fn up_of(&self, seen: &Seen<'_>) -> Up {
+        if self.stops.contains_key(seen.id()) {
+            return Up::default();
+        }
         match seen.container.state {
             ContainerState::Running { .. } => Up {
                 started: true,
@@ -215,7 +224,7 @@ impl<'a> Planning<'a> {
 
 /// Returns `true` if a container was stopped so that `other` could start, and `false` if the
 /// container ended by itself.
-fn was_stopped_for(seen: &Seen<'_>, other: &Seen<'_>) -> bool {
+pub(super) fn was_stopped_for(seen: &Seen<'_>, other: &Seen<'_>) -> bool {
     if other.container.state == ContainerState::Created {
         // `other` has no start time. A container that was stopped for `other` ended at most once.
         return endings(seen).is_none_or(|(times, _)| times <= 1);

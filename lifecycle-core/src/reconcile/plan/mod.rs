@@ -8,8 +8,9 @@
 //!   `starts: last` starts after all others.
 //! - [`instances`]: replicas are created on the nodes that they are placed on.
 //! - [`keep_running`]: containers that were never started, or that ended, are started.
-//! - [`replacement`]: an old container is stopped before its successor starts, and is restored if
-//!   the successor fails.
+//! - [`rollout`]: the replicas of a changed service are replaced a few at a time.
+//! - [`replacement`]: a container is replaced by its successor, and is restored if the successor
+//!   fails.
 //! - [`restart`]: containers are restarted on request, one replica at a time.
 //! - [`ports`]: a host port passes from one replica to another.
 //! - [`leftovers`]: objects that are no longer declared are removed in reverse start order.
@@ -25,6 +26,7 @@ mod nodes;
 mod ports;
 mod replacement;
 mod restart;
+mod rollout;
 mod text;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -33,6 +35,7 @@ use std::time::Duration;
 use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
 
+use self::rollout::Rollout;
 use super::declared::{Declared, DeclaredService};
 use super::index::{Index, Seen};
 use super::input::{History, PlanningInput};
@@ -40,7 +43,7 @@ use super::observe::Observed;
 use super::placement::{IndexedPlacement, place_indexed};
 use super::state::{self, Verdict};
 use super::step::{Action, Held, HeldBy, InstanceStatus, Plan, Reason, Step, StepId};
-use crate::model::{ContainerId, InstanceId, NodeName, Protocol, Subject};
+use crate::model::{ContainerId, InstanceId, NodeName, Protocol, ServiceName, Subject};
 
 /// The planner's settings: what it may assume, and how long it waits.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -186,6 +189,12 @@ struct Planning<'a> {
     /// The dependency conditions that each replica meets.
     up: Vec<Up>,
     statuses: Vec<Option<InstanceStatus>>,
+    /// The rollout of the service that is being planned.
+    rollout: Rollout,
+    /// The services that are being rolled out.
+    rolling_out: BTreeSet<&'a ServiceName>,
+    /// The positions of the replicas whose old container serves until a successor is ready.
+    serving: BTreeSet<usize>,
     plan: Plan,
 }
 
@@ -247,6 +256,9 @@ impl<'a> Planning<'a> {
             starts: vec![None; replicas],
             up: vec![Up::default(); replicas],
             statuses: vec![None; replicas],
+            rollout: Rollout::none(),
+            rolling_out: BTreeSet::new(),
+            serving: BTreeSet::new(),
             plan: Plan::default(),
         }
     }

@@ -58,12 +58,15 @@ impl<'a> Planning<'a> {
                 && position != replica.position
             {
                 let holder = &self.index.replicas[position];
-                if self.keeps_running(position, seen) {
+                let serves = self.serving.contains(&position);
+                if serves || self.keeps_running(position, seen) {
                     let by = HeldBy::Port {
                         port: host_port,
                         holder: holder.clone(),
                     };
-                    return Err(self.block(subject(), by, true));
+                    let holder = self.statuses[position].as_ref().filter(|_| serves);
+                    let settled = holder.is_none_or(|holder| holder.settled);
+                    return Err(self.block(subject(), by, settled));
                 }
                 let reason = Reason::PortPasses {
                     port: host_port,
@@ -84,9 +87,10 @@ impl<'a> Planning<'a> {
     /// specification or, if that was rejected, the previous one.
     fn keeps_running(&self, position: usize, seen: Seen<'a>) -> bool {
         let id = &self.index.replicas[position];
-        let Some(service) = self.index.service(&id.service).map(|s| s.service) else {
+        let Some(indexed) = self.index.service(&id.service) else {
             return false;
         };
+        let service = indexed.service;
         let Some(node) = self.placement.nodes[position].filter(|node| *node == seen.node) else {
             return false;
         };
@@ -99,8 +103,7 @@ impl<'a> Planning<'a> {
             service,
             node,
         };
-        let rejected = self.history.rejected.get(id);
-        rejected.is_some_and(|r| r.digest == service.digest)
+        self.rejection(indexed, position).is_some()
             && self
                 .containers_of(replica)
                 .previous(replica)

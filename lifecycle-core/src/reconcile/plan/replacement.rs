@@ -1,13 +1,12 @@
-//! Replaces containers: stops the old container, then starts its successor. If the successor fails,
-//! restores the old container.
+//! Replaces the container of a replica by its successor. If the successor fails, restores the old
+//! container.
 
 use std::collections::BTreeSet;
 
-use chrono::{DateTime, Utc};
-
 use super::dependencies::Dependencies;
+use super::rollout::Rejection;
 use super::{Blocked, Gate, PlacedReplica, Planning, Up};
-use crate::model::{InstanceId, InstanceState, Subject};
+use crate::model::{InstanceId, InstanceState, ReplacementOrder, Subject};
 use crate::reconcile::index::Seen;
 use crate::reconcile::step::{Action, HeldBy, InstanceStatus, Reason, StepId};
 use crate::registry::RejectedSpec;
@@ -41,9 +40,15 @@ impl<'a> Containers<'a> {
 /// The rollback to a previous specification, after the declared one was rejected.
 pub(super) struct Rollback<'a> {
     pub(super) previous: Seen<'a>,
-    /// When the declared specification was rejected.
-    pub(super) since: DateTime<Utc>,
-    pub(super) why: String,
+    pub(super) rejection: Rejection,
+}
+
+/// The numbers of steps, holds and stops in a plan.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Extent {
+    steps: usize,
+    held: usize,
+    stops: usize,
 }
 
 impl<'a> Planning<'a> {
@@ -99,7 +104,7 @@ impl<'a> Planning<'a> {
         mut needs: BTreeSet<StepId>,
     ) -> Result<BTreeSet<StepId>, Blocked> {
         // If no old container is ready, keep the stopped ones: a rollback may need them.
-        let is_ready = |seen: &Seen<'a>| Self::up_of(seen).ready;
+        let is_ready = |seen: &Seen<'a>| self.up_of(seen).ready;
         if !others.iter().any(is_ready) {
             return Ok(needs);
         }
@@ -108,6 +113,20 @@ impl<'a> Planning<'a> {
                 .pass(&mut needs)?;
         }
         Ok(needs)
+    }
+
+    /// Stops the running containers among `containers`.
+    pub(super) fn stop_all<'s>(
+        &mut self,
+        id: &InstanceId,
+        containers: impl Iterator<Item = &'s Seen<'a>>,
+        reason: &Reason,
+    ) where
+        'a: 's,
+    {
+        for seen in containers.filter(|seen| seen.is_running()) {
+            self.stop(id, *seen, reason, BTreeSet::new());
+        }
     }
 
     /// Stops the running containers among `others`. Returns the steps that must be done before a
@@ -127,8 +146,48 @@ impl<'a> Planning<'a> {
         Ok(needs)
     }
 
-    /// Keeps the current container running. If it is ready, removes the containers that it
-    /// replaces; if it fails, rolls back.
+    /// Returns the current numbers of steps, holds and stops in the plan.
+    pub(super) fn extent(&self) -> Extent {
+        Extent {
+            steps: self.plan.steps.len(),
+            held: self.plan.held.len(),
+            stops: self.stop_order.len(),
+        }
+    }
+
+    /// Rejects the declared specification of a replica, and rolls the replica back. Undoes what was
+    /// planned for the replica after `before`.
+    pub(super) fn reject(
+        &mut self,
+        replica: PlacedReplica<'a>,
+        containers: &Containers<'a>,
+        previous: Seen<'a>,
+        why: String,
+        before: Extent,
+        dependencies: &Dependencies,
+    ) -> (InstanceStatus, Up) {
+        self.plan.steps.truncate(before.steps);
+        self.plan.held.truncate(before.held);
+        for id in self.stop_order.drain(before.stops..) {
+            self.stops.remove(id);
+        }
+        self.starts[replica.position] = None;
+        self.plan.rejects.push(RejectedSpec {
+            id: replica.id.clone(),
+            digest: replica.service.digest.clone(),
+            at: self.now,
+            why: why.clone(),
+        });
+        let since = self.now;
+        let rollback = Rollback {
+            previous,
+            rejection: Rejection { since, why },
+        };
+        self.roll_back(replica, containers, &rollback, dependencies)
+    }
+
+    /// Keeps the current container running. If it is ready, stops the containers that it replaces;
+    /// if it fails, rolls back.
     pub(super) fn keep(
         &mut self,
         replica: PlacedReplica<'a>,
@@ -136,48 +195,54 @@ impl<'a> Planning<'a> {
         containers: &Containers<'a>,
         dependencies: &Dependencies,
     ) -> (InstanceStatus, Up) {
-        let (steps, held) = (self.plan.steps.len(), self.plan.held.len());
-        let stopped = self.stop_order.len();
         let others = &containers.others;
-        let (status, up) = self.keep_running(replica, current, others, dependencies, None);
         if others.is_empty() {
-            return (status, up);
+            return self.keep_running(replica, current, others, dependencies, None);
         }
+        let order = self.order(replica, others);
+        if let Err(blocked) = self.turn(replica, order) {
+            return self.wait_for_turn(replica, containers, dependencies, &blocked);
+        }
+        let before = self.extent();
+        let (mut status, mut up) = self.keep_running(replica, current, others, dependencies, None);
+        if let Some(why) = self.ended_early(replica, current, others) {
+            status.state = InstanceState::Failed { why };
+        }
+        let ready = others.iter().filter(|seen| self.up_of(seen).ready);
+        let ready: Vec<Seen<'a>> = ready.copied().collect();
+        let is_ready = |seen: &Seen<'a>| ready.iter().any(|other| other.id() == seen.id());
         match (&status.state, containers.previous(replica)) {
             (InstanceState::Ready | InstanceState::Completed, _) => {
-                self.remove_all(replica.id, others, &Reason::Superseded);
+                if self.rollout.is_complete() {
+                    self.remove_all(replica.id, others, &Reason::Superseded);
+                } else {
+                    // Keep the stopped containers: a rollback may need them.
+                    self.stop_all(replica.id, others.iter(), &Reason::Superseded);
+                }
+                if self.is_monitored(replica, current) {
+                    status.settled = false;
+                }
             }
             (InstanceState::Failed { why }, Some(previous))
                 if current.container.state != ContainerState::Paused =>
             {
-                self.plan.steps.truncate(steps);
-                self.plan.held.truncate(held);
-                for id in self.stop_order.drain(stopped..) {
-                    self.stops.remove(id);
-                }
-                self.starts[replica.position] = None;
-                self.plan.rejects.push(RejectedSpec {
-                    id: replica.id.clone(),
-                    digest: replica.service.digest.clone(),
-                    at: self.now,
-                    why: why.clone(),
-                });
-                let rollback = Rollback {
-                    previous,
-                    since: self.now,
-                    why: why.clone(),
-                };
-                return self.roll_back(replica, containers, &rollback, dependencies);
+                let why = why.clone();
+                return self.reject(replica, containers, previous, why, before, dependencies);
             }
             _ if current.is_running() => {
-                for other in others {
+                // A container that is ready serves until its successor is ready.
+                for other in others.iter().filter(|other| !is_ready(other)) {
                     let reason = replaced(other, replica);
-                    // Ignore the result: if a stop is blocked, the plan already contains the
-                    // reason.
-                    let _ = self.stop_running(replica.id, &[*other], &reason, BTreeSet::new());
+                    self.stop_all(replica.id, std::iter::once(other), &reason);
                 }
             }
             _ => {}
+        }
+        if !up.ready
+            && let Some(serving) = ready.first()
+        {
+            up = self.up_of(serving);
+            self.serving.insert(replica.position);
         }
         (status, up)
     }
@@ -193,24 +258,36 @@ impl<'a> Planning<'a> {
     ) -> (InstanceStatus, Up) {
         let Rollback {
             previous,
-            since,
-            why,
+            rejection: Rejection { since, why },
         } = rollback;
         let reason = Reason::RolledBack { why: why.clone() };
         let is_other = |seen: &&Seen<'a>| seen.id() != previous.id();
-        let older: Vec<Seen<'a>> = containers.others.iter().filter(is_other).copied().collect();
-        let others: Vec<Seen<'a>> = older.iter().copied().chain(containers.current).collect();
+        let earlier: Vec<Seen<'a>> = containers.others.iter().filter(is_other).copied().collect();
+        let others: Vec<Seen<'a>> = earlier.iter().copied().chain(containers.current).collect();
+        let order = self.order(replica, &others);
+        if let Err(blocked) = self.turn(replica, order)
+            && let Some(current) = containers.current
+        {
+            let (mut status, up) = self.keep_running(replica, current, &[], dependencies, None);
+            self.hold(Subject::Instance(replica.id.clone()), blocked.by);
+            status.state = InstanceState::Failed { why: why.clone() };
+            status.settled = blocked.settled;
+            return (status, up);
+        }
         let restoring = (!others.is_empty()).then_some(reason.clone());
         let (mut status, up) =
             self.keep_running(replica, *previous, &others, dependencies, restoring);
         let why = if previous.is_running() {
-            self.remove_all(replica.id, &older, &reason);
+            self.remove_all(replica.id, &earlier, &reason);
             let rejected: Vec<Seen<'a>> = containers.current.into_iter().collect();
             if self.has_passed(*since, self.policy.rejected_kept_for) {
                 self.remove_all(replica.id, &rejected, &reason);
+            } else if up.ready || order == ReplacementOrder::StopFirst {
+                self.stop_all(replica.id, rejected.iter(), &reason);
             } else {
-                // Ignore the result: if a stop is blocked, the plan already contains the reason.
-                let _ = self.stop_running(replica.id, &rejected, &reason, BTreeSet::new());
+                let unready = rejected.iter().filter(|seen| !self.up_of(seen).ready);
+                let unready: Vec<Seen<'a>> = unready.copied().collect();
+                self.stop_all(replica.id, unready.iter(), &reason);
             }
             let why = format!("{why}; the previous specification runs again");
             let by = HeldBy::Failed { why: why.clone() };

@@ -39,7 +39,8 @@ impl<'a> Planning<'a> {
                 return planned(blocked.settled);
             }
         };
-        if let Some(earlier) = self.restarts_before(replica) {
+        let earlier = self.restarts_before(replica);
+        if let Some(earlier) = earlier.or_else(|| self.replaced_meanwhile(replica.position)) {
             let by = HeldBy::RestartsAfter { replica: earlier };
             self.hold(Subject::Instance(replica.id.clone()), by);
             return planned(false);

@@ -13,10 +13,6 @@ fn table(out: &mut String, title: &str, keys: &[Key]) {
             Effect::Supported("") => "supported".to_owned(),
             Effect::Supported(note) => format!("supported: {note}"),
             Effect::Changes(consequence) => format!("**no effect**: {consequence}"),
-            Effect::Checked(consequence) => {
-                format!("no effect yet (only validated): {consequence}")
-            }
-            Effect::PartOfChecked => "no effect yet (only validated)".to_owned(),
             Effect::Harmless(consequence) => format!("no effect: {consequence}"),
         };
         writeln!(out, "| `{}` | {effect} |", key.name).unwrap();
@@ -313,15 +309,8 @@ fn every_key_has_the_effect_in_its_table() {
             // Remove the example's `image` before testing `image` itself.
             let before = before.replace(&format!("{}: x, ", key.name), "");
             let (problems, unsupported) = read(&before, key.name, NONSENSE, after);
-            let is_read = matches!(
-                key.effect,
-                Effect::Supported(_) | Effect::Checked(_) | Effect::PartOfChecked
-            );
-            let is_reported = matches!(
-                key.effect,
-                Effect::Checked(_) | Effect::Changes(_) | Effect::Harmless(_)
-            );
-            if is_read {
+            let is_reported = matches!(key.effect, Effect::Changes(_) | Effect::Harmless(_));
+            if matches!(key.effect, Effect::Supported(_)) {
                 assert!(contains(&problems), "{before}{}: {problems:?}", key.name);
             }
             if is_reported {
@@ -330,9 +319,6 @@ fn every_key_has_the_effect_in_its_table() {
                     "{before}{}: {unsupported:?}",
                     key.name
                 );
-            }
-            if matches!(key.effect, Effect::PartOfChecked) {
-                assert!(!unsupported.is_empty(), "{before}{}", key.name);
             }
         }
     }

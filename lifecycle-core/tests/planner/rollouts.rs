@@ -1,0 +1,465 @@
+//! Tests how the replicas of a changed service are replaced: parallelism, order, delay, monitoring,
+//! and what happens after a failure.
+
+use std::collections::BTreeSet;
+use std::time::Duration;
+
+use chrono::TimeDelta;
+use lifecycle_core::model::{
+    InstanceId, InstanceState, OnFailure, Replacement, ReplacementOrder, ServiceSpec, SpecDigest,
+    UpdatePolicy, VolumeMount, VolumeName, VolumeOptions,
+};
+use lifecycle_core::reconcile::{Action, Declared, HeldBy, Plan, Reason, RolloutState};
+use lifecycle_core::runtime::ContainerState;
+use proptest::prelude::*;
+
+use super::arbitrary::update_policy;
+use super::builder::{ServiceChanges, declared, instance, service, service_name};
+use super::model::{World, assert_sound, is_running, may_run};
+
+const NODES: [&str; 3] = ["n1", "n2", "n3"];
+
+fn web(replicas: u16) -> ServiceSpec {
+    service("web").image("nginx").replicas(replicas)
+}
+
+fn updated(update: Replacement) -> UpdatePolicy {
+    UpdatePolicy {
+        update: Some(update),
+        rollback: None,
+    }
+}
+
+/// Returns a world that runs version 1 of the service, and the declarations of versions 1 and 2.
+/// Version 2 is everywhere except on the containers.
+fn before(spec: &ServiceSpec) -> (World, Declared, Declared) {
+    let version = |version| declared(&NODES, vec![spec.clone().version(version)]);
+    let (old, new) = (version(1), version(2));
+    let mut world = World::empty();
+    world.settle(&old);
+    world.get_images(&new);
+    (world, old, new)
+}
+
+fn digest(declared: &Declared) -> SpecDigest {
+    declared.services[&service_name("web")].digest.clone()
+}
+
+/// Returns the starts and stops of a plan, as `+web-1` and `-web-1`.
+fn changes(plan: &Plan) -> Vec<String> {
+    let steps = plan.steps.iter();
+    let changes = steps.filter_map(|step| match &step.action {
+        Action::StartInstance { instance, .. } => Some(format!("+{instance}")),
+        Action::StopInstance { instance, .. } => Some(format!("-{instance}")),
+        _ => None,
+    });
+    changes.collect()
+}
+
+/// Carries out all steps of the plans, until no step is left or time has to pass. Returns the starts and
+/// stops.
+fn carry_out(world: &mut World, declared: &Declared) -> Vec<String> {
+    let mut done = Vec::new();
+    loop {
+        let plan = world.plan(declared);
+        assert_sound(&plan);
+        world.assert_available(declared, &plan);
+        world.record(&plan);
+        let steps = may_run(&plan);
+        let Some(step) = steps.first() else {
+            return done;
+        };
+        done.extend(changes(&Plan {
+            steps: vec![step.clone()],
+            ..Plan::default()
+        }));
+        world.apply(declared, &step.action);
+    }
+}
+
+/// Carries out the plans and lets time pass, up to `seconds`. Returns the starts and stops of each
+/// second.
+fn run(world: &mut World, declared: &Declared, seconds: usize) -> Vec<Vec<String>> {
+    let mut all = vec![carry_out(world, declared)];
+    for _ in 0..seconds {
+        world.tick(declared);
+        all.push(carry_out(world, declared));
+    }
+    all
+}
+
+fn ready(world: &World, replicas: u16) -> usize {
+    let ids = (1..=replicas).map(|n| instance("web", n));
+    ids.filter(|id| world.is_ready(id, &BTreeSet::new()))
+        .count()
+}
+
+/// Returns the replicas with a running container of this digest.
+fn running(world: &World, digest: &SpecDigest, replicas: u16) -> Vec<InstanceId> {
+    let ids = (1..=replicas).map(|n| instance("web", n));
+    let runs = |id: &InstanceId| {
+        let mut of = world.of(id);
+        of.any(|(_, c)| is_running(c) && c.digest == *digest)
+    };
+    ids.filter(runs).collect()
+}
+
+fn held_by(plan: &Plan, replica: u16) -> HeldBy {
+    let subject = lifecycle_core::model::Subject::Instance(instance("web", replica));
+    let held = plan.held.iter().find(|held| held.subject == subject);
+    held.map(|held| held.by.clone()).unwrap()
+}
+
+#[test]
+fn replaces_one_replica_at_a_time_and_starts_the_new_one_first() {
+    let (mut world, _, new) = before(&web(3));
+    assert_eq!(
+        run(&mut world, &new, 3),
+        [
+            vec!["+web-1"],
+            vec!["-web-1", "+web-2"],
+            vec!["-web-2", "+web-3"],
+            vec!["-web-3"],
+        ]
+    );
+    let plan = world.plan(&new);
+    assert!(plan.is_empty() && plan.settled && plan.rollouts.is_empty());
+    assert_eq!(world.containers().count(), 3);
+}
+
+#[test]
+fn reports_the_progress_and_what_each_replica_waits_for() {
+    let (mut world, _, new) = before(&web(3));
+    run(&mut world, &new, 1);
+    let plan = world.plan(&new);
+    let progress = &plan.rollouts[&service_name("web")];
+    assert_eq!(progress.state, RolloutState::Progressing);
+    assert_eq!((progress.replaced, progress.replicas), (1, 3));
+    let replica = instance("web", 2);
+    assert_eq!(held_by(&plan, 3), HeldBy::ReplacedAfter { replica });
+    assert!(!plan.settled);
+}
+
+#[test]
+fn parallelism_zero_replaces_all_replicas_together() {
+    let all = Replacement {
+        parallelism: Some(0),
+        order: Some(ReplacementOrder::StopFirst),
+        ..Replacement::default()
+    };
+    let mut spec = web(3);
+    spec.update = updated(all);
+    let (mut world, _, new) = before(&spec);
+    let first = carry_out(&mut world, &new);
+    assert_eq!(first.len(), 6, "{first:?}");
+}
+
+#[test]
+fn stops_the_old_replica_first_if_the_service_writes_to_a_volume() {
+    let mut spec = web(2);
+    spec.container.volumes = vec![VolumeMount {
+        volume: VolumeName::try_from("data").unwrap(),
+        target: "/data".into(),
+        read_only: false,
+        options: VolumeOptions::default(),
+    }];
+    let (mut world, _, new) = before(&spec);
+    assert_eq!(carry_out(&mut world, &new), ["-web-1", "+web-1"]);
+}
+
+#[test]
+fn stops_the_old_replica_first_if_it_has_the_host_port() {
+    let mut spec = web(1).host_port(8080);
+    spec.update = updated(Replacement {
+        order: Some(ReplacementOrder::StartFirst),
+        ..Replacement::default()
+    });
+    let (mut world, _, new) = before(&spec);
+    assert_eq!(carry_out(&mut world, &new), ["-web-1", "+web-1"]);
+}
+
+#[test]
+fn stops_no_replica_while_another_is_not_ready() {
+    let mut spec = web(3);
+    spec.update = updated(Replacement {
+        order: Some(ReplacementOrder::StopFirst),
+        ..Replacement::default()
+    });
+    let (mut world, _, new) = before(&spec);
+    world.power_off(&super::builder::node_name("n2"));
+    world.lose(&super::builder::node_name("n2"));
+    assert_eq!(carry_out(&mut world, &new), Vec::<String>::new());
+    let plan = world.plan(&new);
+    let too_few = HeldBy::TooFewReady {
+        ready: 2,
+        replicas: 3,
+    };
+    assert_eq!(held_by(&plan, 1), too_few);
+    assert_eq!(held_by(&plan, 3), too_few);
+}
+
+#[test]
+fn replaces_unready_replicas_first() {
+    let (mut world, _, new) = before(&web(3));
+    let id = instance("web", 3);
+    let (node, name) = {
+        let (node, container) = world.of(&id).next().unwrap();
+        (node.clone(), container.name.clone())
+    };
+    let at = Some(world.now);
+    world.container(&node, &name).unwrap().state = ContainerState::Exited { code: 1, at };
+    assert_eq!(carry_out(&mut world, &new), ["+web-3"]);
+}
+
+#[test]
+fn waits_for_the_delay_between_replicas() {
+    let mut spec = web(2);
+    spec.update = updated(Replacement {
+        delay: Some(Duration::from_secs(3)),
+        ..Replacement::default()
+    });
+    let (mut world, _, new) = before(&spec);
+    run(&mut world, &new, 1);
+    let plan = world.plan(&new);
+    assert!(matches!(held_by(&plan, 2), HeldBy::RolloutDelay { .. }));
+    let seconds = run(&mut world, &new, 3);
+    assert_eq!(seconds[..3].concat(), Vec::<String>::new());
+    assert_eq!(seconds[3], ["+web-2"]);
+}
+
+#[test]
+fn monitors_each_replica_before_the_next() {
+    let mut spec = web(2);
+    spec.update = updated(Replacement {
+        monitor: Some(Duration::from_secs(3)),
+        ..Replacement::default()
+    });
+    let (mut world, _, new) = before(&spec);
+    let seconds = run(&mut world, &new, 4);
+    assert_eq!(seconds[..2], [vec!["+web-1"], vec!["-web-1"]]);
+    assert_eq!(seconds[2..4].concat(), Vec::<String>::new());
+    assert_eq!(seconds[4], ["+web-2"]);
+    run(&mut world, &new, 1);
+    let plan = world.plan(&new);
+    assert!(matches!(held_by(&plan, 2), HeldBy::Monitored { .. }));
+    assert!(!plan.settled);
+    run(&mut world, &new, 3);
+    assert!(world.plan(&new).settled);
+}
+
+#[test]
+fn a_replica_that_ends_while_it_is_monitored_has_failed() {
+    let mut spec = web(2);
+    spec.update = updated(Replacement {
+        monitor: Some(Duration::from_secs(3)),
+        ..Replacement::default()
+    });
+    let (mut world, old, new) = before(&spec);
+    run(&mut world, &new, 2);
+    let id = instance("web", 1);
+    let (node, name) = {
+        let mut of = world.of(&id);
+        let (node, container) = of.find(|(_, c)| c.digest == digest(&new)).unwrap();
+        (node.clone(), container.name.clone())
+    };
+    let at = Some(world.now);
+    world.container(&node, &name).unwrap().state = ContainerState::Exited { code: 3, at };
+    run(&mut world, &new, 5);
+    assert_eq!(running(&world, &digest(&old), 2).len(), 2);
+    let plan = world.plan(&new);
+    let progress = &plan.rollouts[&service_name("web")];
+    assert_eq!(progress.state, RolloutState::Paused);
+    let why = progress.why.clone().unwrap();
+    assert!(why.contains("exit code 3 within 3s"), "{why}");
+}
+
+/// Runs version 2, which never becomes ready, with this failure action.
+fn fail(
+    on_failure: OnFailure,
+    max_failure_millionths: Option<u32>,
+) -> (World, Plan, Declared, Declared) {
+    let mut spec = web(3);
+    spec.ready_within = Duration::from_secs(2);
+    spec.update = updated(Replacement {
+        on_failure: Some(on_failure),
+        max_failure_millionths,
+        ..Replacement::default()
+    });
+    let (mut world, old, new) = before(&spec);
+    world.never_ready.insert(digest(&new));
+    for _ in 0..20 {
+        run(&mut world, &new, 1);
+        assert_eq!(ready(&world, 3), 3, "the old version serves throughout");
+    }
+    let plan = world.plan(&new);
+    assert!(plan.settled && plan.steps.is_empty(), "{plan:#?}");
+    assert_eq!(running(&world, &digest(&new), 3), []);
+    (world, plan, old, new)
+}
+
+fn attempted(world: &World, declared: &Declared) -> usize {
+    let all = world.containers();
+    all.filter(|(_, c)| c.digest == digest(declared)).count()
+}
+
+#[test]
+fn pause_leaves_the_remaining_replicas_untouched() {
+    let (world, plan, _, new) = fail(OnFailure::Pause, None);
+    assert_eq!(attempted(&world, &new), 1);
+    let progress = &plan.rollouts[&service_name("web")];
+    assert_eq!(progress.state, RolloutState::Paused);
+    assert!(matches!(held_by(&plan, 2), HeldBy::RolloutPaused { .. }));
+    let failed = &plan.instances[&instance("web", 1)];
+    assert!(
+        matches!(&failed.state, InstanceState::Failed { .. }),
+        "{failed:?}"
+    );
+}
+
+#[test]
+fn continue_replaces_the_remaining_replicas() {
+    let (world, _, _, new) = fail(OnFailure::Continue, None);
+    assert_eq!(attempted(&world, &new), 3);
+}
+
+#[test]
+fn max_failure_ratio_tolerates_failed_replicas() {
+    let (world, _, _, new) = fail(OnFailure::Pause, Some(400_000));
+    assert_eq!(
+        attempted(&world, &new),
+        2,
+        "1 of 3 is tolerated, 2 of 3 are not"
+    );
+}
+
+#[test]
+fn rollback_restores_the_replicas_that_were_replaced() {
+    let mut spec = web(3);
+    spec.ready_within = Duration::from_secs(2);
+    spec.update = updated(Replacement {
+        on_failure: Some(OnFailure::Rollback),
+        ..Replacement::default()
+    });
+    let (mut world, old, new) = before(&spec);
+    run(&mut world, &new, 1);
+    assert_eq!(running(&world, &digest(&new), 3).len(), 2);
+    world.never_ready.insert(digest(&new));
+    run(&mut world, &new, 12);
+    assert_eq!(ready(&world, 3), 3);
+    assert_eq!(running(&world, &digest(&old), 3).len(), 3);
+    assert_eq!(running(&world, &digest(&new), 3), []);
+    let plan = world.plan(&new);
+    assert!(plan.settled);
+    let progress = &plan.rollouts[&service_name("web")];
+    assert_eq!(progress.state, RolloutState::RolledBack);
+    let states = plan.instances.values();
+    let failed = states.filter(|status| matches!(status.state, InstanceState::Failed { .. }));
+    assert_eq!(failed.count(), 3);
+    // After the old declaration is restored, nothing changes any more.
+    world.rejected.clear();
+    run(&mut world, &old, 1);
+    assert!(world.plan(&old).is_empty());
+}
+
+#[test]
+fn a_start_that_fails_for_good_is_rolled_back() {
+    let mut spec = web(1);
+    spec.update = updated(Replacement {
+        order: Some(ReplacementOrder::StopFirst),
+        ..Replacement::default()
+    });
+    let (mut world, old, new) = before(&spec);
+    let plan = world.plan(&new);
+    let start = plan
+        .steps
+        .iter()
+        .find(|step| matches!(step.action, Action::StartInstance { .. }));
+    let failure = lifecycle_core::reconcile::Failure {
+        times: 1,
+        again_at: None,
+        why: "no such device".into(),
+        is_final: true,
+    };
+    world.failures.insert(start.unwrap().id.clone(), failure);
+    let stop = may_run(&plan).remove(0);
+    world.apply(&new, &stop.action);
+    run(&mut world, &new, 1);
+    assert_eq!(running(&world, &digest(&old), 1).len(), 1);
+    let state = &world.plan(&new).instances[&instance("web", 1)].state;
+    let InstanceState::Failed { why } = state else {
+        panic!("{state:?}");
+    };
+    assert!(why.contains("no such device"), "{why}");
+}
+
+#[test]
+fn a_waiting_replica_is_kept_running() {
+    let mut spec = web(2);
+    spec.update = updated(Replacement {
+        delay: Some(Duration::from_hours(1)),
+        ..Replacement::default()
+    });
+    let (mut world, _, new) = before(&spec);
+    run(&mut world, &new, 1);
+    let id = instance("web", 2);
+    world.restarts.insert(id.clone(), {
+        let (_, container) = world.of(&id).next().unwrap();
+        lifecycle_core::model::ContainerRun {
+            container: container.id.clone(),
+            started_at: container.started_at.unwrap(),
+        }
+    });
+    let plan = world.plan(&new);
+    let step = may_run(&plan).remove(0);
+    assert_eq!(step.reason, Reason::RestartRequested);
+    world.apply(&new, &step.action);
+    assert_eq!(carry_out(&mut world, &new), ["+web-2"]);
+}
+
+fn config() -> ProptestConfig {
+    let cases = std::env::var("PROPTEST_CASES").ok();
+    ProptestConfig {
+        cases: cases.and_then(|n| n.parse().ok()).unwrap_or(64),
+        failure_persistence: None,
+        ..ProptestConfig::default()
+    }
+}
+
+proptest! {
+    #![proptest_config(config())]
+
+    /// A specification that never becomes ready, or stops becoming ready after some replicas were replaced,
+    /// never costs more replicas than `parallelism` allows, and the old one serves in the end.
+    #[test]
+    fn a_failing_version_never_replaces_a_working_one(
+        update in update_policy(),
+        replicas in 1_u16..5,
+        breaks_after in 0_usize..4,
+        old_is_lost in any::<bool>(),
+    ) {
+        let mut spec = web(replicas);
+        spec.ready_within = Duration::from_secs(2);
+        spec.update = update;
+        let (mut world, _, new) = before(&spec);
+        run(&mut world, &new, breaks_after);
+        world.never_ready.insert(digest(&new));
+        let at = world.now;
+        if old_is_lost {
+            // The next replica crashes with the old version.
+            let broken = world.containers().find(|(_, c)| is_running(c) && c.digest != digest(&new));
+            if let Some((node, name)) = broken.map(|(node, c)| (node.clone(), c.name.clone())) {
+                let container = world.container(&node, &name).unwrap();
+                container.state = ContainerState::Exited { code: 1, at: Some(at) };
+            }
+        }
+        for _ in 0..60 {
+            run(&mut world, &new, 1);
+        }
+        world.now += TimeDelta::minutes(11);
+        run(&mut world, &new, 3);
+        let plan = world.plan(&new);
+        prop_assert!(plan.steps.is_empty(), "{:#?}", plan.steps);
+        prop_assert!(plan.settled, "{:#?}", plan);
+        prop_assert_eq!(ready(&world, replicas), usize::from(replicas));
+    }
+}

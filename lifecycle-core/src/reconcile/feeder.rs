@@ -45,6 +45,7 @@ const LONGEST_LINE: usize = 64 * 1024;
 #[derive(Debug)]
 pub(super) struct Feeder {
     shared: Arc<Shared>,
+    epoch: Epoch,
     tables: watch::Sender<Option<Arc<Table>>>,
     /// The first table version that contains all current names.
     named_since: u64,
@@ -54,7 +55,6 @@ pub(super) struct Feeder {
 #[derive(Debug)]
 struct Shared {
     backends: Backends,
-    epoch: Epoch,
     platform: watch::Sender<Option<PlatformId>>,
     agents: watch::Sender<Agents>,
     changed: Notify,
@@ -92,12 +92,12 @@ impl Feeder {
         Self {
             shared: Arc::new(Shared {
                 backends,
-                epoch,
                 platform: watch::Sender::new(None),
                 agents: watch::Sender::default(),
                 changed: Notify::new(),
                 reports,
             }),
+            epoch,
             tables: watch::Sender::new(None),
             named_since: 0,
             feeds: BTreeMap::new(),
@@ -113,7 +113,7 @@ impl Feeder {
     pub(super) fn update(&mut self, platform: PlatformId, mut table: Table) {
         self.shared.platform.send_replace(Some(platform));
         let latest = self.tables.borrow().clone();
-        table.epoch = self.shared.epoch;
+        table.epoch = self.epoch;
         table.version = latest.as_ref().map_or(0, |latest| latest.version);
         if latest.as_deref() == Some(&table) {
             return;
@@ -358,12 +358,10 @@ fn handle_report(shared: &Shared, node: &NodeName, line: &str) -> Result<u64> {
         ReportKind::Draining {
             container, open, ..
         } => {
-            // A report of an earlier epoch is about a table of another manager.
-            if report.epoch == shared.epoch {
-                shared
-                    .agents
-                    .send_modify(|agents| agents.opened(node, version, container, *open));
-            }
+            let table = (report.epoch, version);
+            shared
+                .agents
+                .send_modify(|agents| agents.opened(node, table, container, *open));
         }
         ReportKind::NoReadyEndpoint { .. } | ReportKind::CannotListen { .. } => {
             // Ignore the result: if the receiver is gone, this feed ends too.

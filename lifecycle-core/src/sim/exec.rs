@@ -89,7 +89,7 @@ struct Feed {
     /// Notified when the number of open connections may have changed.
     changes: watch::Receiver<u64>,
     /// The reports that have not been sent yet.
-    pending: VecDeque<Report>,
+    unsent: VecDeque<Report>,
     /// The latest reports about draining containers that were sent.
     sent: Vec<Report>,
 }
@@ -106,7 +106,7 @@ fn run_feed(
         runtime,
         container,
         lines,
-        pending: VecDeque::new(),
+        unsent: VecDeque::new(),
         sent: Vec::new(),
     };
     let output = stream::unfold(Some(feed), |feed| async move {
@@ -128,7 +128,7 @@ impl Feed {
     /// Waits for the next report; `None` if the command's input has ended.
     async fn next(&mut self) -> Result<Option<Report>> {
         loop {
-            if let Some(report) = self.pending.pop_front() {
+            if let Some(report) = self.unsent.pop_front() {
                 return Ok(Some(report));
             }
             tokio::select! {
@@ -141,7 +141,7 @@ impl Feed {
                         .map_err(|error| Error::failed("reading a table", error.to_string()))?;
                     let report = self.runtime.apply_table(&self.container, table).await?;
                     let is_accepted = report.kind == ReportKind::Accepted;
-                    self.pending.push_back(report);
+                    self.unsent.push_back(report);
                     if is_accepted {
                         // The agent repeats these reports after each accepted table.
                         self.sent.clear();
@@ -157,7 +157,7 @@ impl Feed {
     async fn report_draining(&mut self) {
         let now = self.runtime.draining(&self.container).await;
         let new = now.iter().filter(|report| !self.sent.contains(report));
-        self.pending.extend(new.cloned());
+        self.unsent.extend(new.cloned());
         self.sent = now;
     }
 }

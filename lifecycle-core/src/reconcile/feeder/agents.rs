@@ -6,16 +6,16 @@ use std::collections::BTreeMap;
 use chrono::{DateTime, Utc};
 use tokio::time::Instant;
 
-use crate::model::NodeName;
+use crate::model::{Epoch, NodeName};
 use crate::network::Table;
 
 /// All agents, and the containers that are draining in the latest table.
 #[derive(Debug, Default)]
 pub(super) struct Agents {
     pub(super) known: BTreeMap<NodeName, Agent>,
-    /// The first of the latest consecutive table versions that mark each container as draining, by
-    /// the container's name.
-    draining: BTreeMap<String, u64>,
+    /// The first of the latest consecutive tables that mark each container as draining, by the
+    /// container's name.
+    draining: BTreeMap<String, (Epoch, u64)>,
 }
 
 /// An agent to which the feeder sends tables.
@@ -86,8 +86,8 @@ impl Agents {
         self.draining = draining
             .map(|backend| {
                 let name = &backend.container;
-                let since = before.get(name).copied().unwrap_or(table.version);
-                (name.clone(), since)
+                let since = before.get(name).copied();
+                (name.clone(), since.unwrap_or((table.epoch, table.version)))
             })
             .collect();
         for agent in self.known.values_mut() {
@@ -98,11 +98,18 @@ impl Agents {
         }
     }
 
-    /// Records the number of open connections that an agent reported while the table `version` was
-    /// active.
-    pub(super) fn opened(&mut self, node: &NodeName, version: u64, container: &str, open: u64) {
+    /// Records the number of open connections to a container, which an agent reported while the
+    /// table with this epoch and version was active. Ignores a report about an earlier table: at that
+    /// time, the container may not have been draining.
+    pub(super) fn opened(
+        &mut self,
+        node: &NodeName,
+        table: (Epoch, u64),
+        container: &str,
+        open: u64,
+    ) {
         let since = self.draining.get(container);
-        if since.is_some_and(|since| version >= *since)
+        if since.is_some_and(|since| table >= *since)
             && let Some(agent) = self.known.get_mut(node)
         {
             agent.open.insert(container.to_owned(), open);
@@ -130,5 +137,50 @@ impl Agent {
     /// Returns the number of open connections of a draining container, if the agent has reported it.
     pub(super) fn open(&self, container: &str) -> Option<u64> {
         self.open.get(container).copied()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    const CONTAINER: &str = "demo-web-1";
+
+    fn node() -> NodeName {
+        NodeName::try_from("n1").unwrap()
+    }
+
+    fn table(version: u64, draining: bool) -> Table {
+        let backend = json!({
+            "instance": "web-1", "container": CONTAINER, "endpoints": [], "draining": draining,
+        });
+        serde_json::from_value(json!({
+            "epoch": 2, "version": version, "platform": "demo", "block": "127.80.0.0/16", "wait": 1,
+            "services": { "web": {
+                "address": "127.80.0.2", "ports": [], "backends": [backend],
+            } },
+        }))
+        .unwrap()
+    }
+
+    #[test]
+    fn counts_of_an_earlier_table_do_not_apply() {
+        let mut agents = Agents::default();
+        agents.accepted(&node(), 1);
+        let mut count = |version, draining, report: (u64, u64), open| {
+            agents.sent(&table(version, draining));
+            agents.opened(&node(), (Epoch(report.0), report.1), CONTAINER, open);
+            agents.known[&node()].open(CONTAINER)
+        };
+        assert_eq!(count(3, false, (2, 3), 0), None, "not draining");
+        assert_eq!(count(4, true, (2, 3), 0), None, "an earlier table");
+        assert_eq!(count(4, true, (1, 9), 0), None, "an earlier manager");
+        assert_eq!(count(4, true, (2, 4), 5), Some(5));
+        assert_eq!(count(5, true, (2, 4), 3), Some(3), "draining since 4");
+        assert_eq!(count(6, false, (2, 5), 0), None);
+        assert_eq!(count(7, true, (2, 5), 0), None, "drains again");
+        assert_eq!(count(7, true, (2, 7), 1), Some(1));
     }
 }

@@ -1,5 +1,5 @@
 //! Tests that services reach each other by name: on every node, with glibc and musl, without a
-//! running manager, and after an agent was killed.
+//! running manager, and after an agent was killed. A stop must wait for open connections.
 
 use std::collections::BTreeSet;
 use std::io::BufRead as _;
@@ -114,6 +114,7 @@ fn services_reach_each_other_by_name() {
 
     let b = Node::find(&project.id(), "b").unwrap();
     assert_all_names_work(&project, &a, &b);
+    a_stop_waits_for_open_connections(&project, &a, &b);
     agents_restart(&a);
     names_work_without_the_manager(&project, &a);
     project.ends(0, &["down", "--yes"]);
@@ -174,6 +175,32 @@ fn assert_all_names_work(project: &Project, a: &Node, b: &Node) {
         name.trim_start_matches('/'),
     ]);
     assert!(found.starts_with(&b.address().to_string()), "{found}");
+}
+
+/// Restarts `db` while a connection from another node is open. The container must be stopped after
+/// the connection has ended, but not much later.
+fn a_stop_waits_for_open_connections(project: &Project, a: &Node, b: &Node) {
+    let client = a.service("client").id;
+    let command = "perl /net.pl hold db:5432 5 > /held";
+    a.docker(&["exec", "--detach", &client, "sh", "-c", command]);
+    let time = |output: &str, word: &str| {
+        let time = output.lines().find_map(|line| line.strip_prefix(word));
+        time.map(|time| time.trim().parse::<u64>().unwrap())
+    };
+    // The file may not exist yet.
+    let report = || a.docker(&["exec", &client, "sh", "-c", "cat /held || true"]);
+    until("the connection is open", TIMEOUT, || {
+        report().starts_with("db ").then_some(())
+    });
+    let db = b.service("db").id;
+    project.ends(0, &["restart", "db"]);
+    let ended = until("db has stopped", TIMEOUT, || {
+        time(&b.docker(&["logs", &db]), "ended ")
+    });
+    let closed = time(&report(), "closes ");
+    let closed =
+        closed.unwrap_or_else(|| panic!("db stopped at {ended}, but the connection is open"));
+    assert!(ended - closed < 3_000, "{closed} {ended}");
 }
 
 /// Checks that connections work again less than a second after an agent was killed.

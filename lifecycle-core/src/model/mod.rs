@@ -39,8 +39,8 @@ pub use node::{Addresses, NodeSpec, Origin, Resources};
 pub use operation::{ContainerRun, Operation, OperationId, OperationKind, OperationState};
 pub use owner::Owner;
 pub use service::{
-    ApiAccess, Constraint, ConstraintOperator, ContainerTemplate, DependencyCondition, Healthcheck,
-    HealthcheckTest, HttpReadiness, ImageSource, PublishedPort, RestartPolicy, ServiceClass,
-    ServiceSpec, Starts,
+    ApiAccess, Constraint, ConstraintOperator, ContainerTemplate, DEFAULT_STOP_GRACE,
+    DependencyCondition, Healthcheck, HealthcheckTest, HttpReadiness, ImageSource, PublishedPort,
+    RestartPolicy, ServiceClass, ServiceSpec, Starts,
 };
 pub use update::{OnFailure, Replacement, ReplacementOrder, UpdatePolicy};

@@ -98,6 +98,9 @@ pub enum ImageSource {
     Image(String),
 }
 
+/// The stop grace period of a container that declares none. Compose and Docker have the same default.
+pub const DEFAULT_STOP_GRACE: Duration = Duration::from_secs(10);
+
 /// The template for the containers of a service. Every field is part of the spec digest.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ContainerTemplate {
@@ -128,7 +131,8 @@ pub struct ContainerTemplate {
     /// The health check, if it differs from the image's.
     #[serde(default)]
     pub healthcheck: Option<Healthcheck>,
-    /// How long a stop waits before the process is killed.
+    /// How long a stop waits for open connections to end, and then for the process to exit before it
+    /// is killed; [`DEFAULT_STOP_GRACE`] by default.
     #[serde(default, with = "crate::model::service::optional_seconds")]
     pub stop_grace: Option<Duration>,
     #[serde(default)]

@@ -45,7 +45,8 @@ pub enum ReportKind {
         /// The operating system's error.
         why: String,
     },
-    /// The number of open connections of a draining instance. Reported when it changes.
+    /// The number of open connections of a draining instance. Reported after each accepted table, and
+    /// when it changes.
     Draining {
         instance: InstanceId,
         container: String,

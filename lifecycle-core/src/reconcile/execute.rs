@@ -12,6 +12,7 @@ use tracing::Instrument as _;
 use super::agent;
 use super::backends::Backends;
 use super::declared::{Declared, DeclaredService};
+use super::feeder::{Drain, LONGEST_ACKNOWLEDGEMENT};
 use super::files;
 use super::step::{Action, Work};
 use crate::cloud::{CloudOperation, NodeChange, ObservedNode, ProgressListener};
@@ -19,8 +20,8 @@ use crate::code;
 use crate::error::{Error, Result};
 use crate::host::{Account, HostCommand, HostFile, NodeHandle};
 use crate::model::{
-    ApiAccess, BuildSource, ImageSource, InstanceId, NetworkMode, NodeName, PlatformId, Protocol,
-    ServiceName,
+    ApiAccess, BuildSource, DEFAULT_STOP_GRACE, ImageSource, InstanceId, NetworkMode, NodeName,
+    PlatformId, Protocol, ServiceName,
 };
 use crate::platform::{ManagerEndpoint, instructions};
 use crate::runtime::{BuildRequest, ContainerSpec, HostBind, PortBinding, Role};
@@ -58,8 +59,9 @@ pub struct Deadlines {
     pub prepare: Duration,
     /// The deadline for building, copying or pulling an image.
     pub image: Duration,
-    /// The deadline for creating, starting, stopping or removing a container. For a stop, the grace
-    /// period is added.
+    /// The deadline for creating, starting, stopping or removing a container. For a stop or a
+    /// removal, the grace period is added; for a stop, also the time for draining the container's
+    /// connections.
     pub container: Duration,
 }
 
@@ -86,6 +88,8 @@ pub(super) struct Execution {
     pub(super) under_way: Option<CloudOperation>,
     /// Receives each change that the cloud has accepted.
     pub(super) begun: mpsc::UnboundedSender<CloudOperation>,
+    /// What the step waits for before it stops a container.
+    pub(super) drain: Option<Drain>,
 }
 
 impl Execution {
@@ -121,8 +125,15 @@ impl Execution {
             Work::Image => other.image,
             Work::Container => other.container,
             Work::StoppingContainer => {
-                let grace = action.instance().and_then(|id| self.grace(&id.service));
-                other.container.saturating_add(grace.unwrap_or_default())
+                let grace = self.grace_or_default(action);
+                // The container's connections get as much time to end as its process.
+                let drain = LONGEST_ACKNOWLEDGEMENT.saturating_add(grace);
+                let stop = other.container.saturating_add(grace);
+                drain.saturating_add(stop)
+            }
+            Work::RemovingContainer => {
+                let grace = self.grace_or_default(action);
+                other.container.saturating_add(grace)
             }
         }
     }
@@ -204,7 +215,11 @@ impl Execution {
                 node,
                 ..
             } => {
+                if let Some(drain) = &self.drain {
+                    drain.wait(self.grace_or_default(action), progress).await;
+                }
                 let handle = self.handle(node).await?;
+                // An undeclared container has the grace period with which it was created.
                 let grace = self.grace(&instance.service);
                 let stop = handle.runtime.stop_container(container, grace);
                 stop.instrument(engine_call("stop_container", node)).await
@@ -266,6 +281,11 @@ impl Execution {
             .services
             .get(service)
             .and_then(|s| s.spec.container.stop_grace)
+    }
+
+    fn grace_or_default(&self, action: &Action) -> Duration {
+        let grace = action.instance().and_then(|id| self.grace(&id.service));
+        grace.unwrap_or(DEFAULT_STOP_GRACE)
     }
 
     async fn build(

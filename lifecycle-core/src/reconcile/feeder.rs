@@ -1,8 +1,14 @@
 //! Sends the table of service addresses to every agent. For each running agent, one task writes new
 //! tables to a command in the agent's container and reads the agent's reports.
+//!
+//! - [`agents`]: the table that each agent has accepted, and the connections that it has reported.
+//! - [`drain`]: waits for the agents before a container is stopped.
+
+mod agents;
+mod drain;
 
 use std::collections::BTreeMap;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::BytesMut;
@@ -15,20 +21,23 @@ use tokio_util::codec::{Decoder as _, LinesCodec};
 
 use super::agent::feed_command;
 use super::backends::Backends;
+use super::declared::Declared;
 use super::observe::{AgentView, Observed};
 use super::traffic::adds_names;
 use crate::cloud::ObservedNode;
 use crate::error::{Error, Result};
-use crate::model::{Epoch, NodeName, PlatformId};
+use crate::model::{Epoch, NodeName, PlatformId, ServiceName};
 use crate::network::{Report, ReportKind, Table};
 use crate::runtime::{ContainerState, ExecOutput, Role};
+
+use agents::{Accepted, Agents};
+
+pub(super) use drain::{Drain, LONGEST_ACKNOWLEDGEMENT};
 
 /// How long to wait before reopening a broken feed.
 const AGAIN: Duration = Duration::from_secs(1);
 /// How long an agent may take to accept a table.
 const ACCEPTS_WITHIN: Duration = Duration::from_secs(10);
-/// How long a stop waits for agents to acknowledge that the instance gets no new connections.
-const DRAIN_ACKNOWLEDGED_WITHIN: Duration = Duration::from_secs(2);
 /// The maximum length of a line from an agent, in bytes.
 const LONGEST_LINE: usize = 64 * 1024;
 
@@ -47,18 +56,9 @@ pub(super) struct Feeder {
 struct Shared {
     backends: Backends,
     platform: watch::Sender<Option<PlatformId>>,
-    agents: Mutex<BTreeMap<NodeName, Accepted>>,
+    agents: watch::Sender<Agents>,
     changed: Notify,
-    /// Incremented when an agent accepts a table, and when feeds start or end.
-    accepted: watch::Sender<u64>,
     reports: mpsc::UnboundedSender<(NodeName, Report)>,
-}
-
-/// The table that an agent has accepted.
-#[derive(Debug, Clone)]
-enum Accepted {
-    Version(u64),
-    Nothing { since: DateTime<Utc>, why: String },
 }
 
 /// Identifies a running agent. An agent that was restarted gets a new feed.
@@ -82,8 +82,8 @@ impl Drop for Feed {
 }
 
 impl Feeder {
-    /// Creates a feeder. Agents' reports are sent to `reports`, except reports that a table was
-    /// accepted or rejected.
+    /// Creates a feeder. Agents' reports are sent to `reports`, except those that the feeder handles
+    /// itself: about tables and about draining instances.
     pub(super) fn new(
         backends: Backends,
         epoch: Epoch,
@@ -93,9 +93,8 @@ impl Feeder {
             shared: Arc::new(Shared {
                 backends,
                 platform: watch::Sender::new(None),
-                agents: Mutex::default(),
+                agents: watch::Sender::default(),
                 changed: Notify::new(),
-                accepted: watch::Sender::new(0),
                 reports,
             }),
             epoch,
@@ -123,6 +122,8 @@ impl Feeder {
         if latest.is_none_or(|latest| adds_names(&latest, &table)) {
             self.named_since = table.version;
         }
+        // Before the table is sent: the agents' reports about it refer to its draining containers.
+        self.shared.agents.send_modify(|agents| agents.sent(&table));
         self.tables.send_replace(Some(Arc::new(table)));
     }
 
@@ -162,23 +163,26 @@ impl Feeder {
             let task = tokio::spawn(feeding).abort_handle();
             self.feeds.insert(node.clone(), Feed { agent, task });
         }
-        let mut agents = self.shared.agents();
-        agents.retain(|node, _| self.feeds.contains_key(node));
-        drop(agents);
-        self.shared.accepted.send_modify(|count| *count += 1);
+        self.shared.agents.send_modify(|agents| {
+            agents.known.retain(|node, _| self.feeds.contains_key(node));
+            for (node, agent) in &mut agents.known {
+                let view = observed.nodes.get(node);
+                agent.set_reachable(view.is_some_and(|view| view.engine_state().is_some()));
+            }
+        });
     }
 
     /// Returns, for each running agent, whether it has the current service addresses.
     pub(super) fn views(&self) -> BTreeMap<NodeName, AgentView> {
-        let agents = self.shared.agents();
-        let views = agents.iter().map(|(node, accepted)| {
-            let view = match accepted {
+        let agents = self.shared.agents.borrow();
+        let views = agents.known.iter().map(|(node, agent)| {
+            let view = match &agent.accepted {
                 Accepted::Version(version) if *version >= self.named_since => AgentView::UpToDate,
                 Accepted::Version(_) => AgentView::Outdated {
                     since: self.shared.backends.clock.now(),
                     why: "the agent does not have the addresses of new services yet".into(),
                 },
-                Accepted::Nothing { since, why } => AgentView::Outdated {
+                Accepted::Nothing { since, why, .. } => AgentView::Outdated {
                     since: *since,
                     why: why.clone(),
                 },
@@ -188,63 +192,34 @@ impl Feeder {
         views.collect()
     }
 
-    /// Waits until every reachable agent has accepted the latest table, in which stopping instances
-    /// get no connections.
-    pub(super) fn drain_acknowledged(&self) -> impl Future<Output = ()> + Send + 'static {
-        let version = self.tables.borrow().as_ref().map_or(0, |t| t.version);
-        let shared = Arc::clone(&self.shared);
-        let mut accepted = shared.accepted.subscribe();
-        async move {
-            let all = async {
-                loop {
-                    accepted.borrow_and_update();
-                    let acknowledges = |accepted: &Accepted| match accepted {
-                        Accepted::Version(has) => *has >= version,
-                        // Do not wait for an agent without a table: the agent retries failed
-                        // connections at another endpoint.
-                        Accepted::Nothing { .. } => true,
-                    };
-                    if shared.agents().values().all(acknowledges)
-                        || accepted.changed().await.is_err()
-                    {
-                        return;
-                    }
-                }
-            };
-            if tokio::time::timeout(DRAIN_ACKNOWLEDGED_WITHIN, all)
-                .await
-                .is_err()
-            {
-                tracing::warn!(version, "some agents did not accept the table in time");
-            }
+    /// Returns what the stop of a container has to wait for, as of the latest table.
+    pub(super) fn drain(
+        &self,
+        service: &ServiceName,
+        container: &str,
+        declared: watch::Receiver<Option<Arc<Declared>>>,
+    ) -> Drain {
+        Drain {
+            service: service.clone(),
+            container: container.to_owned(),
+            version: self.tables.borrow().as_ref().map_or(0, |t| t.version),
+            agents: self.shared.agents.subscribe(),
+            declared,
         }
     }
 }
 
 impl Shared {
-    /// Locks the agents. Ignores poisoning: each change is a single insertion, so none is half
-    /// done.
-    fn agents(&self) -> MutexGuard<'_, BTreeMap<NodeName, Accepted>> {
-        self.agents.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
     fn lost(&self, node: &NodeName, why: String) {
         let now = self.backends.clock.now();
-        let mut agents = self.agents();
-        let since = match agents.get(node) {
-            Some(Accepted::Nothing { since, .. }) => *since,
-            Some(Accepted::Version(_)) | None => now,
-        };
-        agents.insert(node.clone(), Accepted::Nothing { since, why });
-        drop(agents);
-        self.accepted.send_modify(|count| *count += 1);
+        self.agents
+            .send_modify(|agents| agents.lost(node, now, why));
         self.changed.notify_one();
     }
 
     fn accepted(&self, node: &NodeName, version: u64) {
-        self.agents()
-            .insert(node.clone(), Accepted::Version(version));
-        self.accepted.send_modify(|count| *count += 1);
+        self.agents
+            .send_modify(|agents| agents.accepted(node, version));
         self.changed.notify_one();
     }
 }
@@ -380,9 +355,15 @@ fn handle_report(shared: &Shared, node: &NodeName, line: &str) -> Result<u64> {
                 why: why.clone(),
             });
         }
-        ReportKind::NoReadyEndpoint { .. }
-        | ReportKind::CannotListen { .. }
-        | ReportKind::Draining { .. } => {
+        ReportKind::Draining {
+            container, open, ..
+        } => {
+            let table = (report.epoch, version);
+            shared
+                .agents
+                .send_modify(|agents| agents.opened(node, table, container, *open));
+        }
+        ReportKind::NoReadyEndpoint { .. } | ReportKind::CannotListen { .. } => {
             // Ignore the result: if the receiver is gone, this feed ends too.
             drop(shared.reports.send((node.clone(), report)));
         }

@@ -1,12 +1,13 @@
 //! Runs commands in simulated containers: commands that the simulation can interpret, and the
 //! agent's `feed` command, which receives tables from the manager.
 
-use std::pin::Pin;
+use std::collections::{BTreeMap, VecDeque};
 
 use bytes::Bytes;
 use futures_util::StreamExt;
 use futures_util::stream::{self, BoxStream};
 use tokio::io::{AsyncBufReadExt, BufReader, DuplexStream, Lines, duplex};
+use tokio::sync::watch;
 use tokio::time::sleep;
 
 use super::behaviour::{Simulated, simulate};
@@ -41,7 +42,7 @@ pub(super) fn start(
     let (ours, theirs) = duplex(BUFFER);
     let feeds = host.role == Role::Agent && command.iter().any(|word| word == "feed");
     let output = if feeds {
-        run_feed(runtime, container, BufReader::new(theirs).lines())
+        run_feed(runtime, container, BufReader::new(theirs).lines())?
     } else {
         run_to_end(simulate(command), theirs)
     };
@@ -80,34 +81,102 @@ fn run_to_end(
     stream::iter(output).chain(end).boxed()
 }
 
-/// Runs the agent's `feed` command. Accepts tables that are not older than the current table.
+/// The agent's `feed` command.
+struct Feed {
+    runtime: SimRuntime,
+    container: String,
+    lines: Lines<BufReader<DuplexStream>>,
+    /// Notified when the number of open connections may have changed.
+    changes: watch::Receiver<u64>,
+    /// The reports that have not been sent yet.
+    unsent: VecDeque<Report>,
+    /// The latest reports about draining containers that were sent.
+    sent: Vec<Report>,
+}
+
+/// Runs the agent's `feed` command. Accepts tables that are not older than the current table, and
+/// reports the open connections of draining containers.
 fn run_feed(
     runtime: SimRuntime,
     container: String,
     lines: Lines<BufReader<DuplexStream>>,
-) -> BoxStream<'static, Result<ExecOutput>> {
-    let start = Some((runtime, container, Box::pin(lines)));
-    stream::unfold(start, |state| async move {
-        let (runtime, container, mut lines) = state?;
-        let line = Pin::as_mut(&mut lines).get_mut().next_line().await;
-        let Ok(Some(line)) = line else {
-            return Some((Ok(ExecOutput::Exit(0)), None));
-        };
-        let report = match serde_json::from_str::<Table>(&line) {
-            Ok(table) => runtime.apply_table(&container, table).await,
-            Err(error) => Err(Error::failed("reading a table", error.to_string())),
-        };
-        match report {
-            Ok(report) => {
+) -> Result<BoxStream<'static, Result<ExecOutput>>> {
+    let feed = Feed {
+        changes: runtime.connection_changes()?,
+        runtime,
+        container,
+        lines,
+        unsent: VecDeque::new(),
+        sent: Vec::new(),
+    };
+    let output = stream::unfold(Some(feed), |feed| async move {
+        let mut feed = feed?;
+        match feed.next().await {
+            Ok(Some(report)) => {
                 let mut text = serde_json::to_vec(&report).unwrap_or_default();
                 text.push(b'\n');
-                let output = ExecOutput::Stdout(text.into());
-                Some((Ok(output), Some((runtime, container, lines))))
+                Some((Ok(ExecOutput::Stdout(text.into())), Some(feed)))
             }
+            Ok(None) => Some((Ok(ExecOutput::Exit(0)), None)),
             Err(error) => Some((Err(error), None)),
         }
-    })
-    .boxed()
+    });
+    Ok(output.boxed())
+}
+
+impl Feed {
+    /// Waits for the next report; `None` if the command's input has ended.
+    async fn next(&mut self) -> Result<Option<Report>> {
+        loop {
+            if let Some(report) = self.unsent.pop_front() {
+                return Ok(Some(report));
+            }
+            tokio::select! {
+                biased;
+                line = self.lines.next_line() => {
+                    let Ok(Some(line)) = line else {
+                        return Ok(None);
+                    };
+                    let table = serde_json::from_str::<Table>(&line)
+                        .map_err(|error| Error::failed("reading a table", error.to_string()))?;
+                    let report = self.runtime.apply_table(&self.container, table).await?;
+                    let is_accepted = report.kind == ReportKind::Accepted;
+                    self.unsent.push_back(report);
+                    if is_accepted {
+                        // The agent repeats these reports after each accepted table.
+                        self.sent.clear();
+                        self.report_draining().await;
+                    }
+                }
+                Ok(()) = self.changes.changed() => self.report_draining().await,
+            }
+        }
+    }
+
+    /// Reports the numbers of open connections that have changed.
+    async fn report_draining(&mut self) {
+        let now = self.runtime.draining(&self.container).await;
+        let new = now.iter().filter(|report| !self.sent.contains(report));
+        self.unsent.extend(new.cloned());
+        self.sent = now;
+    }
+}
+
+/// Returns an agent's reports about the draining containers of its table.
+pub(super) fn draining(table: &Table, open: &BTreeMap<String, u64>) -> Vec<Report> {
+    let backends = table.services.values().flat_map(|entry| &entry.backends);
+    let draining = backends.filter(|backend| backend.draining);
+    draining
+        .map(|backend| Report {
+            epoch: table.epoch,
+            version: table.version,
+            kind: ReportKind::Draining {
+                instance: backend.instance.clone(),
+                container: backend.container.clone(),
+                open: open.get(&backend.container).copied().unwrap_or_default(),
+            },
+        })
+        .collect()
 }
 
 /// Returns the agent's report about `table`; updates `current` if the table is accepted.

@@ -143,6 +143,12 @@ impl Faults {
         self.world.lock().faults.quota = nodes;
     }
 
+    /// Makes the agent on the node accept tables only after a delay. An agent that does not accept a
+    /// table within ten seconds is broken for the manager.
+    pub fn delay_tables(&self, node: &NodeName, delay: Duration) -> Result<()> {
+        self.touch(node, |machine, _, _| machine.agent.accepts_after = delay)
+    }
+
     /// Makes the node unreachable from outside; its containers keep running.
     pub fn partition(&self, node: &NodeName) -> Result<()> {
         self.touch(node, |machine, _, _| machine.outage = Outage::Partitioned)

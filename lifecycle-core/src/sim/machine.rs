@@ -3,6 +3,7 @@
 
 use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr};
+use std::time::Duration;
 
 use bytes::Bytes;
 use tokio::io::DuplexStream;
@@ -53,6 +54,15 @@ pub(super) enum Outage {
     Partitioned,
 }
 
+/// How the agent on a machine behaves.
+#[derive(Debug, Default)]
+pub(super) struct AgentBehaviour {
+    /// How long the agent takes to accept a table.
+    pub(super) accepts_after: Duration,
+    /// The number of open connections from the machine to each container, by the container's name.
+    pub(super) open: BTreeMap<String, u64>,
+}
+
 /// A machine of the cloud.
 #[derive(Debug)]
 pub(super) struct Machine {
@@ -71,6 +81,7 @@ pub(super) struct Machine {
     pub(super) prepared: u32,
     pub(super) files: BTreeMap<String, (u32, Bytes)>,
     pub(super) listeners: BTreeMap<u16, mpsc::UnboundedSender<DuplexStream>>,
+    pub(super) agent: AgentBehaviour,
     /// Notifies waiters of changes.
     pub(super) signal: watch::Sender<u64>,
     /// The number of calls, for random draws.
@@ -103,6 +114,7 @@ impl Machine {
             prepared: 0,
             files: BTreeMap::new(),
             listeners: BTreeMap::new(),
+            agent: AgentBehaviour::default(),
             signal: watch::Sender::new(0),
             calls: 0,
         }

@@ -21,16 +21,13 @@ use super::options::{Latencies, Span};
 use super::world::{Rules, State};
 use crate::error::{Error, Result};
 use crate::host::ByteStream;
-use crate::model::{NodeName, VolumeName};
+use crate::model::{DEFAULT_STOP_GRACE, NodeName, VolumeName};
 use crate::network::{Report, Table};
 use crate::runtime::{
     BuildRequest, ContainerRuntime, ContainerSpec, EngineEvent, EngineInfo, EngineState,
     ExecCommand, ExecSession, ImageInfo, LogLine, LogOptions, ObservedContainer, Owner,
     TerminalSize,
 };
-
-/// The default grace period for stopping a container.
-const GRACE: Duration = Duration::from_secs(10);
 
 /// A simulated engine as one platform sees it, in one boot of its machine.
 #[derive(Debug, Clone)]
@@ -169,8 +166,38 @@ impl SimRuntime {
 }
 
 impl SimRuntime {
+    /// Returns a receiver that is notified when the number of open connections may have changed.
+    pub(super) fn connection_changes(&self) -> Result<watch::Receiver<u64>> {
+        self.watch()
+    }
+
+    /// Returns the reports of the agent in `container` about its draining containers. Empty while the
+    /// agent cannot send reports.
+    pub(super) async fn draining(&self, container: &str) -> Vec<Report> {
+        self.actor.outlive().await;
+        let now = Instant::now();
+        let mut state = self.actor.world().lock();
+        state.advance(self.machine, now);
+        let machine = state.machines.get(&self.machine);
+        let machine = machine.filter(|m| m.boot == self.boot && m.is_reachable());
+        let agent = machine.and_then(|machine| {
+            let agent = machine.engine.containers.get(container)?;
+            let table = agent.table.as_ref().filter(|_| agent.is_running())?;
+            Some((&machine.agent, table))
+        });
+        agent.map_or_else(Vec::new, |(agent, table)| {
+            exec::draining(table, &agent.open)
+        })
+    }
+
     /// Sends a table to the agent in `container`.
     pub(super) async fn apply_table(&self, container: &str, table: Table) -> Result<Report> {
+        let delay = {
+            let state = self.actor.world().lock();
+            let machine = state.machines.get(&self.machine);
+            machine.map_or(Duration::ZERO, |machine| machine.agent.accepts_after)
+        };
+        sleep(delay).await;
         let call = self.call(format!("feed {container}"), |l| l.node_call);
         self.at_engine(call, |engine, _, _, _, _| {
             let found = engine.containers.get_mut(container);
@@ -424,7 +451,7 @@ impl ContainerRuntime for SimRuntime {
     async fn stop_container(&self, name: &str, grace: Option<Duration>) -> Result<()> {
         let owner = self.owner.id;
         let inspect = self.call(format!("inspect {name}"), |l| l.node_call);
-        let grace = grace.unwrap_or(GRACE);
+        let grace = grace.unwrap_or(DEFAULT_STOP_GRACE);
         let (takes, code) = self
             .at_engine(inspect, |engine, here, _, rules, _| {
                 Ok(Done::unchanged(engine.stopping(name, grace, here, rules)))

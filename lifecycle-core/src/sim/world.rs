@@ -453,6 +453,18 @@ impl SimWorld {
         .flatten()
     }
 
+    /// Sets the number of connections that are open from a node, through its agent, to a container
+    /// on any node.
+    ///
+    /// # Errors
+    /// [`Error::NotFound`] if the node does not exist.
+    pub fn open_connections(&self, node: &NodeName, container: &str, open: u64) -> Result<()> {
+        self.with_machine(node, |machine, _, _| {
+            machine.agent.open.insert(container.to_owned(), open);
+            machine.notify();
+        })
+    }
+
     /// Returns the image of a container.
     pub fn image_of(&self, node: &NodeName, container: &str) -> Option<String> {
         self.with_machine(node, |machine, _, _| {

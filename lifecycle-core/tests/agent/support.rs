@@ -172,12 +172,17 @@ impl Feeder {
         }
     }
 
-    /// Returns the next unsolicited report.
+    /// Returns the content of the next unsolicited report.
     pub(crate) async fn next_report(&mut self) -> ReportKind {
+        self.next_full_report().await.kind
+    }
+
+    /// Returns the next unsolicited report.
+    pub(crate) async fn next_full_report(&mut self) -> Report {
         if self.buffered.is_empty() {
-            self.next().await.kind
+            self.next().await
         } else {
-            self.buffered.remove(0).kind
+            self.buffered.remove(0)
         }
     }
 

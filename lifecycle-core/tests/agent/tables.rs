@@ -171,6 +171,32 @@ async fn reports_connections_of_draining_instances_to_every_feeder() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn reports_an_idle_draining_instance_after_every_table() {
+    let node = Node::start();
+    let mut feeder = node.feeder().await;
+    let one = Server::start(1);
+    let ones = drained(backend("web", 1, PORT, one.at));
+    let mut at = table(88, 1).with("web", 9, PORT, vec![ones.clone()]);
+    for version in 1..=3 {
+        feeder.accept(&at).await;
+        let report = loop {
+            // The agent may repeat reports about the previous table.
+            let report = feeder.next_full_report().await;
+            if report.version == version {
+                break report;
+            }
+        };
+        let said = ReportKind::Draining {
+            instance: ones.instance.clone(),
+            container: ones.container.clone(),
+            open: 0,
+        };
+        assert_eq!((report.epoch, report.kind), (at.epoch, said));
+        at.next();
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn reports_and_retries_an_address_in_use() {
     let node = Node::start();
     let mut feeder = node.feeder().await;

@@ -9,6 +9,7 @@ mod cloud;
 mod convergence;
 mod crash;
 mod databases;
+mod drain;
 mod fault;
 mod leadership;
 mod network;

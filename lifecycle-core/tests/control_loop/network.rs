@@ -13,12 +13,9 @@ use lifecycle_core::sim::SimOptions;
 
 use crate::stage::Stage;
 
-const IMAGE: &str = "shop/lifecycle-manager:0123456789ab";
-
 async fn stage(seed: u64) -> Stage {
     let mut stage = Stage::shop_without_manager(SimOptions::seeded(seed)).await;
-    stage.world.preload_image(IMAGE);
-    stage.image = Some(IMAGE.into());
+    stage.use_agents();
     stage.start();
     stage
 }

@@ -11,8 +11,6 @@ use lifecycle_core::sim::{Behaviour, SimOptions};
 use crate::platform::{instance, node};
 use crate::stage::Stage;
 
-const AGENT_IMAGE: &str = "shop/lifecycle-manager:0123456789ab";
-
 /// Returns the names of the optional fields that this input contains.
 fn filled(input: &PlanningInput) -> Vec<&'static str> {
     let (observed, history) = (&input.observed, &input.history);
@@ -80,8 +78,7 @@ async fn life(stage: &Stage) {
 async fn every_plan_can_be_computed_again_from_its_recording() {
     for seed in 131..=133 {
         let mut stage = Stage::shop_without_manager(SimOptions::seeded(seed)).await;
-        stage.world.preload_image(AGENT_IMAGE);
-        stage.image = Some(AGENT_IMAGE.into());
+        stage.use_agents();
         let fails = Error::failed("pulling", "the registry is unavailable");
         stage.world.faults().fail_next("pull db-image:1", fails);
         stage.start();

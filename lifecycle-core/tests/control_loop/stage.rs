@@ -24,6 +24,9 @@ pub(crate) const ADMIN: &str = "the admin's token";
 pub(crate) const READER: &str = "the reader's token";
 pub(crate) const LEASE: Duration = Duration::from_secs(15);
 
+/// The image of managers and agents.
+const IMAGE: &str = "shop/lifecycle-manager:0123456789ab";
+
 pub(crate) struct Stage {
     pub(crate) seed: u64,
     pub(crate) world: SimWorld,
@@ -108,6 +111,12 @@ impl Stage {
             runs: 0,
             task: None,
         }
+    }
+
+    /// Makes the managers that start from now on create an agent on each node.
+    pub(crate) fn use_agents(&mut self) {
+        self.world.preload_image(IMAGE);
+        self.image = Some(IMAGE.into());
     }
 
     /// Creates a manager with a unique name, without starting it.

@@ -10,7 +10,7 @@ use bollard::query_parameters::{
     StartContainerOptions, StopContainerOptionsBuilder,
 };
 use futures_util::{StreamExt, TryStreamExt, stream};
-use lifecycle_core::model::{Protocol, VolumeMount, VolumeName};
+use lifecycle_core::model::{DEFAULT_STOP_GRACE, Protocol, VolumeMount, VolumeName};
 use lifecycle_core::runtime::{ContainerSpec, ObservedContainer, PortBinding};
 use lifecycle_core::{Error, Result};
 
@@ -20,8 +20,6 @@ use crate::{inspect, labels};
 
 /// Time limit for creating or starting a container, which may take long on a busy host.
 const PATIENT: Duration = Duration::from_mins(3);
-/// The engine's default grace period, used for a container that was created without one.
-const ENGINE_GRACE: Duration = Duration::from_secs(10);
 /// Poll interval while a container is being removed.
 const PACE: Duration = Duration::from_millis(50);
 /// The number of concurrent inspections. Each uses a kept connection.
@@ -354,7 +352,7 @@ impl DockerEngine {
                 .config
                 .and_then(|c| c.stop_timeout)
                 .and_then(|seconds| u64::try_from(seconds).ok())
-                .map_or(ENGINE_GRACE, Duration::from_secs),
+                .map_or(DEFAULT_STOP_GRACE, Duration::from_secs),
         };
         let what = format!("stopping container {name}");
         // Stopping may take the whole grace period, so use a separate connection.

@@ -1,11 +1,13 @@
 # A server, or a client that finds servers by name. Needs only what the base image has: Perl and glibc.
 #
 #   net.pl tcp PORT    sends its name and host to each client. Listens after $DELAY seconds, or once the
-#                      file $AFTER exists.
+#                      file $AFTER exists. On SIGTERM, prints the time in milliseconds and exits.
 #   net.pl udp PORT    answers each datagram with the datagram's text, its name, and its host
 #   net.pl watch NAME:PORT…    connects to each server once, with glibc's resolver and with musl's, prints
 #                              what the server sends, and then sleeps
 #   net.pl dial NAME:PORT [TIMES]    connects and prints what the server sends
+#   net.pl hold NAME:PORT SECONDS    connects, keeps the connection open, and prints the time in milliseconds
+#                                    before it closes the connection
 #   net.pl ask NAME:PORT    sends a datagram and prints the answer
 #   net.pl reach NAME:PORT    connects repeatedly until the file /enough exists. For each answered
 #                             connection, prints the times of its start and its answer, in milliseconds.
@@ -31,6 +33,7 @@ sub dial {
 }
 
 if ($mode eq 'tcp') {
+    $SIG{TERM} = sub { printf "ended %.0f\n", 1000 * time; exit };
     if (my $file = $ENV{AFTER}) {
         sleep 0.1 until -e $file;
     }
@@ -58,6 +61,12 @@ elsif ($mode eq 'watch') {
 }
 elsif ($mode eq 'dial') {
     print dial($arguments[0]), "\n" for 1 .. $arguments[1] // 1;
+}
+elsif ($mode eq 'hold') {
+    my $server = IO::Socket::INET->new(PeerAddr => $arguments[0]) or die "cannot connect: $!";
+    print scalar <$server>;
+    sleep $arguments[1];
+    printf "closes %.0f\n", 1000 * time;
 }
 elsif ($mode eq 'ask') {
     my $socket = IO::Socket::INET->new(PeerAddr => $arguments[0], Proto => 'udp') or die "cannot send: $!";

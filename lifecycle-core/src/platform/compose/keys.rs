@@ -242,7 +242,11 @@ pub(super) const SERVICE: &[Key] = &[
     ),
     supported("shm_size", ""),
     supported("stdin_open", ""),
-    supported("stop_grace_period", ""),
+    supported(
+        "stop_grace_period",
+        "default 10 s. Before a container is stopped, its open connections from other services get \
+         this time to end, unless the service is being removed; then the process gets it to exit",
+    ),
     supported("stop_signal", ""),
     supported("storage_opt", "if the node's storage driver supports it"),
     supported("sysctls", ""),

@@ -12,6 +12,7 @@ use crate::cloud::NodeChange;
 use crate::error::Result;
 use crate::model::{EventKind, InstanceId, InstanceRecord};
 use crate::reconcile::execute::Execution;
+use crate::reconcile::feeder::Drain;
 use crate::reconcile::observe::Observed;
 use crate::reconcile::step::{Action, Step};
 use crate::registry::{Batch, Change};
@@ -131,7 +132,22 @@ impl Driver {
             deadlines: self.options.deadlines.clone(),
             under_way: self.operations.get(action.node()).cloned(),
             begun: self.begun.clone(),
+            drain: self.drain(action),
         }
+    }
+
+    /// Returns what `action` has to wait for before it stops a container, if it stops one.
+    fn drain(&self, action: &Action) -> Option<Drain> {
+        let Action::StopInstance {
+            instance,
+            container,
+            ..
+        } = action
+        else {
+            return None;
+        };
+        let declared = self.declared.subscribe();
+        Some(self.feeder.drain(&instance.service, container, declared))
     }
 
     fn spawn(&mut self, action: Action, execution: Execution, now: DateTime<Utc>) {
@@ -149,9 +165,6 @@ impl Driver {
         );
         self.record_event(EventKind::StepStarted, &action, action.to_string(), now);
         let line_id = id.clone();
-        let drain_acknowledged = action
-            .waits_for_drain()
-            .then(|| self.feeder.drain_acknowledged());
         let span = tracing::info_span!("step", %id, node = %id.node());
         let work = async move {
             let progress = move |line: &str| {
@@ -161,9 +174,6 @@ impl Driver {
                     .unwrap_or_else(PoisonError::into_inner)
                     .insert(line_id.clone(), line.to_owned());
             };
-            if let Some(drain_acknowledged) = drain_acknowledged {
-                drain_acknowledged.await;
-            }
             execution.carry_out(&action, &progress).await
         };
         let task = self.tasks.spawn(work.instrument(span));

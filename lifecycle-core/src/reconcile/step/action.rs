@@ -130,9 +130,11 @@ pub(crate) enum Work {
     PrepareNode,
     Image,
     Container,
-    /// Stops or removes a container. The time limit includes the grace period of the container's
-    /// service.
+    /// Stops a container, after its connections were drained. The time limit includes the drain and
+    /// the grace period of the container's service.
     StoppingContainer,
+    /// Removes a container. The time limit includes the grace period of the container's service.
+    RemovingContainer,
 }
 
 /// What an action does to its node, or to an image or a container on the node. Step ids contain the
@@ -326,7 +328,7 @@ impl Action {
                 ..on_node(
                     node,
                     Verb::Remove,
-                    Work::StoppingContainer,
+                    Work::RemovingContainer,
                     words([
                         &"remove ",
                         instance,
@@ -389,11 +391,6 @@ impl Action {
         self.facts().ends
     }
 
-    /// Returns whether agents have to drain the container's connections before the action runs.
-    pub(crate) fn waits_for_drain(&self) -> bool {
-        self.facts().verb == Verb::Stop
-    }
-
     /// Returns the type of work.
     pub(crate) fn work(&self) -> Work {
         self.facts().work
@@ -404,7 +401,11 @@ impl Action {
     pub fn is_at_cloud(&self) -> bool {
         match self.work() {
             Work::CreateNode | Work::StartNode | Work::DeleteNode => true,
-            Work::PrepareNode | Work::Image | Work::Container | Work::StoppingContainer => false,
+            Work::PrepareNode
+            | Work::Image
+            | Work::Container
+            | Work::StoppingContainer
+            | Work::RemovingContainer => false,
         }
     }
 }

@@ -206,10 +206,9 @@ fn wide_tables(nodes: &[NodeV1], services: &[ServiceV1]) -> String {
             );
         }
     }
-    let rollouts: String = rollouts(services)
-        .map(|line| format!("\n\n{line}"))
-        .collect();
-    format!("{nodes}\n\n{}{rollouts}", table.text(None))
+    let mut parts = vec![nodes, table.text(None)];
+    parts.extend(rollouts(services));
+    parts.join("\n\n")
 }
 
 fn node_of(instance: &InstanceV1) -> String {

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use lifecycle_core::api::tail::Since;
-use lifecycle_core::model::{PlatformName, ServiceName};
+use lifecycle_core::model::{PlatformName, RolloutRequest, ServiceName};
 
 /// Starts and manages a whole platform of services on VMs with one command.
 #[derive(Debug, Parser)]
@@ -83,6 +83,8 @@ pub(crate) enum Command {
     Exec(Exec),
     /// Restart the containers of a service, or of one replica
     Restart(Restart),
+    /// Pause, resume or roll back the rollout of a service
+    Rollout(Rollout),
     /// Retry failed operations now, without waiting; use this after you have fixed the cause
     Retry(Retry),
     /// Stop the platform and remove it
@@ -138,6 +140,7 @@ pub(crate) enum Described {
     Events,
     Exec,
     Restart,
+    Rollout,
     Retry,
     Down,
     Doctor,
@@ -259,6 +262,41 @@ pub(crate) struct Restart {
     /// Services or replicas (`web-2`); they are restarted one by one
     #[arg(required = true)]
     pub(crate) names: Vec<String>,
+}
+
+/// Arguments of `rollout`.
+#[derive(Debug, Args)]
+pub(crate) struct Rollout {
+    #[command(subcommand)]
+    action: RolloutAction,
+}
+
+#[derive(Debug, Subcommand)]
+enum RolloutAction {
+    /// Replace no further replicas of the service
+    Pause(RolloutOf),
+    /// Continue after a pause, or try again after a failure
+    Resume(RolloutOf),
+    /// Restore the replicas that were replaced
+    Rollback(RolloutOf),
+}
+
+#[derive(Debug, Args)]
+struct RolloutOf {
+    /// Service that is being rolled out
+    service: String,
+}
+
+impl Rollout {
+    /// Returns the request and the service's name.
+    pub(crate) fn request(&self) -> (RolloutRequest, &str) {
+        let (request, of) = match &self.action {
+            RolloutAction::Pause(of) => (RolloutRequest::Pause, of),
+            RolloutAction::Resume(of) => (RolloutRequest::Resume, of),
+            RolloutAction::Rollback(of) => (RolloutRequest::Rollback, of),
+        };
+        (request, &of.service)
+    }
 }
 
 /// Arguments of `retry`.

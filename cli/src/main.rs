@@ -95,6 +95,7 @@ async fn run(arguments: &Arguments) -> Result<(), Failure> {
         Command::Logs(options) => commands::logs::run(arguments, options).await,
         Command::Exec(options) => commands::exec::run(arguments, options).await,
         Command::Restart(options) => commands::restart::run(arguments, options).await,
+        Command::Rollout(options) => commands::rollout::run(arguments, options).await,
         Command::Retry(options) => commands::retry::run(arguments, options).await,
         Command::Down(options) => commands::down::run(arguments, options).await,
         Command::AzureSimulator(options) => {

@@ -2,9 +2,11 @@
 //! leader and reconciles the platform with its declaration. The manager also serves API requests.
 
 mod exec;
+mod operations;
 mod output;
 mod restart;
 mod retry;
+mod rollout;
 
 use std::collections::BTreeMap;
 use std::net::Ipv4Addr;
@@ -145,8 +147,8 @@ pub struct Manager {
     /// get the same generation.
     epoch: Mutex<Option<Epoch>>,
     open: AtomicBool,
-    /// The restarts that have not ended, as recorded in the registry.
-    restarts: std::sync::Mutex<Vec<Operation>>,
+    /// The restarts and rollouts that have not ended, as recorded in the registry.
+    operations: std::sync::Mutex<Vec<Operation>>,
     retries: std::sync::Mutex<retry::Retries>,
     /// Wakes `follow` when an operation is accepted, even if the round does not change.
     accepted: Notify,
@@ -162,7 +164,7 @@ impl Manager {
             rounds: watch::Sender::default(),
             epoch: Mutex::new(None),
             open: AtomicBool::new(false),
-            restarts: std::sync::Mutex::default(),
+            operations: std::sync::Mutex::default(),
             retries: std::sync::Mutex::default(),
             accepted: Notify::new(),
         })
@@ -282,7 +284,7 @@ impl Manager {
             .await?;
         let open = registry.open_operations().await?;
         let deleting = open.iter().any(is_platform_deletion);
-        self.take_restarts(open);
+        self.take_operations(open);
         self.aim(epoch, &snapshot, deleting).await?;
         *self.epoch.lock().await = Some(epoch);
         Ok(snapshot)
@@ -312,6 +314,7 @@ impl Manager {
                 authority: self.options.authority.clone(),
             }),
             restarts: self.runs_to_end(),
+            rollouts: self.rollout_requests(),
         }));
         Ok(())
     }
@@ -382,6 +385,9 @@ impl Manager {
             let now = Arc::clone(&rounds.borrow_and_update());
             self.open_after(&now);
             if let Err(error) = self.end_restarts(&now).await {
+                return error;
+            }
+            if let Err(error) = self.follow_rollouts(&now).await {
                 return error;
             }
             let is_aimed_at = |target: &Target| {

@@ -18,7 +18,7 @@ use crate::cloud::{
 use crate::error::Result;
 use crate::manager::Conversation;
 use crate::model::{NodeName, NodeSpec};
-use crate::model::{OperationId, ServiceName};
+use crate::model::{OperationId, RolloutRequest, ServiceName};
 use crate::platform::Declaration;
 use crate::reconcile::{Plan, RecordedPlan};
 use crate::runtime::{ExecCommand, LogOptions};
@@ -42,6 +42,7 @@ mockall::mock! {
         async fn recorded_plan(&self) -> Result<RecordedPlan>;
         async fn delete_platform(&self, volumes: bool) -> Result<OperationV1>;
         async fn restart(&self, name: &str, replaces: Option<RestartV1>) -> Result<OperationV1>;
+        async fn rollout(&self, service: &str, request: RolloutRequest) -> Result<OperationV1>;
         async fn retry(&self, name: &str) -> Result<RetriedV1>;
         async fn operation(&self, id: OperationId) -> Result<OperationV1>;
         async fn why(&self, name: &str) -> Result<WhyV1>;

@@ -12,6 +12,7 @@ pub(crate) mod plan;
 pub(crate) mod publish;
 pub(crate) mod restart;
 pub(crate) mod retry;
+pub(crate) mod rollout;
 pub(crate) mod schema;
 pub(crate) mod status;
 pub(crate) mod up;

@@ -10,7 +10,9 @@ use schemars::{Schema, SchemaGenerator, json_schema};
 use serde_json::{Value, json};
 
 use crate::arguments::{Described, Schema as Options};
-use crate::commands::{azure_simulator, doctor, down, init, plan, publish, restart, retry, status};
+use crate::commands::{
+    azure_simulator, doctor, down, init, plan, publish, restart, retry, rollout, status,
+};
 use crate::documents::BroughtUp;
 use crate::failure::Failure;
 use crate::failure::document::{Failed, NotAllUp};
@@ -69,6 +71,10 @@ fn of(described: Described) -> Schema {
         Described::Restart => document(
             "restart",
             SchemaGenerator::subschema_for::<restart::Restarted>,
+        ),
+        Described::Rollout => document(
+            "rollout",
+            SchemaGenerator::subschema_for::<rollout::Requested>,
         ),
         Described::Retry => document("retry", SchemaGenerator::subschema_for::<retry::Retried>),
         Described::Down => document("down", SchemaGenerator::subschema_for::<down::Removed>),

@@ -265,6 +265,7 @@ fn mistyped_names_get_a_suggestion(project: &Project) {
         &["why", "talkr"],
         &["restart", "talkr"],
         &["retry", "talkr"],
+        &["rollout", "pause", "talkr"],
         &["events", "talkr"],
     ] {
         let refused = project.ends(1, command);

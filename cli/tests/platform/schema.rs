@@ -163,6 +163,7 @@ fn failures_match_their_schema() {
         &["events"],
         &["restart", "web"],
         &["retry", "web"],
+        &["rollout", "pause", "web"],
         &["down"],
         // The project declares no code store, so `publish` fails.
         &["publish"],

@@ -31,7 +31,7 @@ use super::wire::{
 use crate::error::{Error, Result};
 use crate::host::Duplex;
 use crate::manager::Conversation;
-use crate::model::{OperationId, PlatformId, ServiceName};
+use crate::model::{OperationId, PlatformId, RolloutRequest, ServiceName};
 use crate::platform::Declaration;
 use crate::reconcile::{Plan, RecordedPlan};
 use crate::runtime::{ExecCommand, LogOptions};
@@ -328,6 +328,13 @@ impl ManagerApi for ApiClient {
             None => None,
         };
         let response = self.send(Method::POST, &path, body).await?;
+        read(&path, response).await
+    }
+
+    async fn rollout(&self, service: &str, request: RolloutRequest) -> Result<OperationV1> {
+        let service = in_path("service", service)?;
+        let path = format!("/v1/services/{service}/rollout/{request}");
+        let response = self.send(Method::POST, &path, None).await?;
         read(&path, response).await
     }
 

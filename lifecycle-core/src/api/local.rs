@@ -15,7 +15,7 @@ use super::wire::{
 use super::{ManagerApi, view, why};
 use crate::error::{Error, Result};
 use crate::manager::{Conversation, Manager};
-use crate::model::{OperationId, ServiceName};
+use crate::model::{OperationId, RolloutRequest, ServiceName};
 use crate::platform::Declaration;
 use crate::reconcile::{Plan, RecordedPlan, Round};
 use crate::registry::EventPage;
@@ -107,6 +107,10 @@ impl ManagerApi for LocalApi {
         let replaces = replaces.map(|restart| restart.replaces);
         let operation = self.0.restart(name, replaces.as_ref()).await?;
         Ok(view::operation(&operation))
+    }
+
+    async fn rollout(&self, service: &str, request: RolloutRequest) -> Result<OperationV1> {
+        Ok(view::operation(&self.0.rollout(service, request).await?))
     }
 
     async fn retry(&self, name: &str) -> Result<RetriedV1> {

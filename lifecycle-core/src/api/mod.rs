@@ -28,7 +28,7 @@ use self::wire::{
 };
 use crate::error::Result;
 use crate::manager::Conversation;
-use crate::model::{OperationId, ServiceName};
+use crate::model::{OperationId, RolloutRequest, ServiceName};
 use crate::platform::Declaration;
 use crate::reconcile::{Plan, RecordedPlan};
 use crate::runtime::{ExecCommand, LogOptions};
@@ -79,6 +79,10 @@ pub trait ManagerApi: Debug + Send + Sync + 'static {
     /// restarts only replicas whose containers last started at the given times, so that a repeated
     /// call causes no second restart.
     async fn restart(&self, name: &str, replaces: Option<RestartV1>) -> Result<OperationV1>;
+
+    /// Pauses, resumes or rolls back the rollout of a service. A repeated call returns the same
+    /// operation.
+    async fn rollout(&self, service: &str, request: RolloutRequest) -> Result<OperationV1>;
 
     /// Clears the failures of a service, a replica (`web-2`) or a node, so that its failed steps
     /// are retried immediately.

@@ -288,6 +288,9 @@ impl<'a> Following<'a> {
             | EventKind::NodeUnknown
             | EventKind::NodeKnown
             | EventKind::RestartRequested
+            | EventKind::RolloutStarted
+            | EventKind::RolloutRequested
+            | EventKind::RolloutEnded
             | EventKind::DatabaseUnavailable
             | EventKind::NoReadyEndpoint
             | EventKind::CannotListen

@@ -26,6 +26,7 @@ mod registry;
 mod removal;
 mod restart;
 mod retry;
+mod rollout;
 mod secrets;
 mod wait;
 

@@ -2,7 +2,7 @@
 //! of containers ([`ContainerRun`]) that the control loop must replace.
 
 use std::collections::BTreeMap;
-use std::sync::{Arc, MutexGuard, PoisonError};
+use std::sync::Arc;
 
 use chrono::{DateTime, Utc};
 
@@ -97,23 +97,17 @@ impl Manager {
         }
         registry.commit(epoch, batch).await?;
         if !runs.is_empty() {
-            self.open_restarts().push(operation.clone());
-            self.aim_restarts();
+            self.open_operations().push(operation.clone());
+            self.aim_operations();
             self.accepted.notify_one();
         }
         Ok(operation)
     }
 
-    /// Takes over the restarts that a previous leader accepted.
-    pub(super) fn take_restarts(&self, open: Vec<Operation>) {
-        let restarts = open.into_iter().filter(|o| !is_platform_deletion(o));
-        *self.open_restarts() = restarts.collect();
-    }
-
     /// Returns the runs of containers that the open restarts replace.
     pub(super) fn runs_to_end(&self) -> Arc<BTreeMap<InstanceId, ContainerRun>> {
         let mut runs = BTreeMap::new();
-        for operation in self.open_restarts().iter() {
+        for operation in self.open_operations().iter() {
             if let OperationKind::Restart { replaces, .. } = &operation.kind {
                 runs.extend(replaces.clone());
             }
@@ -121,23 +115,10 @@ impl Manager {
         Arc::new(runs)
     }
 
-    fn aim_restarts(&self) {
-        let restarts = self.runs_to_end();
-        self.target.send_modify(|target| {
-            if let Some(target) = target {
-                target.restarts = restarts;
-            }
-        });
-    }
-
-    fn open_restarts(&self) -> MutexGuard<'_, Vec<Operation>> {
-        self.restarts.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
     /// Records the end of a restart when all its replicas are up again, or when one has failed.
     pub(super) async fn end_restarts(&self, round: &Round) -> Result<()> {
         // A new control loop has no plan yet, so its round contains no instances.
-        if self.open_restarts().is_empty() || round.is_deleting() || round.input.is_none() {
+        if self.open_operations().is_empty() || round.is_deleting() || round.input.is_none() {
             return Ok(());
         }
         let epoch = self.epoch.lock().await;
@@ -145,7 +126,7 @@ impl Manager {
         let mut batch = Batch::default();
         let mut ended = Vec::new();
         let at = self.backends.clock.now();
-        for mut operation in self.open_restarts().clone() {
+        for mut operation in self.open_operations().clone() {
             let OperationKind::Restart { service, replaces } = &operation.kind else {
                 continue;
             };
@@ -178,8 +159,8 @@ impl Manager {
             return Ok(());
         }
         self.backends.registry.commit(epoch, batch).await?;
-        self.open_restarts().retain(|o| !ended.contains(&o.id));
-        self.aim_restarts();
+        self.open_operations().retain(|o| !ended.contains(&o.id));
+        self.aim_operations();
         Ok(())
     }
 
@@ -217,7 +198,7 @@ fn restart_of<'o>(
             let run = replaces.get(id);
             run.is_some_and(|run| run.started_at == *started_at)
         }),
-        OperationKind::DeletePlatform { .. } => false,
+        OperationKind::DeletePlatform { .. } | OperationKind::Rollout { .. } => false,
     };
     open.iter()
         .find(|operation| !runs.is_empty() && replaces_all(operation))

@@ -70,6 +70,12 @@ pub enum EventKind {
     RestartRequested,
     /// A restart has ended, successfully or not.
     RestartEnded,
+    /// Replicas of a service are being replaced.
+    RolloutStarted,
+    /// A rollout is to be paused, resumed or rolled back.
+    RolloutRequested,
+    /// All replicas of a service were replaced, or the rollout failed.
+    RolloutEnded,
     /// The separate database for a kind of objects cannot be written, but the central registry can.
     DatabaseUnavailable,
     /// The separate database for a kind of objects is up to date again.

@@ -43,4 +43,6 @@ pub use service::{
     DependencyCondition, Healthcheck, HealthcheckTest, HttpReadiness, ImageSource, PublishedPort,
     RestartPolicy, ServiceClass, ServiceSpec, Starts,
 };
-pub use update::{OnFailure, Replacement, ReplacementOrder, UpdatePolicy};
+pub use update::{
+    OnFailure, Replacement, ReplacementOrder, RolloutControl, RolloutRequest, UpdatePolicy,
+};

@@ -7,7 +7,7 @@ use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
-use super::{ContainerId, InstanceId, ServiceName};
+use super::{ContainerId, InstanceId, RolloutRequest, ServiceName, SpecDigest};
 
 /// The id of an operation.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -37,6 +37,14 @@ pub enum OperationKind {
         /// started later is not restarted, so a repeated or resumed request restarts each replica
         /// only once.
         replaces: BTreeMap<InstanceId, ContainerRun>,
+    },
+    /// Replace the replicas of a service as declared.
+    Rollout {
+        service: ServiceName,
+        /// The digest of the specification that is rolled out.
+        digest: SpecDigest,
+        /// The latest request of a user about this rollout.
+        request: Option<RolloutRequest>,
     },
 }
 

@@ -1,5 +1,6 @@
 //! How changed replicas are replaced (Compose `deploy.update_config`, `deploy.rollback_config`).
 
+use std::fmt;
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
@@ -73,4 +74,35 @@ pub enum OnFailure {
     Continue,
     /// All replicas are restored.
     Rollback,
+}
+
+/// What a user requests of a rollout.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum RolloutRequest {
+    /// Replace no further replicas.
+    Pause,
+    /// Continue after a pause, or try again after a failure.
+    Resume,
+    /// Restore all replicas that were replaced.
+    Rollback,
+}
+
+impl RolloutRequest {
+    /// All requests.
+    pub const ALL: [Self; 3] = [Self::Pause, Self::Resume, Self::Rollback];
+}
+
+impl fmt::Display for RolloutRequest {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.serialize(f)
+    }
+}
+
+/// A request about the rollout of one specification.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RolloutControl {
+    /// The digest of the specification.
+    pub digest: super::SpecDigest,
+    pub request: RolloutRequest,
 }

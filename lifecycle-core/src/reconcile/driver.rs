@@ -44,7 +44,9 @@ use super::step::{Action, Plan, StepId};
 use super::watch::{WatchPolicy, Watcher};
 use crate::cloud::CloudOperation;
 use crate::error::{Error, Result, Retry};
-use crate::model::{ContainerRun, Epoch, InstanceId, NewEvent, NodeName};
+use crate::model::{
+    ContainerRun, Epoch, InstanceId, NewEvent, NodeName, RolloutControl, ServiceName,
+};
 use crate::network::Report;
 use crate::registry::Snapshot;
 
@@ -84,6 +86,8 @@ pub struct Target {
     pub api: Option<ServiceApi>,
     /// The runs of containers for which a restart was requested.
     pub restarts: Arc<BTreeMap<InstanceId, ContainerRun>>,
+    /// The requests about rollouts.
+    pub rollouts: Arc<BTreeMap<ServiceName, RolloutControl>>,
 }
 
 impl Target {
@@ -93,6 +97,7 @@ impl Target {
             declared: Arc::new(declared),
             api: None,
             restarts: Arc::default(),
+            rollouts: Arc::default(),
         }
     }
 }

@@ -11,7 +11,7 @@ use super::declared::Declared;
 use super::observe::Observed;
 use super::plan::Policy;
 use super::step::{Plan, StepId};
-use crate::model::{ContainerId, ContainerRun, InstanceId, NodeName};
+use crate::model::{ContainerId, ContainerRun, InstanceId, NodeName, RolloutControl, ServiceName};
 use crate::registry::RejectedSpec;
 
 /// Everything that a plan depends on. Its JSON contains no secrets: each service is reduced to the
@@ -66,6 +66,13 @@ pub struct History {
     pub endings: BTreeMap<ContainerId, Endings>,
     /// The runs of containers for which a restart or a retry was requested.
     pub restarts: Arc<BTreeMap<InstanceId, ContainerRun>>,
+    /// The requests about rollouts.
+    #[serde(default, skip_serializing_if = "has_no_entries")]
+    pub rollouts: Arc<BTreeMap<ServiceName, RolloutControl>>,
+}
+
+fn has_no_entries(rollouts: &Arc<BTreeMap<ServiceName, RolloutControl>>) -> bool {
+    rollouts.is_empty()
 }
 
 /// A step that failed.

@@ -27,7 +27,7 @@ use crate::code::{CodeBaseRef, CodeStore, PublishedStore};
 use crate::error::{Error, Result};
 use crate::host::{ByteStream, NodeHandle};
 use crate::manager::{Conversation, Manager};
-use crate::model::{ContainerId, NodeName, OperationId, PlatformId, ServiceName};
+use crate::model::{ContainerId, NodeName, OperationId, PlatformId, RolloutRequest, ServiceName};
 use crate::platform::Declaration;
 use crate::reconcile::execute::node_directory;
 use crate::reconcile::{Backends, DriverOptions, Plan, RecordedPlan};
@@ -327,6 +327,10 @@ impl ManagerApi for SimApi {
 
     async fn restart(&self, name: &str, replaces: Option<RestartV1>) -> Result<OperationV1> {
         self.current()?.restart(name, replaces).await
+    }
+
+    async fn rollout(&self, service: &str, request: RolloutRequest) -> Result<OperationV1> {
+        self.current()?.rollout(service, request).await
     }
 
     async fn retry(&self, name: &str) -> Result<RetriedV1> {

@@ -3,6 +3,7 @@
 
 mod registry;
 mod restart;
+mod rollouts;
 mod spans;
 mod stage;
 mod upgrade;

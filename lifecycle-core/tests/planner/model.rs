@@ -8,7 +8,8 @@ use chrono::{DateTime, TimeDelta, Utc};
 use lifecycle_core::cloud::{ObservedNode, Power, SshAddress};
 use lifecycle_core::model::{
     Addresses, BuildSource, ContainerId, ContainerRun, DependencyCondition, ImageSource,
-    InstanceId, NodeName, Protocol, ReplacementOrder, ServiceName, SpecDigest, Starts, Subject,
+    InstanceId, NodeName, Protocol, ReplacementOrder, RolloutControl, ServiceName, SpecDigest,
+    Starts, Subject,
 };
 use lifecycle_core::reconcile::declared::{DeclaredService, listed_name};
 use lifecycle_core::reconcile::{
@@ -45,6 +46,8 @@ pub(crate) struct World {
     pub endings: BTreeMap<ContainerId, Endings>,
     /// For each replica, the container run that a requested restart must replace.
     pub restarts: BTreeMap<InstanceId, ContainerRun>,
+    /// The requests about rollouts.
+    pub rollouts: BTreeMap<ServiceName, RolloutControl>,
     /// For each replica without a container, the node that the previous plan chose.
     pub placed: BTreeMap<InstanceId, NodeName>,
     /// Specifications that never become ready.
@@ -105,6 +108,7 @@ impl World {
             failures: BTreeMap::new(),
             endings: BTreeMap::new(),
             restarts: BTreeMap::new(),
+            rollouts: BTreeMap::new(),
             placed: BTreeMap::new(),
             never_ready: BTreeSet::new(),
             containers_created: 0,
@@ -140,6 +144,7 @@ impl World {
             failures: self.failures.clone(),
             endings: self.endings.clone(),
             restarts: Arc::new(self.restarts.clone()),
+            rollouts: Arc::new(self.rollouts.clone()),
         }
     }
 

@@ -6,8 +6,8 @@ use std::time::Duration;
 
 use chrono::TimeDelta;
 use lifecycle_core::model::{
-    InstanceId, InstanceState, OnFailure, Replacement, ReplacementOrder, ServiceSpec, SpecDigest,
-    UpdatePolicy, VolumeMount, VolumeName, VolumeOptions,
+    InstanceId, InstanceState, OnFailure, Replacement, ReplacementOrder, RolloutControl,
+    RolloutRequest, ServiceSpec, SpecDigest, UpdatePolicy, VolumeMount, VolumeName, VolumeOptions,
 };
 use lifecycle_core::reconcile::{Action, Declared, HeldBy, Plan, Reason, RolloutState};
 use lifecycle_core::runtime::ContainerState;
@@ -414,6 +414,55 @@ fn a_waiting_replica_is_kept_running() {
     assert_eq!(step.reason, Reason::RestartRequested);
     world.apply(&new, &step.action);
     assert_eq!(carry_out(&mut world, &new), ["+web-2"]);
+}
+
+/// Requests something of the rollout of this declaration.
+fn request(world: &mut World, declared: &Declared, request: RolloutRequest) {
+    let control = RolloutControl {
+        digest: digest(declared),
+        request,
+    };
+    world.rollouts.insert(service_name("web"), control);
+}
+
+#[test]
+fn a_requested_pause_ends_with_the_replica_in_progress() {
+    let (mut world, _, new) = before(&web(3));
+    run(&mut world, &new, 1);
+    request(&mut world, &new, RolloutRequest::Pause);
+    assert_eq!(run(&mut world, &new, 3).concat(), ["-web-2"]);
+    let plan = world.plan(&new);
+    assert_eq!(
+        plan.rollouts[&service_name("web")].state,
+        RolloutState::Paused
+    );
+    request(&mut world, &new, RolloutRequest::Resume);
+    assert_eq!(run(&mut world, &new, 2).concat(), ["+web-3", "-web-3"]);
+}
+
+#[test]
+fn a_request_about_another_specification_has_no_effect() {
+    let (mut world, old, new) = before(&web(3));
+    request(&mut world, &old, RolloutRequest::Pause);
+    run(&mut world, &new, 5);
+    assert!(world.plan(&new).is_empty());
+}
+
+#[test]
+fn a_requested_rollback_restores_one_replica_at_a_time() {
+    let (mut world, old, new) = before(&web(3));
+    run(&mut world, &new, 2);
+    request(&mut world, &new, RolloutRequest::Rollback);
+    let seconds = run(&mut world, &new, 3);
+    assert_eq!(seconds[0], ["-web-3", "+web-1"]);
+    assert_eq!(seconds[1], ["-web-1", "+web-2"]);
+    assert_eq!(seconds[2], ["-web-2"]);
+    assert_eq!(running(&world, &digest(&old), 3).len(), 3);
+    let plan = world.plan(&new);
+    assert_eq!(
+        plan.rollouts[&service_name("web")].state,
+        RolloutState::RolledBack
+    );
 }
 
 fn config() -> ProptestConfig {

@@ -70,6 +70,10 @@ pub(crate) fn router(api: Api) -> Router {
         .route("/v1/services/{name}/endpoints", get(services::endpoints))
         .route("/v1/services/{name}/logs", get(services::logs))
         .route("/v1/services/{name}/restart", post(services::restart))
+        .route(
+            "/v1/services/{name}/rollout/{request}",
+            post(services::rollout),
+        )
         .route("/v1/services/{name}/exec", post(exec::run))
         .route("/v1/events", get(events::list))
         .route("/v1/why/{name}", get(why::show))

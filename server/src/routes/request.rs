@@ -33,13 +33,13 @@ impl<S: Send + Sync, T: DeserializeOwned> FromRequestParts<S> for Parameters<T> 
 
 /// The variable segment of the path.
 #[derive(Debug)]
-pub(super) struct Segment(pub(super) String);
+pub(super) struct Segment<T = String>(pub(super) T);
 
-impl<S: Send + Sync> FromRequestParts<S> for Segment {
+impl<S: Send + Sync, T: DeserializeOwned + Send> FromRequestParts<S> for Segment<T> {
     type Rejection = Problem;
 
     async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, Problem> {
-        let path: Result<Path<String>, _> = Path::from_request_parts(parts, state).await;
+        let path: Result<Path<T>, _> = Path::from_request_parts(parts, state).await;
         path.map(|Path(segment)| Self(segment))
             .map_err(|_| Problem::bad_request("the path", "it is not UTF-8", "encode it as UTF-8"))
     }

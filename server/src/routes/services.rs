@@ -1,4 +1,5 @@
-//! Lists services and their endpoints, restarts services, and returns their output.
+//! Lists services and their endpoints, restarts services, controls their rollouts, and returns their
+//! output.
 
 use axum::Json;
 use axum::body::Body;
@@ -10,7 +11,7 @@ use chrono::{DateTime, Utc};
 use futures_util::StreamExt;
 use lifecycle_core::Error;
 use lifecycle_core::api::wire::{EndpointV1, OperationV1, RestartV1, ServiceV1};
-use lifecycle_core::model::ServiceName;
+use lifecycle_core::model::{RolloutRequest, ServiceName};
 use lifecycle_core::runtime::LogOptions;
 use serde::Deserialize;
 
@@ -62,6 +63,24 @@ pub(super) async fn restart(
         })?)
     };
     let operation = api.manager.restart(&name, replaces).await?;
+    Ok((StatusCode::ACCEPTED, Json(operation)))
+}
+
+/// `POST /v1/services/{name}/rollout/{request}`: pauses, resumes or rolls back a rollout.
+pub(super) async fn rollout(
+    _: Admin,
+    State(api): State<Api>,
+    Segment((name, request)): Segment<(String, String)>,
+) -> Result<(StatusCode, Json<OperationV1>), Problem> {
+    let known = RolloutRequest::ALL.map(|request| request.to_string());
+    let Some(request) = RolloutRequest::ALL
+        .into_iter()
+        .find(|r| r.to_string() == request)
+    else {
+        let known = known.iter().map(String::as_str);
+        return Err(Error::unknown_name(format!("request {request}"), &request, known).into());
+    };
+    let operation = api.manager.rollout(&name, request).await?;
     Ok((StatusCode::ACCEPTED, Json(operation)))
 }
 

@@ -33,7 +33,7 @@ mod gate;
 mod spans;
 
 /// Every route below `/v1`, and whether the read token permits the request.
-const ROUTES: [(&str, &str, bool); 17] = [
+const ROUTES: [(&str, &str, bool); 18] = [
     ("GET", "/v1/platform", true),
     ("PUT", "/v1/platform", false),
     ("DELETE", "/v1/platform", false),
@@ -44,6 +44,7 @@ const ROUTES: [(&str, &str, bool); 17] = [
     ("GET", "/v1/services/web/endpoints", true),
     ("GET", "/v1/services/web/logs", true),
     ("POST", "/v1/services/web/restart", false),
+    ("POST", "/v1/services/web/rollout/pause", false),
     ("POST", "/v1/services/web/exec", false),
     ("POST", "/v1/retry/web", false),
     ("GET", "/v1/why/web", true),

@@ -40,6 +40,7 @@ impl Driver {
             failures: failures.collect(),
             endings,
             restarts: self.restarts(target, &observed),
+            rollouts: Arc::clone(&target.rollouts),
         };
         Some(PlanningInput {
             declared: Arc::clone(&target.declared),

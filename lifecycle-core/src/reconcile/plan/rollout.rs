@@ -11,8 +11,8 @@ use super::keep_running::was_stopped_for;
 use super::replacement::Containers;
 use super::{Blocked, PlacedReplica, Planning, Up, status};
 use crate::model::{
-    InstanceId, OnFailure, Replacement, ReplacementOrder, RestartPolicy, ServiceName, Starts,
-    Subject,
+    InstanceId, OnFailure, Replacement, ReplacementOrder, RestartPolicy, RolloutRequest,
+    ServiceName, Starts, Subject,
 };
 use crate::reconcile::declared::DeclaredService;
 use crate::reconcile::index::{IndexedService, Seen};
@@ -21,6 +21,8 @@ use crate::reconcile::state::Verdict;
 use crate::reconcile::step::{HeldBy, InstanceStatus, RolloutProgress, RolloutState};
 use crate::registry::RejectedSpec;
 use crate::runtime::ContainerState;
+
+const ROLLBACK_REQUESTED: &str = "a rollback was requested";
 
 /// A ratio of 1 in the units of [`Replacement::max_failure_millionths`].
 const WHOLE: u64 = 1_000_000;
@@ -124,6 +126,7 @@ impl<'a> Planning<'a> {
     /// replicas in the order in which they are planned: replicas that are ready and wait for their
     /// turn come last, so that what they wait for has been planned before.
     pub(super) fn begin_rollout(&mut self, service: &IndexedService<'a>) -> Vec<usize> {
+        self.reject_on_request(service);
         let course = self.course(service);
         let policy = &service.service.spec.update;
         let settings = match course {
@@ -162,18 +165,18 @@ impl<'a> Planning<'a> {
     /// Records the progress of the service whose replicas have just been planned.
     pub(super) fn end_rollout(&mut self, service: &IndexedService<'a>) {
         let rollout = &self.rollout;
-        let is_restored = |position: usize| {
-            let seen = self.index.seen[position].iter();
-            seen.filter(|seen| seen.is_running())
-                .all(|seen| !seen.is_current(service.service) && self.up_of(seen).ready)
-        };
         let (state, why) = match &rollout.course {
             Course::Forward if rollout.is_complete() => return,
             Course::Forward => (RolloutState::Progressing, None),
             Course::Paused { why } => (RolloutState::Paused, Some(why.clone())),
             Course::Back(rejection) => {
-                let is_done = service.positions().all(is_restored);
-                let state = if is_done {
+                // A restored replica's rejected container has stopped, too.
+                let is_alone = |position: usize| {
+                    let seen = self.index.seen[position].iter();
+                    let mut current = seen.filter(|seen| seen.is_current(service.service));
+                    rollout.stage(position) == Stage::Unaffected || !current.any(Seen::is_running)
+                };
+                let state = if rollout.is_complete() && service.positions().all(is_alone) {
                     RolloutState::RolledBack
                 } else {
                     RolloutState::RollingBack
@@ -212,9 +215,26 @@ impl<'a> Planning<'a> {
             .iter()
             .filter_map(|id| self.rejected(id, service.service));
         let rejected: Vec<&RejectedSpec> = rejected.collect();
+        let request = self.request(service);
+        if request == Some(RolloutRequest::Rollback) && rejected.len() < replicas.len() {
+            return Course::Back(Rejection {
+                since: self.now,
+                why: ROLLBACK_REQUESTED.to_owned(),
+            });
+        }
+        if request == Some(RolloutRequest::Pause) && rejected.is_empty() {
+            let why = "a pause was requested".to_owned();
+            return Course::Paused { why };
+        }
         let Some(first) = rejected.iter().min_by_key(|r| (r.at, &r.id)) else {
             return Course::Forward;
         };
+        if rejected.len() == replicas.len() {
+            return Course::Back(Rejection {
+                since: first.at,
+                why: first.why.clone(),
+            });
+        }
         let settings = service.service.spec.update.update.as_ref();
         let tolerated = settings.and_then(|settings| settings.max_failure_millionths);
         if !exceeds(rejected.len(), replicas.len(), tolerated) {
@@ -228,6 +248,30 @@ impl<'a> Planning<'a> {
                 why,
             }),
             Some(OnFailure::Pause) | None => Course::Paused { why },
+        }
+    }
+
+    /// Returns the user's request about the rollout of the declared specification.
+    fn request(&self, service: &IndexedService<'a>) -> Option<RolloutRequest> {
+        let control = self.history.rollouts.get(service.name)?;
+        (control.digest == service.service.digest).then_some(control.request)
+    }
+
+    /// Records that a requested rollback rejects the declared specification for every replica.
+    fn reject_on_request(&mut self, service: &IndexedService<'a>) {
+        if self.request(service) != Some(RolloutRequest::Rollback) {
+            return;
+        }
+        for position in service.positions() {
+            let id = &self.index.replicas[position];
+            if self.rejected(id, service.service).is_none() {
+                self.plan.rejects.push(RejectedSpec {
+                    id: id.clone(),
+                    digest: service.service.digest.clone(),
+                    at: self.now,
+                    why: ROLLBACK_REQUESTED.to_owned(),
+                });
+            }
         }
     }
 

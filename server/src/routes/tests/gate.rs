@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use lifecycle_core::api::ManagerApi as _;
+use lifecycle_core::model::RolloutRequest;
 use lifecycle_core::runtime::ExecCommand;
 use lifecycle_core::{Error, Result};
 use serde_json::Value;
@@ -16,15 +17,17 @@ enum Write {
     Plan,
     DeletePlatform,
     Restart,
+    Rollout,
     Retry,
     Exec,
 }
 
-const WRITES: [Write; 6] = [
+const WRITES: [Write; 7] = [
     Write::Apply,
     Write::Plan,
     Write::DeletePlatform,
     Write::Restart,
+    Write::Rollout,
     Write::Retry,
     Write::Exec,
 ];
@@ -80,6 +83,10 @@ async fn embedded(served: &Served, write: Write) -> Result<()> {
         Write::Plan => manager.plan(&served.declaration).map(drop),
         Write::DeletePlatform => manager.delete_platform(false).await.map(drop),
         Write::Restart => manager.restart("web", None).await.map(drop),
+        Write::Rollout => {
+            let paused = manager.rollout("web", RolloutRequest::Pause);
+            paused.await.map(drop)
+        }
         Write::Retry => manager.retry("web").await.map(drop),
         Write::Exec => manager.exec("web", &command()).await.map(drop),
     }
@@ -92,6 +99,7 @@ async fn over_http(served: &Served, write: Write) -> Result<()> {
         Write::Plan => api.plan(&served.declaration).await.map(drop),
         Write::DeletePlatform => api.delete_platform(false).await.map(drop),
         Write::Restart => api.restart("web", None).await.map(drop),
+        Write::Rollout => api.rollout("web", RolloutRequest::Pause).await.map(drop),
         Write::Retry => api.retry("web").await.map(drop),
         Write::Exec => api.exec("web", command()).await.map(drop),
     }
@@ -118,9 +126,13 @@ async fn an_embedded_manager_and_one_behind_http_reject_the_same_changes() {
                 // The registry is empty, so a retry and a command do not find the service.
                 Phase::Standby => matches!(
                     write,
-                    Write::Apply | Write::Plan | Write::DeletePlatform | Write::Restart
+                    Write::Apply
+                        | Write::Plan
+                        | Write::DeletePlatform
+                        | Write::Restart
+                        | Write::Rollout
                 ),
-                Phase::FirstRound => write == Write::Restart,
+                Phase::FirstRound => matches!(write, Write::Restart | Write::Rollout),
                 Phase::Open => false,
             };
             assert_eq!(must_wait, expected, "{write:?} in {phase:?}: {near:?}");

@@ -1,0 +1,28 @@
+//! Pauses, resumes or rolls back the rollout of a service.
+
+use std::time::Duration;
+
+use super::Bootstrapper;
+use crate::error::Result;
+use crate::model::{OperationId, PlatformId, RolloutRequest};
+
+/// How long a manager may take to accept a request.
+const ACCEPTED_WITHIN: Duration = Duration::from_secs(30);
+
+impl Bootstrapper {
+    /// Pauses, resumes or rolls back the rollout of a service. Returns the rollout's operation,
+    /// without waiting for its end.
+    pub async fn rollout(
+        &self,
+        platform: PlatformId,
+        service: &str,
+        request: RolloutRequest,
+    ) -> Result<OperationId> {
+        let client = self.client(platform).await?;
+        let operation = self
+            .wait("the manager's acceptance of the request", ACCEPTED_WITHIN)
+            .repeat(|| client.rollout(service, request))
+            .await?;
+        Ok(operation.id())
+    }
+}

@@ -1,0 +1,278 @@
+//! Records rollouts as operations, and accepts requests about them. What is replaced, and when, is
+//! decided by the planner alone.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use chrono::{DateTime, Utc};
+
+use super::{Accepted, Manager, is_platform_deletion};
+use crate::error::{Error, Result};
+use crate::model::{
+    EventKind, NewEvent, Operation, OperationId, OperationKind, OperationState, RolloutControl,
+    RolloutRequest, ServiceName, SpecDigest, Subject,
+};
+use crate::reconcile::{RolloutProgress, RolloutState, Round};
+use crate::registry::{Batch, Change};
+
+impl Manager {
+    /// Pauses, resumes or rolls back the rollout of a service. Repeating a request changes nothing.
+    ///
+    /// # Errors
+    /// - [`Error::NotFound`] if the service is not declared
+    /// - [`Error::Conflict`] if all replicas of the service run as declared: their previous
+    ///   containers are removed
+    /// - [`Error::NotReady`] before the end of the first round
+    pub async fn rollout(&self, name: &str, request: RolloutRequest) -> Result<Operation> {
+        let write = self.begin_write(Accepted::AfterFirstRound).await?;
+        let registry = &self.backends.registry;
+        let failed = |why: &str| Error::Conflict {
+            what: format!("the request to {request} the rollout of {name} failed"),
+            why: why.to_owned(),
+        };
+        let open = registry.open_operations().await?;
+        if open.iter().any(is_platform_deletion) {
+            return Err(failed("the platform is being deleted"));
+        }
+        let round = self.round();
+        let declared = round.input.as_ref().map(|input| &input.declared.services);
+        let services = || declared.into_iter().flatten();
+        let Some((service, spec)) = services().find(|(known, _)| known.as_str() == name) else {
+            let known = services().map(|(service, _)| service.as_str());
+            return Err(Error::unknown_name(format!("service {name}"), name, known));
+        };
+        let Some(progress) = round.plan.rollouts.get(service) else {
+            return Err(failed(
+                "all replicas of the service run as declared; to return to an earlier version, \
+                 declare it again and run `up`",
+            ));
+        };
+        let same = open.iter().find(|o| is_rollout(o, service, &spec.digest));
+        if let Some(same) = same
+            && requested(same) == Some(request)
+        {
+            return Ok(same.clone());
+        }
+        let now = self.backends.clock.now();
+        let id = same.map_or_else(|| OperationId(self.backends.ids.uuid()), |same| same.id);
+        let operation = Operation {
+            id,
+            kind: OperationKind::Rollout {
+                service: service.clone(),
+                digest: spec.digest.clone(),
+                request: Some(request),
+            },
+            state: OperationState::Running,
+            requested_at: same.map_or(now, |same| same.requested_at),
+        };
+        let event = NewEvent {
+            at: now,
+            kind: EventKind::RolloutRequested,
+            subject: Subject::Service(service.clone()),
+            message: format!("{request} of the rollout of {service} requested"),
+            data: serde_json::json!({ "operation": id, "request": request }),
+        };
+        let batch = Batch::of(Change::PutOperation(operation.clone())).event(event);
+        registry.commit(write.epoch, batch).await?;
+        self.open_operations().retain(|open| open.id != id);
+        self.open_operations().push(operation.clone());
+        self.aim_operations();
+        if request == RolloutRequest::Resume && progress.state != RolloutState::Progressing {
+            self.request_retry(Subject::Service(service.clone()), None)?;
+        }
+        self.accepted.notify_one();
+        Ok(operation)
+    }
+
+    /// Returns the requests about the open rollouts.
+    pub(super) fn rollout_requests(&self) -> Arc<BTreeMap<ServiceName, RolloutControl>> {
+        let open = self.open_operations();
+        let requests = open.iter().filter_map(|operation| match &operation.kind {
+            OperationKind::Rollout {
+                service,
+                digest,
+                request: Some(request),
+            } => {
+                let control = RolloutControl {
+                    digest: digest.clone(),
+                    request: *request,
+                };
+                Some((service.clone(), control))
+            }
+            _ => None,
+        });
+        Arc::new(requests.collect())
+    }
+
+    /// Records the rollouts that have begun, and those that have ended.
+    pub(super) async fn follow_rollouts(&self, round: &Round) -> Result<()> {
+        let Some(input) = round.input.as_ref().filter(|_| !round.is_deleting()) else {
+            return Ok(());
+        };
+        let at = self.backends.clock.now();
+        let mut batch = Batch::default();
+        let open: Vec<Operation> = {
+            let open = self.open_operations();
+            let rollouts = open
+                .iter()
+                .filter(|o| matches!(o.kind, OperationKind::Rollout { .. }));
+            rollouts.cloned().collect()
+        };
+        let (mut ended, mut resumed) = (Vec::new(), Vec::new());
+        for operation in &open {
+            let OperationKind::Rollout {
+                service, digest, ..
+            } = &operation.kind
+            else {
+                continue;
+            };
+            let declared = input.declared.services.get(service);
+            let is_declared = declared.is_some_and(|declared| declared.digest == *digest);
+            let progress = round.plan.rollouts.get(service).filter(|_| is_declared);
+            let goes_on = progress.is_some_and(|p| p.state == RolloutState::Progressing);
+            if goes_on && requested(operation) == Some(RolloutRequest::Resume) {
+                resumed.push(operation.id);
+                batch
+                    .changes
+                    .push(Change::PutOperation(without_request(operation)));
+            } else if let Some(state) = outcome(operation, is_declared, progress, at) {
+                let message = match &state {
+                    OperationState::Failed { why, .. } => {
+                        format!("the rollout of {service} failed: {why}")
+                    }
+                    _ => format!("the rollout of {service} is complete"),
+                };
+                ended.push(operation.id);
+                batch.events.push(event(
+                    EventKind::RolloutEnded,
+                    operation.id,
+                    service,
+                    message,
+                    at,
+                ));
+                batch.changes.push(Change::PutOperation(Operation {
+                    state,
+                    ..operation.clone()
+                }));
+            }
+        }
+        let mut begun = Vec::new();
+        for (service, progress) in &round.plan.rollouts {
+            let Some(declared) = input.declared.services.get(service) else {
+                continue;
+            };
+            let is_open = open
+                .iter()
+                .any(|o| is_rollout(o, service, &declared.digest));
+            if is_open || progress.state != RolloutState::Progressing {
+                continue;
+            }
+            let operation = Operation {
+                id: OperationId(self.backends.ids.uuid()),
+                kind: OperationKind::Rollout {
+                    service: service.clone(),
+                    digest: declared.digest.clone(),
+                    request: None,
+                },
+                state: OperationState::Running,
+                requested_at: at,
+            };
+            let message = format!(
+                "the rollout of {service} has begun: {} replicas",
+                progress.replicas
+            );
+            let started = event(
+                EventKind::RolloutStarted,
+                operation.id,
+                service,
+                message,
+                at,
+            );
+            batch.events.push(started);
+            batch.changes.push(Change::PutOperation(operation.clone()));
+            begun.push(operation);
+        }
+        if batch.is_empty() {
+            return Ok(());
+        }
+        let epoch = self.epoch.lock().await;
+        let Some(epoch) = *epoch else { return Ok(()) };
+        self.backends.registry.commit(epoch, batch).await?;
+        let mut open = self.open_operations();
+        open.retain(|operation| !ended.contains(&operation.id));
+        for operation in open.iter_mut().filter(|o| resumed.contains(&o.id)) {
+            *operation = without_request(operation);
+        }
+        open.extend(begun);
+        drop(open);
+        if !ended.is_empty() || !resumed.is_empty() {
+            self.aim_operations();
+        }
+        Ok(())
+    }
+}
+
+fn event(
+    kind: EventKind,
+    id: OperationId,
+    service: &ServiceName,
+    message: String,
+    at: DateTime<Utc>,
+) -> NewEvent {
+    NewEvent {
+        at,
+        kind,
+        subject: Subject::Service(service.clone()),
+        message,
+        data: serde_json::json!({ "operation": id }),
+    }
+}
+
+fn is_rollout(operation: &Operation, name: &ServiceName, of: &SpecDigest) -> bool {
+    let kind = &operation.kind;
+    matches!(kind, OperationKind::Rollout { service, digest, .. } if service == name && digest == of)
+}
+
+fn requested(operation: &Operation) -> Option<RolloutRequest> {
+    match operation.kind {
+        OperationKind::Rollout { request, .. } => request,
+        _ => None,
+    }
+}
+
+/// Returns the operation after its request was fulfilled.
+fn without_request(operation: &Operation) -> Operation {
+    let mut operation = operation.clone();
+    if let OperationKind::Rollout { request, .. } = &mut operation.kind {
+        *request = None;
+    }
+    operation
+}
+
+/// Returns how a rollout ended; `None` if it has not ended.
+fn outcome(
+    operation: &Operation,
+    is_declared: bool,
+    progress: Option<&RolloutProgress>,
+    at: DateTime<Utc>,
+) -> Option<OperationState> {
+    let failed = |why: String| Some(OperationState::Failed { at, why });
+    if !is_declared {
+        return failed("another specification was declared".into());
+    }
+    let Some(progress) = progress else {
+        return Some(OperationState::Succeeded { at });
+    };
+    let why = || progress.why.clone().unwrap_or_else(|| progress.to_string());
+    match progress.state {
+        RolloutState::Progressing | RolloutState::RollingBack => None,
+        RolloutState::Paused if requested(operation) == Some(RolloutRequest::Pause) => None,
+        // The control loop has not handled the request yet.
+        RolloutState::Paused | RolloutState::RolledBack
+            if requested(operation) == Some(RolloutRequest::Resume) =>
+        {
+            None
+        }
+        RolloutState::Paused | RolloutState::RolledBack => failed(why()),
+    }
+}

@@ -151,7 +151,11 @@ fn instance(id: &InstanceId, record: Option<&InstanceRecord>, round: &Round) -> 
             .find(|h| h.subject == crate::model::Subject::Instance(id.clone()))
             .map(|h| h.by.to_string())
     };
-    let is_up = matches!(state, InstanceState::Ready | InstanceState::Completed);
+    let is_up =
+        |state: &InstanceState| matches!(state, InstanceState::Ready | InstanceState::Completed);
+    // The container of an earlier specification may be ready although the replica is not started
+    // as declared.
+    let is_as_declared = is_up(&state) && planned.is_none_or(|p| p.state != InstanceState::Stopped);
     InstanceV1 {
         id: id.to_string(),
         replica: id.replica.0,
@@ -163,7 +167,7 @@ fn instance(id: &InstanceId, record: Option<&InstanceRecord>, round: &Round) -> 
         // The plan contains the reason why a ready replica still has its previous specification.
         why: InstanceV1::why_of(&state)
             .or_else(|| planned.and_then(|p| InstanceV1::why_of(&p.state)))
-            .or_else(|| (!is_up).then(held).flatten()),
+            .or_else(|| (!is_as_declared).then(held).flatten()),
         started_at: record.and_then(|r| r.started_at),
         ready_at: record.and_then(|r| r.ready_at),
         endpoints: record

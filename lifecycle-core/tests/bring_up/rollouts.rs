@@ -146,6 +146,14 @@ async fn a_paused_rollout_continues_when_it_is_resumed() {
         api.operation(paused.id()).await.unwrap().state,
         OperationStateV1::Running
     );
+    // `up` fails while the rollout is paused, and does not resume it.
+    let failures = stage.up().await.unwrap().failures;
+    assert_eq!(failures.len(), 1, "{failures:?}");
+    assert_eq!(failures[0].instance, "api-2");
+    assert_eq!(
+        failures[0].why,
+        "the rollout is paused: a pause was requested"
+    );
     let resumed = api.rollout("api", RolloutRequest::Resume).await.unwrap();
     assert_eq!(resumed.id, paused.id);
     assert_eq!(outcome(&stage, resumed.id()).await, None);
@@ -192,7 +200,7 @@ async fn a_requested_rollback_restores_the_replaced_replicas() {
     )
     .await;
     assert_eq!(service(&stage).await.rollout.unwrap().replaced, 0);
-    // The rollback holds until it is resumed.
+    // The rollback holds until it is resumed, or until the next `up`.
     tokio::time::sleep(Duration::from_hours(3)).await;
     assert_eq!(
         service(&stage).await.rollout.unwrap().state,

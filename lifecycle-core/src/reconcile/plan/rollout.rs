@@ -293,7 +293,12 @@ impl<'a> Planning<'a> {
                 why: own.why.clone(),
             });
         }
-        match self.course(service) {
+        let course = if self.rollout.first == service.first && !self.rollout.stages.is_empty() {
+            self.rollout.course.clone()
+        } else {
+            self.course(service)
+        };
+        match course {
             Course::Back(rejection) => Some(rejection),
             Course::Forward | Course::Paused { .. } => None,
         }

@@ -109,6 +109,12 @@ impl Manager {
         let Some(input) = round.input.as_ref().filter(|_| !round.is_deleting()) else {
             return Ok(());
         };
+        if self.open_operations().is_empty() && round.plan.rollouts.is_empty() {
+            return Ok(());
+        }
+        // A request that is being accepted must not be overwritten.
+        let epoch = self.epoch.lock().await;
+        let Some(epoch) = *epoch else { return Ok(()) };
         let at = self.backends.clock.now();
         let mut batch = Batch::default();
         let open: Vec<Operation> = {
@@ -195,8 +201,6 @@ impl Manager {
         if batch.is_empty() {
             return Ok(());
         }
-        let epoch = self.epoch.lock().await;
-        let Some(epoch) = *epoch else { return Ok(()) };
         self.backends.registry.commit(epoch, batch).await?;
         let mut open = self.open_operations();
         open.retain(|operation| !ended.contains(&operation.id));

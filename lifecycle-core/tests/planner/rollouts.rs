@@ -441,6 +441,22 @@ fn a_requested_pause_ends_with_the_replica_in_progress() {
 }
 
 #[test]
+fn a_requested_pause_holds_after_a_failure_that_is_tolerated() {
+    let mut spec = web(3);
+    spec.ready_within = Duration::from_secs(2);
+    spec.update = updated(Replacement {
+        on_failure: Some(OnFailure::Continue),
+        ..Replacement::default()
+    });
+    let (mut world, _, new) = before(&spec);
+    world.never_ready.insert(digest(&new));
+    run(&mut world, &new, 1);
+    request(&mut world, &new, RolloutRequest::Pause);
+    run(&mut world, &new, 10);
+    assert_eq!(attempted(&world, &new), 1);
+}
+
+#[test]
 fn a_request_about_another_specification_has_no_effect() {
     let (mut world, old, new) = before(&web(3));
     request(&mut world, &old, RolloutRequest::Pause);

@@ -222,12 +222,14 @@ impl<'a> Planning<'a> {
                 why: ROLLBACK_REQUESTED.to_owned(),
             });
         }
-        if request == Some(RolloutRequest::Pause) && rejected.is_empty() {
-            let why = "a pause was requested".to_owned();
-            return Course::Paused { why };
-        }
+        let goes_on = || match request {
+            Some(RolloutRequest::Pause) => Course::Paused {
+                why: "a pause was requested".to_owned(),
+            },
+            Some(RolloutRequest::Resume | RolloutRequest::Rollback) | None => Course::Forward,
+        };
         let Some(first) = rejected.iter().min_by_key(|r| (r.at, &r.id)) else {
-            return Course::Forward;
+            return goes_on();
         };
         if rejected.len() == replicas.len() {
             return Course::Back(Rejection {
@@ -238,11 +240,11 @@ impl<'a> Planning<'a> {
         let settings = service.service.spec.update.update.as_ref();
         let tolerated = settings.and_then(|settings| settings.max_failure_millionths);
         if !exceeds(rejected.len(), replicas.len(), tolerated) {
-            return Course::Forward;
+            return goes_on();
         }
         let why = format!("{} failed: {}", first.id, first.why);
         match settings.and_then(|settings| settings.on_failure) {
-            Some(OnFailure::Continue) => Course::Forward,
+            Some(OnFailure::Continue) => goes_on(),
             Some(OnFailure::Rollback) => Course::Back(Rejection {
                 since: first.at,
                 why,

@@ -32,9 +32,9 @@ pub(crate) async fn run(arguments: &Arguments, options: &Rollout) -> Result<(), 
         });
     }
     let what = match request {
-        RolloutRequest::Pause => "No further replicas are replaced",
-        RolloutRequest::Resume => "The remaining replicas are replaced",
-        RolloutRequest::Rollback => "The replaced replicas are restored",
+        RolloutRequest::Pause => "No further replicas will be replaced",
+        RolloutRequest::Resume => "The remaining replicas will be replaced",
+        RolloutRequest::Rollback => "The replaced replicas will be restored",
     };
     printer::message(&format!(
         "{what}. Follow the progress with `bootstrapper status` and `bootstrapper why {service}`."

@@ -13,7 +13,7 @@ use crate::model::{
     OperationId, OperationKind, OperationState, Replica, ServiceName, Subject,
 };
 use crate::platform::Declaration;
-use crate::reconcile::{Observed, Round};
+use crate::reconcile::{Observed, Readiness, Round};
 use crate::registry::{Batch, Change};
 use crate::runtime::ObservedContainer;
 
@@ -226,6 +226,14 @@ fn resolve(
         })
 }
 
+fn is_ready(observed: &Observed, container: &ContainerId) -> bool {
+    let mut views = observed.nodes.values();
+    views.any(|view| {
+        let readiness = view.readiness.get(container);
+        matches!(readiness, Some(Readiness::Ready { .. }))
+    })
+}
+
 /// The progress of a restart.
 enum Progress<'a> {
     Running,
@@ -241,16 +249,19 @@ fn outcome<'a>(replaces: &'a BTreeMap<InstanceId, ContainerRun>, round: &Round) 
         let Some(status) = round.plan.instances.get(id) else {
             continue;
         };
-        let is_up = matches!(
-            status.state,
-            InstanceState::Ready | InstanceState::Completed
-        );
         let container = find(&observed, &run.container);
+        // A replica whose rollout is paused counts as stopped, although its old container runs.
+        let waits = status.state == InstanceState::Stopped
+            && container.is_some_and(|container| container.state.is_running());
+        let is_up = match status.state {
+            InstanceState::Ready | InstanceState::Completed => true,
+            _ => waits && is_ready(&observed, &run.container),
+        };
         let is_old = container.is_some_and(|c| c.started_at == Some(run.started_at));
         if !is_old && is_up {
             continue;
         }
-        if status.settled && !is_up {
+        if status.settled && !is_up && !waits {
             let why = match &status.state {
                 InstanceState::Failed { why } | InstanceState::Unknown { why, .. } => why.clone(),
                 state => format!("the replica is {}", state.word()),

@@ -27,7 +27,7 @@ impl Manager {
         let write = self.begin_write(Accepted::AfterFirstRound).await?;
         let registry = &self.backends.registry;
         let failed = |why: &str| Error::Conflict {
-            what: format!("the request to {request} the rollout of {name} failed"),
+            what: format!("the {} of the rollout of {name} failed", noun(request)),
             why: why.to_owned(),
         };
         let open = registry.open_operations().await?;
@@ -48,9 +48,10 @@ impl Manager {
             ));
         };
         let same = open.iter().find(|o| is_rollout(o, service, &spec.digest));
-        if let Some(same) = same
-            && requested(same) == Some(request)
-        {
+        let is_repeated = same.is_some_and(|same| requested(same) == Some(request));
+        // A rollout that has failed again can be resumed again.
+        let resumes_again = request == RolloutRequest::Resume && is_stopped(progress);
+        if let Some(same) = same.filter(|_| is_repeated && !resumes_again) {
             return Ok(same.clone());
         }
         let now = self.backends.clock.now();
@@ -63,13 +64,13 @@ impl Manager {
                 request: Some(request),
             },
             state: OperationState::Running,
-            requested_at: same.map_or(now, |same| same.requested_at),
+            requested_at: now,
         };
         let event = NewEvent {
             at: now,
             kind: EventKind::RolloutRequested,
             subject: Subject::Service(service.clone()),
-            message: format!("{request} of the rollout of {service} requested"),
+            message: format!("{} of the rollout of {service} requested", noun(request)),
             data: serde_json::json!({ "operation": id, "request": request }),
         };
         let batch = Batch::of(Change::PutOperation(operation.clone())).event(event);
@@ -77,7 +78,7 @@ impl Manager {
         self.open_operations().retain(|open| open.id != id);
         self.open_operations().push(operation.clone());
         self.aim_operations();
-        if request == RolloutRequest::Resume && progress.state != RolloutState::Progressing {
+        if request == RolloutRequest::Resume && is_stopped(progress) {
             self.request_retry(Subject::Service(service.clone()), None)?;
         }
         self.accepted.notify_one();
@@ -96,6 +97,7 @@ impl Manager {
                 let control = RolloutControl {
                     digest: digest.clone(),
                     request: *request,
+                    at: operation.requested_at,
                 };
                 Some((service.clone(), control))
             }
@@ -124,7 +126,7 @@ impl Manager {
                 .filter(|o| matches!(o.kind, OperationKind::Rollout { .. }));
             rollouts.cloned().collect()
         };
-        let (mut ended, mut resumed) = (Vec::new(), Vec::new());
+        let mut ended = Vec::new();
         for operation in &open {
             let OperationKind::Rollout {
                 service, digest, ..
@@ -135,13 +137,17 @@ impl Manager {
             let declared = input.declared.services.get(service);
             let is_declared = declared.is_some_and(|declared| declared.digest == *digest);
             let progress = round.plan.rollouts.get(service).filter(|_| is_declared);
-            let goes_on = progress.is_some_and(|p| p.state == RolloutState::Progressing);
-            if goes_on && requested(operation) == Some(RolloutRequest::Resume) {
-                resumed.push(operation.id);
-                batch
-                    .changes
-                    .push(Change::PutOperation(without_request(operation)));
-            } else if let Some(state) = outcome(operation, is_declared, progress, at) {
+            let handled = input
+                .history
+                .rollouts
+                .get(service)
+                .map(|c| (c.request, c.at));
+            let sent = requested(operation).map(|request| (request, operation.requested_at));
+            if handled != sent && is_declared {
+                // The round does not take the request into account yet.
+                continue;
+            }
+            if let Some(state) = outcome(operation, is_declared, progress, at) {
                 let message = match &state {
                     OperationState::Failed { why, .. } => {
                         format!("the rollout of {service} failed: {why}")
@@ -184,7 +190,7 @@ impl Manager {
                 requested_at: at,
             };
             let message = format!(
-                "the rollout of {service} has begun: {} replicas",
+                "the rollout of {service} has begun; replicas: {}",
                 progress.replicas
             );
             let started = event(
@@ -204,12 +210,9 @@ impl Manager {
         self.backends.registry.commit(epoch, batch).await?;
         let mut open = self.open_operations();
         open.retain(|operation| !ended.contains(&operation.id));
-        for operation in open.iter_mut().filter(|o| resumed.contains(&o.id)) {
-            *operation = without_request(operation);
-        }
         open.extend(begun);
         drop(open);
-        if !ended.is_empty() || !resumed.is_empty() {
+        if !ended.is_empty() {
             self.aim_operations();
         }
         Ok(())
@@ -244,13 +247,23 @@ fn requested(operation: &Operation) -> Option<RolloutRequest> {
     }
 }
 
-/// Returns the operation after its request was fulfilled.
-fn without_request(operation: &Operation) -> Operation {
-    let mut operation = operation.clone();
-    if let OperationKind::Rollout { request, .. } = &mut operation.kind {
-        *request = None;
+/// Returns whether a rollout goes on only after a request.
+fn is_stopped(progress: &RolloutProgress) -> bool {
+    match progress.state {
+        RolloutState::Progressing => false,
+        RolloutState::Paused
+        | RolloutState::Failed
+        | RolloutState::RollingBack
+        | RolloutState::RolledBack => true,
     }
-    operation
+}
+
+fn noun(request: RolloutRequest) -> &'static str {
+    match request {
+        RolloutRequest::Pause => "pause",
+        RolloutRequest::Resume => "resumption",
+        RolloutRequest::Rollback => "rollback",
+    }
 }
 
 /// Returns how a rollout ended; `None` if it has not ended.
@@ -262,7 +275,7 @@ fn outcome(
 ) -> Option<OperationState> {
     let failed = |why: String| Some(OperationState::Failed { at, why });
     if !is_declared {
-        return failed("another specification was declared".into());
+        return failed("the specification is no longer declared".into());
     }
     let Some(progress) = progress else {
         return Some(OperationState::Succeeded { at });
@@ -271,12 +284,6 @@ fn outcome(
     match progress.state {
         RolloutState::Progressing | RolloutState::RollingBack => None,
         RolloutState::Paused if requested(operation) == Some(RolloutRequest::Pause) => None,
-        // The control loop has not handled the request yet.
-        RolloutState::Paused | RolloutState::RolledBack
-            if requested(operation) == Some(RolloutRequest::Resume) =>
-        {
-            None
-        }
-        RolloutState::Paused | RolloutState::RolledBack => failed(why()),
+        RolloutState::Paused | RolloutState::Failed | RolloutState::RolledBack => failed(why()),
     }
 }

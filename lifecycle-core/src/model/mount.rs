@@ -49,7 +49,7 @@ pub struct VolumeOptions {
 }
 
 /// A path of the node that is mounted in a container.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct NodeMount {
     /// The path on the node.
     pub source: String,

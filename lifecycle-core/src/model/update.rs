@@ -3,6 +3,7 @@
 use std::fmt;
 use std::time::Duration;
 
+use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
 
 use super::container::is_default;
@@ -41,8 +42,9 @@ pub struct Replacement {
     )]
     pub monitor: Option<Duration>,
     /// Whether the new replica starts before the old one is stopped. By default it does, unless the
-    /// service mounts a volume that it may write to. Replicas that use the same host port of the
-    /// same node, and services that run once, are always stopped first.
+    /// service mounts a volume or a path of the node that it may write to. Replicas that use the
+    /// same host port or the network of the same node, and services that run once, are always
+    /// stopped first.
     #[serde(skip_serializing_if = "is_default")]
     pub order: Option<ReplacementOrder>,
     /// What happens after a failure. The default is [`OnFailure::Pause`].
@@ -105,4 +107,13 @@ pub struct RolloutControl {
     /// The digest of the specification.
     pub digest: super::SpecDigest,
     pub request: RolloutRequest,
+    /// When the request was accepted.
+    pub at: DateTime<Utc>,
+}
+
+impl RolloutControl {
+    /// Returns whether the request makes an earlier failure of the specification obsolete.
+    pub fn supersedes(&self, failed_at: DateTime<Utc>) -> bool {
+        self.request == RolloutRequest::Resume && failed_at <= self.at
+    }
 }

@@ -13,9 +13,9 @@ pub use image::listed_name;
 use crate::cloud::CloudDeadlines;
 use crate::error::{Error, Result};
 use crate::model::{
-    BuildOptions, BuildSource, ContainerTemplate, DependencyCondition, Generation, ImageSource,
-    InstanceId, NodeName, NodeSpec, Replica, RestartPolicy, ServiceName, ServiceSpec, SpecDigest,
-    Starts, VolumeMount, VolumeOptions,
+    BuildOptions, BuildSource, Connection, ContainerTemplate, DependencyCondition, Generation,
+    ImageSource, InstanceId, NodeMount, NodeName, NodeSpec, Replica, RestartPolicy, ServiceName,
+    ServiceSpec, SpecDigest, Starts, VolumeMount, VolumeOptions,
 };
 use crate::platform::{Declaration, NetworkSpec};
 use crate::runtime::Owner;
@@ -259,8 +259,18 @@ fn write_planned_part<S: Serializer>(spec: &ServiceSpec, to: S) -> Result<S::Ok,
         read_only: mount.read_only,
         options: VolumeOptions::default(),
     });
+    let node_paths = spec.container.node_paths.iter().map(|mount| NodeMount {
+        read_only: mount.read_only,
+        ..NodeMount::default()
+    });
+    let connection = Connection {
+        mode: spec.container.connection.mode,
+        ..Connection::default()
+    };
     let container = ContainerTemplate {
         volumes: volumes.collect(),
+        node_paths: node_paths.collect(),
+        connection,
         ports: spec.container.ports.clone(),
         ..ContainerTemplate::default()
     };

@@ -13,7 +13,7 @@ use super::step::Plan;
 use crate::cloud::{CloudOperation, Power};
 use crate::model::{
     ContainerId, Endpoint, EventKind, InstanceId, InstanceRecord, InstanceState, NewEvent,
-    NodeName, Subject,
+    NodeName, RolloutControl, ServiceName, Subject,
 };
 use crate::registry::{Batch, Change, NodeRecord, Snapshot};
 use crate::runtime::{ContainerState, ObservedContainer, Role};
@@ -28,6 +28,7 @@ pub(super) fn record(
     let mut recording = Recording {
         declared: &input.declared,
         observed: &input.observed,
+        rollouts: &input.history.rollouts,
         plan,
         under_way,
         before,
@@ -52,6 +53,7 @@ pub(super) struct UnderWay {
 struct Recording<'a> {
     declared: &'a Declared,
     observed: &'a Observed,
+    rollouts: &'a BTreeMap<ServiceName, RolloutControl>,
     plan: &'a Plan,
     under_way: &'a UnderWay,
     before: &'a Snapshot,
@@ -262,10 +264,10 @@ impl Recording<'_> {
             .values()
             .filter(|r| self.plan.rejects.iter().all(|new| new.id != r.id))
             .filter(|r| {
-                self.declared
-                    .services
-                    .get(&r.id.service)
-                    .is_none_or(|s| s.digest != r.digest)
+                let service = self.declared.services.get(&r.id.service);
+                let control = self.rollouts.get(&r.id.service);
+                service.is_none_or(|s| s.digest != r.digest)
+                    || control.is_some_and(|c| c.digest == r.digest && c.supersedes(r.at))
             })
             .map(|r| r.id.clone())
             .collect();

@@ -304,9 +304,9 @@ pub enum HeldBy {
         /// How many replicas are declared.
         replicas: usize,
     },
-    /// A replica failed, so no further replicas of the service are replaced.
+    /// No further replicas of the service are replaced.
     RolloutPaused {
-        /// Which replica failed, and why.
+        /// Which replica failed and why, or that a pause was requested.
         why: String,
     },
     /// The new container is ready, but has to stay ready for a declared time.

@@ -212,13 +212,50 @@ async fn a_requested_rollback_restores_the_replaced_replicas() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_failed_rollout_can_be_rolled_back_or_resumed() {
+    let mut stage = Stage::new(39).await;
+    stage.up().await.unwrap();
+    stage.command("api", "exit 1");
+    stage.up().await.unwrap();
+    let api = stage.api().await;
+    let resumed = api.rollout("api", RolloutRequest::Resume).await.unwrap();
+    let why = outcome(&stage, resumed.id()).await.unwrap();
+    assert!(why.starts_with("api-1 failed: "), "{why}");
+    let again = api.rollout("api", RolloutRequest::Resume).await.unwrap();
+    assert!(
+        outcome(&stage, again.id())
+            .await
+            .unwrap()
+            .starts_with("api-1 failed: ")
+    );
+    let back = api.rollout("api", RolloutRequest::Rollback).await.unwrap();
+    assert!(outcome(&stage, back.id()).await.is_some());
+    until(
+        &stage,
+        "api is rolled back",
+        is_in(RolloutState::RolledBack),
+    )
+    .await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn replicas_of_a_paused_rollout_can_be_restarted() {
+    let stage = slow(40).await;
+    let api = stage.api().await;
+    api.rollout("api", RolloutRequest::Pause).await.unwrap();
+    until(&stage, "the rollout is paused", is_in(RolloutState::Paused)).await;
+    assert_eq!(stage.restart("api-2").await.unwrap(), ["api-2"]);
+    assert_eq!(service(&stage).await.rollout.unwrap().replaced, 1);
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_new_declaration_ends_the_rollout_of_the_previous_one() {
     let mut stage = slow(36).await;
     stage.command("api", "sleep 100000");
     let first = begun(stage.api().await.as_ref()).await;
     stage.api().await.apply(&stage.declaration).await.unwrap();
     let why = outcome(&stage, first[0]).await.unwrap();
-    assert_eq!(why, "another specification was declared");
+    assert_eq!(why, "the specification is no longer declared");
 }
 
 #[tokio::test(start_paused = true)]

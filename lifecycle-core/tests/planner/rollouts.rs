@@ -6,8 +6,9 @@ use std::time::Duration;
 
 use chrono::TimeDelta;
 use lifecycle_core::model::{
-    InstanceId, InstanceState, OnFailure, Replacement, ReplacementOrder, RolloutControl,
-    RolloutRequest, ServiceSpec, SpecDigest, UpdatePolicy, VolumeMount, VolumeName, VolumeOptions,
+    InstanceId, InstanceState, NetworkMode, NodeMount, OnFailure, Protocol, PublishedPort,
+    Replacement, ReplacementOrder, RestartPolicy, RolloutControl, RolloutRequest, ServiceSpec,
+    SpecDigest, UpdatePolicy, VolumeMount, VolumeName, VolumeOptions,
 };
 use lifecycle_core::reconcile::{Action, Declared, HeldBy, Plan, Reason, RolloutState};
 use lifecycle_core::runtime::ContainerState;
@@ -179,6 +180,37 @@ fn stops_the_old_replica_first_if_it_has_the_host_port() {
 }
 
 #[test]
+fn stops_the_old_replica_first_if_both_cannot_run_together() {
+    let with = |change: fn(&mut ServiceSpec)| {
+        let mut spec = web(1);
+        change(&mut spec);
+        let (mut world, _, new) = before(&spec);
+        carry_out(&mut world, &new)
+    };
+    let stop_first = ["-web-1", "+web-1"];
+    let host_network = |spec: &mut ServiceSpec| spec.container.connection.mode = NetworkMode::Host;
+    assert_eq!(with(host_network), stop_first);
+    let node_path = |spec: &mut ServiceSpec| {
+        spec.container.node_paths = vec![NodeMount {
+            source: "/srv/db".into(),
+            target: "/var/lib/db".into(),
+            ..NodeMount::default()
+        }];
+    };
+    assert_eq!(with(node_path), stop_first);
+    // Ports on one address of the node are not observed.
+    let one_address = |spec: &mut ServiceSpec| {
+        spec.container.ports = vec![PublishedPort {
+            host_port: Some(8080),
+            container_port: 80,
+            protocol: Protocol::Tcp,
+            host_ip: Some(std::net::Ipv4Addr::LOCALHOST.into()),
+        }];
+    };
+    assert_eq!(with(one_address), stop_first);
+}
+
+#[test]
 fn stops_no_replica_while_another_is_not_ready() {
     let mut spec = web(3);
     spec.update = updated(Replacement {
@@ -323,6 +355,102 @@ fn continue_replaces_the_remaining_replicas() {
 }
 
 #[test]
+fn a_rollout_that_continued_after_a_failure_ends() {
+    let mut spec = web(3);
+    spec.ready_within = Duration::from_secs(2);
+    spec.update = updated(Replacement {
+        on_failure: Some(OnFailure::Continue),
+        ..Replacement::default()
+    });
+    let (mut world, _, new) = before(&spec);
+    world.never_ready.insert(digest(&new));
+    run(&mut world, &new, 2);
+    let rejected = world.plan(&new);
+    world.record(&rejected);
+    world.never_ready.clear();
+    run(&mut world, &new, 5);
+    let plan = world.plan(&new);
+    assert!(plan.settled && plan.steps.is_empty(), "{plan:#?}");
+    let progress = &plan.rollouts[&service_name("web")];
+    assert_eq!(
+        (progress.state, progress.replaced),
+        (RolloutState::Failed, 2)
+    );
+    // Of the failed replica, both containers are left; of the others, only the new one.
+    assert_eq!(world.containers().count(), 4);
+}
+
+#[test]
+fn another_attempt_never_stops_the_container_that_serves() {
+    for restart in [
+        RestartPolicy::No,
+        RestartPolicy::OnFailure { max_retries: None },
+    ] {
+        let mut spec = web(1).restart(restart);
+        spec.ready_within = Duration::from_secs(2);
+        let (mut world, old, new) = before(&spec);
+        world.never_ready.insert(digest(&new));
+        run(&mut world, &new, 5);
+        assert_eq!(attempted(&world, &new), 1);
+        // The rollback stopped the new container, which ended with exit code 0.
+        world.rejected.clear();
+        for _ in 0..5 {
+            run(&mut world, &new, 1);
+            assert_eq!(running(&world, &digest(&old), 1).len(), 1);
+        }
+    }
+}
+
+#[test]
+fn a_failed_move_is_rolled_back_on_the_previous_node() {
+    let mut spec = web(1);
+    spec.ready_within = Duration::from_secs(2);
+    spec.update = updated(Replacement {
+        order: Some(ReplacementOrder::StopFirst),
+        ..Replacement::default()
+    });
+    let old = declared(&NODES, vec![spec.clone().on("n1")]);
+    let new = declared(&NODES, vec![spec.version(2).on("n2")]);
+    let mut world = World::empty();
+    world.settle(&old);
+    world.get_images(&new);
+    world.never_ready.insert(digest(&new));
+    run(&mut world, &new, 8);
+    assert_eq!(ready(&world, 1), 1);
+    assert_eq!(running(&world, &digest(&old), 1).len(), 1);
+    assert!(world.plan(&new).settled);
+}
+
+#[test]
+fn a_rollback_monitors_each_replica() {
+    let mut spec = web(3);
+    spec.update = UpdatePolicy {
+        update: None,
+        rollback: Some(Replacement {
+            monitor: Some(Duration::from_secs(2)),
+            ..Replacement::default()
+        }),
+    };
+    let (mut world, _, new) = before(&spec);
+    run(&mut world, &new, 2);
+    request(&mut world, &new, RolloutRequest::Rollback);
+    let mut seconds = run(&mut world, &new, 3);
+    assert_eq!(seconds.remove(0), ["-web-3", "+web-1"]);
+    assert!(!world.plan(&new).settled);
+    assert_eq!(seconds.concat(), ["-web-1", "+web-2"]);
+}
+
+#[test]
+fn a_pause_during_the_last_replica_ends_with_the_rollout() {
+    let (mut world, _, new) = before(&web(1));
+    carry_out(&mut world, &new);
+    request(&mut world, &new, RolloutRequest::Pause);
+    run(&mut world, &new, 2);
+    let plan = world.plan(&new);
+    assert!(plan.is_empty() && plan.rollouts.is_empty(), "{plan:#?}");
+}
+
+#[test]
 fn max_failure_ratio_tolerates_failed_replicas() {
     let (world, _, _, new) = fail(OnFailure::Pause, Some(400_000));
     assert_eq!(
@@ -421,6 +549,7 @@ fn request(world: &mut World, declared: &Declared, request: RolloutRequest) {
     let control = RolloutControl {
         digest: digest(declared),
         request,
+        at: world.now,
     };
     world.rollouts.insert(service_name("web"), control);
 }

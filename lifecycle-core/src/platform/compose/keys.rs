@@ -627,7 +627,7 @@ pub(super) const REPLACEMENT: &[Key] = &[
     ),
     supported(
         "failure_action",
-        "`pause` (default), `continue`, `rollback`; the failed replica itself is always restored",
+        "`pause` (default), `continue`, and in `update_config` `rollback`; the failed replica itself is restored",
     ),
     supported(
         "max_failure_ratio",
@@ -639,7 +639,7 @@ pub(super) const REPLACEMENT: &[Key] = &[
     ),
     supported(
         "order",
-        "default `start-first`, unless the service mounts a writable volume; a replica that needs a host port of its predecessor, and a service that runs once, are always replaced `stop-first`",
+        "default `start-first`, unless the service mounts a writable volume or path of the node; a replica that needs a host port of its predecessor or shares the node's network, and a service that runs once, are always replaced `stop-first`",
     ),
     supported(
         "parallelism",

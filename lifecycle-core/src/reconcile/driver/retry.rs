@@ -11,7 +11,7 @@ use crate::error::Result;
 use crate::model::{ContainerRun, InstanceId, InstanceState, NodeName, Subject};
 use crate::reconcile::observe::Observed;
 use crate::reconcile::step::Action;
-use crate::registry::{Batch, Change};
+use crate::registry::{Batch, Change, RejectedSpec};
 use crate::runtime::{ContainerState, Role};
 
 /// A request to retry failed steps immediately.
@@ -92,13 +92,14 @@ impl Driver {
             self.failures.remove(&id);
             forgotten.insert(what);
         }
-        let rejected: Vec<InstanceId> = self
+        let specs: Vec<RejectedSpec> = self
             .registry
             .rejected
-            .keys()
-            .filter(|id| is_of(id, subject))
+            .values()
+            .filter(|spec| is_of(&spec.id, subject))
             .cloned()
             .collect();
+        let rejected: Vec<InstanceId> = specs.iter().map(|spec| spec.id.clone()).collect();
         if !rejected.is_empty() {
             let cleared = rejected.iter().cloned().map(Change::ClearRejected);
             let batch = Batch {
@@ -110,7 +111,35 @@ impl Driver {
             forgotten.extend(rejected.iter().map(what));
         }
         forgotten.extend(self.forgive_containers(subject, self.backends.clock.now()));
+        self.start_rejected_again(&specs);
         Ok(forgotten.into_iter().collect())
+    }
+
+    /// Starts the stopped containers of rejected specifications again. Their exits do not count:
+    /// the rollback stopped them.
+    fn start_rejected_again(&mut self, specs: &[RejectedSpec]) {
+        let Some(latest) = &self.latest else {
+            return;
+        };
+        let views = latest.input.observed.nodes.values();
+        let states = views.filter_map(|view| view.engine_state());
+        for container in states.flat_map(|state| &state.containers) {
+            let Role::Instance(id) = &container.role else {
+                continue;
+            };
+            let is_rejected =
+                |spec: &RejectedSpec| spec.id == *id && spec.digest == container.digest;
+            if let ContainerState::Exited { .. } = container.state
+                && let Some(started_at) = container.started_at
+                && specs.iter().any(is_rejected)
+            {
+                let run = ContainerRun {
+                    container: container.id.clone(),
+                    started_at,
+                };
+                self.runs_again.insert(id.clone(), run);
+            }
+        }
     }
 
     /// Lets failed containers start again, and restarts the time limit of unready ones. Returns

@@ -67,6 +67,12 @@ impl<'a> Planning<'a> {
             };
             return self.roll_back(replica, &containers, &rollback, dependencies);
         }
+        if let Some(rejection) = self.rejection(indexed, position)
+            && containers.current.is_none()
+            && !containers.others.is_empty()
+        {
+            return self.without_previous(replica, &containers, &rejection);
+        }
         match containers.current {
             Some(current) => {
                 if current.container.digest != service.digest {

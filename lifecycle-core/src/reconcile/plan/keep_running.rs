@@ -103,7 +103,9 @@ impl<'a> Planning<'a> {
                 code == 0 || max_retries.is_some_and(|max| times > max)
             }
         };
-        if stays_ended && code == 0 {
+        // A container that ends while its predecessor still runs has not done its work.
+        let alone = !others.iter().any(Seen::is_running);
+        if stays_ended && code == 0 && alone {
             return planned(Verdict::Completed, true);
         }
         if stays_ended {
@@ -193,7 +195,10 @@ impl<'a> Planning<'a> {
                     None => planned(Verdict::Open, false),
                 }
             }
-            (Gate::Blocked(blocked), _) => planned(blocked.verdict(), blocked.settled),
+            (Gate::Blocked(blocked), _) => {
+                self.takes_turn(replica.position, order);
+                planned(blocked.verdict(), blocked.settled)
+            }
             (Gate::Open, _) => planned(Verdict::Open, false),
         }
     }

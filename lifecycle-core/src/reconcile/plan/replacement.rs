@@ -22,17 +22,25 @@ pub(super) struct Containers<'a> {
 impl<'a> Containers<'a> {
     /// Returns the container to restore when the declared specification is rejected.
     ///
-    /// Prefers a running container on the replica's node, then the container that was started
-    /// first. Later ones never became ready, because a ready container's predecessors are removed.
-    /// A service that runs once is not rolled back.
+    /// Prefers containers on the replica's node, then running ones, then the container that was
+    /// started first. Later ones never became ready, because a ready container's predecessors are
+    /// removed. A service that runs once is not rolled back, nor is a container on a node that is no
+    /// longer declared.
     pub(super) fn previous(&self, replica: PlacedReplica<'a>) -> Option<Seen<'a>> {
         if replica.service.runs_once {
             return None;
         }
-        let here = self.others.iter().filter(|seen| seen.node == replica.node);
-        here.copied().min_by_key(|seen| {
+        let others = self.others.iter();
+        let declared = others.filter(|seen| seen.node_position.is_some());
+        declared.copied().min_by_key(|seen| {
+            let is_elsewhere = seen.node != replica.node;
             let started_at = seen.container.started_at;
-            (!seen.is_running(), started_at.is_none(), started_at)
+            (
+                is_elsewhere,
+                !seen.is_running(),
+                started_at.is_none(),
+                started_at,
+            )
         })
     }
 }
@@ -261,6 +269,10 @@ impl<'a> Planning<'a> {
             rejection: Rejection { since, why },
         } = rollback;
         let reason = Reason::RolledBack { why: why.clone() };
+        let replica = PlacedReplica {
+            node: previous.node,
+            ..replica
+        };
         let is_other = |seen: &&Seen<'a>| seen.id() != previous.id();
         let earlier: Vec<Seen<'a>> = containers.others.iter().filter(is_other).copied().collect();
         let others: Vec<Seen<'a>> = earlier.iter().copied().chain(containers.current).collect();
@@ -277,6 +289,9 @@ impl<'a> Planning<'a> {
         let restoring = (!others.is_empty()).then_some(reason.clone());
         let (mut status, up) =
             self.keep_running(replica, *previous, &others, dependencies, restoring);
+        if self.is_monitored(replica, *previous) {
+            status.settled = false;
+        }
         let why = if previous.is_running() {
             self.remove_all(replica.id, &earlier, &reason);
             let rejected: Vec<Seen<'a>> = containers.current.into_iter().collect();

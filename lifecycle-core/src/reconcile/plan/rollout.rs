@@ -11,8 +11,8 @@ use super::keep_running::was_stopped_for;
 use super::replacement::Containers;
 use super::{Blocked, PlacedReplica, Planning, Up, status};
 use crate::model::{
-    InstanceId, OnFailure, Replacement, ReplacementOrder, RestartPolicy, RolloutRequest,
-    ServiceName, Starts, Subject,
+    InstanceId, NetworkMode, OnFailure, Replacement, ReplacementOrder, RestartPolicy,
+    RolloutRequest, ServiceName, Starts, Subject,
 };
 use crate::reconcile::declared::DeclaredService;
 use crate::reconcile::index::{IndexedService, Seen};
@@ -99,8 +99,11 @@ impl Rollout {
 
     /// Returns whether no replica of the service is left to replace.
     pub(super) fn is_complete(&self) -> bool {
-        let is_done = |stage| matches!(stage, &Stage::Unaffected | &Stage::Replaced { .. });
-        self.stages.iter().all(is_done)
+        self.stages.iter().all(|stage| match stage {
+            Stage::Unaffected | Stage::Replaced { .. } => true,
+            Stage::Failed => matches!(self.course, Course::Forward),
+            Stage::Waiting { .. } | Stage::Replacing => false,
+        })
     }
 
     pub(super) fn monitor(&self) -> Duration {
@@ -123,8 +126,8 @@ impl Rollout {
 
 impl<'a> Planning<'a> {
     /// Determines the course and the stages of a service's rollout. Returns the positions of its
-    /// replicas in the order in which they are planned: replicas that are ready and wait for their
-    /// turn come last, so that what they wait for has been planned before.
+    /// replicas in the order in which they are planned: replicas that wait for their turn come last,
+    /// those that are ready at the very end, so that what they wait for has been planned before.
     pub(super) fn begin_rollout(&mut self, service: &IndexedService<'a>) -> Vec<usize> {
         self.reject_on_request(service);
         let course = self.course(service);
@@ -156,8 +159,10 @@ impl<'a> Planning<'a> {
         let delay = rollout.settings.delay.unwrap_or_default();
         rollout.next_at = ends.max().and_then(|last| later(last, delay));
         let mut positions: Vec<usize> = service.positions().collect();
-        positions
-            .sort_by_key(|position| rollout.stage(*position) == Stage::Waiting { serving: true });
+        positions.sort_by_key(|position| match rollout.stage(*position) {
+            Stage::Waiting { serving } => (true, serving),
+            _ => (false, false),
+        });
         self.rollout = rollout;
         positions
     }
@@ -166,7 +171,14 @@ impl<'a> Planning<'a> {
     pub(super) fn end_rollout(&mut self, service: &IndexedService<'a>) {
         let rollout = &self.rollout;
         let (state, why) = match &rollout.course {
-            Course::Forward if rollout.is_complete() => return,
+            Course::Forward | Course::Paused { .. }
+                if rollout.is_complete() && !rollout.stages.contains(&Stage::Failed) =>
+            {
+                return;
+            }
+            Course::Forward if rollout.is_complete() => {
+                (RolloutState::Failed, self.first_rejection(service))
+            }
             Course::Forward => (RolloutState::Progressing, None),
             Course::Paused { why } => (RolloutState::Paused, Some(why.clone())),
             Course::Back(rejection) => {
@@ -253,6 +265,14 @@ impl<'a> Planning<'a> {
         }
     }
 
+    /// Returns which replica failed first, and why.
+    fn first_rejection(&self, service: &IndexedService<'a>) -> Option<String> {
+        let replicas = self.index.replicas[service.positions()].iter();
+        let rejected = replicas.filter_map(|id| self.rejected(id, service.service));
+        let first = rejected.min_by_key(|r| (r.at, &r.id))?;
+        Some(format!("{} failed: {}", first.id, first.why))
+    }
+
     /// Returns the user's request about the rollout of the declared specification.
     fn request(&self, service: &IndexedService<'a>) -> Option<RolloutRequest> {
         let control = self.history.rollouts.get(service.name)?;
@@ -279,7 +299,14 @@ impl<'a> Planning<'a> {
 
     fn rejected(&self, id: &InstanceId, service: &DeclaredService) -> Option<&'a RejectedSpec> {
         let rejected = self.history.rejected.get(id)?;
-        (rejected.digest == service.digest).then_some(rejected)
+        let is_obsolete = self
+            .history
+            .rollouts
+            .get(&id.service)
+            .is_some_and(|control| {
+                control.digest == rejected.digest && control.supersedes(rejected.at)
+            });
+        (rejected.digest == service.digest && !is_obsolete).then_some(rejected)
     }
 
     /// Returns why a replica must not run the declared specification: it failed with this
@@ -355,10 +382,11 @@ impl<'a> Planning<'a> {
             ContainerState::Created => waiting,
             ContainerState::Exited { code, at } => {
                 let stopped = others.iter().any(|other| was_stopped_for(&target, other));
-                if code == 0 && completes(service.service) && !stopped {
+                let alone = !others.iter().any(Seen::is_running);
+                if code == 0 && completes(service.service) && !stopped && alone {
                     let at = at.unwrap_or(self.now);
                     Stage::Replaced { at }
-                } else if stopped {
+                } else if stopped || self.is_to_restart(replica.id, target.container) {
                     waiting
                 } else {
                     Stage::Replacing
@@ -389,23 +417,26 @@ impl<'a> Planning<'a> {
         replica: PlacedReplica<'a>,
         others: &[Seen<'a>],
     ) -> ReplacementOrder {
-        let spec = &replica.service.spec;
-        let mut host_ports = spec
-            .container
-            .ports
+        let container = &replica.service.spec.container;
+        let old: Vec<&Seen<'a>> = others
             .iter()
-            .filter_map(|port| port.host_port);
-        let is_taken = host_ports.any(|host_port| {
-            let here = others
-                .iter()
-                .filter(|seen| seen.is_running() && seen.node == replica.node);
-            here.flat_map(|seen| &seen.container.ports)
-                .any(|(_, _, port)| *port == host_port)
+            .filter(|seen| seen.is_running() && seen.node == replica.node)
+            .collect();
+        let uses = |host_port: u16| {
+            let mut ports = old.iter().flat_map(|seen| &seen.container.ports);
+            ports.any(|(_, _, port)| *port == host_port)
+        };
+        let is_taken = container.ports.iter().any(|port| match port.host_ip {
+            // Ports on a single address of the node are not observed.
+            Some(_) => port.host_port.is_some() && !old.is_empty(),
+            None => port.host_port.is_some_and(uses),
         });
-        if is_taken || replica.service.runs_once {
+        let shares_network = container.connection.mode == NetworkMode::Host && !old.is_empty();
+        if is_taken || shares_network || replica.service.runs_once {
             return ReplacementOrder::StopFirst;
         }
-        let writes = spec.container.volumes.iter().any(|mount| !mount.read_only);
+        let writes = container.volumes.iter().any(|mount| !mount.read_only)
+            || container.node_paths.iter().any(|mount| !mount.read_only);
         self.rollout.settings.order.unwrap_or(if writes {
             ReplacementOrder::StopFirst
         } else {
@@ -456,7 +487,8 @@ impl<'a> Planning<'a> {
             };
             return Err(Blocked::new(by, ahead.iter().all(is_settled)));
         }
-        if let Some(until) = rollout.next_at.filter(|at| *at > self.now) {
+        let next_at = rollout.next_at.filter(|at| serving && *at > self.now);
+        if let Some(until) = next_at {
             self.changes_at(until);
             return Err(Blocked::new(HeldBy::RolloutDelay { until }, false));
         }
@@ -491,10 +523,14 @@ impl<'a> Planning<'a> {
     /// Returns another replica of the service that is being replaced and does not serve meanwhile.
     pub(super) fn replaced_meanwhile(&self, position: usize) -> Option<InstanceId> {
         let rollout = &self.rollout;
+        let is_settled = |position: &usize| {
+            let status = self.statuses[*position].as_ref();
+            status.is_some_and(|status| status.settled)
+        };
         let mut down = rollout
             .in_progress
             .iter()
-            .filter(|p| rollout.unavailable.contains(p));
+            .filter(|p| rollout.unavailable.contains(p) && !is_settled(p));
         let other = down.find(|other| **other != position)?;
         Some(self.index.replicas[*other].clone())
     }
@@ -513,6 +549,23 @@ impl<'a> Planning<'a> {
             .copied()
     }
 
+    /// Holds a replica that must not run the declared specification, and whose previous container
+    /// cannot be restored, because its node is no longer declared.
+    pub(super) fn without_previous(
+        &mut self,
+        replica: PlacedReplica<'a>,
+        containers: &Containers<'a>,
+        rejection: &Rejection,
+    ) -> (InstanceStatus, Up) {
+        let serving = containers.others.iter().find(|seen| seen.is_running());
+        let up = serving.map_or(Up::default(), |seen| self.up_of(seen));
+        let why = rejection.why.clone();
+        let by = HeldBy::Failed { why: why.clone() };
+        self.hold(Subject::Instance(replica.id.clone()), by);
+        self.serving.insert(replica.position);
+        (status(replica, serving, Verdict::Failed { why }, true), up)
+    }
+
     /// Keeps the previous container of a replica running while the replica waits to be replaced.
     pub(super) fn wait_for_turn(
         &mut self,
@@ -522,15 +575,19 @@ impl<'a> Planning<'a> {
         blocked: &Blocked,
     ) -> (InstanceStatus, Up) {
         let serving = containers.others.iter().find(|seen| seen.is_running());
-        // A container that was stopped on purpose may have lost its host port to another replica.
+        // While the rollout goes on, a container that has ended is replaced first. It is not started
+        // again: its host port may belong to another replica now.
         let may_run = |previous: &Seen<'a>| {
             previous.is_running()
-                || previous.endings.is_some()
-                || blocked.settled
+                || serving.is_none() && blocked.settled
                 || self.is_to_restart(replica.id, previous.container)
         };
         let previous = containers.previous(replica).filter(may_run);
         let (mut status, up) = if let Some(previous) = previous {
+            let replica = PlacedReplica {
+                node: previous.node,
+                ..replica
+            };
             self.keep_running(replica, previous, &[], dependencies, None)
         } else {
             let up = serving.map_or(Up::default(), |seen| self.up_of(seen));
@@ -538,13 +595,15 @@ impl<'a> Planning<'a> {
         };
         self.hold(Subject::Instance(replica.id.clone()), blocked.by.clone());
         self.serving.insert(replica.position);
-        if blocked.settled {
+        let restarts = previous.is_some_and(|p| self.is_to_restart(replica.id, p.container));
+        let settled = blocked.settled && !restarts;
+        if settled {
             status = InstanceStatus {
                 state: super::state::without_container(None, Verdict::NotStarted),
                 ..status
             };
         }
-        status.settled = blocked.settled;
+        status.settled = settled;
         (status, up)
     }
 
@@ -559,7 +618,9 @@ impl<'a> Planning<'a> {
         let ContainerState::Exited { code, at: Some(at) } = current.container.state else {
             return None;
         };
-        if code == 0 && completes(replica.service) {
+        let is_to_restart = self.is_to_restart(replica.id, current.container);
+        let alone = !others.iter().any(Seen::is_running);
+        if is_to_restart || code == 0 && completes(replica.service) && alone {
             return None;
         }
         let monitor = self.rollout.monitor();

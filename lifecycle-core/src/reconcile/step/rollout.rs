@@ -26,8 +26,10 @@ pub struct RolloutProgress {
 pub enum RolloutState {
     /// Replicas are being replaced.
     Progressing,
-    /// A replica failed, and no further replicas are replaced.
+    /// No further replicas are replaced, because a replica failed or a pause was requested.
     Paused,
+    /// All replicas are replaced, except those that failed.
+    Failed,
     /// The previous specification is being restored.
     RollingBack,
     /// All replicas run the previous specification again.
@@ -47,6 +49,12 @@ impl fmt::Display for RolloutProgress {
                 write!(
                     f,
                     "rollout paused: {replaced} of {replicas} replicas replaced"
+                )?;
+            }
+            RolloutState::Failed => {
+                write!(
+                    f,
+                    "rollout failed: {replaced} of {replicas} replicas replaced"
                 )?;
             }
             RolloutState::RollingBack => f.write_str("rolling back")?,

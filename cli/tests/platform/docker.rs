@@ -221,7 +221,8 @@ impl Node {
     }
 }
 
-fn run_of(inspected: &Value) -> Run {
+/// Returns the current run of a container from the output of `docker inspect`.
+pub(crate) fn run_of(inspected: &Value) -> Run {
     Run {
         id: inspected["Id"].as_str().unwrap().to_owned(),
         started_at: inspected["State"]["StartedAt"].as_str().unwrap().to_owned(),

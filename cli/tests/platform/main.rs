@@ -26,6 +26,7 @@ mod project;
 mod publish;
 mod published;
 mod reboot;
+mod rollouts;
 mod schema;
 mod secrets;
 #[path = "../../src/simulated_azure/mod.rs"]

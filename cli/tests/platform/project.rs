@@ -9,6 +9,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use async_trait::async_trait;
+use lifecycle_core::api::wire::ServiceV1;
 use lifecycle_core::api::{ApiClient, Dial, ManagerApi as _};
 use lifecycle_core::clock::{IdSource as _, RandomIds};
 use lifecycle_core::host::Duplex;
@@ -302,6 +303,15 @@ impl Api {
             after = page.cursor;
             events.extend(page.events);
         }
+    }
+
+    /// Returns a service with its replicas.
+    pub(crate) fn service(&self, name: &str) -> ServiceV1 {
+        let services = self.runtime.block_on(self.client.services()).unwrap();
+        services
+            .into_iter()
+            .find(|s| s.name.as_str() == name)
+            .unwrap()
     }
 
     /// Returns whether the API responds.

@@ -103,11 +103,12 @@ pub fn nodes(snapshot: &Snapshot) -> Vec<NodeV1> {
 pub fn services(snapshot: &Snapshot, round: &Round) -> Vec<ServiceV1> {
     let mut records: BTreeMap<&InstanceId, &InstanceRecord> = BTreeMap::new();
     for record in snapshot.instances.values() {
-        // Prefer the planned container; otherwise, a ready container.
+        // Prefer a ready container: during a rollout, the old container serves until the planned one
+        // is ready. Then prefer the planned container.
         let planned = round.plan.instances.get(&record.id);
         let merit = |r: &InstanceRecord| {
             let is_planned = planned.is_some_and(|p| p.container.as_ref() == Some(&r.container));
-            (is_planned, r.state == InstanceState::Ready)
+            (r.state == InstanceState::Ready, is_planned)
         };
         if records
             .get(&record.id)

@@ -4,6 +4,8 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use chrono::TimeDelta;
+use lifecycle_core::api::view;
+use lifecycle_core::api::wire::InstanceStateV1;
 use lifecycle_core::error::Error;
 use lifecycle_core::model::{EventKind, InstanceState, NodeName};
 use lifecycle_core::runtime::Role;
@@ -181,6 +183,41 @@ async fn service_that_is_never_ready_fails_and_the_round_ends() {
     };
     assert!(why.contains("not ready within 5m"), "{why}");
     assert!(stage.manager.is_open());
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_old_container_is_shown_while_the_new_one_is_not_ready() {
+    let mut stage = up(43).await;
+    let places = |stage: &Stage| [1, 2].map(|n| stage.place(&instance("api", n)).1.id.to_string());
+    let previous = places(&stage);
+    let api = stage.declaration.services.get_mut(&service("api")).unwrap();
+    let environment = &mut api.container.environment;
+    environment.insert("MODE".into(), Sensitive::new("broken"));
+    stage
+        .world
+        .behave("api", Behaviour::default().never_ready());
+    let applied = stage.manager.apply(stage.declaration.clone()).await;
+    applied.unwrap();
+    let shown_until_rejected = async {
+        loop {
+            let snapshot = stage.registry.snapshot().await.unwrap();
+            if !snapshot.rejected.is_empty() {
+                return;
+            }
+            let services = view::services(&snapshot, &stage.manager.round());
+            let api = services.iter().find(|s| s.name == service("api")).unwrap();
+            for (shown, previous) in api.instances.iter().zip(&previous) {
+                assert_eq!(shown.state, InstanceStateV1::Ready, "{shown:?}");
+                assert_eq!(shown.container.as_ref(), Some(previous));
+                assert_eq!(shown.endpoints.len(), 1);
+            }
+            stage.pass(Duration::from_millis(10)).await;
+        }
+    };
+    let limit = Duration::from_hours(1);
+    tokio::time::timeout(limit, shown_until_rejected)
+        .await
+        .unwrap();
 }
 
 #[tokio::test(start_paused = true)]

@@ -29,8 +29,8 @@ pub(crate) enum Failure {
         .0.len()
     )]
     Unsupported(Vec<UnsupportedKey>),
-    /// Some services did not start.
-    #[error("{} instances of the platform did not start", .0.failures.len())]
+    /// Some instances do not run as declared.
+    #[error("{} instances of the platform do not run as declared", .0.failures.len())]
     Services(Outcome),
     /// Confirmation is needed, but there is no terminal for the question.
     #[error(

@@ -28,7 +28,7 @@ pub(crate) struct Failed {
 /// `up` started the platform, except for some replicas.
 #[derive(Debug, Serialize, JsonSchema)]
 pub(crate) struct NotAllUp {
-    /// Why some replicas did not start.
+    /// Why some replicas do not run as declared.
     error: Why,
     #[serde(flatten)]
     brought_up: BroughtUp,
@@ -64,9 +64,9 @@ enum Kind {
     },
     /// This machine does not have the secrets of the platform.
     NoSecrets,
-    /// Some replicas did not start.
+    /// Some replicas do not run as declared.
     Services {
-        /// The replicas that did not start.
+        /// The replicas that do not run as declared.
         instances: Vec<NotUp>,
     },
     /// Confirmation is needed, but there is no terminal for the question.
@@ -98,12 +98,12 @@ struct Problem {
     help: Option<String>,
 }
 
-/// A replica that did not start.
+/// A replica that does not run as declared.
 #[derive(Debug, Serialize, JsonSchema)]
 struct NotUp {
     /// The replica's name, `<service>-<replica>`.
     id: String,
-    /// Why the replica did not start.
+    /// Why the replica does not run as declared.
     why: String,
     /// The last lines of the replica's output.
     last_lines: Vec<String>,

@@ -46,7 +46,7 @@ fn of(described: Described) -> Schema {
         Described::Up => output(
             "up",
             "The standard output: the command's document, or the failure if the command fails; if \
-             only some replicas do not run as declared, the failure contains the state of the others \
+             only some replicas do not run as declared, the failure contains the state of the other \
              replicas.",
             &[
                 SchemaGenerator::subschema_for::<BroughtUp>,

@@ -42,7 +42,7 @@ pub struct Outcome {
     pub failures: Vec<ServiceFailure>,
 }
 
-/// A replica that did not start.
+/// A replica that does not run as declared.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ServiceFailure {
     /// `<service>-<replica>`.

@@ -36,10 +36,10 @@ const KILLS: u32 = 5;
 const TIMEOUT: Duration = Duration::from_mins(4);
 
 /// Generates pseudo-random moments within a duration (`SplitMix64`).
-struct Moments(u64);
+pub(crate) struct Moments(u64);
 
 impl Moments {
-    fn seeded() -> Self {
+    pub(crate) fn seeded() -> Self {
         let given = std::env::var(SEED_VARIABLE).ok();
         let seed = given.map_or(SEED, |text| text.parse().unwrap());
         print(&format!("seed {seed} ({SEED_VARIABLE} sets another)"));
@@ -57,7 +57,7 @@ impl Moments {
     }
 
     /// Returns one random moment in each of `KILLS` equal parts of `whole`.
-    fn spread(&mut self, whole: Duration) -> Vec<Duration> {
+    pub(crate) fn spread(&mut self, whole: Duration) -> Vec<Duration> {
         let part = whole / KILLS;
         (0..KILLS).map(|n| part * n + self.within(part)).collect()
     }
@@ -196,7 +196,7 @@ fn killed_up_continues() {
 }
 
 /// Returns the manager's node and process id, if the manager is running.
-fn managers_process(project: &Project) -> Option<(Node, String)> {
+pub(crate) fn managers_process(project: &Project) -> Option<(Node, String)> {
     let node = Node::find(&project.identity()?, "a")?;
     let pid = "docker inspect --format '{{.State.Pid}}' \
                $(docker ps --quiet --filter label=lifecycle.role=manager)";

@@ -1,6 +1,8 @@
 //! Tests that a changed service loses no request while its replicas are replaced. Clients on another
 //! node send requests all the time, some over a new connection for each request.
 //!
+//! In one case the manager is killed during the rollout, at random moments.
+//!
 //! By default, each case is one rollout. With `LIFECYCLE_TEST_WHOLE=1`, each case repeats its rollout
 //! for at least a minute (`script/endure`).
 
@@ -13,6 +15,7 @@ use lifecycle_core::api::wire::InstanceStateV1;
 use lifecycle_core::model::{EventKind, Subject};
 use serde::Deserialize;
 
+use crate::crashes::{Moments, managers_process};
 use crate::docker::{Node, Run, run_of};
 use crate::project::{Api, Project};
 use crate::subprocess::{Finished, until};
@@ -97,6 +100,7 @@ struct Rollout {
     report: Report,
     /// The smallest number of ready replicas during the rollout.
     least_ready: usize,
+    took: Duration,
 }
 
 /// How a version of `web` behaves (`$SERVER`).
@@ -200,14 +204,14 @@ impl Loaded {
             polls += 1;
             std::thread::sleep(POLL_INTERVAL);
         }
+        let took = began.elapsed();
         least_ready = least_ready.min(self.least_ready_since(cursor));
         let up = up.finish(TIMEOUT);
         self.project.keep(&up);
         let (text, report) = self.report();
         println!(
-            "{label}: `up` took {:.1?}, at least {least_ready} of {REPLICAS} ready in {polls} polls\n  \
-             {text}",
-            began.elapsed()
+            "{label}: `up` took {took:.1?}, at least {least_ready} of {REPLICAS} ready in {polls} polls\n  \
+             {text}"
         );
         for counts in [&report.new, &report.keep_alive] {
             assert!(counts.requests > 0 && counts.failed == 0, "{label}: {text}");
@@ -217,7 +221,40 @@ impl Loaded {
             up,
             report,
             least_ready,
+            took,
         }
+    }
+
+    /// Declares the next version of `web`, runs `up` under load, and kills the manager after a time.
+    #[expect(clippy::print_stdout, reason = "prints the counted requests")]
+    fn roll_out_and_kill_the_manager(&mut self, after: Duration) {
+        self.version += 1;
+        self.calm();
+        let web = web(self.version, Server::Drains, "");
+        self.project.compose(&format!("{web}{CLIENTS}"));
+        let (node, pid) = managers_process(&self.project).unwrap();
+        let before = node.manager();
+        let up = self.project.start(&["up"]);
+        std::thread::sleep(after);
+        node.exec(&["kill", "-KILL", &pid]);
+        let up = up.finish(TIMEOUT);
+        self.project.keep(&up);
+        assert_eq!(up.status.code(), Some(0), "{}", up.stderr);
+        until("the manager is running again", TIMEOUT, || {
+            (node.manager().started_at != before.started_at).then_some(())
+        });
+        until("everything is ready", TIMEOUT, || {
+            self.api.is_ready().then_some(())
+        });
+        let (text, report) = self.report();
+        println!("manager killed after {after:.1?}:\n  {text}");
+        for counts in [&report.new, &report.keep_alive] {
+            assert!(counts.requests > 0 && counts.failed == 0, "{text}");
+        }
+        self.serving = (self.version, Server::Drains);
+        let versions = self.calm().into_keys();
+        assert!(versions.eq([self.version]), "an old version still serves");
+        assert_eq!(self.running().len(), REPLICAS);
     }
 
     /// Checks that the rollout is complete, and that both versions served during it.
@@ -296,9 +333,16 @@ fn repeat(mut case: impl FnMut()) {
 fn rollouts_lose_no_request() {
     let mut loaded = Loaded::start();
     repeat(|| open_requests_end_before_the_server(&mut loaded));
-    repeat(|| new_replicas_start_first(&mut loaded));
+    let mut took = Duration::ZERO;
+    repeat(|| took = new_replicas_start_first(&mut loaded));
+    for moment in Moments::seeded().spread(took) {
+        loaded.roll_out_and_kill_the_manager(moment);
+    }
     repeat(|| old_replicas_stop_first(&mut loaded));
     repeat(|| a_failed_version_is_rolled_back(&mut loaded));
+    // The document follows its schema. The service is rolled back already, so nothing changes.
+    let document = ["--json", "rollout", "rollback", "web"];
+    loaded.project.ends(0, &document);
     loaded.project.ends(0, &["down", "--yes"]);
 }
 
@@ -313,10 +357,12 @@ fn open_requests_end_before_the_server(loaded: &mut Loaded) {
     loaded.is_complete(&rollout);
 }
 
-fn new_replicas_start_first(loaded: &mut Loaded) {
+/// Returns how long the rollout took.
+fn new_replicas_start_first(loaded: &mut Loaded) -> Duration {
     let rollout = loaded.roll_out("start-first", Server::Drains, "");
     assert_eq!(rollout.least_ready, REPLICAS);
     loaded.is_complete(&rollout);
+    rollout.took
 }
 
 fn old_replicas_stop_first(loaded: &mut Loaded) {

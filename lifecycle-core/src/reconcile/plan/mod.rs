@@ -321,7 +321,9 @@ impl<'a> Planning<'a> {
     /// Returns the time at which the round stops waiting for a hold, if the round waits for it.
     fn waits_until(&self, subject: &Subject, by: &HeldBy) -> Option<DateTime<Utc>> {
         let patience = match by {
-            HeldBy::Backoff { until, .. } => return Some(*until),
+            HeldBy::Backoff { until, .. }
+            | HeldBy::RolloutDelay { until }
+            | HeldBy::Monitored { until } => return Some(*until),
             HeldBy::CloudUnknown { .. }
             | HeldBy::NodeUnknown { .. }
             | HeldBy::NodeNotResponding { .. }

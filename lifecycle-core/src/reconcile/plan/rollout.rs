@@ -44,13 +44,10 @@ pub(super) struct Rollout {
 }
 
 /// The direction of a rollout.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone)]
 enum Course {
-    #[default]
     Forward,
-    Paused {
-        why: String,
-    },
+    Paused { why: String },
     Back(Rejection),
 }
 
@@ -177,7 +174,9 @@ impl<'a> Planning<'a> {
                 return;
             }
             Course::Forward if rollout.is_complete() => {
-                (RolloutState::Failed, self.first_rejection(service))
+                let rejected = self.rejected_replicas(service);
+                let why = rejected.first().map(|first| failure_of(first));
+                (RolloutState::Failed, why)
             }
             Course::Forward => (RolloutState::Progressing, None),
             Course::Paused { why } => (RolloutState::Paused, Some(why.clone())),
@@ -223,10 +222,7 @@ impl<'a> Planning<'a> {
 
     fn course(&self, service: &IndexedService<'a>) -> Course {
         let replicas = &self.index.replicas[service.positions()];
-        let rejected = replicas
-            .iter()
-            .filter_map(|id| self.rejected(id, service.service));
-        let rejected: Vec<&RejectedSpec> = rejected.collect();
+        let rejected = self.rejected_replicas(service);
         let request = self.request(service);
         if request == Some(RolloutRequest::Rollback) && rejected.len() < replicas.len() {
             return Course::Back(Rejection {
@@ -240,7 +236,7 @@ impl<'a> Planning<'a> {
             },
             Some(RolloutRequest::Resume | RolloutRequest::Rollback) | None => Course::Forward,
         };
-        let Some(first) = rejected.iter().min_by_key(|r| (r.at, &r.id)) else {
+        let Some(first) = rejected.first() else {
             return goes_on();
         };
         if rejected.len() == replicas.len() {
@@ -254,7 +250,7 @@ impl<'a> Planning<'a> {
         if !exceeds(rejected.len(), replicas.len(), tolerated) {
             return goes_on();
         }
-        let why = format!("{} failed: {}", first.id, first.why);
+        let why = failure_of(first);
         match settings.and_then(|settings| settings.on_failure) {
             Some(OnFailure::Continue) => goes_on(),
             Some(OnFailure::Rollback) => Course::Back(Rejection {
@@ -265,12 +261,13 @@ impl<'a> Planning<'a> {
         }
     }
 
-    /// Returns which replica failed first, and why.
-    fn first_rejection(&self, service: &IndexedService<'a>) -> Option<String> {
+    /// Returns the rejected specifications of the service's replicas, earliest first.
+    fn rejected_replicas(&self, service: &IndexedService<'a>) -> Vec<&'a RejectedSpec> {
         let replicas = self.index.replicas[service.positions()].iter();
         let rejected = replicas.filter_map(|id| self.rejected(id, service.service));
-        let first = rejected.min_by_key(|r| (r.at, &r.id))?;
-        Some(format!("{} failed: {}", first.id, first.why))
+        let mut rejected: Vec<&RejectedSpec> = rejected.collect();
+        rejected.sort_by_key(|rejected| (rejected.at, &rejected.id));
+        rejected
     }
 
     /// Returns the user's request about the rollout of the declared specification.
@@ -465,10 +462,7 @@ impl<'a> Planning<'a> {
             return Err(Blocked::new(by, false));
         }
         let parallelism = rollout.parallelism();
-        let is_settled = |position: &usize| {
-            let status = self.statuses[*position].as_ref();
-            status.is_some_and(|status| status.settled)
-        };
+        let is_settled = |position: &usize| self.is_settled(*position);
         let failed = rollout.in_progress.iter().filter(|p| is_settled(p)).count();
         let tolerated = rollout.settings.max_failure_millionths;
         let goes_on = matches!(rollout.course, Course::Back(_))
@@ -504,6 +498,12 @@ impl<'a> Planning<'a> {
         Ok(())
     }
 
+    /// Returns whether a replica has been planned, and its status is final for this round.
+    fn is_settled(&self, position: usize) -> bool {
+        let status = self.statuses[position].as_ref();
+        status.is_some_and(|status| status.settled)
+    }
+
     /// Records that this plan replaces a replica.
     pub(super) fn takes_turn(&mut self, position: usize, order: ReplacementOrder) {
         let rollout = &mut self.rollout;
@@ -523,14 +523,10 @@ impl<'a> Planning<'a> {
     /// Returns another replica of the service that is being replaced and does not serve meanwhile.
     pub(super) fn replaced_meanwhile(&self, position: usize) -> Option<InstanceId> {
         let rollout = &self.rollout;
-        let is_settled = |position: &usize| {
-            let status = self.statuses[*position].as_ref();
-            status.is_some_and(|status| status.settled)
-        };
         let mut down = rollout
             .in_progress
             .iter()
-            .filter(|p| rollout.unavailable.contains(p) && !is_settled(p));
+            .filter(|p| rollout.unavailable.contains(p) && !self.is_settled(**p));
         let other = down.find(|other| **other != position)?;
         Some(self.index.replicas[*other].clone())
     }
@@ -657,6 +653,10 @@ fn completes(service: &DeclaredService) -> bool {
         RestartPolicy::No | RestartPolicy::OnFailure { .. } => true,
         RestartPolicy::Always | RestartPolicy::UnlessStopped => false,
     }
+}
+
+fn failure_of(rejected: &RejectedSpec) -> String {
+    format!("{} failed: {}", rejected.id, rejected.why)
 }
 
 /// Returns whether more than the tolerated share of replicas failed.

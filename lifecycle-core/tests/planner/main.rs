@@ -5,6 +5,7 @@
 
 mod arbitrary;
 mod builder;
+mod checks;
 mod images;
 mod model;
 mod properties;

@@ -9,15 +9,17 @@ use lifecycle_core::cloud::{ObservedNode, Power, SshAddress};
 use lifecycle_core::model::{
     Addresses, BuildSource, ContainerId, ContainerRun, DependencyCondition, ImageSource,
     InstanceId, NodeName, Protocol, ReplacementOrder, RolloutControl, ServiceName, SpecDigest,
-    Starts, Subject,
+    Starts,
 };
 use lifecycle_core::reconcile::declared::{DeclaredService, listed_name};
 use lifecycle_core::reconcile::{
     Action, Declared, Endings, EngineView, Failure, History, NodeView, Observed, Plan,
-    PlanningInput, Readiness, Reason, Step, StepId, plan,
+    PlanningInput, Readiness, StepId, plan,
 };
 use lifecycle_core::registry::{RejectedSpec, Unknown};
 use lifecycle_core::runtime::{ContainerState, EngineInfo, EngineState, ObservedContainer, Role};
+
+use super::checks::{assert_sound, may_run};
 
 /// The real state of a node, even while the node is unreachable.
 #[derive(Debug, Clone)]
@@ -553,56 +555,6 @@ impl World {
         }
     }
 
-    /// Returns whether one of a replica's containers is ready.
-    pub(crate) fn is_ready(&self, id: &InstanceId, except: &BTreeSet<ContainerId>) -> bool {
-        self.of(id).any(|(_, container)| {
-            let readiness = self.readiness.get(&container.id);
-            is_running(container)
-                && matches!(readiness, Some(Readiness::Ready { .. }))
-                && !except.contains(&container.id)
-        })
-    }
-
-    /// Asserts that the stops of a plan leave enough replicas of each service ready. Stops that
-    /// pass a host port to another service are not counted.
-    pub(crate) fn assert_available(&self, declared: &Declared, plan: &Plan) {
-        let stops = plan.steps.iter().filter_map(|step| match &step.action {
-            Action::StopInstance { id, .. }
-                if !matches!(step.reason, Reason::PortPasses { .. }) =>
-            {
-                Some(id.clone())
-            }
-            _ => None,
-        });
-        let stops: BTreeSet<ContainerId> = stops.collect();
-        for service in declared.services.values().filter(|s| !s.runs_once) {
-            let ready = |except: &BTreeSet<ContainerId>| {
-                service
-                    .replicas()
-                    .filter(|id| self.is_ready(id, except))
-                    .count()
-            };
-            let settings = [&service.spec.update.update, &service.spec.update.rollback];
-            let parallelism = settings.map(|settings| {
-                match settings.as_ref().and_then(|settings| settings.parallelism) {
-                    None => 1,
-                    Some(0) => usize::MAX,
-                    Some(parallelism) => usize::try_from(parallelism).unwrap(),
-                }
-            });
-            let replicas = usize::from(service.spec.replicas);
-            let least = replicas.saturating_sub(parallelism[0].max(parallelism[1]));
-            let before = ready(&BTreeSet::new());
-            assert!(
-                ready(&stops) >= least.min(before),
-                "{} of {replicas} replicas of {} would be ready, of {before} that are\n{:#?}",
-                ready(&stops),
-                service.spec.name,
-                plan.steps,
-            );
-        }
-    }
-
     pub(crate) fn power_off(&mut self, node: &NodeName) {
         let now = self.now;
         let machine = self.machines.get_mut(node).unwrap();
@@ -758,40 +710,5 @@ impl Machine {
             changing_since: None,
             not_responding: None,
         }
-    }
-}
-
-/// Returns the steps that the driver would start immediately: steps without dependencies, at most
-/// one for each instance.
-pub(crate) fn may_run(plan: &Plan) -> Vec<Step> {
-    let mut busy = BTreeSet::new();
-    plan.steps
-        .iter()
-        .filter(|step| step.needs.is_empty())
-        .filter(|step| match step.action.subject() {
-            subject @ Subject::Instance(_) => busy.insert(subject),
-            _ => true,
-        })
-        .cloned()
-        .collect()
-}
-
-/// Asserts the properties that every plan must have.
-pub(crate) fn assert_sound(plan: &Plan) {
-    let mut before = BTreeSet::new();
-    for step in &plan.steps {
-        for need in &step.needs {
-            assert!(
-                before.contains(need),
-                "{} needs {need}, which is not earlier in the plan",
-                step.id
-            );
-        }
-        assert_eq!(step.id, step.action.id());
-        assert!(
-            before.insert(step.id.clone()),
-            "{} is in the plan twice",
-            step.id
-        );
     }
 }

@@ -13,7 +13,8 @@ use rand::{RngExt, SeedableRng};
 
 use super::arbitrary::{Mishap, PlatformDraft, mishaps, platform};
 use super::builder::{ServiceChanges, service};
-use super::model::{World, assert_sound, is_current, is_running, may_run};
+use super::checks::{assert_sound, may_run};
+use super::model::{World, is_current, is_running};
 
 fn chooser(seed: u64) -> impl FnMut(usize) -> usize {
     let mut random = StdRng::seed_from_u64(seed);

@@ -16,7 +16,8 @@ use proptest::prelude::*;
 
 use super::arbitrary::update_policy;
 use super::builder::{ServiceChanges, declared, instance, service, service_name};
-use super::model::{World, assert_sound, is_running, may_run};
+use super::checks::{assert_sound, may_run};
+use super::model::{World, is_running};
 
 const NODES: [&str; 3] = ["n1", "n2", "n3"];
 

@@ -21,7 +21,7 @@ pub(crate) enum Kind {
     KeepAlive,
 }
 
-/// What happened to the requests since the last report.
+/// The results of the requests since the last report.
 #[derive(Debug, Default)]
 pub(crate) struct Counts {
     connections: u64,

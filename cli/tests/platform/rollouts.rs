@@ -51,7 +51,7 @@ const POLL_INTERVAL: Duration = Duration::from_millis(10);
 /// How long each case lasts with `LIFECYCLE_TEST_WHOLE`.
 const WHOLE: Duration = Duration::from_mins(1);
 
-/// What the clients of one kind counted since the last report.
+/// The results that the clients of one kind counted since the last report.
 #[derive(Debug, Deserialize)]
 struct Counts {
     requests: u64,

@@ -1,5 +1,5 @@
-//! Records rollouts as operations, and accepts requests about them. What is replaced, and when, is
-//! decided by the planner alone.
+//! Records rollouts as operations, and accepts requests about them. Only the planner decides which
+//! replicas are replaced, and when.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;

@@ -47,7 +47,7 @@ pub struct Replacement {
     /// stopped first.
     #[serde(skip_serializing_if = "is_default")]
     pub order: Option<ReplacementOrder>,
-    /// What happens after a failure. The default is [`OnFailure::Pause`].
+    /// The action after a failure. The default is [`OnFailure::Pause`].
     #[serde(skip_serializing_if = "is_default")]
     pub on_failure: Option<OnFailure>,
     /// The share of replicas that may fail before [`Self::on_failure`] applies, in millionths. The
@@ -78,7 +78,7 @@ pub enum OnFailure {
     Rollback,
 }
 
-/// What a user requests of a rollout.
+/// A user's request about a rollout.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum RolloutRequest {

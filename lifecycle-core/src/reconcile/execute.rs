@@ -88,7 +88,7 @@ pub(super) struct Execution {
     pub(super) under_way: Option<CloudOperation>,
     /// Receives each change that the cloud has accepted.
     pub(super) begun: mpsc::UnboundedSender<CloudOperation>,
-    /// What the step waits for before it stops a container.
+    /// The wait before the step stops a container.
     pub(super) drain: Option<Drain>,
 }
 

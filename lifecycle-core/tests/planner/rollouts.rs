@@ -306,11 +306,11 @@ fn a_replica_that_ends_while_it_is_monitored_has_failed() {
     assert!(why.contains("exit code 3 within 3s"), "{why}");
 }
 
-/// Runs version 2, which never becomes ready, with this failure action.
-fn fail(
+/// Returns a world as [`before`] does. Version 2 never becomes ready, and has this failure action.
+fn failing(
     on_failure: OnFailure,
     max_failure_millionths: Option<u32>,
-) -> (World, Plan, Declared, Declared) {
+) -> (World, Declared, Declared) {
     let mut spec = web(3);
     spec.ready_within = Duration::from_secs(2);
     spec.update = updated(Replacement {
@@ -320,6 +320,15 @@ fn fail(
     });
     let (mut world, old, new) = before(&spec);
     world.never_ready.insert(digest(&new));
+    (world, old, new)
+}
+
+/// Runs version 2, which never becomes ready, with this failure action.
+fn fail(
+    on_failure: OnFailure,
+    max_failure_millionths: Option<u32>,
+) -> (World, Plan, Declared, Declared) {
+    let (mut world, old, new) = failing(on_failure, max_failure_millionths);
     for _ in 0..20 {
         run(&mut world, &new, 1);
         assert_eq!(ready(&world, 3), 3, "the old version serves throughout");
@@ -357,14 +366,7 @@ fn continue_replaces_the_remaining_replicas() {
 
 #[test]
 fn a_rollout_that_continued_after_a_failure_ends() {
-    let mut spec = web(3);
-    spec.ready_within = Duration::from_secs(2);
-    spec.update = updated(Replacement {
-        on_failure: Some(OnFailure::Continue),
-        ..Replacement::default()
-    });
-    let (mut world, _, new) = before(&spec);
-    world.never_ready.insert(digest(&new));
+    let (mut world, _, new) = failing(OnFailure::Continue, None);
     run(&mut world, &new, 2);
     let rejected = world.plan(&new);
     world.record(&rejected);
@@ -572,14 +574,7 @@ fn a_requested_pause_ends_with_the_replica_in_progress() {
 
 #[test]
 fn a_requested_pause_holds_after_a_failure_that_is_tolerated() {
-    let mut spec = web(3);
-    spec.ready_within = Duration::from_secs(2);
-    spec.update = updated(Replacement {
-        on_failure: Some(OnFailure::Continue),
-        ..Replacement::default()
-    });
-    let (mut world, _, new) = before(&spec);
-    world.never_ready.insert(digest(&new));
+    let (mut world, _, new) = failing(OnFailure::Continue, None);
     run(&mut world, &new, 1);
     request(&mut world, &new, RolloutRequest::Pause);
     run(&mut world, &new, 10);

@@ -1,5 +1,5 @@
-//! What the feeder knows about each agent: the table that it has accepted, and the open connections
-//! of draining containers that it has reported.
+//! Stores, for each agent, the table that it has accepted, and the open connections of draining
+//! containers that it has reported.
 
 use std::collections::BTreeMap;
 

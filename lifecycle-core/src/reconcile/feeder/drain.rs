@@ -30,7 +30,7 @@ const SHOWN_AFTER: Duration = Duration::from_secs(1);
 
 type Progress<'a> = &'a (dyn for<'b> Fn(&'b str) + Send + Sync);
 
-/// What the stop of a container waits for.
+/// The wait before a container is stopped.
 #[derive(Debug)]
 pub(in crate::reconcile) struct Drain {
     pub(super) service: ServiceName,

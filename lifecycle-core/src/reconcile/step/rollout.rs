@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct RolloutProgress {
-    /// What the rollout does.
+    /// The state of the rollout.
     pub state: RolloutState,
     /// How many replicas run the declared specification and are ready.
     pub replaced: usize,
@@ -19,7 +19,7 @@ pub struct RolloutProgress {
     pub why: Option<String>,
 }
 
-/// What a rollout does.
+/// The state of a rollout.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "kebab-case")]

@@ -23,8 +23,9 @@ const KEEP_ALIVE: u32 = 10;
 /// How long a client waits between two requests.
 const PAUSE: Duration = Duration::from_millis(60);
 
-/// Sends requests to `target` and serves reports on `port`.
-pub(crate) async fn run(target: &str, port: u16) -> Outcome {
+/// Sends requests to `targets`, separated by commas, and serves reports on `port`.
+pub(crate) async fn run(targets: &str, port: u16) -> Outcome {
+    let mut targets = targets.split(',').cycle();
     let ledger = Rc::new(Ledger::new());
     let reports = TcpListener::bind(("0.0.0.0", port)).await?;
     let clients = LocalSet::new();
@@ -35,7 +36,7 @@ pub(crate) async fn run(target: &str, port: u16) -> Outcome {
             } else {
                 Kind::KeepAlive
             },
-            target: target.to_owned(),
+            target: targets.next().unwrap_or_default().to_owned(),
             ledger: Rc::clone(&ledger),
             kept: None,
         };

@@ -2,7 +2,7 @@
 //! rollouts (`cli/tests/platform/rollouts.rs`) runs both as services of a platform.
 //!
 //!     rollout-load server PORT
-//!     rollout-load clients NAME:PORT REPORT_PORT
+//!     rollout-load clients NAME:PORT[,NAME:PORT...] REPORT_PORT
 
 #![expect(
     clippy::print_stdout,
@@ -37,9 +37,11 @@ fn run(arguments: &[String]) -> Outcome {
         .build()?;
     match arguments {
         [mode, port] if mode == "server" => runtime.block_on(server::run(port.parse()?)),
-        [mode, target, port] if mode == "clients" => {
-            runtime.block_on(clients::run(target, port.parse()?))
+        [mode, targets, port] if mode == "clients" => {
+            runtime.block_on(clients::run(targets, port.parse()?))
         }
-        _ => Err("usage: rollout-load server PORT | clients NAME:PORT REPORT_PORT".into()),
+        _ => Err(
+            "usage: rollout-load server PORT | clients NAME:PORT[,NAME:PORT...] REPORT_PORT".into(),
+        ),
     }
 }

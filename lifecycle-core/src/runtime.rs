@@ -72,6 +72,11 @@ impl Debug for BuildRequest {
     }
 }
 
+/// Returns the name of a built image until it has been compared with the earlier images.
+pub fn uncompared(tag: &str) -> String {
+    format!("{tag}-uncompared")
+}
+
 /// The role of a container of a platform.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
@@ -99,23 +104,15 @@ pub struct ContainerSpec {
     pub image: String,
     /// The template. Its volume names are those of the declaration.
     pub template: ContainerTemplate,
-    /// The host port of each container port in the template's `ports` and `expose`. Ports that the
-    /// template publishes at a single address are bound in addition.
-    pub ports: BTreeMap<(u16, Protocol), PortBinding>,
+    /// The preferred host port of each container port in the template's `ports` and `expose`. If it
+    /// is in use, the next free port in the platform's range is used. The host ports of the
+    /// template's `ports` are bound in addition.
+    pub ports: BTreeMap<(u16, Protocol), u16>,
     /// Additional directories and files of the node that the container mounts.
     pub binds: Vec<HostBind>,
     pub host_network: bool,
     /// Whether the engine starts the container at boot and restarts it when it exits.
     pub starts_with_engine: bool,
-}
-
-/// The host port for a container port.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-pub enum PortBinding {
-    /// Exactly this port.
-    Fixed(u16),
-    /// This port, or the next free one in the platform's range.
-    Preferred(u16),
 }
 
 /// A directory or file of the node that is mounted in a container.
@@ -320,7 +317,7 @@ pub struct EngineEvent {
 ///
 /// # Errors
 /// Calls return [`crate::Error::Conflict`] if an object of another platform has the name, or if a
-/// host port is in use (unless the port was only preferred). They return
+/// host port of the template is in use. They return
 /// [`crate::Error::Unreachable`] if the engine does not answer.
 #[async_trait]
 pub trait ContainerRuntime: Debug + Send + Sync + 'static {
@@ -341,7 +338,8 @@ pub trait ContainerRuntime: Debug + Send + Sync + 'static {
     async fn image(&self, name: &str) -> Result<Option<ImageInfo>>;
 
     /// Builds an image; each output line of the engine is passed to `progress`. The tag appears, or
-    /// moves from an older image, only when the build is complete and `earlier` was compared.
+    /// moves from an older image, only when the build is complete and `earlier` was compared. Until
+    /// then, the image may have the name [`uncompared`], also after a crash, but is never unnamed.
     async fn build_image(
         &self,
         request: BuildRequest,

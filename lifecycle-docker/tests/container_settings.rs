@@ -14,9 +14,7 @@ use lifecycle_core::model::{
     BuildOptions, DeviceMapping, MemoryMount, NetworkMode, NodeMount, Protocol, PublishedPort,
     Ulimit, VolumeMount, VolumeName, VolumeOptions,
 };
-use lifecycle_core::runtime::{
-    BuildRequest, ContainerRuntime, ContainerSpec, LogLine, LogOptions, PortBinding,
-};
+use lifecycle_core::runtime::{BuildRequest, ContainerRuntime, ContainerSpec, LogLine, LogOptions};
 use lifecycle_docker::DockerEngine;
 
 fn platform() -> (DockerEngine, lifecycle_core::runtime::Owner, Swept) {
@@ -144,12 +142,12 @@ async fn one_port_is_published_at_several_addresses() {
         published(second, None),
         published(local, Some("127.0.0.1")),
     ];
-    let key = (80, Protocol::Tcp);
-    spec.ports.insert(key, PortBinding::Fixed(first));
+    let (key, chosen) = ((80, Protocol::Tcp), free_port());
+    spec.ports.insert(key, chosen);
     let observed = engine.ensure_container(&spec).await.unwrap();
     let mut hosts: Vec<u16> = observed.ports.iter().map(|(_, _, host)| *host).collect();
     hosts.sort_unstable();
-    let mut expected = [first, second];
+    let mut expected = [first, second, chosen];
     expected.sort_unstable();
     // A port that is bound to one address only is not an endpoint.
     assert_eq!(hosts, expected);
@@ -159,8 +157,7 @@ async fn one_port_is_published_at_several_addresses() {
     // If one of the published ports is in use, no other port may replace it.
     let mut other = instance(&owner, "other", "sleep 1000");
     other.template.ports = vec![published(free_port(), None), published(second, None)];
-    let key_port = other.template.ports[0].host_port.unwrap();
-    other.ports.insert(key, PortBinding::Fixed(key_port));
+    other.ports.insert(key, free_port());
     let refused = engine.ensure_container(&other).await.unwrap_err();
     assert!(matches!(refused, Error::Conflict { .. }), "{refused:?}");
     assert!(refused.to_string().contains(&second.to_string()));

@@ -13,9 +13,9 @@ use futures_util::{StreamExt, TryStreamExt};
 use lifecycle_core::Error;
 use lifecycle_core::cloud::{ObservedNode, Power, SshAddress};
 use lifecycle_core::host::{Account, HostPreparer, NodeConnector};
-use lifecycle_core::model::{Addresses, NodeName, Protocol};
+use lifecycle_core::model::{Addresses, NodeName, Protocol, PublishedPort};
 use lifecycle_core::runtime::{
-    BuildRequest, ContainerRuntime, ContainerState, LogOptions, Owner, PortBinding, ReadinessProbe,
+    BuildRequest, ContainerRuntime, ContainerState, LogOptions, Owner, ReadinessProbe,
 };
 use lifecycle_core::secret::Sensitive;
 use lifecycle_docker::{
@@ -146,14 +146,14 @@ async fn replaces_a_taken_host_port_or_reports_it() {
     let script = "exec perl -MIO::Socket::INET -e '$s = IO::Socket::INET->new(LocalPort => 80, \
                   Listen => 5) or die; print \"listening\\n\"; STDOUT->flush; \
                   while ($c = $s->accept) { close $c }'";
-    let with_port = |service: &str, binding: PortBinding| {
+    let with_port = |service: &str| {
         let mut spec = instance(&owner, service, script);
-        spec.ports.insert(HTTP, binding);
+        spec.ports.insert(HTTP, 20_000);
         spec
     };
     let host_port = |ports: &[(u16, Protocol, u16)]| ports.first().map(|port| port.2);
 
-    let first = with_port("a", PortBinding::Preferred(20_000));
+    let first = with_port("a");
     let first = engine.ensure_container(&first).await.unwrap();
     assert_eq!(host_port(&first.ports), Some(20_000));
     assert_eq!(first.exposed, [HTTP]);
@@ -165,14 +165,20 @@ async fn replaces_a_taken_host_port_or_reports_it() {
                until ss -ltn | grep -q :20001; do sleep 0.05; done",
         )
         .await;
-    let second = with_port("b", PortBinding::Preferred(20_000));
+    let second = with_port("b");
     let seen = engine.ensure_container(&second).await.unwrap();
     assert_eq!(host_port(&seen.ports), Some(20_002));
     assert!(matches!(seen.state, ContainerState::Running { .. }));
     let again = engine.ensure_container(&second).await.unwrap();
     assert_eq!(again.id, seen.id);
 
-    let fixed = with_port("c", PortBinding::Fixed(20_000));
+    let mut fixed = with_port("c");
+    fixed.template.ports = vec![PublishedPort {
+        host_port: Some(20_000),
+        container_port: HTTP.0,
+        protocol: HTTP.1,
+        host_ip: None,
+    }];
     let error = engine.ensure_container(&fixed).await.unwrap_err();
     let Error::Conflict { what, .. } = &error else {
         panic!("{error:?}");

@@ -155,17 +155,28 @@ fn container(container: &Value) -> String {
     };
     let (config, host) = (&container["Config"], &container["HostConfig"]);
     format!(
-        "container {} of {} runs {}: {} {} {} {} {} {}",
+        "container {} of {} runs {}: {} {} {:?} {} {} {}",
         without_last(&container["Name"], '-'),
         without_last(&config["Image"], ':'),
         container["State"]["Running"],
         config["Cmd"],
         config["Env"],
-        host["PortBindings"],
+        published(&host["PortBindings"]),
         host["Binds"],
         host["Mounts"],
         host["RestartPolicy"]
     )
+}
+
+/// Returns the declared host ports. The other ones depend on the container's name, which differs
+/// between runs.
+fn published(bindings: &Value) -> Vec<String> {
+    let bindings = bindings.as_object().into_iter().flatten();
+    let host_ports = bindings.flat_map(|(port, hosts)| {
+        let hosts = hosts.as_array().into_iter().flatten();
+        hosts.map(move |host| format!("{}->{port}", host["HostPort"].as_str().unwrap()))
+    });
+    host_ports.filter(|line| line.starts_with("80")).collect()
 }
 
 #[test]

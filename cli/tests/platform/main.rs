@@ -18,7 +18,9 @@ mod hello;
 mod host;
 mod https;
 mod interactive;
+mod load;
 mod names;
+mod ports;
 #[path = "../../../lifecycle-core/tests/registry/postgres_server.rs"]
 #[expect(dead_code, reason = "the core's tests use the rest")]
 mod postgres_server;

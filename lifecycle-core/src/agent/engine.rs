@@ -18,6 +18,7 @@ use super::control::Command;
 use super::dns::{Answerer, Forwarder, Sockets, Zone};
 use super::metrics::View;
 use super::namespace::Addresses;
+use super::redirect::Redirects;
 use super::report::Reporter;
 use super::resolvers::{ResolvConf, for_containers, write_in_place};
 use super::service::{Backend, Service, Targets};
@@ -56,6 +57,7 @@ pub(super) struct Engine {
     listening: BTreeMap<ListenerKey, JoinHandle<()>>,
     /// The listeners that are missing because their address is in use.
     missing: BTreeSet<ListenerKey>,
+    redirects: Redirects,
     dns: Option<(Block, AbortOnDropHandle<()>)>,
 }
 
@@ -98,6 +100,7 @@ impl Engine {
             backends: HashMap::new(),
             listening: BTreeMap::new(),
             missing: BTreeSet::new(),
+            redirects: Redirects::default(),
             dns: None,
         };
         engine.resume().await;
@@ -118,6 +121,10 @@ impl Engine {
                 _ = again.tick() => {
                     self.resume().await;
                     self.listen_to_missing();
+                    if let Some(table) = self.table.take() {
+                        self.redirect(&table, Ok(()));
+                        self.table = Some(table);
+                    }
                     self.answer_dns().await;
                 }
             }
@@ -180,12 +187,15 @@ impl Engine {
             self.store.save(&table).await?;
         }
         self.last = None;
+        // The engine serves these ports again, so this must not wait for anything else.
+        let withdrawn = self.redirects.withdraw(&table);
         self.set_targets(&table);
         self.stop_listening(&table).await;
         self.missing = listeners(&table)
             .filter(|place| !self.listening.contains_key(place))
             .collect();
         self.listen_to_missing();
+        self.redirect(&table, withdrawn);
         // Publish names only after listening on their addresses.
         self.zone.send_replace(Arc::new(Zone::new(&table)));
         self.view.send_replace(Arc::new(View {
@@ -260,8 +270,10 @@ impl Engine {
             .iter()
             .map(|(_, address, port, protocol)| (SocketAddr::from((*address, *port)), *protocol));
         let dns = SocketAddr::from((table.block.agent(), self.options.dns_port));
-        self.reporter
-            .keep_only(&listeners.chain([(dns, Protocol::Udp)]).collect());
+        let redirected = table.redirects.iter();
+        let redirected = redirected.map(|redirect| (of_node(redirect.port), Protocol::Tcp));
+        let others = redirected.chain([(dns, Protocol::Udp)]);
+        self.reporter.keep_only(&listeners.chain(others).collect());
     }
 
     fn listen_to_missing(&mut self) {
@@ -285,6 +297,34 @@ impl Engine {
                             "cannot listen; retrying");
                     }
                     self.missing.insert(place);
+                }
+            }
+        }
+    }
+
+    /// Redirects the published ports in the table. Reports a failure to do so, or of `before`.
+    fn redirect(&mut self, table: &Table, before: io::Result<()>) {
+        let (services, forwarding) = (&self.services, &self.forwarding);
+        let redirected = self.redirects.redirect(table, |listener, (name, port)| {
+            let service = Arc::clone(services.get(name)?);
+            let accept = tcp::accept(listener, service, *port, Arc::clone(forwarding));
+            let task = forwarding.workers.spawn_in_turn(accept);
+            Some(AbortOnDropHandle::new(task))
+        });
+        let done = before.and(redirected);
+        for redirect in &table.redirects {
+            let (service, at) = (&redirect.service, of_node(redirect.port));
+            match &done {
+                Ok(()) => self.reporter.listens(at, Protocol::Tcp),
+                Err(error) => {
+                    let service = Some(service);
+                    let is_new = self
+                        .reporter
+                        .cannot_listen(service, at, Protocol::Tcp, error);
+                    if is_new {
+                        tracing::error!(%error, service = %redirect.service, %at,
+                            "cannot redirect a published port; retrying");
+                    }
                 }
             }
         }
@@ -361,6 +401,11 @@ impl Engine {
     }
 }
 
+/// Returns a port at all addresses of the node.
+fn of_node(port: u16) -> SocketAddr {
+    SocketAddr::from((Ipv4Addr::UNSPECIFIED, port))
+}
+
 /// Returns the listeners that a table requires.
 fn listeners(table: &Table) -> impl Iterator<Item = ListenerKey> {
     table.services.iter().flat_map(|(name, entry)| {
@@ -384,6 +429,20 @@ async fn stop(tasks: impl IntoIterator<Item = JoinHandle<()>>) {
 /// Returns the reason why a table is invalid, if there is one.
 fn invalid(table: &Table) -> Option<String> {
     let block = table.block;
+    let mut ports = BTreeSet::new();
+    for redirect in &table.redirects {
+        let (port, service) = (redirect.port, &redirect.service);
+        if port == 0 || redirect.container_port == 0 || !ports.insert(port) {
+            return Some(format!(
+                "the redirect of port {port} is damaged or not the only one"
+            ));
+        }
+        if !table.services.contains_key(service) {
+            return Some(format!(
+                "port {port} is redirected to {service}, which is not in the table"
+            ));
+        }
+    }
     let mut taken = HashMap::new();
     for (name, entry) in &table.services {
         let address = entry.address;

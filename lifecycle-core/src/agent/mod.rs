@@ -17,6 +17,7 @@
 //! | `udp` | datagram sessions |
 //! | `dns`, `resolvers` | service names, and the resolvers for all other names |
 //! | `namespace`, `route` | the network namespace for service addresses, and the route to it |
+//! | `redirect`, `nftables` | forwarding published ports of the node |
 //! | `workers` | the threads that carry traffic |
 //! | `report`, `metrics` | reports to the manager, and metrics for Prometheus |
 
@@ -27,7 +28,9 @@ mod feed;
 mod lines;
 mod metrics;
 mod namespace;
+mod nftables;
 mod pump;
+mod redirect;
 mod report;
 mod resolvers;
 mod route;

@@ -7,7 +7,7 @@
 
 mod images;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Debug;
 use std::sync::Arc;
 use std::time::Duration;
@@ -21,12 +21,12 @@ pub use images::{
 
 use crate::error::{Error, Result};
 use crate::model::{
-    ContainerTemplate, InstanceId, Protocol, Replica, ServiceName, SpecDigest, VolumeMount,
-    VolumeName,
+    ContainerTemplate, InstanceId, Protocol, PublishedPort, Replica, ServiceName, SpecDigest,
+    VolumeMount, VolumeName,
 };
 use crate::runtime::{
     ContainerRuntime, ContainerSpec, ContainerState, ExecCommand, ExecOutput, LogLine, LogOptions,
-    ObservedContainer, Owner, PortBinding, Role,
+    ObservedContainer, Owner, Role,
 };
 
 /// The time limit of each operation.
@@ -161,7 +161,7 @@ pub async fn all(fixture: &RuntimeFixture) {
     another_digest_is_a_conflict(fixture).await;
     a_missing_image_creates_no_container(fixture).await;
     exit_codes_are_reported(fixture).await;
-    a_used_fixed_port_is_a_conflict(fixture).await;
+    a_used_published_port_is_a_conflict(fixture).await;
     a_used_preferred_port_is_replaced(fixture).await;
     containers_of_other_platforms_are_not_changed(fixture).await;
     volumes_belong_to_the_platform(fixture).await;
@@ -315,17 +315,29 @@ pub async fn exit_codes_are_reported(fixture: &RuntimeFixture) {
     }
 }
 
-/// Checks that creating a container with a fixed host port fails while another container uses the
-/// port.
-pub async fn a_used_fixed_port_is_a_conflict(fixture: &RuntimeFixture) {
+/// Checks that a container whose template publishes a host port gets this port and a chosen one, and
+/// that it cannot start while another container uses the published port.
+pub async fn a_used_published_port_is_a_conflict(fixture: &RuntimeFixture) {
     let port = fixture.free_port;
-    let fixed = |service| ContainerSpec {
-        ports: BTreeMap::from([(PORT, PortBinding::Fixed(port))]),
-        ..fixture.container(service, &fixture.runs_long)
+    let published = |service| {
+        let mut spec = fixture.container(service, &fixture.runs_long);
+        spec.ports.insert(PORT, port);
+        spec.template.ports = vec![PublishedPort {
+            host_port: Some(port),
+            container_port: PORT.0,
+            protocol: PORT.1,
+            host_ip: None,
+        }];
+        spec
     };
-    let (one, two) = (fixed("fixed"), fixed("fixed-too"));
+    let has_both = |ports: &[(u16, Protocol, u16)]| {
+        let is_same = |bound: &&(u16, Protocol, u16)| (bound.0, bound.1) == PORT;
+        let hosts: BTreeSet<u16> = ports.iter().filter(is_same).map(|bound| bound.2).collect();
+        hosts.len() == 2 && hosts.contains(&port)
+    };
+    let (one, two) = (published("published"), published("published-too"));
     let first = fixture.ensure(&one).await;
-    assert_eq!(first.ports, [(PORT.0, PORT.1, port)]);
+    assert!(has_both(&first.ports), "{first:?}");
     is_conflict("a used port", &fixture.runtime.ensure_container(&two).await);
     let runs = fixture.find(&two.name).await.map(|c| c.state);
     assert!(
@@ -334,11 +346,7 @@ pub async fn a_used_fixed_port_is_a_conflict(fixture: &RuntimeFixture) {
     );
     fixture.remove(&one.name).await;
     let second = fixture.ensure(&two).await;
-    assert_eq!(
-        second.ports,
-        [(PORT.0, PORT.1, port)],
-        "once the port is free"
-    );
+    assert!(has_both(&second.ports), "once the port is free: {second:?}");
     fixture.remove(&two.name).await;
 }
 
@@ -346,7 +354,7 @@ pub async fn a_used_fixed_port_is_a_conflict(fixture: &RuntimeFixture) {
 pub async fn a_used_preferred_port_is_replaced(fixture: &RuntimeFixture) {
     let port = fixture.free_port;
     let preferred = |service| ContainerSpec {
-        ports: BTreeMap::from([(PORT, PortBinding::Preferred(port))]),
+        ports: BTreeMap::from([(PORT, port)]),
         ..fixture.container(service, &fixture.runs_long)
     };
     let (one, two) = (preferred("preferred"), preferred("preferred-too"));

@@ -8,4 +8,4 @@ mod table;
 
 pub use address::{Block, DEFAULT_BLOCK, assign};
 pub use feed::{Report, ReportKind};
-pub use table::{Backend, ServiceEntry, Table};
+pub use table::{Backend, Redirect, ServiceEntry, Table};

@@ -8,7 +8,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use super::Block;
-use crate::model::{Epoch, InstanceId, PlatformName, Protocol, ServiceName};
+use crate::model::{Epoch, InstanceId, NodeName, PlatformName, Protocol, ServiceName};
 
 /// All services of a platform and their backends, as the leading manager sees them. A service that
 /// is not in the table does not exist.
@@ -28,6 +28,33 @@ pub struct Table {
     #[serde(with = "crate::model::service::seconds")]
     pub wait: Duration,
     pub services: BTreeMap<ServiceName, ServiceEntry>,
+    /// The published TCP ports whose new connections the agents forward, in place of the engine.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub redirects: Vec<Redirect>,
+}
+
+impl Table {
+    /// Returns the table for the agent of one node: without the redirects of other nodes.
+    #[must_use]
+    pub fn for_node(&self, node: &NodeName) -> Self {
+        let redirects = self.redirects.iter();
+        let own = redirects.filter(|redirect| redirect.node == *node);
+        Self {
+            redirects: own.cloned().collect(),
+            ..self.clone()
+        }
+    }
+}
+
+/// A published TCP port of a node. The agent forwards new connections to a ready endpoint of the
+/// service, or holds them until there is one.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct Redirect {
+    pub node: NodeName,
+    /// The port on the node.
+    pub port: u16,
+    pub service: ServiceName,
+    pub container_port: u16,
 }
 
 /// A service in a table.

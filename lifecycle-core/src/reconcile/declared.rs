@@ -14,8 +14,8 @@ use crate::cloud::CloudDeadlines;
 use crate::error::{Error, Result};
 use crate::model::{
     BuildOptions, BuildSource, Connection, ContainerTemplate, DependencyCondition, Generation,
-    ImageSource, InstanceId, NodeMount, NodeName, NodeSpec, Replica, RestartPolicy, ServiceName,
-    ServiceSpec, SpecDigest, Starts, VolumeMount, VolumeOptions,
+    ImageSource, InstanceId, NetworkMode, NodeMount, NodeName, NodeSpec, Protocol, Replica,
+    RestartPolicy, ServiceName, ServiceSpec, SpecDigest, Starts, VolumeMount, VolumeOptions,
 };
 use crate::platform::{Declaration, NetworkSpec};
 use crate::runtime::Owner;
@@ -211,6 +211,12 @@ impl Declared {
             .is_some_and(|s| id.replica.0 >= 1 && id.replica.0 <= s.spec.replicas)
     }
 
+    /// Returns the template of a service's containers, if the service is declared.
+    pub(super) fn template(&self, service: &ServiceName) -> Option<&ContainerTemplate> {
+        let service = self.services.get(service)?;
+        Some(&service.spec.container)
+    }
+
     /// Returns whether an image was built by this platform.
     pub fn is_built_here(&self, image: &str) -> bool {
         image::is_built_by(&self.owner, image)
@@ -236,6 +242,17 @@ impl DeclaredService {
             service: self.spec.name.clone(),
             replica: Replica(n),
         })
+    }
+
+    /// Returns the published ports that agents can forward, each as host port and container port:
+    /// TCP ports at all addresses of the node.
+    pub(super) fn redirectable_ports(&self) -> impl Iterator<Item = (u16, u16)> {
+        let container = &self.spec.container;
+        let is_published = container.connection.mode != NetworkMode::Host && !self.runs_once;
+        let ports = container.ports.iter().filter(move |port| {
+            is_published && port.protocol == Protocol::Tcp && port.host_ip.is_none()
+        });
+        ports.filter_map(|port| Some((port.host_port?, port.container_port)))
     }
 }
 

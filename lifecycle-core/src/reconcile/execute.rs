@@ -1,7 +1,6 @@
 //! Carries out one step by calling the backends. This module makes no decisions, and every step can
 //! be repeated.
 
-use std::collections::btree_map::Entry;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
@@ -12,6 +11,7 @@ use tracing::Instrument as _;
 use super::agent;
 use super::backends::Backends;
 use super::declared::{Declared, DeclaredService};
+use super::direct;
 use super::feeder::{Drain, LONGEST_ACKNOWLEDGEMENT};
 use super::files;
 use super::step::{Action, Work};
@@ -20,11 +20,11 @@ use crate::code;
 use crate::error::{Error, Result};
 use crate::host::{Account, HostCommand, HostFile, NodeHandle};
 use crate::model::{
-    ApiAccess, BuildSource, DEFAULT_STOP_GRACE, ImageSource, InstanceId, NetworkMode, NodeName,
-    PlatformId, Protocol, ServiceName,
+    ApiAccess, BuildSource, ContainerTemplate, DEFAULT_STOP_GRACE, ImageSource, InstanceId,
+    NetworkMode, NodeName, PlatformId, Protocol, ServiceName,
 };
 use crate::platform::{ManagerEndpoint, instructions};
-use crate::runtime::{BuildRequest, ContainerSpec, HostBind, PortBinding, Role};
+use crate::runtime::{BuildRequest, ContainerSpec, HostBind, Role};
 use crate::secret::Sensitive;
 
 /// The range of host ports for container ports that have no declared host port.
@@ -212,13 +212,18 @@ impl Execution {
             Action::StopInstance {
                 instance,
                 container,
+                id,
                 node,
-                ..
             } => {
-                if let Some(drain) = &self.drain {
-                    drain.wait(self.grace_or_default(action), progress).await;
-                }
                 let handle = self.handle(node).await?;
+                if let Some(drain) = &self.drain {
+                    let until = drain.wait(self.grace_or_default(action), progress).await;
+                    if let Some(service) = self.declared.services.get(&instance.service)
+                        && drain.serves()
+                    {
+                        direct::connections_end(&handle, id, service, until, progress).await;
+                    }
+                }
                 // An undeclared container has the grace period with which it was created.
                 let grace = self.grace(&instance.service);
                 let stop = handle.runtime.stop_container(container, grace);
@@ -405,6 +410,8 @@ impl Execution {
         let image = image.instrument(engine_call("image", node)).await?;
         let exposed = image.map(|i| i.exposed).unwrap_or_default();
         let host_network = template.connection.mode == NetworkMode::Host;
+        self.leave_used_ports(&mut template, id, container, (node, &handle))
+            .await?;
         let spec = ContainerSpec {
             name: container.to_owned(),
             owner: self.declared.owner.clone(),
@@ -421,6 +428,34 @@ impl Execution {
         let ensure = handle.runtime.ensure_container(&spec);
         let span = engine_call("ensure_container", node);
         ensure.instrument(span).await?;
+        Ok(())
+    }
+
+    /// Leaves out the published ports that an earlier container of the same replica still uses. The
+    /// agent forwards them to the new container.
+    async fn leave_used_ports(
+        &self,
+        template: &mut ContainerTemplate,
+        id: &InstanceId,
+        container: &str,
+        (node, handle): (&NodeName, &NodeHandle),
+    ) -> Result<()> {
+        if self.declared.agents.is_none() || template.ports.iter().all(|p| p.host_port.is_none()) {
+            return Ok(());
+        }
+        let state = handle.runtime.state();
+        let state = state.instrument(engine_call("state", node)).await?;
+        let earlier = state.containers.iter().filter(|other| {
+            let is_of_replica = matches!(&other.role, Role::Instance(of) if of == id);
+            is_of_replica && other.name != container && other.state.is_running()
+        });
+        let used: BTreeSet<(u16, Protocol)> = earlier
+            .flat_map(|other| other.ports.iter().map(|port| (port.2, port.1)))
+            .collect();
+        for port in template.ports.iter_mut().filter(|p| p.host_ip.is_none()) {
+            let is_free = |host: &u16| !used.contains(&(*host, port.protocol));
+            port.host_port = port.host_port.filter(is_free);
+        }
         Ok(())
     }
 
@@ -480,48 +515,30 @@ pub fn node_directory(platform: PlatformId) -> String {
     format!("/var/lib/lifecycle/{platform}")
 }
 
-/// Returns the host port for every container port. By default, derives a stable port from the
-/// container's name.
+/// Returns a host port for every container port, derived from the container's name. The declared
+/// host ports are bound in addition.
 fn bindings(
     container: &str,
-    template: &crate::model::ContainerTemplate,
+    template: &ContainerTemplate,
     exposed_by_image: &[(u16, Protocol)],
-) -> BTreeMap<(u16, Protocol), PortBinding> {
+) -> BTreeMap<(u16, Protocol), u16> {
     let mut bindings = BTreeMap::new();
     if template.connection.mode == NetworkMode::None {
         return bindings;
     }
-    for port in &template.ports {
-        let key = (port.container_port, port.protocol);
-        // A port that is published at a single address also gets a host port that other services
-        // can reach.
-        let binding = port
-            .host_port
-            .filter(|_| port.host_ip.is_none())
-            .map_or_else(|| derived_port(container, key), PortBinding::Fixed);
-        match bindings.entry(key) {
-            Entry::Vacant(entry) => {
-                entry.insert(binding);
-            }
-            Entry::Occupied(mut entry) => {
-                if matches!(entry.get(), PortBinding::Preferred(_)) {
-                    entry.insert(binding);
-                }
-            }
-        }
-    }
-    for key in template.expose.iter().chain(exposed_by_image) {
-        bindings
-            .entry(*key)
-            .or_insert_with(|| derived_port(container, *key));
+    let published = template.ports.iter();
+    let published = published.map(|port| (port.container_port, port.protocol));
+    let exposed = template.expose.iter().chain(exposed_by_image).copied();
+    for key in published.chain(exposed) {
+        bindings.insert(key, derived_port(container, key));
     }
     bindings
 }
 
-fn derived_port(container: &str, (port, protocol): (u16, Protocol)) -> PortBinding {
+fn derived_port(container: &str, (port, protocol): (u16, Protocol)) -> u16 {
     use sha2::Digest;
     let hash = sha2::Sha256::digest(format!("{container}/{port}/{protocol}"));
     let number = u16::from_be_bytes([hash[0], hash[1]]);
     let count = PICKED_PORTS.end() - PICKED_PORTS.start() + 1;
-    PortBinding::Preferred(PICKED_PORTS.start() + number % count)
+    PICKED_PORTS.start() + number % count
 }

@@ -312,7 +312,7 @@ async fn feed_once(
                 };
                 let until = tokio::time::Instant::now() + ACCEPTS_WITHIN;
                 awaited = Some((table.version, until));
-                let mut line = serde_json::to_vec(table.as_ref())
+                let mut line = serde_json::to_vec(&table.for_node(node))
                     .map_err(|error| Error::failed("serializing a table", error.to_string()))?;
                 line.push(b'\n');
                 let write = async {

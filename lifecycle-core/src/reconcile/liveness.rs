@@ -7,6 +7,7 @@ use std::time::Duration;
 use chrono::{DateTime, Utc};
 
 use super::declared::Declared;
+use super::endpoints::internal;
 use super::input::Endings;
 use super::observe::Readiness;
 use super::watch::WatchPolicy;
@@ -58,24 +59,23 @@ pub(super) async fn answers(
         return Answer::NotAsked;
     };
     let ready = |yes| if yes { Answer::Ready } else { Answer::NotReady };
-    let http = declared
-        .services
-        .get(&id.service)
-        .and_then(|s| s.spec.ready.as_ref());
-    let tcp_ports = || {
-        container
-            .ports
-            .iter()
-            .filter(|(_, protocol, _)| *protocol == Protocol::Tcp)
-    };
-    let Some(ip) = node.addresses.private else {
+    let service = declared.services.get(&id.service);
+    if node.addresses.private.is_none() {
         return Answer::NotReady;
-    };
-    if let Some(http) = http {
-        let Some((_, _, port)) = tcp_ports().find(|(inside, _, _)| *inside == http.port) else {
+    }
+    // The declared host ports may be redirected to the agent, which accepts connections.
+    let endpoints = internal(
+        node.addresses.private,
+        container,
+        declared.template(&id.service),
+    )
+    .into_iter();
+    let mut tcp = endpoints.filter(|endpoint| endpoint.protocol == Protocol::Tcp);
+    if let Some(http) = service.and_then(|service| service.spec.ready.as_ref()) {
+        let Some(at) = tcp.find(|endpoint| endpoint.container_port == http.port) else {
             return Answer::NotReady;
         };
-        return ready(probe.http(ip, *port, &http.path, CHECK_TIMEOUT).await);
+        return ready(probe.http(at.ip, at.port, &http.path, CHECK_TIMEOUT).await);
     }
     if container.has_healthcheck {
         return match health {
@@ -84,7 +84,7 @@ pub(super) async fn answers(
             Some(Health::Starting) | None => Answer::NotReady,
         };
     }
-    let checks = tcp_ports().map(|(_, _, port)| probe.tcp(ip, *port, CHECK_TIMEOUT));
+    let checks = tcp.map(|at| probe.tcp(at.ip, at.port, CHECK_TIMEOUT));
     let all = futures_util::future::join_all(checks).await;
     ready(all.into_iter().all(|ok| ok))
 }

@@ -15,7 +15,9 @@
 mod agent;
 mod backends;
 pub mod declared;
+mod direct;
 pub mod driver;
+mod endpoints;
 pub mod execute;
 mod feeder;
 mod files;

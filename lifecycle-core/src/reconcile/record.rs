@@ -6,14 +6,15 @@ use std::collections::{BTreeMap, BTreeSet, HashSet};
 use chrono::{DateTime, Utc};
 
 use super::declared::Declared;
+use super::endpoints::published;
 use super::input::PlanningInput;
 use super::observe::{EngineView, NodeView, Observed, Readiness};
 use super::state::{self, Verdict};
 use super::step::Plan;
 use crate::cloud::{CloudOperation, Power};
 use crate::model::{
-    ContainerId, Endpoint, EventKind, InstanceId, InstanceRecord, InstanceState, NewEvent,
-    NodeName, RolloutControl, ServiceName, Subject,
+    ContainerId, EventKind, InstanceId, InstanceRecord, InstanceState, NewEvent, NodeName,
+    RolloutControl, ServiceName, Subject,
 };
 use crate::registry::{Batch, Change, NodeRecord, Snapshot};
 use crate::runtime::{ContainerState, ObservedContainer, Role};
@@ -195,7 +196,8 @@ impl Recording<'_> {
             started_at: container.started_at,
             ready_at: ready_at.filter(|_| running),
             endpoints: if publishes {
-                endpoints(view, container)
+                let template = self.declared.template(&id.service);
+                published(view.machine.addresses.private, container, template)
             } else {
                 Vec::new()
             },
@@ -307,23 +309,4 @@ fn node_record(
         unknown,
         operation,
     }
-}
-
-/// Returns the endpoints of a container: each published port at its node's private address.
-pub(super) fn endpoints(view: &NodeView, container: &ObservedContainer) -> Vec<Endpoint> {
-    let Some(ip) = view.machine.addresses.private else {
-        return Vec::new();
-    };
-    let mut endpoints: Vec<Endpoint> = container
-        .ports
-        .iter()
-        .map(|(container_port, protocol, port)| Endpoint {
-            ip,
-            port: *port,
-            container_port: *container_port,
-            protocol: *protocol,
-        })
-        .collect();
-    endpoints.sort();
-    endpoints
 }

@@ -4,10 +4,10 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::{Ipv4Addr, SocketAddr};
 
 use super::declared::{Agents, Declared};
+use super::endpoints::internal;
 use super::observe::{NodeView, Observed, Readiness};
-use super::record::endpoints;
 use crate::model::{ContainerId, Epoch, ImageSource, Protocol, ServiceName};
-use crate::network::{Backend, ServiceEntry, Table};
+use crate::network::{Backend, Redirect, ServiceEntry, Table};
 use crate::runtime::{ContainerState, ObservedContainer, Role};
 
 /// Returns the current table, in which containers in `stopping` get no new connections. Returns
@@ -32,6 +32,7 @@ pub(super) fn table(
             let Some(entry) = services.get_mut(&id.service) else {
                 continue;
             };
+            let template = declared.template(&id.service);
             let ports = container.ports.iter().map(|port| (port.0, port.1));
             entry.ports.extend(container.exposed.iter().copied());
             entry.ports.extend(ports);
@@ -39,7 +40,7 @@ pub(super) fn table(
                 entry.backends.push(Backend {
                     instance: id.clone(),
                     container: container.name.clone(),
-                    endpoints: endpoints(view, container)
+                    endpoints: internal(view.machine.addresses.private, container, template)
                         .into_iter()
                         .map(|e| {
                             let key = (e.container_port, e.protocol);
@@ -62,8 +63,61 @@ pub(super) fn table(
         platform: declared.owner.name.clone(),
         block: network.block,
         wait: network.wait,
+        redirects: redirects(declared, observed, stopping),
         services,
     })
+}
+
+/// Returns the published ports that the agents forward: those of nodes that have a container of the
+/// service, but none that is ready and has the port.
+fn redirects(
+    declared: &Declared,
+    observed: &Observed,
+    stopping: &BTreeSet<ContainerId>,
+) -> Vec<Redirect> {
+    let mut redirects = Vec::new();
+    if declared.deleting {
+        return redirects;
+    }
+    for (node, view) in &observed.nodes {
+        let state = view.engine_state().into_iter();
+        let mut containers: BTreeMap<&ServiceName, Vec<&ObservedContainer>> = BTreeMap::new();
+        for container in state.flat_map(|state| &state.containers) {
+            if let Role::Instance(id) = &container.role {
+                containers.entry(&id.service).or_default().push(container);
+            }
+        }
+        for (name, containers) in containers {
+            let Some(service) = declared.services.get(name) else {
+                continue;
+            };
+            for (port, container_port) in service.redirectable_ports() {
+                let serves = |container: &&&ObservedContainer| {
+                    let mut ports = container.ports.iter();
+                    matches!(container.state, ContainerState::Running { .. })
+                        && !stopping.contains(&container.id)
+                        // Not checked yet, for example because the manager has just started.
+                        && !matches!(
+                            view.readiness.get(&container.id),
+                            Some(Readiness::Waiting { .. })
+                        )
+                        && ports.any(|(_, protocol, host)| {
+                            (*protocol, *host) == (Protocol::Tcp, port)
+                        })
+                };
+                if containers.iter().find(serves).is_none() {
+                    redirects.push(Redirect {
+                        node: node.clone(),
+                        port,
+                        service: name.clone(),
+                        container_port,
+                    });
+                }
+            }
+        }
+    }
+    redirects.sort();
+    redirects
 }
 
 /// Returns the entry of a service, without backends.

@@ -10,6 +10,8 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
+use ports::BoundPort;
+
 use super::ledger::{InstanceKey, Ledger};
 use super::world::Rules;
 use crate::error::{Error, Result};
@@ -65,7 +67,7 @@ pub(super) struct Container {
     phase: Phase,
     started: Option<Instant>,
     starts: u64,
-    host_ports: BTreeMap<(u16, Protocol), u16>,
+    host_ports: BTreeSet<BoundPort>,
     stop_requested: bool,
     restart_at: Option<Instant>,
     pub(super) log: Vec<LogLine>,
@@ -138,14 +140,6 @@ impl Container {
                 }),
             },
         };
-        let ports = if self.is_running() {
-            self.host_ports
-                .iter()
-                .map(|((port, protocol), host)| (*port, *protocol, *host))
-                .collect()
-        } else {
-            Vec::new()
-        };
         ObservedContainer {
             id: self.id.clone(),
             name: self.spec.name.clone(),
@@ -156,7 +150,7 @@ impl Container {
             image: self.image.clone(),
             state,
             started_at: self.started.map(|at| rules.date(at)),
-            ports,
+            ports: self.host_ports.iter().copied().collect(),
             exposed: self.exposed.iter().copied().collect(),
             has_healthcheck: self.has_healthcheck,
         }

@@ -18,7 +18,7 @@ use crate::model::{
     ServiceName, SpecDigest,
 };
 use crate::runtime::{
-    BuildRequest, ContainerSpec, ContainerState, Health, Owner, PortBinding, ReadinessProbe, Role,
+    BuildRequest, ContainerSpec, ContainerState, Health, Owner, ReadinessProbe, Role,
 };
 
 fn owner(number: u128) -> Owner {
@@ -51,7 +51,7 @@ fn spec(owner: &Owner, service: &str, port: u16) -> ContainerSpec {
         digest: SpecDigest::from_hex("ab".repeat(32)),
         image: "base:1".into(),
         template: ContainerTemplate::default(),
-        ports: BTreeMap::from([((80, Protocol::Tcp), PortBinding::Preferred(port))]),
+        ports: BTreeMap::from([((80, Protocol::Tcp), port)]),
         binds: Vec::new(),
         host_network: false,
         starts_with_engine: false,

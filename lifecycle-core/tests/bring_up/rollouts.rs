@@ -8,8 +8,10 @@ use lifecycle_core::Error;
 use lifecycle_core::api::ManagerApi;
 use lifecycle_core::api::wire::{OperationStateV1, ServiceV1};
 use lifecycle_core::model::{
-    EventKind, OperationId, Replacement, ReplacementOrder, RolloutRequest, UpdatePolicy,
+    EventKind, OperationId, Protocol, PublishedPort, Replacement, ReplacementOrder, RolloutRequest,
+    UpdatePolicy,
 };
+use lifecycle_core::network::Redirect;
 use lifecycle_core::reconcile::RolloutState;
 use lifecycle_core::sim::{Edge, Violation};
 
@@ -271,6 +273,60 @@ async fn requests_without_a_rollout_are_rejected() {
     }
 }
 
+/// Publishes a port of api.
+fn publish(stage: &mut Stage, host_port: u16) {
+    let services = &mut stage.declaration.services;
+    let api = services.get_mut(&"api".try_into().unwrap()).unwrap();
+    api.container.ports = vec![PublishedPort {
+        host_port: Some(host_port),
+        container_port: 80,
+        protocol: Protocol::Tcp,
+        host_ip: None,
+    }];
+}
+
+/// Returns the published ports that each node's agent forwards.
+fn redirected(stage: &Stage) -> Vec<(String, u16)> {
+    let tables = stage.declaration.nodes.keys().filter_map(|node| {
+        let table = stage.world.agent_table(node)?;
+        Some(table.redirects.into_iter())
+    });
+    let of = |redirect: Redirect| (redirect.node.to_string(), redirect.port);
+    tables.flatten().map(of).collect()
+}
+
+/// Returns the ports of the endpoints of api.
+async fn endpoint_ports(stage: &Stage) -> Vec<u16> {
+    let instances = service(stage).await.instances.into_iter();
+    let endpoints = instances.flat_map(|instance| instance.endpoints);
+    endpoints.map(|endpoint| endpoint.port).collect()
+}
+
+#[tokio::test(start_paused = true)]
+async fn agents_forward_a_published_port_while_no_ready_replica_has_it() {
+    let mut stage = Stage::new(41).await;
+    publish(&mut stage, 8080);
+    let start_first = Replacement {
+        order: Some(ReplacementOrder::StartFirst),
+        ..Replacement::default()
+    };
+    update(&mut stage, start_first);
+    stage.up().await.unwrap();
+    assert_eq!(redirected(&stage), []);
+    assert_eq!(endpoint_ports(&stage).await, [8080, 8080]);
+    // The old containers have the port, so the new ones start without it.
+    stage.command("api", "sleep infinity");
+    stage.up().await.unwrap();
+    let both = [("n1".to_owned(), 8080), ("n2".to_owned(), 8080)];
+    assert_eq!(redirected(&stage), both);
+    assert_eq!(endpoint_ports(&stage).await, [8080, 8080]);
+    // The port is free now, so the next containers have it.
+    stage.command("api", "sleep 100000");
+    stage.up().await.unwrap();
+    assert_eq!(redirected(&stage), []);
+    assert_eq!(endpoint_ports(&stage).await, [8080, 8080]);
+}
+
 /// Crashes the manager before and after each effect of a rollout, in both orders. The new manager
 /// ends it.
 #[tokio::test(start_paused = true)]
@@ -278,6 +334,7 @@ async fn a_rollout_continues_after_a_crash_at_any_effect() {
     for order in [ReplacementOrder::StartFirst, ReplacementOrder::StopFirst] {
         let prepared = async || {
             let mut stage = Stage::new(38).await;
+            publish(&mut stage, 8080);
             let order = Some(order);
             update(
                 &mut stage,
@@ -310,6 +367,7 @@ async fn a_rollout_continues_after_a_crash_at_any_effect() {
                 let context = || format!("effect {effect} {edge:?}\n{}", stage.world.transcript());
                 assert_eq!(outcome.failures, [], "{}", context());
                 assert_eq!(stage.names(), whole.names(), "{}", context());
+                assert_eq!(redirected(&stage), redirected(&whole), "{}", context());
                 let violations = stage.world.violations();
                 let overlaps = violations
                     .iter()

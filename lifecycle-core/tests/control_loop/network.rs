@@ -79,12 +79,32 @@ async fn every_node_knows_every_name_and_its_endpoints() {
             .filter(|backend| backend.instance == id)
             .flat_map(|backend| backend.endpoints.values())
             .collect();
-        let published: Vec<_> = record
+        let published: BTreeSet<_> = record
             .endpoints
             .iter()
             .map(|e| std::net::SocketAddr::new(e.ip, e.port))
             .collect();
-        assert_eq!(backends, published.iter().collect(), "{id}");
+        let service = &stage.declaration.services[&id.service];
+        let host_ports: Vec<u16> = service
+            .container
+            .ports
+            .iter()
+            .filter_map(|port| port.host_port)
+            .collect();
+        if host_ports.is_empty() {
+            assert_eq!(backends, published.iter().collect(), "{id}");
+        } else {
+            // Users get the declared host port; agents use another, which is never redirected.
+            assert!(
+                published.iter().all(|at| host_ports.contains(&at.port())),
+                "{id}"
+            );
+            assert!(
+                backends.iter().all(|at| !host_ports.contains(&at.port())),
+                "{id}"
+            );
+            assert_eq!(backends.len(), published.len(), "{id}");
+        }
     }
     assert!(stage.world.violations().is_empty());
 }

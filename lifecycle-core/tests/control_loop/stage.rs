@@ -1,6 +1,6 @@
 //! Helpers: starts, crashes, and restarts managers in a simulated world.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -288,9 +288,10 @@ impl Stage {
             }
             assert_eq!(record.state, InstanceState::Ready, "seed {seed}: {id}");
             assert!(record.ready_at >= record.started_at, "seed {seed}: {id}");
-            let ports: Vec<u16> = record.endpoints.iter().map(|e| e.port).collect();
-            let real: Vec<u16> = container.ports.iter().map(|(_, _, host)| *host).collect();
-            assert_eq!(ports, real, "seed {seed}: {id}");
+            let endpoints = record.endpoints.iter();
+            let published: BTreeSet<u16> = endpoints.map(|e| e.container_port).collect();
+            let real: BTreeSet<u16> = container.ports.iter().map(|bound| bound.0).collect();
+            assert_eq!(published, real, "seed {seed}: {id}");
             for endpoint in &record.endpoints {
                 assert!(
                     self.world.answers(endpoint.ip, endpoint.port),

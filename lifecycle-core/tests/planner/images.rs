@@ -5,6 +5,7 @@ use std::collections::BTreeSet;
 use chrono::TimeDelta;
 use lifecycle_core::model::{DependencyCondition, ServiceSpec};
 use lifecycle_core::reconcile::{Action, Failure, Plan};
+use lifecycle_core::runtime::uncompared;
 
 use super::builder::{ServiceChanges, declared, instance, node_name, service};
 use super::model::World;
@@ -205,5 +206,40 @@ fn removes_images_that_no_service_needs() {
     assert!(
         after.contains("debian:12"),
         "an image of others was removed"
+    );
+}
+
+#[test]
+fn removes_the_image_of_an_interrupted_build_but_not_of_a_build_in_progress() {
+    let second = shop_with(|s| s.version(2), "web");
+    let mut world = shop_world();
+    let plan = world.plan(&second);
+    let (image, node) = plan
+        .steps
+        .iter()
+        .find_map(|step| match &step.action {
+            Action::BuildImage { image, node, .. } => Some((image.clone(), node.clone())),
+            _ => None,
+        })
+        .unwrap();
+    let left = uncompared(&image);
+    let names = |world: &World| {
+        let images = &world.machines[&node].state.images;
+        images.keys().cloned().collect::<BTreeSet<_>>()
+    };
+    let images = &mut world.machines.get_mut(&node).unwrap().state.images;
+    images.insert(left.clone(), "an image without containers".into());
+    let removes = |plan: &Plan| {
+        let mut actions = plan.steps.iter().map(|step| &step.action);
+        actions.any(|action| matches!(action, Action::RemoveImage { image, .. } if *image == left))
+    };
+    assert!(!removes(&world.plan(&second)));
+    world.get_images(&second);
+    assert!(removes(&world.plan(&second)));
+    world.settle(&second);
+    let names = names(&world);
+    assert!(
+        names.contains(&image) && !names.contains(&left),
+        "{names:?}"
     );
 }

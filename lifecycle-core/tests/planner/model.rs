@@ -12,6 +12,7 @@ use lifecycle_core::model::{
     Starts,
 };
 use lifecycle_core::reconcile::declared::{DeclaredService, listed_name};
+use lifecycle_core::reconcile::observe::AgentView;
 use lifecycle_core::reconcile::{
     Action, Declared, Endings, EngineView, Failure, History, NodeView, Observed, Plan,
     PlanningInput, Readiness, StepId, plan,
@@ -52,6 +53,7 @@ pub(crate) struct World {
     pub rollouts: BTreeMap<ServiceName, RolloutControl>,
     /// For each replica without a container, the node that the previous plan chose.
     pub placed: BTreeMap<InstanceId, NodeName>,
+    pub agents: BTreeMap<NodeName, AgentView>,
     /// Specifications that never become ready.
     pub never_ready: BTreeSet<SpecDigest>,
     containers_created: u32,
@@ -112,6 +114,7 @@ impl World {
             restarts: BTreeMap::new(),
             rollouts: BTreeMap::new(),
             placed: BTreeMap::new(),
+            agents: BTreeMap::new(),
             never_ready: BTreeSet::new(),
             containers_created: 0,
         }
@@ -132,7 +135,30 @@ impl World {
                     (name.clone(), Arc::new(view))
                 })
                 .collect(),
-            agents: BTreeMap::new(),
+            agents: self.agents.clone(),
+        }
+    }
+
+    /// Runs an agent on each declared node.
+    pub(crate) fn run_agents(&mut self, declared: &Declared) {
+        let agents = declared.agents.as_ref().unwrap();
+        for node in declared.nodes.keys() {
+            let now = self.now;
+            self.engine(node).containers.push(ObservedContainer {
+                id: ContainerId(format!("agent-{node}").into()),
+                name: declared.agent_container(agents),
+                role: Role::Agent,
+                digest: agents.digest.clone(),
+                digest_version: SpecDigest::VERSION.to_owned(),
+                template_digest: None,
+                image: "id of the agent's image".into(),
+                state: ContainerState::Running { health: None },
+                started_at: Some(now),
+                ports: Vec::new(),
+                exposed: Vec::new(),
+                has_healthcheck: false,
+            });
+            self.agents.insert(node.clone(), AgentView::UpToDate);
         }
     }
 
@@ -417,13 +443,10 @@ impl World {
             );
         }
         self.assert_may_start(declared, &id.service);
-        let ports: Vec<(u16, Protocol, u16)> = service
-            .spec
-            .container
-            .ports
-            .iter()
-            .filter_map(|p| Some((p.container_port, p.protocol, p.host_port?)))
-            .collect();
+        let ports = match self.container(node, name) {
+            Some(existing) => existing.ports.clone(),
+            None => self.ports_of_new(declared, id, node),
+        };
         let now = self.now;
         let lazy = self.never_ready.contains(&service.digest) && same_spec;
         let engine = self.engine(node);
@@ -433,9 +456,9 @@ impl World {
             service.image
         );
         for other in engine.containers.iter().filter(|c| is_running(c)) {
-            let mut wanted = ports.iter().filter(|_| same_spec);
+            let is_used = ports.iter().any(|port| other.ports.contains(port));
             assert!(
-                other.name == name || !wanted.any(|port| other.ports.contains(port)),
+                other.name == name || !is_used,
                 "a port of {name} on {node} is still in use by {}",
                 other.name
             );
@@ -447,9 +470,7 @@ impl World {
         if is_running(container) {
             return;
         }
-        if same_spec {
-            container.ports = ports;
-        }
+        container.ports = ports;
         container.state = ContainerState::Running { health: None };
         container.started_at = Some(now);
         let container = container.id.clone();
@@ -460,6 +481,29 @@ impl World {
         self.readiness
             .insert(container, Readiness::Waiting { since });
         self.last_seen.insert(id.clone(), node.clone());
+    }
+
+    /// Returns the host ports of a new container. If the node has an agent, a port that an earlier
+    /// container of the replica uses is left out.
+    fn ports_of_new(
+        &mut self,
+        declared: &Declared,
+        id: &InstanceId,
+        node: &NodeName,
+    ) -> Vec<(u16, Protocol, u16)> {
+        let published = &declared.services[&id.service].spec.container.ports;
+        let ports = published.iter();
+        let ports = ports.filter_map(|p| Some((p.container_port, p.protocol, p.host_port?)));
+        let role = role(id);
+        let containers = &self.engine(node).containers;
+        let earlier = containers
+            .iter()
+            .filter(|c| is_running(c) && c.role == role);
+        let used: Vec<_> = earlier.flat_map(|c| c.ports.clone()).collect();
+        let has_agent = declared.agents.is_some();
+        ports
+            .filter(|port| !has_agent || !used.contains(port))
+            .collect()
     }
 
     /// Asserts that all dependencies of a service are up, so that the service may start.

@@ -1,7 +1,7 @@
 //! Tests how the replicas of a changed service are replaced: parallelism, order, delay, monitoring,
 //! and what happens after a failure.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use chrono::TimeDelta;
@@ -10,8 +10,10 @@ use lifecycle_core::model::{
     Replacement, ReplacementOrder, RestartPolicy, RolloutControl, RolloutRequest, ServiceSpec,
     SpecDigest, UpdatePolicy, VolumeMount, VolumeName, VolumeOptions,
 };
-use lifecycle_core::reconcile::{Action, Declared, HeldBy, Plan, Reason, RolloutState};
+use lifecycle_core::platform::NetworkSpec;
+use lifecycle_core::reconcile::{Action, Agents, Declared, HeldBy, Plan, Reason, RolloutState};
 use lifecycle_core::runtime::ContainerState;
+use lifecycle_core::secret::PlatformKey;
 use proptest::prelude::*;
 
 use super::arbitrary::update_policy;
@@ -178,6 +180,67 @@ fn stops_the_old_replica_first_if_it_has_the_host_port() {
     });
     let (mut world, _, new) = before(&spec);
     assert_eq!(carry_out(&mut world, &new), ["-web-1", "+web-1"]);
+}
+
+/// Adds agents to the declarations, and runs them.
+fn with_agents(world: &mut World, declarations: [Declared; 2]) -> [Declared; 2] {
+    let network = NetworkSpec::default();
+    let key = PlatformKey::from_hex(&"5a".repeat(32)).unwrap();
+    let address = network.block.base();
+    let addresses = BTreeMap::from([(service_name("web"), address)]);
+    let agents = Agents::new("manager:1".into(), network, addresses, &key).unwrap();
+    let declarations = declarations.map(|declared| declared.with_agents(agents.clone()));
+    world.run_agents(&declarations[0]);
+    declarations
+}
+
+/// Returns the host ports of the replica's running container.
+fn host_ports(world: &World) -> Vec<u16> {
+    let id = instance("web", 1);
+    let (_, container) = world.of(&id).find(|(_, c)| is_running(c)).unwrap();
+    container.ports.iter().map(|port| port.2).collect()
+}
+
+#[test]
+fn an_agent_forwards_the_host_port_if_the_new_replica_starts_first() {
+    let mut spec = web(1).host_port(8080);
+    let start_first = Replacement {
+        order: Some(ReplacementOrder::StartFirst),
+        ..Replacement::default()
+    };
+    spec.update = updated(start_first.clone());
+    let (mut world, old, new) = before(&spec);
+    let [old, new] = with_agents(&mut world, [old, new]);
+    assert_eq!(host_ports(&world), [8080]);
+    let replaced = [vec!["+web-1".to_owned()], vec!["-web-1".to_owned()]];
+    assert_eq!(run(&mut world, &new, 1), replaced);
+    assert!(host_ports(&world).is_empty());
+    // The port is free, so the next container gets it.
+    world.get_images(&old);
+    assert_eq!(run(&mut world, &old, 1), replaced);
+    assert_eq!(host_ports(&world), [8080]);
+    // Datagrams are not forwarded.
+    spec.container.ports[0].protocol = Protocol::Udp;
+    let (mut world, old, new) = before(&spec);
+    let [_, new] = with_agents(&mut world, [old, new]);
+    assert_eq!(carry_out(&mut world, &new), ["-web-1", "+web-1"]);
+}
+
+#[test]
+fn a_container_with_the_host_port_is_restored_only_once_the_port_is_free() {
+    let mut spec = web(1).host_port(8080);
+    spec.update.rollback = Some(Replacement {
+        order: Some(ReplacementOrder::StartFirst),
+        ..Replacement::default()
+    });
+    let (mut world, old, new) = before(&spec);
+    let [_, new] = with_agents(&mut world, [old, new]);
+    world.never_ready.insert(digest(&new));
+    // By default, the engine keeps the port, so the old container is stopped first.
+    assert_eq!(carry_out(&mut world, &new), ["-web-1", "+web-1"]);
+    let rest = run(&mut world, &new, 400).concat();
+    assert_eq!(rest, ["-web-1", "+web-1"]);
+    assert_eq!(host_ports(&world), [8080]);
 }
 
 #[test]

@@ -11,7 +11,7 @@ use bollard::query_parameters::{
 };
 use futures_util::{StreamExt, TryStreamExt, stream};
 use lifecycle_core::model::{DEFAULT_STOP_GRACE, Protocol, VolumeMount, VolumeName};
-use lifecycle_core::runtime::{ContainerSpec, ObservedContainer, PortBinding};
+use lifecycle_core::runtime::{ContainerSpec, ObservedContainer};
 use lifecycle_core::{Error, Result};
 
 use super::port::{self, HostPort};
@@ -172,27 +172,7 @@ impl DockerEngine {
         let container = self.observed(&spec.name).await?;
         let had: BTreeSet<HostPort> = container.ports.iter().map(|p| (p.2, p.1)).collect();
         let conflicts = port::conflicting(message, &had);
-        let fixed = spec.ports.iter().find_map(|(container, binding)| {
-            let PortBinding::Fixed(host) = binding else {
-                return None;
-            };
-            conflicts.contains(&(*host, container.1)).then_some(*host)
-        });
-        // The additionally published ports are also fixed.
-        let extra = spec.template.ports.iter();
-        let extra = extra.filter_map(|port| port.host_port.map(|host| (host, port.protocol)));
-        let taken_extra = port::named(message, &extra.collect());
-        if let Some((host, _)) = taken_extra.first() {
-            return Err(Error::conflict(
-                format!("host port {host} for container {}", spec.name),
-                message,
-            ));
-        }
-        let movable = spec
-            .ports
-            .iter()
-            .any(|(_, b)| matches!(b, PortBinding::Preferred(_)));
-        if let Some(host) = fixed.filter(|_| conflicts.len() == 1 || !movable) {
+        if let Some((host, _)) = port::named(message, &published(spec)).first() {
             return Err(Error::conflict(
                 format!("host port {host} for container {}", spec.name),
                 message,
@@ -269,7 +249,8 @@ impl DockerEngine {
         let ports = if spec.host_network {
             BTreeMap::new()
         } else {
-            port::assign(&spec.ports, taken).ok_or_else(|| {
+            let taken = taken.union(&published(spec)).copied().collect();
+            port::assign(&spec.ports, &taken).ok_or_else(|| {
                 Error::exhausted(
                     format!("host ports for container {}", spec.name),
                     "all ports in the platform's range are already in use",
@@ -422,6 +403,13 @@ impl DockerEngine {
         }
         Ok(())
     }
+}
+
+/// Returns the host ports that the template publishes.
+fn published(spec: &ContainerSpec) -> BTreeSet<HostPort> {
+    let ports = spec.template.ports.iter();
+    let ports = ports.filter_map(|port| port.host_port.map(|host| (host, port.protocol)));
+    ports.collect()
 }
 
 fn same_digest(spec: &ContainerSpec, found: &ContainerInspectResponse) -> Result<()> {

@@ -99,7 +99,7 @@ fn signed(value: u64) -> i64 {
     i64::try_from(value).unwrap_or(i64::MAX)
 }
 
-/// Returns the bindings of all container ports and of the additionally published ports.
+/// Returns the bindings of all container ports and of the published ports.
 fn bindings(template: &ContainerTemplate, ports: &BTreeMap<(u16, Protocol), u16>) -> PortMap {
     let mut map: BTreeMap<(u16, Protocol), Vec<EngineBinding>> = BTreeMap::new();
     let binding = |host_ip: Option<String>, host: u16| EngineBinding {
@@ -114,9 +114,6 @@ fn bindings(template: &ContainerTemplate, ports: &BTreeMap<(u16, Protocol), u16>
     for port in &template.ports {
         let key = (port.container_port, port.protocol);
         let Some(host) = port.host_port else { continue };
-        if port.host_ip.is_none() && ports.get(&key) == Some(&host) {
-            continue;
-        }
         let host_ip = port.host_ip.map(|ip| ip.to_string());
         map.entry(key).or_default().push(binding(host_ip, host));
     }

@@ -14,7 +14,7 @@ use bytes::Bytes;
 use futures_util::{Stream, StreamExt, TryStreamExt};
 use lifecycle_core::host::ByteStream;
 use lifecycle_core::model::BuildOptions;
-use lifecycle_core::runtime::{BuildRequest, ImageInfo};
+use lifecycle_core::runtime::{BuildRequest, ImageInfo, uncompared};
 use lifecycle_core::{BuildPlace, Error, Result};
 
 use super::output::{LastLines, Lines};
@@ -104,8 +104,16 @@ impl DockerEngine {
             .iter()
             .map(|(key, value)| (key.clone(), value.expose().to_owned()))
             .collect();
+        // Name the image in the build itself: the engine completes a build even if this process dies,
+        // and an image without a name would never be removed.
+        let name = if request.earlier.is_empty() {
+            request.tag.clone()
+        } else {
+            uncompared(&request.tag)
+        };
         let options = BuildImageOptionsBuilder::default()
             .dockerfile(&request.dockerfile)
+            .t(&name)
             .rm(true)
             .forcerm(true)
             .buildargs(&arguments);
@@ -158,8 +166,11 @@ impl DockerEngine {
         let Some(why) = failed else {
             let unnamed = || Error::failed(&what, "the engine does not report the image's id");
             let built = built.ok_or_else(unnamed)?;
-            let image = self.same_as_earlier(&built, &request.earlier).await?;
-            self.tag(image, &request.tag).await?;
+            if name != request.tag {
+                let image = self.same_as_earlier(&built, &request.earlier).await?;
+                self.tag(image, &request.tag).await?;
+                self.forget_image(&name).await?;
+            }
             return self.existing_image(&request.tag).await;
         };
         let fails_again = instruction.filter(|begun| begun.fails_again(&why));

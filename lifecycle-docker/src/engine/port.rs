@@ -4,7 +4,6 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::ops::RangeInclusive;
 
 use lifecycle_core::model::Protocol;
-use lifecycle_core::runtime::PortBinding;
 
 /// The platform's range of host ports.
 pub(super) const RANGE: RangeInclusive<u16> = 20_000..=29_999;
@@ -12,26 +11,18 @@ pub(super) const RANGE: RangeInclusive<u16> = 20_000..=29_999;
 /// A host port and its protocol. Each protocol has its own set of ports.
 pub(super) type HostPort = (u16, Protocol);
 
-/// Assigns a host port outside `taken` to each container port. Replaces a preferred port that is in
-/// use, but never a fixed port. Returns `None` if the range is exhausted.
+/// Assigns a host port outside `taken` to each container port: the preferred port, or the next free
+/// one. Returns `None` if the range is exhausted.
 pub(super) fn assign(
-    bindings: &BTreeMap<(u16, Protocol), PortBinding>,
+    preferred: &BTreeMap<(u16, Protocol), u16>,
     taken: &BTreeSet<HostPort>,
 ) -> Option<BTreeMap<(u16, Protocol), u16>> {
     let mut used: BTreeSet<HostPort> = taken.clone();
     let mut assigned = BTreeMap::new();
-    for (container, binding) in bindings {
-        if let PortBinding::Fixed(port) = binding {
-            used.insert((*port, container.1));
-            assigned.insert(*container, *port);
-        }
-    }
-    for (container, binding) in bindings {
-        if let PortBinding::Preferred(first) = binding {
-            let port = free_from(*first, container.1, &used)?;
-            used.insert((port, container.1));
-            assigned.insert(*container, port);
-        }
+    for (container, first) in preferred {
+        let port = free_from(*first, container.1, &used)?;
+        used.insert((port, container.1));
+        assigned.insert(*container, port);
     }
     Some(assigned)
 }
@@ -90,7 +81,7 @@ mod tests {
 
     #[test]
     fn keeps_a_preferred_port_while_it_is_free() {
-        let bindings = BTreeMap::from([(HTTP, PortBinding::Preferred(20_005))]);
+        let bindings = BTreeMap::from([(HTTP, 20_005)]);
         assert_eq!(assign(&bindings, &tcp(&[])).unwrap()[&HTTP], 20_005);
         assert_eq!(
             assign(&bindings, &tcp(&[20_005, 20_006])).unwrap()[&HTTP],
@@ -99,22 +90,15 @@ mod tests {
     }
 
     #[test]
-    fn other_ports_avoid_a_fixed_port() {
-        let bindings = BTreeMap::from([
-            (HTTP, PortBinding::Preferred(20_000)),
-            (MORE, PortBinding::Fixed(20_000)),
-        ]);
-        let assigned = assign(&bindings, &tcp(&[20_000])).unwrap();
-        assert_eq!(assigned[&MORE], 20_000);
-        assert_eq!(assigned[&HTTP], 20_001);
+    fn container_ports_get_different_host_ports() {
+        let bindings = BTreeMap::from([(HTTP, 20_000), (MORE, 20_000)]);
+        let assigned = assign(&bindings, &tcp(&[20_001])).unwrap();
+        assert_eq!(assigned, BTreeMap::from([(HTTP, 20_000), (MORE, 20_002)]));
     }
 
     #[test]
     fn wraps_around_the_range_per_protocol() {
-        let bindings = BTreeMap::from([
-            (HTTP, PortBinding::Preferred(29_999)),
-            (DNS, PortBinding::Preferred(29_999)),
-        ]);
+        let bindings = BTreeMap::from([(HTTP, 29_999), (DNS, 29_999)]);
         let assigned = assign(&bindings, &tcp(&[29_999])).unwrap();
         assert_eq!(assigned[&HTTP], 20_000);
         assert_eq!(assigned[&DNS], 29_999);
@@ -122,7 +106,7 @@ mod tests {
 
     #[test]
     fn returns_none_for_an_exhausted_range() {
-        let bindings = BTreeMap::from([(HTTP, PortBinding::Preferred(20_000))]);
+        let bindings = BTreeMap::from([(HTTP, 20_000)]);
         let all: Vec<u16> = RANGE.collect();
         assert_eq!(assign(&bindings, &tcp(&all)), None);
     }

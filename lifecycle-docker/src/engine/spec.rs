@@ -223,10 +223,7 @@ mod tests {
     #[test]
     fn declares_all_ports_and_no_restart_policy() {
         let mut spec = spec();
-        spec.ports.insert(
-            (80, Protocol::Tcp),
-            lifecycle_core::runtime::PortBinding::Fixed(8080),
-        );
+        spec.ports.insert((80, Protocol::Tcp), 8080);
         let body = create_body(&spec, &BTreeMap::from([((80, Protocol::Tcp), 8080)]));
         assert_eq!(body.exposed_ports.unwrap(), ["5432/tcp", "80/tcp"]);
         let host = body.host_config.unwrap();

@@ -7,7 +7,7 @@ use bytes::Bytes;
 use super::{PORT, RuntimeFixture, done, is_not_found};
 use crate::error::Result;
 use crate::model::{BuildOptions, Protocol};
-use crate::runtime::{BuildRequest, ContainerSpec, ContainerState, ImageInfo};
+use crate::runtime::{BuildRequest, ContainerSpec, ContainerState, ImageInfo, uncompared};
 use crate::stream::ByteStream;
 
 impl RuntimeFixture {
@@ -136,6 +136,8 @@ pub async fn unchanged_images_keep_their_id(fixture: &RuntimeFixture) {
         (changed, &other.id),
     ] {
         assert_eq!(state.images.get(tag), Some(id), "{tag}");
+        let left = state.images.get(&uncompared(tag));
+        assert_eq!(left, None, "{tag}");
     }
     fixture.remove(&spec.name).await;
     for tag in &tags {

@@ -639,7 +639,7 @@ pub(super) const REPLACEMENT: &[Key] = &[
     ),
     supported(
         "order",
-        "default `start-first`, unless the service mounts a writable volume or path of the node; a replica that needs a host port of its predecessor or shares the node's network, and a service that runs once, are always replaced `stop-first`",
+        "default `start-first`, unless the service mounts a writable volume or path of the node, or the replica needs a host port of its predecessor; a replica that shares the node's network or needs a UDP port or a port at a single address of its predecessor, and a service that runs once, are always replaced `stop-first`",
     ),
     supported(
         "parallelism",

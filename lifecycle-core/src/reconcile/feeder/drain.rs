@@ -59,13 +59,29 @@ impl Drain {
     ///
     /// If the service is no longer declared, no successor can take over its connections, so the
     /// second wait is left out.
-    pub(in crate::reconcile) async fn wait(&self, grace: Duration, progress: Progress<'_>) {
+    /// Returns when `grace` ends.
+    pub(in crate::reconcile) async fn wait(
+        &self,
+        grace: Duration,
+        progress: Progress<'_>,
+    ) -> Instant {
         let started = Instant::now();
         let acknowledged = self.acknowledged(progress).await;
-        self.connections_ended(&acknowledged, grace, progress).await;
+        let deadline = Instant::now() + grace;
+        self.connections_ended(&acknowledged, deadline, progress)
+            .await;
         if started.elapsed() >= SHOWN_AFTER {
             progress("stops the container");
         }
+        deadline
+    }
+
+    /// Returns whether the service is still declared, so that a successor can take over connections.
+    pub(in crate::reconcile) fn serves(&self) -> bool {
+        let declared = self.declared.borrow();
+        declared.as_ref().is_some_and(|declared| {
+            !declared.deleting && declared.services.contains_key(&self.service)
+        })
     }
 
     /// Returns the nodes whose agents have accepted the table.
@@ -135,19 +151,14 @@ impl Drain {
     async fn connections_ended(
         &self,
         acknowledged: &BTreeSet<NodeName>,
-        grace: Duration,
+        deadline: Instant,
         progress: Progress<'_>,
     ) {
         let started = Instant::now();
-        let deadline = started + grace;
         let (mut agents, mut declared) = (self.agents.clone(), self.declared.clone());
         loop {
-            let serves = declared
-                .borrow_and_update()
-                .as_ref()
-                .is_some_and(|declared| {
-                    !declared.deleting && declared.services.contains_key(&self.service)
-                });
+            declared.mark_unchanged();
+            let serves = self.serves();
             let counts = self.counts(&agents.borrow_and_update(), acknowledged);
             if !serves || counts.values().all(|open| *open == Some(0)) {
                 return;

@@ -7,6 +7,7 @@ use crate::model::{BuildSource, ImageSource, NodeName, Subject};
 use crate::reconcile::declared::{DeclaredService, listed_name};
 use crate::reconcile::index::Seen;
 use crate::reconcile::step::{Action, Held, HeldBy, Reason, StepId};
+use crate::runtime::uncompared;
 
 impl<'a> Planning<'a> {
     /// Returns a gate that opens when the replica's node has the image of the replica's service.
@@ -213,6 +214,15 @@ impl<'a> Planning<'a> {
         let (declared, observed) = (self.declared, self.observed);
         let services = declared.services.values();
         let needed: BTreeSet<&str> = services.map(|service| service.image.as_str()).collect();
+        let builds = self
+            .plan
+            .steps
+            .iter()
+            .filter_map(|step| match &step.action {
+                Action::BuildImage { image, node, .. } => Some((node.clone(), uncompared(image))),
+                _ => None,
+            });
+        let being_built: BTreeSet<(NodeName, String)> = builds.collect();
         for (node, view) in &observed.nodes {
             let stays = declared.nodes.contains_key(node) && !declared.deleting;
             let is_usable = view.not_responding.is_none() && (stays || !view.machine.created);
@@ -230,6 +240,7 @@ impl<'a> Planning<'a> {
             for (image, id) in &state.images {
                 let is_unneeded = declared.is_built_here(image)
                     && !needed.contains(image.as_str())
+                    && !being_built.contains(&(node.clone(), image.clone()))
                     && (named.contains(id) || !used.contains(id.as_str()));
                 if is_unneeded {
                     self.remove_image(image, node);

@@ -125,7 +125,7 @@ impl<'a> Planning<'a> {
             return (status, Up::default());
         }
         let needs = self.needs_of_new(replica);
-        let order = self.order(replica, &containers.others);
+        let order = self.order(replica, None, &containers.others);
         if let Err(blocked) = self.turn(replica, order) {
             return self.wait_for_turn(replica, containers, dependencies, &blocked);
         }

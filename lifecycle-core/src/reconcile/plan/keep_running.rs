@@ -168,7 +168,7 @@ impl<'a> Planning<'a> {
             // The host ports of an earlier specification are unknown, so they cannot be freed.
             Ok(needs)
         };
-        let order = self.order(replica, others);
+        let order = self.order(replica, Some(seen), others);
         let stopped = freed.and_then(|needs| match order {
             ReplacementOrder::StartFirst => Ok(needs),
             ReplacementOrder::StopFirst => self.stop_running(id, others, &reason, needs),

@@ -207,7 +207,7 @@ impl<'a> Planning<'a> {
         if others.is_empty() {
             return self.keep_running(replica, current, others, dependencies, None);
         }
-        let order = self.order(replica, others);
+        let order = self.order(replica, Some(current), others);
         if let Err(blocked) = self.turn(replica, order) {
             return self.wait_for_turn(replica, containers, dependencies, &blocked);
         }
@@ -276,7 +276,7 @@ impl<'a> Planning<'a> {
         let is_other = |seen: &&Seen<'a>| seen.id() != previous.id();
         let earlier: Vec<Seen<'a>> = containers.others.iter().filter(is_other).copied().collect();
         let others: Vec<Seen<'a>> = earlier.iter().copied().chain(containers.current).collect();
-        let order = self.order(replica, &others);
+        let order = self.order(replica, Some(*previous), &others);
         if let Err(blocked) = self.turn(replica, order)
             && let Some(current) = containers.current
         {

@@ -11,7 +11,7 @@ use super::keep_running::was_stopped_for;
 use super::replacement::Containers;
 use super::{Blocked, PlacedReplica, Planning, Up, status};
 use crate::model::{
-    InstanceId, NetworkMode, OnFailure, Replacement, ReplacementOrder, RestartPolicy,
+    InstanceId, NetworkMode, OnFailure, Protocol, Replacement, ReplacementOrder, RestartPolicy,
     RolloutRequest, ServiceName, Starts, Subject,
 };
 use crate::reconcile::declared::DeclaredService;
@@ -408,10 +408,11 @@ impl<'a> Planning<'a> {
     }
 
     /// Returns whether the old container of a replica is stopped before or after the new container
-    /// starts.
+    /// starts. `target` is the new container, if it exists.
     pub(super) fn order(
         &self,
         replica: PlacedReplica<'a>,
+        target: Option<Seen<'a>>,
         others: &[Seen<'a>],
     ) -> ReplacementOrder {
         let container = &replica.service.spec.container;
@@ -419,26 +420,45 @@ impl<'a> Planning<'a> {
             .iter()
             .filter(|seen| seen.is_running() && seen.node == replica.node)
             .collect();
-        let uses = |host_port: u16| {
-            let mut ports = old.iter().flat_map(|seen| &seen.container.ports);
+        let uses = |seen: &Seen<'a>, host_port: u16| {
+            let mut ports = seen.container.ports.iter();
             ports.any(|(_, _, port)| *port == host_port)
         };
-        let is_taken = container.ports.iter().any(|port| match port.host_ip {
+        let is_taken = |host_port| old.iter().any(|seen| uses(seen, host_port));
+        let mut takes_port = false;
+        let mut needs_port = false;
+        for port in &container.ports {
+            let Some(host_port) = port.host_port else {
+                continue;
+            };
             // Ports on a single address of the node are not observed.
-            Some(_) => port.host_port.is_some() && !old.is_empty(),
-            None => port.host_port.is_some_and(uses),
-        });
+            let has_address = port.host_ip.is_some();
+            if !(is_taken(host_port) || has_address && !old.is_empty()) {
+                continue;
+            }
+            takes_port = true;
+            // A new container can start without the port, and the agent forwards it.
+            needs_port |= has_address
+                || port.protocol != Protocol::Tcp
+                || self.declared.agents.is_none()
+                || target.is_some_and(|target| !target.is_running() && uses(&target, host_port));
+        }
         let shares_network = container.connection.mode == NetworkMode::Host && !old.is_empty();
-        if is_taken || shares_network || replica.service.runs_once {
+        if needs_port || shares_network || replica.service.runs_once {
             return ReplacementOrder::StopFirst;
         }
         let writes = container.volumes.iter().any(|mount| !mount.read_only)
             || container.node_paths.iter().any(|mount| !mount.read_only);
-        self.rollout.settings.order.unwrap_or(if writes {
-            ReplacementOrder::StopFirst
-        } else {
-            ReplacementOrder::StartFirst
-        })
+        // Without a declared order, the engine keeps publishing the port, so that the server sees
+        // the addresses of its clients.
+        self.rollout
+            .settings
+            .order
+            .unwrap_or(if writes || takes_port {
+                ReplacementOrder::StopFirst
+            } else {
+                ReplacementOrder::StartFirst
+            })
     }
 
     /// Decides whether a replica may be replaced now. If not, returns what it waits for.

@@ -1,61 +1,70 @@
-//! Assigns host ports: fixed ports, and free ports that the engine chooses.
+//! Assigns host ports: the declared ones, and free ports that the engine chooses.
 
-use std::collections::BTreeMap;
+use std::collections::BTreeSet;
 
 use super::{Container, Engine};
 use crate::error::{Error, Result};
 use crate::model::Protocol;
-use crate::runtime::PortBinding;
 
 /// The range of automatically chosen host ports.
 const CHOSEN: std::ops::RangeInclusive<u16> = 20_000..=29_999;
 
+/// A container port with its protocol and one of its host ports.
+pub(super) type BoundPort = (u16, Protocol, u16);
+
 impl Engine {
-    /// Returns the host ports that a container gets if it starts now.
-    pub(super) fn ports_for(
-        &self,
-        container: &Container,
-    ) -> Result<BTreeMap<(u16, Protocol), u16>> {
-        let name = &container.spec.name;
-        let mut ports: BTreeMap<(u16, Protocol), u16> = BTreeMap::new();
-        let requested: BTreeMap<(u16, Protocol), PortBinding> = if container.spec.host_network {
-            container
-                .exposed
-                .iter()
-                .map(|(port, protocol)| ((*port, *protocol), PortBinding::Fixed(*port)))
+    /// Returns the ports that a container gets if it starts now.
+    pub(super) fn ports_for(&self, container: &Container) -> Result<BTreeSet<BoundPort>> {
+        let spec = &container.spec;
+        let is_free = |host: u16, protocol: Protocol| {
+            let by = self.bound.get(&(host, protocol));
+            by.is_none_or(|by| *by == spec.name)
+        };
+        let conflict = |host: u16, protocol: Protocol| Error::Conflict {
+            what: format!("host port {host}/{protocol}"),
+            why: format!(
+                "the port is in use, so container {} cannot use it",
+                spec.name
+            ),
+        };
+        let fixed: BTreeSet<BoundPort> = if spec.host_network {
+            let exposed = container.exposed.iter();
+            exposed
+                .map(|(port, protocol)| (*port, *protocol, *port))
                 .collect()
         } else {
-            container.spec.ports.clone()
+            let published = spec
+                .template
+                .ports
+                .iter()
+                .filter(|port| port.host_ip.is_none());
+            published
+                .filter_map(|port| Some((port.container_port, port.protocol, port.host_port?)))
+                .collect()
         };
-        for ((port, protocol), binding) in requested {
-            let is_free = |host: u16| {
-                self.bound
-                    .get(&(host, protocol))
-                    .is_none_or(|by| by == name)
-                    && !ports
-                        .iter()
-                        .any(|((_, p), taken)| *p == protocol && *taken == host)
-            };
-            let conflict = |host: u16| Error::Conflict {
-                what: format!("host port {host}/{protocol}"),
-                why: format!("the port is in use, so container {name} cannot use it"),
-            };
-            let host = match binding {
-                PortBinding::Fixed(host) if is_free(host) => host,
-                PortBinding::Fixed(host) => return Err(conflict(host)),
-                PortBinding::Preferred(first) => {
-                    let before = container.host_ports.get(&(port, protocol)).copied();
-                    let start = first.clamp(*CHOSEN.start(), *CHOSEN.end());
-                    before
-                        .into_iter()
-                        .chain([first])
-                        .chain(start..=*CHOSEN.end())
-                        .chain(*CHOSEN.start()..start)
-                        .find(|host| is_free(*host))
-                        .ok_or_else(|| conflict(first))?
-                }
-            };
-            ports.insert((port, protocol), host);
+        for (_, protocol, host) in &fixed {
+            if !is_free(*host, *protocol) {
+                return Err(conflict(*host, *protocol));
+            }
+        }
+        let mut ports = fixed.clone();
+        for ((port, protocol), first) in spec.ports.iter().filter(|_| !spec.host_network) {
+            let before = container.host_ports.iter().filter(|bound| {
+                (bound.0, bound.1) == (*port, *protocol) && !fixed.contains(*bound)
+            });
+            let start = (*first).clamp(*CHOSEN.start(), *CHOSEN.end());
+            let host = before
+                .map(|bound| bound.2)
+                .chain([*first])
+                .chain(start..=*CHOSEN.end())
+                .chain(*CHOSEN.start()..start)
+                .find(|host| {
+                    let mut taken = ports.iter();
+                    is_free(*host, *protocol)
+                        && !taken.any(|bound| (bound.1, bound.2) == (*protocol, *host))
+                })
+                .ok_or_else(|| conflict(*first, *protocol))?;
+            ports.insert((*port, *protocol, host));
         }
         Ok(ports)
     }

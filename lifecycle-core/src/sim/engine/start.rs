@@ -1,7 +1,7 @@
 //! Creates and starts containers: determines their command, when they become ready, and when they
 //! exit.
 
-use std::collections::BTreeMap;
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 use tokio::time::Instant;
@@ -96,7 +96,7 @@ impl Engine {
             phase: Phase::Created,
             started: None,
             starts: 0,
-            host_ports: BTreeMap::new(),
+            host_ports: BTreeSet::new(),
             stop_requested: false,
             restart_at: None,
             log: Vec::new(),
@@ -121,7 +121,7 @@ impl Engine {
             return Ok(false);
         }
         let ports = self.ports_for(container)?;
-        for ((_, protocol), host) in &ports {
+        for (_, protocol, host) in &ports {
             self.bound.insert((*host, *protocol), name.to_owned());
         }
         let Some(container) = self.containers.get_mut(name) else {

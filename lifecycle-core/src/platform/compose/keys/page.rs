@@ -35,6 +35,14 @@ process opens another port that other services need, add the port to `expose`. A
 resolvers of the node. Only IPv4, TCP and UDP are supported. A service sees the address of the client's node as the
 client address.
 
+**Published ports.** The engine of a node publishes the `ports` of the replicas on this node, so the service sees the
+addresses of its clients. While no ready replica on the node has the port (the replica starts, is replaced, or is not
+ready), the agent of the node forwards new TCP connections to a ready replica on any node, or holds them until there is
+one, as for service names. The service then sees the address of the node. With `order: start-first`, the old replica
+keeps the port until the new one is ready; then the agent forwards the port until the next update. Ports at a single
+address (`host_ip`) and UDP ports are not forwarded. A firewall on the node must allow connections to the agent, which
+listens on a port that the kernel chooses.
+
 **Files next to the Compose file.** Nodes have no copy of your directory. Therefore, the contents of a relative path
 (`./nginx.conf:/etc/nginx/nginx.conf`), a config or a secret are read where the command runs and sent in the
 declaration, which the registry stores encrypted. Before the container is created, the contents are written to a

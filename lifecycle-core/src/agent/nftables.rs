@@ -1,0 +1,311 @@
+//! Redirects ports of the node with nftables, through netlink. The rules are evaluated before those
+//! that the container engine makes with `iptables`, with either of its back ends.
+//!
+//! The constants are from the kernel's `linux/netfilter/nf_tables.h` and `nfnetlink.h`. Numbers in
+//! attributes are big-endian; values that rules compare are as in the packet.
+
+use std::collections::BTreeMap;
+use std::io;
+
+use rtnetlink::packet_core::{
+    DefaultNla, Emitable as _, NLM_F_APPEND, NLM_F_CREATE, NLM_F_REQUEST,
+};
+use rtnetlink::sys::protocols::NETLINK_NETFILTER;
+use rtnetlink::sys::{Socket, SocketAddr};
+
+/// `NFNL_SUBSYS_NFTABLES`
+const SUBSYSTEM: u8 = 10;
+const BATCH_BEGIN: u16 = 0x10;
+const BATCH_END: u16 = 0x11;
+const NEW_TABLE: u8 = 0;
+const NEW_CHAIN: u8 = 3;
+const NEW_RULE: u8 = 6;
+const DELETE_RULE: u8 = 8;
+/// `NFPROTO_INET`: IPv4 and IPv6.
+const INET: u8 = 1;
+/// `NFT_TABLE_F_OWNER`, since Linux 5.12: the kernel deletes the table when its socket is closed.
+const OWNED: u32 = 2;
+/// `NLA_F_NESTED`
+const NESTED: u16 = 1 << 15;
+/// `NLMSG_ERROR`
+const ERROR: u16 = 2;
+const MSG_DONTWAIT: i32 = 0x40;
+
+/// Chains with their hooks: connections from other hosts and from containers, and connections from
+/// the node itself.
+const CHAINS: [(&str, u32); 2] = [("prerouting", 0), ("output", 3)];
+/// Before the engine's rules, which have the priority -100.
+const PRIORITY: i32 = -110;
+
+/// A register of the rules' virtual machine.
+const REGISTER: u32 = 1;
+const TCP: u8 = 6;
+/// `RTN_LOCAL`
+const LOCAL: u32 = 2;
+
+/// A table with this process's redirects. It ends with this value, also if the process is killed.
+#[derive(Debug)]
+pub(super) struct Rules {
+    socket: Socket,
+    table: String,
+}
+
+impl Rules {
+    /// Creates an empty table. Its name must be unique.
+    pub(super) fn new(table: String) -> io::Result<Self> {
+        let mut socket = Socket::new(NETLINK_NETFILTER)?;
+        socket.bind_auto()?;
+        socket.connect(&SocketAddr::new(0, 0))?;
+        socket.set_cap_ack(true)?;
+        let rules = Self { socket, table };
+        let mut batch = Batch::default();
+        batch.add(
+            NEW_TABLE,
+            NLM_F_CREATE,
+            &[text(1, &rules.table), number(2, OWNED)],
+        );
+        for (chain, hook) in CHAINS {
+            let priority = PRIORITY.to_be_bytes().to_vec();
+            batch.add(
+                NEW_CHAIN,
+                NLM_F_CREATE,
+                &[
+                    text(1, &rules.table),
+                    text(3, chain),
+                    nested(4, &[number(1, hook), DefaultNla::new(2, priority)]),
+                    text(7, "nat"),
+                ],
+            );
+        }
+        rules.send(batch)?;
+        Ok(rules)
+    }
+
+    /// Replaces all redirects in one transaction: new TCP connections to each port of the node, at
+    /// any of its addresses, go to the other port instead.
+    pub(super) fn set(&self, redirects: &BTreeMap<u16, u16>) -> io::Result<()> {
+        let mut batch = Batch::default();
+        batch.add(DELETE_RULE, 0, &[text(1, &self.table)]);
+        for (port, to) in redirects {
+            for (chain, _) in CHAINS {
+                batch.add(
+                    NEW_RULE,
+                    NLM_F_CREATE | NLM_F_APPEND,
+                    &[
+                        text(1, &self.table),
+                        text(2, chain),
+                        nested(4, &redirect(*port, *to)),
+                    ],
+                );
+            }
+        }
+        self.send(batch)
+    }
+
+    /// Sends a batch. The kernel handles it before the call returns, and replies only to messages
+    /// that fail.
+    fn send(&self, batch: Batch) -> io::Result<()> {
+        self.socket.send(&batch.end(), 0)?;
+        let mut failed = None;
+        loop {
+            let mut reply = Vec::with_capacity(8192);
+            match self.socket.recv(&mut reply, MSG_DONTWAIT) {
+                Ok(_) => failed = failed.or(error_in(&reply)),
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,
+                Err(error) => return Err(error),
+            }
+        }
+        failed.map_or(Ok(()), Err)
+    }
+}
+
+/// Returns the error that a reply reports.
+fn error_in(reply: &[u8]) -> Option<io::Error> {
+    let kind = u16::from_ne_bytes(reply.get(4..6)?.try_into().ok()?);
+    let code = i32::from_ne_bytes(reply.get(16..20)?.try_into().ok()?);
+    (kind == ERROR && code != 0).then(|| io::Error::from_raw_os_error(-code))
+}
+
+/// Returns the expressions of a rule: if the destination is an address of the node, the protocol is
+/// TCP, and the port matches, redirect to the other port.
+fn redirect(port: u16, to: u16) -> [DefaultNla; 8] {
+    [
+        // NFT_FIB_RESULT_ADDRTYPE of NFTA_FIB_F_DADDR
+        expression("fib", &[number(1, REGISTER), number(2, 3), number(3, 2)]),
+        equals(&LOCAL.to_ne_bytes()),
+        // NFT_META_L4PROTO
+        expression("meta", &[number(1, REGISTER), number(2, 16)]),
+        equals(&[TCP]),
+        // Two bytes at offset 2 of NFT_PAYLOAD_TRANSPORT_HEADER
+        expression(
+            "payload",
+            &[
+                number(1, REGISTER),
+                number(2, 2),
+                number(3, 2),
+                number(4, 2),
+            ],
+        ),
+        equals(&port.to_be_bytes()),
+        expression(
+            "immediate",
+            &[number(1, REGISTER), value(2, &to.to_be_bytes())],
+        ),
+        // NFTA_REDIR_REG_PROTO_MIN
+        expression("redir", &[number(1, REGISTER)]),
+    ]
+}
+
+fn expression(name: &str, data: &[DefaultNla]) -> DefaultNla {
+    nested(1, &[text(1, name), nested(2, data)])
+}
+
+/// Continues with the rule only if the register has this value.
+fn equals(data: &[u8]) -> DefaultNla {
+    // NFT_CMP_EQ
+    expression("cmp", &[number(1, REGISTER), number(2, 0), value(3, data)])
+}
+
+fn value(kind: u16, data: &[u8]) -> DefaultNla {
+    nested(kind, &[DefaultNla::new(1, data.to_vec())])
+}
+
+fn number(kind: u16, value: u32) -> DefaultNla {
+    DefaultNla::new(kind, value.to_be_bytes().to_vec())
+}
+
+fn text(kind: u16, text: &str) -> DefaultNla {
+    let mut bytes = text.as_bytes().to_vec();
+    bytes.push(0);
+    DefaultNla::new(kind, bytes)
+}
+
+fn nested(kind: u16, parts: &[DefaultNla]) -> DefaultNla {
+    DefaultNla::new(kind | NESTED, emitted(parts))
+}
+
+fn emitted(parts: &[DefaultNla]) -> Vec<u8> {
+    let mut bytes = vec![0; parts.buffer_len()];
+    parts.emit(&mut bytes);
+    bytes
+}
+
+/// Messages that the kernel carries out in one transaction.
+#[derive(Debug)]
+struct Batch {
+    bytes: Vec<u8>,
+    sequence: u32,
+}
+
+impl Default for Batch {
+    fn default() -> Self {
+        let mut batch = Self {
+            bytes: Vec::new(),
+            sequence: 0,
+        };
+        batch.message(BATCH_BEGIN, 0, [0, 0, 0, SUBSYSTEM], &[]);
+        batch
+    }
+}
+
+impl Batch {
+    fn add(&mut self, kind: u8, flags: u16, attributes: &[DefaultNla]) {
+        let kind = u16::from_be_bytes([SUBSYSTEM, kind]);
+        self.message(kind, flags, [INET, 0, 0, 0], &emitted(attributes));
+    }
+
+    fn message(&mut self, kind: u16, flags: u16, family: [u8; 4], attributes: &[u8]) {
+        self.sequence += 1;
+        // The header of netlink and that of nfnetlink.
+        let length = u32::try_from(20 + attributes.len()).unwrap_or(u32::MAX);
+        self.bytes.extend(length.to_ne_bytes());
+        self.bytes.extend(kind.to_ne_bytes());
+        self.bytes.extend((NLM_F_REQUEST | flags).to_ne_bytes());
+        self.bytes.extend(self.sequence.to_ne_bytes());
+        self.bytes.extend(0_u32.to_ne_bytes());
+        self.bytes.extend(family);
+        self.bytes.extend(attributes);
+    }
+
+    fn end(mut self) -> Vec<u8> {
+        self.message(BATCH_END, 0, [0, 0, 0, SUBSYSTEM], &[]);
+        self.bytes
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::{Read as _, Write as _};
+    use std::net::{TcpListener, TcpStream};
+
+    use nix::sched::{CloneFlags, unshare};
+
+    use super::*;
+
+    /// Answers each connection with one byte, and returns the port.
+    fn serve(at: &str, answer: u8) -> u16 {
+        let listener = TcpListener::bind(at).unwrap();
+        let port = listener.local_addr().unwrap().port();
+        std::thread::spawn(move || {
+            for client in listener.incoming() {
+                client.unwrap().write_all(&[answer]).unwrap();
+            }
+        });
+        port
+    }
+
+    fn asked(at: (&str, u16)) -> u8 {
+        let mut answer = [0];
+        let mut stream = TcpStream::connect(at).unwrap();
+        stream.read_exact(&mut answer).unwrap();
+        answer[0]
+    }
+
+    #[test]
+    fn redirects_new_connections_until_the_rules_are_dropped() {
+        // The namespace of this thread, in which the threads of the servers start.
+        unshare(CloneFlags::CLONE_NEWNET).expect("run the tests as root");
+        tokio::runtime::Builder::new_current_thread()
+            .enable_io()
+            .build()
+            .unwrap()
+            .block_on(async {
+                let (connection, handle, _) = rtnetlink::new_connection().unwrap();
+                tokio::spawn(connection);
+                let up = rtnetlink::LinkUnspec::new_with_index(1).up().build();
+                handle.link().set(up).execute().await.unwrap();
+            });
+        let (direct, other) = (serve("[::]:0", 1), serve("[::]:0", 1));
+        let forwarder = serve("[::]:0", 2);
+        let hosts = ["127.0.0.1", "127.1.2.3", "::1"];
+        let rules = Rules::new("lifecycle-1".into()).unwrap();
+        assert!(hosts.iter().all(|host| asked((host, direct)) == 1));
+        let mut open = TcpStream::connect(("127.0.0.1", direct)).unwrap();
+        rules.set(&BTreeMap::from([(direct, forwarder)])).unwrap();
+        assert!(hosts.iter().all(|host| asked((host, direct)) == 2));
+        assert!(hosts.iter().all(|host| asked((host, other)) == 1));
+        let mut answer = [0];
+        open.read_exact(&mut answer).unwrap();
+        assert_eq!(answer, [1], "an open connection was redirected");
+        // A second process takes over, for example after an upgrade.
+        let second = Rules::new("lifecycle-2".into()).unwrap();
+        second.set(&BTreeMap::from([(direct, forwarder)])).unwrap();
+        drop(rules);
+        assert_eq!(asked(("127.0.0.1", direct)), 2);
+        second.set(&BTreeMap::from([(other, forwarder)])).unwrap();
+        assert_eq!(asked(("127.0.0.1", direct)), 1);
+        assert_eq!(asked(("127.0.0.1", other)), 2);
+        drop(second);
+        assert_eq!(asked(("127.0.0.1", other)), 1);
+    }
+
+    #[test]
+    fn reports_errors_of_the_kernel() {
+        unshare(CloneFlags::CLONE_NEWNET).expect("run the tests as root");
+        let rules = Rules::new("lifecycle-1".into()).unwrap();
+        let again = Rules::new("lifecycle-1".into()).unwrap_err();
+        assert_eq!(again.kind(), io::ErrorKind::PermissionDenied, "{again}");
+        drop(rules);
+        Rules::new("lifecycle-1".into()).unwrap();
+    }
+}

@@ -1,0 +1,104 @@
+//! Forwards new connections to published ports of the node, while the container engine does not.
+
+use std::collections::BTreeMap;
+use std::io;
+use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener};
+
+use tokio_util::task::AbortOnDropHandle;
+
+use super::nftables::Rules;
+use super::socket;
+use crate::clock::{IdSource as _, RandomIds};
+use crate::model::ServiceName;
+use crate::network::Table;
+
+/// A service and the container port to which connections are forwarded.
+pub(super) type Destination = (ServiceName, u16);
+
+/// The redirected ports of the node.
+#[derive(Debug, Default)]
+pub(super) struct Redirects {
+    rules: Option<Rules>,
+    /// The listener for each destination. It stays open when the port is no longer redirected,
+    /// because connections may still be in its queue.
+    listeners: BTreeMap<Destination, Listener>,
+    /// The ports in the kernel's rules.
+    active: BTreeMap<u16, Destination>,
+}
+
+#[derive(Debug)]
+struct Listener {
+    port: u16,
+    _task: AbortOnDropHandle<()>,
+}
+
+impl Redirects {
+    /// Stops redirecting the ports that `table` does not redirect, so that the engine serves them.
+    pub(super) fn withdraw(&mut self, table: &Table) -> io::Result<()> {
+        self.listeners
+            .retain(|(service, _), _| table.services.contains_key(service));
+        let required = required(table);
+        let mut left = self.active.clone();
+        left.retain(|port, destination| required.get(port) == Some(destination));
+        self.activate(left)
+    }
+
+    /// Redirects the ports that `table` redirects. `serve` starts to forward the connections of a
+    /// listener.
+    pub(super) fn redirect(
+        &mut self,
+        table: &Table,
+        serve: impl Fn(TcpListener, &Destination) -> Option<AbortOnDropHandle<()>>,
+    ) -> io::Result<()> {
+        let required = required(table);
+        for destination in required.values() {
+            if self.listeners.contains_key(destination) {
+                continue;
+            }
+            let listener = listen()?;
+            let port = listener.local_addr()?.port();
+            if let Some(task) = serve(listener, destination) {
+                let listener = Listener { port, _task: task };
+                self.listeners.insert(destination.clone(), listener);
+            }
+        }
+        self.activate(required)
+    }
+
+    fn activate(&mut self, ports: BTreeMap<u16, Destination>) -> io::Result<()> {
+        if ports == self.active {
+            return Ok(());
+        }
+        let listening = ports.iter().filter_map(|(port, destination)| {
+            let listener = self.listeners.get(destination)?;
+            Some((*port, listener.port))
+        });
+        let listening: BTreeMap<u16, u16> = listening.collect();
+        let rules = match self.rules.take() {
+            Some(rules) => rules,
+            // The table of an agent that has just been replaced may still exist.
+            None => Rules::new(format!("lifecycle-{}", RandomIds.uuid().simple()))?,
+        };
+        let set = rules.set(&listening);
+        self.rules = Some(rules);
+        set?;
+        self.active = ports;
+        Ok(())
+    }
+}
+
+fn required(table: &Table) -> BTreeMap<u16, Destination> {
+    let redirects = table.redirects.iter();
+    redirects
+        .map(|redirect| {
+            let destination = (redirect.service.clone(), redirect.container_port);
+            (redirect.port, destination)
+        })
+        .collect()
+}
+
+/// Listens on a free port at all addresses of the node.
+fn listen() -> io::Result<TcpListener> {
+    socket::listen(SocketAddr::from((Ipv6Addr::UNSPECIFIED, 0)))
+        .or_else(|_| socket::listen(SocketAddr::from((Ipv4Addr::UNSPECIFIED, 0))))
+}

@@ -1,7 +1,7 @@
 //! Tests the agent on the loopback network: tables, names, connections, datagrams, faults.
 //!
-//! Each test has its own address block, so that tests can run in parallel. The tests need no
-//! privileges.
+//! Each test has its own address block, so that tests can run in parallel. Only the tests of
+//! redirects need a capability.
 
 #![expect(
     clippy::expect_used,
@@ -11,6 +11,7 @@
 
 mod faults;
 mod names;
+mod redirects;
 mod restart;
 mod support;
 mod tables;

@@ -5,7 +5,6 @@ use std::collections::BTreeSet;
 use super::{Gate, PlacedReplica, Planning};
 use crate::model::{BuildSource, ImageSource, NodeName, Subject};
 use crate::reconcile::declared::{DeclaredService, listed_name};
-use crate::reconcile::index::Seen;
 use crate::reconcile::step::{Action, Held, HeldBy, Reason, StepId};
 use crate::runtime::uncompared;
 
@@ -44,31 +43,40 @@ impl<'a> Planning<'a> {
     /// with a container that may have the image under another name, because only that node's engine
     /// can compare the two images. A node on which the build failed is not used again: a comparison
     /// is worth less than the image.
+    ///
+    /// If there is no such container, this is the manager's node, if it needs the image: it is ready
+    /// first, so a build that was interrupted by a crash of the manager is repeated where its layers
+    /// are.
     fn builder(&self, service: &DeclaredService) -> Option<&'a NodeName> {
         if let Some(node) = self.history.builds.get(&service.image) {
             return Some(node);
         }
         let index = self.index;
-        let of_image = index
-            .services
-            .iter()
-            .filter(|s| s.service.image == service.image);
-        let mut seen = of_image.flat_map(|indexed| {
+        let of_image = || {
+            let services = index.services.iter();
+            services.filter(|s| s.service.image == service.image)
+        };
+        let mut seen = of_image().flat_map(|indexed| {
             let containers = index.seen[indexed.positions()].iter().flatten();
             containers.filter(|seen| seen.may_be_current(indexed.service))
         });
-        let usable = |seen: &&Seen<'a>| {
-            let gate = self.node_gates.get(seen.node);
+        let usable = |node: &NodeName| {
+            let view = self.observed.nodes.get(node);
             let build = Action::BuildImage {
                 image: service.image.clone(),
                 service: service.spec.name.clone(),
-                node: seen.node.clone(),
+                node: node.clone(),
             };
-            seen.view.not_responding.is_none()
-                && matches!(gate, Some(Gate::Open))
+            view.is_some_and(|view| view.not_responding.is_none())
+                && matches!(self.node_gates.get(node), Some(Gate::Open))
                 && !self.history.failures.contains_key(&build.id())
         };
-        seen.find(usable).map(|seen| seen.node)
+        if let Some(seen) = seen.find(|seen| usable(seen.node)) {
+            return Some(seen.node);
+        }
+        let managers = &self.declared.manager_node;
+        let mut nodes = of_image().flat_map(|s| &self.placement.nodes[s.positions()]);
+        (nodes.any(|node| *node == Some(managers)) && usable(managers)).then_some(managers)
     }
 
     fn build(&mut self, node: &NodeName, service: &DeclaredService, source: &BuildSource) -> Gate {

@@ -43,7 +43,8 @@ const TCP: u8 = 6;
 /// `RTN_LOCAL`
 const LOCAL: u32 = 2;
 
-/// A table with this process's redirects. It ends with this value, also if the process is killed.
+/// A table with this process's redirects. The kernel deletes it when this value is dropped or the
+/// process is killed.
 #[derive(Debug)]
 pub(super) struct Rules {
     socket: Socket,

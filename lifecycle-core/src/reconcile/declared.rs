@@ -217,6 +217,13 @@ impl Declared {
         Some(&service.spec.container)
     }
 
+    /// Returns the host ports that services publish.
+    pub(super) fn host_ports(&self) -> BTreeSet<u16> {
+        let services = self.services.values();
+        let ports = services.flat_map(|service| &service.spec.container.ports);
+        ports.filter_map(|port| port.host_port).collect()
+    }
+
     /// Returns whether an image was built by this platform.
     pub fn is_built_here(&self, image: &str) -> bool {
         image::is_built_by(&self.owner, image)

@@ -27,7 +27,8 @@ pub(super) fn internal(
     })
 }
 
-/// Returns the endpoints for users: the declared host ports, or else the chosen ones.
+/// Returns the endpoints for users: the declared host ports, or else the ones that are bound. Declared
+/// ports that the container does not have are forwarded to it.
 pub(super) fn published(
     ip: Option<IpAddr>,
     container: &ObservedContainer,
@@ -35,19 +36,30 @@ pub(super) fn published(
 ) -> Vec<Endpoint> {
     endpoints(ip, container, |key, ports| {
         let declared = declared_ports(template, key);
-        let own: BTreeSet<u16> = ports.intersection(&declared).copied().collect();
-        if !own.is_empty() {
-            return own;
+        if !declared.is_empty() {
+            return declared;
         }
         // Host ports of an earlier declaration.
         let earlier = ports.iter().filter(|port| !PICKED_PORTS.contains(*port));
         let earlier: BTreeSet<u16> = earlier.copied().collect();
-        match (earlier.is_empty(), declared.is_empty()) {
-            (false, _) => earlier,
-            (true, false) => declared,
-            (true, true) => ports,
-        }
+        if earlier.is_empty() { ports } else { earlier }
     })
+}
+
+/// Returns the TCP ports of a container that have another host port besides the chosen one, so that
+/// connections reach them without an agent.
+pub(super) fn published_ports(container: &ObservedContainer) -> BTreeSet<u16> {
+    let tcp = || {
+        container
+            .ports
+            .iter()
+            .filter(|port| port.1 == Protocol::Tcp)
+    };
+    let has_another = |port: &u16| {
+        let hosts: BTreeSet<u16> = tcp().filter(|b| b.0 == *port).map(|b| b.2).collect();
+        hosts.len() > 1 || hosts.iter().any(|host| !PICKED_PORTS.contains(host))
+    };
+    tcp().map(|port| port.0).filter(has_another).collect()
 }
 
 fn endpoints(
@@ -161,7 +173,8 @@ mod tests {
                 (&[8080, 8081], 23_000),
             ),
             // A container of an earlier declaration, and one of an earlier version of the manager.
-            (&[(80, 9090), (80, 23_000)], &[8080], (&[9090], 23_000)),
+            (&[(80, 9090), (80, 23_000)], &[8080], (&[8080], 23_000)),
+            (&[(80, 9090), (80, 23_000)], &[], (&[9090], 23_000)),
             (&[(80, 8080)], &[8080], (&[8080], 8080)),
         ] {
             let (published, internal) = ports(bound, declared);

@@ -90,6 +90,8 @@ pub(super) struct Execution {
     pub(super) begun: mpsc::UnboundedSender<CloudOperation>,
     /// The wait before the step stops a container.
     pub(super) drain: Option<Drain>,
+    /// Whether another container of the replica was running on the node when the step was planned.
+    pub(super) replaces: bool,
 }
 
 impl Execution {
@@ -218,10 +220,8 @@ impl Execution {
                 let handle = self.handle(node).await?;
                 if let Some(drain) = &self.drain {
                     let until = drain.wait(self.grace_or_default(action), progress).await;
-                    if let Some(service) = self.declared.services.get(&instance.service)
-                        && drain.serves()
-                    {
-                        direct::connections_end(&handle, id, service, until, progress).await;
+                    if drain.serves() {
+                        direct::connections_end(&handle, id, until, progress).await;
                     }
                 }
                 // An undeclared container has the grace period with which it was created.
@@ -419,7 +419,7 @@ impl Execution {
             digest: service.digest.clone(),
             template_digest: Some(service.template_digest.clone()),
             image: service.image.clone(),
-            ports: bindings(container, &template, &exposed),
+            ports: bindings(container, &template, &exposed, &self.declared.host_ports()),
             template,
             binds,
             host_network,
@@ -440,7 +440,7 @@ impl Execution {
         container: &str,
         (node, handle): (&NodeName, &NodeHandle),
     ) -> Result<()> {
-        if self.declared.agents.is_none() || template.ports.iter().all(|p| p.host_port.is_none()) {
+        if !self.replaces || self.declared.agents.is_none() {
             return Ok(());
         }
         let state = handle.runtime.state();
@@ -515,12 +515,13 @@ pub fn node_directory(platform: PlatformId) -> String {
     format!("/var/lib/lifecycle/{platform}")
 }
 
-/// Returns a host port for every container port, derived from the container's name. The declared
-/// host ports are bound in addition.
+/// Returns a host port for every container port, derived from the container's name, but none of the
+/// host ports in `declared`, which are bound in addition.
 fn bindings(
     container: &str,
     template: &ContainerTemplate,
     exposed_by_image: &[(u16, Protocol)],
+    declared: &BTreeSet<u16>,
 ) -> BTreeMap<(u16, Protocol), u16> {
     let mut bindings = BTreeMap::new();
     if template.connection.mode == NetworkMode::None {
@@ -530,7 +531,10 @@ fn bindings(
     let published = published.map(|port| (port.container_port, port.protocol));
     let exposed = template.expose.iter().chain(exposed_by_image).copied();
     for key in published.chain(exposed) {
-        bindings.insert(key, derived_port(container, key));
+        let derived = derived_port(container, key);
+        let mut free = (derived..=*PICKED_PORTS.end()).chain(PICKED_PORTS);
+        let port = free.find(|port| !declared.contains(port));
+        bindings.insert(key, port.unwrap_or(derived));
     }
     bindings
 }

@@ -192,6 +192,11 @@ impl Feeder {
         views.collect()
     }
 
+    /// Returns the latest table.
+    pub(super) fn table(&self) -> Option<Arc<Table>> {
+        self.tables.borrow().clone()
+    }
+
     /// Returns what the stop of a container has to wait for, as of the latest table.
     pub(super) fn drain(
         &self,
@@ -199,10 +204,18 @@ impl Feeder {
         container: &str,
         declared: watch::Receiver<Option<Arc<Declared>>>,
     ) -> Drain {
+        let table = self.tables.borrow();
+        let entry = table.as_ref().and_then(|table| table.services.get(service));
+        let mut backends = entry.into_iter().flat_map(|entry| &entry.backends);
+        let others_serve = backends.any(|backend| !backend.draining);
         Drain {
             service: service.clone(),
             container: container.to_owned(),
-            version: self.tables.borrow().as_ref().map_or(0, |t| t.version),
+            version: table.as_ref().map_or(0, |table| table.version),
+            longest: table
+                .as_ref()
+                .filter(|_| !others_serve)
+                .map(|table| table.wait / 2),
             agents: self.shared.agents.subscribe(),
             declared,
         }

@@ -6,16 +6,17 @@ use std::net::{Ipv4Addr, SocketAddr};
 use super::declared::{Agents, Declared};
 use super::endpoints::internal;
 use super::observe::{NodeView, Observed, Readiness};
-use crate::model::{ContainerId, Epoch, ImageSource, Protocol, ServiceName};
+use crate::model::{ContainerId, Epoch, ImageSource, NodeName, Protocol, ServiceName};
 use crate::network::{Backend, Redirect, ServiceEntry, Table};
-use crate::runtime::{ContainerState, ObservedContainer, Role};
+use crate::runtime::{ContainerState, EngineState, ObservedContainer, Role};
 
-/// Returns the current table, in which containers in `stopping` get no new connections. Returns
-/// `None` if the platform has no agents.
+/// Returns the current table, in which containers in `stopping` get no new connections. `previous` is
+/// the table before. Returns `None` if the platform has no agents.
 pub(super) fn table(
     declared: &Declared,
     observed: &Observed,
     stopping: &BTreeSet<ContainerId>,
+    previous: Option<&Table>,
 ) -> Option<Table> {
     let agents = declared.agents.as_ref()?;
     let mut services: BTreeMap<ServiceName, ServiceEntry> = agents
@@ -63,61 +64,106 @@ pub(super) fn table(
         platform: declared.owner.name.clone(),
         block: network.block,
         wait: network.wait,
-        redirects: redirects(declared, observed, stopping),
+        redirects: redirects(declared, observed, stopping, previous),
         services,
     })
 }
 
-/// Returns the published ports that the agents forward: those of nodes that have a container of the
-/// service, but none that is ready and has the port.
+/// Returns the published ports that the agents forward: those of a service that has a container on
+/// the node, but none that is ready, is not being stopped, and has the port. While a node cannot be
+/// observed, it keeps the redirects of `previous`.
 fn redirects(
     declared: &Declared,
     observed: &Observed,
     stopping: &BTreeSet<ContainerId>,
+    previous: Option<&Table>,
 ) -> Vec<Redirect> {
     let mut redirects = Vec::new();
     if declared.deleting {
         return redirects;
     }
     for (node, view) in &observed.nodes {
-        let state = view.engine_state().into_iter();
-        let mut containers: BTreeMap<&ServiceName, Vec<&ObservedContainer>> = BTreeMap::new();
-        for container in state.flat_map(|state| &state.containers) {
-            if let Role::Instance(id) = &container.role {
-                containers.entry(&id.service).or_default().push(container);
-            }
-        }
-        for (name, containers) in containers {
-            let Some(service) = declared.services.get(name) else {
-                continue;
-            };
-            for (port, container_port) in service.redirectable_ports() {
-                let serves = |container: &&&ObservedContainer| {
-                    let mut ports = container.ports.iter();
-                    matches!(container.state, ContainerState::Running { .. })
-                        && !stopping.contains(&container.id)
-                        // Not checked yet, for example because the manager has just started.
-                        && !matches!(
-                            view.readiness.get(&container.id),
-                            Some(Readiness::Waiting { .. })
-                        )
-                        && ports.any(|(_, protocol, host)| {
-                            (*protocol, *host) == (Protocol::Tcp, port)
-                        })
-                };
-                if containers.iter().find(serves).is_none() {
-                    redirects.push(Redirect {
-                        node: node.clone(),
-                        port,
-                        service: name.clone(),
-                        container_port,
-                    });
-                }
-            }
-        }
+        let Some(state) = view.engine_state() else {
+            let previous = previous.into_iter().flat_map(|table| &table.redirects);
+            let kept = previous.filter(|redirect| {
+                redirect.node == *node && declared.services.contains_key(&redirect.service)
+            });
+            redirects.extend(kept.cloned());
+            continue;
+        };
+        redirects.extend(of_node(declared, node, view, state, stopping));
     }
     redirects.sort();
     redirects
+}
+
+fn of_node(
+    declared: &Declared,
+    node: &NodeName,
+    view: &NodeView,
+    state: &EngineState,
+    stopping: &BTreeSet<ContainerId>,
+) -> Vec<Redirect> {
+    let mut containers: BTreeMap<&ServiceName, Vec<&ObservedContainer>> = BTreeMap::new();
+    // The service whose running container has each TCP port of the node.
+    let mut holders: BTreeMap<u16, &ServiceName> = BTreeMap::new();
+    for container in &state.containers {
+        let Role::Instance(id) = &container.role else {
+            continue;
+        };
+        containers.entry(&id.service).or_default().push(container);
+        if container.state.is_running() && !stopping.contains(&container.id) {
+            let tcp = container
+                .ports
+                .iter()
+                .filter(|port| port.1 == Protocol::Tcp);
+            holders.extend(tcp.map(|port| (port.2, &id.service)));
+        }
+    }
+    let mut redirects: BTreeMap<u16, (bool, Redirect)> = BTreeMap::new();
+    for (name, containers) in containers {
+        let Some(service) = declared.services.get(name) else {
+            continue;
+        };
+        for (port, container_port) in service.redirectable_ports() {
+            let serves = |container: &&ObservedContainer| {
+                let mut ports = container.ports.iter();
+                matches!(container.state, ContainerState::Running { .. })
+                    && !stopping.contains(&container.id)
+                    // Not checked yet, for example because the manager has just started.
+                    && !matches!(
+                        view.readiness.get(&container.id),
+                        Some(Readiness::Waiting { .. })
+                    )
+                    && ports.any(|bound| (bound.1, bound.2) == (Protocol::Tcp, port))
+            };
+            let is_of_other = holders.get(&port).is_some_and(|holder| *holder != name);
+            if is_of_other || containers.iter().any(serves) {
+                continue;
+            }
+            // Two services can have this port on a node while one of them moves to another node.
+            let runs = containers
+                .iter()
+                .any(|container| container.state.is_running());
+            if redirects
+                .get(&port)
+                .is_some_and(|(other_runs, _)| *other_runs || !runs)
+            {
+                continue;
+            }
+            let redirect = Redirect {
+                node: node.clone(),
+                port,
+                service: name.clone(),
+                container_port,
+            };
+            redirects.insert(port, (runs, redirect));
+        }
+    }
+    redirects
+        .into_values()
+        .map(|(_, redirect)| redirect)
+        .collect()
 }
 
 /// Returns the entry of a service, without backends.
@@ -162,4 +208,221 @@ pub(super) fn adds_names(old: &Table, new: &Table) -> bool {
                     || !service.ports.is_subset(&known.ports)
             })
         })
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use super::*;
+    use crate::cloud::{ObservedNode, Power, SshAddress};
+    use crate::model::{
+        Addresses, Generation, InstanceId, NodeSpec, PlatformId, PublishedPort, Replica,
+        ServiceSpec, SpecDigest,
+    };
+    use crate::platform::{CloudSpec, Declaration, ManagerSpec, NetworkSpec};
+    use crate::reconcile::observe::EngineView;
+    use crate::registry::Unknown;
+    use crate::runtime::EngineInfo;
+    use crate::secret::PlatformKey;
+
+    const NODE: &str = "n1";
+
+    fn node() -> NodeName {
+        NodeName::try_from(NODE).unwrap()
+    }
+
+    /// Declares services that publish container port 80 at these host ports.
+    fn declared(services: &[(&str, u16)]) -> Declared {
+        let services = services.iter().map(|(name, host_port)| {
+            let name = ServiceName::try_from(*name).unwrap();
+            let mut spec = ServiceSpec::new(name.clone(), ImageSource::Image("nginx".into()));
+            spec.container.ports = vec![PublishedPort {
+                host_port: Some(*host_port),
+                container_port: 80,
+                protocol: Protocol::Tcp,
+                host_ip: None,
+            }];
+            (name, spec)
+        });
+        let declaration = Declaration {
+            name: "demo".parse().unwrap(),
+            id: PlatformId::new(uuid::Uuid::nil()),
+            manager: ManagerSpec {
+                node: node(),
+                port: ManagerSpec::PORT,
+            },
+            cloud: CloudSpec::Local { subnet: None },
+            nodes: [(node(), NodeSpec::new(node()))].into(),
+            services: services.collect(),
+            volumes: BTreeSet::new(),
+            network: NetworkSpec::default(),
+            deadlines: crate::cloud::CloudDeadlines::default(),
+        };
+        let key = PlatformKey::from_hex(&"5a".repeat(32)).unwrap();
+        Declared::new(Generation(1), &declaration, &key).unwrap()
+    }
+
+    /// Returns a container of a service that has host ports of the node; `ready` is `None` if it has
+    /// exited.
+    fn container(service: &str, hosts: &[u16], ready: Option<bool>) -> (ObservedContainer, bool) {
+        let state = match ready {
+            Some(_) => ContainerState::Running { health: None },
+            None => ContainerState::Exited { code: 0, at: None },
+        };
+        let container = ObservedContainer {
+            id: ContainerId(format!("{service}-{hosts:?}-{ready:?}").into()),
+            name: format!("demo-{service}-1-{hosts:?}"),
+            role: Role::Instance(InstanceId {
+                service: ServiceName::try_from(service).unwrap(),
+                replica: Replica(1),
+            }),
+            digest: SpecDigest::from_hex("ab"),
+            digest_version: SpecDigest::VERSION.to_owned(),
+            template_digest: None,
+            image: "nginx".into(),
+            state,
+            started_at: None,
+            ports: hosts
+                .iter()
+                .map(|host| (80, Protocol::Tcp, *host))
+                .collect(),
+            exposed: Vec::new(),
+            has_healthcheck: false,
+        };
+        (container, ready == Some(true))
+    }
+
+    fn observed(containers: Option<&[(ObservedContainer, bool)]>) -> Observed {
+        let since = chrono::DateTime::UNIX_EPOCH;
+        let mut view = NodeView::not_asked(ObservedNode {
+            name: node(),
+            provider_id: "1".into(),
+            power: Power::Running,
+            addresses: Addresses::default(),
+            ssh: SshAddress::new("root"),
+            boot_id: None,
+            created: true,
+        });
+        view.engine = match containers {
+            None => EngineView::Unknown(Unknown {
+                since,
+                why: "no route".into(),
+            }),
+            Some(containers) => EngineView::Known {
+                info: EngineInfo {
+                    version: "20.10.24".into(),
+                    api_version: "1.41".into(),
+                    architecture: "amd64".into(),
+                    cpus: 2,
+                    memory_bytes: 1,
+                },
+                state: EngineState {
+                    containers: containers.iter().map(|(one, _)| one.clone()).collect(),
+                    ..EngineState::default()
+                },
+            },
+        };
+        for (container, is_ready) in containers.into_iter().flatten() {
+            let readiness = if *is_ready {
+                Readiness::Ready { at: since }
+            } else {
+                Readiness::Waiting { since }
+            };
+            view.readiness.insert(container.id.clone(), readiness);
+        }
+        Observed {
+            nodes: [(node(), Arc::new(view))].into(),
+            ..Observed::default()
+        }
+    }
+
+    /// Returns the redirects as `<port>-><service>`.
+    fn redirected(
+        services: &[(&str, u16)],
+        containers: &[(ObservedContainer, bool)],
+        stopping: Option<&ContainerId>,
+    ) -> Vec<String> {
+        let stopping = stopping.into_iter().cloned().collect();
+        let observed = observed(Some(containers));
+        let redirects = redirects(&declared(services), &observed, &stopping, None);
+        let shown = redirects.iter();
+        shown
+            .map(|one| format!("{}->{}", one.port, one.service))
+            .collect()
+    }
+
+    #[test]
+    fn a_port_is_redirected_unless_a_ready_container_has_it() {
+        let web: &[(&str, u16)] = &[("web", 8080)];
+        let ready = container("web", &[8080, 23_000], Some(true));
+        let forwarded = ["8080->web"];
+        assert!(redirected(web, &[ready.clone()], None).is_empty());
+        assert_eq!(
+            redirected(web, &[ready.clone()], Some(&ready.0.id)),
+            forwarded
+        );
+        let waiting = container("web", &[8080, 23_000], Some(false));
+        assert_eq!(redirected(web, &[waiting], None), forwarded);
+        let ended = container("web", &[8080, 23_000], None);
+        assert_eq!(redirected(web, &[ended], None), forwarded);
+        let without = container("web", &[23_000], Some(true));
+        assert_eq!(redirected(web, &[without.clone()], None), forwarded);
+        assert!(redirected(web, &[without, ready.clone()], None).is_empty());
+        // A node without a container of the service, and a service that is no longer declared.
+        assert!(redirected(web, &[], None).is_empty());
+        let stopping = Some(&ready.0.id);
+        assert!(redirected(&[("api", 8080)], &[ready.clone()], stopping).is_empty());
+    }
+
+    #[test]
+    fn a_port_of_another_service_is_not_redirected() {
+        let both: &[(&str, u16)] = &[("a", 8081), ("b", 8080)];
+        let a = container("a", &[8080, 23_000], Some(true));
+        let b = container("b", &[24_000], Some(true));
+        // `a` keeps the port of its earlier declaration.
+        assert_eq!(redirected(both, &[a.clone(), b.clone()], None), ["8081->a"]);
+        let stopping = Some(&a.0.id);
+        let passed = ["8080->b", "8081->a"];
+        assert_eq!(redirected(both, &[a.clone(), b], stopping), passed);
+        // Two services have the same port while they swap nodes.
+        let same: &[(&str, u16)] = &[("a", 8080), ("b", 8080)];
+        let moved = container("a", &[8080, 23_000], None);
+        let starts = container("b", &[8080, 24_000], Some(false));
+        assert_eq!(
+            redirected(same, &[moved.clone(), starts], None),
+            ["8080->b"]
+        );
+        let starts = container("a", &[8080, 24_000], Some(false));
+        let moved = container("b", &[8080, 23_000], None);
+        assert_eq!(redirected(same, &[starts, moved], None), ["8080->a"]);
+    }
+
+    #[test]
+    fn a_node_that_cannot_be_observed_keeps_its_redirects() {
+        let declared = declared(&[("web", 8080)]);
+        let stopping = BTreeSet::new();
+        let without = [container("web", &[23_000], Some(true))];
+        let known = observed(Some(&without));
+        let redirects_of = |observed, previous: Option<&Table>| {
+            redirects(&declared, observed, &stopping, previous)
+        };
+        let before = redirects_of(&known, None);
+        assert_eq!(before.len(), 1);
+        let previous = Table {
+            epoch: Epoch::default(),
+            version: 1,
+            platform: "demo".parse().unwrap(),
+            block: crate::network::DEFAULT_BLOCK,
+            wait: std::time::Duration::from_secs(30),
+            services: BTreeMap::new(),
+            redirects: before.clone(),
+        };
+        let unknown = observed(None);
+        assert_eq!(redirects_of(&unknown, Some(&previous)), before);
+        assert!(redirects_of(&unknown, None).is_empty());
+        assert_eq!(previous.for_node(&node()).redirects, before);
+        let other = NodeName::try_from("n2").unwrap();
+        assert!(previous.for_node(&other).redirects.is_empty());
+    }
 }

@@ -16,6 +16,7 @@ use crate::reconcile::feeder::Drain;
 use crate::reconcile::observe::Observed;
 use crate::reconcile::step::{Action, Step};
 use crate::registry::{Batch, Change};
+use crate::runtime::Role;
 
 impl Driver {
     /// Starts every step of the latest plan that may start now.
@@ -133,6 +134,7 @@ impl Driver {
             under_way: self.operations.get(action.node()).cloned(),
             begun: self.begun.clone(),
             drain: self.drain(action),
+            replaces: replaces(action, observed),
         }
     }
 
@@ -179,4 +181,24 @@ impl Driver {
         let task = self.tasks.spawn(work.instrument(span));
         self.task_steps.insert(task.id(), id);
     }
+}
+
+/// Returns whether `action` starts a container while another one of the same replica is running on
+/// the node.
+fn replaces(action: &Action, observed: &Observed) -> bool {
+    let Action::StartInstance {
+        instance,
+        container,
+        node,
+    } = action
+    else {
+        return false;
+    };
+    let view = observed.nodes.get(node);
+    let state = view.and_then(|view| view.engine_state());
+    let mut containers = state.into_iter().flat_map(|state| &state.containers);
+    containers.any(|other| {
+        let is_of_replica = matches!(&other.role, Role::Instance(of) if of == instance);
+        is_of_replica && other.name != *container && other.state.is_running()
+    })
 }

@@ -20,7 +20,9 @@ impl Driver {
         for step in launches {
             stopping.extend(step.action.ended_container().cloned());
         }
-        if let Some(table) = traffic::table(&target.declared, observed, &stopping) {
+        let previous = self.feeder.table();
+        let table = traffic::table(&target.declared, observed, &stopping, previous.as_deref());
+        if let Some(table) = table {
             self.feeder.update(target.declared.owner.id, table);
         }
     }

@@ -38,6 +38,9 @@ pub(in crate::reconcile) struct Drain {
     pub(super) container: String,
     /// The version of the latest table, in which the container gets no new connections.
     pub(super) version: u64,
+    /// The limit for the wait for open connections, if new connections wait meanwhile, because no
+    /// other replica is ready.
+    pub(super) longest: Option<Duration>,
     pub(super) agents: watch::Receiver<Agents>,
     pub(super) declared: watch::Receiver<Option<Arc<Declared>>>,
 }
@@ -59,7 +62,8 @@ impl Drain {
     ///
     /// If the service is no longer declared, no successor can take over its connections, so the
     /// second wait is left out.
-    /// Returns when `grace` ends.
+    ///
+    /// Returns the time at which the second wait ends at the latest.
     pub(in crate::reconcile) async fn wait(
         &self,
         grace: Duration,
@@ -67,7 +71,7 @@ impl Drain {
     ) -> Instant {
         let started = Instant::now();
         let acknowledged = self.acknowledged(progress).await;
-        let deadline = Instant::now() + grace;
+        let deadline = Instant::now() + self.longest.map_or(grace, |longest| grace.min(longest));
         self.connections_ended(&acknowledged, deadline, progress)
             .await;
         if started.elapsed() >= SHOWN_AFTER {

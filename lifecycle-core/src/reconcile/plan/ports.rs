@@ -15,12 +15,7 @@ pub(super) fn holders<'a>(
     declared: &'a Declared,
     index: &Index<'a>,
 ) -> BTreeMap<HostPort<'a>, (usize, Seen<'a>)> {
-    let declared_ports: BTreeSet<u16> = declared
-        .services
-        .values()
-        .flat_map(|service| &service.spec.container.ports)
-        .filter_map(|port| port.host_port)
-        .collect();
+    let declared_ports = declared.host_ports();
     let mut holders = BTreeMap::new();
     if declared_ports.is_empty() {
         return holders;

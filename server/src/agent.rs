@@ -3,6 +3,7 @@
 
 use std::num::NonZeroUsize;
 use std::path::PathBuf;
+use std::time::Duration;
 
 use clap::{Args, Subcommand};
 use lifecycle_core::Result;
@@ -17,6 +18,10 @@ pub(crate) struct AgentArguments {
     /// The directory for the latest table, the sockets and the containers' resolv.conf
     #[arg(long, default_value = "/var/lib/lifecycle/agent", global = true)]
     state: PathBuf,
+    /// The agent's name. An agent takes over from a running one only if the file `current` in the
+    /// directory contains its name
+    #[arg(long)]
+    name: Option<String>,
     /// The resolv.conf with the node's own resolvers
     #[arg(long, default_value = "/etc/resolv.conf")]
     resolvers: PathBuf,
@@ -38,7 +43,12 @@ enum AgentCommand {
     Feed,
     /// Succeed if an agent is running and has a table
     Check,
+    /// Wait until the agent with this name serves
+    Serves { name: String },
 }
+
+/// How long [`AgentCommand::Serves`] waits.
+const SERVES_WITHIN: Duration = Duration::from_secs(15);
 
 pub(crate) async fn run(arguments: AgentArguments) -> Result<()> {
     match arguments.command {
@@ -46,8 +56,12 @@ pub(crate) async fn run(arguments: AgentArguments) -> Result<()> {
             agent::feed(&arguments.state, tokio::io::stdin(), tokio::io::stdout()).await
         }
         Some(AgentCommand::Check) => agent::check(&arguments.state).await,
+        Some(AgentCommand::Serves { name }) => {
+            agent::serves(&arguments.state, &name, SERVES_WITHIN).await
+        }
         None => {
             let options = AgentOptions {
+                name: arguments.name,
                 resolvers: arguments.resolvers,
                 dns_port: arguments.dns_port,
                 route: !arguments.no_route,

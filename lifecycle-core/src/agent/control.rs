@@ -70,13 +70,14 @@ pub(super) async fn serve(
     }
 }
 
-struct Feeder {
-    tables: mpsc::Sender<Command>,
-    reporter: Arc<Reporter>,
+/// Serves one connection.
+pub(super) struct Feeder {
+    pub(super) tables: mpsc::Sender<Command>,
+    pub(super) reporter: Arc<Reporter>,
 }
 
 impl Feeder {
-    async fn serve(self, stream: UnixStream) -> io::Result<()> {
+    pub(super) async fn serve(self, stream: UnixStream) -> io::Result<()> {
         let (from, mut to) = stream.into_split();
         let mut lines = Lines::new(from, LONGEST);
         let mut reports = self.reporter.listen();

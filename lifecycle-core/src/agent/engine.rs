@@ -1,23 +1,30 @@
 //! Applies tables incrementally: unchanged services are not touched, and open connections of
 //! changed or removed services are kept.
 
+mod handover;
+
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::io;
 use std::net::{Ipv4Addr, SocketAddr};
+use std::os::fd::OwnedFd;
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use bytes::Bytes;
+use tokio::net::UnixStream;
 use tokio::sync::{Semaphore, mpsc, watch};
 use tokio::task::JoinHandle;
 use tokio::time::{MissedTickBehavior, interval};
+use tokio_util::sync::CancellationToken;
 use tokio_util::task::AbortOnDropHandle;
 
 use super::control::Command;
 use super::dns::{Answerer, Forwarder, Sockets, Zone};
+use super::handover::Inherited;
 use super::metrics::View;
 use super::namespace::Addresses;
+use super::previous::Previous;
 use super::redirect::Redirects;
 use super::report::Reporter;
 use super::resolvers::{ResolvConf, for_containers, write_in_place};
@@ -30,6 +37,7 @@ use super::{AgentOptions, RESOLV_CONF, socket};
 use crate::error::Result;
 use crate::model::{InstanceId, Protocol, ServiceName};
 use crate::network::{Block, ReportKind, Table};
+use handover::Listening;
 
 /// The interval between retries, for example while an address is still in use.
 const TRY_AGAIN: Duration = Duration::from_millis(200);
@@ -54,11 +62,24 @@ pub(super) struct Engine {
     last: Option<Table>,
     services: BTreeMap<ServiceName, Arc<Service>>,
     backends: HashMap<(InstanceId, String), Weak<Backend>>,
-    listening: BTreeMap<ListenerKey, JoinHandle<()>>,
+    listening: BTreeMap<ListenerKey, Listening>,
     /// The listeners that are missing because their address is in use.
     missing: BTreeSet<ListenerKey>,
     redirects: Redirects,
-    dns: Option<(Block, AbortOnDropHandle<()>)>,
+    dns: Option<Dns>,
+    /// The sockets of the previous agent that are not used yet.
+    inherited: Inherited,
+    /// Cancelled when the next agent accepts the connections.
+    closing: CancellationToken,
+    previous: Option<Previous>,
+}
+
+/// The DNS server on the first address of a block, and further descriptors of its sockets.
+#[derive(Debug)]
+struct Dns {
+    block: Block,
+    server: AbortOnDropHandle<()>,
+    sockets: Vec<OwnedFd>,
 }
 
 impl Engine {
@@ -70,16 +91,19 @@ impl Engine {
         workers: Workers,
         reporter: Arc<Reporter>,
         resolvers: watch::Receiver<Arc<ResolvConf>>,
+        inherited: Inherited,
     ) -> (Self, watch::Receiver<Arc<View>>) {
         let zone = watch::Sender::default();
         let forwarder = Forwarder {
             resolvers: resolvers.clone(),
             port: options.resolvers_port,
         };
+        let closing = CancellationToken::new();
         let forwarding = Forwarding {
             workers,
             reporter: Arc::clone(&reporter),
-            room: Arc::new(Semaphore::new(socket::most_connections())),
+            room: Arc::new(Semaphore::new(socket::most_connections() as usize)),
+            closing: closing.clone(),
             connect_within: options.connect_within,
             vanished_after: options.vanished_after,
         };
@@ -102,12 +126,26 @@ impl Engine {
             missing: BTreeSet::new(),
             redirects: Redirects::default(),
             dns: None,
+            inherited,
+            closing,
+            previous: None,
         };
         engine.resume().await;
+        engine.inherited.clear();
         (engine, seen)
     }
 
-    pub(super) async fn run(mut self, mut commands: mpsc::Receiver<Command>) {
+    /// Returns whether the table from disk, if there is one, has been applied.
+    pub(super) fn has_resumed(&self) -> bool {
+        self.last.is_none()
+    }
+
+    /// Serves until another agent has taken over. Returns the connection to that agent.
+    pub(super) async fn run(
+        mut self,
+        mut commands: mpsc::Receiver<Command>,
+        mut next: mpsc::Receiver<UnixStream>,
+    ) -> (Self, UnixStream) {
         let mut again = interval(TRY_AGAIN);
         again.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
@@ -117,6 +155,11 @@ impl Engine {
                     // Ignore the error: the feeder has disconnected.
                     drop(command.answer.send(self.reporter.report(kind)));
                 }
+                Some(mut stream) = next.recv() => match self.hand_over(&mut stream).await {
+                    Ok(()) => return (self, stream),
+                    Err(error) => tracing::warn!(%error, "another agent did not take over"),
+                },
+                () = Previous::ended(self.previous.as_ref()) => self.previous = None,
                 Ok(()) = self.resolvers.changed() => self.write_resolv_conf(),
                 _ = again.tick() => {
                     self.resume().await;
@@ -143,8 +186,9 @@ impl Engine {
     }
 
     async fn take(&mut self, line: Bytes) -> ReportKind {
+        let text = line.clone();
         let parsed = tokio::task::spawn_blocking(move || {
-            let table: Table = serde_json::from_slice(&line).map_err(|error| error.to_string())?;
+            let table: Table = serde_json::from_slice(&text).map_err(|error| error.to_string())?;
             match invalid(&table) {
                 Some(why) => Err(why),
                 None => Ok(table),
@@ -170,6 +214,8 @@ impl Engine {
                 return ReportKind::Accepted;
             }
         }
+        // First, so that the first reports about the table contain the previous agent's connections.
+        self.pass_on(&line).await;
         match self.apply(table, true).await {
             Ok(()) => ReportKind::Accepted,
             Err(error) => {
@@ -264,7 +310,7 @@ impl Engine {
         let obsolete = self
             .listening
             .extract_if(.., |place, _| !required.contains(place));
-        let stopped: Vec<_> = obsolete.map(|(_, listener)| listener).collect();
+        let stopped: Vec<_> = obsolete.map(|(_, listening)| listening.task).collect();
         stop(stopped).await;
         let listeners = required
             .iter()
@@ -335,26 +381,38 @@ impl Engine {
         service: &Arc<Service>,
         at: SocketAddr,
         protocol: Protocol,
-    ) -> io::Result<JoinHandle<()>> {
+    ) -> io::Result<Listening> {
         let port = at.port();
         let service = Arc::clone(service);
         let workers = &self.forwarding.workers;
-        Ok(match protocol {
+        let (socket, task): (OwnedFd, _) = match protocol {
             Protocol::Tcp => {
-                let listener = self.addresses.make(move || socket::listen(at))?;
+                let listener = match self.inherited.listener(at) {
+                    Some(listener) => listener,
+                    None => self.addresses.make(move || socket::listen(at))?,
+                };
                 let forwarding = Arc::clone(&self.forwarding);
-                workers.spawn_in_turn(tcp::accept(listener, service, port, forwarding))
+                let second = listener.try_clone()?.into();
+                let accept = tcp::accept(listener, service, port, forwarding);
+                (second, workers.spawn_in_turn(accept))
             }
             Protocol::Udp => {
-                let socket = self.addresses.make(move || socket::datagrams(at))?;
+                let socket = match self.inherited.datagrams(at) {
+                    Some(socket) => socket,
+                    None => self.addresses.make(move || socket::datagrams(at))?,
+                };
                 let bounds = Bounds {
                     sessions: self.options.udp_sessions,
                     idle: self.options.udp_idle,
                     room: Arc::clone(&self.forwarding.room),
+                    closing: self.closing.child_token(),
                 };
-                workers.spawn_in_turn(udp::serve(socket, service, port, bounds))
+                let second = socket.try_clone()?.into();
+                let serve = udp::serve(socket, service, port, bounds);
+                (second, workers.spawn_in_turn(serve))
             }
-        })
+        };
+        Ok(Listening { task, socket })
     }
 }
 
@@ -365,18 +423,34 @@ impl Engine {
             return;
         };
         match self.dns.take() {
-            Some((answered, server)) if answered == block && !server.is_finished() => {
-                self.dns = Some((answered, server));
+            Some(dns) if dns.block == block && !dns.server.is_finished() => {
+                self.dns = Some(dns);
                 return;
             }
-            Some((_, server)) => stop([server.detach()]).await,
+            Some(dns) => {
+                drop(dns.sockets);
+                stop([dns.server.detach()]).await;
+            }
             None => {}
         }
         let at = SocketAddr::from((block.agent(), self.options.dns_port));
-        match self.addresses.make(move || Sockets::bind(at)) {
-            Ok(sockets) => {
-                let server = tokio::spawn(Arc::clone(&self.answerer).serve(sockets));
-                self.dns = Some((block, AbortOnDropHandle::new(server)));
+        let inherited = self
+            .inherited
+            .datagrams(at)
+            .zip(self.inherited.listener(at));
+        let sockets = match inherited {
+            Some((datagrams, streams)) => Ok(Sockets { datagrams, streams }),
+            None => self.addresses.make(move || Sockets::bind(at)),
+        };
+        match sockets.and_then(|sockets| Ok((sockets.descriptors()?, sockets))) {
+            Ok((descriptors, sockets)) => {
+                let closing = self.closing.child_token();
+                let server = tokio::spawn(Arc::clone(&self.answerer).serve(sockets, closing));
+                self.dns = Some(Dns {
+                    block,
+                    server: AbortOnDropHandle::new(server),
+                    sockets: descriptors,
+                });
                 self.reporter.listens(at, Protocol::Udp);
             }
             Err(error) => {

@@ -71,6 +71,37 @@ pub async fn feed(
 /// [`Error::Unreachable`] if no agent is running, [`Error::Failed`] if the agent has no table,
 /// [`Error::Interrupted`] if the agent does not respond.
 pub async fn check(state: &Path) -> Result<()> {
+    match query(state).await?.kind {
+        ReportKind::Refused { why } => Err(Error::failed("querying the agent", why)),
+        _ => Ok(()),
+    }
+}
+
+/// Waits until the agent with this name serves.
+///
+/// # Errors
+/// [`Error::Failed`] if another agent still serves after `within`. Otherwise, the last error of
+/// [`check`].
+pub async fn serves(state: &Path, name: &str, within: Duration) -> Result<()> {
+    let deadline = Instant::now() + within;
+    loop {
+        let error = match query(state).await {
+            Ok(report) if report.agent.as_deref() == Some(name) => return Ok(()),
+            Ok(report) => {
+                let other = report.agent.as_deref().unwrap_or("another agent");
+                Error::failed("waiting for the new agent", format!("{other} still serves"))
+            }
+            Err(error) => error,
+        };
+        if Instant::now() >= deadline {
+            return Err(error);
+        }
+        sleep(ASK_AGAIN).await;
+    }
+}
+
+/// Asks for a report about the active table.
+async fn query(state: &Path) -> Result<Report> {
     let mut answer = Vec::new();
     let interrupted = |error: std::io::Error| Error::Interrupted {
         what: "querying the agent".into(),
@@ -86,12 +117,7 @@ pub async fn check(state: &Path) -> Result<()> {
     let asked = timeout(ANSWERS_WITHIN, ask).await;
     asked.map_err(|passed| interrupted(passed.into()))??;
     let first = answer.split(|byte| *byte == b'\n').next();
-    let report: Report = serde_json::from_slice(first.unwrap_or_default())
-        .map_err(|error| interrupted(error.into()))?;
-    match report.kind {
-        ReportKind::Refused { why } => Err(Error::failed("querying the agent", why)),
-        _ => Ok(()),
-    }
+    serde_json::from_slice(first.unwrap_or_default()).map_err(|error| interrupted(error.into()))
 }
 
 async fn connect(state: &Path, within: Duration) -> Result<UnixStream> {

@@ -11,6 +11,7 @@
 //! |---|---|
 //! | `engine` | applies tables incrementally |
 //! | `store` | the state directory: the lock, the last table |
+//! | `handover`, `previous` | replacing an agent without cutting connections |
 //! | `control`, `feed` | receiving tables and sending reports |
 //! | `service` | the shared state of a service: its backends, its metrics, load balancing |
 //! | `tcp`, `pump` | accepting, connecting, and waiting; copying bytes |
@@ -25,10 +26,12 @@ mod control;
 mod dns;
 mod engine;
 mod feed;
+mod handover;
 mod lines;
 mod metrics;
 mod namespace;
 mod nftables;
+mod previous;
 mod pump;
 mod redirect;
 mod report;
@@ -41,21 +44,25 @@ mod tcp;
 mod udp;
 mod workers;
 
+use std::mem;
 use std::num::NonZeroUsize;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::task::JoinSet;
+use tokio::sync::mpsc;
+use tokio::task::{JoinError, JoinSet};
+use tokio::time::{Instant, sleep};
 
-pub use feed::{check, feed};
+pub use feed::{check, feed, serves};
 
 use crate::error::{Error, Result};
 use engine::Engine;
+use handover::{Inherited, Received};
 use namespace::{Addresses, Namespace};
 use report::Reporter;
 use resolvers::Resolvers;
-use store::Store;
+use store::{Lock, Store};
 use workers::Workers;
 
 /// The file in the state directory that is mounted as `/etc/resolv.conf` in containers.
@@ -71,6 +78,9 @@ pub const METRICS_SOCKET: &str = "metrics.sock";
 /// The options of an agent.
 #[derive(Debug, Clone)]
 pub struct AgentOptions {
+    /// The agent's name, which is the name of its container. Only the agent that the manager has named
+    /// in the state directory takes over from a running agent.
+    pub name: Option<String>,
     /// The directory for the last table, the sockets, and the containers' `resolv.conf`.
     pub state: PathBuf,
     /// The `resolv.conf` with the node's own resolvers. The agent reads the file again when it
@@ -105,6 +115,7 @@ impl AgentOptions {
     /// Creates the default options for a node, with the state directory `state`.
     pub fn new(state: impl Into<PathBuf>) -> Self {
         Self {
+            name: None,
             state: state.into(),
             resolvers: PathBuf::from("/etc/resolv.conf"),
             resolvers_port: 53,
@@ -120,53 +131,137 @@ impl AgentOptions {
     }
 }
 
-/// Runs an agent until the future is dropped. Waits while another agent uses the same state
-/// directory.
+/// Poll interval while another agent serves.
+const ASK_AGAIN: Duration = Duration::from_millis(20);
+
+/// The interval between requests for a handover, if the running agent does not answer.
+const REQUEST_AGAIN: Duration = Duration::from_secs(1);
+
+/// How an agent gets the right to serve.
+enum Start {
+    /// No other agent was running.
+    Alone(Lock),
+    /// Another agent is running, and passes its sockets.
+    TakesOver(Received),
+}
+
+/// Runs an agent. While another agent uses the same state directory, this agent takes over from it
+/// if the manager has named this agent there, and otherwise waits. Returns after another agent has
+/// taken over and all connections have ended. If the future is dropped, the connections are cut.
 ///
 /// # Errors
-/// [`Error::Io`] if the state directory cannot be used or no thread can be started. Later failures
-/// are reported or logged, and retried.
+/// [`Error::Io`] if the state directory cannot be used or no thread can be started;
+/// [`Error::Failed`] if the handover from the running agent is interrupted. Later failures are
+/// reported or logged, and retried.
 pub async fn run(options: AgentOptions) -> Result<()> {
     let options = Arc::new(options);
     socket::raise_limit();
-    let store = Store::open(&options.state).await?;
-    let control = store.listen(CONTROL_SOCKET)?;
-    let metrics = store.listen(METRICS_SOCKET)?;
+    let store = Store::open(&options.state)?;
+    let mut start = begin(&options, &store).await?;
+    let (namespace, sockets) = match &mut start {
+        Start::Alone(_) => (None, Inherited::default()),
+        Start::TakesOver(received) => (received.namespace.take(), mem::take(&mut received.sockets)),
+    };
     let resolvers = Resolvers::read(&options.resolvers);
-    let reporter = Arc::new(Reporter::default());
-    let addresses = if options.route {
-        Addresses::Namespace(Namespace::new()?)
-    } else {
-        Addresses::OnNode
+    let reporter = Arc::new(Reporter::new(options.name.clone()));
+    let addresses = match namespace {
+        _ if !options.route => Addresses::OnNode,
+        Some((network, linked)) => Addresses::Namespace(Namespace::of_previous(network, linked)?),
+        None => Addresses::Namespace(Namespace::new()?),
     };
     let (workers, _stop) = Workers::start(options.threads)?;
     let watched = resolvers.watch();
-    let (engine, view) = Engine::start(
+    let (mut engine, view) = Engine::start(
         options,
-        store,
+        store.clone(),
         addresses,
         workers,
         Arc::clone(&reporter),
         watched,
+        sockets,
     )
     .await;
-    let (tables, incoming) = tokio::sync::mpsc::channel(1);
+    let mut background = JoinSet::new();
+    background.spawn(Arc::clone(&reporter).run());
+    let lock = match start {
+        Start::Alone(lock) => lock,
+        Start::TakesOver(received) => {
+            if !engine.has_resumed() {
+                let why = "the stored table cannot be applied";
+                return Err(Error::failed("taking over from the running agent", why));
+            }
+            let (lock, stream) = received.confirm(&store).await?;
+            tracing::info!("took over from the running agent");
+            engine.succeed(stream).await;
+            lock
+        }
+    };
+    let (tables, incoming) = mpsc::channel(1);
+    let (requests, next) = mpsc::channel(1);
+    let control = store.listen(CONTROL_SOCKET)?;
+    let metrics = store.listen(METRICS_SOCKET)?;
+    let handover = store.listen(handover::SOCKET)?;
     let mut tasks = JoinSet::new();
     tasks.spawn(resolvers.keep_reading());
-    tasks.spawn(Arc::clone(&reporter).run());
     tasks.spawn(metrics::serve(metrics, view));
-    tasks.spawn(control::serve(control, tables, reporter));
-    tasks.spawn(engine.run(incoming));
-    // None of the tasks is expected to end.
-    match tasks.join_next().await {
-        Some(Err(error)) => Err(Error::Failed {
+    tasks.spawn(control::serve(control, tables, Arc::clone(&reporter)));
+    tasks.spawn(handover::serve(handover, requests));
+    let (engine, mut stream) = tokio::select! {
+        handed_over = engine.run(incoming, next) => handed_over,
+        ended = tasks.join_next() => return Err(unexpected_end(ended)),
+        ended = background.join_next() => return Err(unexpected_end(ended)),
+    };
+    tasks.shutdown().await;
+    drop(lock);
+    tracing::info!("another agent has taken over; finishing the open connections");
+    if let Err(error) = handover::released(&mut stream).await {
+        tracing::warn!(%error, "cannot confirm the handover");
+    }
+    let (tables, incoming) = mpsc::channel(1);
+    let feeder = control::Feeder { tables, reporter };
+    background.spawn(async move {
+        if let Err(error) = feeder.serve(stream).await {
+            tracing::debug!(%error, "the connection to the next agent broke");
+        }
+    });
+    engine.finish(incoming).await;
+    Ok(())
+}
+
+/// Waits until this agent may serve.
+async fn begin(options: &AgentOptions, store: &Store) -> Result<Start> {
+    let mut request_at = Instant::now();
+    let mut is_logged = false;
+    loop {
+        if let Some(lock) = store.try_lock()? {
+            return Ok(Start::Alone(lock));
+        }
+        let is_current = |name| store.is_current(name);
+        if Instant::now() >= request_at && options.name.as_deref().is_some_and(is_current) {
+            match Received::request(store).await {
+                Ok(received) => return Ok(Start::TakesOver(received)),
+                Err(error) => {
+                    tracing::warn!(%error, "the running agent does not pass its sockets");
+                }
+            }
+            request_at = Instant::now() + REQUEST_AGAIN;
+        }
+        if !is_logged {
+            tracing::warn!(directory = %options.state.display(), "another agent is running");
+            is_logged = true;
+        }
+        sleep(ASK_AGAIN).await;
+    }
+}
+
+/// Returns the error for a task that ended, because none is expected to end.
+fn unexpected_end(ended: Option<std::result::Result<(), JoinError>>) -> Error {
+    match ended {
+        Some(Err(error)) => Error::Failed {
             what: "the agent".into(),
             why: "one of its tasks panicked".into(),
             source: Some(Box::new(error)),
-        }),
-        _ => Err(Error::failed(
-            "the agent",
-            "one of its tasks ended unexpectedly",
-        )),
+        },
+        _ => Error::failed("the agent", "one of its tasks ended unexpectedly"),
     }
 }

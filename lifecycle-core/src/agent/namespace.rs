@@ -5,10 +5,10 @@
 
 use std::fs::File;
 use std::io;
-use std::os::fd::AsRawFd as _;
+use std::os::fd::{AsFd as _, AsRawFd as _, BorrowedFd, OwnedFd};
 use std::sync::mpsc;
 
-use nix::sched::{CloneFlags, unshare};
+use nix::sched::{CloneFlags, setns, unshare};
 
 use super::route;
 use crate::error::{Error, Result};
@@ -48,6 +48,14 @@ impl Addresses {
         }
     }
 
+    /// Returns the namespace, and the block that is routed to it.
+    pub(super) fn namespace(&self) -> Option<(BorrowedFd<'_>, Option<Block>)> {
+        match self {
+            Self::OnNode => None,
+            Self::Namespace(namespace) => Some((namespace.network.as_fd(), namespace.linked)),
+        }
+    }
+
     /// Routes the block to the namespace. The call may be repeated.
     pub(super) async fn route_here(&mut self, block: Block) -> Result<()> {
         match self {
@@ -60,15 +68,33 @@ impl Addresses {
 impl Namespace {
     /// Creates an empty namespace.
     pub(super) fn new() -> Result<Self> {
+        let enter = || {
+            unshare(CloneFlags::CLONE_NEWNET)?;
+            File::open("/proc/thread-self/ns/net")
+        };
+        Self::with(enter, None)
+    }
+
+    /// Continues with the namespace of the previous agent. `linked` is the block that is routed to
+    /// it.
+    pub(super) fn of_previous(network: OwnedFd, linked: Option<Block>) -> Result<Self> {
+        let enter = || {
+            setns(&network, CloneFlags::CLONE_NEWNET)?;
+            Ok(network.into())
+        };
+        Self::with(enter, linked)
+    }
+
+    /// Starts the thread in the namespace. `enter` moves the thread there.
+    fn with(
+        enter: impl FnOnce() -> io::Result<File> + Send + 'static,
+        linked: Option<Block>,
+    ) -> Result<Self> {
         let (jobs, queue) = mpsc::channel::<Job>();
         let (opened, network) = mpsc::channel();
         let thread = std::thread::Builder::new().name("service addresses".into());
         let spawned = thread.spawn(move || {
-            let open = || {
-                unshare(CloneFlags::CLONE_NEWNET)?;
-                File::open("/proc/thread-self/ns/net")
-            };
-            let open = open();
+            let open = enter();
             let goes_on = open.is_ok();
             // Sending fails only if the caller has gone. Then no job follows.
             drop(opened.send(open));
@@ -88,7 +114,7 @@ impl Namespace {
         Ok(Self {
             jobs,
             network: network.map_err(|error| denied(error.to_string()))?,
-            linked: None,
+            linked,
         })
     }
 

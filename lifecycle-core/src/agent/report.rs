@@ -34,9 +34,13 @@ pub(super) struct Reporter {
 
 #[derive(Debug, Default)]
 struct State {
+    /// The name of this agent.
+    agent: Option<String>,
     in_force: (Epoch, u64),
     reset: BTreeMap<(ServiceName, u16), ResetCount>,
     draining: Vec<Draining>,
+    /// The open connections of draining containers through the previous agent.
+    previous: BTreeMap<String, u64>,
     failed_listeners: BTreeMap<(SocketAddr, Protocol), FailedListener>,
 }
 
@@ -60,17 +64,37 @@ struct Draining {
     reported: Option<u64>,
 }
 
-impl Default for Reporter {
-    fn default() -> Self {
+impl Reporter {
+    /// Creates a reporter for the agent with this name.
+    pub(super) fn new(agent: Option<String>) -> Self {
         Self {
             wake: Arc::default(),
             listeners: broadcast::Sender::new(BEHIND),
-            state: Mutex::default(),
+            state: Mutex::new(State {
+                agent,
+                ..State::default()
+            }),
         }
     }
-}
 
-impl Reporter {
+    /// Records the open connections of a draining container through the previous agent.
+    pub(super) fn previous(&self, container: String, open: u64) {
+        self.state().previous.insert(container, open);
+        self.wake.notify_one();
+    }
+
+    /// Records that the previous agent has ended.
+    pub(super) fn forget_previous(&self) {
+        self.state().previous.clear();
+        self.wake.notify_one();
+    }
+
+    /// Passes on a report of the previous agent.
+    pub(super) fn pass_on(&self, report: Report) {
+        // Ignore the error: there is no subscriber.
+        drop(self.listeners.send(report));
+    }
+
     /// Subscribes to all future reports.
     pub(super) fn listen(&self) -> broadcast::Receiver<Report> {
         let listener = self.listeners.subscribe();
@@ -154,7 +178,7 @@ impl Reporter {
     pub(super) fn current(&self) -> Vec<Report> {
         let state = self.state();
         let draining = state.draining.iter();
-        let draining = draining.map(|one| state.draining(one.backend.open(), &one.backend));
+        let draining = draining.map(|one| state.draining(state.open(&one.backend), &one.backend));
         let failed_listener = state.failed_listeners.iter();
         let failed_listener =
             failed_listener.map(|(address, failed)| state.listener_report(*address, failed));
@@ -181,7 +205,7 @@ impl Reporter {
         let mut reports = Vec::new();
         for index in 0..state.draining.len() {
             let one = &state.draining[index];
-            let open = one.backend.open();
+            let open = state.open(&one.backend);
             if one.reported != Some(open) {
                 reports.push(state.draining(open, &one.backend));
                 state.draining[index].reported = Some(open);
@@ -197,6 +221,7 @@ impl Reporter {
         }
         let now = Instant::now();
         let (epoch, version) = state.in_force;
+        let agent = state.agent.clone();
         let mut left = false;
         state.reset.retain(|(service, port), reset| {
             let just_reported = reset
@@ -206,6 +231,7 @@ impl Reporter {
                 reports.push(Report {
                     epoch,
                     version,
+                    agent: agent.clone(),
                     kind: ReportKind::NoReadyEndpoint {
                         service: service.clone(),
                         port: *port,
@@ -238,8 +264,15 @@ impl State {
         Report {
             epoch,
             version,
+            agent: self.agent.clone(),
             kind,
         }
+    }
+
+    /// Returns the number of open connections of a draining container.
+    fn open(&self, backend: &Backend) -> u64 {
+        let previous = self.previous.get(&backend.container);
+        backend.open() + previous.copied().unwrap_or_default()
     }
 
     fn draining(&self, open: u64, backend: &Backend) -> Report {

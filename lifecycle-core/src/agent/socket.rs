@@ -29,10 +29,12 @@ pub(super) fn raise_limit() {
 }
 
 /// Returns how many connections can be open at the same time. Each connection needs two files.
-pub(super) fn most_connections() -> usize {
+pub(super) fn most_connections() -> u32 {
     let files = getrlimit(Resource::Nofile).current.unwrap_or(u64::MAX);
-    let files = usize::try_from(files).unwrap_or(usize::MAX);
-    (files.saturating_sub(256) / 2).clamp(16, tokio::sync::Semaphore::MAX_PERMITS)
+    let connections = files.saturating_sub(256) / 2;
+    u32::try_from(connections)
+        .unwrap_or(u32::MAX >> 4)
+        .clamp(16, u32::MAX >> 4)
 }
 
 /// Listens for connections. Accepted connections inherit the options that are set here.

@@ -4,7 +4,6 @@ use std::fs::{self, File, TryLockError};
 use std::io::{self, Write as _};
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
-use std::time::Duration;
 
 use tokio::net::UnixListener;
 
@@ -14,40 +13,48 @@ use crate::network::Table;
 const TABLE: &str = "table.json";
 const LOCK: &str = "lock";
 
-/// Poll interval while waiting for another agent to end.
-const ASK_AGAIN: Duration = Duration::from_millis(20);
+/// The file that contains the name of the agent that is to serve. The manager writes it.
+const CURRENT: &str = "current";
 
-/// The state directory, which only one agent at a time can use.
-#[derive(Debug)]
+/// The state directory.
+#[derive(Debug, Clone)]
 pub(super) struct Store {
     directory: PathBuf,
-    _lock: File,
+}
+
+/// The right to serve with a state directory, which only one agent at a time has.
+#[derive(Debug)]
+pub(super) struct Lock {
+    _file: File,
 }
 
 impl Store {
-    /// Creates the directory and waits until no other agent uses it.
-    pub(super) async fn open(directory: &Path) -> Result<Self> {
-        let failed = |error| Error::io(format!("opening `{}`", directory.display()), error);
-        fs::create_dir_all(directory).map_err(failed)?;
-        let lock = File::create(directory.join(LOCK)).map_err(failed)?;
-        let mut is_logged = false;
-        loop {
-            match lock.try_lock() {
-                Ok(()) => break,
-                Err(TryLockError::Error(error)) => return Err(failed(error)),
-                Err(TryLockError::WouldBlock) => {}
-            }
-            if !is_logged {
-                tracing::warn!(directory = %directory.display(),
-                    "waiting for another agent to exit");
-                is_logged = true;
-            }
-            tokio::time::sleep(ASK_AGAIN).await;
-        }
-        Ok(Self {
+    /// Creates the directory.
+    pub(super) fn open(directory: &Path) -> Result<Self> {
+        let store = Self {
             directory: directory.to_owned(),
-            _lock: lock,
-        })
+        };
+        fs::create_dir_all(directory).map_err(|error| store.failed(error))?;
+        Ok(store)
+    }
+
+    /// Returns the lock, unless another agent has it.
+    pub(super) fn try_lock(&self) -> Result<Option<Lock>> {
+        let file = File::create(self.path(LOCK)).map_err(|error| self.failed(error))?;
+        match file.try_lock() {
+            Ok(()) => Ok(Some(Lock { _file: file })),
+            Err(TryLockError::WouldBlock) => Ok(None),
+            Err(TryLockError::Error(error)) => Err(self.failed(error)),
+        }
+    }
+
+    /// Returns whether the manager has declared that the agent with this name is to serve.
+    pub(super) fn is_current(&self, name: &str) -> bool {
+        fs::read_to_string(self.path(CURRENT)).is_ok_and(|current| current == name)
+    }
+
+    fn failed(&self, error: io::Error) -> Error {
+        Error::io(format!("opening `{}`", self.directory.display()), error)
     }
 
     pub(super) fn path(&self, name: &str) -> PathBuf {

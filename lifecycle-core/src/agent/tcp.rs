@@ -8,6 +8,7 @@ use tokio::io::Interest;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::{Instant, sleep, sleep_until};
+use tokio_util::sync::CancellationToken;
 
 use super::report::Reporter;
 use super::service::{Backend, Counted, Lease, Service};
@@ -31,10 +32,12 @@ pub(super) struct Forwarding {
     pub(super) room: Arc<Semaphore>,
     pub(super) connect_within: Duration,
     pub(super) vanished_after: Duration,
+    /// Cancelled when the next agent accepts the connections.
+    pub(super) closing: CancellationToken,
 }
 
-/// Accepts connections until the future is dropped. At the limit of open connections, further
-/// connections stay in the kernel's queue.
+/// Accepts connections until the next agent does, or until the future is dropped. At the limit of
+/// open connections, further connections stay in the kernel's queue.
 pub(super) async fn accept(
     listener: std::net::TcpListener,
     service: Arc<Service>,
@@ -48,8 +51,17 @@ pub(super) async fn accept(
             return;
         }
     };
+    // Each listener has its own token, so that the threads do not share its lock.
+    let closing = forwarding.closing.child_token();
+    let closed = closing.cancelled();
+    tokio::pin!(closed);
     loop {
-        match listener.accept().await {
+        let accepted = tokio::select! {
+            biased;
+            () = &mut closed => return,
+            accepted = listener.accept() => accepted,
+        };
+        match accepted {
             Ok((client, _)) => {
                 service.figures.accepted.fetch_add(1, Ordering::Relaxed);
                 let Ok(permit) = Arc::clone(&forwarding.room).acquire_owned().await else {

@@ -16,6 +16,7 @@ use tokio::net::UdpSocket;
 use tokio::sync::Semaphore;
 use tokio::task::{AbortHandle, JoinSet};
 use tokio::time::{Instant, sleep_until};
+use tokio_util::sync::CancellationToken;
 
 use super::pump::with_buffer;
 use super::service::{Backend, Counted, Service};
@@ -28,9 +29,13 @@ pub(super) struct Bounds {
     pub(super) idle: Duration,
     /// Limits the number of sockets that the process opens.
     pub(super) room: Arc<Semaphore>,
+    /// Cancelled when the next agent receives the datagrams.
+    pub(super) closing: CancellationToken,
 }
 
-/// Serves one UDP port of a service until the future is dropped.
+/// Serves one UDP port of a service until the future is dropped. If the next agent receives the
+/// datagrams, returns once all sessions have ended: until then, responses of their backends still reach
+/// the clients.
 pub(super) async fn serve(
     socket: std::net::UdpSocket,
     service: Arc<Service>,
@@ -44,6 +49,7 @@ pub(super) async fn serve(
             return;
         }
     };
+    let closing = bounds.closing.clone();
     let mut clients = Clients {
         socket: Arc::clone(&socket),
         service,
@@ -52,32 +58,11 @@ pub(super) async fn serve(
         sessions: HashMap::new(),
         tasks: JoinSet::new(),
     };
-    loop {
-        // Receive and forward a datagram in the same poll, because all tasks of the thread share
-        // the buffer.
-        let received = poll_fn(|cx| {
-            let mut ended = false;
-            while let Poll::Ready(Some(_)) = clients.tasks.poll_join_next(cx) {
-                ended = true;
-            }
-            if ended {
-                clients
-                    .sessions
-                    .retain(|_, session| !session.task.is_finished());
-            }
-            with_buffer(|buffer| {
-                let mut buffer = ReadBuf::new(buffer);
-                let client = ready!(socket.poll_recv_from(cx, &mut buffer))?;
-                clients.pass_on(client, buffer.filled());
-                Poll::Ready(io::Result::Ok(()))
-            })
-        })
-        .await;
-        if let Err(error) = received {
-            // The error is an ICMP message about an earlier response that did not arrive.
-            tracing::trace!(%error, "a datagram was lost");
-        }
+    let receive = clients.receive(&socket);
+    if closing.run_until_cancelled(receive).await.is_some() {
+        return;
     }
+    while clients.tasks.join_next().await.is_some() {}
 }
 
 struct Clients {
@@ -115,6 +100,34 @@ impl Last {
 }
 
 impl Clients {
+    async fn receive(&mut self, socket: &UdpSocket) {
+        loop {
+            // Receive and forward a datagram in the same poll, because all tasks of the thread share
+            // the buffer.
+            let received = poll_fn(|cx| {
+                let mut ended = false;
+                while let Poll::Ready(Some(_)) = self.tasks.poll_join_next(cx) {
+                    ended = true;
+                }
+                if ended {
+                    self.sessions
+                        .retain(|_, session| !session.task.is_finished());
+                }
+                with_buffer(|buffer| {
+                    let mut buffer = ReadBuf::new(buffer);
+                    let client = ready!(socket.poll_recv_from(cx, &mut buffer))?;
+                    self.pass_on(client, buffer.filled());
+                    Poll::Ready(io::Result::Ok(()))
+                })
+            })
+            .await;
+            if let Err(error) = received {
+                // The error is an ICMP message about an earlier response that did not arrive.
+                tracing::trace!(%error, "a datagram was lost");
+            }
+        }
+    }
+
     fn pass_on(&mut self, client: SocketAddr, datagram: &[u8]) {
         let session = self.session(client);
         // Send directly and not through the reactor. The reactor does not know yet that a new

@@ -13,6 +13,9 @@ pub struct Report {
     pub epoch: Epoch,
     /// The version of the active table.
     pub version: u64,
+    /// The name of the agent, if it has one: the name of its container.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub agent: Option<String>,
     #[serde(flatten)]
     pub kind: ReportKind,
 }

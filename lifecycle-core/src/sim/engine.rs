@@ -2,6 +2,7 @@
 //! engine has no timers. Callers pass the current time, and due changes are applied when the engine
 //! is accessed.
 
+mod agent;
 mod ports;
 mod start;
 
@@ -16,7 +17,6 @@ use super::ledger::{InstanceKey, Ledger};
 use super::world::Rules;
 use crate::error::{Error, Result};
 use crate::model::{ContainerId, NodeName, PlatformId, Protocol, SpecDigest, VolumeName};
-use crate::network::Table;
 use crate::runtime::{
     ContainerSpec, ContainerState, EngineEvent, EngineState, Health, ImageInfo, LogLine,
     ObservedContainer, Role,
@@ -71,8 +71,6 @@ pub(super) struct Container {
     stop_requested: bool,
     restart_at: Option<Instant>,
     pub(super) log: Vec<LogLine>,
-    /// The current table, if the container is an agent. It is stored on the node's disk.
-    pub(super) table: Option<Table>,
 }
 
 impl Container {
@@ -162,6 +160,7 @@ pub(super) struct Engine {
     pub(super) installed: bool,
     pub(super) images: BTreeMap<String, Image>,
     pub(super) containers: BTreeMap<String, Container>,
+    agents: BTreeMap<PlatformId, agent::SharedState>,
     volumes: BTreeSet<(PlatformId, VolumeName)>,
     bound: BTreeMap<(u16, Protocol), String>,
     events: VecDeque<(u64, PlatformId, EngineEvent)>,

@@ -23,6 +23,8 @@ const BUFFER: usize = 64 * 1024;
 pub(super) struct Host {
     pub(super) role: Role,
     pub(super) runs: bool,
+    /// The container of the agent that serves.
+    pub(super) serving: Option<String>,
 }
 
 /// Runs a command in `container`.
@@ -41,7 +43,12 @@ pub(super) fn start(
     }
     let (ours, theirs) = duplex(BUFFER);
     let feeds = host.role == Role::Agent && command.iter().any(|word| word == "feed");
-    let output = if feeds {
+    let awaits = host.role == Role::Agent && command.iter().any(|word| word == "serves");
+    let output = if awaits {
+        let serves = host.serving.as_ref() == command.last();
+        let exit = ExecOutput::Exit(if serves { 0 } else { 1 });
+        stream::iter([Ok(exit)]).boxed()
+    } else if feeds {
         run_feed(runtime, container, BufReader::new(theirs).lines())?
     } else {
         run_to_end(simulate(command), theirs)
@@ -170,6 +177,7 @@ pub(super) fn draining(table: &Table, open: &BTreeMap<String, u64>) -> Vec<Repor
         .map(|backend| Report {
             epoch: table.epoch,
             version: table.version,
+            agent: None,
             kind: ReportKind::Draining {
                 instance: backend.instance.clone(),
                 container: backend.container.clone(),
@@ -180,7 +188,7 @@ pub(super) fn draining(table: &Table, open: &BTreeMap<String, u64>) -> Vec<Repor
 }
 
 /// Returns the agent's report about `table`; updates `current` if the table is accepted.
-pub(super) fn accepted(current: &mut Option<Table>, table: Table) -> Report {
+pub(super) fn accepted(current: &mut Option<Table>, table: Table, agent: Option<String>) -> Report {
     let newest = current.as_ref().map(|t| (t.epoch, t.version));
     let offered = (table.epoch, table.version);
     let kind = match newest {
@@ -201,6 +209,7 @@ pub(super) fn accepted(current: &mut Option<Table>, table: Table) -> Report {
     Report {
         epoch,
         version,
+        agent,
         kind,
     }
 }

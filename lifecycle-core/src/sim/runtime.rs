@@ -182,7 +182,8 @@ impl SimRuntime {
         let machine = machine.filter(|m| m.boot == self.boot && m.is_reachable());
         let agent = machine.and_then(|machine| {
             let agent = machine.engine.containers.get(container)?;
-            let table = agent.table.as_ref().filter(|_| agent.is_running())?;
+            let engine = &machine.engine;
+            let table = engine.table(agent.owner()).filter(|_| agent.is_running())?;
             Some((&machine.agent, table))
         });
         agent.map_or_else(Vec::new, |(agent, table)| {
@@ -200,12 +201,16 @@ impl SimRuntime {
         sleep(delay).await;
         let call = self.call(format!("feed {container}"), |l| l.node_call);
         self.at_engine(call, |engine, _, _, _, _| {
-            let found = engine.containers.get_mut(container);
+            let found = engine.containers.get(container);
             let agent = found
                 .filter(|agent| agent.is_running())
                 .ok_or_else(|| Error::not_found(format!("container {container}")))?;
-            let report = exec::accepted(&mut agent.table, table);
-            Ok(Done::unchanged(report))
+            let owner = agent.owner();
+            // The agents of a node share their control socket.
+            let serving = engine.serving_agent(owner).map(str::to_owned);
+            let missing = || Error::not_found(format!("the table of {container}"));
+            let current = engine.table_mut(owner).ok_or_else(missing)?;
+            Ok(Done::unchanged(exec::accepted(current, table, serving)))
         })
         .await
     }
@@ -548,6 +553,7 @@ impl ContainerRuntime for SimRuntime {
                 let host = exec::Host {
                     role: found.spec.role.clone(),
                     runs: found.is_running(),
+                    serving: engine.serving_agent(owner).map(str::to_owned),
                 };
                 Ok(Done::unchanged((found.spec.name.clone(), host)))
             })

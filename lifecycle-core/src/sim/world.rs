@@ -446,8 +446,7 @@ impl SimWorld {
     /// Returns the latest table that the agent of a node received.
     pub fn agent_table(&self, node: &NodeName) -> Option<Table> {
         self.with_machine(node, |machine, _, _| {
-            let mut containers = machine.engine.containers.values();
-            containers.find_map(|c| c.table.clone())
+            machine.engine.tables().next().cloned()
         })
         .ok()
         .flatten()

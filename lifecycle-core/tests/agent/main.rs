@@ -10,6 +10,7 @@
 )]
 
 mod faults;
+mod handover;
 mod names;
 mod redirects;
 mod restart;

@@ -50,7 +50,11 @@ async fn over_tcp(stream: &mut TcpStream, query: &[u8]) -> Vec<u8> {
     answer
 }
 
-async fn ask(at: SocketAddr, name: &str, kind: RecordType) -> (ResponseCode, Vec<String>) {
+pub(crate) async fn ask(
+    at: SocketAddr,
+    name: &str,
+    kind: RecordType,
+) -> (ResponseCode, Vec<String>) {
     let query = query(name, kind);
     let answer = over_udp(at, &query.to_vec().unwrap()).await;
     let answer = Message::from_vec(&answer).unwrap();
@@ -59,7 +63,7 @@ async fn ask(at: SocketAddr, name: &str, kind: RecordType) -> (ResponseCode, Vec
     (answer.metadata.response_code, records.collect())
 }
 
-fn at(table: &Table) -> SocketAddr {
+pub(crate) fn at(table: &Table) -> SocketAddr {
     (table.block.agent(), DNS_PORT).into()
 }
 

@@ -37,6 +37,12 @@ impl Node {
     }
 
     pub(crate) fn start_with(change: impl FnOnce(&mut AgentOptions)) -> Self {
+        let mut node = Self::without_agent(change);
+        node.start_again();
+        node
+    }
+
+    pub(crate) fn without_agent(change: impl FnOnce(&mut AgentOptions)) -> Self {
         let state = TempDir::new().unwrap();
         let mut options = AgentOptions::new(state.path().join("agent"));
         options.resolvers = state.path().join("node-resolv.conf");
@@ -45,7 +51,7 @@ impl Node {
         options.route = false;
         change(&mut options);
         Self {
-            agent: spawn(options.clone()),
+            agent: tokio::spawn(async {}),
             options,
             _state: state,
         }

@@ -13,7 +13,7 @@ use crate::support::{Node, PATIENCE, With as _, address, backend, drained, table
 const PORT: (u16, Protocol) = (5353, Protocol::Udp);
 
 /// Starts a server that echoes each datagram, with the server's number as a prefix.
-async fn server(number: u8) -> (SocketAddr, JoinHandle<()>) {
+pub(crate) async fn server(number: u8) -> (SocketAddr, JoinHandle<()>) {
     let socket = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
     let at = socket.local_addr().unwrap();
     let task = tokio::spawn(async move {
@@ -27,7 +27,7 @@ async fn server(number: u8) -> (SocketAddr, JoinHandle<()>) {
     (at, task)
 }
 
-async fn client(to: SocketAddr) -> UdpSocket {
+pub(crate) async fn client(to: SocketAddr) -> UdpSocket {
     let socket = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
     // A connected socket ignores datagrams from other addresses. Responses must therefore come from
     // the service's address.
@@ -35,7 +35,7 @@ async fn client(to: SocketAddr) -> UdpSocket {
     socket
 }
 
-async fn ask(client: &UdpSocket, text: &[u8]) -> Option<(u8, Vec<u8>)> {
+pub(crate) async fn ask(client: &UdpSocket, text: &[u8]) -> Option<(u8, Vec<u8>)> {
     client.send(text).await.unwrap();
     let mut buffer = vec![0; 65536];
     let length = timeout(Duration::from_millis(500), client.recv(&mut buffer))

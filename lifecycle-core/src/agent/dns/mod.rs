@@ -7,6 +7,7 @@ mod zone;
 
 use std::io;
 use std::net::SocketAddr;
+use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -15,6 +16,7 @@ use tokio::net::{TcpListener, TcpStream, UdpSocket};
 use tokio::sync::{Semaphore, watch};
 use tokio::task::JoinSet;
 use tokio::time::{sleep, timeout};
+use tokio_util::sync::CancellationToken;
 
 pub(super) use forward::Forwarder;
 use zone::{Verdict, failure};
@@ -45,8 +47,8 @@ pub(super) struct Answerer {
 
 #[derive(Debug)]
 pub(super) struct Sockets {
-    datagrams: std::net::UdpSocket,
-    streams: std::net::TcpListener,
+    pub(super) datagrams: std::net::UdpSocket,
+    pub(super) streams: std::net::TcpListener,
 }
 
 impl Sockets {
@@ -55,6 +57,13 @@ impl Sockets {
             datagrams: super::socket::datagrams(address)?,
             streams: super::socket::listen(address)?,
         })
+    }
+
+    /// Returns further descriptors of the sockets.
+    pub(super) fn descriptors(&self) -> io::Result<Vec<OwnedFd>> {
+        let datagrams = self.datagrams.try_clone()?;
+        let streams = self.streams.try_clone()?;
+        Ok(vec![datagrams.into(), streams.into()])
     }
 }
 
@@ -67,13 +76,14 @@ impl Answerer {
         }
     }
 
-    pub(super) async fn serve(self: Arc<Self>, sockets: Sockets) {
+    /// Serves until `closing` is cancelled and all pending queries are answered.
+    pub(super) async fn serve(self: Arc<Self>, sockets: Sockets, closing: CancellationToken) {
         let served = async {
             let datagrams = UdpSocket::from_std(sockets.datagrams)?;
             let streams = TcpListener::from_std(sockets.streams)?;
             let both = (
-                Arc::clone(&self).serve_datagrams(datagrams),
-                self.serve_streams(streams),
+                Arc::clone(&self).serve_datagrams(datagrams, &closing),
+                self.serve_streams(streams, &closing),
             );
             tokio::join!(both.0, both.1);
             io::Result::Ok(())
@@ -83,12 +93,13 @@ impl Answerer {
         }
     }
 
-    async fn serve_datagrams(self: Arc<Self>, socket: UdpSocket) {
+    async fn serve_datagrams(self: Arc<Self>, socket: UdpSocket, closing: &CancellationToken) {
         let socket = Arc::new(socket);
         let mut buffer = vec![0; LONGEST_QUERY];
         let mut forwarded = JoinSet::new();
         loop {
             tokio::select! {
+                () = closing.cancelled() => break,
                 received = socket.recv_from(&mut buffer) => {
                     let Ok((length, client)) = received else {
                         // Ignore the error: it is an ICMP message about an earlier response that
@@ -119,17 +130,22 @@ impl Answerer {
                 Some(_) = forwarded.join_next() => {}
             }
         }
+        while forwarded.join_next().await.is_some() {}
     }
 
-    async fn serve_streams(self: Arc<Self>, listener: TcpListener) {
+    async fn serve_streams(self: Arc<Self>, listener: TcpListener, closing: &CancellationToken) {
         let room = Arc::new(Semaphore::new(CONNECTIONS));
         let mut connections = JoinSet::new();
         loop {
             while connections.try_join_next().is_some() {}
-            let Ok(permit) = Arc::clone(&room).acquire_owned().await else {
-                return;
+            let accepted = async {
+                let permit = Arc::clone(&room).acquire_owned().await;
+                (permit, listener.accept().await)
             };
-            match listener.accept().await {
+            let Some((Ok(permit), accepted)) = closing.run_until_cancelled(accepted).await else {
+                break;
+            };
+            match accepted {
                 Ok((stream, _)) => {
                     let this = Arc::clone(&self);
                     connections.spawn(async move {
@@ -144,6 +160,7 @@ impl Answerer {
                 }
             }
         }
+        while connections.join_next().await.is_some() {}
     }
 
     async fn serve_stream(&self, mut stream: TcpStream) -> io::Result<()> {

@@ -9,7 +9,7 @@ use tokio::time::Instant;
 use super::{Container, Engine, Here, Phase, Run, service_in};
 use crate::error::{Error, Result};
 use crate::model::{ContainerId, HealthcheckTest, PlatformId};
-use crate::runtime::{ContainerSpec, LogLine, ObservedContainer};
+use crate::runtime::{ContainerSpec, LogLine, ObservedContainer, Role};
 use crate::sim::behaviour::simulate;
 use crate::sim::ledger::{ContainerOnNode, Ledger, Violation};
 use crate::sim::world::Rules;
@@ -49,6 +49,7 @@ impl Engine {
             }
         }
         let changed = self.start(name, now, here, rules, ledger)?;
+        self.take_over(name, now);
         let container = self
             .containers
             .get(name)
@@ -100,7 +101,6 @@ impl Engine {
             stop_requested: false,
             restart_at: None,
             log: Vec::new(),
-            table: None,
         })
     }
 
@@ -187,7 +187,11 @@ impl Engine {
                 });
             }
         }
+        let is_agent = container.spec.role == Role::Agent;
         self.record_event(owner, id, "start");
+        if is_agent {
+            self.agent_started(name, owner);
+        }
         Ok(true)
     }
 

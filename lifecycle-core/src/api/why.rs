@@ -371,6 +371,7 @@ impl Known<'_> {
             | HeldBy::ReplacedAfterService { service } => vec![Subject::Service(service.clone())],
             HeldBy::Node { node }
             | HeldBy::Agent { node, .. }
+            | HeldBy::AgentReplacedAfter { node }
             | HeldBy::NodeUnknown { node, .. }
             | HeldBy::NodeNotResponding { node, .. }
             | HeldBy::NodeChanging { node, .. } => vec![Subject::Node(node.clone())],

@@ -3,6 +3,7 @@
 
 use std::collections::BTreeMap;
 
+use futures_util::StreamExt as _;
 use tracing::Instrument as _;
 
 use super::declared::{Agents, Declared};
@@ -10,7 +11,7 @@ use super::execute::{engine_call, node_directory};
 use crate::error::{Error, Result};
 use crate::host::{HostCommand, NodeHandle};
 use crate::model::{ContainerTemplate, NodeName, PlatformId};
-use crate::runtime::{ContainerSpec, ExecCommand, HostBind, Role};
+use crate::runtime::{ContainerSpec, ExecCommand, ExecOutput, HostBind, Role};
 
 /// The path of the manager's program in the manager's image.
 const PROGRAM: &str = "/lifecycle-manager";
@@ -36,7 +37,15 @@ pub(super) fn feed_command(platform: PlatformId) -> ExecCommand {
     ExecCommand::new([PROGRAM, "agent", "feed", "--state", &directory])
 }
 
-/// Starts the agent if it is not running, and removes older agents.
+/// Returns the command that waits until the agent in a container serves. The command must run in
+/// this container.
+fn serves_command(platform: PlatformId, container: &str) -> ExecCommand {
+    let directory = directory(platform);
+    ExecCommand::new([PROGRAM, "agent", "serves", "--state", &directory, container])
+}
+
+/// Starts the agent if it is not running. If another agent serves on the node, waits until the
+/// agent has taken over from it.
 pub(super) async fn ensure(
     handle: &NodeHandle,
     declared: &Declared,
@@ -52,9 +61,12 @@ pub(super) async fn ensure(
             why: "this agent is no longer needed".into(),
         })?;
     let directory = directory(declared.owner.id);
-    // Every user must be able to open this directory: containers mount a file from it.
+    // Every user must be able to open this directory: containers mount a file from it. The file
+    // `current` names the agent that may take over from a running one.
     let create = HostCommand::new(format!(
-        "mkdir -p '{directory}' && chmod 0755 '{directory}'"
+        "mkdir -p '{directory}' && chmod 0755 '{directory}' && \
+         printf %s '{container}' > '{directory}/current.new' && \
+         mv '{directory}/current.new' '{directory}/current'"
     ));
     handle
         .host
@@ -63,27 +75,95 @@ pub(super) async fn ensure(
         .success("creating the agent's directory")?;
     let state = handle.runtime.state();
     let state = state.instrument(engine_call("state", node)).await?;
-    let agents_here = state.containers.iter().filter(|c| c.role == Role::Agent);
-    for old in agents_here.filter(|old| old.name != container) {
-        // Remove the old agent without a grace period: its connections end in any case.
-        let remove = handle.runtime.remove_container(&old.name);
-        let span = engine_call("remove_container", node);
-        remove.instrument(span).await?;
-    }
     let spec = spec(declared, agents, container, directory);
     let ensure = handle.runtime.ensure_container(&spec);
     let span = engine_call("ensure_container", node);
     ensure.instrument(span).await?;
+    let agents_here = state.containers.iter().filter(|c| c.role == Role::Agent);
+    let others: Vec<_> = agents_here
+        .filter(|other| other.name != container && other.state.is_running())
+        .collect();
+    if others.is_empty() {
+        return remove_outdated_images(handle, declared, node).await;
+    }
+    if serves(handle, declared.owner.id, container, node).await? {
+        return Ok(());
+    }
+    // The running agent does not pass its sockets, for example because it belongs to a version that
+    // cannot do so. Its connections are cut.
+    for other in others {
+        tracing::warn!(%node, container = other.name, "removing an agent that does not hand over");
+        remove(handle, declared, &other.name, node).await?;
+    }
+    if serves(handle, declared.owner.id, container, node).await? {
+        return Ok(());
+    }
+    Err(Error::failed(
+        format!("starting the agent on {node}"),
+        "its container is running, but the agent does not respond",
+    ))
+}
+
+/// Waits for a limited time until the agent serves; returns whether it does.
+async fn serves(
+    handle: &NodeHandle,
+    platform: PlatformId,
+    container: &str,
+    node: &NodeName,
+) -> Result<bool> {
+    let command = serves_command(platform, container);
+    let exec = handle.runtime.exec(container, &command);
+    let mut session = exec.instrument(engine_call("exec", node)).await?;
+    while let Some(output) = session.output.next().await {
+        match output? {
+            ExecOutput::Exit(code) => return Ok(code == 0),
+            ExecOutput::Stdout(bytes) | ExecOutput::Stderr(bytes) => {
+                let line = String::from_utf8_lossy(&bytes);
+                tracing::debug!(%node, line = line.trim_end(), "waiting for the agent");
+            }
+        }
+    }
+    Err(Error::Interrupted {
+        what: format!("waiting for the agent on {node}"),
+        source: None,
+    })
+}
+
+/// Removes an agent's container, and the images that agents of other versions ran from.
+pub(super) async fn remove(
+    handle: &NodeHandle,
+    declared: &Declared,
+    container: &str,
+    node: &NodeName,
+) -> Result<()> {
+    let remove = handle.runtime.remove_container(container);
+    let span = engine_call("remove_container", node);
+    remove.instrument(span).await?;
+    remove_outdated_images(handle, declared, node).await
+}
+
+/// Removes the images of other versions that no agent on the node uses.
+async fn remove_outdated_images(
+    handle: &NodeHandle,
+    declared: &Declared,
+    node: &NodeName,
+) -> Result<()> {
+    let Some(agents) = &declared.agents else {
+        return Ok(());
+    };
     if *node == declared.manager_node {
         // Keep outdated images on this node: a rollback of the manager needs the previous image.
         return Ok(());
     }
+    let state = handle.runtime.state();
+    let state = state.instrument(engine_call("state", node)).await?;
     let (repository, _) = agents.image.rsplit_once(':').unwrap_or((&agents.image, ""));
-    let outdated = state.images.keys().filter(|image| {
+    let is_used = |id: &String| state.containers.iter().any(|c| c.image == *id);
+    let outdated = state.images.iter().filter(|(image, id)| {
         let its = image.rsplit_once(':').map(|(repository, _)| repository);
-        **image != agents.image && its == Some(repository)
+        **image != agents.image && its == Some(repository) && !is_used(id)
     });
-    for image in outdated {
+    for (image, _) in outdated {
         let remove = handle.runtime.remove_image(image);
         let span = engine_call("remove_image", node);
         remove.instrument(span).await?;
@@ -100,7 +180,11 @@ fn spec(declared: &Declared, agents: &Agents, container: &str, directory: String
         template_digest: None,
         image: agents.image.clone(),
         template: ContainerTemplate {
-            command: Some(vec!["agent".into(), "--state".into(), directory.clone()]),
+            command: Some(
+                ["agent", "--state", directory.as_str(), "--name", container]
+                    .map(str::to_owned)
+                    .into(),
+            ),
             ..ContainerTemplate::default()
         },
         ports: BTreeMap::new(),

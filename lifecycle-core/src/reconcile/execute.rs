@@ -229,8 +229,11 @@ impl Execution {
                 let stop = handle.runtime.stop_container(container, grace);
                 stop.instrument(engine_call("stop_container", node)).await
             }
-            Action::RemoveAgent { container, node }
-            | Action::RemoveInstance {
+            Action::RemoveAgent { container, node } => {
+                let handle = self.handle(node).await?;
+                agent::remove(&handle, &self.declared, container, node).await
+            }
+            Action::RemoveInstance {
                 container, node, ..
             } => {
                 let handle = self.handle(node).await?;

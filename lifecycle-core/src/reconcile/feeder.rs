@@ -28,7 +28,7 @@ use crate::cloud::ObservedNode;
 use crate::error::{Error, Result};
 use crate::model::{Epoch, NodeName, PlatformId, ServiceName};
 use crate::network::{Report, ReportKind, Table};
-use crate::runtime::{ContainerState, ExecOutput, Role};
+use crate::runtime::{ExecOutput, Role};
 
 use agents::{Accepted, Agents};
 
@@ -128,17 +128,20 @@ impl Feeder {
     }
 
     /// Starts the feeds of running agents, and ends those of stopped agents. Keeps the feeds of
-    /// unreachable nodes.
-    pub(super) fn follow(&mut self, observed: &Observed) {
+    /// unreachable nodes. `current` is the container of the declared agent.
+    pub(super) fn follow(&mut self, observed: &Observed, current: Option<&str>) {
         self.feeds
             .retain(|node, _| observed.nodes.contains_key(node));
         for (node, view) in &observed.nodes {
             let Some(state) = view.engine_state() else {
                 continue;
             };
-            let runs = state.containers.iter().find(|c| {
-                c.role == Role::Agent && matches!(c.state, ContainerState::Running { .. })
-            });
+            // The agents of a node share their control socket, so any of them leads to the agent that
+            // serves. The current one is not removed soon.
+            let agents = state.containers.iter().filter(|c| c.role == Role::Agent);
+            let runs = agents
+                .filter(|agent| agent.state.is_running())
+                .max_by_key(|agent| (Some(agent.name.as_str()) == current, agent.started_at));
             let Some(container) = runs else {
                 self.feeds.remove(node);
                 continue;
@@ -177,8 +180,12 @@ impl Feeder {
         let agents = self.shared.agents.borrow();
         let views = agents.known.iter().map(|(node, agent)| {
             let view = match &agent.accepted {
-                Accepted::Version(version) if *version >= self.named_since => AgentView::UpToDate,
-                Accepted::Version(_) => AgentView::Outdated {
+                Accepted::Version { version, by } if *version >= self.named_since => {
+                    AgentView::UpToDate {
+                        serving: by.clone(),
+                    }
+                }
+                Accepted::Version { .. } => AgentView::Outdated {
                     since: self.shared.backends.clock.now(),
                     why: "the agent does not have the addresses of new services yet".into(),
                 },
@@ -230,9 +237,9 @@ impl Shared {
         self.changed.notify_one();
     }
 
-    fn accepted(&self, node: &NodeName, version: u64) {
+    fn accepted(&self, node: &NodeName, version: u64, by: Option<String>) {
         self.agents
-            .send_modify(|agents| agents.accepted(node, version));
+            .send_modify(|agents| agents.accepted(node, version, by));
         self.changed.notify_one();
     }
 }
@@ -361,7 +368,7 @@ fn handle_report(shared: &Shared, node: &NodeName, line: &str) -> Result<u64> {
     let report: Report = serde_json::from_str(line).map_err(|error| unread(&error))?;
     let version = report.version;
     match &report.kind {
-        ReportKind::Accepted => shared.accepted(node, version),
+        ReportKind::Accepted => shared.accepted(node, version, report.agent),
         ReportKind::Refused { why } => {
             return Err(Error::Conflict {
                 what: "the agent rejected its table".into(),

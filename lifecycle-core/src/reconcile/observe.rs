@@ -28,8 +28,15 @@ pub struct Observed {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case", tag = "is")]
 pub enum AgentView {
-    UpToDate,
-    Outdated { since: DateTime<Utc>, why: String },
+    UpToDate {
+        /// The container of the agent that serves. An agent of an older version does not report it.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        serving: Option<String>,
+    },
+    Outdated {
+        since: DateTime<Utc>,
+        why: String,
+    },
 }
 
 /// An observed node.

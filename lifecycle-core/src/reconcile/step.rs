@@ -229,6 +229,11 @@ pub enum HeldBy {
         /// Why the agent does not have the addresses.
         why: String,
     },
+    /// The agents are replaced on one node after the other, and another node is first.
+    AgentReplacedAfter {
+        /// The node whose agent is being replaced.
+        node: NodeName,
+    },
     /// The node does not have the image yet. If the step that brings the image is held, the plan's
     /// entry for that step contains the reason.
     Image {
@@ -372,6 +377,9 @@ impl fmt::Display for HeldBy {
             },
             Self::Node { node } => write!(f, "waits for node {node}"),
             Self::Agent { node, why, .. } => write!(f, "waits for the agent on {node}: {why}"),
+            Self::AgentReplacedAfter { node } => {
+                write!(f, "its agent is replaced after the agent on {node}")
+            }
             Self::Image { image } => write!(f, "waits for the image {image}"),
             Self::Comparison { image } => write!(
                 f,

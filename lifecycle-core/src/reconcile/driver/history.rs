@@ -28,7 +28,10 @@ impl Driver {
                     .cloud_request
                     .is_none_or(|request| watcher.has_seen_cloud(request)))
         });
-        self.feeder.follow(&observed);
+        let declared = &target.declared;
+        let agents = declared.agents.as_ref();
+        let current = agents.map(|agents| declared.agent_container(agents));
+        self.feeder.follow(&observed, current.as_deref());
         observed.agents = self.feeder.views();
         let failures = self.failures.iter();
         let failures = failures.map(|(id, (_, failure))| (id.clone(), failure.clone()));

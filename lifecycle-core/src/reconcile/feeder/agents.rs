@@ -31,7 +31,11 @@ pub(super) struct Agent {
 /// The table that an agent has accepted.
 #[derive(Debug, Clone)]
 pub(super) enum Accepted {
-    Version(u64),
+    Version {
+        version: u64,
+        /// The container of the agent, if it reported it.
+        by: Option<String>,
+    },
     Nothing {
         since: DateTime<Utc>,
         why: String,
@@ -43,8 +47,8 @@ pub(super) enum Accepted {
 
 impl Agents {
     /// Records that an agent has accepted a table.
-    pub(super) fn accepted(&mut self, node: &NodeName, version: u64) {
-        self.set(node, Accepted::Version(version));
+    pub(super) fn accepted(&mut self, node: &NodeName, version: u64, by: Option<String>) {
+        self.set(node, Accepted::Version { version, by });
     }
 
     /// Records that an agent has no table that the feeder knows of.
@@ -55,7 +59,7 @@ impl Agents {
                 waiting_since,
                 ..
             }) => (*since, *waiting_since),
-            Some(Accepted::Version(_)) | None => (now, Instant::now()),
+            Some(Accepted::Version { .. }) | None => (now, Instant::now()),
         };
         let nothing = Accepted::Nothing {
             since,
@@ -168,7 +172,7 @@ mod tests {
     #[test]
     fn counts_of_an_earlier_table_do_not_apply() {
         let mut agents = Agents::default();
-        agents.accepted(&node(), 1);
+        agents.accepted(&node(), 1, None);
         let mut count = |version, draining, report: (u64, u64), open| {
             agents.sent(&table(version, draining));
             agents.opened(&node(), (Epoch(report.0), report.1), CONTAINER, open);

@@ -135,11 +135,11 @@ impl Drain {
                 continue;
             }
             let skipped_at = match &agent.accepted {
-                Accepted::Version(version) if *version >= self.version => {
+                Accepted::Version { version, .. } if *version >= self.version => {
                     acknowledged.insert(node.clone());
                     continue;
                 }
-                Accepted::Version(_) => end,
+                Accepted::Version { .. } => end,
                 Accepted::Nothing { waiting_since, .. } => end.min(*waiting_since + BROKEN_AFTER),
             };
             if skipped_at <= now {

@@ -1,5 +1,8 @@
 //! Runs one agent on each node, from the manager's image. A container may start on a node only once
 //! the node's agent has the services' addresses.
+//!
+//! An outdated agent is replaced on one node after the other. The new agent takes over from the old
+//! one, which is removed after it has finished its connections.
 
 use std::collections::BTreeSet;
 
@@ -10,6 +13,15 @@ use crate::reconcile::observe::AgentView;
 use crate::reconcile::step::{Action, HeldBy, Reason, StepId};
 use crate::runtime::{ObservedContainer, Role};
 
+/// The order in which agents are replaced.
+#[derive(Default)]
+struct Replacements<'a> {
+    /// The node whose new agent does not serve yet.
+    under_way: Option<&'a NodeName>,
+    /// The nodes with an outdated agent that serves, and whether the current agent already runs there.
+    outdated: Vec<(&'a NodeName, bool)>,
+}
+
 impl<'a> Planning<'a> {
     pub(super) fn agents(&mut self) {
         let declared = self.declared;
@@ -19,10 +31,12 @@ impl<'a> Planning<'a> {
         let Some(agents) = &declared.agents else {
             return;
         };
+        let mut replacements = Replacements::default();
         for node in declared.nodes.keys() {
-            let gate = self.agent(node, agents);
+            let gate = self.agent(node, agents, &mut replacements);
             self.agent_gates.insert(node, gate);
         }
+        self.replace_agents(agents, replacements);
     }
 
     /// Returns a gate that opens when containers on the node can find every service by its name.
@@ -30,7 +44,12 @@ impl<'a> Planning<'a> {
         self.agent_gates.get(node).cloned().unwrap_or(Gate::Open)
     }
 
-    fn agent(&mut self, node: &'a NodeName, agents: &'a Agents) -> Gate {
+    fn agent(
+        &mut self,
+        node: &'a NodeName,
+        agents: &'a Agents,
+        replacements: &mut Replacements<'a>,
+    ) -> Gate {
         let mut needs = BTreeSet::new();
         let node_gate = self.node_gates.get(node).cloned().unwrap_or(Gate::Open);
         if let Err(blocked) = node_gate.pass(&mut needs) {
@@ -38,29 +57,36 @@ impl<'a> Planning<'a> {
         }
         let container = self.declared.agent_container(agents);
         let found = self.agents_on(node);
-        let is_current = |agent: &&&ObservedContainer| agent.name == container;
-        let runs = found
-            .iter()
-            .find(is_current)
-            .is_some_and(|agent| agent.state.is_running());
-        let is_alone = found.iter().all(|agent| agent.name == container);
-        if runs && is_alone {
+        let mut running = found.iter().filter(|agent| agent.state.is_running());
+        let current = running.clone().find(|agent| agent.name == container);
+        let serves = match self.observed.agents.get(node) {
+            Some(AgentView::UpToDate { serving }) => Some(serving.as_ref() == Some(&container)),
+            Some(AgentView::Outdated { .. }) | None => None,
+        };
+        if current.is_some() && serves != Some(false) {
+            if let Some(current) = current.filter(|_| serves == Some(true)) {
+                self.remove_previous_agents(node, current, &found);
+            }
+            let gate = self.has_addresses(node);
+            if matches!(&gate, Gate::Blocked(blocked) if !blocked.settled) {
+                replacements.under_way.get_or_insert(node);
+            }
+            return gate;
+        }
+        if running.next().is_some() {
+            replacements.outdated.push((node, current.is_some()));
+            // Meanwhile, the outdated agent serves.
             return self.has_addresses(node);
         }
         if let Err(blocked) = self.agent_image(node, agents).pass(&mut needs) {
             let subject = Subject::Node(node.clone());
             return Gate::Blocked(self.block(subject, blocked.by, blocked.settled));
         }
-        let reason = if is_alone {
-            Reason::AgentAbsent
-        } else {
-            Reason::AgentOutdated
-        };
         let action = Action::EnsureAgent {
             container,
             node: node.clone(),
         };
-        match self.propose(action, needs, reason) {
+        match self.propose(action, needs, Reason::AgentAbsent) {
             // Whether the agent has the addresses is known only once the agent is running.
             Gate::Open | Gate::After(_) => {
                 let by = HeldBy::Agent {
@@ -74,6 +100,66 @@ impl<'a> Planning<'a> {
         }
     }
 
+    /// Replaces outdated agents, one at a time. Brings the image to all their nodes at once. A
+    /// replacement that fails repeatedly does not hold the others.
+    fn replace_agents(&mut self, agents: &'a Agents, mut replacements: Replacements<'a>) {
+        let container = self.declared.agent_container(agents);
+        // Complete a replacement first that has begun.
+        replacements
+            .outdated
+            .sort_by_key(|(_, has_begun)| !has_begun);
+        for (node, _) in replacements.outdated {
+            let subject = Subject::Node(node.clone());
+            let mut needs = BTreeSet::new();
+            let gate = match self.agent_image(node, agents).pass(&mut needs) {
+                Err(blocked) => Gate::Blocked(self.block(subject, blocked.by, blocked.settled)),
+                Ok(()) => match replacements.under_way {
+                    Some(first) => {
+                        let by = HeldBy::AgentReplacedAfter {
+                            node: first.clone(),
+                        };
+                        Gate::Blocked(self.block(subject, by, false))
+                    }
+                    None => {
+                        let action = Action::EnsureAgent {
+                            container: container.clone(),
+                            node: node.clone(),
+                        };
+                        self.propose(action, needs, Reason::AgentOutdated)
+                    }
+                },
+            };
+            if !matches!(&gate, Gate::Blocked(blocked) if blocked.settled) {
+                self.agents_settled = false;
+                replacements.under_way.get_or_insert(node);
+            }
+        }
+    }
+
+    /// Removes the agents that have finished their connections. Such an agent ends, and the engine
+    /// starts it again. An agent whose connections do not end is removed after a limit.
+    fn remove_previous_agents(
+        &mut self,
+        node: &NodeName,
+        current: &ObservedContainer,
+        found: &[&'a ObservedContainer],
+    ) {
+        let limit = self.policy.agent_finishes_within;
+        for agent in found.iter().filter(|agent| agent.name != current.name) {
+            let has_restarted = agent.started_at > current.started_at;
+            let finishes = agent.state.is_running() && !has_restarted;
+            let began = current.started_at.unwrap_or(self.now);
+            if finishes && !self.has_passed(began, limit) {
+                continue;
+            }
+            let action = Action::RemoveAgent {
+                container: agent.name.clone(),
+                node: node.clone(),
+            };
+            self.propose(action, BTreeSet::new(), Reason::AgentOutdated);
+        }
+    }
+
     fn agents_on(&self, node: &NodeName) -> Vec<&'a ObservedContainer> {
         let view = self.observed.nodes.get(node);
         let state = view.and_then(|view| view.engine_state());
@@ -84,7 +170,7 @@ impl<'a> Planning<'a> {
     /// Returns a gate that opens when the node's agent has the services' addresses.
     fn has_addresses(&mut self, node: &NodeName) -> Gate {
         let (since, why) = match self.observed.agents.get(node) {
-            Some(AgentView::UpToDate) => return Gate::Open,
+            Some(AgentView::UpToDate { .. }) => return Gate::Open,
             Some(AgentView::Outdated { since, why }) => (*since, why.clone()),
             None => (
                 self.now,

@@ -68,6 +68,9 @@ pub struct Policy {
     pub changing_before_failed: Duration,
     /// How long the container of a rejected specification is kept, so that its output can be read.
     pub rejected_kept_for: Duration,
+    /// How long the previous agent on a node may take to finish its connections after the current one
+    /// has started.
+    pub agent_finishes_within: Duration,
 }
 
 impl Default for Policy {
@@ -81,6 +84,7 @@ impl Default for Policy {
             unknown_before_failed: Duration::from_mins(5),
             changing_before_failed: Duration::from_mins(30),
             rejected_kept_for: Duration::from_mins(10),
+            agent_finishes_within: Duration::from_hours(1),
         }
     }
 }
@@ -170,6 +174,8 @@ struct Planning<'a> {
     image_holders: BTreeMap<&'a str, Vec<&'a NodeName>>,
     node_gates: BTreeMap<&'a NodeName, Gate>,
     agent_gates: BTreeMap<&'a NodeName, Gate>,
+    /// Whether no outdated agent will be replaced in this round.
+    agents_settled: bool,
     /// Deletions of nodes whose containers cannot be observed. Their replicas may start elsewhere
     /// only afterwards.
     unreachable_deletions: BTreeMap<&'a NodeName, Gate>,
@@ -246,6 +252,7 @@ impl<'a> Planning<'a> {
             image_holders,
             node_gates: BTreeMap::new(),
             agent_gates: BTreeMap::new(),
+            agents_settled: true,
             unreachable_deletions: BTreeMap::new(),
             undeclared_ports: BTreeMap::new(),
             port_holders: ports::holders(declared, index),
@@ -373,7 +380,8 @@ impl<'a> Planning<'a> {
             .zip(self.statuses)
             .filter_map(|(id, status)| Some((id, status?)))
             .collect();
-        self.plan.settled = nodes_settled && self.plan.instances.values().all(|i| i.settled);
+        self.plan.settled =
+            nodes_settled && self.agents_settled && self.plan.instances.values().all(|i| i.settled);
         self.plan
     }
 }

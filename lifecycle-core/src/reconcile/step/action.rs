@@ -70,7 +70,7 @@ pub enum Action {
         /// The node that has the image.
         node: NodeName,
     },
-    /// Starts the node's agent and removes older agents.
+    /// Starts the node's agent. If another agent is running, waits until the new one has taken over.
     EnsureAgent {
         /// The container's name.
         container: String,

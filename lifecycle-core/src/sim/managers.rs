@@ -3,6 +3,7 @@
 //! outlives the managers on the node, as a real file would.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -53,6 +54,8 @@ struct Inner {
     /// The digests of images whose program changes the registry's file and then never answers.
     broken: Mutex<BTreeSet<String>>,
     processes: Mutex<BTreeMap<NodeName, Process>>,
+    /// How many managers were started.
+    starts: AtomicU64,
 }
 
 /// One run of a manager's process.
@@ -76,6 +79,7 @@ impl SimManagers {
             registries: Mutex::default(),
             broken: Mutex::default(),
             processes: Mutex::default(),
+            starts: AtomicU64::new(0),
         }))
     }
 
@@ -207,7 +211,10 @@ impl Inner {
             id: platform,
             name: handover.config.name.clone(),
         };
-        let ids = SeededIds::new(self.world.incarnation());
+        // Each process has other ids, also within an incarnation. In particular, each process gets an
+        // epoch of its own.
+        let starts = self.starts.fetch_add(1, Ordering::Relaxed);
+        let ids = SeededIds::new(self.world.incarnation().wrapping_add(starts << 32));
         let mirrors = handover.mirrors(id, Arc::new(self.databases.clone()));
         let options = handover.into_options(&ids, self.driver.clone(), mirrors);
         let backends = Backends {

@@ -20,7 +20,7 @@ use lifecycle_core::model::{
 };
 use lifecycle_core::platform::{CloudSpec, Declaration, ManagerSpec, RegistrySpec};
 use lifecycle_core::reconcile::DriverOptions;
-use lifecycle_core::runtime::{Owner, ReadinessProbe};
+use lifecycle_core::runtime::{ObservedContainer, Owner, ReadinessProbe, Role};
 use lifecycle_core::sim::{SimDatabases, SimManagers, SimOptions, SimWorld};
 
 pub(crate) struct Stage {
@@ -230,6 +230,24 @@ impl Stage {
     pub(crate) async fn down(&self) -> Result<()> {
         let bootstrapper = self.bootstrapper().await;
         bootstrapper.down(self.declaration.id, false).await
+    }
+
+    /// Returns the agents on a node.
+    pub(crate) fn agents(&self, node: &NodeName) -> Vec<ObservedContainer> {
+        let containers = self.world.containers(node).into_iter();
+        containers.filter(|c| c.role == Role::Agent).collect()
+    }
+
+    /// Waits until each node has one agent.
+    pub(crate) async fn agents_finish(&self) {
+        let nodes = || self.declaration.nodes.keys();
+        let finished = async {
+            while nodes().any(|node| self.agents(node).len() != 1) {
+                tokio::time::sleep(Duration::from_millis(100)).await;
+            }
+        };
+        let finished = tokio::time::timeout(Duration::from_mins(5), finished).await;
+        assert!(finished.is_ok(), "{}", self.world.transcript());
     }
 
     /// Returns the manager's images that are on the manager's node.

@@ -280,9 +280,17 @@ async fn a_stop_skips_a_broken_agent() {
     scene.restart().await;
     // The feed waits for ten seconds, and the agent is skipped after 30 more.
     assert_about(scene.stopped(1).await, 40);
+    // The observation of the restarted container must have arrived, so that the next restart is
+    // about this container.
     let limit = Duration::from_mins(1);
+    let (place, container) = scene.stage.place(&scene.id);
     let started = |round: &Round| {
-        round.running.is_empty() && round.plan.instances[&scene.id].state == InstanceState::Ready
+        let observed = round.observed();
+        let state = observed.nodes[&place].engine_state();
+        let mut containers = state.into_iter().flat_map(|state| &state.containers);
+        containers.any(|c| c.name == container.name && c.started_at > container.started_at)
+            && round.running.is_empty()
+            && round.plan.instances[&scene.id].state == InstanceState::Ready
     };
     scene.stage.until("started", limit, started).await;
     // The agent is still broken, so the next stop skips it immediately.

@@ -36,4 +36,5 @@ mod secrets;
 mod simulated_azure;
 mod subprocess;
 mod terminal;
+mod upgrades;
 mod waits;

@@ -1,11 +1,12 @@
 //! A project directory for one platform, with a unique name, an identity, and a configuration
 //! directory. Dropping the project removes the platform.
 
+use std::fs::OpenOptions;
 use std::io::Write as _;
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::process::Command;
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, OnceLock};
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -46,6 +47,8 @@ pub(crate) struct Project {
     configuration: TempDir,
     said: Mutex<String>,
     environment: Mutex<Vec<(String, String)>>,
+    /// The directory of the programs; `None` for the programs as they were built.
+    programs: OnceLock<TempDir>,
 }
 
 impl Project {
@@ -68,6 +71,7 @@ impl Project {
             configuration: tempfile::tempdir().unwrap(),
             said: Mutex::default(),
             environment: Mutex::default(),
+            programs: OnceLock::new(),
         }
     }
 
@@ -149,9 +153,33 @@ impl Project {
         self.put_program("iot-platform", &format!("{code}/iot-platform"));
     }
 
+    /// Makes all later commands use a manager's program with another digest, which behaves the same:
+    /// bytes after the end of a program have no effect.
+    pub(crate) fn change_manager(&self) {
+        let built = PathBuf::from(env!("CARGO_BIN_EXE_bootstrapper"));
+        let programs = self.programs.get_or_init(|| {
+            let programs = tempfile::tempdir().unwrap();
+            for program in ["bootstrapper", "lifecycle-manager"] {
+                let copy = programs.path().join(program);
+                std::fs::copy(built.with_file_name(program), copy).unwrap();
+            }
+            programs
+        });
+        let manager = programs.path().join("lifecycle-manager");
+        let mut manager = OpenOptions::new().append(true).open(manager).unwrap();
+        manager.write_all(b"changed").unwrap();
+    }
+
+    fn bootstrapper(&self) -> PathBuf {
+        match self.programs.get() {
+            Some(programs) => programs.path().join("bootstrapper"),
+            None => env!("CARGO_BIN_EXE_bootstrapper").into(),
+        }
+    }
+
     /// Returns a command that runs the bootstrapper with these arguments.
     pub(crate) fn command(&self, arguments: &[&str]) -> Command {
-        let mut command = Command::new(env!("CARGO_BIN_EXE_bootstrapper"));
+        let mut command = Command::new(self.bootstrapper());
         command
             .arg("--project-dir")
             .arg(self.directory.path())

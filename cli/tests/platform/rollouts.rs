@@ -32,7 +32,7 @@ const REPLICAS: usize = 3;
 
 /// Returns the declaration of `web`. `update` contains the settings of the rollout. The grace period
 /// is short, because the connections of keep-alive clients do not end earlier.
-fn web(version: u32, server: Server, update: &str) -> String {
+pub(crate) fn web(version: u32, server: Server, update: &str) -> String {
     let (server, ready_within) = match server {
         Server::Drains => ("drains", "1m"),
         Server::EndsAtOnce => ("ends-at-once", "1m"),
@@ -55,7 +55,7 @@ fn web(version: u32, server: Server, update: &str) -> String {
     )
 }
 
-fn start() -> Loaded {
+pub(crate) fn start() -> Loaded {
     let project = Project::new();
     project.write("platform.toml", NODES);
     project.write("load/Dockerfile", DOCKERFILE);

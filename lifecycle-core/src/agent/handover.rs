@@ -58,10 +58,10 @@ const DONE: u8 = b'\n';
 /// Describes the descriptors of an offer.
 #[derive(Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 struct Contents {
-    /// The block that is routed to the network namespace, if the agent has a namespace. Its
-    /// descriptor is the first one.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    namespace: Option<Option<Block>>,
+    /// Whether the first descriptor is a network namespace.
+    has_namespace: bool,
+    /// The block that is routed to the namespace.
+    block: Option<Block>,
     /// The number of sockets.
     sockets: usize,
 }
@@ -143,7 +143,8 @@ impl Offer<'_> {
     /// Sends the offer and waits until the next agent serves.
     pub(super) async fn send(&self, stream: &mut UnixStream) -> io::Result<()> {
         let contents = Contents {
-            namespace: self.namespace.as_ref().map(|(_, block)| *block),
+            has_namespace: self.namespace.is_some(),
+            block: self.namespace.as_ref().and_then(|(_, block)| *block),
             sockets: self.sockets.len(),
         };
         let namespace = self.namespace.iter().map(|(namespace, _)| *namespace);
@@ -167,7 +168,7 @@ impl Received {
         let exchange = async {
             let stream = UnixStream::connect(store.path(SOCKET)).await?;
             let (contents, mut descriptors) = receive(&stream).await?;
-            let all = contents.sockets + usize::from(contents.namespace.is_some());
+            let all = contents.sockets + usize::from(contents.has_namespace);
             if descriptors.len() != all {
                 return Err(io::Error::other(format!(
                     "{} of {all} descriptors arrived",
@@ -176,7 +177,9 @@ impl Received {
             }
             let sockets = descriptors.split_off(all - contents.sockets);
             Ok(Self {
-                namespace: descriptors.pop().zip(contents.namespace),
+                namespace: descriptors
+                    .pop()
+                    .map(|namespace| (namespace, contents.block)),
                 sockets: Inherited::new(sockets)?,
                 stream,
             })
@@ -287,7 +290,8 @@ mod tests {
         };
         let receiving = async {
             let (contents, mut descriptors) = receive(&theirs).await.unwrap();
-            assert_eq!(contents.namespace, Some(block));
+            assert!(contents.has_namespace);
+            assert_eq!(contents.block, block);
             assert_eq!(descriptors.len(), count + 1);
             let inherited = Inherited::new(descriptors.split_off(1)).unwrap();
             for socket in &sockets {

@@ -46,7 +46,7 @@ pub(super) fn start(
     let awaits = host.role == Role::Agent && command.iter().any(|word| word == "serves");
     let output = if awaits {
         let serves = host.serving.as_ref() == command.last();
-        let exit = ExecOutput::Exit(if serves { 0 } else { 1 });
+        let exit = ExecOutput::Exit(i64::from(!serves));
         stream::iter([Ok(exit)]).boxed()
     } else if feeds {
         run_feed(runtime, container, BufReader::new(theirs).lines())?

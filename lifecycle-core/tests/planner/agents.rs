@@ -66,7 +66,7 @@ impl Fleet {
             fleet.run(node, OLD);
             fleet.serves(node, OLD);
         }
-        fleet.pass(Duration::from_secs(60));
+        fleet.pass(Duration::from_mins(1));
         fleet
     }
 

@@ -109,31 +109,37 @@ impl<'a> Planning<'a> {
             .outdated
             .sort_by_key(|(_, has_begun)| !has_begun);
         for (node, _) in replacements.outdated {
-            let subject = Subject::Node(node.clone());
-            let mut needs = BTreeSet::new();
-            let gate = match self.agent_image(node, agents).pass(&mut needs) {
-                Err(blocked) => Gate::Blocked(self.block(subject, blocked.by, blocked.settled)),
-                Ok(()) => match replacements.under_way {
-                    Some(first) => {
-                        let by = HeldBy::AgentReplacedAfter {
-                            node: first.clone(),
-                        };
-                        Gate::Blocked(self.block(subject, by, false))
-                    }
-                    None => {
-                        let action = Action::EnsureAgent {
-                            container: container.clone(),
-                            node: node.clone(),
-                        };
-                        self.propose(action, needs, Reason::AgentOutdated)
-                    }
-                },
-            };
+            let gate = self.replacement(node, agents, &container, replacements.under_way);
             if !matches!(&gate, Gate::Blocked(blocked) if blocked.settled) {
                 self.agents_settled = false;
                 replacements.under_way.get_or_insert(node);
             }
         }
+    }
+
+    fn replacement(
+        &mut self,
+        node: &'a NodeName,
+        agents: &'a Agents,
+        container: &str,
+        under_way: Option<&NodeName>,
+    ) -> Gate {
+        let subject = Subject::Node(node.clone());
+        let mut needs = BTreeSet::new();
+        if let Err(blocked) = self.agent_image(node, agents).pass(&mut needs) {
+            return Gate::Blocked(self.block(subject, blocked.by, blocked.settled));
+        }
+        if let Some(first) = under_way {
+            let by = HeldBy::AgentReplacedAfter {
+                node: first.clone(),
+            };
+            return Gate::Blocked(self.block(subject, by, false));
+        }
+        let action = Action::EnsureAgent {
+            container: container.to_owned(),
+            node: node.clone(),
+        };
+        self.propose(action, needs, Reason::AgentOutdated)
     }
 
     /// Removes the agents that have finished their connections. Such an agent ends, and the engine

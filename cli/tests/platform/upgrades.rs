@@ -1,0 +1,73 @@
+//! Tests that an upgrade of the manager's program, which replaces all agents, loses no request and
+//! cuts no connection. Clients send requests all the time through the agent of another node than
+//! their server's.
+
+use std::collections::BTreeMap;
+
+use crate::docker::Node;
+use crate::load::TIMEOUT;
+use crate::rollouts;
+use crate::subprocess::until;
+
+/// Returns the images of the agents that run on a node.
+fn agents(node: &Node) -> Vec<String> {
+    let containers = node.inspect_all().into_iter();
+    containers
+        .filter(|container| {
+            container["Config"]["Labels"]["lifecycle.role"] == "agent"
+                && container["State"]["Running"] == true
+        })
+        .map(|container| container["Config"]["Image"].as_str().unwrap().to_owned())
+        .collect()
+}
+
+#[test]
+#[expect(clippy::print_stdout, reason = "prints the counted requests")]
+fn upgrades_lose_no_request() {
+    let loaded = rollouts::start();
+    let nodes = Node::all(&loaded.project.id());
+    let images = || -> BTreeMap<_, _> {
+        nodes
+            .iter()
+            .map(|(name, node)| (name.as_str(), agents(node)))
+            .collect()
+    };
+    let mut before = images();
+    for version in 1..=2 {
+        loaded.calm();
+        loaded.project.change_manager();
+        let began = std::time::Instant::now();
+        loaded.project.ends(0, &["up"]);
+        let took = began.elapsed();
+        let (text, report) = loaded.report();
+        println!("upgrade {version}: `up` took {took:.1?}\n  {text}");
+        for counts in [&report.new, &report.keep_alive] {
+            assert!(counts.requests > 0 && counts.failed == 0, "{text}");
+        }
+        // The connections of the keep-alive clients are open through the first agent.
+        let after = images();
+        assert_eq!(after["a"].len(), version + 1, "{after:?}");
+        let is_new = |image: &String| !before["a"].contains(image);
+        for (node, agents) in &after {
+            assert_eq!(
+                agents.iter().filter(|i| is_new(i)).count(),
+                1,
+                "{node}: {agents:?}"
+            );
+        }
+        before = after;
+        loaded.calm();
+    }
+    // No connection is open through the agents of the servers' node.
+    until("the previous agents are removed", TIMEOUT, || {
+        (agents(&nodes["b"]).len() == 1).then_some(())
+    });
+    // The last connections through the previous agents end with the clients.
+    let web = rollouts::web(loaded.version, loaded.serving.1, "");
+    loaded.project.compose(&web);
+    loaded.project.ends(0, &["up"]);
+    until("the previous agents are removed", TIMEOUT, || {
+        (agents(&nodes["a"]).len() == 1).then_some(())
+    });
+    loaded.project.ends(0, &["down", "--yes"]);
+}

@@ -98,12 +98,10 @@ impl Engine {
             resolvers: resolvers.clone(),
             port: options.resolvers_port,
         };
-        let closing = CancellationToken::new();
         let forwarding = Forwarding {
             workers,
             reporter: Arc::clone(&reporter),
             room: Arc::new(Semaphore::new(socket::most_connections() as usize)),
-            closing: closing.clone(),
             connect_within: options.connect_within,
             vanished_after: options.vanished_after,
         };
@@ -127,7 +125,7 @@ impl Engine {
             redirects: Redirects::default(),
             dns: None,
             inherited,
-            closing,
+            closing: CancellationToken::new(),
             previous: None,
         };
         engine.resume().await;
@@ -353,7 +351,15 @@ impl Engine {
         let (services, forwarding) = (&self.services, &self.forwarding);
         let redirected = self.redirects.redirect(table, |listener, (name, port)| {
             let service = Arc::clone(services.get(name)?);
-            let accept = tcp::accept(listener, service, *port, Arc::clone(forwarding));
+            let task_forwarding = Arc::clone(forwarding);
+            // The next agent has listeners of its own.
+            let accept = tcp::accept(
+                listener,
+                service,
+                *port,
+                task_forwarding,
+                CancellationToken::new(),
+            );
             let task = forwarding.workers.spawn_in_turn(accept);
             Some(AbortOnDropHandle::new(task))
         });
@@ -393,7 +399,9 @@ impl Engine {
                 };
                 let forwarding = Arc::clone(&self.forwarding);
                 let second = listener.try_clone()?.into();
-                let accept = tcp::accept(listener, service, port, forwarding);
+                // Each listener has its own token, so that the threads do not share its lock.
+                let closing = self.closing.child_token();
+                let accept = tcp::accept(listener, service, port, forwarding, closing);
                 (second, workers.spawn_in_turn(accept))
             }
             Protocol::Udp => {

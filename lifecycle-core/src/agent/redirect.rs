@@ -65,6 +65,17 @@ impl Redirects {
         self.activate(required)
     }
 
+    /// Stops redirecting all ports, because the next agent redirects them. The listeners remain for
+    /// the connections in their queues.
+    pub(super) fn end(&mut self) -> io::Result<()> {
+        self.activate(BTreeMap::new())
+    }
+
+    /// Returns whether no connection can arrive at a listener.
+    pub(super) fn is_empty(&self) -> bool {
+        self.listeners.is_empty()
+    }
+
     fn activate(&mut self, ports: BTreeMap<u16, Destination>) -> io::Result<()> {
         if ports == self.active {
             return Ok(());

@@ -32,17 +32,16 @@ pub(super) struct Forwarding {
     pub(super) room: Arc<Semaphore>,
     pub(super) connect_within: Duration,
     pub(super) vanished_after: Duration,
-    /// Cancelled when the next agent accepts the connections.
-    pub(super) closing: CancellationToken,
 }
 
-/// Accepts connections until the next agent does, or until the future is dropped. At the limit of
-/// open connections, further connections stay in the kernel's queue.
+/// Accepts connections until `closing` is cancelled. At the limit of open connections, further
+/// connections stay in the kernel's queue.
 pub(super) async fn accept(
     listener: std::net::TcpListener,
     service: Arc<Service>,
     port: u16,
     forwarding: Arc<Forwarding>,
+    closing: CancellationToken,
 ) {
     let listener = match TcpListener::from_std(listener) {
         Ok(listener) => listener,
@@ -51,8 +50,6 @@ pub(super) async fn accept(
             return;
         }
     };
-    // Each listener has its own token, so that the threads do not share its lock.
-    let closing = forwarding.closing.child_token();
     let closed = closing.cancelled();
     tokio::pin!(closed);
     loop {

@@ -1,18 +1,14 @@
 //! Tests the replacement of outdated agents: one node after the other, the new agent next to the old
 //! one, which is removed after it has finished its connections.
 
-use std::collections::BTreeMap;
-use std::sync::Arc;
 use std::time::Duration;
 
 use chrono::{DateTime, TimeDelta, Utc};
 use lifecycle_core::cloud::Power;
-use lifecycle_core::model::{ContainerId, NodeName, SpecDigest, Subject};
+use lifecycle_core::model::{ContainerId, SpecDigest, Subject};
 use lifecycle_core::platform::NetworkSpec;
 use lifecycle_core::reconcile::observe::AgentView;
-use lifecycle_core::reconcile::{
-    Action, Agents, Declared, Failure, HeldBy, Plan, Policy, Reason, plan,
-};
+use lifecycle_core::reconcile::{Action, Agents, Declared, Failure, HeldBy, Plan, Policy, Reason};
 use lifecycle_core::runtime::{ContainerState, EngineState, ObservedContainer, Role};
 use lifecycle_core::secret::PlatformKey;
 
@@ -22,11 +18,10 @@ use super::model::{Machine, World};
 const OLD: &str = "shop-ab12cd-lifecycle-agent-old";
 const IMAGE: &str = "shop-ab12cd/lifecycle-manager:new";
 
-/// A platform whose agents are observed.
+/// A platform with agents.
 struct Fleet {
     world: World,
     declared: Declared,
-    views: BTreeMap<NodeName, AgentView>,
 }
 
 impl Fleet {
@@ -39,7 +34,6 @@ impl Fleet {
         let mut fleet = Self {
             world: World::empty(),
             declared: declared(nodes, vec![web]).with_agents(agents.unwrap()),
-            views: BTreeMap::new(),
         };
         for node in nodes {
             let images = [IMAGE, "web:1"].map(|image| (image.to_owned(), format!("id of {image}")));
@@ -109,13 +103,15 @@ impl Fleet {
 
     fn serves(&mut self, node: &str, container: &str) {
         let serving = Some(container.to_owned());
-        self.views
+        self.world
+            .agents
             .insert(node_name(node), AgentView::UpToDate { serving });
     }
 
     fn has_no_table(&mut self, node: &str, since: DateTime<Utc>) {
         let why = "it has just started".to_owned();
-        self.views
+        self.world
+            .agents
             .insert(node_name(node), AgentView::Outdated { since, why });
     }
 
@@ -131,10 +127,7 @@ impl Fleet {
     }
 
     fn plan(&self) -> Plan {
-        let mut input = self.world.input(&self.declared);
-        let observed = Arc::make_mut(&mut input.observed);
-        observed.agents.clone_from(&self.views);
-        plan(&input)
+        self.world.plan(&self.declared)
     }
 
     /// Returns the nodes on which the plan starts the agent.
@@ -256,7 +249,7 @@ fn an_agent_that_has_not_taken_over_is_first() {
     assert_eq!(fleet.waiting(), pairs(&[("a", "b")]));
     // An agent of an older version does not report its name.
     let view = AgentView::UpToDate { serving: None };
-    fleet.views.insert(node_name("b"), view);
+    fleet.world.agents.insert(node_name("b"), view);
     assert_eq!(fleet.started(), ["b"]);
     fleet.serves("b", &current);
     assert_eq!(fleet.started(), ["a"]);
@@ -286,7 +279,7 @@ fn an_unreachable_node_does_not_hold_the_others() {
     let now = fleet.world.now;
     let machine = fleet.world.machines.get_mut(&node_name("b"));
     machine.unwrap().unknown_since = Some(now);
-    fleet.views.remove(&node_name("b"));
+    fleet.world.agents.remove(&node_name("b"));
     fleet.replace("a");
     assert_eq!(fleet.started(), ["c"]);
 }

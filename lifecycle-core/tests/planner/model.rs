@@ -158,7 +158,9 @@ impl World {
                 exposed: Vec::new(),
                 has_healthcheck: false,
             });
-            self.agents.insert(node.clone(), AgentView::UpToDate);
+            let serving = Some(declared.agent_container(agents));
+            self.agents
+                .insert(node.clone(), AgentView::UpToDate { serving });
         }
     }
 

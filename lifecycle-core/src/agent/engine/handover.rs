@@ -2,11 +2,13 @@
 
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
+use std::time::Duration;
 
 use bytes::Bytes;
 use tokio::net::UnixStream;
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
+use tokio::time::sleep;
 
 use super::Engine;
 use crate::agent::control::Command;
@@ -14,6 +16,10 @@ use crate::agent::handover::Offer;
 use crate::agent::previous::Previous;
 use crate::agent::socket;
 use crate::network::ReportKind;
+
+/// How long after the handover redirected connections may still arrive. The kernel repeats a lost
+/// handshake within this time.
+const REDIRECTED_WITHIN: Duration = Duration::from_secs(3);
 
 /// A task that serves a socket, and a second descriptor of the socket for the next agent.
 #[derive(Debug)]
@@ -40,6 +46,9 @@ impl Engine {
         };
         offer.send(stream).await?;
         self.closing.cancel();
+        if let Err(error) = self.redirects.end() {
+            tracing::warn!(%error, "cannot stop redirecting published ports");
+        }
         Ok(())
     }
 
@@ -49,12 +58,18 @@ impl Engine {
         let listeners = std::mem::take(&mut self.listening).into_values();
         let mut tasks: Vec<_> = listeners.map(|listening| listening.task).collect();
         tasks.extend(self.dns.take().map(|dns| dns.server.detach()));
+        let redirects = std::mem::take(&mut self.redirects);
         let room = std::sync::Arc::clone(&self.forwarding.room);
         let ended = async move {
             for task in tasks {
                 // Ignore the error: a task that panicked has no connections.
                 drop(task.await);
             }
+            // Connections that were redirected before the next agent did so may still arrive.
+            if !redirects.is_empty() {
+                sleep(REDIRECTED_WITHIN).await;
+            }
+            drop(redirects);
             // Each open connection has a permit.
             drop(room.acquire_many(socket::most_connections()).await);
         };

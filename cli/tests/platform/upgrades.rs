@@ -22,7 +22,6 @@ fn agents(node: &Node) -> Vec<String> {
 }
 
 #[test]
-#[expect(clippy::print_stdout, reason = "prints the counted requests")]
 fn upgrades_lose_no_request() {
     let loaded = rollouts::start();
     let nodes = Node::all(&loaded.project.id());

@@ -76,9 +76,7 @@ pub(super) async fn ensure(
     let state = handle.runtime.state();
     let state = state.instrument(engine_call("state", node)).await?;
     let spec = spec(declared, agents, container, directory);
-    let ensure = handle.runtime.ensure_container(&spec);
-    let span = engine_call("ensure_container", node);
-    ensure.instrument(span).await?;
+    start(handle, &spec, node).await?;
     let agents_here = state.containers.iter().filter(|c| c.role == Role::Agent);
     let others: Vec<_> = agents_here
         .filter(|other| other.name != container && other.state.is_running())
@@ -88,6 +86,19 @@ pub(super) async fn ensure(
     }
     if serves(handle, declared.owner.id, container, node).await? {
         return Ok(());
+    }
+    let mut before = state.containers.iter().filter(|c| c.name == container);
+    if before.any(|agent| agent.state.is_running()) {
+        // After a rollback, this agent may still finish the connections from before the upgrade.
+        // Meanwhile, it cannot take over.
+        tracing::warn!(%node, container, "creating an agent again that does not take over");
+        let remove = handle.runtime.remove_container(container);
+        let span = engine_call("remove_container", node);
+        remove.instrument(span).await?;
+        start(handle, &spec, node).await?;
+        if serves(handle, declared.owner.id, container, node).await? {
+            return Ok(());
+        }
     }
     // The running agent does not pass its sockets, for example because it belongs to a version that
     // cannot do so. Its connections are cut.
@@ -102,6 +113,13 @@ pub(super) async fn ensure(
         format!("starting the agent on {node}"),
         "its container is running, but the agent does not respond",
     ))
+}
+
+async fn start(handle: &NodeHandle, spec: &ContainerSpec, node: &NodeName) -> Result<()> {
+    let ensure = handle.runtime.ensure_container(spec);
+    let span = engine_call("ensure_container", node);
+    ensure.instrument(span).await?;
+    Ok(())
 }
 
 /// Waits for a limited time until the agent serves; returns whether it does.

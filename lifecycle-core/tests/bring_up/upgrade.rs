@@ -183,6 +183,32 @@ async fn agents_overlap_and_are_replaced_one_node_at_a_time() {
     assert_eq!(stage.world.violations(), []);
 }
 
+/// A rollback declares an agent again that still finishes the connections from before the upgrade.
+#[tokio::test(start_paused = true)]
+async fn agents_take_over_again_after_a_rollback() {
+    let mut stage = Stage::new(46).await;
+    stage.up().await.unwrap();
+    let nodes: Vec<NodeName> = stage.declaration.nodes.keys().cloned().collect();
+    stage.manager_image = Some(Arc::new(Version("a")));
+    stage.up().await.unwrap();
+    let before = stage.world.effects().len();
+    for node in &nodes {
+        let running = stage.agents(node).into_iter();
+        assert_eq!(running.filter(|agent| agent.state.is_running()).count(), 2);
+    }
+    stage.manager_image = None;
+    assert_eq!(stage.up().await.unwrap().failures, []);
+    // The agents of the upgrade finish their connections too.
+    for node in &nodes {
+        assert_eq!(stage.agents(node).len(), 2);
+    }
+    let (started, removed) = agent_effects(&stage, before);
+    assert_eq!(started, nodes);
+    assert_eq!(removed, nodes);
+    stage.agents_finish().await;
+    assert_eq!(stage.world.violations(), []);
+}
+
 /// Crashes the manager and the bootstrapper at each effect from the first new agent on.
 #[tokio::test(start_paused = true)]
 async fn replacement_of_agents_continues_after_a_crash_at_any_effect() {

@@ -10,7 +10,7 @@ use crate::network::Table;
 use crate::runtime::Role;
 
 /// How long the previous agent takes to finish its connections.
-const FINISHES_WITHIN: Duration = Duration::from_secs(3);
+const FINISHES_WITHIN: Duration = Duration::from_mins(1);
 
 /// The state directory that a platform's agents on a machine share.
 #[derive(Debug)]
@@ -65,6 +65,10 @@ impl Engine {
         };
         let owner = container.owner();
         if container.spec.role != Role::Agent {
+            return;
+        }
+        let finishes = matches!(&container.phase, Phase::Running(run) if run.ends.is_some());
+        if finishes && self.serving_agent(owner).is_some() {
             return;
         }
         let Some(agents) = self.agents.get_mut(&owner).filter(|a| a.serving != name) else {

@@ -128,6 +128,12 @@ impl Engine {
             closing: CancellationToken::new(),
             previous: None,
         };
+        if engine.options.route
+            && let Err(error) = engine.redirects.prepare()
+        {
+            tracing::error!(%error, "cannot redirect published ports");
+            engine.reporter.cannot_redirect(error.to_string());
+        }
         engine.resume().await;
         engine.inherited.clear();
         (engine, seen)
@@ -346,7 +352,8 @@ impl Engine {
         }
     }
 
-    /// Redirects the published ports in the table. Reports a failure to do so, or of `before`.
+    /// Redirects the published ports in the table. Reports a failure, also that of the withdrawal
+    /// `before`.
     fn redirect(&mut self, table: &Table, before: io::Result<()>) {
         let (services, forwarding) = (&self.services, &self.forwarding);
         let redirected = self.redirects.redirect(table, |listener, (name, port)| {
@@ -364,6 +371,9 @@ impl Engine {
             Some(AbortOnDropHandle::new(task))
         });
         let done = before.and(redirected);
+        if let (Err(error), true) = (&done, table.redirects.is_empty()) {
+            tracing::error!(%error, "cannot stop redirecting published ports; retrying");
+        }
         for redirect in &table.redirects {
             let (service, at) = (&redirect.service, of_node(redirect.port));
             match &done {
@@ -515,9 +525,7 @@ fn invalid(table: &Table) -> Option<String> {
     for redirect in &table.redirects {
         let (port, service) = (redirect.port, &redirect.service);
         if port == 0 || redirect.container_port == 0 || !ports.insert(port) {
-            return Some(format!(
-                "the redirect of port {port} is damaged or not the only one"
-            ));
+            return Some(format!("port {port} is invalid or is redirected twice"));
         }
         if !table.services.contains_key(service) {
             return Some(format!(

@@ -33,6 +33,12 @@ struct Listener {
 }
 
 impl Redirects {
+    /// Checks that ports can be redirected.
+    pub(super) fn prepare(&mut self) -> io::Result<()> {
+        self.rules = Some(rules()?);
+        Ok(())
+    }
+
     /// Stops redirecting the ports that `table` does not redirect, so that the engine serves them.
     pub(super) fn withdraw(&mut self, table: &Table) -> io::Result<()> {
         self.listeners
@@ -87,8 +93,7 @@ impl Redirects {
         let listening: BTreeMap<u16, u16> = listening.collect();
         let rules = match self.rules.take() {
             Some(rules) => rules,
-            // The table of an agent that has just been replaced may still exist.
-            None => Rules::new(format!("lifecycle-{}", RandomIds.uuid().simple()))?,
+            None => rules()?,
         };
         let set = rules.set(&listening);
         self.rules = Some(rules);
@@ -96,6 +101,12 @@ impl Redirects {
         self.active = ports;
         Ok(())
     }
+}
+
+/// Creates an empty set of rules. Its name is unique, because the rules of the previous agent may still
+/// exist.
+fn rules() -> io::Result<Rules> {
+    Rules::new(format!("lifecycle-{}", RandomIds.uuid().simple()))
 }
 
 fn required(table: &Table) -> BTreeMap<u16, Destination> {

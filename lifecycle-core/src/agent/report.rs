@@ -36,6 +36,7 @@ pub(super) struct Reporter {
 struct State {
     /// The name of this agent.
     agent: Option<String>,
+    cannot_redirect: Option<String>,
     in_force: (Epoch, u64),
     reset: BTreeMap<(ServiceName, u16), ResetCount>,
     draining: Vec<Draining>,
@@ -130,6 +131,11 @@ impl Reporter {
         self.wake.notify_one();
     }
 
+    /// Records why published ports cannot be redirected.
+    pub(super) fn cannot_redirect(&self, why: String) {
+        self.state().cannot_redirect = Some(why);
+    }
+
     /// Creates a report with the epoch and version of the active table.
     pub(super) fn report(&self, kind: ReportKind) -> Report {
         self.state().report(kind)
@@ -222,6 +228,7 @@ impl Reporter {
         let now = Instant::now();
         let (epoch, version) = state.in_force;
         let agent = state.agent.clone();
+        let cannot_redirect = state.cannot_redirect.clone();
         let mut left = false;
         state.reset.retain(|(service, port), reset| {
             let just_reported = reset
@@ -232,6 +239,7 @@ impl Reporter {
                     epoch,
                     version,
                     agent: agent.clone(),
+                    cannot_redirect: cannot_redirect.clone(),
                     kind: ReportKind::NoReadyEndpoint {
                         service: service.clone(),
                         port: *port,
@@ -265,6 +273,7 @@ impl State {
             epoch,
             version,
             agent: self.agent.clone(),
+            cannot_redirect: self.cannot_redirect.clone(),
             kind,
         }
     }

@@ -16,6 +16,9 @@ pub struct Report {
     /// The name of the agent, if it has one: the name of its container.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub agent: Option<String>,
+    /// Why the agent cannot redirect published ports; `None` if it can.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cannot_redirect: Option<String>,
     #[serde(flatten)]
     pub kind: ReportKind,
 }

@@ -183,6 +183,7 @@ impl Feeder {
                 Accepted::Version { version, by } if *version >= self.named_since => {
                     AgentView::UpToDate {
                         serving: by.clone(),
+                        cannot_redirect: agent.cannot_redirect.clone(),
                     }
                 }
                 Accepted::Version { .. } => AgentView::Outdated {
@@ -367,6 +368,11 @@ fn late() -> Error {
 fn handle_report(shared: &Shared, node: &NodeName, line: &str) -> Result<u64> {
     let report: Report = serde_json::from_str(line).map_err(|error| unread(&error))?;
     let version = report.version;
+    shared.agents.send_modify(|agents| {
+        if let Some(agent) = agents.known.get_mut(node) {
+            agent.cannot_redirect.clone_from(&report.cannot_redirect);
+        }
+    });
     match &report.kind {
         ReportKind::Accepted => shared.accepted(node, version, report.agent),
         ReportKind::Refused { why } => {

@@ -32,6 +32,9 @@ pub enum AgentView {
         /// The container of the agent that serves. An agent of an older version does not report it.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         serving: Option<String>,
+        /// Why the agent cannot redirect published ports; `None` if it can.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        cannot_redirect: Option<String>,
     },
     Outdated {
         since: DateTime<Utc>,

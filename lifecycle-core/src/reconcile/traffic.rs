@@ -357,9 +357,9 @@ mod tests {
         let web: &[(&str, u16)] = &[("web", 8080)];
         let ready = container("web", &[8080, 23_000], Some(true));
         let forwarded = ["8080->web"];
-        assert!(redirected(web, &[ready.clone()], None).is_empty());
+        assert!(redirected(web, std::slice::from_ref(&ready), None).is_empty());
         assert_eq!(
-            redirected(web, &[ready.clone()], Some(&ready.0.id)),
+            redirected(web, std::slice::from_ref(&ready), Some(&ready.0.id)),
             forwarded
         );
         let waiting = container("web", &[8080, 23_000], Some(false));
@@ -367,12 +367,15 @@ mod tests {
         let ended = container("web", &[8080, 23_000], None);
         assert_eq!(redirected(web, &[ended], None), forwarded);
         let without = container("web", &[23_000], Some(true));
-        assert_eq!(redirected(web, &[without.clone()], None), forwarded);
+        assert_eq!(
+            redirected(web, std::slice::from_ref(&without), None),
+            forwarded
+        );
         assert!(redirected(web, &[without, ready.clone()], None).is_empty());
         // A node without a container of the service, and a service that is no longer declared.
         assert!(redirected(web, &[], None).is_empty());
         let stopping = Some(&ready.0.id);
-        assert!(redirected(&[("api", 8080)], &[ready.clone()], stopping).is_empty());
+        assert!(redirected(&[("api", 8080)], std::slice::from_ref(&ready), stopping).is_empty());
     }
 
     #[test]

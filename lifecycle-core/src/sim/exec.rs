@@ -178,6 +178,7 @@ pub(super) fn draining(table: &Table, open: &BTreeMap<String, u64>) -> Vec<Repor
             epoch: table.epoch,
             version: table.version,
             agent: None,
+            cannot_redirect: None,
             kind: ReportKind::Draining {
                 instance: backend.instance.clone(),
                 container: backend.container.clone(),
@@ -210,6 +211,7 @@ pub(super) fn accepted(current: &mut Option<Table>, table: Table, agent: Option<
         epoch,
         version,
         agent,
+        cannot_redirect: None,
         kind,
     }
 }

@@ -103,9 +103,13 @@ impl Fleet {
 
     fn serves(&mut self, node: &str, container: &str) {
         let serving = Some(container.to_owned());
-        self.world
-            .agents
-            .insert(node_name(node), AgentView::UpToDate { serving });
+        self.world.agents.insert(
+            node_name(node),
+            AgentView::UpToDate {
+                serving,
+                cannot_redirect: None,
+            },
+        );
     }
 
     fn has_no_table(&mut self, node: &str, since: DateTime<Utc>) {
@@ -248,7 +252,10 @@ fn an_agent_that_has_not_taken_over_is_first() {
     assert_eq!(fleet.started(), ["b"]);
     assert_eq!(fleet.waiting(), pairs(&[("a", "b")]));
     // An agent of an older version does not report its name.
-    let view = AgentView::UpToDate { serving: None };
+    let view = AgentView::UpToDate {
+        serving: None,
+        cannot_redirect: None,
+    };
     fleet.world.agents.insert(node_name("b"), view);
     assert_eq!(fleet.started(), ["b"]);
     fleet.serves("b", &current);

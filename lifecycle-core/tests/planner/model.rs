@@ -159,8 +159,13 @@ impl World {
                 has_healthcheck: false,
             });
             let serving = Some(declared.agent_container(agents));
-            self.agents
-                .insert(node.clone(), AgentView::UpToDate { serving });
+            self.agents.insert(
+                node.clone(),
+                AgentView::UpToDate {
+                    serving,
+                    cannot_redirect: None,
+                },
+            );
         }
     }
 

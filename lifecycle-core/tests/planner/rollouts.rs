@@ -11,6 +11,7 @@ use lifecycle_core::model::{
     SpecDigest, UpdatePolicy, VolumeMount, VolumeName, VolumeOptions,
 };
 use lifecycle_core::platform::NetworkSpec;
+use lifecycle_core::reconcile::observe::AgentView;
 use lifecycle_core::reconcile::{Action, Agents, Declared, HeldBy, Plan, Reason, RolloutState};
 use lifecycle_core::runtime::ContainerState;
 use lifecycle_core::secret::PlatformKey;
@@ -219,6 +220,17 @@ fn an_agent_forwards_the_host_port_if_the_new_replica_starts_first() {
     world.get_images(&old);
     assert_eq!(run(&mut world, &old, 1), replaced);
     assert_eq!(host_ports(&world), [8080]);
+    // An agent that cannot redirect ports.
+    let (mut world, old, new) = before(&spec);
+    let [_, new] = with_agents(&mut world, [old, new]);
+    for agent in world.agents.values_mut() {
+        *agent = AgentView::UpToDate {
+            serving: None,
+            cannot_redirect: Some("Operation not supported".into()),
+        };
+    }
+    let stop_first = ["-web-1", "+web-1"];
+    assert_eq!(carry_out(&mut world, &new), stop_first);
     // Datagrams are not forwarded.
     spec.container.ports[0].protocol = Protocol::Udp;
     let (mut world, old, new) = before(&spec);

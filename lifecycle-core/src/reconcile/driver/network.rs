@@ -58,7 +58,12 @@ impl Driver {
             } => (
                 EventKind::CannotListen,
                 service.map_or_else(|| Subject::Node(node.clone()), Subject::Service),
-                format!("the agent on {node} cannot listen at {address}/{protocol}: {why}"),
+                if address.ip().is_unspecified() {
+                    let port = address.port();
+                    format!("the agent on {node} cannot redirect port {port}: {why}")
+                } else {
+                    format!("the agent on {node} cannot listen at {address}/{protocol}: {why}")
+                },
                 serde_json::json!({ "node": node, "address": address, "protocol": protocol }),
             ),
             ReportKind::Accepted | ReportKind::Refused { .. } | ReportKind::Draining { .. } => {

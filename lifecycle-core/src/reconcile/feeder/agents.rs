@@ -24,6 +24,7 @@ pub(super) struct Agent {
     pub(super) accepted: Accepted,
     /// Whether the engine of the agent's node can be observed now.
     pub(super) is_reachable: bool,
+    pub(super) cannot_redirect: Option<String>,
     /// The number of open connections of each draining container, by the container's name.
     open: BTreeMap<String, u64>,
 }
@@ -77,6 +78,7 @@ impl Agents {
         let agent = Agent {
             accepted,
             is_reachable: true,
+            cannot_redirect: None,
             open: BTreeMap::new(),
         };
         self.known.insert(node.clone(), agent);

@@ -60,7 +60,7 @@ impl<'a> Planning<'a> {
         let mut running = found.iter().filter(|agent| agent.state.is_running());
         let current = running.clone().find(|agent| agent.name == container);
         let serves = match self.observed.agents.get(node) {
-            Some(AgentView::UpToDate { serving }) => Some(serving.as_ref() == Some(&container)),
+            Some(AgentView::UpToDate { serving, .. }) => Some(serving.as_ref() == Some(&container)),
             Some(AgentView::Outdated { .. }) | None => None,
         };
         if current.is_some() && serves != Some(false) {

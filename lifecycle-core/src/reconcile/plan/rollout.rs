@@ -11,12 +11,12 @@ use super::keep_running::was_stopped_for;
 use super::replacement::Containers;
 use super::{Blocked, PlacedReplica, Planning, Up, status};
 use crate::model::{
-    InstanceId, NetworkMode, OnFailure, Protocol, Replacement, ReplacementOrder, RestartPolicy,
-    RolloutRequest, ServiceName, Starts, Subject,
+    InstanceId, NetworkMode, NodeName, OnFailure, Protocol, Replacement, ReplacementOrder,
+    RestartPolicy, RolloutRequest, ServiceName, Starts, Subject,
 };
 use crate::reconcile::declared::DeclaredService;
 use crate::reconcile::index::{IndexedService, Seen};
-use crate::reconcile::observe::Readiness;
+use crate::reconcile::observe::{AgentView, Readiness};
 use crate::reconcile::state::Verdict;
 use crate::reconcile::step::{HeldBy, InstanceStatus, RolloutProgress, RolloutState};
 use crate::registry::RejectedSpec;
@@ -440,7 +440,7 @@ impl<'a> Planning<'a> {
             // A new container can start without the port, and the agent forwards it.
             needs_port |= has_address
                 || port.protocol != Protocol::Tcp
-                || self.declared.agents.is_none()
+                || !self.can_redirect(replica.node)
                 || target.is_some_and(|target| !target.is_running() && uses(&target, host_port));
         }
         let shares_network = container.connection.mode == NetworkMode::Host && !old.is_empty();
@@ -459,6 +459,20 @@ impl<'a> Planning<'a> {
             } else {
                 ReplacementOrder::StartFirst
             })
+    }
+
+    /// Returns whether the node's agent can forward published ports. While the agent does not respond,
+    /// it counts as able to, so that an order does not change during a rollout.
+    fn can_redirect(&self, node: &NodeName) -> bool {
+        let view = self.observed.agents.get(node);
+        let cannot = matches!(
+            view,
+            Some(AgentView::UpToDate {
+                cannot_redirect: Some(_),
+                ..
+            })
+        );
+        self.declared.agents.is_some() && !cannot
     }
 
     /// Decides whether a replica may be replaced now. If not, returns what it waits for.

@@ -175,8 +175,9 @@ async fn a_stop_waits_until_open_connections_end() {
 
 #[tokio::test(start_paused = true)]
 async fn a_stop_waits_for_open_connections_no_longer_than_the_grace_period() {
-    for (grace, expected) in [(None, 10), (Some(Duration::from_secs(25)), 25)] {
-        let scene = Scene::with_grace(203, grace).await;
+    // New connections wait for the only replica, for at most 30 seconds.
+    for (grace, expected) in [(None, 10), (Some(5), 5), (Some(25), 15)] {
+        let scene = Scene::with_grace(203, grace.map(Duration::from_secs)).await;
         scene.connect(1);
         scene.restart().await;
         scene.tables_list(true).await;

@@ -156,6 +156,22 @@ impl Loaded {
         }
     }
 
+    /// Changes the manager's program and runs `up` under load.
+    #[expect(clippy::print_stdout, reason = "prints the counted requests")]
+    pub(crate) fn upgrade(&self, label: &str) {
+        self.calm();
+        self.project.change_manager();
+        let began = Instant::now();
+        self.project.ends(0, &["up"]);
+        let took = began.elapsed();
+        let (text, report) = self.report();
+        println!("{label}: `up` took {took:.1?}\n  {text}");
+        for counts in [&report.new, &report.keep_alive] {
+            assert!(counts.requests > 0 && counts.failed == 0, "{label}: {text}");
+        }
+        self.calm();
+    }
+
     /// Checks that the rollout is complete, and that both versions served during it.
     pub(crate) fn is_complete(&mut self, rollout: &Rollout) {
         assert_eq!(rollout.up.status.code(), Some(0), "{}", rollout.up.stderr);

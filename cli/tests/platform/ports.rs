@@ -112,6 +112,7 @@ fn published_ports_lose_no_request() {
     let clients = start_clients(&mut loaded);
     repeat(|| the_only_replica_stops_first(&mut loaded));
     repeat(|| the_only_replica_starts_first(&mut loaded));
+    repeat(|| the_agent_that_forwards_the_port_is_replaced(&mut loaded));
     clients.terminate(TIMEOUT);
     loaded.project.ends(0, &["down", "--yes"]);
 }
@@ -157,4 +158,12 @@ fn the_only_replica_starts_first(loaded: &mut Loaded) {
     );
     assert_eq!(rollout.least_ready, 1);
     loaded.is_complete(&rollout);
+}
+
+fn the_agent_that_forwards_the_port_is_replaced(loaded: &mut Loaded) {
+    while published_by_engine(loaded) > 0 {
+        the_only_replica_starts_first(loaded);
+    }
+    loaded.upgrade("upgrade of the manager");
+    assert_eq!(published_by_engine(loaded), 0);
 }

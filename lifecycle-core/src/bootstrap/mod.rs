@@ -90,7 +90,7 @@ const SENT_WITHIN: Duration = Duration::from_hours(1);
 const DATABASE_ANSWERS_WITHIN: Duration = Duration::from_mins(2);
 
 /// The interval between polls.
-const PACE: Duration = Duration::from_millis(200);
+const PACE: Duration = Duration::from_millis(100);
 
 /// The bootstrapper of one platform.
 #[derive(Debug, Clone)]

@@ -83,9 +83,11 @@ impl PreviousFiles {
             let draft = format!("{PREFIX}draft");
             script.push(format!("rm -rf {}", self.path(&draft)));
             script.push(format!("mkdir -m 0700 {}", self.path(&draft)));
-            for file in self.files() {
-                let to = self.path(&format!("{draft}/{file}"));
-                script.push(format!("cp -a {} {to}", self.path(file)));
+            // Not only the listed files: the manager has ended since then, and an ending database
+            // removes its log.
+            for file in REGISTRY.into_iter().chain(["manager"]) {
+                let (from, to) = (self.path(file), self.path(&format!("{draft}/{file}")));
+                script.push(format!("cp -a {from} {to} || ! test -e {from}"));
             }
             script.push(format!("mv {} {}", self.path(&draft), self.path(&kept)));
         }
@@ -113,12 +115,6 @@ impl PreviousFiles {
         let script = vec![format!("rm -rf {}", self.path(&name(of)))];
         self.run(node, script, "removing the previous manager's files")
             .await
-    }
-
-    /// Returns the files to keep.
-    fn files(&self) -> impl Iterator<Item = &'static str> {
-        let all = REGISTRY.into_iter().chain(["manager"]);
-        all.filter(|file| self.lists(file))
     }
 
     async fn run(&self, node: &NodeHandle, script: Vec<String>, what: &str) -> Result<()> {

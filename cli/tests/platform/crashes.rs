@@ -154,12 +154,15 @@ fn container(container: &Value) -> String {
         text.rsplit_once(separator).unwrap().0.to_owned()
     };
     let (config, host) = (&container["Config"], &container["HostConfig"]);
+    let full = container["Name"].as_str().unwrap().trim_start_matches('/');
+    let name = without_last(&container["Name"], '-');
     format!(
         "container {} of {} runs {}: {} {} {:?} {} {} {}",
-        without_last(&container["Name"], '-'),
+        name,
         without_last(&config["Image"], ':'),
         container["State"]["Running"],
-        config["Cmd"],
+        // The agent's command contains the name of its container.
+        config["Cmd"].to_string().replace(full, &name),
         config["Env"],
         published(&host["PortBindings"]),
         host["Binds"],

@@ -29,7 +29,7 @@ use super::redirect::Redirects;
 use super::report::Reporter;
 use super::resolvers::{ResolvConf, for_containers, write_in_place};
 use super::service::{Backend, Service, Targets};
-use super::store::Store;
+use super::store::{Lock, Store};
 use super::tcp::{self, Forwarding};
 use super::udp::{self, Bounds};
 use super::workers::Workers;
@@ -149,6 +149,7 @@ impl Engine {
         mut self,
         mut commands: mpsc::Receiver<Command>,
         mut next: mpsc::Receiver<UnixStream>,
+        lock: &Lock,
     ) -> (Self, UnixStream) {
         let mut again = interval(TRY_AGAIN);
         again.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -159,7 +160,7 @@ impl Engine {
                     // Ignore the error: the feeder has disconnected.
                     drop(command.answer.send(self.reporter.report(kind)));
                 }
-                Some(mut stream) = next.recv() => match self.hand_over(&mut stream).await {
+                Some(mut stream) = next.recv() => match self.hand_over(&mut stream, lock).await {
                     Ok(()) => return (self, stream),
                     Err(error) => tracing::warn!(%error, "another agent did not take over"),
                 },

@@ -3,11 +3,11 @@
 //!
 //! 1. The next agent connects to the running agent's unix socket. Only the agent that the manager
 //!    has named in the state directory does this.
-//! 2. The running agent sends the descriptors of its network namespace and of its sockets
-//!    ([`Offer::send`]). Until the next step, it continues to serve.
-//! 3. The next agent starts to serve with these sockets, and confirms this. If it ends before, nothing
-//!    has changed.
-//! 4. The running agent stops accepting, releases the lock of the state directory, and confirms this.
+//! 2. The running agent sends the descriptors of the state directory's lock, of its network namespace,
+//!    and of its sockets ([`Offer::send`]). Until the next step, it continues to serve.
+//! 3. The next agent starts to serve with these sockets, and confirms this. If it ends before, the
+//!    running agent continues; the connections that the next one had accepted are lost.
+//! 4. The running agent stops accepting, and confirms this.
 //! 5. The previous agent finishes its open connections. Meanwhile, the connection between the two
 //!    agents remains: the next agent sends tables, like a feeder, and the previous agent reports the
 //!    open connections of draining containers ([`Previous`](super::previous::Previous)).
@@ -58,7 +58,7 @@ const DONE: u8 = b'\n';
 /// Describes the descriptors of an offer.
 #[derive(Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 struct Contents {
-    /// Whether the first descriptor is a network namespace.
+    /// Whether the descriptor after the lock is a network namespace.
     has_namespace: bool,
     /// The block that is routed to the namespace.
     block: Option<Block>,
@@ -67,8 +67,10 @@ struct Contents {
 }
 
 /// What the running agent passes to the next one.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct Offer<'a> {
+    /// The lock of the state directory.
+    pub(super) lock: BorrowedFd<'a>,
     /// The network namespace, and the block that is routed to it.
     pub(super) namespace: Option<(BorrowedFd<'a>, Option<Block>)>,
     pub(super) sockets: Vec<BorrowedFd<'a>>,
@@ -77,6 +79,7 @@ pub(super) struct Offer<'a> {
 /// What the next agent has received.
 #[derive(Debug)]
 pub(super) struct Received {
+    lock: Lock,
     pub(super) namespace: Option<(OwnedFd, Option<Block>)>,
     pub(super) sockets: Inherited,
     stream: UnixStream,
@@ -148,7 +151,8 @@ impl Offer<'_> {
             sockets: self.sockets.len(),
         };
         let namespace = self.namespace.iter().map(|(namespace, _)| *namespace);
-        let all: Vec<_> = namespace.chain(self.sockets.iter().copied()).collect();
+        let all = std::iter::once(self.lock).chain(namespace);
+        let all: Vec<_> = all.chain(self.sockets.iter().copied()).collect();
         let exchange = async {
             for some in all.chunks(TOGETHER) {
                 send_descriptors(stream, some).await?;
@@ -168,7 +172,7 @@ impl Received {
         let exchange = async {
             let stream = UnixStream::connect(store.path(SOCKET)).await?;
             let (contents, mut descriptors) = receive(&stream).await?;
-            let all = contents.sockets + usize::from(contents.has_namespace);
+            let all = 1 + usize::from(contents.has_namespace) + contents.sockets;
             if descriptors.len() != all {
                 return Err(io::Error::other(format!(
                     "{} of {all} descriptors arrived",
@@ -176,10 +180,11 @@ impl Received {
                 )));
             }
             let sockets = descriptors.split_off(all - contents.sockets);
+            let namespace = contents.has_namespace.then(|| descriptors.pop()).flatten();
+            let lock = descriptors.pop().ok_or(io::ErrorKind::InvalidData)?;
             Ok(Self {
-                namespace: descriptors
-                    .pop()
-                    .map(|namespace| (namespace, contents.block)),
+                lock: Lock::passed(lock),
+                namespace: namespace.map(|namespace| (namespace, contents.block)),
                 sockets: Inherited::new(sockets)?,
                 stream,
             })
@@ -187,9 +192,9 @@ impl Received {
         timeout(WITHIN, exchange).await?
     }
 
-    /// Confirms that this agent serves, and waits until the previous agent has released the lock.
-    /// Returns the connection to the previous agent.
-    pub(super) async fn confirm(mut self, store: &Store) -> Result<(Lock, UnixStream)> {
+    /// Confirms that this agent serves, and waits until the previous agent has stopped accepting.
+    /// Returns the lock, and the connection to the previous agent.
+    pub(super) async fn confirm(mut self) -> Result<(Lock, UnixStream)> {
         let exchange = async {
             self.stream.write_all(&[DONE]).await?;
             expect_done(&mut self.stream).await
@@ -199,14 +204,12 @@ impl Received {
         released
             .map_err(|passed| failed(passed.to_string()))?
             .map_err(|error| failed(error.to_string()))?;
-        let lock = store.try_lock()?;
-        let lock = lock.ok_or_else(|| failed("it still uses the state directory".into()))?;
-        Ok((lock, self.stream))
+        Ok((self.lock, self.stream))
     }
 }
 
-/// Confirms that this agent has stopped accepting and has released the lock.
-pub(super) async fn released(stream: &mut UnixStream) -> io::Result<()> {
+/// Confirms that this agent has stopped accepting.
+pub(super) async fn stopped(stream: &mut UnixStream) -> io::Result<()> {
     stream.write_all(&[DONE]).await
 }
 
@@ -284,7 +287,9 @@ mod tests {
         let sockets: Vec<_> = (0..count).map(|_| any()).collect();
         let namespace = std::fs::File::open("/proc/thread-self/ns/net").unwrap();
         let block = Some("10.210.0.0/16".parse().unwrap());
+        let lock = any();
         let offer = Offer {
+            lock: lock.as_fd(),
             namespace: Some((namespace.as_fd(), block)),
             sockets: sockets.iter().map(AsFd::as_fd).collect(),
         };
@@ -292,8 +297,8 @@ mod tests {
             let (contents, mut descriptors) = receive(&theirs).await.unwrap();
             assert!(contents.has_namespace);
             assert_eq!(contents.block, block);
-            assert_eq!(descriptors.len(), count + 1);
-            let inherited = Inherited::new(descriptors.split_off(1)).unwrap();
+            assert_eq!(descriptors.len(), count + 2);
+            let inherited = Inherited::new(descriptors.split_off(2)).unwrap();
             for socket in &sockets {
                 let at = socket.local_addr().unwrap();
                 assert!(inherited.datagrams(at).is_none());

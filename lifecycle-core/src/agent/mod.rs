@@ -190,7 +190,7 @@ pub async fn run(options: AgentOptions) -> Result<()> {
                 let why = "the stored table cannot be applied";
                 return Err(Error::failed("taking over from the running agent", why));
             }
-            let (lock, stream) = received.confirm(&store).await?;
+            let (lock, stream) = received.confirm().await?;
             tracing::info!("took over from the running agent");
             engine.succeed(stream).await;
             lock
@@ -207,14 +207,14 @@ pub async fn run(options: AgentOptions) -> Result<()> {
     tasks.spawn(control::serve(control, tables, Arc::clone(&reporter)));
     tasks.spawn(handover::serve(handover, requests));
     let (engine, mut stream) = tokio::select! {
-        handed_over = engine.run(incoming, next) => handed_over,
+        handed_over = engine.run(incoming, next, &lock) => handed_over,
         ended = tasks.join_next() => return Err(unexpected_end(ended)),
         ended = background.join_next() => return Err(unexpected_end(ended)),
     };
     tasks.shutdown().await;
     drop(lock);
     tracing::info!("another agent has taken over; finishing the open connections");
-    if let Err(error) = handover::released(&mut stream).await {
+    if let Err(error) = handover::stopped(&mut stream).await {
         tracing::warn!(%error, "cannot confirm the handover");
     }
     let (tables, incoming) = mpsc::channel(1);

@@ -84,7 +84,7 @@ impl Reporter {
         self.wake.notify_one();
     }
 
-    /// Records that the previous agent has ended.
+    /// Records that the previous agent has ended, or no longer follows the tables.
     pub(super) fn forget_previous(&self) {
         self.state().previous.clear();
         self.wake.notify_one();

@@ -2,6 +2,7 @@
 
 use std::fs::{self, File, TryLockError};
 use std::io::{self, Write as _};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 
@@ -22,10 +23,22 @@ pub(super) struct Store {
     directory: PathBuf,
 }
 
-/// The right to serve with a state directory, which only one agent at a time has.
+/// The right to serve with a state directory. It belongs to all descriptors of one opened file
+/// (flock(2)), so an agent can pass it to the next one without releasing it.
 #[derive(Debug)]
-pub(super) struct Lock {
-    _file: File,
+pub(super) struct Lock(OwnedFd);
+
+impl Lock {
+    /// Returns the lock that another agent has passed.
+    pub(super) fn passed(file: OwnedFd) -> Self {
+        Self(file)
+    }
+}
+
+impl AsFd for Lock {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.0.as_fd()
+    }
 }
 
 impl Store {
@@ -42,7 +55,7 @@ impl Store {
     pub(super) fn try_lock(&self) -> Result<Option<Lock>> {
         let file = File::create(self.path(LOCK)).map_err(|error| self.failed(error))?;
         match file.try_lock() {
-            Ok(()) => Ok(Some(Lock { _file: file })),
+            Ok(()) => Ok(Some(Lock(file.into()))),
             Err(TryLockError::WouldBlock) => Ok(None),
             Err(TryLockError::Error(error)) => Err(self.failed(error)),
         }

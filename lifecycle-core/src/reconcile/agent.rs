@@ -11,7 +11,7 @@ use super::execute::{engine_call, node_directory};
 use crate::error::{Error, Result};
 use crate::host::{HostCommand, NodeHandle};
 use crate::model::{ContainerTemplate, NodeName, PlatformId};
-use crate::runtime::{ContainerSpec, ExecCommand, ExecOutput, HostBind, Role};
+use crate::runtime::{ContainerSpec, ExecCommand, ExecOutput, HostBind, ObservedContainer, Role};
 
 /// The path of the manager's program in the manager's image.
 const PROGRAM: &str = "/lifecycle-manager";
@@ -76,7 +76,7 @@ pub(super) async fn ensure(
     let state = handle.runtime.state();
     let state = state.instrument(engine_call("state", node)).await?;
     let spec = spec(declared, agents, container, directory);
-    start(handle, &spec, node).await?;
+    let mut started = start(handle, &spec, node).await?;
     let agents_here = state.containers.iter().filter(|c| c.role == Role::Agent);
     let others: Vec<_> = agents_here
         .filter(|other| other.name != container && other.state.is_running())
@@ -91,14 +91,24 @@ pub(super) async fn ensure(
     if before.any(|agent| agent.state.is_running()) {
         // After a rollback, this agent may still finish the connections from before the upgrade.
         // Meanwhile, it cannot take over.
-        tracing::warn!(%node, container, "creating an agent again that does not take over");
+        tracing::warn!(%node, container, "recreating the agent, because it does not take over");
         let remove = handle.runtime.remove_container(container);
         let span = engine_call("remove_container", node);
         remove.instrument(span).await?;
-        start(handle, &spec, node).await?;
+        started = start(handle, &spec, node).await?;
         if serves(handle, declared.owner.id, container, node).await? {
             return Ok(());
         }
+    }
+    let now = handle.runtime.container(container);
+    let now = now.instrument(engine_call("container", node)).await?;
+    let runs_since =
+        |agent: &ObservedContainer| agent.started_at.filter(|_| agent.state.is_running());
+    if now.as_ref().and_then(runs_since) != started.started_at {
+        return Err(Error::failed(
+            format!("starting the agent on {node}"),
+            "its container ended before the agent served",
+        ));
     }
     // The running agent does not pass its sockets, for example because it belongs to a version that
     // cannot do so. Its connections are cut.
@@ -115,11 +125,14 @@ pub(super) async fn ensure(
     ))
 }
 
-async fn start(handle: &NodeHandle, spec: &ContainerSpec, node: &NodeName) -> Result<()> {
+async fn start(
+    handle: &NodeHandle,
+    spec: &ContainerSpec,
+    node: &NodeName,
+) -> Result<ObservedContainer> {
     let ensure = handle.runtime.ensure_container(spec);
     let span = engine_call("ensure_container", node);
-    ensure.instrument(span).await?;
-    Ok(())
+    ensure.instrument(span).await
 }
 
 /// Waits for a limited time until the agent serves; returns whether it does.
@@ -134,7 +147,15 @@ async fn serves(
     let mut session = exec.instrument(engine_call("exec", node)).await?;
     while let Some(output) = session.output.next().await {
         match output? {
-            ExecOutput::Exit(code) => return Ok(code == 0),
+            ExecOutput::Exit(0) => return Ok(true),
+            ExecOutput::Exit(1) => return Ok(false),
+            // For example, the container has ended.
+            ExecOutput::Exit(code) => {
+                return Err(Error::failed(
+                    format!("waiting for the agent on {node}"),
+                    format!("the command in its container ended with exit code {code}"),
+                ));
+            }
             ExecOutput::Stdout(bytes) | ExecOutput::Stderr(bytes) => {
                 let line = String::from_utf8_lossy(&bytes);
                 tracing::debug!(%node, line = line.trim_end(), "waiting for the agent");

@@ -1,5 +1,5 @@
-//! Sends the table of service addresses to every agent. For each running agent, one task writes new
-//! tables to a command in the agent's container and reads the agent's reports.
+//! Sends the table of service addresses to the agents. For each node, one task writes new tables to a
+//! command in the container of a running agent, and reads the reports of the agent that serves.
 //!
 //! - [`agents`]: the table that each agent has accepted, and the connections that it has reported.
 //! - [`drain`]: waits for the agents before a container is stopped.
@@ -61,7 +61,8 @@ struct Shared {
     reports: mpsc::UnboundedSender<(NodeName, Report)>,
 }
 
-/// Identifies a running agent. An agent that was restarted gets a new feed.
+/// The container through which a feed reaches the agent that serves. After a restart of the container,
+/// the node gets a new feed.
 #[derive(Debug, Clone, PartialEq, Eq)]
 struct Agent {
     machine: ObservedNode,

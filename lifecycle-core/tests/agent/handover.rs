@@ -305,7 +305,7 @@ async fn only_the_declared_agent_takes_over() {
         ended = &mut again => panic!("{ended:?}"),
         () = serves(&node, "a") => {}
     }
-    // After a rollback, it takes over as every declared agent does.
+    // An agent that is declared takes over from it, too.
     let newest = start(&node, "c");
     serves(&node, "c").await;
     ends(again).await;
@@ -393,4 +393,34 @@ async fn waiting_connections_reach_a_later_endpoint() {
     assert_eq!(answered.unwrap().0, 1);
     ends(old).await;
     new.abort();
+}
+
+/// Otherwise, an agent that waits for the lock could start between the two agents.
+#[tokio::test(flavor = "multi_thread")]
+async fn the_lock_is_never_free_during_a_handover() {
+    let node = node();
+    let table = table(177, 1).with("web", 9, PORT, vec![]);
+    let mut agent = start(&node, "0");
+    node.feeder().await.accept(&table).await;
+    let lock = std::fs::File::open(node.options.state.join("lock")).unwrap();
+    let stop = Arc::new(AtomicBool::new(false));
+    let stopping = Arc::clone(&stop);
+    let waits = std::thread::spawn(move || {
+        while !stopping.load(Ordering::Relaxed) {
+            if lock.try_lock().is_ok() {
+                return true;
+            }
+        }
+        false
+    });
+    for number in 1..=5 {
+        let name = number.to_string();
+        let next = start(&node, &name);
+        serves(&node, &name).await;
+        ends(agent).await;
+        agent = next;
+    }
+    stop.store(true, Ordering::Relaxed);
+    assert!(!waits.join().unwrap(), "the lock was free");
+    agent.abort();
 }

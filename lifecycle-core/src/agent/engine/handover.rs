@@ -15,6 +15,7 @@ use crate::agent::control::Command;
 use crate::agent::handover::Offer;
 use crate::agent::previous::Previous;
 use crate::agent::socket;
+use crate::agent::store::Lock;
 use crate::network::ReportKind;
 
 /// How long after the handover redirected connections may still arrive. The kernel repeats a lost
@@ -31,7 +32,11 @@ pub(super) struct Listening {
 impl Engine {
     /// Passes the sockets to the next agent, and stops accepting once that agent serves. Otherwise,
     /// nothing changes.
-    pub(super) async fn hand_over(&mut self, stream: &mut UnixStream) -> io::Result<()> {
+    pub(super) async fn hand_over(
+        &mut self,
+        stream: &mut UnixStream,
+        lock: &Lock,
+    ) -> io::Result<()> {
         let is_current = |name| self.store.is_current(name);
         if self.options.name.as_deref().is_some_and(is_current) {
             return Err(io::Error::other(
@@ -41,6 +46,7 @@ impl Engine {
         let listeners = self.listening.values().map(|one| one.socket.as_fd());
         let dns = self.dns.iter().flat_map(|dns| &dns.sockets);
         let offer = Offer {
+            lock: lock.as_fd(),
             namespace: self.addresses.namespace(),
             sockets: listeners.chain(dns.map(AsFd::as_fd)).collect(),
         };

@@ -104,7 +104,7 @@ impl<'a> Planning<'a> {
     /// replacement that fails repeatedly does not hold the others.
     fn replace_agents(&mut self, agents: &'a Agents, mut replacements: Replacements<'a>) {
         let container = self.declared.agent_container(agents);
-        // Complete a replacement first that has begun.
+        // First complete the replacements that have begun.
         replacements
             .outdated
             .sort_by_key(|(_, has_begun)| !has_begun);
@@ -143,7 +143,8 @@ impl<'a> Planning<'a> {
     }
 
     /// Removes the agents that have finished their connections. Such an agent ends, and the engine
-    /// starts it again. An agent whose connections do not end is removed after a limit.
+    /// starts it again: the restart shows that it has finished. An agent whose connections do not end
+    /// is removed after a limit.
     fn remove_previous_agents(
         &mut self,
         node: &NodeName,

@@ -95,6 +95,17 @@ pub(crate) enum Server {
     NeverReady,
 }
 
+impl Server {
+    /// Returns the value of `$SERVER`.
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            Self::Drains => "drains",
+            Self::EndsAtOnce => "ends-at-once",
+            Self::NeverReady => "never-ready",
+        }
+    }
+}
+
 impl Loaded {
     pub(crate) fn report(&self) -> (String, Report) {
         report(self.reports)

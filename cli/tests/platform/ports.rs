@@ -17,11 +17,7 @@ const NODES: &str = "[nodes.a]\n[nodes.b]\n[nodes.c]\n[manager]\nnode = \"a\"\n"
 const PORT: u16 = 8080;
 
 fn declare(replicas: usize, version: u32, server: Server, update: &str) -> String {
-    let server = match server {
-        Server::Drains => "drains",
-        Server::EndsAtOnce => "ends-at-once",
-        Server::NeverReady => "never-ready",
-    };
+    let server = server.name();
     format!(
         r#"
   web:

@@ -33,11 +33,11 @@ const REPLICAS: usize = 3;
 /// Returns the declaration of `web`. `update` contains the settings of the rollout. The grace period
 /// is short, because the connections of keep-alive clients do not end earlier.
 pub(crate) fn web(version: u32, server: Server, update: &str) -> String {
-    let (server, ready_within) = match server {
-        Server::Drains => ("drains", "1m"),
-        Server::EndsAtOnce => ("ends-at-once", "1m"),
-        Server::NeverReady => ("never-ready", "3s"),
+    let ready_within = match server {
+        Server::Drains | Server::EndsAtOnce => "1m",
+        Server::NeverReady => "3s",
     };
+    let server = server.name();
     format!(
         r#"
   web:

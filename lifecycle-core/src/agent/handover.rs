@@ -66,7 +66,7 @@ struct Contents {
     sockets: usize,
 }
 
-/// What the running agent passes to the next one.
+/// The descriptors that the running agent passes to the next one.
 #[derive(Debug)]
 pub(super) struct Offer<'a> {
     /// The lock of the state directory.
@@ -76,7 +76,7 @@ pub(super) struct Offer<'a> {
     pub(super) sockets: Vec<BorrowedFd<'a>>,
 }
 
-/// What the next agent has received.
+/// The descriptors that the next agent has received.
 #[derive(Debug)]
 pub(super) struct Received {
     lock: Lock,

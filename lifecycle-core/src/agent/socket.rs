@@ -31,10 +31,9 @@ pub(super) fn raise_limit() {
 /// Returns how many connections can be open at the same time. Each connection needs two files.
 pub(super) fn most_connections() -> u32 {
     let files = getrlimit(Resource::Nofile).current.unwrap_or(u64::MAX);
-    let connections = files.saturating_sub(256) / 2;
-    u32::try_from(connections)
-        .unwrap_or(u32::MAX >> 4)
-        .clamp(16, u32::MAX >> 4)
+    let connections = u32::try_from(files.saturating_sub(256) / 2).unwrap_or(u32::MAX);
+    // Below the limits of a semaphore, also on 32-bit machines.
+    connections.clamp(16, u32::MAX >> 4)
 }
 
 /// Listens for connections. Accepted connections inherit the options that are set here.

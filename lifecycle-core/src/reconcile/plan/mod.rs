@@ -23,6 +23,7 @@ mod instances;
 mod keep_running;
 mod leftovers;
 mod nodes;
+mod order;
 mod ports;
 mod replacement;
 mod restart;

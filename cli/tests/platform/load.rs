@@ -14,8 +14,7 @@ use crate::subprocess::{Finished, until};
 
 /// The program with the server and the clients.
 pub(crate) const PROGRAM: &str = "rollout-load";
-pub(crate) const DOCKERFILE: &str =
-    "FROM scratch\nCOPY rollout-load /\nENTRYPOINT [\"/rollout-load\"]\n";
+const DOCKERFILE: &str = "FROM scratch\nCOPY rollout-load /\nENTRYPOINT [\"/rollout-load\"]\n";
 
 /// How many requests must succeed before and after each rollout.
 const CALM_REQUESTS: u64 = 100;
@@ -231,6 +230,15 @@ impl Loaded {
         assert_eq!(ready, self.replicas);
         least
     }
+}
+
+/// Creates a project with the program and these nodes.
+pub(crate) fn project(nodes: &str) -> Project {
+    let project = Project::new();
+    project.write("platform.toml", nodes);
+    project.write("load/Dockerfile", DOCKERFILE);
+    project.put_program(PROGRAM, &format!("load/{PROGRAM}"));
+    project
 }
 
 /// Returns what the clients counted since the last report. Waits until all requests that have begun

@@ -7,8 +7,7 @@ use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
 use std::process::Command;
 
 use crate::docker::Node;
-use crate::load::{DOCKERFILE, Loaded, PROGRAM, Server, TIMEOUT, repeat};
-use crate::project::Project;
+use crate::load::{self, Loaded, PROGRAM, Server, TIMEOUT, repeat};
 use crate::subprocess::{Running, start, until};
 
 const NODES: &str = "[nodes.a]\n[nodes.b]\n[nodes.c]\n[manager]\nnode = \"a\"\n";
@@ -78,10 +77,7 @@ fn published_by_engine(loaded: &Loaded) -> usize {
 
 #[test]
 fn published_ports_lose_no_request() {
-    let project = Project::new();
-    project.write("platform.toml", NODES);
-    project.write("load/Dockerfile", DOCKERFILE);
-    project.put_program(PROGRAM, &format!("load/{PROGRAM}"));
+    let project = load::project(NODES);
     project.compose(&three(1, Server::EndsAtOnce, ""));
     project.ends(0, &["up"]);
     let api = project.api();
@@ -106,59 +102,39 @@ fn published_ports_lose_no_request() {
         .compose(&one(loaded.version, Server::Drains, ""));
     loaded.project.ends(0, &["up", "--yes"]);
     let clients = start_clients(&mut loaded);
-    repeat(|| the_only_replica_stops_first(&mut loaded));
-    repeat(|| the_only_replica_starts_first(&mut loaded));
+    repeat(|| replicas_stop_first(&mut loaded));
+    repeat(|| replicas_start_first(&mut loaded));
     repeat(|| the_agent_that_forwards_the_port_is_replaced(&mut loaded));
     clients.terminate(TIMEOUT);
     loaded.project.ends(0, &["down", "--yes"]);
 }
 
-/// The first version ends on SIGTERM without answering, so it is stopped only after its open
-/// connections have ended.
+/// Replaces the replicas. Checks how many of them were ready at the lowest point.
+fn roll_out(loaded: &mut Loaded, order: &str, least_ready: usize) {
+    let label = format!("{} replicas, {order}", loaded.replicas);
+    let rollout = loaded.roll_out(&label, Server::Drains, &format!("order: {order}"));
+    assert_eq!(rollout.least_ready, least_ready);
+    loaded.is_complete(&rollout);
+}
+
+/// The engine publishes the ports afterwards. The first version ends on SIGTERM without answering, so
+/// it is stopped only after its open connections have ended.
 fn replicas_stop_first(loaded: &mut Loaded) {
-    let rollout = loaded.roll_out(
-        "3 replicas, stop-first",
-        Server::Drains,
-        "order: stop-first",
-    );
-    assert_eq!(rollout.least_ready, 2);
-    loaded.is_complete(&rollout);
-    assert_eq!(published_by_engine(loaded), 3);
+    let replicas = loaded.replicas;
+    roll_out(loaded, "stop-first", replicas - 1);
+    assert_eq!(published_by_engine(loaded), replicas);
 }
 
+/// A new replica gets the port if the old one does not have it.
 fn replicas_start_first(loaded: &mut Loaded) {
-    let before = published_by_engine(loaded);
-    let rollout = loaded.roll_out(
-        "3 replicas, start-first",
-        Server::Drains,
-        "order: start-first",
-    );
-    assert_eq!(rollout.least_ready, 3);
-    loaded.is_complete(&rollout);
-    // A new replica gets the port if the old one does not have it.
-    assert_eq!(published_by_engine(loaded), 3 - before);
-}
-
-fn the_only_replica_stops_first(loaded: &mut Loaded) {
-    let rollout = loaded.roll_out("1 replica, stop-first", Server::Drains, "order: stop-first");
-    assert_eq!(rollout.least_ready, 0);
-    loaded.is_complete(&rollout);
-    assert_eq!(published_by_engine(loaded), 1);
-}
-
-fn the_only_replica_starts_first(loaded: &mut Loaded) {
-    let rollout = loaded.roll_out(
-        "1 replica, start-first",
-        Server::Drains,
-        "order: start-first",
-    );
-    assert_eq!(rollout.least_ready, 1);
-    loaded.is_complete(&rollout);
+    let (replicas, before) = (loaded.replicas, published_by_engine(loaded));
+    roll_out(loaded, "start-first", replicas);
+    assert_eq!(published_by_engine(loaded), replicas - before);
 }
 
 fn the_agent_that_forwards_the_port_is_replaced(loaded: &mut Loaded) {
     while published_by_engine(loaded) > 0 {
-        the_only_replica_starts_first(loaded);
+        replicas_start_first(loaded);
     }
     loaded.upgrade("upgrade of the manager");
     assert_eq!(published_by_engine(loaded), 0);

@@ -11,8 +11,7 @@ use std::time::Duration;
 
 use crate::crashes::{Moments, managers_process};
 use crate::docker::{Node, Run, run_of};
-use crate::load::{DOCKERFILE, Loaded, PROGRAM, Server, TIMEOUT, repeat};
-use crate::project::Project;
+use crate::load::{self, Loaded, Server, TIMEOUT, repeat};
 use crate::subprocess::{Finished, until};
 
 const NODES: &str = "[nodes.a]\n[nodes.b]\n[manager]\nnode = \"a\"\n";
@@ -56,10 +55,7 @@ pub(crate) fn web(version: u32, server: Server, update: &str) -> String {
 }
 
 pub(crate) fn start() -> Loaded {
-    let project = Project::new();
-    project.write("platform.toml", NODES);
-    project.write("load/Dockerfile", DOCKERFILE);
-    project.put_program(PROGRAM, &format!("load/{PROGRAM}"));
+    let project = load::project(NODES);
     project.compose(&declare(1, Server::EndsAtOnce, ""));
     project.ends(0, &["up"]);
     let api = project.api();

@@ -7,6 +7,7 @@ mod agents;
 mod arbitrary;
 mod builder;
 mod checks;
+mod host_ports;
 mod images;
 mod model;
 mod properties;

@@ -39,6 +39,7 @@ pub(crate) async fn run(targets: &str, port: u16) -> Outcome {
             target: targets.next().unwrap_or_default().to_owned(),
             ledger: Rc::clone(&ledger),
             kept: None,
+            port: None,
         };
         let delay = PAUSE * number / (NEW + KEEP_ALIVE);
         clients.spawn_local(async move {
@@ -85,6 +86,8 @@ struct Client {
     ledger: Rc<Ledger>,
     /// The connection of a keep-alive client.
     kept: Option<Connection>,
+    /// The local port of the latest connection, once it is open.
+    port: Option<u16>,
 }
 
 /// Why a request failed.
@@ -99,11 +102,20 @@ impl Client {
         loop {
             let begun = self.ledger.begin(self.kind);
             let outcome = timeout(LONGEST, self.request()).await;
-            let outcome = outcome
-                .unwrap_or_else(|_| Err(io::Error::new(io::ErrorKind::TimedOut, "no response")));
+            let outcome = outcome.unwrap_or_else(|_| Err(self.late()));
             self.ledger.end(&begun, outcome);
             sleep(PAUSE).await;
         }
+    }
+
+    /// Returns the error of a request that took too long.
+    fn late(&self) -> io::Error {
+        let target = &self.target;
+        let text = match self.port {
+            Some(port) => format!("no response from {target} at port {port}"),
+            None => format!("cannot connect to {target}"),
+        };
+        io::Error::new(io::ErrorKind::TimedOut, text)
     }
 
     /// Sends a request. Returns the version of the server that answered it.
@@ -136,8 +148,10 @@ impl Client {
 
     /// Sends a request over a new connection.
     async fn connect_and_ask(&mut self) -> Result<Reply, Broken> {
+        self.port = None;
         match TcpStream::connect(&self.target).await {
             Ok(stream) => {
+                self.port = stream.local_addr().ok().map(|address| address.port());
                 self.ledger.count(self.kind, Happened::Connected);
                 self.ask(Connection::new(stream)).await
             }

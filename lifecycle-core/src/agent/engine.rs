@@ -357,7 +357,7 @@ impl Engine {
     /// `before`.
     fn redirect(&mut self, table: &Table, before: io::Result<()>) {
         let (services, forwarding) = (&self.services, &self.forwarding);
-        let redirected = self.redirects.redirect(table, |listener, (name, port)| {
+        let redirected = self.redirects.redirect(table, |listener, (_, name, port)| {
             let service = Arc::clone(services.get(name)?);
             let task_forwarding = Arc::clone(forwarding);
             // The next agent has listeners of its own.

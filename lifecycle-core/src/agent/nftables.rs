@@ -4,7 +4,6 @@
 //! The constants are from the kernel's `linux/netfilter/nf_tables.h` and `nfnetlink.h`. Numbers in
 //! attributes are big-endian; values that rules compare are as in the packet.
 
-use std::collections::BTreeMap;
 use std::io;
 
 use rtnetlink::packet_core::{
@@ -31,17 +30,49 @@ const NESTED: u16 = 1 << 15;
 const ERROR: u16 = 2;
 const MSG_DONTWAIT: i32 = 0x40;
 
-/// Chains with their hooks: connections from other hosts and from containers, and connections from
-/// the node itself.
-const CHAINS: [(&str, u32); 2] = [("prerouting", 0), ("output", 3)];
-/// Before the engine's rules, which have the priority -100.
-const PRIORITY: i32 = -110;
+/// The chains for connections from other hosts and from containers, and for connections from the node
+/// itself. They precede the engine's rules, which have the priority -100.
+const ARRIVING: [Chain; 2] = [
+    Chain {
+        name: "prerouting",
+        hook: 0,
+        priority: -110,
+    },
+    Chain {
+        name: "output",
+        hook: 3,
+        priority: -110,
+    },
+];
+/// The chain for the packets of listeners. It precedes the engine's rules, which have the priority 100.
+const LEAVING: Chain = Chain {
+    name: "postrouting",
+    hook: 4,
+    priority: 90,
+};
 
 /// A register of the rules' virtual machine.
 const REGISTER: u32 = 1;
 const TCP: u8 = 6;
 /// `RTN_LOCAL`
 const LOCAL: u32 = 2;
+
+#[derive(Debug, Clone, Copy)]
+struct Chain {
+    name: &'static str,
+    hook: u32,
+    priority: i32,
+}
+
+/// Where the connections of a port of the node go.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Redirect {
+    pub(super) port: u16,
+    /// The port of the listener, which no other redirect has.
+    pub(super) listener: u16,
+    /// Whether new connections go to the listener. Its open connections continue in any case.
+    pub(super) takes_new: bool,
+}
 
 /// A table with this process's redirects. The kernel deletes it when this value is dropped or the
 /// process is killed.
@@ -65,15 +96,15 @@ impl Rules {
             NLM_F_CREATE,
             &[text(1, &rules.table), number(2, OWNED)],
         );
-        for (chain, hook) in CHAINS {
-            let priority = PRIORITY.to_be_bytes().to_vec();
+        for chain in ARRIVING.into_iter().chain([LEAVING]) {
+            let priority = chain.priority.to_be_bytes().to_vec();
             batch.add(
                 NEW_CHAIN,
                 NLM_F_CREATE,
                 &[
                     text(1, &rules.table),
-                    text(3, chain),
-                    nested(4, &[number(1, hook), DefaultNla::new(2, priority)]),
+                    text(3, chain.name),
+                    nested(4, &[number(1, chain.hook), DefaultNla::new(2, priority)]),
                     text(7, "nat"),
                 ],
             );
@@ -82,23 +113,22 @@ impl Rules {
         Ok(rules)
     }
 
-    /// Replaces all redirects in one transaction: new TCP connections to each port of the node, at
-    /// any of its addresses, go to the other port instead.
-    pub(super) fn set(&self, redirects: &BTreeMap<u16, u16>) -> io::Result<()> {
+    /// Replaces all redirects in one transaction.
+    ///
+    /// The kernel normally restores the port in a listener's packets by itself. It cannot after its
+    /// entry for the connection was deleted: when a container starts or ends, the engine lists the
+    /// entries of the container's connections and deletes them by the addresses of the clients, which
+    /// may be those of a newer connection.
+    pub(super) fn set(&self, redirects: &[Redirect]) -> io::Result<()> {
         let mut batch = Batch::default();
         batch.add(DELETE_RULE, 0, &[text(1, &self.table)]);
-        for (port, to) in redirects {
-            for (chain, _) in CHAINS {
-                batch.add(
-                    NEW_RULE,
-                    NLM_F_CREATE | NLM_F_APPEND,
-                    &[
-                        text(1, &self.table),
-                        text(2, chain),
-                        nested(4, &redirect(*port, *to)),
-                    ],
-                );
+        for redirect in redirects.iter().copied() {
+            if redirect.takes_new {
+                for chain in ARRIVING {
+                    batch.rule(&self.table, chain, &to_listener(redirect));
+                }
             }
+            batch.rule(&self.table, LEAVING, &from_listener(redirect));
         }
         self.send(batch)
     }
@@ -127,34 +157,67 @@ fn error_in(reply: &[u8]) -> Option<io::Error> {
     (kind == ERROR && code != 0).then(|| io::Error::from_raw_os_error(-code))
 }
 
-/// Returns the expressions of a rule: if the destination is an address of the node, the protocol is
-/// TCP, and the port matches, redirect to the other port.
-fn redirect(port: u16, to: u16) -> [DefaultNla; 8] {
-    [
-        // NFT_FIB_RESULT_ADDRTYPE of NFTA_FIB_F_DADDR
-        expression("fib", &[number(1, REGISTER), number(2, 3), number(3, 2)]),
+/// Returns the expressions of a rule: if the destination is an address of the node and the port
+/// matches, redirect to the listener.
+fn to_listener(redirect: Redirect) -> Vec<DefaultNla> {
+    // NFTA_FIB_F_DADDR, and the offset of the destination port.
+    let mut rule = tcp_of_node(2, 2, redirect.port);
+    rule.extend([
+        port(redirect.listener),
+        // NFTA_REDIR_REG_PROTO_MIN
+        expression("redir", &[number(1, REGISTER)]),
+    ]);
+    rule
+}
+
+/// Returns the expressions of a rule: if the source is the listener, replace its port.
+fn from_listener(redirect: Redirect) -> Vec<DefaultNla> {
+    // NFTA_FIB_F_SADDR, and the offset of the source port.
+    let mut rule = tcp_of_node(1, 0, redirect.listener);
+    rule.extend([
+        port(redirect.port),
+        // NFT_NAT_SNAT, its family, NFTA_NAT_REG_PROTO_MIN
+        expression(
+            "nat",
+            &[number(1, 0), number(2, INET.into()), number(5, REGISTER)],
+        ),
+    ]);
+    rule
+}
+
+/// Continues with the rule only if the address is one of the node, the protocol is TCP, and the port at
+/// this offset of the header matches.
+fn tcp_of_node(address: u32, offset: u32, port: u16) -> Vec<DefaultNla> {
+    vec![
+        // NFT_FIB_RESULT_ADDRTYPE
+        expression(
+            "fib",
+            &[number(1, REGISTER), number(2, 3), number(3, address)],
+        ),
         equals(&LOCAL.to_ne_bytes()),
         // NFT_META_L4PROTO
         expression("meta", &[number(1, REGISTER), number(2, 16)]),
         equals(&[TCP]),
-        // Two bytes at offset 2 of NFT_PAYLOAD_TRANSPORT_HEADER
+        // Two bytes of NFT_PAYLOAD_TRANSPORT_HEADER
         expression(
             "payload",
             &[
                 number(1, REGISTER),
                 number(2, 2),
-                number(3, 2),
+                number(3, offset),
                 number(4, 2),
             ],
         ),
         equals(&port.to_be_bytes()),
-        expression(
-            "immediate",
-            &[number(1, REGISTER), value(2, &to.to_be_bytes())],
-        ),
-        // NFTA_REDIR_REG_PROTO_MIN
-        expression("redir", &[number(1, REGISTER)]),
     ]
+}
+
+/// Writes a port to the register.
+fn port(port: u16) -> DefaultNla {
+    expression(
+        "immediate",
+        &[number(1, REGISTER), value(2, &port.to_be_bytes())],
+    )
 }
 
 fn expression(name: &str, data: &[DefaultNla]) -> DefaultNla {
@@ -215,6 +278,14 @@ impl Batch {
         self.message(kind, flags, [INET, 0, 0, 0], &emitted(attributes));
     }
 
+    fn rule(&mut self, table: &str, chain: Chain, expressions: &[DefaultNla]) {
+        self.add(
+            NEW_RULE,
+            NLM_F_CREATE | NLM_F_APPEND,
+            &[text(1, table), text(2, chain.name), nested(4, expressions)],
+        );
+    }
+
     fn message(&mut self, kind: u16, flags: u16, family: [u8; 4], attributes: &[u8]) {
         self.sequence += 1;
         // The header of netlink and that of nfnetlink.
@@ -238,6 +309,7 @@ impl Batch {
 mod tests {
     use std::io::{Read as _, Write as _};
     use std::net::{TcpListener, TcpStream};
+    use std::time::Duration;
 
     use nix::sched::{CloneFlags, unshare};
 
@@ -262,9 +334,16 @@ mod tests {
         answer[0]
     }
 
-    #[test]
-    fn redirects_new_connections_until_the_rules_are_dropped() {
-        // The namespace of this thread, in which the threads of the servers start.
+    fn redirect(port: u16, listener: u16) -> Redirect {
+        Redirect {
+            port,
+            listener,
+            takes_new: true,
+        }
+    }
+
+    /// Moves this thread, and threads that it starts, to a new network namespace.
+    fn enter_namespace() {
         unshare(CloneFlags::CLONE_NEWNET).expect("run the tests as root");
         tokio::runtime::Builder::new_current_thread()
             .enable_io()
@@ -276,13 +355,18 @@ mod tests {
                 let up = rtnetlink::LinkUnspec::new_with_index(1).up().build();
                 handle.link().set(up).execute().await.unwrap();
             });
+    }
+
+    #[test]
+    fn redirects_new_connections_until_the_rules_are_dropped() {
+        enter_namespace();
         let (direct, other) = (serve("[::]:0", 1), serve("[::]:0", 1));
         let forwarder = serve("[::]:0", 2);
         let hosts = ["127.0.0.1", "127.1.2.3", "::1"];
         let rules = Rules::new("lifecycle-1".into()).unwrap();
         assert!(hosts.iter().all(|host| asked((host, direct)) == 1));
         let mut open = TcpStream::connect(("127.0.0.1", direct)).unwrap();
-        rules.set(&BTreeMap::from([(direct, forwarder)])).unwrap();
+        rules.set(&[redirect(direct, forwarder)]).unwrap();
         assert!(hosts.iter().all(|host| asked((host, direct)) == 2));
         assert!(hosts.iter().all(|host| asked((host, other)) == 1));
         let mut answer = [0];
@@ -290,19 +374,68 @@ mod tests {
         assert_eq!(answer, [1], "an open connection was redirected");
         // A second process takes over, for example after an upgrade.
         let second = Rules::new("lifecycle-2".into()).unwrap();
-        second.set(&BTreeMap::from([(direct, forwarder)])).unwrap();
+        second.set(&[redirect(direct, forwarder)]).unwrap();
         drop(rules);
         assert_eq!(asked(("127.0.0.1", direct)), 2);
-        second.set(&BTreeMap::from([(other, forwarder)])).unwrap();
+        second.set(&[redirect(other, forwarder)]).unwrap();
         assert_eq!(asked(("127.0.0.1", direct)), 1);
         assert_eq!(asked(("127.0.0.1", other)), 2);
         drop(second);
         assert_eq!(asked(("127.0.0.1", other)), 1);
     }
 
+    /// Deletes the kernel's entries for all connections of the namespace.
+    fn forget_connections() {
+        let mut batch = Batch {
+            bytes: Vec::new(),
+            sequence: 0,
+        };
+        // NFNL_SUBSYS_CTNETLINK, IPCTNL_MSG_CT_DELETE
+        batch.message(0x0102, 0, [0; 4], &[]);
+        let mut socket = Socket::new(NETLINK_NETFILTER).unwrap();
+        socket.bind_auto().unwrap();
+        socket.connect(&SocketAddr::new(0, 0)).unwrap();
+        socket.send(&batch.bytes, 0).unwrap();
+    }
+
+    #[test]
+    fn open_connections_continue_when_the_kernel_forgets_them() {
+        enter_namespace();
+        let listener = TcpListener::bind("[::]:0").unwrap();
+        let at = listener.local_addr().unwrap().port();
+        let rules = Rules::new("lifecycle-1".into()).unwrap();
+        for (host, takes_new) in [("127.0.0.1", true), ("::1", true), ("127.0.0.1", false)] {
+            rules.set(&[redirect(80, at)]).unwrap();
+            let mut client = TcpStream::connect((host, 80)).unwrap();
+            let (mut server, _) = listener.accept().unwrap();
+            for end in [&client, &server] {
+                end.set_read_timeout(Some(Duration::from_secs(10))).unwrap();
+            }
+            let open = Redirect {
+                takes_new,
+                ..redirect(80, at)
+            };
+            rules.set(&[open]).unwrap();
+            forget_connections();
+            let mut received = [0];
+            server.write_all(&[1]).unwrap();
+            client.read_exact(&mut received).unwrap();
+            client.write_all(&[2]).unwrap();
+            server.read_exact(&mut received).unwrap();
+            assert_eq!(received, [2]);
+            forget_connections();
+            // Without a redirect, nothing shows where a packet of the client belongs.
+            if takes_new {
+                client.write_all(&[3]).unwrap();
+                server.read_exact(&mut received).unwrap();
+                assert_eq!(received, [3]);
+            }
+        }
+    }
+
     #[test]
     fn reports_errors_of_the_kernel() {
-        unshare(CloneFlags::CLONE_NEWNET).expect("run the tests as root");
+        enter_namespace();
         let rules = Rules::new("lifecycle-1".into()).unwrap();
         let again = Rules::new("lifecycle-1".into()).unwrap_err();
         assert_eq!(again.kind(), io::ErrorKind::PermissionDenied, "{again}");

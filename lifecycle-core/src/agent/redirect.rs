@@ -1,34 +1,35 @@
 //! Forwards new connections to published ports of the node, while the container engine does not.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener};
 
 use tokio_util::task::AbortOnDropHandle;
 
-use super::nftables::Rules;
+use super::nftables::{Redirect, Rules};
 use super::socket;
 use crate::clock::{IdSource as _, RandomIds};
 use crate::model::ServiceName;
 use crate::network::Table;
 
-/// A service and the container port to which connections are forwarded.
-pub(super) type Destination = (ServiceName, u16);
+/// A published port, and the service and container port to which its connections are forwarded.
+pub(super) type Forwarded = (u16, ServiceName, u16);
 
 /// The redirected ports of the node.
 #[derive(Debug, Default)]
 pub(super) struct Redirects {
     rules: Option<Rules>,
-    /// The listener for each destination. It stays open when the port is no longer redirected,
-    /// because connections may still be in its queue.
-    listeners: BTreeMap<Destination, Listener>,
-    /// The ports in the kernel's rules.
-    active: BTreeMap<u16, Destination>,
+    /// A listener stays open when its port is no longer redirected, because connections may still be
+    /// in its queue.
+    listeners: BTreeMap<Forwarded, Listener>,
+    /// What the kernel's rules contain.
+    active: Vec<Redirect>,
 }
 
 #[derive(Debug)]
 struct Listener {
     port: u16,
+    takes_new: bool,
     _task: AbortOnDropHandle<()>,
 }
 
@@ -42,11 +43,12 @@ impl Redirects {
     /// Stops redirecting the ports that `table` does not redirect, so that the engine serves them.
     pub(super) fn withdraw(&mut self, table: &Table) -> io::Result<()> {
         self.listeners
-            .retain(|(service, _), _| table.services.contains_key(service));
+            .retain(|(_, service, _), _| table.services.contains_key(service));
         let required = required(table);
-        let mut left = self.active.clone();
-        left.retain(|port, destination| required.get(port) == Some(destination));
-        self.activate(left)
+        for (forwarded, listener) in &mut self.listeners {
+            listener.takes_new &= required.contains(forwarded);
+        }
+        self.activate()
     }
 
     /// Redirects the ports that `table` redirects. `serve` starts to forward the connections of a
@@ -54,27 +56,37 @@ impl Redirects {
     pub(super) fn redirect(
         &mut self,
         table: &Table,
-        serve: impl Fn(TcpListener, &Destination) -> Option<AbortOnDropHandle<()>>,
+        serve: impl Fn(TcpListener, &Forwarded) -> Option<AbortOnDropHandle<()>>,
     ) -> io::Result<()> {
         let required = required(table);
-        for destination in required.values() {
-            if self.listeners.contains_key(destination) {
+        for forwarded in &required {
+            if self.listeners.contains_key(forwarded) {
                 continue;
             }
             let listener = listen()?;
             let port = listener.local_addr()?.port();
-            if let Some(task) = serve(listener, destination) {
-                let listener = Listener { port, _task: task };
-                self.listeners.insert(destination.clone(), listener);
+            if let Some(task) = serve(listener, forwarded) {
+                let listener = Listener {
+                    port,
+                    takes_new: true,
+                    _task: task,
+                };
+                self.listeners.insert(forwarded.clone(), listener);
             }
         }
-        self.activate(required)
+        for (forwarded, listener) in &mut self.listeners {
+            listener.takes_new = required.contains(forwarded);
+        }
+        self.activate()
     }
 
     /// Stops redirecting all ports, because the next agent redirects them. The listeners remain for
     /// the connections in their queues.
     pub(super) fn end(&mut self) -> io::Result<()> {
-        self.activate(BTreeMap::new())
+        for listener in self.listeners.values_mut() {
+            listener.takes_new = false;
+        }
+        self.activate()
     }
 
     /// Returns whether no connection can arrive at a listener.
@@ -82,23 +94,24 @@ impl Redirects {
         self.listeners.is_empty()
     }
 
-    fn activate(&mut self, ports: BTreeMap<u16, Destination>) -> io::Result<()> {
-        if ports == self.active {
+    fn activate(&mut self) -> io::Result<()> {
+        let listeners = self.listeners.iter();
+        let redirects: Vec<Redirect> = listeners
+            .map(|((port, ..), listener)| Redirect {
+                port: *port,
+                listener: listener.port,
+                takes_new: listener.takes_new,
+            })
+            .collect();
+        if redirects == self.active {
             return Ok(());
         }
-        let listening = ports.iter().filter_map(|(port, destination)| {
-            let listener = self.listeners.get(destination)?;
-            Some((*port, listener.port))
-        });
-        let listening: BTreeMap<u16, u16> = listening.collect();
-        let rules = match self.rules.take() {
+        let rules = match &mut self.rules {
             Some(rules) => rules,
-            None => rules()?,
+            missing => missing.insert(rules()?),
         };
-        let set = rules.set(&listening);
-        self.rules = Some(rules);
-        set?;
-        self.active = ports;
+        rules.set(&redirects)?;
+        self.active = redirects;
         Ok(())
     }
 }
@@ -109,12 +122,12 @@ fn rules() -> io::Result<Rules> {
     Rules::new(format!("lifecycle-{}", RandomIds.uuid().simple()))
 }
 
-fn required(table: &Table) -> BTreeMap<u16, Destination> {
+fn required(table: &Table) -> BTreeSet<Forwarded> {
     let redirects = table.redirects.iter();
     redirects
         .map(|redirect| {
-            let destination = (redirect.service.clone(), redirect.container_port);
-            (redirect.port, destination)
+            let service = redirect.service.clone();
+            (redirect.port, service, redirect.container_port)
         })
         .collect()
 }

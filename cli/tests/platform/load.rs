@@ -167,10 +167,15 @@ impl Loaded {
     }
 
     /// Changes the manager's program and runs `up` under load.
-    #[expect(clippy::print_stdout, reason = "prints the counted requests")]
     pub(crate) fn upgrade(&self, label: &str) {
+        self.upgrade_to(label, Project::change_manager);
+    }
+
+    /// Changes the programs and runs `up` under load.
+    #[expect(clippy::print_stdout, reason = "prints the counted requests")]
+    pub(crate) fn upgrade_to(&self, label: &str, change: impl Fn(&Project)) {
         self.calm();
-        self.project.change_manager();
+        change(&self.project);
         let began = Instant::now();
         self.project.ends(0, &["up"]);
         let took = began.elapsed();

@@ -156,18 +156,29 @@ impl Project {
     /// Makes all later commands use a manager's program with another digest, which behaves the same:
     /// bytes after the end of a program have no effect.
     pub(crate) fn change_manager(&self) {
-        let built = PathBuf::from(env!("CARGO_BIN_EXE_bootstrapper"));
-        let programs = self.programs.get_or_init(|| {
-            let programs = tempfile::tempdir().unwrap();
-            for program in ["bootstrapper", "lifecycle-manager"] {
-                let copy = programs.path().join(program);
-                std::fs::copy(built.with_file_name(program), copy).unwrap();
-            }
-            programs
-        });
-        let manager = programs.path().join("lifecycle-manager");
+        if self.programs.get().is_none() {
+            self.use_built_programs();
+        }
+        let manager = self.bootstrapper().with_file_name("lifecycle-manager");
         let mut manager = OpenOptions::new().append(true).open(manager).unwrap();
         manager.write_all(b"changed").unwrap();
+    }
+
+    /// Makes all later commands use copies of the programs as they were built.
+    pub(crate) fn use_built_programs(&self) {
+        self.use_programs(
+            Path::new(env!("CARGO_BIN_EXE_bootstrapper"))
+                .parent()
+                .unwrap(),
+        );
+    }
+
+    /// Makes all later commands use copies of the programs in a directory.
+    pub(crate) fn use_programs(&self, directory: &Path) {
+        let programs = self.programs.get_or_init(|| tempfile::tempdir().unwrap());
+        for program in ["bootstrapper", "lifecycle-manager"] {
+            std::fs::copy(directory.join(program), programs.path().join(program)).unwrap();
+        }
     }
 
     fn bootstrapper(&self) -> PathBuf {

@@ -12,9 +12,10 @@ use std::time::Duration;
 use crate::crashes::{Moments, managers_process};
 use crate::docker::{Node, Run, run_of};
 use crate::load::{self, Loaded, Server, TIMEOUT, repeat};
+use crate::project::Project;
 use crate::subprocess::{Finished, until};
 
-const NODES: &str = "[nodes.a]\n[nodes.b]\n[manager]\nnode = \"a\"\n";
+pub(crate) const NODES: &str = "[nodes.a]\n[nodes.b]\n[manager]\nnode = \"a\"\n";
 
 const CLIENTS: &str = r#"
   clients:
@@ -55,7 +56,11 @@ pub(crate) fn web(version: u32, server: Server, update: &str) -> String {
 }
 
 pub(crate) fn start() -> Loaded {
-    let project = load::project(NODES);
+    start_in(load::project(NODES))
+}
+
+/// Starts the services in a new project with [`NODES`].
+pub(crate) fn start_in(project: Project) -> Loaded {
     project.compose(&declare(1, Server::EndsAtOnce, ""));
     project.ends(0, &["up"]);
     let api = project.api();

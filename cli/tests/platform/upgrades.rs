@@ -3,9 +3,11 @@
 //! their server's.
 
 use std::collections::BTreeMap;
+use std::path::Path;
 
 use crate::docker::Node;
-use crate::load::{TIMEOUT, repeat};
+use crate::load::{self, TIMEOUT, repeat};
+use crate::project::Project;
 use crate::rollouts;
 use crate::subprocess::until;
 
@@ -63,5 +65,28 @@ fn upgrades_lose_no_request() {
     until("the previous agents are removed", TIMEOUT, || {
         (agents(&nodes["a"]).len() == 1).then_some(())
     });
+    loaded.project.ends(0, &["down", "--yes"]);
+}
+
+#[test]
+#[ignore = "needs the programs of the previous release, which script/endure builds"]
+fn upgrades_between_releases_lose_no_request() {
+    let programs = Path::new(concat!(
+        env!("CARGO_MANIFEST_DIR"),
+        "/../target/previous-release"
+    ));
+    assert!(
+        programs.join("bootstrapper").exists(),
+        "{} has no programs; run `script/previous-release`",
+        programs.display()
+    );
+    let project = load::project(rollouts::NODES);
+    project.use_programs(programs);
+    let loaded = rollouts::start_in(project);
+    repeat(|| {
+        loaded.upgrade_to("upgrade", Project::use_built_programs);
+        loaded.upgrade_to("downgrade", |project| project.use_programs(programs));
+    });
+    loaded.upgrade_to("last upgrade", Project::use_built_programs);
     loaded.project.ends(0, &["down", "--yes"]);
 }

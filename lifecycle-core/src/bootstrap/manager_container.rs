@@ -72,9 +72,9 @@ impl Bootstrapper {
         node: &NodeHandle,
         declaration: &Declaration,
         endpoint: &ManagerEndpoint,
+        image: &str,
     ) -> Result<Arc<dyn ManagerApi>> {
-        let image = self.manager_image(node, declaration).await?;
-        let spec = self.manager_spec(declaration, &image, endpoint)?;
+        let spec = self.manager_spec(declaration, image, endpoint)?;
         let observed = async {
             let client = self
                 .reach
@@ -119,7 +119,7 @@ impl Bootstrapper {
                     &self.registry,
                     &self.access,
                     endpoint.clone(),
-                    image.clone(),
+                    image.to_owned(),
                 );
                 let handover_files = handover.files()?;
                 let start = async {
@@ -167,7 +167,7 @@ impl Bootstrapper {
         }
         let clear = async {
             if !previous.is_empty() {
-                self.remove_unused_manager_images(node, &image).await?;
+                self.remove_unused_manager_images(node, image).await?;
             }
             for old in &previous {
                 node.runtime.remove_container(&old.name).await?;
@@ -189,7 +189,12 @@ impl Bootstrapper {
             .await
     }
 
-    async fn manager_image(&self, node: &NodeHandle, declaration: &Declaration) -> Result<String> {
+    /// Ensures that the manager's image is on the node. Returns the name of the image.
+    pub(super) async fn manager_image(
+        &self,
+        node: &NodeHandle,
+        declaration: &Declaration,
+    ) -> Result<String> {
         let digest = self.manager_image.digest().await?;
         let short = digest.get(..12).unwrap_or(&digest);
         let name = format!("{}/lifecycle-manager:{short}", declaration.name);

@@ -16,6 +16,7 @@ mod lock;
 mod manager_container;
 mod manager_image;
 mod no_probe;
+mod nodes;
 mod outdated;
 mod preview;
 mod previous_manager;
@@ -53,21 +54,17 @@ pub use wait::Wait;
 
 use tracing::Instrument as _;
 
-use self::no_probe::NoProbe;
 use self::progress::Stage;
-use self::wait::LoopWatch;
-use crate::api::{ManagerApi, view};
+use crate::api::ManagerApi;
 use crate::cloud::{ObservedNode, Power, PreflightReport};
 use crate::error::{Error, Result, Retry};
 use crate::host::{HostCommand, HostFile, NodeHandle};
-use crate::model::{Epoch, Generation, ImageSource, NodeName, NodeSpec, PlatformId};
+use crate::model::{Generation, ImageSource, NodeName, NodeSpec, PlatformId};
 use crate::platform::{Access, Declaration, ManagerEndpoint, RegistrySpec};
 use crate::reconcile::declared::listed_name;
 use crate::reconcile::placement::place;
-use crate::reconcile::{
-    Backends, Declared, Driver, DriverOptions, HeldBy, History, Observed, Target,
-};
-use crate::registry::{Databases, Registry};
+use crate::reconcile::{Backends, Declared, DriverOptions, History, Observed};
+use crate::registry::Databases;
 use crate::runtime::ContainerRuntime;
 use crate::secret::PlatformKey;
 
@@ -122,8 +119,8 @@ pub struct Bootstrapper {
 /// Options of `up`.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct UpOptions {
-    /// Create and prepare every declared node before the manager starts. Has no effect while a
-    /// manager is running.
+    /// Wait until every declared node is created and prepared before the manager starts. Has no
+    /// effect while a manager is running.
     pub all_nodes: bool,
 }
 
@@ -150,14 +147,21 @@ impl Bootstrapper {
                 deadlines: declaration.deadlines.clone(),
             })
             .await?;
-        let mut timed = self.nodes(declaration, options).await?;
-        let machine = self.manager_machine(declaration).await?;
-        let node = self.connect(&machine).await?;
-        self.publish_code(&node, declaration).await?;
-        self.send_images(&node, declaration).await?;
+        let reporter = self.reporter_with_estimates(declaration).await;
+        let (reporter, clock) = (reporter.as_ref(), self.backends.clock.as_ref());
+        let nodes = self.nodes(declaration, options, (reporter, clock)).await?;
+        let prepared = async {
+            let machine = self.manager_machine(declaration).await?;
+            let node = self.connect(&machine).await?;
+            self.publish_code(&node, declaration).await?;
+            self.send_images(&node, declaration).await?;
+            let image = self.manager_image(&node, declaration).await?;
+            Ok((machine, node, image))
+        };
+        let ((machine, node, image), mut timed) = nodes.beside(prepared).await?;
         let endpoint = endpoint(&machine, declaration)?;
         let client = self
-            .manager(&machine, &node, declaration, &endpoint)
+            .manager(&machine, &node, declaration, &endpoint, &image)
             .await?;
         self.wait("the registry's database", DATABASE_ANSWERS_WITHIN)
             .until(self.record_manager(&endpoint))
@@ -167,14 +171,8 @@ impl Bootstrapper {
         self.wait("the declaration on the manager's node", NODE_ANSWERS_WITHIN)
             .until(node.host.put(file))
             .await?;
-        let (outcome, more) = follow::follow(
-            client.as_ref(),
-            applied.generation,
-            cursor,
-            self.reporter_with_estimates(declaration).await.as_ref(),
-            self.backends.clock.as_ref(),
-        )
-        .await?;
+        let (outcome, more) =
+            follow::follow(client.as_ref(), applied.generation, cursor, reporter, clock).await?;
         timed.extend(more);
         self.record_durations(declaration, &timed).await;
         self.wait("the removal of unused code bases", NODE_ANSWERS_WITHIN)
@@ -312,70 +310,6 @@ impl Bootstrapper {
         match self.backends.connector.jump_host().await {
             Some((_, Err(error @ (Error::Denied { .. } | Error::Invalid { .. })))) => Err(error),
             _ => Ok(()),
-        }
-    }
-
-    /// Ensures that the manager's node (with [`UpOptions::all_nodes`], every node) is running and
-    /// has Docker. Runs the control loop for a platform without services.
-    async fn nodes(&self, declaration: &Declaration, options: UpOptions) -> Result<Vec<Timed>> {
-        let mut desired = declaration.clone();
-        desired.services.clear();
-        if !options.all_nodes || self.manager_answers(declaration).await {
-            desired
-                .nodes
-                .retain(|name, _| *name == declaration.manager.node);
-        }
-        let mut backends = self.backends.clone();
-        backends.probe = Arc::new(NoProbe);
-        let epoch = scratch_epoch(backends.registry.as_ref()).await?;
-        let declared = Declared::new(Generation(1), &desired, &self.secrets.key)?;
-        let target = Some(Target::without_api(declared));
-        let (_keep_open, target) = tokio::sync::watch::channel(target);
-        let mut options = self.driver.clone();
-        options.policy.spares_manager_node = false;
-        options.policy.only_nodes = true;
-        options.policy.provisions = self.backends.cloud.capabilities().provisions;
-        let snapshot = backends.registry.snapshot().await?;
-        let published = tokio::sync::watch::Sender::default();
-        let mut rounds = published.subscribe();
-        let driver = Driver::new(backends, options, epoch, snapshot, target, published);
-        let reporter = self.reporter_with_estimates(declaration).await;
-        let clock = Arc::clone(&self.backends.clock);
-        let mut shown = progress::StepReports::new(reporter.as_ref(), clock.as_ref());
-        let mut waits = LoopWatch::new(reporter.as_ref(), clock.as_ref());
-        let watch = async {
-            loop {
-                let now = Arc::clone(&rounds.borrow_and_update());
-                if now.generation() == Generation(1) {
-                    shown.show(&now);
-                    if now.is_idle() {
-                        return Ok(());
-                    }
-                    if now.settled {
-                        return Err(nodes_failed(&now.plan));
-                    }
-                }
-                waits.update(&now.running, &view::waits(&now.plan))?;
-                tokio::select! {
-                    changed = rounds.changed() => if changed.is_err() {
-                        let why = "its task ended unexpectedly";
-                        return Err(Error::failed("the control loop", why));
-                    },
-                    () = tokio::time::sleep_until(waits.next_report()) => {}
-                }
-            }
-        };
-        tokio::select! {
-            result = watch => result?,
-            error = driver.run() => return Err(error),
-        }
-        Ok(shown.took)
-    }
-
-    async fn manager_answers(&self, declaration: &Declaration) -> bool {
-        match self.client(declaration.id).await {
-            Ok(client) => client.health().await.is_ok(),
-            Err(_) => false,
         }
     }
 
@@ -532,25 +466,6 @@ fn endpoint(machine: &ObservedNode, declaration: &Declaration) -> Result<Manager
         ip,
         port: declaration.manager.port,
     })
-}
-
-async fn scratch_epoch(registry: &dyn Registry) -> Result<Epoch> {
-    registry
-        .acquire_lease("bootstrapper", Duration::from_hours(24))
-        .await?
-        .epoch()
-}
-
-fn nodes_failed(plan: &crate::reconcile::Plan) -> Error {
-    let whys: Vec<String> = plan
-        .held
-        .iter()
-        .map(|held| match &held.by {
-            HeldBy::Backoff { why, .. } => format!("{}: {why}", held.subject),
-            by => format!("{}: {by}", held.subject),
-        })
-        .collect();
-    Error::failed("preparing the nodes", whys.join("; "))
 }
 
 fn not_running() -> Error {

@@ -195,7 +195,7 @@ async fn up_ends_when_the_manager_is_lost() {
     let up = stage.up();
     let lose = async {
         let second = node("n2");
-        until("n2 exists", || stage.world.node(&second).is_some()).await;
+        until("the manager uses n2", || !stage.agents(&second).is_empty()).await;
         stage.world.faults().pause(&node("n1")).unwrap();
         std::future::pending::<()>().await;
     };

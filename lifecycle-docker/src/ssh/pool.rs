@@ -14,7 +14,7 @@ use std::time::Duration;
 
 use lifecycle_core::host::{Duplex, ForwardTarget};
 use russh::client::{self, Handle, Msg};
-use russh::{AlgorithmKind, Channel, ChannelOpenFailure, Preferred};
+use russh::{AlgorithmKind, Channel, ChannelOpenFailure, Preferred, cipher};
 use tokio::net::TcpStream;
 use tokio::sync::{Semaphore, oneshot};
 use tokio::time::{Instant, timeout};
@@ -132,6 +132,16 @@ fn name(target: &ForwardTarget) -> String {
         ForwardTarget::Unix { path } => path.clone(),
     }
 }
+
+/// The ciphers in order of preference. With the processor's instructions for AES, the first one needs a
+/// fraction of the time, which matters when images are copied.
+const CIPHERS: &[cipher::Name] = &[
+    cipher::AES_256_GCM,
+    cipher::CHACHA20_POLY1305,
+    cipher::AES_256_CTR,
+    cipher::AES_192_CTR,
+    cipher::AES_128_CTR,
+];
 
 /// Selects whether a channel may share its connection with other channels.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -404,6 +414,7 @@ impl Pool {
         let check = HostKeyCheck::new(&peer.host_keys)?;
         let pinned = check.pinned();
         let mut preferred = Preferred::DEFAULT;
+        preferred.cipher = Cow::Borrowed(CIPHERS);
         if let Some(algorithms) = check.algorithms() {
             preferred.key = Cow::Owned(algorithms);
         }

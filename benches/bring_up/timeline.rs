@@ -85,10 +85,10 @@ pub(crate) fn up(project: &Project<'_>) -> Result<Timeline, String> {
 }
 
 fn phase(what: &str) -> Phase {
-    if what.starts_with("send ") {
-        Phase::Sending
-    } else if what.contains("lifecycle-manager") || what.contains("lifecycle manager") {
+    if what.contains("lifecycle-manager") || what.contains("lifecycle manager") {
         Phase::Manager
+    } else if what.starts_with("send ") {
+        Phase::Sending
     } else if ["build ", "copy ", "pull "]
         .iter()
         .any(|w| what.starts_with(w))

@@ -1,4 +1,4 @@
-//! Builds the manager's image, and starts or replaces the manager's container. A replacement stops
+//! Sends the manager's image to its node, and starts or replaces the manager's container. A replacement stops
 //! the previous container first, and starts it again if the new one does not answer.
 
 use std::fmt::Debug;
@@ -7,10 +7,11 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use futures_util::TryStreamExt;
+use futures_util::future::try_join_all;
 use serde::Serialize;
 
 use super::handover::{Handover, handover_directory};
-use super::{Bootstrapper, MANAGER_ANSWERS_WITHIN, NODE_ANSWERS_WITHIN, own_digest};
+use super::{Bootstrapper, MANAGER_ANSWERS_WITHIN, NODE_ANSWERS_WITHIN, SENT_WITHIN, own_digest};
 use crate::api::ManagerApi;
 use crate::cloud::ObservedNode;
 use crate::error::{Error, Result};
@@ -21,15 +22,11 @@ use crate::platform::{
 };
 use crate::reconcile::execute::node_directory;
 use crate::runtime::{
-    BuildRequest, ContainerSpec, ContainerState, HostBind, LogOptions, ObservedContainer, Owner,
-    Role,
+    ContainerSpec, ContainerState, HostBind, LogOptions, ObservedContainer, Owner, Role,
 };
 
 /// How many lines at the end of an unresponsive manager's output are shown.
 const LAST_LINES: u32 = 10;
-
-/// How long building the manager's image may take.
-const BUILT_WITHIN: Duration = Duration::from_mins(30);
 
 /// How long reading the last lines may take.
 const LAST_LINES_WITHIN: Duration = Duration::from_secs(10);
@@ -37,14 +34,15 @@ const LAST_LINES_WITHIN: Duration = Duration::from_secs(10);
 /// The source of the manager's image.
 ///
 /// # Guarantees
-/// `digest` is the SHA-256 of the contents of `context`.
+/// Images with the same digest behave the same.
 #[async_trait]
 pub trait ManagerImage: Debug + Send + Sync + 'static {
-    /// Returns the digest of the contents, in hexadecimal.
+    /// Returns a digest of the contents, in hexadecimal.
     async fn digest(&self) -> Result<String>;
 
-    /// Returns the build context, an uncompressed tar archive with a `Dockerfile`.
-    async fn context(&self) -> Result<ByteStream>;
+    /// Returns the image as an archive for
+    /// [`import_image`](crate::runtime::ContainerRuntime::import_image), with this name.
+    async fn archive(&self, name: &str) -> Result<ByteStream>;
 }
 
 /// The data from which the digest of the manager's container is computed.
@@ -123,9 +121,8 @@ impl Bootstrapper {
                 );
                 let handover_files = handover.files()?;
                 let start = async {
-                    for file in handover_files {
-                        node.host.put(file).await?;
-                    }
+                    let files = handover_files.into_iter();
+                    try_join_all(files.map(|file| node.host.put(file))).await?;
                     node.runtime.ensure_container(&spec).await
                 };
                 stage.run(start).await?;
@@ -203,19 +200,12 @@ impl Bootstrapper {
             .until(node.runtime.image(&name))
             .await?;
         if known.is_none() {
-            let what = format!("build {name} on {}", declaration.manager.node);
-            let stage = self.stage(what, BUILT_WITHIN);
-            let request = BuildRequest {
-                earlier: Vec::new(),
-                tag: name.clone(),
-                dockerfile: "Dockerfile".into(),
-                args: std::collections::BTreeMap::new(),
-                options: crate::model::BuildOptions::default(),
-                context: self.manager_image.context().await?,
+            let what = format!("send {name} to {}", declaration.manager.node);
+            let send = async {
+                let archive = self.manager_image.archive(&name).await?;
+                node.runtime.import_image(archive).await
             };
-            let line = |text: &str| stage.line(text);
-            stage.part(node.runtime.build_image(request, &line)).await?;
-            stage.done();
+            self.stage(what, SENT_WITHIN).run(send).await?;
         }
         Ok(name)
     }

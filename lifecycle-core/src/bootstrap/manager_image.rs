@@ -1,24 +1,29 @@
 //! Creates the manager's image, which contains only one static binary.
 
+use std::fs::File;
+use std::io::{BufWriter, Cursor, Read as _, Seek as _, Write as _, repeat};
 use std::path::{Path, PathBuf};
 
 use async_trait::async_trait;
 use bytes::Bytes;
+use serde_json::json;
 use sha2::{Digest, Sha256};
 
 use super::manager_container::ManagerImage;
 use crate::error::{Error, Result};
 use crate::host::ByteStream;
 
-/// The Dockerfile for the binary in the build context.
-const DOCKERFILE: &str = "\
-FROM scratch
-COPY lifecycle-manager /lifecycle-manager
-ENTRYPOINT [\"/lifecycle-manager\"]
-";
-
-/// The name of the binary in the build context.
+/// The name of the binary in the image.
 const BINARY: &str = "lifecycle-manager";
+
+/// The version of the image's form, which is part of its digest.
+const FORM: &str = "2";
+
+/// The name of the layer in the image's archive.
+const LAYER: &str = "layer.tar";
+
+/// The size of a tar archive's blocks, in bytes.
+const BLOCK: u64 = 512;
 
 /// The size of one read, in bytes.
 const CHUNK: usize = 256 * 1024;
@@ -55,8 +60,8 @@ impl ManagerImage for StaticBinary {
         let path = self.path.clone();
         let hashed = tokio::task::spawn_blocking(move || {
             let mut hash = Sha256::new();
-            hash.update(DOCKERFILE);
-            std::fs::File::open(&path)
+            hash.update(FORM);
+            File::open(&path)
                 .and_then(|mut file| std::io::copy(&mut file, &mut Hashing(&mut hash)))
                 .map(|_| hex::encode(hash.finalize()))
                 .map_err(|error| Self::cannot_read(&path, error))
@@ -66,13 +71,13 @@ impl ManagerImage for StaticBinary {
             .map_err(|error| Error::failed("reading the manager's program", error.to_string()))?
     }
 
-    async fn context(&self) -> Result<ByteStream> {
-        let file = std::fs::File::open(&self.path)
-            .map_err(|error| Self::cannot_read(&self.path, error))?;
+    async fn archive(&self, name: &str) -> Result<ByteStream> {
+        let file = File::open(&self.path).map_err(|error| Self::cannot_read(&self.path, error))?;
+        let name = name.to_owned();
         let (sender, mut receiver) = tokio::sync::mpsc::channel(4);
         tokio::task::spawn_blocking(move || {
             let failed = sender.clone();
-            if let Err(error) = archive(file, Sending(sender)) {
+            if let Err(error) = write_image(file, &name, Sending(sender)) {
                 // If the receiver is gone, nothing needs the error.
                 drop(failed.blocking_send(Err(error)));
             }
@@ -83,23 +88,63 @@ impl ManagerImage for StaticBinary {
     }
 }
 
-fn archive(binary: std::fs::File, sink: Sending) -> std::io::Result<()> {
-    let mut archive = tar::Builder::new(std::io::BufWriter::with_capacity(CHUNK, sink));
-    let header = |size: u64, mode: u32| {
-        let mut header = tar::Header::new_gnu();
-        header.set_size(size);
-        header.set_mode(mode);
-        header.set_mtime(0);
-        header
-    };
+/// Writes an image with one layer, in the format of `docker save`
+/// (<https://github.com/moby/docker-image-spec/blob/main/v1.2.md>).
+fn write_image(mut binary: File, name: &str, sink: Sending) -> std::io::Result<()> {
+    let mut head = [0; 20];
+    binary.read_exact(&mut head)?;
+    let mut hash = Sha256::new();
+    let (length, mut contents) = layer(&binary)?;
+    std::io::copy(&mut contents, &mut Hashing(&mut hash))?;
+    let config = serde_json::to_vec(&json!({
+        "architecture": architecture(head),
+        "os": "linux",
+        "config": {"Entrypoint": [format!("/{BINARY}")]},
+        "rootfs": {"type": "layers", "diff_ids": [format!("sha256:{}", hex::encode(hash.finalize()))]},
+    }))?;
+    let config_file = format!("{}.json", hex::encode(Sha256::digest(&config)));
+    let manifest = json!([{"Config": config_file, "RepoTags": [name], "Layers": [LAYER]}]);
+    let manifest = serde_json::to_vec(&manifest)?;
+
+    let mut archive = tar::Builder::new(BufWriter::with_capacity(CHUNK, sink));
+    for (file, contents) in [(config_file.as_str(), config), ("manifest.json", manifest)] {
+        let mut header = header(contents.len() as u64, 0o644);
+        archive.append_data(&mut header, file, contents.as_slice())?;
+    }
+    let (_, contents) = layer(&binary)?;
+    archive.append_data(&mut header(length, 0o644), LAYER, contents)?;
+    archive.into_inner()?.flush()
+}
+
+/// Returns a layer with the binary, which is a tar archive, and its length.
+fn layer(mut binary: &File) -> std::io::Result<(u64, impl std::io::Read)> {
+    binary.rewind()?;
     let size = binary.metadata()?.len();
-    archive.append_data(
-        &mut header(DOCKERFILE.len() as u64, 0o644),
-        "Dockerfile",
-        DOCKERFILE.as_bytes(),
-    )?;
-    archive.append_data(&mut header(size, 0o755), BINARY, binary)?;
-    std::io::Write::flush(&mut archive.into_inner()?)
+    let mut header = header(size, 0o755);
+    header.set_path(BINARY)?;
+    header.set_cksum();
+    let header = Cursor::new(header.as_bytes().to_vec());
+    // Two empty blocks mark the end.
+    let zeros = size.next_multiple_of(BLOCK) - size + 2 * BLOCK;
+    let contents = header.chain(binary.take(size)).chain(repeat(0).take(zeros));
+    Ok((BLOCK + size + zeros, contents))
+}
+
+fn header(size: u64, mode: u32) -> tar::Header {
+    let mut header = tar::Header::new_gnu();
+    header.set_size(size);
+    header.set_mode(mode);
+    header.set_mtime(0);
+    header
+}
+
+/// Returns the engine's name for the machine in the header of an ELF file (`e_machine`).
+fn architecture(head: [u8; 20]) -> &'static str {
+    match u16::from_le_bytes([head[18], head[19]]) {
+        0xb7 => "arm64",
+        0xf3 => "riscv64",
+        _ => "amd64",
+    }
 }
 
 /// A writer that hashes its input.
@@ -134,32 +179,60 @@ impl std::io::Write for Sending {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeMap;
+
     use futures_util::TryStreamExt;
+    use serde_json::Value;
 
     use super::*;
 
-    #[tokio::test]
-    async fn the_digest_covers_the_binary_in_the_context() {
-        let directory = tempfile::tempdir().unwrap();
-        let path = directory.path().join("binary");
-        let contents = vec![7_u8; CHUNK * 2 + 3];
-        std::fs::write(&path, &contents).unwrap();
-        let image = StaticBinary::new(path.clone());
-        let chunks: Vec<Bytes> = image.context().await.unwrap().try_collect().await.unwrap();
-        let bytes = chunks.concat();
-        let mut archive = tar::Archive::new(bytes.as_slice());
-        let mut found = std::collections::BTreeMap::new();
-        for entry in archive.entries().unwrap() {
+    /// Returns the files of a tar archive with their modes.
+    fn unpacked(bytes: &[u8]) -> BTreeMap<String, (u32, Vec<u8>)> {
+        let mut archive = tar::Archive::new(bytes);
+        let entries = archive.entries().unwrap();
+        let files = entries.map(|entry| {
             let mut entry = entry.unwrap();
             let name = entry.path().unwrap().display().to_string();
             let mode = entry.header().mode().unwrap();
-            let mut text = Vec::new();
-            std::io::Read::read_to_end(&mut entry, &mut text).unwrap();
-            found.insert(name, (mode, text));
-        }
-        assert_eq!(found["lifecycle-manager"], (0o755, contents));
-        assert!(found["Dockerfile"].1.starts_with(b"FROM scratch"));
+            let mut contents = Vec::new();
+            entry.read_to_end(&mut contents).unwrap();
+            (name, (mode, contents))
+        });
+        files.collect()
+    }
 
+    #[tokio::test]
+    async fn the_image_contains_the_binary() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("binary");
+        for size in [CHUNK * 2 + 3, 1024] {
+            let mut contents = vec![7_u8; size];
+            contents[18] = 0xb7;
+            contents[19] = 0;
+            std::fs::write(&path, &contents).unwrap();
+            let image = StaticBinary::new(path.clone());
+            let archive = image.archive("shop/manager:1").await.unwrap();
+            let chunks: Vec<Bytes> = archive.try_collect().await.unwrap();
+            let files = unpacked(&chunks.concat());
+            let manifest: Value = serde_json::from_slice(&files["manifest.json"].1).unwrap();
+            assert_eq!(manifest[0]["RepoTags"], json!(["shop/manager:1"]));
+            let config = &files[manifest[0]["Config"].as_str().unwrap()].1;
+            let config: Value = serde_json::from_slice(config).unwrap();
+            assert_eq!(config["architecture"], "arm64");
+            let layer = &files[LAYER].1;
+            let digest = format!("sha256:{}", hex::encode(Sha256::digest(layer)));
+            assert_eq!(config["rootfs"]["diff_ids"], json!([digest]));
+            let expected = BTreeMap::from([(BINARY.to_owned(), (0o755, contents))]);
+            assert_eq!(unpacked(layer), expected);
+        }
+    }
+
+    #[tokio::test]
+    async fn the_digest_covers_the_binary() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("binary");
+        let image = StaticBinary::new(path.clone());
+        std::fs::write(&path, "one").unwrap();
         let before = image.digest().await.unwrap();
         assert_eq!(before, image.digest().await.unwrap());
         std::fs::write(&path, "other").unwrap();

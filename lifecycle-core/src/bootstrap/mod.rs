@@ -153,12 +153,15 @@ impl Bootstrapper {
         let prepared = async {
             let machine = self.manager_machine(declaration).await?;
             let node = self.connect(&machine).await?;
-            self.publish_code(&node, declaration).await?;
-            self.send_images(&node, declaration).await?;
-            let image = self.manager_image(&node, declaration).await?;
+            let sources = async {
+                self.publish_code(&node, declaration).await?;
+                self.send_images(&node, declaration).await
+            };
+            let image = self.manager_image(&node, declaration);
+            let ((), image) = tokio::try_join!(sources, image)?;
             Ok((machine, node, image))
         };
-        let ((machine, node, image), mut timed) = nodes.beside(prepared).await?;
+        let ((machine, node, image), mut timed) = nodes.meanwhile(prepared).await?;
         let endpoint = endpoint(&machine, declaration)?;
         let client = self
             .manager(&machine, &node, declaration, &endpoint, &image)

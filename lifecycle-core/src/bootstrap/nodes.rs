@@ -94,7 +94,7 @@ impl Nodes<'_> {
     /// Does the work that precedes the start of the manager, while the remaining nodes are created
     /// and prepared. Returns how long steps took. The failure of a remaining node is no error, because
     /// the manager tries again.
-    pub(super) async fn beside<T>(
+    pub(super) async fn meanwhile<T>(
         mut self,
         work: impl Future<Output = Result<T>>,
     ) -> Result<(T, Vec<Timed>)> {

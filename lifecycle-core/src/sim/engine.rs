@@ -9,6 +9,8 @@ mod start;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::time::Duration;
 
+use bytes::Bytes;
+use sha2::{Digest as _, Sha256};
 use tokio::time::Instant;
 
 use ports::BoundPort;
@@ -37,6 +39,26 @@ pub(super) struct Image {
     pub(super) exposed: BTreeSet<(u16, Protocol)>,
     pub(super) has_healthcheck: bool,
     pub(super) command: Option<Vec<String>>,
+}
+
+impl Image {
+    /// Returns an image of a program, as the engine knows it after a build.
+    pub(super) fn of_program(contents: &str) -> Self {
+        Self {
+            id: format!("sha256:{}", hex::encode(Sha256::digest(contents))),
+            contents: contents.to_owned(),
+            exposed: BTreeSet::new(),
+            has_healthcheck: false,
+            command: None,
+        }
+    }
+
+    /// Returns the image as an archive under this name.
+    pub(super) fn archive(&self, name: &str) -> Result<Bytes> {
+        let archive = serde_json::to_vec(&(name, self))
+            .map_err(|error| Error::failed(format!("exporting image {name}"), error.to_string()))?;
+        Ok(archive.into())
+    }
 }
 
 #[derive(Debug, Clone)]

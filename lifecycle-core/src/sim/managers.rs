@@ -14,6 +14,7 @@ use sha2::{Digest as _, Sha256};
 use tokio::task::JoinSet;
 
 use super::databases::SimDatabases;
+use super::engine::Image;
 use super::world::SimWorld;
 use crate::api::why::WhyV1;
 use crate::api::wire::{
@@ -405,25 +406,16 @@ impl CodeStore for CodeOnNode {
 #[derive(Debug, Clone, Copy, Default)]
 pub struct SimManagerImage;
 
-const DOCKERFILE: &str = "FROM scratch\nENTRYPOINT [\"/lifecycle-manager\"]\n";
-
 #[async_trait]
 impl ManagerImage for SimManagerImage {
     async fn digest(&self) -> Result<String> {
-        Ok(hex::encode(Sha256::digest(DOCKERFILE)))
+        Ok(hex::encode(Sha256::digest("a manager")))
     }
 
-    async fn context(&self) -> Result<ByteStream> {
-        let mut header = tar::Header::new_gnu();
-        header.set_size(DOCKERFILE.len() as u64);
-        header.set_mode(0o644);
-        let mut archive = tar::Builder::new(Vec::new());
-        let bytes = archive
-            .append_data(&mut header, "Dockerfile", DOCKERFILE.as_bytes())
-            .and_then(|()| archive.into_inner())
-            .map_err(|error| Error::io("creating a build context", error))?;
-        Ok(Box::pin(futures_util::stream::once(async move {
-            Ok(bytes.into())
-        })))
+    async fn archive(&self, name: &str) -> Result<ByteStream> {
+        let archive = Image::of_program(name).archive(name)?;
+        Ok(Box::pin(futures_util::stream::once(
+            async move { Ok(archive) },
+        )))
     }
 }

@@ -5,7 +5,6 @@ use std::collections::{BTreeMap, VecDeque};
 use std::time::Duration;
 
 use async_trait::async_trait;
-use bytes::Bytes;
 use futures_util::stream::{self, BoxStream};
 use futures_util::{StreamExt, TryStreamExt};
 use tokio::sync::watch;
@@ -384,16 +383,10 @@ impl ContainerRuntime for SimRuntime {
             .at_engine(call, |engine, _, _, _, _| {
                 let missing = || Error::not_found(format!("image {name}"));
                 let image = engine.images.get(name).ok_or_else(missing)?;
-                serde_json::to_vec(&(name, image))
-                    .map(Done::unchanged)
-                    .map_err(|error| {
-                        Error::failed(format!("exporting image {name}"), error.to_string())
-                    })
+                image.archive(name).map(Done::unchanged)
             })
             .await?;
-        Ok(Box::pin(stream::once(
-            async move { Ok(Bytes::from(archive)) },
-        )))
+        Ok(Box::pin(stream::once(async move { Ok(archive) })))
     }
 
     async fn import_image(&self, archive: ByteStream) -> Result<()> {

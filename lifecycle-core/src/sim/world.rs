@@ -575,10 +575,7 @@ impl Rules {
     pub(super) fn plain_image(&self, name: &str) -> Image {
         Image {
             id: format!("sha256:{}", self.chance.hex(&["image", name], 0)),
-            contents: name.to_owned(),
-            exposed: BTreeSet::new(),
-            has_healthcheck: false,
-            command: None,
+            ..Image::of_program(name)
         }
     }
 }

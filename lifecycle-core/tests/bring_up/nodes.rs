@@ -1,5 +1,4 @@
 //! Tests which nodes are created before the manager starts.
-#![expect(clippy::unwrap_used, reason = "tests")]
 
 use lifecycle_core::Error;
 use lifecycle_core::model::NodeName;
@@ -54,7 +53,9 @@ async fn only_the_manager_creates_other_nodes_of_an_existing_platform() {
     stage.world.faults().destroy(&second).unwrap();
     let containers = stage.world.containers(&first).into_iter();
     let manager = containers.map(|one| (one.role, one.name));
-    let (_, manager) = { manager }.find(|(role, _)| *role == Role::Manager).unwrap();
+    let (_, manager) = { manager }
+        .find(|(role, _)| *role == Role::Manager)
+        .unwrap();
     let faults = stage.world.faults();
     faults.remove_container(&first, &manager).unwrap();
     let before = stage.world.effects().len();

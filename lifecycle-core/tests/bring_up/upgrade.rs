@@ -25,8 +25,8 @@ impl ManagerImage for Version {
         Ok(self.0.repeat(64))
     }
 
-    async fn context(&self) -> Result<ByteStream> {
-        SimManagerImage.context().await
+    async fn archive(&self, name: &str) -> Result<ByteStream> {
+        SimManagerImage.archive(name).await
     }
 }
 

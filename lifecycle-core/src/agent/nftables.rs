@@ -1,5 +1,6 @@
-//! Redirects ports of the node with nftables, through netlink. The rules are evaluated before those
-//! that the container engine makes with `iptables`, with either of its back ends.
+//! Redirects ports of the node with nftables, through netlink. For new connections, the rules are
+//! evaluated before those that the container engine makes with `iptables`, with either of its back
+//! ends.
 //!
 //! The constants are from the kernel's `linux/netfilter/nf_tables.h` and `nfnetlink.h`. Numbers in
 //! attributes are big-endian; values that rules compare are as in the packet.
@@ -51,6 +52,10 @@ const LEAVING: Chain = Chain {
     priority: 90,
 };
 
+/// `NFT_NAT_SNAT` and `NFT_NAT_DNAT`
+const SOURCE: u32 = 0;
+const DESTINATION: u32 = 1;
+
 /// A register of the rules' virtual machine.
 const REGISTER: u32 = 1;
 const TCP: u8 = 6;
@@ -70,7 +75,7 @@ pub(super) struct Redirect {
     pub(super) port: u16,
     /// The port of the listener, which no other redirect has.
     pub(super) listener: u16,
-    /// Whether new connections go to the listener. Its open connections continue in any case.
+    /// Whether new connections go to the listener. If not, only its open connections continue.
     pub(super) takes_new: bool,
 }
 
@@ -158,15 +163,11 @@ fn error_in(reply: &[u8]) -> Option<io::Error> {
 }
 
 /// Returns the expressions of a rule: if the destination is an address of the node and the port
-/// matches, redirect to the listener.
+/// matches, replace the port with that of the listener.
 fn to_listener(redirect: Redirect) -> Vec<DefaultNla> {
     // NFTA_FIB_F_DADDR, and the offset of the destination port.
     let mut rule = tcp_of_node(2, 2, redirect.port);
-    rule.extend([
-        port(redirect.listener),
-        // NFTA_REDIR_REG_PROTO_MIN
-        expression("redir", &[number(1, REGISTER)]),
-    ]);
+    rule.extend([port(redirect.listener), replace_port(DESTINATION)]);
     rule
 }
 
@@ -174,18 +175,20 @@ fn to_listener(redirect: Redirect) -> Vec<DefaultNla> {
 fn from_listener(redirect: Redirect) -> Vec<DefaultNla> {
     // NFTA_FIB_F_SADDR, and the offset of the source port.
     let mut rule = tcp_of_node(1, 0, redirect.listener);
-    rule.extend([
-        port(redirect.port),
-        // NFT_NAT_SNAT, its family, NFTA_NAT_REG_PROTO_MIN
-        expression(
-            "nat",
-            &[number(1, 0), number(2, INET.into()), number(5, REGISTER)],
-        ),
-    ]);
+    rule.extend([port(redirect.port), replace_port(SOURCE)]);
     rule
 }
 
-/// Continues with the rule only if the address is one of the node, the protocol is TCP, and the port at
+/// Replaces the port with that in the register, and keeps the address.
+fn replace_port(of: u32) -> DefaultNla {
+    // NFTA_NAT_TYPE, NFTA_NAT_FAMILY, NFTA_NAT_REG_PROTO_MIN
+    expression(
+        "nat",
+        &[number(1, of), number(2, INET.into()), number(5, REGISTER)],
+    )
+}
+
+/// Returns expressions that match only if the address is one of the node, the protocol is TCP, and the port at
 /// this offset of the header matches.
 fn tcp_of_node(address: u32, offset: u32, port: u16) -> Vec<DefaultNla> {
     vec![
@@ -224,7 +227,7 @@ fn expression(name: &str, data: &[DefaultNla]) -> DefaultNla {
     nested(1, &[text(1, name), nested(2, data)])
 }
 
-/// Continues with the rule only if the register has this value.
+/// Returns an expression that matches only if the register has this value.
 fn equals(data: &[u8]) -> DefaultNla {
     // NFT_CMP_EQ
     expression("cmp", &[number(1, REGISTER), number(2, 0), value(3, data)])
@@ -312,6 +315,7 @@ mod tests {
     use std::time::Duration;
 
     use nix::sched::{CloneFlags, unshare};
+    use rtnetlink::packet_core::NLM_F_ACK;
 
     use super::*;
 
@@ -391,11 +395,15 @@ mod tests {
             sequence: 0,
         };
         // NFNL_SUBSYS_CTNETLINK, IPCTNL_MSG_CT_DELETE
-        batch.message(0x0102, 0, [0; 4], &[]);
+        batch.message(0x0102, NLM_F_ACK, [0; 4], &[]);
         let mut socket = Socket::new(NETLINK_NETFILTER).unwrap();
         socket.bind_auto().unwrap();
         socket.connect(&SocketAddr::new(0, 0)).unwrap();
         socket.send(&batch.bytes, 0).unwrap();
+        let mut reply = Vec::with_capacity(8192);
+        socket.recv(&mut reply, 0).unwrap();
+        assert_eq!(reply[4..6], ERROR.to_ne_bytes());
+        assert!(error_in(&reply).is_none(), "{reply:?}");
     }
 
     #[test]
@@ -404,7 +412,8 @@ mod tests {
         let listener = TcpListener::bind("[::]:0").unwrap();
         let at = listener.local_addr().unwrap().port();
         let rules = Rules::new("lifecycle-1".into()).unwrap();
-        for (host, takes_new) in [("127.0.0.1", true), ("::1", true), ("127.0.0.1", false)] {
+        let hosts = ["127.0.0.1", "127.1.2.3", "::1"].map(|host| (host, true));
+        for (host, takes_new) in hosts.into_iter().chain([("127.0.0.1", false)]) {
             rules.set(&[redirect(80, at)]).unwrap();
             let mut client = TcpStream::connect((host, 80)).unwrap();
             let (mut server, _) = listener.accept().unwrap();
@@ -431,6 +440,25 @@ mod tests {
                 assert_eq!(received, [3]);
             }
         }
+    }
+
+    #[test]
+    fn only_packets_of_the_listener_get_another_source_port() {
+        enter_namespace();
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let at = listener.local_addr().unwrap();
+        let rules = Rules::new("lifecycle-1".into()).unwrap();
+        let other = TcpStream::connect(at).unwrap();
+        let own = other.local_addr().unwrap();
+        rules.set(&[redirect(80, at.port())]).unwrap();
+        let (server, from) = listener.accept().unwrap();
+        assert_eq!(from, own);
+        // A connection from another port of the node to another listener.
+        let elsewhere = TcpListener::bind("127.0.0.1:0").unwrap();
+        let client = TcpStream::connect(elsewhere.local_addr().unwrap()).unwrap();
+        let (_, from) = elsewhere.accept().unwrap();
+        assert_eq!(from, client.local_addr().unwrap());
+        drop(server);
     }
 
     #[test]

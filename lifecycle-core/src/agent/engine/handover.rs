@@ -75,9 +75,10 @@ impl Engine {
             if !redirects.is_empty() {
                 sleep(REDIRECTED_WITHIN).await;
             }
-            drop(redirects);
             // Each open connection has a permit.
             drop(room.acquire_many(socket::most_connections()).await);
+            // The rules are necessary until the last redirected connection has ended.
+            drop(redirects);
         };
         tokio::pin!(ended);
         let mut has_ended = false;

@@ -126,13 +126,23 @@ impl Azure {
                 after: after.or(Some(self.options.poll_every)),
                 message: status.map(|status| format!("Azure reports {status}")),
             }),
-            // Azure forgets an operation only long after its end. The next observation shows the
-            // result.
-            Progress::Done | Progress::Gone => Ok(CloudProgress::Done),
+            // Azure forgets an operation only long after its end.
+            Progress::Done | Progress::Gone => self.poll_ended(node).await,
             // Another request replaced the operation. If that request is for the same action, the
             // action is still running.
             Progress::Failed(refusal) if refusal.is_preempted() => self.poll_settling(change).await,
             Progress::Failed(refusal) => Err(refusal.into_error(format!("changing VM {node}"))),
+        }
+    }
+
+    /// Checks that the VM shows the end of an operation. Until then, it has no boot id that remains.
+    async fn poll_ended(&self, node: &NodeName) -> Result<CloudProgress> {
+        match self.vm(node).await?.map(|vm| vm.state) {
+            Some(State::Changing(state)) => Ok(CloudProgress::Running {
+                after: Some(self.options.poll_every),
+                message: Some(format!("Azure reports {state}")),
+            }),
+            _ => Ok(CloudProgress::Done),
         }
     }
 

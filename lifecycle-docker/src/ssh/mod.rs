@@ -232,11 +232,12 @@ impl NodeAccess for SshAccess {
         let what = format!("writing {} on {}", file.path, self.host);
         let (directory, path) = split_path(&file.path)?;
         // Upload and rename separately, so that an incomplete upload is never renamed. The next
-        // upload deletes the temporary files of interrupted uploads.
+        // upload deletes the temporary files of interrupted uploads. Meanwhile, uploads of other files
+        // may rename theirs.
         let draft = draft(&file.path);
         let upload = format!(
             "umask 077 && mkdir -p {directory} && \
-             find {directory} -maxdepth 1 -name '{TEMPORARY}*' \
+             find {directory} -maxdepth 1 -ignore_readdir_race -name '{TEMPORARY}*' \
              \\( -name '{draft}*' -o -mmin +60 \\) -delete && \
              t=$(mktemp {directory}/{draft}XXXXXXXXXX) && printf %s \"$t\" && cat > \"$t\""
         );

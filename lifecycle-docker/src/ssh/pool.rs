@@ -133,8 +133,8 @@ fn name(target: &ForwardTarget) -> String {
     }
 }
 
-/// The ciphers in order of preference. With the processor's instructions for AES, the first one needs a
-/// fraction of the time, which matters when images are copied.
+/// The ciphers in order of preference. With the processor's instructions for AES, the first one is the
+/// cheapest, which matters when images are copied.
 const CIPHERS: &[cipher::Name] = &[
     cipher::AES_256_GCM,
     cipher::CHACHA20_POLY1305,

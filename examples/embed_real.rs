@@ -71,6 +71,7 @@ fn bootstrapper(declaration: &Declaration, code: DirectoryStore) -> Result<Boots
         code: Arc::new(code),
         clock,
         ids: Arc::new(RandomIds),
+        own_image: None,
     };
     // This example keeps the platform's secrets only in memory. To use a platform after a restart,
     // a program must store the secrets before `up`, in a `StateDirectory` or with its own

@@ -227,6 +227,7 @@ pub(crate) fn bootstrapper(parts: Parts<'_>) -> Result<Bootstrapper> {
         code,
         clock: Arc::clone(&clock),
         ids: Arc::new(RandomIds),
+        own_image: None,
     };
     let image = StaticBinary::new(manager_program()?);
     let builder = Bootstrapper::builder(backends, state, secrets, image)

@@ -1,5 +1,7 @@
 //! Defines the trait for the container engine of one node.
 
+mod manager_image;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Debug;
 use std::net::IpAddr;
@@ -18,6 +20,8 @@ use crate::model::{
 };
 use crate::secret::Sensitive;
 use crate::stream::ByteStream;
+
+pub use manager_image::{ManagerImage, StaticBinary};
 
 pub use crate::model::Owner;
 
@@ -352,7 +356,7 @@ pub trait ContainerRuntime: Debug + Send + Sync + 'static {
     /// Exports an image as an archive for `import_image`.
     async fn export_image(&self, name: &str) -> Result<ByteStream>;
 
-    /// Imports an archive from `export_image`.
+    /// Imports an archive in the format of `docker save`, for example from `export_image`.
     async fn import_image(&self, archive: ByteStream) -> Result<()>;
 
     /// Gives an image, identified by its id or by one of its names, another name.

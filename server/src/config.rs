@@ -11,14 +11,17 @@ use lifecycle_core::cloud::CloudProvider;
 use lifecycle_core::code::{CachingStore, CodeStore, PublishedStore};
 use lifecycle_core::error::Retry;
 use lifecycle_core::platform::{CloudSpec, CodeStoreSpec};
-use lifecycle_core::reconcile::Backends;
+use lifecycle_core::reconcile::{Backends, OwnImage};
 use lifecycle_core::registry::{Mirrors, SqlDatabases, SqlRegistry};
-use lifecycle_core::runtime::Owner;
+use lifecycle_core::runtime::{Owner, StaticBinary};
 use lifecycle_core::secret::Sensitive;
 use lifecycle_core::{Error, Result};
 use lifecycle_docker::{
     AddressChoice, DebianPreparer, LocalNodes, SocketReadiness, SshConnector, SshCredential,
 };
+
+/// The program of this process.
+const OWN_PROGRAM: &str = "/proc/self/exe";
 
 /// The interval between attempts to connect to a database that does not respond.
 const RECONNECT: Duration = Duration::from_secs(2);
@@ -49,6 +52,10 @@ pub(crate) async fn backends(
         code: code(handover)?,
         clock,
         ids: Arc::new(RandomIds),
+        own_image: handover.config.image.clone().map(|name| OwnImage {
+            name,
+            source: Arc::new(StaticBinary::new(OWN_PROGRAM.into())),
+        }),
     };
     Ok((backends, mirrors))
 }

@@ -343,6 +343,7 @@ mod tests {
             code: Arc::new(PublishedStore::new(home.path().into())),
             clock,
             ids: Arc::new(RandomIds),
+            own_image: None,
         };
         let image = StaticBinary::new(home.path().into());
         let bootstrapper = Bootstrapper::builder(backends, state, secrets, image)

@@ -1,11 +1,9 @@
-//! Sends the manager's image to its node, and starts or replaces the manager's container. A replacement stops
-//! the previous container first, and starts it again if the new one does not answer.
+//! Sends the manager's image to its node, and starts or replaces the manager's container. A
+//! replacement stops the previous container first, and starts it again if the new one does not answer.
 
-use std::fmt::Debug;
 use std::sync::Arc;
 use std::time::Duration;
 
-use async_trait::async_trait;
 use futures_util::TryStreamExt;
 use futures_util::future::try_join_all;
 use serde::Serialize;
@@ -15,7 +13,7 @@ use super::{Bootstrapper, MANAGER_ANSWERS_WITHIN, NODE_ANSWERS_WITHIN, SENT_WITH
 use crate::api::ManagerApi;
 use crate::cloud::ObservedNode;
 use crate::error::{Error, Result};
-use crate::host::{ByteStream, NodeHandle, OPERATOR_ENGINE_SOCKET};
+use crate::host::{NodeHandle, OPERATOR_ENGINE_SOCKET};
 use crate::model::{ContainerTemplate, SpecDigest};
 use crate::platform::{
     CloudSpec, CodeStoreSpec, Credentials, Declaration, ManagerEndpoint, RegistrySpec,
@@ -30,20 +28,6 @@ const LAST_LINES: u32 = 10;
 
 /// How long reading the last lines may take.
 const LAST_LINES_WITHIN: Duration = Duration::from_secs(10);
-
-/// The source of the manager's image.
-///
-/// # Guarantees
-/// Images with the same digest behave the same.
-#[async_trait]
-pub trait ManagerImage: Debug + Send + Sync + 'static {
-    /// Returns a digest of the contents, in hexadecimal.
-    async fn digest(&self) -> Result<String>;
-
-    /// Returns the image as an archive for
-    /// [`import_image`](crate::runtime::ContainerRuntime::import_image), with this name.
-    async fn archive(&self, name: &str) -> Result<ByteStream>;
-}
 
 /// The data from which the digest of the manager's container is computed.
 #[derive(Serialize)]
@@ -119,10 +103,14 @@ impl Bootstrapper {
                     endpoint.clone(),
                     image.to_owned(),
                 );
-                let handover_files = handover.files()?;
+                let mut files = handover.files()?;
+                let configuration = files.pop();
                 let start = async {
-                    let files = handover_files.into_iter();
-                    try_join_all(files.map(|file| node.host.put(file))).await?;
+                    try_join_all(files.into_iter().map(|file| node.host.put(file))).await?;
+                    // Last, because a manager that finds it uses the other files.
+                    if let Some(file) = configuration {
+                        node.host.put(file).await?;
+                    }
                     node.runtime.ensure_container(&spec).await
                 };
                 stage.run(start).await?;

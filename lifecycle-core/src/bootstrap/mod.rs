@@ -14,7 +14,6 @@ mod follow;
 mod handover;
 mod lock;
 mod manager_container;
-mod manager_image;
 mod no_probe;
 mod nodes;
 mod outdated;
@@ -42,8 +41,6 @@ pub use exit::ExitStatus;
 pub use follow::{Outcome, ServiceFailure};
 pub use handover::{Handover, ManagerConfig, code_directory, handover_directory};
 pub use lock::StateLock;
-pub use manager_container::ManagerImage;
-pub use manager_image::StaticBinary;
 pub use preview::Preview;
 pub use progress::{Progress, Reporter};
 pub use publish::publish;
@@ -51,6 +48,8 @@ pub use reach::{ReachManager, ThroughNode};
 pub use removal::{Contents, Removal};
 pub use secrets::{ManagerPlacement, MemoryState, OperatorState, PlatformSecrets, StateDirectory};
 pub use wait::Wait;
+
+pub use crate::runtime::{ManagerImage, StaticBinary};
 
 use tracing::Instrument as _;
 
@@ -120,7 +119,7 @@ pub struct Bootstrapper {
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct UpOptions {
     /// Wait until every declared node is created and prepared before the manager starts. Has no
-    /// effect while a manager is running.
+    /// effect if the platform already has nodes.
     pub all_nodes: bool,
 }
 

@@ -22,8 +22,10 @@ use crate::platform::Declaration;
 use crate::reconcile::{Declared, Driver, EngineView, HeldBy, Plan, Round, Target};
 use crate::registry::Registry;
 
-/// The only generation of the declaration in the control loop.
-const GENERATION: Generation = Generation(1);
+/// The generations of the declaration in the control loop: with all nodes that are to be created, and
+/// with the manager's node only.
+const ALL: Generation = Generation(1);
+const MANAGERS: Generation = Generation(2);
 
 /// How long running steps of other nodes may delay the manager's start. The manager repeats steps
 /// that have not ended.
@@ -35,12 +37,15 @@ pub(super) struct Nodes<'a> {
     rounds: watch::Receiver<Arc<Round>>,
     shown: StepReports<'a>,
     waits: LoopWatch<'a>,
-    _target: watch::Sender<Option<Target>>,
+    target: watch::Sender<Option<Target>>,
+    /// The declaration with the manager's node only.
+    managers: Declared,
 }
 
 impl Bootstrapper {
-    /// Ensures that the manager's node (with [`UpOptions::all_nodes`], every node) is running and
-    /// has Docker. The creation of the other nodes of a new platform has begun as well.
+    /// Ensures that the manager's node is running and has Docker. If the platform has no nodes yet,
+    /// the creation of the other nodes has begun as well; with [`UpOptions::all_nodes`], they are also
+    /// running and have Docker.
     pub(super) async fn nodes<'a>(
         &self,
         declaration: &Declaration,
@@ -50,16 +55,17 @@ impl Bootstrapper {
         let manager = &declaration.manager.node;
         let mut desired = declaration.clone();
         desired.services.clear();
+        let mut managers = desired.clone();
+        managers.nodes.retain(|name, _| name == manager);
         // Only the manager knows whether a failed node of an existing platform may be replaced.
-        let all_nodes = !self.manager_answers(declaration).await
-            && (options.all_nodes || self.list_nodes().await?.is_empty());
-        if !all_nodes {
-            desired.nodes.retain(|name, _| name == manager);
+        if !self.list_nodes().await?.is_empty() {
+            desired.nodes.clone_from(&managers.nodes);
         }
         let mut backends = self.backends.clone();
         backends.probe = Arc::new(NoProbe);
         let epoch = scratch_epoch(backends.registry.as_ref()).await?;
-        let declared = Declared::new(GENERATION, &desired, &self.secrets.key)?;
+        let managers = Declared::new(MANAGERS, &managers, &self.secrets.key)?;
+        let declared = Declared::new(ALL, &desired, &self.secrets.key)?;
         let (keep_open, target) = watch::channel(Some(Target::without_api(declared)));
         let mut driver = self.driver.clone();
         driver.policy.spares_manager_node = false;
@@ -74,19 +80,13 @@ impl Bootstrapper {
             rounds,
             shown: StepReports::new(reporter, clock),
             waits: LoopWatch::new(reporter, clock),
-            _target: keep_open,
+            target: keep_open,
+            managers,
         };
         nodes
-            .until(|round| !options.all_nodes && has_engine(round, manager))
+            .until(|round| round.is_idle() || !options.all_nodes && has_engine(round, manager))
             .await?;
         Ok(nodes)
-    }
-
-    async fn manager_answers(&self, declaration: &Declaration) -> bool {
-        match self.client(declaration.id).await {
-            Ok(client) => client.health().await.is_ok(),
-            Err(_) => false,
-        }
     }
 }
 
@@ -103,7 +103,11 @@ impl Nodes<'_> {
             done = work => done?,
             never = self.remaining() => match never {},
         };
-        let running = self.until(|round| round.running.is_empty());
+        // No further steps on the other nodes start.
+        let managers = Target::without_api(self.managers.clone());
+        self.target.send_replace(Some(managers));
+        let running =
+            self.until(|round| round.generation() == MANAGERS && round.running.is_empty());
         if let Ok(Err(error)) = tokio::time::timeout(OTHERS_END_WITHIN, running).await {
             tracing::warn!(error = %error.chain(), "the manager prepares the remaining nodes");
         }
@@ -111,19 +115,21 @@ impl Nodes<'_> {
     }
 
     async fn remaining(&mut self) -> Infallible {
-        if let Err(error) = self.until(|_| false).await {
+        if let Err(error) = self.until(Round::is_idle).await {
             tracing::warn!(error = %error.chain(), "a node is not ready yet");
         }
+        // The loop continues, but is no longer watched.
+        (&mut self.ended).await;
         std::future::pending().await
     }
 
-    /// Reports the loop's progress until all nodes are ready or `is_done` returns true.
+    /// Reports the loop's progress until `is_done` returns true.
     async fn until(&mut self, is_done: impl Fn(&Round) -> bool) -> Result<()> {
         loop {
             let now = Arc::clone(&self.rounds.borrow_and_update());
-            if now.generation() == GENERATION {
+            if now.generation() >= ALL {
                 self.shown.show(&now);
-                if now.is_idle() || is_done(&now) {
+                if is_done(&now) {
                     return Ok(());
                 }
                 if now.settled {

@@ -7,7 +7,7 @@ use crate::cloud::CloudProvider;
 use crate::code::CodeStore;
 use crate::host::{HostPreparer, NodeConnector};
 use crate::registry::Registry;
-use crate::runtime::ReadinessProbe;
+use crate::runtime::{ManagerImage, ReadinessProbe};
 
 /// One implementation of each trait. Clones share the implementations.
 #[derive(Debug, Clone)]
@@ -22,4 +22,13 @@ pub struct Backends {
     pub code: Arc<dyn CodeStore>,
     pub clock: Arc<dyn Clock>,
     pub ids: Arc<dyn IdSource>,
+    /// The image of this process, in the manager. The agents run from it.
+    pub own_image: Option<OwnImage>,
+}
+
+/// An image that need not be read from an engine.
+#[derive(Debug, Clone)]
+pub struct OwnImage {
+    pub name: String,
+    pub source: Arc<dyn ManagerImage>,
 }

@@ -180,8 +180,13 @@ impl Execution {
                 if tag_existing(image, (from, &source), (node, &target)).await? {
                     return Ok(());
                 }
-                let export = source.runtime.export_image(image);
-                let archive = export.instrument(engine_call("export_image", from)).await?;
+                let own = self.backends.own_image.as_ref();
+                let archive = if let Some(own) = own.filter(|own| own.name == *image) {
+                    own.source.archive(image).await?
+                } else {
+                    let export = source.runtime.export_image(image);
+                    export.instrument(engine_call("export_image", from)).await?
+                };
                 let import = target.runtime.import_image(archive);
                 import.instrument(engine_call("import_image", node)).await
             }

@@ -34,7 +34,7 @@ pub mod step;
 mod traffic;
 mod watch;
 
-pub use backends::Backends;
+pub use backends::{Backends, OwnImage};
 pub use declared::{Agents, Declared, DeclaredService};
 pub use driver::{Bounds, Driver, DriverOptions, RetryRequest, Round, RunningStep, Target};
 pub use execute::{Deadlines, ServiceApi};

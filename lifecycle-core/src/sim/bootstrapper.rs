@@ -56,6 +56,7 @@ impl SimWorld {
             code: Arc::new(self.code()),
             clock,
             ids: Arc::new(SeededIds::new(self.incarnation())),
+            own_image: None,
         };
         let state = MemoryState::default();
         let builder = Bootstrapper::builder(backends, state, secrets, SimManagerImage);

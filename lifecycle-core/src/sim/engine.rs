@@ -42,7 +42,7 @@ pub(super) struct Image {
 }
 
 impl Image {
-    /// Returns an image of a program, as the engine knows it after a build.
+    /// Returns an image without exposed ports, health check or command.
     pub(super) fn of_program(contents: &str) -> Self {
         Self {
             id: format!("sha256:{}", hex::encode(Sha256::digest(contents))),

@@ -32,7 +32,7 @@ use crate::manager::{Conversation, Manager};
 use crate::model::{ContainerId, NodeName, OperationId, PlatformId, RolloutRequest, ServiceName};
 use crate::platform::Declaration;
 use crate::reconcile::execute::node_directory;
-use crate::reconcile::{Backends, DriverOptions, Plan, RecordedPlan};
+use crate::reconcile::{Backends, DriverOptions, OwnImage, Plan, RecordedPlan};
 use crate::registry::{MemoryRegistry, Registry, RegistryId};
 use crate::runtime::{ContainerState, ExecCommand, LogOptions, Owner, Role};
 
@@ -217,6 +217,10 @@ impl Inner {
         let starts = self.starts.fetch_add(1, Ordering::Relaxed);
         let ids = SeededIds::new(self.world.incarnation().wrapping_add(starts << 32));
         let mirrors = handover.mirrors(id, Arc::new(self.databases.clone()));
+        let own_image = handover.config.image.clone().map(|name| OwnImage {
+            name,
+            source: Arc::new(SimManagerImage),
+        });
         let options = handover.into_options(&ids, self.driver.clone(), mirrors);
         let backends = Backends {
             registry,
@@ -231,6 +235,7 @@ impl Inner {
             }),
             clock,
             ids: Arc::new(ids),
+            own_image,
         };
         Ok(Manager::new(backends, options))
     }

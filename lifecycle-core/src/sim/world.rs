@@ -313,6 +313,7 @@ impl SimWorld {
             clock: Arc::new(self.clock()),
             // Each incarnation creates different ids.
             ids: Arc::new(SeededIds::new(seed.wrapping_add(incarnation))),
+            own_image: None,
         }
     }
 

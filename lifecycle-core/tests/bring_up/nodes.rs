@@ -41,7 +41,6 @@ async fn the_manager_starts_although_another_node_cannot_be_created() {
     assert_eq!(outcome.failures, [], "{}", stage.world.transcript());
 }
 
-/// Only the manager knows whether data was on a node that no longer exists.
 #[tokio::test(start_paused = true)]
 async fn only_the_manager_creates_other_nodes_of_an_existing_platform() {
     let stage = Stage::new(42).await;

@@ -342,6 +342,7 @@ fn idle_manager(
         code: Arc::new(world.code()),
         clock: Arc::new(world.clock()),
         ids: Arc::new(SeededIds::new(seed)),
+        own_image: None,
     };
     let node = declaration.manager.node.clone();
     let ip = world.node(&node).unwrap().addresses.private.unwrap();

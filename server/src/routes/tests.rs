@@ -91,6 +91,7 @@ impl Served {
             code: Arc::new(world.code()),
             clock,
             ids: Arc::new(RandomIds),
+            own_image: None,
         };
         let node = NodeName::try_from("n1").unwrap();
         let web = ServiceName::try_from("web").unwrap();

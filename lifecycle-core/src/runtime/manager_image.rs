@@ -1,5 +1,6 @@
-//! Creates the manager's image, which contains only one static binary.
+//! The source of the manager's image, which contains only one static binary.
 
+use std::fmt::Debug;
 use std::fs::File;
 use std::io::{BufWriter, Cursor, Read as _, Seek as _, Write as _, repeat};
 use std::path::{Path, PathBuf};
@@ -9,15 +10,14 @@ use bytes::Bytes;
 use serde_json::json;
 use sha2::{Digest, Sha256};
 
-use super::manager_container::ManagerImage;
 use crate::error::{Error, Result};
-use crate::host::ByteStream;
+use crate::stream::ByteStream;
 
 /// The name of the binary in the image.
 const BINARY: &str = "lifecycle-manager";
 
-/// The version of the image's form, which is part of its digest.
-const FORM: &str = "2";
+/// The version of the image's format, which is part of its digest.
+const FORMAT: &str = "2";
 
 /// The name of the layer in the image's archive.
 const LAYER: &str = "layer.tar";
@@ -27,6 +27,21 @@ const BLOCK: u64 = 512;
 
 /// The size of one read, in bytes.
 const CHUNK: usize = 256 * 1024;
+
+/// The source of the manager's image.
+///
+/// # Guarantees
+/// The digest changes whenever the image changes.
+#[async_trait]
+pub trait ManagerImage: Debug + Send + Sync + 'static {
+    /// Returns a digest of the contents, in hexadecimal.
+    async fn digest(&self) -> Result<String>;
+
+    /// Returns the image as an archive for
+    /// [`import_image`](super::ContainerRuntime::import_image): in the format of
+    /// `docker save`, with this name as its only tag.
+    async fn archive(&self, name: &str) -> Result<ByteStream>;
+}
 
 /// An image that contains a static Linux binary.
 #[derive(Debug, Clone)]
@@ -60,7 +75,7 @@ impl ManagerImage for StaticBinary {
         let path = self.path.clone();
         let hashed = tokio::task::spawn_blocking(move || {
             let mut hash = Sha256::new();
-            hash.update(FORM);
+            hash.update(FORMAT);
             File::open(&path)
                 .and_then(|mut file| std::io::copy(&mut file, &mut Hashing(&mut hash)))
                 .map(|_| hex::encode(hash.finalize()))
@@ -93,11 +108,12 @@ impl ManagerImage for StaticBinary {
 fn write_image(mut binary: File, name: &str, sink: Sending) -> std::io::Result<()> {
     let mut head = [0; 20];
     binary.read_exact(&mut head)?;
+    let architecture = architecture(head)?;
     let mut hash = Sha256::new();
     let (length, mut contents) = layer(&binary)?;
     std::io::copy(&mut contents, &mut Hashing(&mut hash))?;
     let config = serde_json::to_vec(&json!({
-        "architecture": architecture(head),
+        "architecture": architecture,
         "os": "linux",
         "config": {"Entrypoint": [format!("/{BINARY}")]},
         "rootfs": {"type": "layers", "diff_ids": [format!("sha256:{}", hex::encode(hash.finalize()))]},
@@ -139,11 +155,17 @@ fn header(size: u64, mode: u32) -> tar::Header {
 }
 
 /// Returns the engine's name for the machine in the header of an ELF file (`e_machine`).
-fn architecture(head: [u8; 20]) -> &'static str {
-    match u16::from_le_bytes([head[18], head[19]]) {
-        0xb7 => "arm64",
-        0xf3 => "riscv64",
-        _ => "amd64",
+fn architecture(head: [u8; 20]) -> std::io::Result<&'static str> {
+    let machine = u16::from_le_bytes([head[18], head[19]]);
+    match machine {
+        _ if !head.starts_with(b"\x7fELF") => Err(std::io::Error::other(
+            "the lifecycle manager's program is not a Linux program",
+        )),
+        0x3e => Ok("amd64"),
+        0xb7 => Ok("arm64"),
+        other => Err(std::io::Error::other(format!(
+            "the lifecycle manager's program is for an unsupported machine (ELF {other:#x})"
+        ))),
     }
 }
 
@@ -207,8 +229,8 @@ mod tests {
         let path = directory.path().join("binary");
         for size in [CHUNK * 2 + 3, 1024] {
             let mut contents = vec![7_u8; size];
-            contents[18] = 0xb7;
-            contents[19] = 0;
+            contents[..4].copy_from_slice(b"\x7fELF");
+            contents[18..20].copy_from_slice(&[0xb7, 0]);
             std::fs::write(&path, &contents).unwrap();
             let image = StaticBinary::new(path.clone());
             let archive = image.archive("shop/manager:1").await.unwrap();
@@ -224,6 +246,24 @@ mod tests {
             assert_eq!(config["rootfs"]["diff_ids"], json!([digest]));
             let expected = BTreeMap::from([(BINARY.to_owned(), (0o755, contents))]);
             assert_eq!(unpacked(layer), expected);
+        }
+    }
+
+    #[tokio::test]
+    async fn a_program_for_another_machine_is_rejected() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("binary");
+        for (head, expected) in [
+            (b"\x7fELF", "unsupported machine"),
+            (b"#!/b", "not a Linux"),
+        ] {
+            std::fs::write(&path, [head.as_slice(), &[0; 60]].concat()).unwrap();
+            let archive = StaticBinary::new(path.clone())
+                .archive("a:1")
+                .await
+                .unwrap();
+            let error = archive.try_collect::<Vec<Bytes>>().await.unwrap_err();
+            assert!(error.to_string().contains(expected), "{error}");
         }
     }
 

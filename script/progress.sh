@@ -102,11 +102,11 @@ end_jobs() {
 # log_lines LOG: prints a log without colors, progress bars, and the names of compiled crates.
 log_lines() {
     tr '\r' '\n' <"$1" | sed -e 's/\x1b\[[0-9;]*[A-Za-z]//g' |
-        grep -vE '^ *(Building *\[|(Compiling|Checking|Documenting|Downloaded) [^ ]+ v[0-9])|^ *$' || true
+        grep -avE '^ *(Building *\[|(Compiling|Checking|Documenting|Downloaded) [^ ]+ v[0-9])|^ *$' || true
 }
 
 # doing LOG: prints the last line of a job's log, shortened.
 doing() {
     tail -c 1000 "$1" | tr '\r' '\n' | sed -e 's/\x1b\[[0-9;]*[A-Za-z]//g' -e 's/^ *Building *\[[=> ]*\] *//' -e 's/^ *//; s/ *$//' |
-        grep . | tail -n 1 | cut -c 1-100 || true
+        grep -a . | tail -n 1 | cut -c 1-100 || true
 }

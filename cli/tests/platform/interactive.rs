@@ -71,7 +71,7 @@ fn init_asks_before_overwriting(project: &Project) {
     init.types("\r");
     init.shows("How many nodes? [1]");
     init.types("many\r");
-    init.shows("enter a number from 1 to 50");
+    init.shows("enter a number from 1 to 50\nHow many nodes? [1]");
     init.types("1\r");
     let shown = init.ends(0);
     snapshot("init", project, &shown);

@@ -168,12 +168,12 @@ impl Loaded {
 
     /// Changes the manager's program and runs `up` under load.
     pub(crate) fn upgrade(&self, label: &str) {
-        self.upgrade_to(label, Project::change_manager);
+        self.upgrade_to(label, &Project::change_manager);
     }
 
     /// Changes the programs and runs `up` under load.
     #[expect(clippy::print_stdout, reason = "prints the counted requests")]
-    pub(crate) fn upgrade_to(&self, label: &str, change: impl Fn(&Project)) {
+    pub(crate) fn upgrade_to(&self, label: &str, change: &dyn Fn(&Project)) {
         self.calm();
         change(&self.project);
         let began = Instant::now();

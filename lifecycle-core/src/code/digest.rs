@@ -13,6 +13,7 @@ use std::path::{Path, PathBuf};
 use sha2::{Digest as _, Sha256};
 
 use super::dockerignore::Rules;
+use super::regular;
 use crate::error::{Error, Result};
 
 /// The version of the digest algorithm. Change it whenever the algorithm returns a different digest
@@ -139,7 +140,7 @@ pub fn add(entries: &mut Entries, path: String, kind: Kind) {
 fn selection(root: &Path) -> Result<Selection> {
     let path = root.join(IGNORE_FILE);
     let mut text = Vec::new();
-    match File::open(&path) {
+    match regular::check(&path).and_then(|_| File::open(&path)) {
         Ok(file) => file
             .take(IGNORE_FILE_LIMIT)
             .read_to_end(&mut text)

@@ -14,6 +14,7 @@ mod inline;
 mod pack;
 mod published;
 pub mod publishing;
+pub(crate) mod regular;
 mod tree;
 
 use std::fmt::Debug;

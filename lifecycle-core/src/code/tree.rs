@@ -1,11 +1,12 @@
 //! Reads files and directories that become part of a declaration.
 
 use std::fs::{self, File};
-use std::io::Read;
+use std::io::{self, Read};
 use std::path::Path;
 
 use super::digest::is_executable;
 use super::digest::{self, Kind};
+use super::regular;
 use crate::error::{Error, Result};
 use crate::model::{FileContents, FileTree, ShippedFile, TreeEntry};
 
@@ -48,16 +49,17 @@ pub(crate) fn read_tree(path: &Path, limit: u64) -> Result<FileTree> {
 
 fn read_file(path: &Path, executable: bool, left: &mut u64, limit: u64) -> Result<ShippedFile> {
     let failed = |error| Error::io(format!("reading `{}`", path.display()), error);
-    let file = File::open(path).map_err(failed)?;
-    if !file.metadata().map_err(failed)?.is_file() {
-        return Err(Error::Invalid {
+    regular::check(path).map_err(|error| match error.kind() {
+        io::ErrorKind::InvalidData => Error::Invalid {
             what: format!("`{}`", path.display()),
-            why: "it is neither a file nor a directory".into(),
+            why: error.to_string(),
             hint: "use a file or a directory; to mount a socket or device of the node, use its \
                    absolute path"
                 .into(),
-        });
-    }
+        },
+        _ => failed(error),
+    })?;
+    let file = File::open(path).map_err(failed)?;
     let mut bytes = Vec::new();
     file.take(*left + 1)
         .read_to_end(&mut bytes)

@@ -44,8 +44,11 @@ impl fmt::Display for Diagnostic {
     }
 }
 
+/// The maximum number of problems that are displayed.
+const SHOWN: usize = 50;
+
 /// All problems in the user's files, in the order of the lines. The `Display` output has one line
-/// for each problem.
+/// for each of the first 50 problems, and the number of the others.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Diagnostics(Vec<Diagnostic>);
 
@@ -66,13 +69,17 @@ impl<'a> IntoIterator for &'a Diagnostics {
 
 impl fmt::Display for Diagnostics {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        for (index, diagnostic) in self.0.iter().enumerate() {
+        for (index, diagnostic) in self.0.iter().take(SHOWN).enumerate() {
             if index > 0 {
                 f.write_str("\n")?;
             }
             diagnostic.fmt(f)?;
         }
-        Ok(())
+        match self.0.len().saturating_sub(SHOWN) {
+            0 => Ok(()),
+            1 => f.write_str("\nand 1 more problem"),
+            more => write!(f, "\nand {more} more problems"),
+        }
     }
 }
 
@@ -80,7 +87,8 @@ impl std::error::Error for Diagnostics {}
 
 impl From<Diagnostics> for Error {
     fn from(diagnostics: Diagnostics) -> Self {
-        let hints: Vec<String> = diagnostics.iter().filter_map(|d| d.help.clone()).collect();
+        let shown = diagnostics.iter().take(SHOWN);
+        let hints: Vec<String> = shown.filter_map(|d| d.help.clone()).collect();
         Self::Invalid {
             what: "the platform's declaration".to_owned(),
             why: diagnostics.to_string(),
@@ -177,12 +185,12 @@ impl Report {
         help: Option<String>,
     ) -> Diagnostic {
         Diagnostic {
-            file: self.name_of(at.map_or(0, |at| at.file)).to_owned(),
+            file: printable(self.name_of(at.map_or(0, |at| at.file))),
             line: at.map(|at| at.line),
             column: at.map(|at| at.column),
-            path: path.to_owned(),
-            message: message.into(),
-            help,
+            path: printable(path),
+            message: printable(&message.into()),
+            help: help.map(|help| printable(&help)),
         }
     }
 
@@ -235,7 +243,7 @@ impl Report {
         help: impl Into<String>,
     ) {
         let mut problem = self.diagnostic(None, "", message, Some(help.into()));
-        self.name_of(self.current()).clone_into(&mut problem.file);
+        problem.file = printable(self.name_of(self.current()));
         self.problems.push((None, problem));
     }
 
@@ -303,12 +311,30 @@ impl Report {
         changes_behaviour: bool,
     ) {
         self.unsupported.push(UnsupportedKey {
-            file: self.name_of(at.file).to_owned(),
+            file: printable(self.name_of(at.file)),
             line: at.line,
-            path: path.to_owned(),
+            path: printable(path),
             consequence,
             changes_behaviour,
         });
+    }
+
+    /// Creates an empty report about the same files.
+    pub(super) fn of_same_files(&self) -> Self {
+        Self {
+            files: self.files.clone(),
+            ..Self::new("")
+        }
+    }
+
+    /// Adds the problems of a report about the same files.
+    pub(super) fn join(&mut self, other: &Self) {
+        for (at, problem) in &other.problems {
+            match at {
+                Some(at) if self.suppressed.contains(at) => {}
+                _ => self.problems.push((*at, problem.clone())),
+            }
+        }
     }
 
     /// Returns the unsupported keys, in the order of files and lines.
@@ -336,9 +362,48 @@ impl Report {
     }
 }
 
+/// Escapes control characters, which names may contain: a message is one line.
+fn printable(text: &str) -> String {
+    if !text.contains(char::is_control) {
+        return text.to_owned();
+    }
+    let escaped = text.chars().map(|c| {
+        if c.is_control() {
+            c.escape_default().to_string()
+        } else {
+            c.to_string()
+        }
+    });
+    escaped.collect()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn names_cannot_forge_lines_and_many_problems_are_counted() {
+        let mut report = Report::new("a\nb.yaml");
+        for line in 1..=52 {
+            let at = Position {
+                line,
+                ..Position::START
+            };
+            let message = "`x\nerror: forged\u{1b}[31m` is invalid";
+            report.problem_with_help(at, "services.x\ny", message, "rename `x\ny`");
+            report.unsupported(at, "services.x\ny", "nothing", false);
+        }
+        assert_eq!(report.unsupported[0].path, "services.x\\ny");
+        let text = Report::problems_of(vec![report]).unwrap().to_string();
+        let lines: Vec<&str> = text.lines().collect();
+        assert_eq!(lines.len(), 51, "{text}");
+        assert_eq!(
+            lines[0],
+            "a\\nb.yaml:1:1: services.x\\ny: `x\\nerror: forged\\u{1b}[31m` is invalid; rename \
+             `x\\ny`"
+        );
+        assert_eq!(lines[50], "and 2 more problems");
+    }
 
     #[test]
     fn a_diagnostic_displays_position_message_and_help() {

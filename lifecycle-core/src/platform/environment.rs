@@ -52,7 +52,18 @@ impl<'s> Environment<'s> {
             }
         };
         match environment_file::parse(&text, &|name| self.get(name)) {
-            Ok(mut variables) => self.beneath.append(&mut variables),
+            Ok(mut file) => {
+                for (line, name) in &file.unset {
+                    let at = Position {
+                        file: report.current(),
+                        line: *line,
+                        column: 1,
+                    };
+                    let message = format!("`{name}` is not set and is replaced by an empty string");
+                    report.warning(at, "", message);
+                }
+                self.beneath.append(&mut file.variables);
+            }
             Err(bad) => {
                 let at = Position {
                     file: report.current(),

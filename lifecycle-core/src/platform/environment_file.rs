@@ -4,13 +4,21 @@
 //! The syntax is that of the Compose Specification. Quoted values may span lines. Double quotes
 //! support escapes such as `\n`. Variables are replaced except in single quotes.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use super::interpolation::{Lookup, interpolate};
 
 /// The variables of an environment file. A key without a value maps to `None`: its value comes from
 /// the environment.
 pub(super) type Variables = BTreeMap<String, Option<String>>;
+
+/// A parsed environment file.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub(super) struct Parsed {
+    pub(super) variables: Variables,
+    /// The variables that values refer to but that are not set, with their lines.
+    pub(super) unset: BTreeSet<(usize, String)>,
+}
 
 /// An error in an environment file. The message contains no values.
 #[derive(Debug, PartialEq, Eq)]
@@ -21,9 +29,10 @@ pub(super) struct BadLine {
 
 /// Parses an environment file. Variables are looked up with `lookup` first, then among the file's
 /// earlier variables.
-pub(super) fn parse(text: &str, lookup: Lookup<'_>) -> Result<Variables, BadLine> {
+pub(super) fn parse(text: &str, lookup: Lookup<'_>) -> Result<Parsed, BadLine> {
     let text = text.strip_prefix('\u{feff}').unwrap_or(text);
     let mut variables = Variables::new();
+    let mut unset = BTreeSet::new();
     let mut rest = text;
     let (mut line, mut counted) = (1, text);
     while !rest.is_empty() {
@@ -73,20 +82,21 @@ pub(super) fn parse(text: &str, lookup: Lookup<'_>) -> Result<Variables, BadLine
         let value = if expands {
             let either =
                 |name: &str| lookup(name).or_else(|| variables.get(name).cloned().flatten());
-            interpolate(&raw, &either)
-                .map_err(|message| bad_here(format!("in the value of `{key}`: {message}")))?
-                .text
+            let done = interpolate(&raw, &either)
+                .map_err(|message| bad_here(format!("in the value of `{key}`: {message}")))?;
+            unset.extend(done.unset.into_iter().map(|name| (line, name)));
+            done.text
         } else {
             raw
         };
         variables.insert(key, Some(value));
         rest = after;
     }
-    Ok(variables)
+    Ok(Parsed { variables, unset })
 }
 
 /// Parses an environment file with `format: raw`: everything after the first `=` is the value.
-pub(super) fn parse_raw(text: &str) -> Result<Variables, BadLine> {
+pub(super) fn parse_raw(text: &str) -> Result<Parsed, BadLine> {
     let mut variables = Variables::new();
     for (index, line) in text.lines().enumerate() {
         if line.trim().is_empty() || line.trim_start().starts_with('#') {
@@ -104,7 +114,10 @@ pub(super) fn parse_raw(text: &str) -> Result<Variables, BadLine> {
         }
         variables.insert(key.to_owned(), value);
     }
-    Ok(variables)
+    Ok(Parsed {
+        variables,
+        unset: BTreeSet::new(),
+    })
 }
 
 fn after_line(text: &str) -> &str {
@@ -156,7 +169,8 @@ mod tests {
 
     fn parsed(text: &str) -> Vec<(String, Option<String>)> {
         let lookup = |name: &str| (name == "OUTER").then(|| "outer".to_owned());
-        parse(text, &lookup).unwrap().into_iter().collect()
+        let parsed = parse(text, &lookup).unwrap();
+        parsed.variables.into_iter().collect()
     }
 
     fn one(text: &str) -> String {
@@ -213,6 +227,13 @@ mod tests {
     }
 
     #[test]
+    fn unset_variables_are_named_with_their_lines() {
+        let parsed = parse("A=1\n\nB=${A}${NONE}\nC='$NONE'\nD=${NONE:-d}\n", &|_| None).unwrap();
+        assert_eq!(parsed.unset, BTreeSet::from([(3, "NONE".to_owned())]));
+        assert_eq!(parsed.variables["B"].as_deref(), Some("1"));
+    }
+
+    #[test]
     fn reports_a_bad_line_without_its_value() {
         for (text, line) in [
             ("A=1\nB='secret\n", 2),
@@ -230,7 +251,7 @@ mod tests {
 
     #[test]
     fn a_raw_file_is_not_interpreted() {
-        let raw = parse_raw("# c\nA='x' # y\nB=$C\n").unwrap();
+        let raw = parse_raw("# c\nA='x' # y\nB=$C\n").unwrap().variables;
         assert_eq!(raw["A"].as_deref(), Some("'x' # y"));
         assert_eq!(raw["B"].as_deref(), Some("$C"));
     }

@@ -316,7 +316,7 @@ async fn read_dockerfile(
 /// declaration must contain its text.
 async fn ignored_dockerfile(directory: &Path, code: &CodeBaseRef, file: &str) -> Option<String> {
     let path = directory.join(&code.name).join(file);
-    let size = tokio::fs::metadata(&path).await.ok()?.len();
+    let size = code::regular::check(&path).ok()?.len();
     if size > DOCKERFILE_LIMIT {
         return None;
     }

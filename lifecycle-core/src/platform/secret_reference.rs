@@ -5,6 +5,7 @@ use std::path::Path;
 
 use super::diagnostic::Report;
 use super::interpolation::Lookup;
+use super::text_file;
 use super::tree::Field;
 use crate::secret::Sensitive;
 
@@ -68,7 +69,7 @@ impl SecretReader<'_> {
     /// Returns the trimmed text of the file with this name.
     pub(super) fn file(self, field: &Field<'_>, report: &mut Report) -> Option<String> {
         let name = field.text(report)?;
-        match std::fs::read_to_string(self.directory.join(name)) {
+        match text_file::read(&self.directory.join(name)) {
             Ok(text) => Some(text.trim().to_owned()),
             Err(error) => {
                 let why = format!("`{name}` cannot be read: {error}");

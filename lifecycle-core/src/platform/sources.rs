@@ -146,7 +146,8 @@ fn listed(env_file: &Path, environment: &BTreeMap<String, String>) -> Option<Vec
     let beneath = text_file::read(env_file)
         .ok()
         .and_then(|text| environment_file::parse(&text, &own).ok())
-        .unwrap_or_default();
+        .unwrap_or_default()
+        .variables;
     let variable = |name: &str| {
         let value = own(name).or_else(|| beneath.get(name).cloned().flatten());
         value.filter(|value| !value.is_empty())

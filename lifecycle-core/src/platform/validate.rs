@@ -2,6 +2,7 @@
 //! anything is changed.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
 
 use super::compose::Draft;
 use super::diagnostic::Report;
@@ -225,59 +226,89 @@ impl<'a> Check<'a> {
 
     /// Checks host ports: only one instance per node can use a host port.
     fn host_ports(&self, report: &mut Report) {
-        let mut users: BTreeMap<(u16, Protocol), Vec<&ServiceSpec>> = BTreeMap::new();
+        let mut users: BTreeMap<(u16, Protocol), Vec<Use<'_>>> = BTreeMap::new();
         for spec in self.specs().filter(|spec| spec.replicas > 0) {
             for port in &spec.container.ports {
                 if let Some(host_port) = port.host_port {
                     users
                         .entry((host_port, port.protocol))
                         .or_default()
-                        .push(spec);
+                        .push((port.host_ip, spec));
                 }
             }
         }
-        for ((port, protocol), specs) in users {
+        for ((port, protocol), uses) in users {
             if port == SSH_PORT && protocol == Protocol::Tcp {
-                for spec in specs {
+                for (_, spec) in uses {
                     let (at, path) = self.locate(&spec.name, &["ports"]);
                     let message = format!("the host port {port} is used by SSH on every node");
                     report.problem(at, &path, message);
                 }
                 continue;
             }
-            let manager = self.settings.manager.as_ref();
-            let taken_by_manager = manager
-                .filter(|manager| manager.port == port && protocol == Protocol::Tcp)
-                .map(|manager| &manager.node);
-            let mut all_nodes: BTreeSet<&NodeName> = BTreeSet::new();
-            let mut instances = 0_usize;
-            let mut reported = false;
-            for spec in &specs {
-                let mut nodes = self.allowed_nodes(spec);
-                if nodes.is_empty() {
-                    // `placement` has already reported this problem.
-                    continue;
+            // A port at all addresses conflicts with the same port at each single one.
+            let single: BTreeSet<_> = uses.iter().filter_map(|(address, _)| *address).collect();
+            let all = uses.iter().map(|(_, spec)| *spec).collect();
+            let conflicting: Vec<Vec<&ServiceSpec>> = if single.is_empty() {
+                vec![all]
+            } else {
+                let at = |one: IpAddr| {
+                    let at = uses.iter().filter(|(at, _)| at.is_none_or(|at| at == one));
+                    at.map(|(_, spec)| *spec).collect()
+                };
+                single.into_iter().map(at).collect()
+            };
+            for specs in conflicting {
+                if !self.host_port(port, protocol, &specs, report) {
+                    break;
                 }
-                if let Some(node) = taken_by_manager {
-                    nodes.remove(node);
-                }
-                let required = usize::from(spec.replicas);
-                if required > nodes.len() {
-                    reported = true;
-                    let who = replicas_of(spec);
-                    self.too_many(spec, port, protocol, &who, nodes.len(), manager, report);
-                }
-                instances += required;
-                all_nodes.extend(nodes);
-            }
-            if let (false, Some(last)) = (reported, specs.last())
-                && instances > all_nodes.len()
-            {
-                let each: Vec<String> = specs.iter().map(|spec| replicas_of(spec)).collect();
-                let who = each.join(" and ");
-                self.too_many(last, port, protocol, &who, all_nodes.len(), manager, report);
             }
         }
+    }
+
+    /// Checks a host port that each of these services uses at the same address. Returns false if
+    /// there are too few nodes.
+    fn host_port(
+        &self,
+        port: u16,
+        protocol: Protocol,
+        specs: &[&ServiceSpec],
+        report: &mut Report,
+    ) -> bool {
+        let manager = self.settings.manager.as_ref();
+        let taken_by_manager = manager
+            .filter(|manager| manager.port == port && protocol == Protocol::Tcp)
+            .map(|manager| &manager.node);
+        let mut all_nodes: BTreeSet<&NodeName> = BTreeSet::new();
+        let mut instances = 0_usize;
+        let mut fits = true;
+        for spec in specs {
+            let mut nodes = self.allowed_nodes(spec);
+            if nodes.is_empty() {
+                // `placement` has already reported this problem.
+                continue;
+            }
+            if let Some(node) = taken_by_manager {
+                nodes.remove(node);
+            }
+            let required = usize::from(spec.replicas);
+            if required > nodes.len() {
+                fits = false;
+                let who = replicas_of(spec);
+                self.too_many(spec, port, protocol, &who, nodes.len(), manager, report);
+            }
+            instances += required;
+            all_nodes.extend(nodes);
+        }
+        if let (true, Some(last)) = (fits, specs.last())
+            && instances > all_nodes.len()
+        {
+            fits = false;
+            let each: Vec<String> = specs.iter().map(|spec| replicas_of(spec)).collect();
+            let who = each.join(" and ");
+            self.too_many(last, port, protocol, &who, all_nodes.len(), manager, report);
+        }
+        fits
     }
 
     #[expect(
@@ -314,6 +345,9 @@ impl<'a> Check<'a> {
         );
     }
 }
+
+/// The address at which a service uses a host port; `None` for all addresses.
+type Use<'a> = (Option<IpAddr>, &'a ServiceSpec);
 
 /// Describes the replicas of a service, for a message.
 fn replicas_of(spec: &ServiceSpec) -> String {

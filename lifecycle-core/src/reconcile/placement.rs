@@ -3,6 +3,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
+use std::net::IpAddr;
 
 use super::declared::{Declared, DeclaredService};
 use super::index::Index;
@@ -263,13 +264,17 @@ type Rank = (u32, usize, usize);
 /// A service with more unplaced replicas than this gets its own sorted set of nodes.
 const MANY_REPLICAS: usize = 16;
 
+/// The address at which a replica uses a host port (`None` for all addresses), and the replica's
+/// position.
+type PortUse = (Option<IpAddr>, usize);
+
 /// The resources that placed replicas use on a node.
 #[derive(Debug, Default)]
 struct Taken {
     instances: usize,
     reserved: Resources,
     /// The replica that uses each host port.
-    ports: BTreeMap<(u16, Protocol), usize>,
+    ports: BTreeMap<(u16, Protocol), Vec<PortUse>>,
     /// The number of replicas of each service.
     services: BTreeMap<usize, u32>,
 }
@@ -302,7 +307,8 @@ impl<'a> Placing<'_, 'a> {
         *taken.services.entry(service_position).or_default() += 1;
         for port in &service.spec.container.ports {
             if let Some(host_port) = port.host_port {
-                taken.ports.insert((host_port, port.protocol), replica);
+                let users = taken.ports.entry((host_port, port.protocol));
+                users.or_default().push((port.host_ip, replica));
             }
         }
         self.placed.nodes[replica] = Some(self.index.nodes[node]);
@@ -500,11 +506,15 @@ impl<'a> Placing<'_, 'a> {
         }
         service.spec.container.ports.iter().find_map(|port| {
             let host_port = port.host_port?;
-            let by = *taken.ports.get(&(host_port, port.protocol))?;
-            let by_another = by != replica;
-            by_another.then(|| Obstacle::Port {
+            let users = taken.ports.get(&(host_port, port.protocol))?;
+            // A port at all addresses conflicts with the same port at a single one.
+            let (_, by) = users.iter().find(|(address, by)| {
+                let conflicts = address.is_none() || port.host_ip.is_none();
+                *by != replica && (conflicts || *address == port.host_ip)
+            })?;
+            Some(Obstacle::Port {
                 host_port,
-                by: &self.index.replicas[by],
+                by: &self.index.replicas[*by],
             })
         })
     }

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 
 use super::super::diagnostic::Report;
+use super::super::text_file;
 use super::super::tree::{Field, Position};
 use super::keys::{self, supported_entries};
 use super::service::pairs;
@@ -32,6 +33,7 @@ pub(super) fn read(
 ) -> Option<Build> {
     let mut context: Option<(String, Position, String)> = None;
     let mut dockerfile = "Dockerfile".to_owned();
+    let mut outside = None;
     let mut args = BTreeMap::new();
     let mut options = BuildOptions::default();
     if let Some(build) = build {
@@ -45,7 +47,12 @@ pub(super) fn read(
                             directory(&field, report).map(|d| (d, field.value_at(), field.path));
                     }
                     "dockerfile" => {
-                        if let Some(path) = field.parse(report, inner_path) {
+                        let path = DirectoryStore::normalised(field.text(report)?);
+                        if is_outside(&path) {
+                            outside = Some((path, field));
+                        } else if path == "." {
+                            field.problem(report, "the path does not name a file");
+                        } else {
                             dockerfile = path;
                         }
                     }
@@ -97,6 +104,10 @@ pub(super) fn read(
     {
         // Use Compose's default.
         context = Some((".".to_owned(), build.at, build.path.clone()));
+    }
+    if let (Some((dockerfile, field)), Some((code, ..))) = (outside, &context) {
+        let text = read_outside(code, &dockerfile, &field, project, report)?;
+        options.inline = Some(text);
     }
     context.map(|(code, at, path)| Build {
         code,
@@ -176,14 +187,29 @@ fn directory(field: &Field<'_>, report: &mut Report) -> Option<String> {
     Some(DirectoryStore::normalised(text))
 }
 
-/// Checks that a path stays inside the code base.
-fn inner_path(text: &str) -> Result<String, String> {
-    let path = DirectoryStore::normalised(text);
-    if path == "." || path.starts_with('/') || path == ".." || path.starts_with("../") {
-        Err(format!("`{text}` is not inside the build context"))
-    } else {
-        Ok(path)
-    }
+/// Returns whether a path leads out of the code base.
+fn is_outside(path: &str) -> bool {
+    path.starts_with('/') || path == ".." || path.starts_with("../")
+}
+
+/// Reads a Dockerfile that is not in the code base. It is sent with the declaration.
+fn read_outside(
+    code: &str,
+    dockerfile: &str,
+    field: &Field<'_>,
+    project: &ProjectContext<'_>,
+    report: &mut Report,
+) -> Option<String> {
+    let path = project.directory.join(code).join(dockerfile);
+    let read = text_file::read(&path);
+    read.map_err(|error| {
+        field.problem_with_help(
+            report,
+            format!("`{dockerfile}` cannot be read: {error}"),
+            "specify a Dockerfile; its path is relative to the build context",
+        );
+    })
+    .ok()
 }
 
 fn arguments(

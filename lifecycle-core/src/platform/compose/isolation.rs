@@ -113,7 +113,7 @@ fn security(field: &Field<'_>, project: &ProjectContext<'_>, report: &mut Report
             });
             continue;
         };
-        match text_file::read(&project.directory.join(file)) {
+        match text_file::read(&project.path(file)) {
             Ok(rules) => options.push(format!("seccomp={rules}")),
             Err(error) => item.problem_with_help(
                 report,

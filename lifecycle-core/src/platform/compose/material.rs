@@ -33,8 +33,16 @@ pub(super) const SECRET: Kind = Kind {
 /// The default mode. Every user in the container can read the file, as the specification requires.
 const MODE: u32 = 0o444;
 
-/// The declared configs or secrets by name; `None` for an invalid entry.
-pub(super) type Materials<'a> = BTreeMap<&'a str, Option<FileTree>>;
+/// The declared configs or secrets by name.
+pub(super) type Materials<'a> = BTreeMap<&'a str, Material>;
+
+/// A declared config or secret.
+pub(super) struct Material {
+    /// The contents; `None` for an invalid entry.
+    tree: Option<FileTree>,
+    /// Problems with the contents, which matter only if a service mounts them.
+    missing: Report,
+}
 
 /// Reads the top-level `configs` or `secrets`.
 pub(super) fn declared<'a>(
@@ -45,7 +53,11 @@ pub(super) fn declared<'a>(
 ) -> Materials<'a> {
     let entries = field.entries(report).into_iter();
     entries
-        .map(|(name, field)| (name, one(&field, kind, project, report)))
+        .map(|(name, field)| {
+            let mut missing = report.of_same_files();
+            let tree = one(&field, kind, project, report, &mut missing);
+            (name, Material { tree, missing })
+        })
         .collect()
 }
 
@@ -54,6 +66,7 @@ fn one(
     kind: Kind,
     project: &ProjectContext<'_>,
     report: &mut Report,
+    missing: &mut Report,
 ) -> Option<FileTree> {
     const SOURCES: [&str; 4] = ["content", "environment", "external", "file"];
     let mut found = None;
@@ -68,14 +81,14 @@ fn one(
         match key {
             "file" => {
                 let path = field.text(report)?;
-                found = shipped::file(path, &field, project, report);
+                found = shipped::file(path, &field, project, missing);
             }
             "environment" => {
                 let name = field.text(report)?;
                 match (project.lookup)(name) {
                     Some(value) => found = contents(&field, &value, report),
                     None => field.problem_with_help(
-                        report,
+                        missing,
                         format!("the environment variable `{name}` is not set"),
                         "set the variable in the environment of the command, or in `.env`",
                     ),
@@ -204,7 +217,8 @@ fn mount(
         );
         return None;
     }
-    let mut tree = material.clone()?;
+    report.join(&material.missing);
+    let mut tree = material.tree.clone()?;
     if let FileTree::File(file) = &mut tree {
         (file.mode, file.uid, file.gid) = (mode, uid, gid);
     }

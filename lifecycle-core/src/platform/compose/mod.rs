@@ -21,7 +21,7 @@ mod update;
 pub(super) mod value;
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use super::diagnostic::Report;
 use super::interpolation::Lookup;
@@ -43,6 +43,19 @@ pub(super) struct ProjectContext<'a> {
     /// The variables of the environment and of `.env`.
     pub(super) lookup: Lookup<'a>,
     pub(super) nodes: &'a BTreeMap<NodeName, NodeSpec>,
+}
+
+impl ProjectContext<'_> {
+    /// Returns the path of a file on this machine. `~` is the home directory.
+    fn path(&self, path: &str) -> PathBuf {
+        let below_home = path.strip_prefix('~');
+        let below_home = below_home.filter(|rest| rest.is_empty() || rest.starts_with('/'));
+        let home = || (self.lookup)("HOME").filter(|home| !home.is_empty());
+        match below_home.and_then(|rest| Some(format!("{}{rest}", home()?))) {
+            Some(expanded) => expanded.into(),
+            None => self.directory.join(path),
+        }
+    }
 }
 
 struct Declared<'a> {

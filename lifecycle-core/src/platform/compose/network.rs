@@ -32,6 +32,10 @@ pub(super) fn ports(field: &Field<'_>, container: &mut ContainerTemplate, report
             return;
         }
         for port in found {
+            // As in Compose, equal entries count once.
+            if container.ports.contains(&port) {
+                continue;
+            }
             let Some(host_port) = port.host_port else {
                 let inside = port.container_port;
                 if picked.insert((inside, port.protocol)) {
@@ -104,10 +108,15 @@ fn long(item: &Field<'_>, report: &mut Report) -> Vec<PublishedPort> {
                 };
             }
             "host_ip" => {
-                host_ip = field.parse(report, |text| {
-                    let ip = text.parse::<IpAddr>();
-                    ip.map_err(|_| format!("`{text}` is not an IP address"))
-                });
+                host_ip = field
+                    .parse(report, |text| match text {
+                        "" => Ok(None),
+                        text => text
+                            .parse::<IpAddr>()
+                            .map(Some)
+                            .map_err(|_| format!("`{text}` is not an IP address")),
+                    })
+                    .flatten();
             }
             "protocol" => protocol = field.parse(report, value::protocol),
             _ => {}

@@ -33,7 +33,7 @@ pub(super) fn read<'a>(
     let mut spec = ServiceSpec::new(name, ImageSource::Image(String::new()));
     let mut image = None;
     let mut from_files = BTreeMap::new();
-    let mut environment = BTreeMap::new();
+    let mut environment = Variables::new();
     let mut from_label_files = BTreeMap::new();
     let mut plain_restart = None;
     let mut connected = Connected::default();
@@ -99,8 +99,15 @@ pub(super) fn read<'a>(
         networks::settle(field, &mut spec.container, reader.report);
         storage::check_duplicates(field, &spec.container, reader.report);
     }
+    storage::add_mount_points(&mut spec.container);
     network::remove_duplicates(&mut spec.container);
-    from_files.append(&mut environment);
+    for (name, value) in environment {
+        match value {
+            Some(value) => drop(from_files.insert(name, value)),
+            // Without a value, a variable is not set, even if an environment file sets it.
+            None => drop(from_files.remove(&name)),
+        }
+    }
     spec.container.environment = from_files;
 
     let code = field
@@ -137,6 +144,9 @@ pub(super) fn read<'a>(
     (draft, connected)
 }
 
+/// Variables by name; `None` if the environment of the command has no value for it.
+type Variables = BTreeMap<String, Option<Sensitive>>;
+
 struct Reader<'w, 'r> {
     project: &'w ProjectContext<'w>,
     report: &'r mut Report,
@@ -154,12 +164,12 @@ impl Reader<'_, '_> {
         }
     }
 
-    fn environment(&mut self, field: &Field<'_>) -> BTreeMap<String, Sensitive> {
-        pairs(field, self.report)
-            .into_iter()
-            .filter_map(|(name, value)| {
-                let value = value.or_else(|| (self.project.lookup)(&name))?;
-                Some((name, Sensitive::new(value)))
+    fn environment(&mut self, field: &Field<'_>) -> Variables {
+        let variables = pairs(field, self.report).into_iter();
+        variables
+            .map(|(name, value)| {
+                let value = value.or_else(|| (self.project.lookup)(&name));
+                (name, value.map(Sensitive::new))
             })
             .collect()
     }
@@ -190,7 +200,8 @@ impl Reader<'_, '_> {
                 path = item.text(self.report);
             }
             if let Some(path) = path {
-                all.append(&mut self.environment_file(&item, path, required, raw));
+                let mut more = self.environment_file(&item, path, required, raw, &all);
+                all.append(&mut more);
             }
         }
         all
@@ -202,8 +213,9 @@ impl Reader<'_, '_> {
         path: &str,
         required: bool,
         raw: bool,
+        earlier: &BTreeMap<String, Sensitive>,
     ) -> BTreeMap<String, Sensitive> {
-        let text = match text_file::read(&self.project.directory.join(path)) {
+        let text = match text_file::read(&self.project.path(path)) {
             Ok(text) => text,
             Err(error) if error.kind() == std::io::ErrorKind::NotFound && !required => {
                 return BTreeMap::new();
@@ -218,19 +230,32 @@ impl Reader<'_, '_> {
                 return BTreeMap::new();
             }
         };
+        let lookup = |name: &str| {
+            let earlier = || earlier.get(name).map(|value| value.expose().to_owned());
+            (self.project.lookup)(name).or_else(earlier)
+        };
         let parsed = if raw {
             environment_file::parse_raw(&text)
         } else {
-            environment_file::parse(&text, self.project.lookup)
+            environment_file::parse(&text, &lookup)
         };
         match parsed {
-            Ok(variables) => variables
-                .into_iter()
-                .filter_map(|(name, value)| {
-                    let value = value.or_else(|| (self.project.lookup)(&name))?;
-                    Some((name, Sensitive::new(value)))
-                })
-                .collect(),
+            Ok(file) => {
+                for (line, name) in &file.unset {
+                    let message = format!(
+                        "`{path}`, line {line}: `{name}` is not set and is replaced by an empty \
+                         string"
+                    );
+                    self.report.warning(item.value_at(), &item.path, message);
+                }
+                let variables = file.variables.into_iter();
+                variables
+                    .filter_map(|(name, value)| {
+                        let value = value.or_else(|| (self.project.lookup)(&name))?;
+                        Some((name, Sensitive::new(value)))
+                    })
+                    .collect()
+            }
             Err(bad) => {
                 let message = format!("`{path}`, line {}: {}", bad.line, bad.message);
                 item.problem(self.report, message);
@@ -246,7 +271,8 @@ impl Reader<'_, '_> {
             let Some(path) = item.text(self.report) else {
                 continue;
             };
-            for (name, value) in self.environment_file(&item, path, true, false) {
+            let variables = self.environment_file(&item, path, true, false, &BTreeMap::new());
+            for (name, value) in variables {
                 if name.starts_with(OWN_LABELS) {
                     let message = format!(
                         "labels that start with `{OWN_LABELS}` are reserved for the platform"
@@ -437,7 +463,7 @@ impl Reader<'_, '_> {
             if let (Some(older), Some(found)) = (field.get(older), found)
                 && !older.is_null()
                 && !found.is_null()
-                && !older.node.is_same_value(found.node)
+                && !is_same_amount(&older, &found)
             {
                 let newer: Vec<&str> = newer.into_iter().filter(|part| !part.is_empty()).collect();
                 let message = format!(
@@ -488,6 +514,18 @@ impl Reader<'_, '_> {
             );
         }
     }
+}
+
+/// Returns whether two values are equal, also as amounts in different units.
+fn is_same_amount(one: &Field<'_>, other: &Field<'_>) -> bool {
+    let amount = |field: &Field<'_>| {
+        field
+            .node
+            .as_text()
+            .and_then(|text| value::bytes(text).ok())
+    };
+    one.node.is_same_value(other.node)
+        || amount(one).is_some_and(|bytes| amount(other) == Some(bytes))
 }
 
 /// Reads `pull_policy`. All values have the same effect: an image is pulled only if the node lacks

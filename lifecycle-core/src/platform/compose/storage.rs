@@ -1,17 +1,18 @@
 //! Reads top-level volumes, and the mounts of services: named volumes, paths of the node, the
 //! user's own files, memory.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use super::super::diagnostic::Report;
-use super::super::tree::Field;
+use super::super::tree::{Field, Node};
 use super::keys::{self, supported_entries};
 use super::service::pairs;
 use super::shipped::{self, Found};
 use super::{Declared, ProjectContext, named, value};
 use crate::code::DirectoryStore;
 use crate::model::{
-    ContainerTemplate, MemoryMount, NodeMount, ShippedMount, VolumeMount, VolumeName, VolumeOptions,
+    ContainerTemplate, FileContents, FileTree, MemoryMount, NodeMount, ShippedFile, ShippedMount,
+    TreeEntry, VolumeMount, VolumeName, VolumeOptions,
 };
 use crate::secret::Sensitive;
 
@@ -131,7 +132,7 @@ pub(super) fn mounts(
     container: &mut ContainerTemplate,
     report: &mut Report,
 ) {
-    let mut targets = BTreeSet::new();
+    let mut targets: BTreeMap<String, &Node> = BTreeMap::new();
     for item in field.items(report) {
         let mount = if item.is_map() {
             long(&item, declared, project, report)
@@ -146,8 +147,11 @@ pub(super) fn mounts(
             Mounted::Shipped(mount) => &mount.target,
             Mounted::Memory(mount) => &mount.target,
         };
-        if !targets.insert(DirectoryStore::normalised(target)) {
-            item.problem(report, format!("`{target}` is mounted twice"));
+        if let Some(other) = targets.insert(DirectoryStore::normalised(target), item.node) {
+            // As in Compose, equal entries count once.
+            if !other.is_same_value(item.node) {
+                item.problem(report, format!("`{target}` is mounted twice"));
+            }
             continue;
         }
         match mount {
@@ -185,8 +189,10 @@ fn short(
     report: &mut Report,
 ) -> Option<Mounted> {
     let text = item.text(report)?;
-    let mut parts = text.splitn(3, ':');
+    let drive = drive(text);
+    let mut parts = text[drive.len()..].splitn(3, ':');
     let first = parts.next().unwrap_or_default();
+    let first = &text[..drive.len() + first.len()];
     let Some(target) = parts.next() else {
         if !first.starts_with('/') {
             item.problem(
@@ -231,7 +237,29 @@ fn short(
 }
 
 fn is_path(source: &str) -> bool {
-    source.starts_with(['.', '/', '~', '\\']) || source.contains('/')
+    source.starts_with(['.', '/', '~', '\\']) || source.contains('/') || is_of_windows(source)
+}
+
+/// Returns whether a path has a drive, such as `C:\data`.
+fn is_of_windows(path: &str) -> bool {
+    matches!(
+        path.as_bytes(),
+        [letter, b':', b'\\' | b'/', ..] if letter.is_ascii_alphabetic()
+    )
+}
+
+/// Returns the drive at the start of a mount; otherwise, an empty string. `c:/data` is the volume `c`
+/// with its target, `c:/data:/x` is a path with a drive.
+fn drive(text: &str) -> &str {
+    let has_target = || {
+        let target = text.split(':').nth(2);
+        target.is_some_and(|target| target.starts_with('/'))
+    };
+    if is_of_windows(text) && (text[2..].starts_with('\\') || has_target()) {
+        &text[..2]
+    } else {
+        ""
+    }
 }
 
 fn long(
@@ -369,7 +397,8 @@ fn path(
     report: &mut Report,
 ) -> Option<Mounted> {
     checked(item, &request.target, report)?;
-    if source.starts_with(['~', '\\']) {
+    let is_of_other_user = source.starts_with('~') && source != "~" && !source.starts_with("~/");
+    if source.starts_with('\\') || is_of_windows(source) || is_of_other_user {
         item.problem_with_help(
             report,
             format!("`{source}` is a path on this machine, which nodes do not have"),
@@ -412,7 +441,17 @@ fn path(
                 tree,
             }))
         }
-        Found::Nothing if request.only_read() || request.must_exist => {
+        Found::Nothing if request.only_read() && !request.must_exist => {
+            let message = format!(
+                "`{source}` does not exist or is empty, so an empty directory is mounted read-only"
+            );
+            report.warning(item.value_at(), &item.path, message);
+            Some(Mounted::Shipped(ShippedMount {
+                target: request.target,
+                tree: FileTree::Directory(BTreeMap::new()),
+            }))
+        }
+        Found::Nothing if request.must_exist => {
             item.problem_with_help(
                 report,
                 format!("`{source}` does not exist or is empty"),
@@ -482,6 +521,65 @@ fn volume_mount(
         target: request.target,
         options,
     }))
+}
+
+/// Adds a mount point to each shipped directory that has another mount below it. The directory is
+/// mounted read-only, so the engine cannot create the mount point.
+pub(super) fn add_mount_points(container: &mut ContainerTemplate) {
+    let is_file = |mount: &ShippedMount| matches!(mount.tree, FileTree::File(_));
+    // Whether a path of the node is a file is not known; most files have an extension.
+    let directories = container.volumes.iter().map(|mount| &mount.target);
+    let directories = directories
+        .chain(&container.anonymous_volumes)
+        .chain(container.memory.iter().map(|mount| &mount.target))
+        .map(|target| (target, false));
+    let of_node = container.node_paths.iter().map(|mount| {
+        let name = mount.target.rsplit('/').next().unwrap_or_default();
+        (&mount.target, name.trim_start_matches('.').contains('.'))
+    });
+    let shipped = container.files.iter();
+    let shipped = shipped.map(|mount| (&mount.target, is_file(mount)));
+    let targets: Vec<(String, bool)> = directories
+        .chain(of_node)
+        .chain(shipped)
+        .map(|(target, is_file)| (DirectoryStore::normalised(target), is_file))
+        .collect();
+    for mount in &mut container.files {
+        let FileTree::Directory(entries) = &mut mount.tree else {
+            continue;
+        };
+        let parent = format!("{}/", DirectoryStore::normalised(&mount.target));
+        for (target, is_file) in &targets {
+            let Some(below) = target.strip_prefix(&parent) else {
+                continue;
+            };
+            let parents = below.match_indices('/').map(|(end, _)| &below[..end]);
+            // The user's own entries remain; nothing can be below a file or a link.
+            let is_directory = |path: &str| {
+                let entry = entries.get(path);
+                entry.is_none_or(|entry| matches!(entry, TreeEntry::Directory))
+            };
+            if !parents.clone().all(is_directory) {
+                continue;
+            }
+            for directory in parents {
+                entries.insert(directory.to_owned(), TreeEntry::Directory);
+            }
+            let entry = entries.entry(below.to_owned());
+            entry.or_insert_with(|| {
+                if *is_file {
+                    TreeEntry::File(ShippedFile {
+                        mode: 0o444,
+                        uid: 0,
+                        gid: 0,
+                        contents: FileContents::new(Vec::new()),
+                    })
+                } else {
+                    TreeEntry::Directory
+                }
+            });
+        }
+    }
 }
 
 /// Checks that no two keys mount the same target.

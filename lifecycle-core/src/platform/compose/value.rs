@@ -214,6 +214,7 @@ pub(super) fn short_port(text: &str) -> Result<ShortPort, String> {
                 None => (None, before),
             };
             let host_ip = ip
+                .filter(|ip| !ip.is_empty())
                 .map(|ip| {
                     let bare = ip.strip_prefix('[').and_then(|ip| ip.strip_suffix(']'));
                     bare.unwrap_or(ip)

@@ -208,7 +208,7 @@ impl Assembly<'_> {
         };
         match more {
             Ok(mut more) => {
-                variables.append(&mut more);
+                variables.append(&mut more.variables);
                 Some(())
             }
             Err(message) => {

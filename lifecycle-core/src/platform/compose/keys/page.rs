@@ -49,11 +49,13 @@ declaration, which the registry stores encrypted. Before the container is create
 root-owned directory on the node. They are mounted **read-only**. The contents are part of the container's
 specification: if a file changes, the containers that mount the file are replaced. The limits are 1 MiB for a mount, 500
 KiB for a config or secret, and 16 MiB for all together. A `.dockerignore` in a mounted directory applies. Files keep
-the executable bit and are owned by root.
+the executable bit and are owned by root. If another mount is below a mounted directory (`./web:/app` with
+`/app/node_modules`), the directory gets an empty entry as its mount point. A config or secret that no service mounts
+need not exist. `~` is your home directory.
 
 A relative path that does not exist, or that is an empty directory (`./data:/var/lib/postgresql/data`), is a data
-directory: a volume of the platform on the node is mounted instead, and the service stays on that node. `up` decides
-this by the current contents of the path, so do not put your own files into a data directory. An absolute path
+directory: a volume of the platform on the node is mounted instead, and the service stays on that node; if it is
+mounted read-only, an empty directory is mounted. `up` decides this by the current contents of the path, so do not put your own files into a data directory. An absolute path
 (`/var/run/docker.sock`, `/etc/localtime`, `/data`) is a path of the node, unless it is inside the directory of the
 Compose file; data written to such a path of a node stays on that node when the service moves. `up` reports the
 interpretation of a mount if it may be unexpected.
@@ -100,6 +102,7 @@ Relative paths refer to the directory of the first file.
 - *Variables*: `$VAR`, `${VAR:-default}`, `${VAR:?message}`, `${VAR:+instead}`, the variants without the colon, nested
   variables, and `$$` for a dollar sign. They are expanded in every value but not in keys, before files are merged. The
   environment overrides the `.env` file next to the first Compose file (or the files in `COMPOSE_ENV_FILES`).
+  In an `env_file`, also the variables of earlier files are expanded.
   `COMPOSE_PROJECT_NAME` sets the platform's name if `-p` does not; `${COMPOSE_PROJECT_NAME}` expands to the platform's
   final name in every file, including included files.
 - YAML anchors, aliases and merge keys are supported, and extension fields (`x-…`) are ignored.
@@ -109,7 +112,8 @@ Differences from Compose:
 - Only local files can be included or extended, not URLs.
 - A file must contain a single YAML document.
 - A service that is disabled by its profiles is not checked.
-- Two entries for the same thing in one list of *one* file are an error.
+- Two different entries for the same thing in one list of *one* file are an error; equal ones count once.
+- A Dockerfile outside the code base (`dockerfile: ../Dockerfile`) is sent in the declaration.
 - In every file, `x-lifecycle.code` is the name of a code base in the platform's code store.
 
 Settings that Compose does not have are under `x-lifecycle` of a service:

@@ -1,0 +1,69 @@
+//! Checks the user's files before they are read.
+
+use std::fs::{Metadata, metadata};
+use std::io;
+use std::path::Path;
+
+/// Checks that a path is a regular file, without opening it: opening a pipe waits for a writer, and
+/// reading a device or a file that the kernel generates may never end.
+///
+/// # Errors
+/// [`io::ErrorKind::NotFound`] if the file does not exist. The messages of other errors explain the
+/// problem to the user.
+pub(crate) fn check(path: &Path) -> io::Result<Metadata> {
+    let invalid = |why: &str| Err(io::Error::new(io::ErrorKind::InvalidData, why));
+    let found = metadata(path)?;
+    if found.is_dir() {
+        return invalid("it is a directory");
+    }
+    if !found.is_file() {
+        return invalid("it is not a regular file");
+    }
+    if is_generated(&found) {
+        return invalid("it is not a regular file: the kernel generates its contents");
+    }
+    Ok(found)
+}
+
+/// Returns whether the file is in a file system whose files the kernel generates.
+#[cfg(unix)]
+fn is_generated(file: &Metadata) -> bool {
+    use std::os::unix::fs::MetadataExt as _;
+    let is_below = |root| metadata(root).is_ok_and(|root| root.dev() == file.dev());
+    ["/proc", "/sys"].into_iter().any(is_below)
+}
+
+#[cfg(not(unix))]
+fn is_generated(_: &Metadata) -> bool {
+    false
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_regular_files_are_accepted() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = |name: &str| directory.path().join(name);
+        std::fs::write(path("file"), "text").unwrap();
+        assert_eq!(check(&path("file")).unwrap().len(), 4);
+        let pipe = std::process::Command::new("mkfifo")
+            .arg(path("pipe"))
+            .status();
+        assert!(pipe.unwrap().success());
+        std::os::unix::fs::symlink(path("loop"), path("loop")).unwrap();
+        for (path, expected) in [
+            (path("pipe"), "not a regular file"),
+            (directory.path().into(), "a directory"),
+            ("/dev/zero".into(), "not a regular file"),
+            ("/proc/self/environ".into(), "the kernel generates"),
+            (path("loop"), "symbolic links"),
+        ] {
+            let error = check(&path).unwrap_err().to_string();
+            assert!(error.contains(expected), "{}: {error}", path.display());
+        }
+        let missing = check(&path("missing")).unwrap_err();
+        assert_eq!(missing.kind(), io::ErrorKind::NotFound);
+    }
+}

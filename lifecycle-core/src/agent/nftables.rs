@@ -23,6 +23,9 @@ const NEW_RULE: u8 = 6;
 const DELETE_RULE: u8 = 8;
 /// `NFPROTO_INET`: IPv4 and IPv6.
 const INET: u8 = 1;
+/// `NFPROTO_IPV4` and `NFPROTO_IPV6`
+const IPV4: u32 = 2;
+const IPV6: u32 = 10;
 /// `NFT_TABLE_F_OWNER`, since Linux 5.12: the kernel deletes the table when its socket is closed.
 const OWNED: u32 = 2;
 /// `NLA_F_NESTED`
@@ -167,7 +170,8 @@ fn error_in(reply: &[u8]) -> Option<io::Error> {
 fn to_listener(redirect: Redirect) -> Vec<DefaultNla> {
     // NFTA_FIB_F_DADDR, and the offset of the destination port.
     let mut rule = tcp_of_node(2, 2, redirect.port);
-    rule.extend([port(redirect.listener), replace_port(DESTINATION)]);
+    rule.push(port(redirect.listener));
+    rule.extend(replace_port(DESTINATION));
     rule
 }
 
@@ -175,17 +179,19 @@ fn to_listener(redirect: Redirect) -> Vec<DefaultNla> {
 fn from_listener(redirect: Redirect) -> Vec<DefaultNla> {
     // NFTA_FIB_F_SADDR, and the offset of the source port.
     let mut rule = tcp_of_node(1, 0, redirect.listener);
-    rule.extend([port(redirect.port), replace_port(SOURCE)]);
+    rule.push(port(redirect.port));
+    rule.extend(replace_port(SOURCE));
     rule
 }
 
-/// Replaces the port with that in the register, and keeps the address.
-fn replace_port(of: u32) -> DefaultNla {
+/// Returns expressions that replace the port with that in the register, and keep the address. An
+/// expression for the other version of IP has no effect. Some kernels ignore one for both versions.
+fn replace_port(of: u32) -> [DefaultNla; 2] {
     // NFTA_NAT_TYPE, NFTA_NAT_FAMILY, NFTA_NAT_REG_PROTO_MIN
-    expression(
-        "nat",
-        &[number(1, of), number(2, INET.into()), number(5, REGISTER)],
-    )
+    [IPV4, IPV6].map(|family| {
+        let port = number(5, REGISTER);
+        expression("nat", &[number(1, of), number(2, family), port])
+    })
 }
 
 /// Returns expressions that match only if the address is one of the node, the protocol is TCP, and the port at

@@ -177,7 +177,8 @@ pub(crate) struct Plan {
     reason = "each is a switch of the command line"
 )]
 pub(crate) struct Up {
-    /// Create and prepare every declared node before the manager starts
+    /// Create and prepare every declared node before the manager starts; has no effect if the platform
+    /// already has nodes
     #[arg(long)]
     pub(crate) all_nodes: bool,
 

@@ -152,7 +152,7 @@ pub trait NodeAccess: Debug + Send + Sync + 'static {
     /// Runs a command and waits until it exits. A non-zero exit code is not an error.
     async fn exec(&self, command: HostCommand) -> Result<HostOutput>;
 
-    /// Writes a file as root. Several files may be written at the same time.
+    /// Writes a file as root. Different files may be written at the same time.
     async fn put(&self, file: HostFile) -> Result<()>;
 
     /// Opens a connection from the node to `target`.

@@ -127,7 +127,12 @@ impl Azure {
                 message: status.map(|status| format!("Azure reports {status}")),
             }),
             // Azure forgets an operation only long after its end.
-            Progress::Done | Progress::Gone => self.poll_ended(node).await,
+            Progress::Done | Progress::Gone => match change {
+                NodeChange::Start { .. } | NodeChange::Restart { .. } => {
+                    self.poll_started(node).await
+                }
+                _ => Ok(CloudProgress::Done),
+            },
             // Another request replaced the operation. If that request is for the same action, the
             // action is still running.
             Progress::Failed(refusal) if refusal.is_preempted() => self.poll_settling(change).await,
@@ -135,8 +140,8 @@ impl Azure {
         }
     }
 
-    /// Checks that the VM shows the end of an operation. Until then, it has no boot id that remains.
-    async fn poll_ended(&self, node: &NodeName) -> Result<CloudProgress> {
+    /// Checks that the VM shows the end of its start. Until then, its boot id may still change.
+    async fn poll_started(&self, node: &NodeName) -> Result<CloudProgress> {
         match self.vm(node).await?.map(|vm| vm.state) {
             Some(State::Changing(state)) => Ok(CloudProgress::Running {
                 after: Some(self.options.poll_every),

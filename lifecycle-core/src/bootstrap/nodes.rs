@@ -25,7 +25,7 @@ use crate::registry::Registry;
 /// The generations of the declaration in the control loop: with all nodes that are to be created, and
 /// with the manager's node only.
 const ALL: Generation = Generation(1);
-const MANAGERS: Generation = Generation(2);
+const MANAGER_NODE: Generation = Generation(2);
 
 /// How long running steps of other nodes may delay the manager's start. The manager repeats steps
 /// that have not ended.
@@ -39,7 +39,7 @@ pub(super) struct Nodes<'a> {
     waits: LoopWatch<'a>,
     target: watch::Sender<Option<Target>>,
     /// The declaration with the manager's node only.
-    managers: Declared,
+    manager_node: Declared,
 }
 
 impl Bootstrapper {
@@ -55,16 +55,16 @@ impl Bootstrapper {
         let manager = &declaration.manager.node;
         let mut desired = declaration.clone();
         desired.services.clear();
-        let mut managers = desired.clone();
-        managers.nodes.retain(|name, _| name == manager);
+        let mut manager_node = desired.clone();
+        manager_node.nodes.retain(|name, _| name == manager);
         // Only the manager knows whether a failed node of an existing platform may be replaced.
         if !self.list_nodes().await?.is_empty() {
-            desired.nodes.clone_from(&managers.nodes);
+            desired.nodes.clone_from(&manager_node.nodes);
         }
         let mut backends = self.backends.clone();
         backends.probe = Arc::new(NoProbe);
         let epoch = scratch_epoch(backends.registry.as_ref()).await?;
-        let managers = Declared::new(MANAGERS, &managers, &self.secrets.key)?;
+        let manager_node = Declared::new(MANAGER_NODE, &manager_node, &self.secrets.key)?;
         let declared = Declared::new(ALL, &desired, &self.secrets.key)?;
         let (keep_open, target) = watch::channel(Some(Target::without_api(declared)));
         let mut driver = self.driver.clone();
@@ -81,7 +81,7 @@ impl Bootstrapper {
             shown: StepReports::new(reporter, clock),
             waits: LoopWatch::new(reporter, clock),
             target: keep_open,
-            managers,
+            manager_node,
         };
         nodes
             .until(|round| round.is_idle() || !options.all_nodes && has_engine(round, manager))
@@ -104,10 +104,10 @@ impl Nodes<'_> {
             never = self.remaining() => match never {},
         };
         // No further steps on the other nodes start.
-        let managers = Target::without_api(self.managers.clone());
-        self.target.send_replace(Some(managers));
+        let manager_node = Target::without_api(self.manager_node.clone());
+        self.target.send_replace(Some(manager_node));
         let running =
-            self.until(|round| round.generation() == MANAGERS && round.running.is_empty());
+            self.until(|round| round.generation() == MANAGER_NODE && round.running.is_empty());
         if let Ok(Err(error)) = tokio::time::timeout(OTHERS_END_WITHIN, running).await {
             tracing::warn!(error = %error.chain(), "the manager prepares the remaining nodes");
         }
@@ -119,7 +119,8 @@ impl Nodes<'_> {
             tracing::warn!(error = %error.chain(), "a node is not ready yet");
         }
         // The loop continues, but is no longer watched.
-        (&mut self.ended).await;
+        let error = (&mut self.ended).await;
+        tracing::warn!(error = %error.chain(), "the control loop ended");
         std::future::pending().await
     }
 

@@ -237,8 +237,8 @@ impl NodeAccess for SshAccess {
         let draft = draft(&file.path);
         let upload = format!(
             "umask 077 && mkdir -p {directory} && \
-             find {directory} -maxdepth 1 -ignore_readdir_race -name '{TEMPORARY}*' \
-             \\( -name '{draft}*' -o -mmin +60 \\) -delete && \
+             {{ find {directory} -maxdepth 1 -name '{TEMPORARY}*' \
+             \\( -name '{draft}*' -o -mmin +60 \\) -delete 2>/dev/null || true; }} && \
              t=$(mktemp {directory}/{draft}XXXXXXXXXX) && printf %s \"$t\" && cat > \"$t\""
         );
         let (output, sent) = self.run(&upload, true, file.contents).await?;

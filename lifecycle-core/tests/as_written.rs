@@ -101,9 +101,19 @@ async fn environment_files_use_variables_of_earlier_ones() {
     assert_eq!(variables["BAZ"], "foo_baz");
     assert_eq!(variables["SEEN"], "of the command");
     assert_eq!(variables["LAST"], "foo_baz-");
-    let expected = "compose.yaml:4:38: services.s.env_file[2]: `c.env`, line 1: `NONE` is not set \
-                    and is replaced by an empty string";
+    let expected = "compose.yaml:4:38: services.s.env_file[2]: `c.env`, line 1: the value of \
+                    `LAST` refers to a variable that is not set; it is replaced by an empty string";
     assert_eq!(warnings, [expected]);
+    // The file's own lines precede earlier files; the service's variables precede both.
+    let files = [
+        ("a.env", "FOO=1\nH=file\n"),
+        ("b.env", "FOO=2\nBAR=$FOO\nURL=http://$H\n"),
+    ];
+    let keys = "image: x\nenv_file: [a.env, b.env]\nenvironment: {H: db}";
+    let spec = accepted(keys, &files).await;
+    assert_eq!(environment(&spec)["BAR"], "2");
+    assert_eq!(environment(&spec)["URL"], "http://db");
+    let files = [("a.env", "FOO=foo\n"), ("b.env", "BAZ=${FOO}_baz\n")];
     // A later file has no effect on an earlier one.
     let (spec, warnings) = service("image: x\nenv_file: [b.env, a.env]", &files)
         .await
@@ -125,8 +135,17 @@ async fn equal_amounts_in_other_units_are_equal() {
         );
         accepted(&keys, &[]).await;
     }
-    let keys = "image: x\nmem_limit: 1g\ndeploy: {resources: {limits: {memory: 1000M}}}";
-    rejected(keys, &[], "sets the same option to a different value").await;
+    for (older, key, newer) in [
+        ("mem_limit: 1g", "memory", "1000M"),
+        ("cpus: 0.5", "cpus", "\"0.9\""),
+        ("pids_limit: 1", "pids", "2"),
+    ] {
+        let keys =
+            format!("image: x\n{older}\ndeploy: {{resources: {{limits: {{{key}: {newer}}}}}}}");
+        rejected(&keys, &[], "sets the same option to a different value").await;
+    }
+    let keys = "image: x\ncpus: 0.50\ndeploy: {resources: {limits: {cpus: \".5\"}}}";
+    accepted(keys, &[]).await;
 }
 
 #[tokio::test]
@@ -195,6 +214,9 @@ async fn one_port_at_two_addresses_is_no_conflict() {
 
 #[tokio::test]
 async fn equal_entries_count_once() {
+    let range = "\"8000-8599:8000-8599\"";
+    let spec = accepted(&format!("image: x\nports: [{range}, {range}]"), &[]).await;
+    assert_eq!(spec.container.ports.len(), 600);
     let ports =
         "ports: [\"80:80\", \"80:80/tcp\", {target: 80, published: \"80\"}, \"443\", \"443\"]";
     let spec = accepted(&format!("image: x\n{ports}"), &[]).await;
@@ -238,6 +260,8 @@ async fn a_missing_directory_may_be_mounted_read_only() {
     let keys = "image: x\nvolumes: [{type: bind, source: ./no, target: /a, read_only: true, bind: \
                 {create_host_path: false}}]";
     rejected(keys, &[], "`./no` does not exist").await;
+    let typo = "image: x\nvolumes: [\"./nginx.cnf:/etc/nginx/nginx.conf:ro\"]";
+    rejected(typo, &[], "`./nginx.cnf` does not exist").await;
 }
 
 #[tokio::test]
@@ -248,6 +272,7 @@ async fn a_shipped_directory_has_mount_points_for_mounts_below_it() {
         ("/app/var/cache", vec!["var", "var/cache"]),
         ("/app/lib/dist", vec!["lib/dist"]),
         ("/srv/x:/app/mnt", vec!["mnt"]),
+        ("/etc/nginx/conf.d:/app/conf.d", vec!["conf.d"]),
         ("/application", vec![]),
     ] {
         let keys = format!("image: x\nvolumes: [\"./web:/app\", \"{mounts}\"]");
@@ -266,6 +291,17 @@ async fn a_shipped_directory_has_mount_points_for_mounts_below_it() {
     let spec = accepted(keys, &files).await;
     assert!(matches!(entries(&spec)["etc/one.conf"], TreeEntry::File(_)));
     assert_eq!(entries(&spec)["tmp"], TreeEntry::Directory);
+    let deep = format!(
+        "image: x\nvolumes: [\"./web:/app\"]\ntmpfs: [\"/app/{}\"]",
+        "x/".repeat(500_000)
+    );
+    accepted(&deep, &files).await;
+    let many: Vec<String> = (0..3000).map(|n| format!("\"/app/{n}/x\"")).collect();
+    let many = format!(
+        "image: x\nvolumes: [\"./web:/app\"]\ntmpfs: [{}]",
+        many.join(", ")
+    );
+    rejected(&many, &files, "too many mounts are below").await;
     // The user's own entries remain.
     let spec = accepted(
         "image: x\nvolumes: [\"./web:/app\", \"/app/a.js/x\"]",
@@ -312,7 +348,7 @@ async fn contents_that_nobody_mounts_are_not_required() {
 }
 
 #[tokio::test]
-async fn paths_of_windows_are_named_as_such() {
+async fn rejects_windows_paths() {
     for mount in [
         "'C:\\data:/x'",
         "'C:\\data:/x:ro'",

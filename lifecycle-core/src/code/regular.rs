@@ -4,8 +4,8 @@ use std::fs::{Metadata, metadata};
 use std::io;
 use std::path::Path;
 
-/// Checks that a path is a regular file, without opening it: opening a pipe waits for a writer, and
-/// reading a device or a file that the kernel generates may never end.
+/// Checks that a path is a regular file (or `/dev/null`), without opening it: opening a pipe waits for
+/// a writer, and reading a device or a file of `/proc` or `/sys` may never end.
 ///
 /// # Errors
 /// [`io::ErrorKind::NotFound`] if the file does not exist. The messages of other errors explain the
@@ -13,6 +13,13 @@ use std::path::Path;
 pub(crate) fn check(path: &Path) -> io::Result<Metadata> {
     let invalid = |why: &str| Err(io::Error::new(io::ErrorKind::InvalidData, why));
     let found = metadata(path)?;
+    // This device is a common placeholder for an empty file.
+    if path
+        .canonicalize()
+        .is_ok_and(|path| path == Path::new("/dev/null"))
+    {
+        return Ok(found);
+    }
     if found.is_dir() {
         return invalid("it is a directory");
     }
@@ -29,7 +36,9 @@ pub(crate) fn check(path: &Path) -> io::Result<Metadata> {
 #[cfg(unix)]
 fn is_generated(file: &Metadata) -> bool {
     use std::os::unix::fs::MetadataExt as _;
-    let is_below = |root| metadata(root).is_ok_and(|root| root.dev() == file.dev());
+    let device = |path| metadata(path).map(|found| found.dev()).ok();
+    // A directory that is not a mount point has the device of the root directory.
+    let is_below = |root| device(root) == Some(file.dev()) && device(root) != device("/");
     ["/proc", "/sys"].into_iter().any(is_below)
 }
 
@@ -48,6 +57,8 @@ mod tests {
         let path = |name: &str| directory.path().join(name);
         std::fs::write(path("file"), "text").unwrap();
         assert_eq!(check(&path("file")).unwrap().len(), 4);
+        std::os::unix::fs::symlink("/dev/null", path("empty")).unwrap();
+        assert_eq!(check(&path("empty")).unwrap().len(), 0);
         let pipe = std::process::Command::new("mkfifo")
             .arg(path("pipe"))
             .status();

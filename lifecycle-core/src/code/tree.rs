@@ -117,7 +117,7 @@ mod tests {
         let error = read_tree(root.path(), 19).unwrap_err().to_string();
         assert!(error.contains('b'), "{error}");
         assert!(read_tree(&root.path().join("a"), 9).is_err());
-        assert!(read_tree(Path::new("/dev/null"), 9).is_err());
+        assert!(read_tree(Path::new("/dev/zero"), 9).is_err());
         assert!(read_tree(&root.path().join("absent"), 9).is_err());
     }
 }

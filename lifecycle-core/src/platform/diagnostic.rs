@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
+use std::sync::Arc;
 
 use super::tree::{FileId, Position};
 use crate::error::Error;
@@ -131,7 +132,7 @@ impl fmt::Display for UnsupportedKey {
 /// Collects diagnostics of a file, and of the files that it includes.
 pub(super) struct Report {
     /// The names of the files, indexed by [`FileId`].
-    files: Vec<String>,
+    files: Arc<Vec<String>>,
     problems: Vec<(Option<Position>, Diagnostic)>,
     /// The positions for which no further diagnostics are reported.
     suppressed: BTreeSet<Position>,
@@ -147,7 +148,7 @@ pub(super) const MAX_FILES: usize = 256;
 impl Report {
     pub(super) fn new(file: impl Into<String>) -> Self {
         Self {
-            files: vec![file.into()],
+            files: Arc::new(vec![file.into()]),
             problems: Vec::new(),
             suppressed: BTreeSet::new(),
             notes: BTreeMap::new(),
@@ -159,7 +160,7 @@ impl Report {
     /// Makes another file the current one: positions read from now on belong to it.
     pub(super) fn begin(&mut self, file: impl Into<String>) {
         if self.files.len() <= MAX_FILES {
-            self.files.push(file.into());
+            Arc::make_mut(&mut self.files).push(file.into());
         }
     }
 
@@ -322,7 +323,7 @@ impl Report {
     /// Creates an empty report about the same files.
     pub(super) fn of_same_files(&self) -> Self {
         Self {
-            files: self.files.clone(),
+            files: Arc::clone(&self.files),
             ..Self::new("")
         }
     }
@@ -332,7 +333,13 @@ impl Report {
         for (at, problem) in &other.problems {
             match at {
                 Some(at) if self.suppressed.contains(at) => {}
-                _ => self.problems.push((*at, problem.clone())),
+                _ => {
+                    let mut problem = problem.clone();
+                    if let Some(note) = at.and_then(|at| self.notes.get(&at)) {
+                        problem.message = format!("{} ({note})", problem.message);
+                    }
+                    self.problems.push((*at, problem));
+                }
             }
         }
     }
@@ -340,7 +347,7 @@ impl Report {
     /// Returns the unsupported keys, in the order of files and lines.
     pub(super) fn unsupported_in_order(&self) -> Vec<UnsupportedKey> {
         let mut keys = self.unsupported.clone();
-        let number = |name: &String| self.files.iter().position(|file| file == name);
+        let number = |name: &String| self.files.iter().position(|file| printable(file) == *name);
         keys.sort_by_cached_key(|key| (number(&key.file), key.line, key.path.clone()));
         keys.dedup();
         keys
@@ -362,13 +369,16 @@ impl Report {
     }
 }
 
-/// Escapes control characters, which names may contain: a message is one line.
+/// Escapes characters that names may contain but that change how a message is displayed: control
+/// characters, line separators, and those that change the direction of text.
 fn printable(text: &str) -> String {
-    if !text.contains(char::is_control) {
+    let is_special =
+        |c: char| c.is_control() || matches!(c, '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}');
+    if !text.contains(is_special) {
         return text.to_owned();
     }
     let escaped = text.chars().map(|c| {
-        if c.is_control() {
+        if is_special(c) {
             c.escape_default().to_string()
         } else {
             c.to_string()
@@ -389,7 +399,7 @@ mod tests {
                 line,
                 ..Position::START
             };
-            let message = "`x\nerror: forged\u{1b}[31m` is invalid";
+            let message = "`x\nerror: forged\u{1b}[31m\u{202e}` is invalid";
             report.problem_with_help(at, "services.x\ny", message, "rename `x\ny`");
             report.unsupported(at, "services.x\ny", "nothing", false);
         }
@@ -399,7 +409,7 @@ mod tests {
         assert_eq!(lines.len(), 51, "{text}");
         assert_eq!(
             lines[0],
-            "a\\nb.yaml:1:1: services.x\\ny: `x\\nerror: forged\\u{1b}[31m` is invalid; rename \
+            "a\\nb.yaml:1:1: services.x\\ny: `x\\nerror: forged\\u{1b}[31m\\u{202e}` is invalid; rename \
              `x\\ny`"
         );
         assert_eq!(lines[50], "and 2 more problems");

@@ -51,16 +51,15 @@ impl<'s> Environment<'s> {
                 return;
             }
         };
-        match environment_file::parse(&text, &|name| self.get(name)) {
+        match environment_file::parse(&text, &|name| self.get(name), &|_| None) {
             Ok(mut file) => {
-                for (line, name) in &file.unset {
+                for (line, key) in &file.unset {
                     let at = Position {
                         file: report.current(),
                         line: *line,
                         column: 1,
                     };
-                    let message = format!("`{name}` is not set and is replaced by an empty string");
-                    report.warning(at, "", message);
+                    report.warning(at, "", environment_file::unset_in(key));
                 }
                 self.beneath.append(&mut file.variables);
             }

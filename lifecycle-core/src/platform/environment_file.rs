@@ -16,8 +16,19 @@ pub(super) type Variables = BTreeMap<String, Option<String>>;
 #[derive(Debug, Default, PartialEq, Eq)]
 pub(super) struct Parsed {
     pub(super) variables: Variables,
-    /// The variables that values refer to but that are not set, with their lines.
+    /// The keys whose values refer to variables that are not set, with their lines.
     pub(super) unset: BTreeSet<(usize, String)>,
+}
+
+/// The maximum number of entries in [`Parsed::unset`].
+const MAX_UNSET: usize = 20;
+
+/// Describes the value of a key that refers to a variable that is not set. The name of the variable
+/// may be a part of a password.
+pub(super) fn unset_in(key: &str) -> String {
+    format!(
+        "the value of `{key}` refers to a variable that is not set; it is replaced by an empty string"
+    )
 }
 
 /// An error in an environment file. The message contains no values.
@@ -27,9 +38,13 @@ pub(super) struct BadLine {
     pub(super) message: String,
 }
 
-/// Parses an environment file. Variables are looked up with `lookup` first, then among the file's
-/// earlier variables.
-pub(super) fn parse(text: &str, lookup: Lookup<'_>) -> Result<Parsed, BadLine> {
+/// Parses an environment file. Variables are read from `lookup` first, then from the file's earlier
+/// variables, then from `earlier`, the variables of earlier files.
+pub(super) fn parse(
+    text: &str,
+    lookup: Lookup<'_>,
+    earlier: Lookup<'_>,
+) -> Result<Parsed, BadLine> {
     let text = text.strip_prefix('\u{feff}').unwrap_or(text);
     let mut variables = Variables::new();
     let mut unset = BTreeSet::new();
@@ -80,11 +95,16 @@ pub(super) fn parse(text: &str, lookup: Lookup<'_>) -> Result<Parsed, BadLine> {
             (without_comment(value).to_owned(), true, after_line(rest))
         };
         let value = if expands {
-            let either =
-                |name: &str| lookup(name).or_else(|| variables.get(name).cloned().flatten());
+            let own = |name: &str| variables.get(name).cloned().flatten();
+            let either = |name: &str| {
+                let own = || own(name).or_else(|| earlier(name));
+                lookup(name).or_else(own)
+            };
             let done = interpolate(&raw, &either)
                 .map_err(|message| bad_here(format!("in the value of `{key}`: {message}")))?;
-            unset.extend(done.unset.into_iter().map(|name| (line, name)));
+            if !done.unset.is_empty() && unset.len() < MAX_UNSET {
+                unset.insert((line, key.clone()));
+            }
             done.text
         } else {
             raw
@@ -169,7 +189,7 @@ mod tests {
 
     fn parsed(text: &str) -> Vec<(String, Option<String>)> {
         let lookup = |name: &str| (name == "OUTER").then(|| "outer".to_owned());
-        let parsed = parse(text, &lookup).unwrap();
+        let parsed = parse(text, &lookup, &|_| None).unwrap();
         parsed.variables.into_iter().collect()
     }
 
@@ -227,9 +247,10 @@ mod tests {
     }
 
     #[test]
-    fn unset_variables_are_named_with_their_lines() {
-        let parsed = parse("A=1\n\nB=${A}${NONE}\nC='$NONE'\nD=${NONE:-d}\n", &|_| None).unwrap();
-        assert_eq!(parsed.unset, BTreeSet::from([(3, "NONE".to_owned())]));
+    fn keys_with_unset_variables_are_named_with_their_lines() {
+        let text = "A=1\n\nB=${A}${NONE}\nC='$NONE'\nD=${NONE:-d}\n";
+        let parsed = parse(text, &|_| None, &|_| None).unwrap();
+        assert_eq!(parsed.unset, BTreeSet::from([(3, "B".to_owned())]));
         assert_eq!(parsed.variables["B"].as_deref(), Some("1"));
     }
 
@@ -243,7 +264,7 @@ mod tests {
             ("two words=secret\n", 1),
             ("A=${secret", 1),
         ] {
-            let bad = parse(text, &|_| None).unwrap_err();
+            let bad = parse(text, &|_| None, &|_| None).unwrap_err();
             assert_eq!(bad.line, line, "{text:?}");
             assert!(!bad.message.contains("secret"), "{}", bad.message);
         }

@@ -16,7 +16,7 @@ use crate::error::Error;
 use crate::model::{BuildSource, ImageSource, PlatformId, PlatformName, ServiceName};
 
 /// The maximum size of a Dockerfile, in bytes.
-const DOCKERFILE_LIMIT: u64 = 1 << 20;
+pub(super) const DOCKERFILE_LIMIT: u64 = 1 << 20;
 
 /// The contents of a platform's files, as returned by [`load`].
 #[derive(Debug, Clone, PartialEq, Eq)]

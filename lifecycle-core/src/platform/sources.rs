@@ -1,10 +1,12 @@
 //! Finds the files that declare the platform.
 
 use std::collections::BTreeMap;
-use std::fmt;
 use std::path::{Path, PathBuf};
+use std::{fmt, io};
 
-use super::{environment_file, text_file};
+use super::environment_file::{self, Variables};
+use super::text_file;
+use crate::code::regular;
 use crate::error::{Error, Result};
 use crate::model::PlatformName;
 
@@ -81,45 +83,46 @@ fn find_with(
     environment: BTreeMap<String, String>,
 ) -> Result<Sources> {
     let search_env_file = directory.join(ENV_FILE);
+    let given_env_files: Option<Vec<PathBuf>> = environment
+        .get("COMPOSE_ENV_FILES")
+        .filter(|files| !files.is_empty())
+        .map(|files| files.split(',').map(|file| directory.join(file)).collect());
     let compose_files = if explicit.is_empty() {
-        match listed(&search_env_file, &environment) {
+        let env_files = given_env_files.as_deref();
+        let env_files = env_files.unwrap_or(std::slice::from_ref(&search_env_file));
+        match listed(env_files, &environment) {
             Some(files) => files.iter().map(|file| directory.join(file)).collect(),
             None => search(directory)?,
         }
     } else {
         explicit.iter().map(|file| directory.join(file)).collect()
     };
-    if let Some(file) = compose_files.iter().find(|file| !file.is_file()) {
-        let what = format!("the file `{}`", file.display());
-        if !file.exists() {
-            return Err(Error::not_found(what));
-        }
-        return Err(Error::Invalid {
-            what,
-            why: "it is not a regular file".to_owned(),
-            hint: "specify the path of a Compose file".to_owned(),
-        });
+    for file in &compose_files {
+        let what = || format!("the file `{}`", file.display());
+        regular::check(file).map_err(|error| match error.kind() {
+            io::ErrorKind::NotFound => Error::not_found(what()),
+            _ => Error::Invalid {
+                what: what(),
+                why: error.to_string(),
+                hint: "specify the path of a Compose file".to_owned(),
+            },
+        })?;
     }
     let project_dir = compose_files
         .first()
         .and_then(|file| file.parent())
         .unwrap_or(directory)
         .to_owned();
-    let platform_toml = Some(project_dir.join(PLATFORM_FILE)).filter(|file| file.is_file());
-    let env_files = match environment.get("COMPOSE_ENV_FILES") {
-        Some(files) if !files.is_empty() => {
-            files.split(',').map(|file| directory.join(file)).collect()
+    let platform_toml = Some(project_dir.join(PLATFORM_FILE)).filter(|file| is_there(file));
+    let env_files = given_env_files.unwrap_or_else(|| {
+        let mut files = vec![project_dir.join(ENV_FILE)];
+        // The `.env` file that selected the project overrides the one in the project directory.
+        if explicit.is_empty() && !is_same(directory, &project_dir) {
+            files.push(search_env_file);
         }
-        _ => {
-            let mut files = vec![project_dir.join(ENV_FILE)];
-            // The `.env` file that selected the project overrides the one in the project directory.
-            if explicit.is_empty() && !is_same(directory, &project_dir) {
-                files.push(search_env_file);
-            }
-            files.retain(|file| file.exists());
-            files
-        }
-    };
+        files.retain(|file| file.exists());
+        files
+    });
     Ok(Sources {
         compose_files,
         platform_toml,
@@ -132,6 +135,11 @@ fn find_with(
     })
 }
 
+/// Returns whether there is an entry with this path, even if it cannot be read as a file.
+fn is_there(path: &Path) -> bool {
+    std::fs::symlink_metadata(path).is_ok()
+}
+
 fn is_same(one: &Path, other: &Path) -> bool {
     match (one.canonicalize(), other.canonicalize()) {
         (Ok(one), Ok(other)) => one == other,
@@ -139,15 +147,17 @@ fn is_same(one: &Path, other: &Path) -> bool {
     }
 }
 
-/// Returns the files in the variable `COMPOSE_FILE`, if the variable is set.
-fn listed(env_file: &Path, environment: &BTreeMap<String, String>) -> Option<Vec<String>> {
+/// Returns the files in the variable `COMPOSE_FILE`, if the environment or an environment file sets it.
+fn listed(env_files: &[PathBuf], environment: &BTreeMap<String, String>) -> Option<Vec<String>> {
     let own = |name: &str| environment.get(name).cloned();
-    // Ignore errors here: they are reported when the file is read again.
-    let beneath = text_file::read(env_file)
-        .ok()
-        .and_then(|text| environment_file::parse(&text, &own).ok())
-        .unwrap_or_default()
-        .variables;
+    let mut beneath = Variables::new();
+    for file in env_files {
+        // Ignore errors here: they are reported when the file is read again.
+        let parsed = text_file::read(file)
+            .ok()
+            .and_then(|text| environment_file::parse(&text, &own, &|_| None).ok());
+        beneath.extend(parsed.unwrap_or_default().variables);
+    }
     let variable = |name: &str| {
         let value = own(name).or_else(|| beneath.get(name).cloned().flatten());
         value.filter(|value| !value.is_empty())
@@ -165,7 +175,7 @@ fn search(directory: &Path) -> Result<Vec<PathBuf>> {
         names
             .iter()
             .map(|name| directory.join(name))
-            .find(|file| file.is_file())
+            .find(|file| is_there(file))
     };
     for directory in start.ancestors() {
         if let Some(file) = first(directory, &COMPOSE_FILES) {
@@ -239,6 +249,46 @@ mod tests {
         let won = find_with(root.path(), &explicit, environment("absent.yaml")).unwrap();
         assert_eq!(won.compose_files, at(&["deploy/b.yaml"]));
         assert!(find_with(root.path(), &[], environment("absent.yaml")).is_err());
+    }
+
+    #[test]
+    fn given_environment_files_may_name_the_compose_files() {
+        let root = tempfile::TempDir::new().unwrap();
+        for (file, text) in [
+            ("a.env", "COMPOSE_FILE=a.yaml\n"),
+            ("b.env", "OTHER=1\nCOMPOSE_FILE=b.yaml\n"),
+            (".env", "COMPOSE_FILE=absent.yaml\n"),
+            ("a.yaml", ""),
+            ("b.yaml", ""),
+        ] {
+            fs::write(root.path().join(file), text).unwrap();
+        }
+        for (files, expected) in [("a.env", "a.yaml"), ("a.env,b.env", "b.yaml")] {
+            let environment = [("COMPOSE_ENV_FILES".to_owned(), files.to_owned())].into();
+            let found = find_with(root.path(), &[], environment).unwrap();
+            assert_eq!(found.compose_files, [root.path().join(expected)]);
+        }
+    }
+
+    #[test]
+    fn files_that_cannot_be_read_are_named_as_such() {
+        let root = tempfile::TempDir::new().unwrap();
+        let path = |name: &str| root.path().join(name);
+        let error = |directory: &str| find(&path(directory), &[]).unwrap_err().to_string();
+        fs::create_dir_all(path("directory/compose.yaml")).unwrap();
+        assert!(error("directory").contains("it is a directory"));
+        fs::create_dir(path("loop")).unwrap();
+        let of_loop = path("loop/compose.yaml");
+        std::os::unix::fs::symlink(&of_loop, &of_loop).unwrap();
+        assert!(
+            error("loop").contains("symbolic links"),
+            "{}",
+            error("loop")
+        );
+        fs::create_dir_all(path("platform/platform.toml")).unwrap();
+        fs::write(path("platform/compose.yaml"), "").unwrap();
+        let found = find(&path("platform"), &[]).unwrap();
+        assert!(found.platform_toml.is_some(), "it was ignored");
     }
 
     #[test]

@@ -246,21 +246,19 @@ impl<'a> Check<'a> {
                 }
                 continue;
             }
+            let mut at_all = Vec::new();
+            let mut single: BTreeMap<IpAddr, Vec<&ServiceSpec>> = BTreeMap::new();
+            for (address, spec) in uses {
+                match address {
+                    None => at_all.push(spec),
+                    Some(address) => single.entry(address).or_default().push(spec),
+                }
+            }
             // A port at all addresses conflicts with the same port at each single one.
-            let single: BTreeSet<_> = uses.iter().filter_map(|(address, _)| *address).collect();
-            let all = uses.iter().map(|(_, spec)| *spec).collect();
-            let conflicting: Vec<Vec<&ServiceSpec>> = if single.is_empty() {
-                vec![all]
-            } else {
-                let at = |one: IpAddr| {
-                    let at = uses.iter().filter(|(at, _)| at.is_none_or(|at| at == one));
-                    at.map(|(_, spec)| *spec).collect()
-                };
-                single.into_iter().map(at).collect()
-            };
-            for specs in conflicting {
-                if !self.host_port(port, protocol, &specs, report) {
-                    break;
+            if self.host_port(port, protocol, &at_all, report) {
+                for mut specs in single.into_values() {
+                    specs.extend(&at_all);
+                    self.host_port(port, protocol, &specs, report);
                 }
             }
         }

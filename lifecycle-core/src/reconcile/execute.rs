@@ -365,7 +365,13 @@ impl Execution {
             return error;
         };
         if source.options.inline.is_some() {
-            "dockerfile_inline".clone_into(&mut place.file);
+            let is_outside = source.dockerfile.starts_with(['/', '.']);
+            let name = if is_outside {
+                &source.dockerfile
+            } else {
+                "dockerfile_inline"
+            };
+            name.clone_into(&mut place.file);
         }
         let (None, Some(number)) = (place.line, place.number) else {
             return error;

@@ -1,8 +1,10 @@
 //! Reads `build` and `x-lifecycle.code`: the code base of an image, and the build options.
 
 use std::collections::BTreeMap;
+use std::path::Path;
 
 use super::super::diagnostic::Report;
+use super::super::load::DOCKERFILE_LIMIT;
 use super::super::text_file;
 use super::super::tree::{Field, Position};
 use super::keys::{self, supported_entries};
@@ -105,9 +107,13 @@ pub(super) fn read(
         // Use Compose's default.
         context = Some((".".to_owned(), build.at, build.path.clone()));
     }
-    if let (Some((dockerfile, field)), Some((code, ..))) = (outside, &context) {
-        let text = read_outside(code, &dockerfile, &field, project, report)?;
-        options.inline = Some(text);
+    if let (Some((path, field)), Some((directory, ..))) = (outside, &context) {
+        if code.is_some() {
+            field.problem(report, format!("`{path}` is not inside the code base"));
+            return None;
+        }
+        options.inline = Some(read_outside(directory, &path, &field, project, report)?);
+        dockerfile = path;
     }
     context.map(|(code, at, path)| Build {
         code,
@@ -200,16 +206,24 @@ fn read_outside(
     project: &ProjectContext<'_>,
     report: &mut Report,
 ) -> Option<String> {
-    let path = project.directory.join(code).join(dockerfile);
-    let read = text_file::read(&path);
-    read.map_err(|error| {
-        field.problem_with_help(
-            report,
-            format!("`{dockerfile}` cannot be read: {error}"),
-            "specify a Dockerfile; its path is relative to the build context",
-        );
-    })
-    .ok()
+    let path = Path::new(code).join(dockerfile);
+    let help = "specify a Dockerfile; its path is relative to the build context";
+    match text_file::read(&project.path(&path.to_string_lossy())) {
+        Ok(text) if text.len() as u64 > DOCKERFILE_LIMIT => {
+            let message = format!(
+                "`{dockerfile}` is larger than {} KiB",
+                DOCKERFILE_LIMIT >> 10
+            );
+            field.problem_with_help(report, message, help);
+            None
+        }
+        Ok(text) => Some(text),
+        Err(error) => {
+            let message = format!("`{dockerfile}` cannot be read: {error}");
+            field.problem_with_help(report, message, help);
+            None
+        }
+    }
 }
 
 fn arguments(

@@ -26,6 +26,7 @@ use std::path::{Path, PathBuf};
 use super::diagnostic::Report;
 use super::interpolation::Lookup;
 use super::tree::{Field, Node};
+use crate::code::DirectoryStore;
 use crate::model::{
     NetworkMode, NodeName, NodeSpec, PlatformName, ServiceName, ServiceSpec, VolumeName,
     VolumeOptions,
@@ -53,7 +54,7 @@ impl ProjectContext<'_> {
         let home = || (self.lookup)("HOME").filter(|home| !home.is_empty());
         match below_home.and_then(|rest| Some(format!("{}{rest}", home()?))) {
             Some(expanded) => expanded.into(),
-            None => self.directory.join(path),
+            None => self.directory.join(DirectoryStore::normalised(path)),
         }
     }
 }

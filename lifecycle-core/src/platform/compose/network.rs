@@ -17,12 +17,23 @@ pub(super) fn ports(field: &Field<'_>, container: &mut ContainerTemplate, report
     // The container ports without a declared host port.
     let mut picked = BTreeSet::new();
     let mut host_ports: BTreeSet<(u16, Protocol, Option<IpAddr>)> = BTreeSet::new();
+    let mut seen = BTreeSet::new();
     for item in field.items(report) {
-        let found = if item.is_map() {
+        let mut found = if item.is_map() {
             long(&item, report)
         } else {
             short(&item, report)
         };
+        // As in Compose, equal entries count once.
+        found.retain(|port| {
+            let port = (
+                port.host_port,
+                port.container_port,
+                port.protocol,
+                port.host_ip,
+            );
+            seen.insert(port)
+        });
         if container.ports.len() + found.len() > MAX_PORTS as usize {
             item.problem_with_help(
                 report,
@@ -32,10 +43,6 @@ pub(super) fn ports(field: &Field<'_>, container: &mut ContainerTemplate, report
             return;
         }
         for port in found {
-            // As in Compose, equal entries count once.
-            if container.ports.contains(&port) {
-                continue;
-            }
             let Some(host_port) = port.host_port else {
                 let inside = port.container_port;
                 if picked.insert((inside, port.protocol)) {

@@ -4,7 +4,8 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use super::super::diagnostic::Report;
-use super::super::environment_file;
+use super::super::environment_file::{self, unset_in};
+use super::super::interpolation::Lookup;
 use super::super::text_file;
 use super::super::tree::Field;
 use super::keys::{self, supported_entries};
@@ -32,7 +33,7 @@ pub(super) fn read<'a>(
 ) -> (Draft, Connected<'a>) {
     let mut spec = ServiceSpec::new(name, ImageSource::Image(String::new()));
     let mut image = None;
-    let mut from_files = BTreeMap::new();
+    let mut environment_files = None;
     let mut environment = Variables::new();
     let mut from_label_files = BTreeMap::new();
     let mut plain_restart = None;
@@ -48,7 +49,7 @@ pub(super) fn read<'a>(
             "image" => image = Some((field.parse(reader.report, value::image), field)),
             "command" => container.command = reader.command(&field),
             "entrypoint" => container.entrypoint = reader.command(&field),
-            "env_file" => from_files = reader.environment_files(&field),
+            "env_file" => environment_files = Some(field),
             "environment" => environment = reader.environment(&field),
             "user" => container.user = field.text(reader.report).map(str::to_owned),
             "working_dir" => {
@@ -99,12 +100,14 @@ pub(super) fn read<'a>(
         networks::settle(field, &mut spec.container, reader.report);
         storage::check_duplicates(field, &spec.container, reader.report);
     }
-    storage::add_mount_points(&mut spec.container);
+    storage::add_mount_points(field, &mut spec.container, reader.report);
     network::remove_duplicates(&mut spec.container);
+    let from_files = environment_files.map(|field| reader.environment_files(&field, &environment));
+    let mut from_files = from_files.unwrap_or_default();
     for (name, value) in environment {
         match value {
             Some(value) => drop(from_files.insert(name, value)),
-            // Without a value, a variable is not set, even if an environment file sets it.
+            // The value of an environment file has no effect. A value of the image remains.
             None => drop(from_files.remove(&name)),
         }
     }
@@ -147,6 +150,10 @@ pub(super) fn read<'a>(
 /// Variables by name; `None` if the environment of the command has no value for it.
 type Variables = BTreeMap<String, Option<Sensitive>>;
 
+fn text_of(value: &Sensitive) -> String {
+    value.expose().to_owned()
+}
+
 struct Reader<'w, 'r> {
     project: &'w ProjectContext<'w>,
     report: &'r mut Report,
@@ -174,7 +181,11 @@ impl Reader<'_, '_> {
             .collect()
     }
 
-    fn environment_files(&mut self, field: &Field<'_>) -> BTreeMap<String, Sensitive> {
+    fn environment_files(
+        &mut self,
+        field: &Field<'_>,
+        environment: &Variables,
+    ) -> BTreeMap<String, Sensitive> {
         let mut all = BTreeMap::new();
         for item in field.items_or_one(self.report) {
             let mut path = None;
@@ -200,7 +211,10 @@ impl Reader<'_, '_> {
                 path = item.text(self.report);
             }
             if let Some(path) = path {
-                let mut more = self.environment_file(&item, path, required, raw, &all);
+                let own = |name: &str| environment.get(name)?.as_ref().map(text_of);
+                let earlier = |name: &str| all.get(name).map(text_of);
+                let scope = (&own as Lookup<'_>, &earlier as Lookup<'_>);
+                let mut more = self.environment_file(&item, path, required, raw, scope);
                 all.append(&mut more);
             }
         }
@@ -213,7 +227,7 @@ impl Reader<'_, '_> {
         path: &str,
         required: bool,
         raw: bool,
-        earlier: &BTreeMap<String, Sensitive>,
+        (own, earlier): (Lookup<'_>, Lookup<'_>),
     ) -> BTreeMap<String, Sensitive> {
         let text = match text_file::read(&self.project.path(path)) {
             Ok(text) => text,
@@ -230,22 +244,16 @@ impl Reader<'_, '_> {
                 return BTreeMap::new();
             }
         };
-        let lookup = |name: &str| {
-            let earlier = || earlier.get(name).map(|value| value.expose().to_owned());
-            (self.project.lookup)(name).or_else(earlier)
-        };
+        let lookup = |name: &str| (self.project.lookup)(name).or_else(|| own(name));
         let parsed = if raw {
             environment_file::parse_raw(&text)
         } else {
-            environment_file::parse(&text, &lookup)
+            environment_file::parse(&text, &lookup, earlier)
         };
         match parsed {
             Ok(file) => {
-                for (line, name) in &file.unset {
-                    let message = format!(
-                        "`{path}`, line {line}: `{name}` is not set and is replaced by an empty \
-                         string"
-                    );
+                for (line, key) in &file.unset {
+                    let message = format!("`{path}`, line {line}: {}", unset_in(key));
                     self.report.warning(item.value_at(), &item.path, message);
                 }
                 let variables = file.variables.into_iter();
@@ -271,7 +279,8 @@ impl Reader<'_, '_> {
             let Some(path) = item.text(self.report) else {
                 continue;
             };
-            let variables = self.environment_file(&item, path, true, false, &BTreeMap::new());
+            let nothing: Lookup<'_> = &|_| None;
+            let variables = self.environment_file(&item, path, true, false, (nothing, nothing));
             for (name, value) in variables {
                 if name.starts_with(OWN_LABELS) {
                     let message = format!(
@@ -442,16 +451,31 @@ impl Reader<'_, '_> {
 
     /// Checks that older keys do not contradict those under `deploy`.
     fn agreement(&mut self, field: &Field<'_>) {
-        for (older, newer) in [
-            ("scale", ["deploy", "replicas", ""]),
-            ("cpus", ["deploy", "resources", "limits.cpus"]),
-            ("mem_limit", ["deploy", "resources", "limits.memory"]),
-            ("pids_limit", ["deploy", "resources", "limits.pids"]),
+        let integer = |text: &str| text.parse().map_err(|_| String::new());
+        let pairs: [(&str, [&str; 3], Amount<'_>); 5] = [
+            ("scale", ["deploy", "replicas", ""], &integer),
+            (
+                "cpus",
+                ["deploy", "resources", "limits.cpus"],
+                &value::cpu_millis,
+            ),
+            (
+                "mem_limit",
+                ["deploy", "resources", "limits.memory"],
+                &value::bytes,
+            ),
+            (
+                "pids_limit",
+                ["deploy", "resources", "limits.pids"],
+                &integer,
+            ),
             (
                 "mem_reservation",
                 ["deploy", "resources", "reservations.memory"],
+                &value::bytes,
             ),
-        ] {
+        ];
+        for (older, newer, amount) in pairs {
             let path = newer
                 .iter()
                 .flat_map(|part| part.split('.'))
@@ -463,7 +487,7 @@ impl Reader<'_, '_> {
             if let (Some(older), Some(found)) = (field.get(older), found)
                 && !older.is_null()
                 && !found.is_null()
-                && !is_same_amount(&older, &found)
+                && !is_same_amount(&older, &found, amount)
             {
                 let newer: Vec<&str> = newer.into_iter().filter(|part| !part.is_empty()).collect();
                 let message = format!(
@@ -516,14 +540,12 @@ impl Reader<'_, '_> {
     }
 }
 
+/// Parses an amount.
+type Amount<'a> = &'a dyn Fn(&str) -> Result<u64, String>;
+
 /// Returns whether two values are equal, also as amounts in different units.
-fn is_same_amount(one: &Field<'_>, other: &Field<'_>) -> bool {
-    let amount = |field: &Field<'_>| {
-        field
-            .node
-            .as_text()
-            .and_then(|text| value::bytes(text).ok())
-    };
+fn is_same_amount(one: &Field<'_>, other: &Field<'_>, amount: Amount<'_>) -> bool {
+    let amount = |field: &Field<'_>| field.node.as_text().and_then(|text| amount(text).ok());
     one.node.is_same_value(other.node)
         || amount(one).is_some_and(|bytes| amount(other) == Some(bytes))
 }

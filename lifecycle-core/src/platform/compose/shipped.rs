@@ -34,7 +34,7 @@ pub(super) fn find(
     project: &ProjectContext<'_>,
     report: &mut Report,
 ) -> Option<Found> {
-    let full = project.path(&DirectoryStore::normalised(path));
+    let full = project.path(path);
     if is_empty(&full) {
         return Some(Found::Nothing);
     }
@@ -54,7 +54,7 @@ pub(super) fn file(
     project: &ProjectContext<'_>,
     report: &mut Report,
 ) -> Option<FileTree> {
-    let full = project.path(&DirectoryStore::normalised(path));
+    let full = project.path(path);
     match read_tree(&full, MAX_SECRET) {
         Ok(tree) => Some(tree),
         Err(error) if full.exists() => {

@@ -16,6 +16,12 @@ use crate::model::{
 };
 use crate::secret::Sensitive;
 
+/// The maximum length of a path in a container, in bytes.
+const LONGEST_PATH: usize = 4095;
+
+/// The maximum number of entries that are added to the mounted directories of a service.
+const MAX_MOUNT_POINTS: usize = 4096;
+
 const ANONYMOUS: &str = "a volume without a name is deleted when its container is replaced; give \
                          the volume a name to keep its data";
 const PROPAGATIONS: [(&str, &str); 6] = [
@@ -237,11 +243,11 @@ fn short(
 }
 
 fn is_path(source: &str) -> bool {
-    source.starts_with(['.', '/', '~', '\\']) || source.contains('/') || is_of_windows(source)
+    source.starts_with(['.', '/', '~', '\\']) || source.contains('/') || is_windows_path(source)
 }
 
 /// Returns whether a path has a drive, such as `C:\data`.
-fn is_of_windows(path: &str) -> bool {
+fn is_windows_path(path: &str) -> bool {
     matches!(
         path.as_bytes(),
         [letter, b':', b'\\' | b'/', ..] if letter.is_ascii_alphabetic()
@@ -255,7 +261,7 @@ fn drive(text: &str) -> &str {
         let target = text.split(':').nth(2);
         target.is_some_and(|target| target.starts_with('/'))
     };
-    if is_of_windows(text) && (text[2..].starts_with('\\') || has_target()) {
+    if is_windows_path(text) && (text[2..].starts_with('\\') || has_target()) {
         &text[..2]
     } else {
         ""
@@ -398,7 +404,7 @@ fn path(
 ) -> Option<Mounted> {
     checked(item, &request.target, report)?;
     let is_of_other_user = source.starts_with('~') && source != "~" && !source.starts_with("~/");
-    if source.starts_with('\\') || is_of_windows(source) || is_of_other_user {
+    if source.starts_with('\\') || is_windows_path(source) || is_of_other_user {
         item.problem_with_help(
             report,
             format!("`{source}` is a path on this machine, which nodes do not have"),
@@ -425,7 +431,10 @@ fn path(
     };
     match shipped::find(&relative, item, project, report)? {
         Found::Files(tree) => {
-            if !request.only_read() {
+            if source.starts_with('~') {
+                let message = format!("`{source}` is sent to the node with the declaration");
+                report.warning(item.value_at(), &item.path, message);
+            } else if !request.only_read() {
                 let against = match request.read_only {
                     Some(false) => ", although `rw` is requested",
                     _ => "",
@@ -441,7 +450,9 @@ fn path(
                 tree,
             }))
         }
-        Found::Nothing if request.only_read() && !request.must_exist => {
+        Found::Nothing
+            if request.only_read() && !request.must_exist && !resembles_file(&request.target) =>
+        {
             let message = format!(
                 "`{source}` does not exist or is empty, so an empty directory is mounted read-only"
             );
@@ -451,7 +462,7 @@ fn path(
                 tree: FileTree::Directory(BTreeMap::new()),
             }))
         }
-        Found::Nothing if request.must_exist => {
+        Found::Nothing if request.only_read() || request.must_exist => {
             item.problem_with_help(
                 report,
                 format!("`{source}` does not exist or is empty"),
@@ -525,7 +536,11 @@ fn volume_mount(
 
 /// Adds a mount point to each shipped directory that has another mount below it. The directory is
 /// mounted read-only, so the engine cannot create the mount point.
-pub(super) fn add_mount_points(container: &mut ContainerTemplate) {
+pub(super) fn add_mount_points(
+    field: &Field<'_>,
+    container: &mut ContainerTemplate,
+    report: &mut Report,
+) {
     let is_file = |mount: &ShippedMount| matches!(mount.tree, FileTree::File(_));
     // Whether a path of the node is a file is not known; most files have an extension.
     let directories = container.volumes.iter().map(|mount| &mount.target);
@@ -533,26 +548,37 @@ pub(super) fn add_mount_points(container: &mut ContainerTemplate) {
         .chain(&container.anonymous_volumes)
         .chain(container.memory.iter().map(|mount| &mount.target))
         .map(|target| (target, false));
-    let of_node = container.node_paths.iter().map(|mount| {
-        let name = mount.target.rsplit('/').next().unwrap_or_default();
-        (&mount.target, name.trim_start_matches('.').contains('.'))
-    });
+    let of_node = container.node_paths.iter();
+    let of_node = of_node.map(|mount| (&mount.target, resembles_file(&mount.target)));
     let shipped = container.files.iter();
     let shipped = shipped.map(|mount| (&mount.target, is_file(mount)));
-    let targets: Vec<(String, bool)> = directories
+    // The kernel has the same limit for a path.
+    let targets: BTreeMap<String, bool> = directories
         .chain(of_node)
         .chain(shipped)
+        .filter(|(target, _)| target.len() <= LONGEST_PATH)
         .map(|(target, is_file)| (DirectoryStore::normalised(target), is_file))
         .collect();
+    let mut added = 0;
     for mount in &mut container.files {
         let FileTree::Directory(entries) = &mut mount.tree else {
             continue;
         };
         let parent = format!("{}/", DirectoryStore::normalised(&mount.target));
-        for (target, is_file) in &targets {
+        let below = targets.range(parent.clone()..);
+        for (target, is_file) in below {
             let Some(below) = target.strip_prefix(&parent) else {
-                continue;
+                break;
             };
+            added += 1 + below.matches('/').count();
+            if added > MAX_MOUNT_POINTS {
+                field.problem_with_help(
+                    report,
+                    "too many mounts are below mounted directories",
+                    "mount fewer paths, or put the files into the image",
+                );
+                return;
+            }
             let parents = below.match_indices('/').map(|(end, _)| &below[..end]);
             // The user's own entries remain; nothing can be below a file or a link.
             let is_directory = |path: &str| {
@@ -580,6 +606,14 @@ pub(super) fn add_mount_points(container: &mut ContainerTemplate) {
             });
         }
     }
+}
+
+/// Returns whether a path has the name of a file: most files have an extension. `conf.d` is a
+/// directory.
+fn resembles_file(path: &str) -> bool {
+    let name = path.rsplit('/').next().unwrap_or_default();
+    let extension = name.trim_start_matches('.').rsplit_once('.');
+    extension.is_some_and(|(_, extension)| extension != "d")
 }
 
 /// Checks that no two keys mount the same target.

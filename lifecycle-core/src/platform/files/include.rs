@@ -202,12 +202,19 @@ impl Assembly<'_> {
         };
         let shown = shown.display();
         let more = match text_file::read(file) {
-            Ok(text) => environment_file::parse(&text, &lookup)
+            Ok(text) => environment_file::parse(&text, &lookup, &|_| None)
                 .map_err(|bad| format!("`{shown}`, line {}: {}", bad.line, bad.message)),
             Err(error) => Err(format!("`{shown}` cannot be read: {error}")),
         };
         match more {
             Ok(mut more) => {
+                for (line, key) in &more.unset {
+                    let message = format!(
+                        "`{shown}`, line {line}: {}",
+                        environment_file::unset_in(key)
+                    );
+                    self.report.warning(named.at, &named.path, message);
+                }
                 variables.append(&mut more.variables);
                 Some(())
             }

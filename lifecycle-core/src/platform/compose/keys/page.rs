@@ -51,7 +51,7 @@ specification: if a file changes, the containers that mount the file are replace
 KiB for a config or secret, and 16 MiB for all together. A `.dockerignore` in a mounted directory applies. Files keep
 the executable bit and are owned by root. If another mount is below a mounted directory (`./web:/app` with
 `/app/node_modules`), the directory gets an empty entry as its mount point. A config or secret that no service mounts
-need not exist. `~` is your home directory.
+need not exist. In these paths and in `env_file`, `~` is your home directory.
 
 A relative path that does not exist, or that is an empty directory (`./data:/var/lib/postgresql/data`), is a data
 directory: a volume of the platform on the node is mounted instead, and the service stays on that node; if it is

@@ -328,12 +328,8 @@ async fn an_address_taken_by_another_process_is_skipped() {
     // A foreign container uses the lowest free address.
     let squatter = format!("{network}-squatter");
     let filter = format!("lifecycle.platform-id={}", platform.owner.id);
-    let third = first
-        .addresses
-        .private
-        .unwrap()
-        .to_string()
-        .replace(".2", ".3");
+    let lowest = first.addresses.private.unwrap().to_string();
+    let third = format!("{}.3", lowest.strip_suffix(".2").unwrap());
     let made = docker(&[
         "run",
         "-d",

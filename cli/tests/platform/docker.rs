@@ -185,8 +185,9 @@ impl Node {
             return Vec::new();
         }
         let ids: Vec<&str> = ids.iter().map(String::as_str).collect();
-        let text = self.docker(&[&["inspect"], &ids[..]].concat());
-        serde_json::from_str(&text).unwrap()
+        // Containers that have been removed meanwhile are not in the output.
+        let found = self.call(&[&["docker", "inspect"], &ids[..]].concat());
+        serde_json::from_str(&found.stdout).unwrap()
     }
 
     /// Returns the current run of each of the platform's containers, by name.

@@ -22,7 +22,7 @@ pub(super) struct Redirects {
     /// A listener stays open when its port is no longer redirected, because connections may still be
     /// in its queue.
     listeners: BTreeMap<Forwarded, Listener>,
-    /// What the kernel's rules contain.
+    /// The redirects in the kernel's rules.
     active: Vec<Redirect>,
 }
 

@@ -72,6 +72,7 @@ impl VmApi for Memory {
         CloudCapabilities {
             name: "memory",
             provisions: true,
+            powers: true,
             knows_host_keys: false,
             fences: true,
             adopts: true,

@@ -20,7 +20,7 @@ use lifecycle_core::runtime::{ContainerRuntime, Owner};
 use lifecycle_core::sim::{SimOptions, SimWorld};
 use lifecycle_core::{Error, Result};
 use lifecycle_docker::{
-    AddressChoice, DebianPreparer, DockerEngine, JumpHost, LocalNodes, SocketReadiness,
+    AddressChoice, DebianPreparer, DockerEngine, Hosts, JumpHost, LocalNodes, SocketReadiness,
     SshConnector, SshCredential, generate_ssh_key,
 };
 
@@ -168,6 +168,15 @@ fn cloud(parts: &Parts<'_>, owner: &Owner) -> Result<Arc<dyn CloudProvider>> {
             let nodes = Azure::for_bootstrapper(spec, credentials, owner, key, manager_node)?;
             Arc::new(nodes)
         }
+        CloudSpec::Hosts(spec) => {
+            let logins = &parts.access.credentials.nodes;
+            Arc::new(Hosts::for_bootstrapper(
+                spec,
+                logins,
+                owner,
+                &parts.secrets.ssh,
+            ))
+        }
         other => {
             return Err(Error::unsupported(
                 format!("the cloud {other:?}"),
@@ -248,6 +257,11 @@ pub(crate) fn simulated(
         pace_percent: SIMULATED_PACE,
         ..SimOptions::seeded(SIMULATED_SEED)
     });
+    for spec in declaration.nodes.values() {
+        if declaration.cloud.host(&spec.name).is_some() {
+            world.add_machine(spec);
+        }
+    }
     let mut bootstrapper = world.bootstrapper(declaration)?;
     bootstrapper.backends.code = code;
     bootstrapper.reporter = reporter;

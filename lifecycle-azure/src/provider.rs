@@ -147,6 +147,7 @@ impl CloudProvider for Azure {
         CloudCapabilities {
             name: "azure",
             provisions: true,
+            powers: true,
             knows_host_keys: true,
             fences: true,
             adopts: true,

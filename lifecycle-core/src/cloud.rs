@@ -29,6 +29,9 @@ pub struct CloudCapabilities {
     pub name: &'static str,
     /// Whether the provider can create nodes. If not, every declared node must exist beforehand.
     pub provisions: bool,
+    /// Whether the provider can start and stop nodes. If not, such a change of a node returns
+    /// `Unsupported` unless the node already is in the requested state.
+    pub powers: bool,
     /// Whether the provider reports the SSH host keys of new nodes. If so, even the first
     /// connection to a node is verified.
     pub knows_host_keys: bool,
@@ -315,6 +318,7 @@ mod tests {
             CloudCapabilities {
                 name: "script",
                 provisions: true,
+                powers: true,
                 knows_host_keys: false,
                 fences: false,
                 adopts: false,

@@ -120,6 +120,7 @@ impl VmApi for Calls {
         CloudCapabilities {
             name: "memory",
             provisions: true,
+            powers: true,
             knows_host_keys: false,
             fences: true,
             adopts: true,

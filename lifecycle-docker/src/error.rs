@@ -2,6 +2,7 @@
 //! of these clients are not visible outside this crate.
 
 use std::io;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -31,6 +32,8 @@ pub(crate) enum SshError {
     PinUnreadable(String),
     #[error("the server rejected account `{user}` or its credential")]
     CredentialRefused { user: String },
+    #[error("the SSH agent at {} cannot be used: {why}", .socket.display())]
+    Agent { socket: PathBuf, why: String },
     #[error("the server refused to open another session")]
     SessionRefused,
     #[error("the host refused the connection to {target}: {why:?}")]
@@ -50,6 +53,14 @@ pub(crate) enum SshError {
     TooMuchOutput(usize),
 }
 
+/// How the subject of an error about a host key begins.
+const HOST_KEY: &str = "the host key of ";
+
+/// Returns whether a host was rejected because of its key.
+pub(crate) fn is_rejected_host(error: &Error) -> bool {
+    matches!(error, Error::Denied { what, .. } if what.starts_with(HOST_KEY))
+}
+
 impl SshError {
     /// Returns whether a connection that caused this error can no longer be used.
     pub(crate) fn breaks_connection(&self) -> bool {
@@ -66,19 +77,20 @@ impl SshError {
         let why = self.to_string();
         match self {
             Self::HostKeyChanged { .. } => Error::denied(
-                format!("the host key of {host}"),
+                format!("{HOST_KEY}{host}"),
                 why,
-                "if the machine was reinstalled on purpose, delete the node and create it again; \
-                 otherwise, check whether another machine responds at this address",
+                "check whether another machine responds at this address; if the machine was \
+                 reinstalled on purpose, set its new `host_key` in platform.toml, or, for a node \
+                 that the platform created, delete the node and create it again",
             ),
             Self::HostKeyUnknown { .. } => Error::denied(
-                format!("the host key of {host}"),
+                format!("{HOST_KEY}{host}"),
                 why,
                 "wait until the node has booted and the provider reports the node's host key, or \
                  delete the node and create it again",
             ),
             Self::HostCertificate => Error::denied(
-                format!("the host key of {host}"),
+                format!("{HOST_KEY}{host}"),
                 why,
                 "configure the SSH server to offer plain host keys",
             ),
@@ -89,6 +101,11 @@ impl SshError {
                     "check that account `{user}` exists on the host and accepts this key or \
                      password"
                 ),
+            ),
+            Self::Agent { .. } => Error::denied(
+                format!("the SSH login to {host}"),
+                why,
+                "start an SSH agent, add the key with `ssh-add`, and set SSH_AUTH_SOCK",
             ),
             Self::ForwardRefused { target, .. } => {
                 Error::unreachable(format!("{target} behind {host}"), Some(why.into()))
@@ -170,7 +187,8 @@ impl SshError {
                     .into(),
                 ),
             ),
-            Self::HostKeyUnknown { .. }
+            Self::Agent { .. }
+            | Self::HostKeyUnknown { .. }
             | Self::HostCertificate
             | Self::PinUnreadable(_)
             | Self::CommandRefused

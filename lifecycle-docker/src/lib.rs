@@ -4,6 +4,7 @@
 //! | module | contents |
 //! |---|---|
 //! | [`ssh`] | accesses a node's operating system over SSH |
+//! | [`hosts`] | implements a cloud of machines that exist already and are reached by address |
 //! | [`local_nodes`] | implements a cloud whose VMs are containers on the operator's own engine |
 //! | [`prepare`] | installs an engine on a bare host |
 //! | [`engine`] | controls one node's engine, restricted to one platform |
@@ -13,6 +14,7 @@
 pub mod connector;
 pub mod engine;
 mod error;
+pub mod hosts;
 mod inspect;
 mod labels;
 pub mod local_nodes;
@@ -22,7 +24,10 @@ pub mod ssh;
 
 pub use connector::{AddressChoice, SshConnector};
 pub use engine::DockerEngine;
+pub use hosts::Hosts;
 pub use local_nodes::{Bridge, FirstBoot, LocalNodes, LocalNodesOptions, Subnet};
 pub use prepare::DebianPreparer;
 pub use readiness::SocketReadiness;
-pub use ssh::{JumpHost, SshAccess, SshCredential, SshTarget, SshTimings, generate_ssh_key};
+pub use ssh::{
+    JumpHost, SshAccess, SshCredential, SshTarget, SshTimings, generate_ssh_key, offered_host_key,
+};

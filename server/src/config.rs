@@ -17,7 +17,7 @@ use lifecycle_core::runtime::{Owner, StaticBinary};
 use lifecycle_core::secret::Sensitive;
 use lifecycle_core::{Error, Result};
 use lifecycle_docker::{
-    AddressChoice, DebianPreparer, LocalNodes, SocketReadiness, SshConnector, SshCredential,
+    AddressChoice, DebianPreparer, Hosts, LocalNodes, SocketReadiness, SshConnector, SshCredential,
 };
 
 /// The program of this process.
@@ -97,6 +97,11 @@ fn cloud(handover: &Handover, owner: &Owner) -> Result<Arc<dyn CloudProvider>> {
         CloudSpec::Azure(spec) => {
             Arc::new(Azure::for_manager(spec, &handover.credentials, owner, key)?)
         }
+        CloudSpec::Hosts(spec) => Arc::new(Hosts::for_manager(
+            spec,
+            owner,
+            handover.ssh_private.clone(),
+        )),
         other => {
             return Err(Error::unsupported(
                 format!("the cloud {other:?}"),

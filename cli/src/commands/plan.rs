@@ -2,8 +2,8 @@
 
 use std::collections::BTreeSet;
 
-use lifecycle_core::bootstrap::Preview;
 use lifecycle_core::bootstrap::describe_estimate;
+use lifecycle_core::bootstrap::{OperatorState as _, Preview};
 use lifecycle_core::clock::{Clock as _, SystemClock};
 use lifecycle_core::model::ServiceName;
 use lifecycle_core::platform::UnsupportedKey;
@@ -55,7 +55,7 @@ pub(crate) async fn run(arguments: &Arguments, options: &Plan) -> Result<(), Fai
         publish::warn_outdated(&project, progress.as_ref()).await?;
         commands::load(&project, id, progress.as_ref()).await?
     };
-    let declaration = loaded.declaration;
+    let mut declaration = loaded.declaration;
     let identity = match known {
         Some(_) => project.identity_for(&declaration.name)?,
         None => Identity {
@@ -69,6 +69,9 @@ pub(crate) async fn run(arguments: &Arguments, options: &Plan) -> Result<(), Fai
     let preview = if options.simulate {
         Preview::from_nothing(&declaration, &secrets.key, SystemClock.now())?
     } else {
+        if let Some(placed) = state.placement().await? {
+            declaration.cloud.continue_from(&placed.cloud);
+        }
         let mut bootstrapper = wiring::bootstrapper(Parts {
             identity: &identity,
             cloud: &declaration.cloud,

@@ -50,6 +50,9 @@ pub(crate) async fn run(arguments: &Arguments, options: &Up) -> Result<(), Failu
         declaration.id = identity.id;
         let state = wiring::state(&identity)?;
         let secrets = wiring::secrets(&state, &identity).await?;
+        if let Some(placed) = state.placement().await? {
+            declaration.cloud.continue_from(&placed.cloud);
+        }
         let mut bootstrapper = wiring::bootstrapper(Parts {
             identity: &identity,
             cloud: &declaration.cloud,
@@ -145,12 +148,17 @@ async fn confirm_removals(
         return Ok(());
     }
     for removal in &removals {
+        let outcome = if removal.node.created {
+            "will be deleted, with everything on it"
+        } else {
+            "will be released; the platform's resources on it will be removed, except volumes"
+        };
         printer::message(&format!(
-            "node {} is no longer declared and will be deleted, with everything on it ({})",
+            "node {} is no longer declared and {outcome} ({})",
             removal.node.name, removal.contents
         ));
     }
-    confirm(yes, "Delete the nodes that are no longer declared?").await
+    confirm(yes, "Remove the nodes that are no longer declared?").await
 }
 
 fn text(outcome: &Outcome) -> String {

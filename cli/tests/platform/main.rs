@@ -16,6 +16,7 @@ mod failing_service;
 mod hang;
 mod hello;
 mod host;
+mod hosts;
 mod https;
 mod interactive;
 mod load;

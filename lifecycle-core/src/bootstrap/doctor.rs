@@ -9,7 +9,7 @@ use super::Bootstrapper;
 use crate::api::wire::PlatformState;
 use crate::cloud::{ObservedNode, Power};
 use crate::error::{Error, Result};
-use crate::host::{HostCommand, NodeHandle};
+use crate::host::{ForwardTarget, HostCommand, NodeHandle};
 use crate::model::PlatformId;
 
 /// How long each check may take.
@@ -21,6 +21,9 @@ const MAX_CLOCK_DIFFERENCE: chrono::TimeDelta = chrono::TimeDelta::seconds(5);
 
 /// The free disk space, in KiB, below which a warning is reported.
 const MIN_FREE_SPACE: u64 = 2 << 20;
+
+/// The number of other nodes to which each node's connection is checked.
+const MOST_NEIGHBOURS: usize = 8;
 
 /// The oldest engine version that was tested.
 const OLDEST_ENGINE: u32 = 20;
@@ -111,7 +114,7 @@ impl Bootstrapper {
         let mut findings = Vec::new();
         match self.within("the cloud", self.backends.cloud.list()).await {
             Ok(machines) => {
-                let nodes = machines.iter().map(|machine| self.check_node(machine));
+                let nodes = machines.iter().map(|node| self.check_node(node, &machines));
                 let nodes = futures_util::future::join_all(nodes).await;
                 findings.push(Finding::ok(
                     "cloud",
@@ -185,7 +188,7 @@ impl Bootstrapper {
         }
     }
 
-    async fn check_node(&self, machine: &ObservedNode) -> Vec<Finding> {
+    async fn check_node(&self, machine: &ObservedNode, all: &[ObservedNode]) -> Vec<Finding> {
         let name = &machine.name;
         let about = |what: &str| format!("node {name}: {what}");
         if machine.power != Power::Running {
@@ -232,7 +235,53 @@ impl Bootstrapper {
                  `systemctl status docker` on the node",
             ),
         });
+        findings.extend(self.check_network(&handle, machine, all).await);
         findings
+    }
+
+    /// Checks that a node reaches the SSH servers of other nodes at their private addresses. On a
+    /// large platform, each node checks only the nodes that follow it in the list.
+    async fn check_network(
+        &self,
+        handle: &NodeHandle,
+        machine: &ObservedNode,
+        all: &[ObservedNode],
+    ) -> Option<Finding> {
+        let what = format!("node {}: network", machine.name);
+        let own = all.iter().position(|other| other.name == machine.name)?;
+        let others = all.iter().cycle().skip(own + 1);
+        let others = others.take(all.len().saturating_sub(1).min(MOST_NEIGHBOURS));
+        let checks = others
+            .filter(|other| other.power == Power::Running)
+            .map(|other| {
+                let (what, name) = (what.as_str(), &other.name);
+                async move {
+                    let host = other.addresses.private?.to_string();
+                    let port = other.ssh.port;
+                    let address = format!("{name} ({host}, port {port})");
+                    let target = ForwardTarget::Tcp { host, port };
+                    let connected = self.within(what, handle.host.connect(target)).await;
+                    connected
+                        .err()
+                        .map(|error| format!("{address}: {}", error.chain()))
+                }
+            });
+        let checked = futures_util::future::join_all(checks).await;
+        let count = checked.len();
+        let failed: Vec<String> = checked.into_iter().flatten().collect();
+        if count == 0 {
+            return None;
+        }
+        if failed.is_empty() {
+            return Some(Finding::ok(what, format!("reaches other nodes: {count}")));
+        }
+        Some(Finding::new(
+            Health::Error,
+            what,
+            format!("cannot connect to {}", failed.join("; ")),
+            "let the nodes reach each other at their private addresses: check firewalls, routes, and \
+             `private_address` in platform.toml; the SSH servers must allow TCP forwarding",
+        ))
     }
 }
 

@@ -7,12 +7,12 @@ use super::progress::Progress;
 use super::{Bootstrapper, PACE};
 use crate::api::ManagerApi;
 use crate::api::wire::OperationStateV1;
-use crate::cloud::{CloudDeadlines, NodeChange, ObservedNode, Power, carry_out_with_progress};
+use crate::cloud::{
+    CloudDeadlines, NodeChange, ObservedNode, Power, carry_out, carry_out_with_progress,
+};
 use crate::error::{Error, Result, Retry};
-use crate::host::HostCommand;
 use crate::model::PlatformId;
-use crate::reconcile::execute::node_directory;
-use crate::runtime::Role;
+use crate::reconcile::clear::clear;
 
 /// How long the manager may take to remove everything that it manages.
 const REMOVED_WITHIN: Duration = Duration::from_mins(30);
@@ -116,8 +116,8 @@ impl Bootstrapper {
         Ok(())
     }
 
-    /// Deletes a node that was created for the platform; on other nodes, removes the platform's
-    /// resources.
+    /// Deletes a node that was created for the platform; removes the platform from another node, and
+    /// releases the node.
     async fn remove(&self, node: &ObservedNode, options: &RemovalOptions) -> Result<()> {
         let RemovalOptions {
             platform,
@@ -150,28 +150,19 @@ impl Bootstrapper {
         }
         let clear = async {
             let handle = self.backends.connector.connect(node).await?;
-            let found = handle.runtime.state().await?;
-            let mut containers = found.containers;
-            // Remove the manager first. Otherwise, it would create removed containers again.
-            containers.sort_by_key(|c| c.role != Role::Manager);
-            for container in containers {
-                handle.runtime.remove_container(&container.name).await?;
+            clear(&handle, *platform, &node.name, *volumes).await?;
+            // Once released, the machine rejects this platform's account.
+            if let Some(mut placed) = self.state.placement().await? {
+                placed.cloud.leave(&node.name);
+                self.state.store_placement(&placed).await?;
             }
-            if *volumes {
-                for volume in &found.volumes {
-                    handle.runtime.remove_volume(volume).await?;
-                }
-            }
-            let directory = node_directory(*platform);
-            handle
-                .host
-                .exec(HostCommand::new(format!("rm -rf '{directory}'")).as_root())
-                .await?
-                .success("removing the platform's directory")?;
-            Ok(())
+            let release = NodeChange::Delete {
+                node: node.name.clone(),
+            };
+            carry_out(self.backends.cloud.as_ref(), release, CLEARED_WITHIN).await
         };
-        let stage = self.stage(format!("clear node {}", node.name), CLEARED_WITHIN);
-        stage.run(clear).await
+        let what = format!("remove the platform from node {}", node.name);
+        self.stage(what, CLEARED_WITHIN).run(clear).await
     }
 }
 
@@ -209,6 +200,7 @@ mod tests {
             CloudCapabilities {
                 name: "test",
                 provisions: true,
+                powers: true,
                 knows_host_keys: true,
                 fences: false,
                 adopts: false,

@@ -233,8 +233,8 @@ impl Bootstrapper {
                 target: OPERATOR_ENGINE_SOCKET.into(),
                 read_only: false,
             }),
-            // No mount is needed, because Azure is reached over the network.
-            CloudSpec::Azure(_) => {}
+            // No mount is needed, because Azure and hosts are reached over the network.
+            CloudSpec::Azure(_) | CloudSpec::Hosts(_) => {}
         }
         Ok(ContainerSpec {
             name: format!(

@@ -9,6 +9,7 @@ mod doctor;
 mod down;
 mod durations;
 mod estimate;
+mod existing;
 mod exit;
 mod follow;
 mod handover;
@@ -139,13 +140,11 @@ impl Bootstrapper {
         self.wait("the registry's databases", DATABASE_ANSWERS_WITHIN)
             .until(self.prepare_databases(declaration.id))
             .await?;
-        self.state
-            .store_placement(&ManagerPlacement {
-                cloud: declaration.cloud.clone(),
-                manager: declaration.manager.clone(),
-                deadlines: declaration.deadlines.clone(),
-            })
-            .await?;
+        // Store the cloud before taking machines over, so that `down` finds them.
+        self.store_placement(declaration).await?;
+        let mut declaration = declaration.clone();
+        self.take_over_machines(&mut declaration).await?;
+        let declaration = &declaration;
         let reporter = self.reporter_with_estimates(declaration).await;
         let (reporter, clock) = (reporter.as_ref(), self.backends.clock.as_ref());
         let nodes = self.nodes(declaration, options, (reporter, clock)).await?;
@@ -180,7 +179,17 @@ impl Bootstrapper {
         self.wait("the removal of unused code bases", NODE_ANSWERS_WITHIN)
             .until(self.remove_unused_code(&node, declaration))
             .await?;
+        self.forget_released_machines(declaration).await?;
         Ok(outcome)
+    }
+
+    async fn store_placement(&self, declaration: &Declaration) -> Result<()> {
+        let placed = ManagerPlacement {
+            cloud: declaration.cloud.clone(),
+            manager: declaration.manager.clone(),
+            deadlines: declaration.deadlines.clone(),
+        };
+        self.state.store_placement(&placed).await
     }
 
     /// Starts a wait that is reported as progress.

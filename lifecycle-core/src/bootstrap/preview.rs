@@ -4,11 +4,13 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::{Bootstrapper, DATABASE_ANSWERS_WITHIN, MANAGER_ANSWERS_WITHIN};
-use crate::cloud::PreflightReport;
+use crate::cloud::{ObservedNode, Power, PreflightReport, SshAddress};
 use crate::error::{Error, Result};
-use crate::model::Generation;
+use crate::model::{Addresses, Generation};
 use crate::platform::Declaration;
-use crate::reconcile::{Declared, Observed, Plan, PlanningInput, Policy, observe_once, plan};
+use crate::reconcile::{
+    Declared, EngineView, NodeView, Observed, Plan, PlanningInput, Policy, observe_once, plan,
+};
 use crate::secret::PlatformKey;
 
 /// How long a node may take to report its state.
@@ -42,12 +44,19 @@ impl Preview {
         now: chrono::DateTime<chrono::Utc>,
     ) -> Result<Self> {
         let declared = Declared::new(Generation::default(), declaration, key)?;
+        let mut observed = Observed::default();
+        let mut remarks = Vec::new();
+        assume_taken_over(declaration, &mut observed, &mut remarks);
+        let input = PlanningInput {
+            observed: Arc::new(observed),
+            ..PlanningInput::new(Arc::new(declared), now)
+        };
         Ok(Self {
             manager_runs: false,
             problems: Vec::new(),
-            remarks: Vec::new(),
+            remarks,
             predicted: None,
-            plan: plan(&PlanningInput::new(Arc::new(declared), now)),
+            plan: plan(&input),
         })
     }
 }
@@ -59,7 +68,7 @@ impl Bootstrapper {
         let nodes: Vec<_> = declaration.nodes.values().cloned().collect();
         let PreflightReport {
             mut problems,
-            remarks,
+            mut remarks,
             predicted,
         } = self.cloud_preflight(&nodes).await?;
         let predicted = self.estimate_new_nodes(declaration, predicted).await;
@@ -105,6 +114,7 @@ impl Bootstrapper {
             // The platform was never started from this machine, so assume that nothing exists.
             observed = Observed::default();
         }
+        assume_taken_over(declaration, &mut observed, &mut remarks);
         let policy = Policy {
             provisions: self.backends.cloud.capabilities().provisions,
             ..self.driver.policy.clone()
@@ -121,5 +131,41 @@ impl Bootstrapper {
             predicted,
             plan: plan(&input),
         })
+    }
+}
+
+/// Adds the existing machines that `up` takes over before it carries out the plan. Assumes that
+/// they have no engine.
+fn assume_taken_over(
+    declaration: &Declaration,
+    observed: &mut Observed,
+    remarks: &mut Vec<String>,
+) {
+    for node in declaration.nodes.keys() {
+        let Some(host) = declaration.cloud.host(node) else {
+            continue;
+        };
+        if observed.nodes.contains_key(node) {
+            continue;
+        }
+        remarks.push(format!(
+            "`up` takes machine {node} over: it logs in to {}@{} once, and creates an account \
+             of the platform there",
+            host.user, host.address
+        ));
+        let machine = ObservedNode {
+            name: node.clone(),
+            provider_id: host.address.clone(),
+            power: Power::Running,
+            addresses: Addresses::default(),
+            ssh: SshAddress::new(host.user.clone()),
+            boot_id: None,
+            created: false,
+        };
+        let view = NodeView {
+            engine: EngineView::Missing,
+            ..NodeView::not_asked(machine)
+        };
+        observed.nodes.insert(node.clone(), Arc::new(view));
     }
 }

@@ -87,15 +87,13 @@ impl Bootstrapper {
         self.with_contents(nodes).await
     }
 
-    /// Returns the nodes that `up` with `declaration` deletes: those that were created for the
-    /// platform and are no longer declared. Replaced containers and removed services are not
+    /// Returns the nodes that `up` with `declaration` deletes or releases: those that are no longer
+    /// declared. Replaced containers and removed services are not
     /// listed, because their data remains in named volumes.
     pub async fn removed_by_up(&self, declaration: &Declaration) -> Result<Vec<Removal>> {
         let nodes = self.list_nodes().await?;
         let dropped = nodes.into_iter().filter(|node| {
-            node.created
-                && node.name != declaration.manager.node
-                && !declaration.nodes.contains_key(&node.name)
+            node.name != declaration.manager.node && !declaration.nodes.contains_key(&node.name)
         });
         self.with_contents(dropped.collect()).await
     }

@@ -1,6 +1,8 @@
 //! Reads the credentials for the cloud, the code store and the jump host from `platform.toml`. The
 //! Compose files are not needed and may be invalid.
 
+use std::collections::BTreeMap;
+
 use serde::{Deserialize, Serialize};
 
 use super::diagnostic::Report;
@@ -9,6 +11,7 @@ use super::load::{read_text, shown};
 use super::secret_reference::SecretReader;
 use super::{CodeStoreSpec, Diagnostics, JumpHostSpec, Sources, settings, toml};
 use crate::error::{Error, Result as CoreResult};
+use crate::model::NodeName;
 use crate::secret::Sensitive;
 
 /// Secrets for external services. They are not part of the declaration; the bootstrapper passes
@@ -25,6 +28,25 @@ pub struct Credentials {
     /// does not receive this key.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub jump_host: Option<Sensitive>,
+    /// The first logins to machines that exist already. The manager does not receive them, because
+    /// the bootstrapper creates an account of the platform on each machine.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub nodes: BTreeMap<NodeName, NodeLogin>,
+}
+
+/// How the first login to an existing machine authenticates. Without a key, the SSH agent of this
+/// machine is used if there is no password either.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct NodeLogin {
+    /// The account's password, for the login if there is no key, and for sudo.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub password: Option<Sensitive>,
+    /// A private key in OpenSSH format, without a passphrase.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub key: Option<Sensitive>,
+    /// Why a declared secret is unavailable. This is a problem only if a first login is necessary.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub unavailable: Option<String>,
 }
 
 impl Credentials {
@@ -38,6 +60,7 @@ impl Credentials {
     pub fn of_manager(&self) -> Self {
         Self {
             jump_host: None,
+            nodes: BTreeMap::new(),
             ..self.clone()
         }
     }

@@ -21,6 +21,7 @@ mod dockerfile;
 mod environment;
 mod environment_file;
 mod files;
+mod hosts;
 mod interpolation;
 mod load;
 mod schema;
@@ -40,7 +41,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use crate::cloud::CloudDeadlines;
+use crate::cloud::{CloudDeadlines, ObservedNode};
 use crate::error::{Error, Result};
 use crate::model::Kind;
 use crate::model::{
@@ -50,10 +51,11 @@ use crate::model::{
 use crate::network::{Block, DEFAULT_BLOCK};
 use crate::secret::Sensitive;
 
-pub use access::{Access, Credentials, access};
+pub use access::{Access, Credentials, NodeLogin, access};
 pub use azure::{AzureFilesSpec, AzureSpec, CodeStoreSpec, FilesSecret, JumpHostSpec, LoginSpec};
 pub use diagnostic::{Diagnostic, Diagnostics, UnsupportedKey};
 pub(crate) use dockerfile::instructions;
+pub use hosts::{HostSpec, HostsSpec, Membership};
 pub use load::{Loaded, Survey, load, survey};
 pub use schema::schema;
 pub use sources::{Sources, find};
@@ -177,14 +179,68 @@ pub enum CloudSpec {
         subnet: Option<String>,
     },
     Azure(Box<AzureSpec>),
+    /// Machines that exist already and are reached by address.
+    Hosts(HostsSpec),
 }
 
 impl CloudSpec {
     /// Returns the jump host for the nodes, if one is declared.
     pub fn jump_host(&self) -> Option<&JumpHostSpec> {
         match self {
-            Self::Local { .. } => None,
+            Self::Local { .. } | Self::Hosts(_) => None,
             Self::Azure(spec) => spec.jump_host.as_ref(),
+        }
+    }
+
+    /// Continues from the cloud of the previous `up`, which is part of
+    /// [`ManagerPlacement`](crate::bootstrap::ManagerPlacement): host keys that were trusted on first
+    /// use remain pinned, and hosts that are no longer declared remain known until they are
+    /// released. Call this before creating the provider.
+    pub fn continue_from(&mut self, previous: &Self) {
+        if let (Self::Hosts(hosts), Self::Hosts(previous)) = (self, previous) {
+            hosts.continue_from(previous);
+        }
+    }
+
+    /// Returns the declared machine of a node, if the machine exists already.
+    pub fn host(&self, node: &NodeName) -> Option<&HostSpec> {
+        match self {
+            Self::Hosts(spec) => spec.hosts.get(node),
+            Self::Local { .. } | Self::Azure(_) => None,
+        }
+    }
+
+    /// Records that the platform has taken an existing machine over.
+    pub fn join(&mut self, machine: &ObservedNode) {
+        if let Self::Hosts(spec) = self {
+            spec.join(machine);
+        }
+    }
+
+    /// Records that a machine is about to be released.
+    pub fn leave(&mut self, node: &NodeName) {
+        if let Self::Hosts(spec) = self {
+            spec.leave(node);
+        }
+    }
+
+    /// Returns the nodes of the machines that are no longer declared.
+    pub fn removed_hosts(&self) -> impl Iterator<Item = &NodeName> {
+        let hosts = match self {
+            Self::Hosts(spec) => Some(&spec.hosts),
+            Self::Local { .. } | Self::Azure(_) => None,
+        };
+        let removed = |host: &HostSpec| host.membership == Membership::Removed;
+        let hosts = hosts.into_iter().flatten();
+        hosts
+            .filter(move |(_, host)| removed(host))
+            .map(|(node, _)| node)
+    }
+
+    /// Forgets a machine that was released.
+    pub fn forget(&mut self, node: &NodeName) {
+        if let Self::Hosts(spec) = self {
+            spec.forget(node);
         }
     }
 }

@@ -53,7 +53,9 @@ pub fn schema() -> Value {
             }),
         ),
     ];
-    let mut pool = table(pool.into_iter().chain(node.clone()));
+    let node_of_pool = node.clone();
+    let node = node.into_iter().chain(existing_machine());
+    let mut pool = table(pool.into_iter().chain(node_of_pool));
     pool["required"] = json!(["name", "count"]);
     let mut capacity = table([
         (
@@ -181,6 +183,51 @@ pub fn schema() -> Value {
         "reference": reference,
     });
     schema
+}
+
+/// Returns the keys of a node that describe a machine that exists already.
+fn existing_machine() -> [(&'static str, Value); 7] {
+    let secret =
+        |description: &str| json!({"$ref": "#/$defs/reference", "description": description});
+    [
+        (
+            "address",
+            text("Existing machines: the IP address or host name for SSH from your computer"),
+        ),
+        (
+            "private_address",
+            text("Existing machines: the IP address for the other nodes; by default `address`"),
+        ),
+        (
+            "port",
+            json!({
+                "type": "integer",
+                "minimum": 1,
+                "maximum": u16::MAX,
+                "default": 22,
+                "description": "Existing machines: the port of the SSH server",
+            }),
+        ),
+        (
+            "user",
+            text("Existing machines: the account for the first login, root or with sudo"),
+        ),
+        (
+            "password",
+            secret("Existing machines: the account's password, for the first login and sudo"),
+        ),
+        (
+            "key",
+            secret("Existing machines: a private SSH key for the first login"),
+        ),
+        (
+            "host_key",
+            words(
+                "Existing machines: the public host key; without it, the key that the first \
+                 connection finds is trusted",
+            ),
+        ),
+    ]
 }
 
 /// Returns the schema of `[cloud]`.
@@ -395,6 +442,7 @@ mod tests {
     fn has_exactly_the_keys_that_are_read() {
         let schema = schema();
         let registry: Vec<&str> = database::keys().collect();
+        let node = [&settings::NODE[..], &settings::hosts::HOST].concat();
         for (pointer, known) in [
             ("", &settings::TOP[..]),
             ("/properties/cloud", &settings::cloud::CLOUD),
@@ -402,7 +450,7 @@ mod tests {
             ("/properties/code", &settings::code::CODE),
             ("/properties/network", &settings::NETWORK),
             ("/properties/registry", &registry),
-            ("/$defs/node", &settings::NODE),
+            ("/$defs/node", &node),
             ("/$defs/pool", &settings::POOL),
             ("/$defs/capacity", &settings::CAPACITY),
             ("/$defs/reference", &secret_reference::REFERENCE),

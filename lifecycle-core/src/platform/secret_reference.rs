@@ -42,6 +42,37 @@ impl SecretReader<'_> {
         Some(Sensitive::new(text))
     }
 
+    /// Resolves the secret reference in a field, like [`secret`](Self::secret), but a secret that is
+    /// not available is no problem: the inner result contains the reason.
+    pub(super) fn optional_secret(
+        self,
+        field: &Field<'_>,
+        report: &mut Report,
+    ) -> Option<Result<Sensitive, String>> {
+        let mut trial = Report::new("");
+        if let Some(secret) = self.secret(field, &mut trial) {
+            return Some(Ok(secret));
+        }
+        let [(key, entry)] = &field.entries(&mut trial)[..] else {
+            self.secret(field, report);
+            return None;
+        };
+        match (*key, entry.text(&mut trial)) {
+            ("env", Some(name)) => Some(Err(format!(
+                "the variable `{name}` (`{}`) is not set",
+                field.path
+            ))),
+            ("file", Some(name)) => Some(Err(format!(
+                "the file `{name}` (`{}`) cannot be read, or is empty",
+                field.path
+            ))),
+            _ => {
+                self.secret(field, report);
+                None
+            }
+        }
+    }
+
     /// Reads the environment variable or file that a reference names.
     pub(super) fn resolve(self, field: &Field<'_>, report: &mut Report) -> Option<String> {
         let entries = field.entries(report);
@@ -69,7 +100,12 @@ impl SecretReader<'_> {
     /// Returns the trimmed text of the file with this name.
     pub(super) fn file(self, field: &Field<'_>, report: &mut Report) -> Option<String> {
         let name = field.text(report)?;
-        match text_file::read(&self.directory.join(name)) {
+        let home = name.strip_prefix("~/").zip((self.lookup)("HOME"));
+        let path = match home {
+            Some((rest, home)) => Path::new(&home).join(rest),
+            None => self.directory.join(name),
+        };
+        match text_file::read(&path) {
             Ok(text) => Some(text.trim().to_owned()),
             Err(error) => {
                 let why = format!("`{name}` cannot be read: {error}");

@@ -10,6 +10,7 @@ use tracing::Instrument as _;
 
 use super::agent;
 use super::backends::Backends;
+use super::clear::clear;
 use super::declared::{Declared, DeclaredService};
 use super::direct;
 use super::feeder::{Drain, LONGEST_ACKNOWLEDGEMENT};
@@ -157,6 +158,12 @@ impl Execution {
                 self.change(NodeChange::Start { node }, progress).await
             }
             Action::DeleteNode { node } => {
+                let node = node.clone();
+                self.change(NodeChange::Delete { node }, progress).await
+            }
+            Action::ReleaseNode { node } => {
+                let handle = self.handle(node).await?;
+                clear(&handle, self.declared.owner.id, node, false).await?;
                 let node = node.clone();
                 self.change(NodeChange::Delete { node }, progress).await
             }

@@ -14,6 +14,7 @@
 
 mod agent;
 mod backends;
+pub(crate) mod clear;
 pub mod declared;
 mod direct;
 pub mod driver;

@@ -97,6 +97,11 @@ impl NodeView {
         }
     }
 
+    /// Returns whether the engine's contents are known, or there is no engine.
+    pub fn is_observed(&self) -> bool {
+        matches!(self.engine, EngineView::Known { .. } | EngineView::Missing)
+    }
+
     /// Returns whether containers that were last observed on the node may still run there
     /// unobserved.
     pub fn may_run_unseen(&self) -> bool {

@@ -51,6 +51,7 @@ impl CloudProvider for SimCloud {
         CloudCapabilities {
             name: "the simulation",
             provisions: true,
+            powers: true,
             knows_host_keys: true,
             fences: true,
             adopts: true,

@@ -425,6 +425,7 @@ impl CloudProvider for LocalNodes {
         CloudCapabilities {
             name: "local nodes",
             provisions: true,
+            powers: true,
             knows_host_keys: true,
             fences: true,
             // An adopted container would need new labels, but a container's labels cannot be

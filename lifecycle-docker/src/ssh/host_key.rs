@@ -90,7 +90,7 @@ fn parse(lines: &[String]) -> Result<Vec<PublicKey>, SshError> {
 
 /// Extracts keys from the output of `ssh-keyscan`, or from lines in OpenSSH format. The result
 /// contains no host names.
-pub(super) fn scanned(reported: &[String]) -> Vec<String> {
+pub(crate) fn scanned(reported: &[String]) -> Vec<String> {
     let lines = reported.iter().flat_map(|text| text.lines().map(str::trim));
     lines
         .filter(|line| !line.is_empty() && !line.starts_with('#'))

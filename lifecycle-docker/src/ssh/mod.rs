@@ -8,6 +8,7 @@ mod exec;
 mod host_key;
 mod jump;
 mod pool;
+mod scan;
 mod stream;
 mod tunnel;
 mod watched;
@@ -27,10 +28,12 @@ use sha2::{Digest, Sha256};
 
 pub use credential::{SshCredential, generate_ssh_key};
 pub(crate) use exec::quote;
+pub(crate) use host_key::scanned;
 pub(crate) use jump::Jump;
 pub use jump::JumpHost;
 pub(crate) use pool::Share;
 pub use pool::SshTimings;
+pub use scan::offered_host_key;
 pub(crate) use stream::LeasedStream;
 
 use crate::error::SshError;

@@ -24,8 +24,8 @@ use crate::model::{NodeName, NodeSpec};
 pub use owners::{an_adopted_machine_is_released_and_never_deleted, platforms_are_separate};
 pub use states::{
     a_failed_node_is_created_again, a_running_node, a_stopped_node, an_absent_node,
-    list_is_complete_and_shows_only_this_platform, preflight_reports_no_problems,
-    provision_is_idempotent, shared_resources_are_deleted_last,
+    an_undeclared_node, list_is_complete_and_shows_only_this_platform,
+    preflight_reports_no_problems, provision_is_idempotent, shared_resources_are_deleted_last,
 };
 pub use under_way::{
     a_cancelled_change_can_be_repeated, a_change_in_progress_is_not_overwritten,
@@ -74,11 +74,20 @@ fn unsupported(what: String) -> Error {
     }
 }
 
-/// Runs all checks in sequence.
+/// Runs all checks in sequence. For a provider that cannot create nodes, runs the checks of
+/// machines that exist already.
 ///
 /// # Errors
 /// The first failed check.
 pub async fn all(bench: &dyn CloudBench) -> Checked {
+    if !bench.ours().capabilities().provisions {
+        run_checks!(bench;
+            preflight_reports_no_problems,
+            an_undeclared_node,
+            an_adopted_machine_is_released_and_never_deleted,
+        );
+        return Ok(());
+    }
     run_checks!(bench;
         preflight_reports_no_problems,
         an_absent_node,
@@ -263,4 +272,8 @@ fn is_not_found(error: &Error) -> bool {
 
 fn is_conflict(error: &Error) -> bool {
     matches!(error, Error::Conflict { .. })
+}
+
+fn is_unsupported(error: &Error) -> bool {
+    matches!(error, Error::Unsupported { .. })
 }

@@ -2,8 +2,8 @@
 //! without a platform, and adopted machines.
 
 use super::{
-    Checked, CloudBench, Failed, Subject, done, ensure, ensure_eq, is_conflict, is_not_found, list,
-    names,
+    Checked, CloudBench, Failed, Subject, done, ensure, ensure_eq, is_conflict, is_not_found,
+    is_unsupported, list, names,
 };
 use crate::cloud::{ObservedNode, Power};
 
@@ -111,9 +111,14 @@ pub async fn an_adopted_machine_is_released_and_never_deleted(bench: &dyn CloudB
     node.done(node.provision()).await?;
     node.is(&adopted, "provisioned, although the machine exists")
         .await?;
-    node.done(node.stop()).await?;
-    node.has_power(Power::Stopped, "adopted and stopped")
-        .await?;
+    if ours.capabilities().powers {
+        node.done(node.stop()).await?;
+        node.has_power(Power::Stopped, "adopted and stopped")
+            .await?;
+    } else {
+        node.refused(node.stop(), is_unsupported, "Unsupported")
+            .await?;
+    }
     node.done(node.start()).await?;
     let second = node
         .has_power(Power::Running, "adopted and started")

@@ -1,10 +1,12 @@
 //! Checks for changes of a node in each state.
 
 use super::{
-    Checked, CloudBench, DEADLINE, Subject, done, ensure, ensure_eq, is_not_found, list, names,
+    Checked, CloudBench, DEADLINE, Subject, done, ensure, ensure_eq, is_not_found, is_unsupported,
+    list, names,
 };
 use crate::cloud::{ObservedNode, Power, carry_out};
 use crate::error::Error;
+use crate::model::NodeName;
 
 /// Checks that preflight accepts the nodes of the other checks.
 pub async fn preflight_reports_no_problems(bench: &dyn CloudBench) -> Checked {
@@ -27,6 +29,21 @@ pub async fn an_absent_node(bench: &dyn CloudBench) -> Checked {
     node.cannot_be_adopted().await?;
     node.fenced().await?;
     node.is_absent("after changes to an absent node").await
+}
+
+/// Checks that a provider that cannot create nodes rejects changes of a node that does not exist.
+pub async fn an_undeclared_node(bench: &dyn CloudBench) -> Checked {
+    let (cloud, [mut spec, _]) = (bench.ours(), bench.nodes());
+    spec.name = done("naming a node", NodeName::try_from("undeclared"))?;
+    let node = Subject::new(cloud.as_ref(), &spec);
+    node.remove().await?;
+    node.refused(node.provision(), is_unsupported, "Unsupported")
+        .await?;
+    for change in [node.start(), node.stop(), node.restart(None)] {
+        node.refused(change, is_not_found, "NotFound").await?;
+    }
+    node.cannot_be_adopted().await?;
+    node.is_absent("after changes to an undeclared node").await
 }
 
 /// Checks that provisioning a node several times, also concurrently, creates only one node.

@@ -8,12 +8,14 @@ use super::super::compose::value;
 use super::super::diagnostic::Report;
 use super::super::secret_reference::SecretReader;
 use super::super::tree::Field;
-use super::super::{CloudSpec, Credentials};
+use super::super::{CloudSpec, Credentials, HostsSpec};
 use crate::cloud::CloudDeadlines;
 
-/// The keys that all providers have.
-const COMMON: [&str; 3] = ["deadlines", "provider", "subnet"];
-/// All keys of `[cloud]`. Keys that are not in `COMMON` are only for Azure.
+/// The keys for local nodes.
+const LOCAL: [&str; 3] = ["deadlines", "provider", "subnet"];
+/// The keys for machines that exist already.
+const HOSTS: [&str; 2] = ["deadlines", "provider"];
+/// All keys of `[cloud]`, which are also the keys for Azure.
 pub(in super::super) const CLOUD: [&str; 18] = [
     "account",
     "authority",
@@ -44,7 +46,7 @@ pub(in super::super) const METHODS: [&str; 4] = [
     "managed-identity",
     "workload-identity",
 ];
-pub(in super::super) const PROVIDERS: [&str; 2] = ["azure", "local"];
+pub(in super::super) const PROVIDERS: [&str; 3] = ["azure", "hosts", "local"];
 
 /// The default port of SSH.
 const SSH: u16 = 22;
@@ -56,6 +58,7 @@ const SHORTEST: Duration = Duration::from_secs(10);
 pub(super) enum Provider {
     Local,
     Azure,
+    Hosts,
 }
 
 impl Provider {
@@ -63,8 +66,20 @@ impl Provider {
     /// [`read`] reports.
     pub(super) fn of(cloud: Option<&Field<'_>>) -> Self {
         let named = cloud.and_then(|cloud| cloud.get("provider"));
-        let is_azure = named.is_some_and(|named| named.text(&mut Report::new("")) == Some("azure"));
-        if is_azure { Self::Azure } else { Self::Local }
+        match named.and_then(|named| named.text(&mut Report::new(""))) {
+            Some("azure") => Self::Azure,
+            Some("hosts") => Self::Hosts,
+            _ => Self::Local,
+        }
+    }
+
+    /// Returns the valid keys of `[cloud]`, and the name of the provider's nodes for messages.
+    fn keys(self) -> (&'static [&'static str], &'static str) {
+        match self {
+            Self::Local => (&LOCAL, "local nodes"),
+            Self::Azure => (&CLOUD, "nodes on Azure"),
+            Self::Hosts => (&HOSTS, "machines that exist already"),
+        }
     }
 }
 
@@ -80,9 +95,11 @@ pub(super) fn read(
     let mut spec = AzureSpec::new("", "");
     let mut limits = CloudDeadlines::default();
     for (key, field) in field.entries(report) {
-        if provider == Provider::Local && CLOUD.contains(&key) && !COMMON.contains(&key) {
+        let (valid, nodes) = provider.keys();
+        if CLOUD.contains(&key) && !valid.contains(&key) {
             let help = "set `provider = \"azure\"` for nodes on Azure, or remove this key";
-            field.problem_with_help(report, "this key is not valid for local nodes", help);
+            let why = format!("this key is not valid for {nodes}");
+            field.problem_with_help(report, why, help);
             continue;
         }
         match key {
@@ -110,15 +127,16 @@ pub(super) fn read(
             "endpoint" => spec.endpoint = field.parse(report, address),
             "authority" => spec.authority = field.parse(report, address),
             "ca" => spec.ca = certificate(&field, secrets, report),
-            _ if provider == Provider::Local => {
-                report.unknown_key(field.at, &field.path, key, COMMON);
-            }
-            _ => report.unknown_key(field.at, &field.path, key, CLOUD),
+            _ => report.unknown_key(field.at, &field.path, key, valid.iter().copied()),
         }
     }
-    if provider == Provider::Local {
-        let subnet = spec.subnet;
-        return (CloudSpec::Local { subnet }, limits);
+    match provider {
+        Provider::Local => {
+            let subnet = spec.subnet;
+            return (CloudSpec::Local { subnet }, limits);
+        }
+        Provider::Hosts => return (CloudSpec::Hosts(HostsSpec::default()), limits),
+        Provider::Azure => {}
     }
     for key in ["subscription", "location"] {
         if field.get(key).is_none() {
@@ -383,7 +401,7 @@ pub(super) fn image(text: &str) -> Result<String, String> {
 }
 
 /// Parses `bastion.example`, `bastion.example:2222`, or `[2001:db8::1]:22`.
-fn host_and_port(text: &str) -> Result<(String, u16), String> {
+pub(super) fn host_and_port(text: &str) -> Result<(String, u16), String> {
     let bad = || format!("`{text}` is not a host; write it like `bastion.example:22`");
     if let Ok(address) = text.parse::<IpAddr>() {
         return Ok((address.to_string(), SSH));

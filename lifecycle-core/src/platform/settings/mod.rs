@@ -3,6 +3,7 @@
 
 pub(super) mod cloud;
 pub(super) mod code;
+pub(super) mod hosts;
 
 use std::collections::BTreeMap;
 
@@ -14,7 +15,9 @@ use super::database;
 use super::diagnostic::Report;
 use super::secret_reference::SecretReader;
 use super::tree::{Field, Node};
-use super::{CloudSpec, Credentials, ManagerSpec, NetworkSpec, RegistrySpec};
+use super::{
+    CloudSpec, Credentials, HostSpec, HostsSpec, ManagerSpec, NetworkSpec, NodeLogin, RegistrySpec,
+};
 use crate::cloud::CloudDeadlines;
 use crate::model::{NodeName, NodeSpec, Origin, PlatformName, Resources};
 use crate::network::Block;
@@ -29,6 +32,7 @@ pub(super) const TOP: [&str; 8] = [
     "nodes",
     "registry",
 ];
+/// The keys of a node, without those that are only for existing machines.
 pub(super) const NODE: [&str; 4] = ["capacity", "image", "labels", "size"];
 pub(super) const POOL: [&str; 6] = ["capacity", "count", "image", "labels", "name", "size"];
 pub(super) const CAPACITY: [&str; 2] = ["cpus", "memory"];
@@ -69,10 +73,14 @@ pub(super) fn read(
     report: &mut Report,
 ) -> Settings {
     let cloud_field = root.and_then(|root| Field::root(root).get("cloud"));
+    let provider = Provider::of(cloud_field.as_ref());
     let mut reader = Reader {
         report,
-        provider: Provider::of(cloud_field.as_ref()),
+        provider,
+        secrets,
         nodes: BTreeMap::new(),
+        hosts: HostsSpec::default(),
+        logins: BTreeMap::new(),
         first: None,
     };
     let mut name = None;
@@ -107,13 +115,18 @@ pub(super) fn read(
             _ => reader.report.unknown_key(field.at, &field.path, key, TOP),
         }
     }
-    if !declares_nodes(root) {
+    // Default nodes exist only where the provider can create them.
+    if !declares_nodes(root) && provider != Provider::Hosts {
         let names = (1..=undeclared.max(1)).map(|number| format!("{POOL_NAME}-{number}"));
         for name in names.filter_map(|name| NodeName::try_from(name).ok()) {
             reader.add(NodeSpec::new(name));
         }
     }
     let manager = reader.manager(manager.as_ref());
+    if let CloudSpec::Hosts(spec) = &mut cloud {
+        *spec = reader.hosts;
+        credentials.nodes = reader.logins;
+    }
     Settings {
         name,
         cloud,
@@ -154,9 +167,13 @@ impl Properties {
 
 struct Reader<'r> {
     report: &'r mut Report,
-    /// Determines which images are valid.
+    /// Determines which keys of a node are valid.
     provider: Provider,
+    secrets: SecretReader<'r>,
     nodes: BTreeMap<NodeName, NodeSpec>,
+    /// The machines of nodes that exist already.
+    hosts: HostsSpec,
+    logins: BTreeMap<NodeName, NodeLogin>,
     /// The node that comes first in the file.
     first: Option<NodeName>,
 }
@@ -170,14 +187,43 @@ impl Reader<'_> {
     fn node(&mut self, name: &str, field: &Field<'_>) {
         let properties = self.properties(field, &NODE);
         match NodeName::try_from(name) {
-            Ok(name) => self.add(properties.of(name)),
+            Ok(name) => {
+                if self.provider == Provider::Hosts {
+                    self.host(&name, field);
+                }
+                self.add(properties.of(name));
+            }
             Err(error) => self
                 .report
                 .problem(field.at, &field.path, error.to_string()),
         }
     }
 
+    /// Reads the machine of a node that exists already.
+    fn host(&mut self, name: &NodeName, field: &Field<'_>) {
+        let Some((host, login)) = hosts::read(field, self.secrets, self.report) else {
+            return;
+        };
+        let is_same = |other: &HostSpec| (&other.address, other.port) == (&host.address, host.port);
+        let mut others = self.hosts.hosts.iter();
+        if let Some((other, _)) = others.find(|(_, other)| is_same(other)) {
+            let why = format!("the node `{other}` has the same address and port");
+            field.problem(self.report, why);
+            return;
+        }
+        self.hosts.hosts.insert(name.clone(), host);
+        self.logins.insert(name.clone(), login);
+    }
+
     fn pool(&mut self, field: &Field<'_>) {
+        if self.provider == Provider::Hosts {
+            field.problem_with_help(
+                self.report,
+                "existing machines cannot be declared as a pool",
+                "declare each machine as `[nodes.<name>]`, with its address",
+            );
+            return;
+        }
         let properties = self.properties(field, &POOL);
         let name = field.get("name").and_then(|name| name.text(self.report));
         let count = field
@@ -207,7 +253,11 @@ impl Reader<'_> {
 
     fn properties(&mut self, field: &Field<'_>, known: &'static [&'static str]) -> Properties {
         let mut spec = Properties::default();
+        let is_host = self.provider == Provider::Hosts;
         for (key, field) in field.entries(self.report) {
+            if !hosts::is_valid_key(key, is_host, &field, self.report) {
+                continue;
+            }
             match key {
                 "size" => spec.sizes = cloud::words(&field, self.report),
                 "image" => {
@@ -215,7 +265,7 @@ impl Reader<'_> {
                         Provider::Local => field
                             .word(self.report, &LOCAL_IMAGES.map(|image| (image, image)))
                             .map(str::to_owned),
-                        Provider::Azure => field.parse(self.report, cloud::image),
+                        Provider::Azure | Provider::Hosts => field.parse(self.report, cloud::image),
                     };
                 }
                 "labels" => {
@@ -226,9 +276,10 @@ impl Reader<'_> {
                     }
                 }
                 "capacity" => spec.capacity = self.capacity(&field),
-                key if known.contains(&key) => {}
+                key if known.contains(&key) || is_host && hosts::HOST.contains(&key) => {}
                 _ => {
-                    let known = known.iter().copied();
+                    let own = if is_host { &hosts::HOST[..] } else { &[] };
+                    let known = known.iter().chain(own).copied();
                     self.report.unknown_key(field.at, &field.path, key, known);
                 }
             }
@@ -289,7 +340,12 @@ impl Reader<'_> {
         if self.nodes.is_empty() && !self.report.has_problems() {
             self.report.file_problem(
                 "no nodes are declared",
-                "set the `count` of a pool above 0, or declare `[nodes.<name>]`",
+                match self.provider {
+                    Provider::Hosts => "declare each machine as `[nodes.<name>]`, with its address",
+                    Provider::Local | Provider::Azure => {
+                        "set the `count` of a pool above 0, or declare `[nodes.<name>]`"
+                    }
+                },
             );
         }
         node.map(|node| ManagerSpec { node, port })
@@ -335,7 +391,7 @@ mod tests {
 
     use super::*;
     use crate::model::Kind;
-    use crate::platform::{secret_reference, toml};
+    use crate::platform::{Membership, secret_reference, toml};
 
     fn secrets() -> SecretReader<'static> {
         SecretReader {
@@ -423,6 +479,7 @@ mod tests {
             &TOP[..],
             &cloud::CLOUD,
             &NODE,
+            &hosts::HOST,
             &POOL,
             &CAPACITY,
             &MANAGER,
@@ -484,6 +541,114 @@ mod tests {
         let in_clear = serde_json::to_string(&(&settings.cloud, &settings.code_store)).unwrap();
         assert!(!in_clear.contains("s3cret"));
         assert!(!settings.code_store.is_default());
+    }
+
+    const HOSTS: &str = "[cloud]\nprovider = \"hosts\"\n";
+
+    #[test]
+    fn reads_machines_that_exist_already() {
+        let settings = settings(&format!(
+            "{HOSTS}[nodes.hub]\naddress = \"203.0.113.7\"\nprivate_address = \"10.0.0.7\"\n\
+             user = \"admin\"\npassword = {{ env = \"SECRET\" }}\nlabels = {{ zone = \"a\" }}\n\
+             [nodes.edge]\naddress = \"edge.example\"\nport = 2222\nuser = \"root\"\n\
+             host_key = \"ssh-ed25519 AAAA\"\nkey = {{ env = \"NONE\" }}\n"
+        ))
+        .unwrap();
+        assert_eq!(names(&settings), ["edge", "hub"]);
+        assert_eq!(settings.manager.unwrap().node.as_str(), "hub");
+        let CloudSpec::Hosts(spec) = &settings.cloud else {
+            panic!("{:?}", settings.cloud);
+        };
+        let (edge, hub) = (
+            NodeName::try_from("edge").unwrap(),
+            NodeName::try_from("hub").unwrap(),
+        );
+        assert_eq!(spec.hosts[&hub].private_address, Some([10, 0, 0, 7].into()));
+        assert_eq!((spec.hosts[&edge].port, spec.hosts[&hub].port), (2222, 22));
+        assert_eq!(spec.hosts[&edge].host_keys, ["ssh-ed25519 AAAA"]);
+        let logins = &settings.credentials.nodes;
+        assert_eq!(logins[&hub].password.as_ref().unwrap().expose(), "s3cret");
+        let unavailable = logins[&edge].unavailable.as_deref().unwrap();
+        assert!(unavailable.contains("`NONE`"), "{unavailable}");
+        assert!(settings.credentials.of_manager().nodes.is_empty());
+        let in_clear = serde_json::to_string(&settings.cloud).unwrap();
+        assert!(!in_clear.contains("s3cret"));
+    }
+
+    #[test]
+    fn reports_problems_of_existing_machines() {
+        let node = |keys: &str| format!("{HOSTS}[nodes.a]\nuser = \"u\"\n{keys}\n");
+        for (text, expected) in [
+            (HOSTS.to_owned(), "declare each machine"),
+            (node(""), "`address` is missing"),
+            (node("address = \"10.0.0.1:22\""), "a separate key, `port`"),
+            (node("address = \"a b\""), "not an IP address or host name"),
+            (
+                node("address = \"a\"\nprivate_address = \"b\""),
+                "not an IP address",
+            ),
+            (
+                node("address = \"a\"\nsize = \"s\""),
+                "the machine exists already",
+            ),
+            (
+                node("address = \"a\"\npassword = \"s3cret\""),
+                "secret in clear",
+            ),
+            (node("address = \"a\"\npasword = \"x\""), "`password`"),
+            (
+                node("address = \"a\"\n[nodes.b]\naddress = \"a\"\nuser = \"u\""),
+                "same address",
+            ),
+            (
+                format!("{HOSTS}[[node_pool]]\nname = \"n\"\ncount = 2\n"),
+                "as a pool",
+            ),
+            (
+                format!("{HOSTS}location = \"x\"\n"),
+                "not valid for machines that exist",
+            ),
+            (
+                "[nodes.a]\naddress = \"a\"\n".to_owned(),
+                "provider = \"hosts\"",
+            ),
+            (
+                format!("{HOSTS}[nodes.a]\naddress = \"a\"\nuser = \"-o x\""),
+                "name of an account",
+            ),
+        ] {
+            let problems = settings(&text).err().unwrap_or_default();
+            assert!(problems.contains(expected), "{text}: {problems}");
+            assert!(!problems.contains("s3cret"), "{problems}");
+        }
+    }
+
+    #[test]
+    fn a_host_key_that_was_trusted_on_first_use_remains_pinned() {
+        let parse = |text: &str| settings(&format!("{HOSTS}{text}")).unwrap().cloud;
+        let node = |name: &str, more: &str| {
+            format!("[nodes.{name}]\naddress = \"{name}.example\"\nuser = \"u\"\n{more}\n")
+        };
+        let [a, b] = ["a", "b"].map(|name| NodeName::try_from(name).unwrap());
+        let mut previous = parse(&(node("a", "") + &node("b", "")));
+        let CloudSpec::Hosts(spec) = &mut previous else {
+            panic!("{previous:?}");
+        };
+        for host in spec.hosts.values_mut() {
+            host.host_keys = vec!["pinned".into()];
+        }
+        let mut next = parse(&node("a", ""));
+        next.continue_from(&previous);
+        assert_eq!(next.host(&a).unwrap().host_keys, ["pinned"]);
+        assert_eq!(next.host(&a).unwrap().membership, Membership::Member);
+        assert_eq!(next.host(&b).unwrap().membership, Membership::Removed);
+        let mut next = parse(&node("a", "host_key = \"new\""));
+        next.continue_from(&previous);
+        assert_eq!(next.host(&a).unwrap().host_keys, ["new"]);
+        let mut next = parse(&node("a", "port = 23"));
+        next.continue_from(&previous);
+        assert_eq!(next.host(&a).unwrap().membership, Membership::New);
+        assert!(next.host(&a).unwrap().host_keys.is_empty());
     }
 
     #[test]

@@ -212,7 +212,7 @@ impl<'a> Planning<'a> {
             let needed = !self.declared.deleting
                 && self.declared.agents.is_some()
                 && self.declared.nodes.contains_key(node);
-            if needed || self.is_to_delete(node, view) {
+            if needed || self.is_to_remove(node) {
                 continue;
             }
             let agents = self.agents_on(node);

@@ -84,6 +84,12 @@ impl<'a> Planning<'a> {
         }
     }
 
+    /// Returns whether the manager may release a machine that the platform did not create. Before it
+    /// is deleted, the platform's own machines are released by the bootstrapper, which records that.
+    fn releases(&self, view: &NodeView) -> bool {
+        view.is_observed() && !self.declared.deleting
+    }
+
     pub(super) fn undeclared_nodes(&mut self) {
         let observed = self.observed;
         let undeclared: BTreeMap<&NodeName, &NodeView> = observed
@@ -91,7 +97,9 @@ impl<'a> Planning<'a> {
             .iter()
             .map(|(node, view)| (node, view.as_ref()))
             .filter(|(node, view)| {
-                self.is_to_delete(node, view) && !self.unreachable_deletions.contains_key(node)
+                self.is_to_remove(node)
+                    && !self.unreachable_deletions.contains_key(node)
+                    && (view.machine.created || self.releases(view))
             })
             .collect();
         if undeclared.is_empty() {
@@ -128,15 +136,19 @@ impl<'a> Planning<'a> {
                 kept.insert(*node);
             }
         }
-        for node in undeclared.keys() {
+        for (node, view) in undeclared {
             if kept.contains(node) {
-                self.hold(Subject::Node((*node).clone()), HeldBy::StillUsed);
+                self.hold(Subject::Node(node.clone()), HeldBy::StillUsed);
                 continue;
             }
+            let node_name = node.clone();
+            let action = if view.machine.created {
+                Action::DeleteNode { node: node_name }
+            } else {
+                Action::ReleaseNode { node: node_name }
+            };
             self.propose(
-                Action::DeleteNode {
-                    node: (*node).clone(),
-                },
+                action,
                 steps.remove(node).unwrap_or_default(),
                 Reason::NodeNotDeclared,
             );

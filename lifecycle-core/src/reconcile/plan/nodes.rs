@@ -17,11 +17,13 @@ impl Planning<'_> {
     }
 
     /// Deletes undeclared nodes that cannot be observed. Replicas of such a node may start
-    /// elsewhere only after its deletion.
+    /// elsewhere only after its deletion. A machine that was not created for the platform cannot be
+    /// deleted, so nothing on it starts elsewhere until it responds.
     pub(super) fn delete_unreachable_nodes(&mut self) {
         let observed = self.observed;
         for (node, view) in &observed.nodes {
-            if !self.is_to_delete(node, view) || !matches!(view.engine, EngineView::Unknown(_)) {
+            let is_unknown = matches!(view.engine, EngineView::Unknown(_));
+            if !self.is_to_remove(node) || !view.machine.created || !is_unknown {
                 continue;
             }
             let gate = self.propose(
@@ -33,11 +35,11 @@ impl Planning<'_> {
         }
     }
 
-    /// Returns whether to delete a node: it was created for this platform, and is no longer
-    /// declared.
-    pub(super) fn is_to_delete(&self, node: &NodeName, view: &NodeView) -> bool {
+    /// Returns whether a node is no longer declared. It is deleted if it was created for this
+    /// platform; otherwise, it is released.
+    pub(super) fn is_to_remove(&self, node: &NodeName) -> bool {
         let spared = self.policy.spares_manager_node && *node == self.declared.manager_node;
-        !spared && view.machine.created && !self.declared.nodes.contains_key(node)
+        !spared && !self.declared.nodes.contains_key(node)
     }
 
     fn node(&mut self, node: &NodeName) -> Gate {
@@ -56,7 +58,8 @@ impl Planning<'_> {
                 let why = if spared {
                     "the cloud does not list the manager's own node"
                 } else {
-                    "the node does not exist, and this provider cannot create nodes"
+                    "the machine does not belong to the platform yet, and this provider cannot \
+                     create nodes; run `bootstrapper up` to take the machine over"
                 };
                 return self.fail_node(node, why);
             }

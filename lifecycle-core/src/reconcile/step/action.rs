@@ -38,6 +38,12 @@ pub enum Action {
         /// The node's name.
         node: NodeName,
     },
+    /// Removes the platform from a machine that is no longer declared, and that the platform did not
+    /// create. The machine continues to run.
+    ReleaseNode {
+        /// The node's name.
+        node: NodeName,
+    },
     /// Builds a service's image.
     BuildImage {
         /// The image's name.
@@ -145,6 +151,7 @@ pub(crate) enum Verb {
     Provision,
     Prepare,
     Delete,
+    Release,
     /// Builds, copies or pulls an image.
     Image,
     RemoveImage,
@@ -225,6 +232,12 @@ impl Action {
                 Verb::Delete,
                 Work::DeleteNode,
                 words([&"delete node ", node]),
+            ),
+            Self::ReleaseNode { node } => on_node(
+                node,
+                Verb::Release,
+                Work::DeleteNode,
+                words([&"release node ", node]),
             ),
             Self::BuildImage {
                 image,

@@ -1,0 +1,98 @@
+//! Declared hosts: machines that exist already and are reached by address. Passwords and keys are
+//! separate, in [`Credentials`](super::Credentials).
+
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+
+use serde::{Deserialize, Serialize};
+
+use crate::cloud::ObservedNode;
+use crate::model::NodeName;
+
+/// Machines that exist already, by the names of their nodes.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct HostsSpec {
+    pub hosts: BTreeMap<NodeName, HostSpec>,
+}
+
+/// A machine that exists already.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct HostSpec {
+    /// The IP address or host name at which the bootstrapper reaches the machine.
+    pub address: String,
+    /// The address at which the other nodes reach the machine; by default `address`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub private_address: Option<IpAddr>,
+    /// The port of the SSH server.
+    pub port: u16,
+    /// The account for the first login. It must be root, or be allowed to use sudo.
+    pub user: String,
+    /// The public host keys in OpenSSH format: the declared one, or those that the first connection
+    /// found.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub host_keys: Vec<String>,
+    #[serde(default)]
+    pub membership: Membership,
+}
+
+/// Whether a host belongs to the platform, as far as the files and the previous `up` show.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Membership {
+    /// The platform has not taken the host over yet.
+    #[default]
+    New,
+    /// The platform has taken the host over.
+    Member,
+    /// The host is no longer declared, and is released when nothing of the platform is left on it.
+    Removed,
+}
+
+impl HostsSpec {
+    /// Continues from the hosts of the previous `up`: the host keys that it found remain pinned, and
+    /// the hosts that are no longer declared remain known until they are released.
+    pub(super) fn continue_from(&mut self, previous: &Self) {
+        for (name, before) in &previous.hosts {
+            match self.hosts.get_mut(name) {
+                Some(host) if (&host.address, host.port) == (&before.address, before.port) => {
+                    host.membership = Membership::Member;
+                    if host.host_keys.is_empty() {
+                        host.host_keys.clone_from(&before.host_keys);
+                    }
+                }
+                // The node is now another machine.
+                Some(_) => {}
+                None => {
+                    let removed = HostSpec {
+                        membership: Membership::Removed,
+                        ..before.clone()
+                    };
+                    self.hosts.insert(name.clone(), removed);
+                }
+            }
+        }
+    }
+
+    /// Records that the platform has taken a host over, and pins the host's keys.
+    pub(super) fn join(&mut self, machine: &ObservedNode) {
+        if let Some(host) = self.hosts.get_mut(&machine.name)
+            && host.membership != Membership::Removed
+            && !machine.ssh.host_keys.is_empty()
+        {
+            host.membership = Membership::Member;
+            host.host_keys.clone_from(&machine.ssh.host_keys);
+        }
+    }
+
+    /// Records that a host is about to be released.
+    pub(super) fn leave(&mut self, node: &NodeName) {
+        if let Some(host) = self.hosts.get_mut(node) {
+            host.membership = Membership::Removed;
+        }
+    }
+
+    /// Forgets a host that was released.
+    pub(super) fn forget(&mut self, node: &NodeName) {
+        self.hosts.remove(node);
+    }
+}

@@ -1,0 +1,135 @@
+//! Reads the keys of `[nodes.<name>]` that describe a machine that exists already: its addresses,
+//! and how to log in.
+
+use std::net::IpAddr;
+
+use super::super::NodeLogin;
+use super::super::diagnostic::Report;
+use super::super::hosts::{HostSpec, Membership};
+use super::super::secret_reference::SecretReader;
+use super::super::tree::Field;
+use super::cloud::{filled, host_and_port};
+use crate::secret::Sensitive;
+
+/// The keys of a node that are only for machines that exist already.
+pub(in super::super) const HOST: [&str; 7] = [
+    "address",
+    "host_key",
+    "key",
+    "password",
+    "port",
+    "private_address",
+    "user",
+];
+/// The keys of a node that are only for providers that create machines.
+const CREATED: [&str; 2] = ["image", "size"];
+
+/// The default port of SSH.
+const SSH: u16 = 22;
+
+/// Returns whether a key of a node is valid. If not, reports why.
+pub(super) fn is_valid_key(
+    key: &str,
+    is_host: bool,
+    field: &Field<'_>,
+    report: &mut Report,
+) -> bool {
+    if is_host && CREATED.contains(&key) {
+        let help = "remove this key: the machine exists already";
+        field.problem_with_help(report, "this key is not valid for existing machines", help);
+        return false;
+    }
+    if !is_host && HOST.contains(&key) {
+        let help = "set `provider = \"hosts\"` in `[cloud]` to use machines that exist already, or \
+                    remove this key";
+        field.problem_with_help(report, "this key is only for existing machines", help);
+        return false;
+    }
+    true
+}
+
+/// Reads the machine of a node, and how to log in to the machine.
+pub(super) fn read(
+    field: &Field<'_>,
+    secrets: SecretReader<'_>,
+    report: &mut Report,
+) -> Option<(HostSpec, NodeLogin)> {
+    let mut login = NodeLogin::default();
+    let (mut address, mut private_address, mut user) = (None, None, None);
+    let (mut port, mut host_keys) = (SSH, Vec::new());
+    for (key, field) in field.entries(report) {
+        match key {
+            "address" => address = field.parse(report, address_of_host),
+            "private_address" => private_address = field.parse(report, ip),
+            "user" => user = field.parse(report, account),
+            "port" => {
+                let number = field.number(report, 1, u32::from(u16::MAX));
+                port = number.and_then(|n| u16::try_from(n).ok()).unwrap_or(port);
+            }
+            "host_key" => host_keys = super::cloud::words(&field, report),
+            "password" => login.password = secret(&field, secrets, &mut login.unavailable, report),
+            "key" => login.key = secret(&field, secrets, &mut login.unavailable, report),
+            _ => {}
+        }
+    }
+    for key in ["address", "user"] {
+        if field.is_map() && field.get(key).is_none() {
+            let help = "write, for example, `address = \"203.0.113.7\"` and `user = \"admin\"`";
+            field.problem_with_help(report, format!("`{key}` is missing"), help);
+        }
+    }
+    let host = HostSpec {
+        address: address?,
+        private_address,
+        port,
+        user: user?,
+        host_keys,
+        membership: Membership::New,
+    };
+    Some((host, login))
+}
+
+fn secret(
+    field: &Field<'_>,
+    secrets: SecretReader<'_>,
+    unavailable: &mut Option<String>,
+    report: &mut Report,
+) -> Option<Sensitive> {
+    match secrets.optional_secret(field, report)? {
+        Ok(secret) => Some(secret),
+        Err(why) => {
+            *unavailable = Some(why);
+            None
+        }
+    }
+}
+
+fn address_of_host(text: &str) -> Result<String, String> {
+    let text = filled(text)?;
+    if text.contains(':') && text.parse::<IpAddr>().is_err() {
+        return Err(format!(
+            "`{text}` is not an address; the port of the SSH server is a separate key, `port`"
+        ));
+    }
+    host_and_port(&text).map(|(host, _)| host).map_err(|_| {
+        format!("`{text}` is not an IP address or host name; write it like `203.0.113.7`")
+    })
+}
+
+fn ip(text: &str) -> Result<IpAddr, String> {
+    let bad = || format!("`{text}` is not an IP address; write it like `10.0.0.7`");
+    text.trim().parse().map_err(|_| bad())
+}
+
+/// Checks the name of an account. Names that a shell or SSH could misunderstand are rejected.
+fn account(text: &str) -> Result<String, String> {
+    let text = filled(text)?;
+    let is_valid = !text.starts_with('-')
+        && text
+            .chars()
+            .all(|c| c.is_ascii_alphanumeric() || "-_.@\\".contains(c));
+    if is_valid {
+        return Ok(text);
+    }
+    Err(format!("`{text}` is not the name of an account"))
+}

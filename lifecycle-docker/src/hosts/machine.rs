@@ -1,0 +1,343 @@
+//! One machine: who owns it, its boot, and the changes of it.
+
+use std::fmt;
+use std::net::IpAddr;
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use lifecycle_core::cloud::{ObservedNode, Power, SshAddress};
+use lifecycle_core::host::{HostCommand, NodeAccess as _};
+use lifecycle_core::model::{Addresses, NodeName, PlatformId};
+use lifecycle_core::platform::{HostSpec, Membership};
+use lifecycle_core::runtime::Owner;
+use lifecycle_core::secret::Sensitive;
+use lifecycle_core::{Error, Result};
+
+use super::enrolment::{self, ACCOUNT};
+use super::login::Login;
+use crate::error::is_rejected_host;
+use crate::ssh::{SshAccess, SshCredential, SshTarget, SshTimings, offered_host_key, scanned};
+
+/// The time limits of connections. Shorter than the default, because a list waits for all machines.
+const TIMINGS: SshTimings = SshTimings {
+    connect: Duration::from_secs(5),
+    keepalive: Duration::from_secs(5),
+    keepalive_misses: 2,
+};
+
+/// Time limit for a short command.
+const QUICK: Duration = Duration::from_secs(10);
+
+/// Time limit for taking a machine over, including the installation of sudo.
+const ENROLLED_WITHIN: Duration = Duration::from_mins(4);
+
+/// Who owns a machine.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Standing {
+    /// This platform. The boot is unknown if the machine does not respond and never did.
+    Ours { boot: Option<String> },
+    /// Another platform.
+    Theirs,
+    /// No platform.
+    Unowned { boot: Option<String> },
+}
+
+/// A declared machine.
+pub(super) struct Machine {
+    node: NodeName,
+    spec: HostSpec,
+    /// The address or host name that this process connects to.
+    address: String,
+    /// The platform's private key.
+    key: Sensitive,
+    login: Option<Login>,
+    known: Mutex<Known>,
+}
+
+/// What this process has found out about a machine.
+#[derive(Default)]
+struct Known {
+    host_keys: Vec<String>,
+    resolved: Option<IpAddr>,
+    /// Access with the platform's account.
+    access: Option<Arc<SshAccess>>,
+    boot: Option<String>,
+    /// Whether this process has released the machine.
+    is_released: bool,
+}
+
+impl fmt::Debug for Machine {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Machine")
+            .field("node", &self.node)
+            .field("address", &self.address)
+            .finish_non_exhaustive()
+    }
+}
+
+impl Machine {
+    pub(super) fn new(
+        node: &NodeName,
+        spec: &HostSpec,
+        address: String,
+        key: Sensitive,
+        login: Option<Login>,
+    ) -> Self {
+        let known = Known {
+            host_keys: scanned(&spec.host_keys),
+            ..Known::default()
+        };
+        Self {
+            node: node.clone(),
+            spec: spec.clone(),
+            address,
+            key,
+            login,
+            known: Mutex::new(known),
+        }
+    }
+
+    /// Sets the socket of the SSH agent for the first login.
+    pub(super) fn use_agent(&mut self, socket: Option<&PathBuf>) {
+        if let Some(login) = &mut self.login {
+            login.use_agent(socket);
+        }
+    }
+
+    pub(super) fn membership(&self) -> Membership {
+        self.spec.membership
+    }
+
+    /// Returns the machine as a node that is running, as far as is known.
+    pub(super) fn observed(&self, boot: Option<String>) -> ObservedNode {
+        let known = self.known();
+        let address = known.resolved.or_else(|| self.address.parse().ok());
+        let private = self.spec.private_address.or(address);
+        ObservedNode {
+            name: self.node.clone(),
+            provider_id: format!("{}:{}", self.spec.address, self.spec.port),
+            power: Power::Running,
+            addresses: Addresses {
+                private,
+                public: address.filter(|_| self.login.is_some() && private != address),
+            },
+            ssh: SshAddress {
+                user: ACCOUNT.to_owned(),
+                port: self.spec.port,
+                host_keys: known.host_keys.clone(),
+            },
+            boot_id: boot,
+            created: false,
+        }
+    }
+
+    /// Finds out who owns the machine.
+    ///
+    /// A machine of this platform that does not respond remains this platform's: nothing on it may
+    /// start elsewhere. The same holds if the machine rejects the platform's account, unless the
+    /// machine is being removed.
+    pub(super) async fn standing(&self, platform: PlatformId) -> Result<Standing> {
+        let (boot, owner) = match self.inspect().await {
+            Ok(inspected) => inspected,
+            Err(error) => return self.assumed(error),
+        };
+        self.known().boot = Some(boot.clone());
+        let boot = Some(boot);
+        Ok(match owner {
+            Some(owner) if owner == platform.to_string() => Standing::Ours { boot },
+            Some(_) => Standing::Theirs,
+            None => Standing::Unowned { boot },
+        })
+    }
+
+    /// Returns who owns the machine, although it could not be inspected.
+    fn assumed(&self, error: Error) -> Result<Standing> {
+        let (boot, is_released) = {
+            let known = self.known();
+            (known.boot.clone(), known.is_released)
+        };
+        if is_released {
+            return Ok(Standing::Unowned { boot: None });
+        }
+        match (self.spec.membership, &error) {
+            (Membership::Member, _)
+            | (Membership::Removed, Error::Unreachable { .. } | Error::TimedOut { .. }) => {
+                Ok(Standing::Ours { boot })
+            }
+            (Membership::Removed, Error::Denied { .. }) => Ok(Standing::Unowned { boot: None }),
+            (Membership::New | Membership::Removed, _) => Err(error),
+        }
+    }
+
+    /// Returns why the platform cannot use the machine, if the reason is known: an account or a host
+    /// key that is rejected, or a new machine that does not respond. A machine of the platform may
+    /// be down for a while.
+    pub(super) async fn problem(&self) -> Option<Error> {
+        match (self.inspect().await, self.spec.membership) {
+            (Err(error @ Error::Denied { .. }), _) | (Err(error), Membership::New) => Some(error),
+            _ => None,
+        }
+    }
+
+    /// Returns the machine's boot and its owner, through the platform's account or, if the machine
+    /// does not have it, through the declared account.
+    async fn inspect(&self) -> Result<(String, Option<String>)> {
+        let script = enrolment::inspection();
+        let denied = match self.run(HostCommand::new(&script)).await {
+            Ok(output) => return parse(&output),
+            Err(error @ Error::Denied { .. }) if !is_rejected_host(&error) => error,
+            Err(error) => return Err(error),
+        };
+        let Some(login) = &self.login else {
+            return Err(denied);
+        };
+        let shell = login.open(&self.target().await?, TIMINGS).await?;
+        let output = shell.run(&script, QUICK).await?;
+        parse(&output.success("inspecting the machine")?)
+    }
+
+    /// Returns the current boot.
+    pub(super) async fn boot(&self) -> Result<String> {
+        let inspection = HostCommand::new(enrolment::inspection());
+        let output = self.run(inspection).await?;
+        let (boot, _) = parse(&output)?;
+        self.known().boot = Some(boot.clone());
+        Ok(boot)
+    }
+
+    /// Takes the machine over, and returns its boot.
+    pub(super) async fn enrol(&self, owner: &Owner, public_key: &str) -> Result<String> {
+        let host = self.host();
+        let Some(login) = &self.login else {
+            return Err(Error::unsupported(
+                format!("taking over {host}"),
+                "the manager, which has no login to the machine",
+            ));
+        };
+        let shell = login.open(&self.target().await?, TIMINGS).await?;
+        let script = enrolment::script(owner, public_key);
+        let output = shell.run(&script, ENROLLED_WITHIN).await?;
+        enrolment::enrolled(output, &host)?;
+        self.known().is_released = false;
+        match self.boot().await {
+            Err(Error::Denied { why, .. }) => Err(Error::denied(
+                format!("the login of the platform's account `{ACCOUNT}` to {host}"),
+                why,
+                format!(
+                    "let the machine's SSH server accept `{ACCOUNT}` with a public key: check \
+                     `AllowUsers`, `AllowGroups`, and `PubkeyAuthentication` in sshd_config"
+                ),
+            )),
+            boot => boot,
+        }
+    }
+
+    /// Removes the platform's account and files.
+    pub(super) async fn release(&self, platform: PlatformId) -> Result<()> {
+        let release = HostCommand::new(enrolment::release(platform));
+        let released = self.run(release.as_root()).await;
+        // The account of the connection no longer exists.
+        let mut known = self.known();
+        known.access = None;
+        known.is_released = released.is_ok();
+        released.map(drop)
+    }
+
+    /// Restarts the machine, and returns before the restart has ended.
+    pub(super) async fn reboot(&self) -> Result<()> {
+        let reboot = HostCommand::new(enrolment::reboot());
+        match self.run(reboot.as_root()).await {
+            // The machine may end the connection before the command has ended.
+            Ok(_) | Err(Error::Unreachable { .. } | Error::Interrupted { .. }) => Ok(()),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Runs a short command through the platform's account.
+    async fn run(&self, command: HostCommand) -> Result<String> {
+        let access = self.access().await?;
+        let output = access.exec(command.within(QUICK)).await?;
+        output.success(&format!("a command on {}", self.host()))
+    }
+
+    async fn access(&self) -> Result<Arc<SshAccess>> {
+        let target = self.target().await?;
+        let mut known = self.known();
+        if let Some(access) = &known.access {
+            return Ok(Arc::clone(access));
+        }
+        let key = SshCredential::PrivateKey(self.key.clone());
+        let access = Arc::new(SshAccess::new(target, &key, TIMINGS)?);
+        known.access = Some(Arc::clone(&access));
+        Ok(access)
+    }
+
+    /// Returns the address, with the host keys that are pinned. Trusts the host key of a new machine
+    /// on first use.
+    async fn target(&self) -> Result<SshTarget> {
+        let address = self.resolve().await?;
+        let pinned = self.known().host_keys.clone();
+        let host_keys = if pinned.is_empty() {
+            let found = offered_host_key(&self.node, address, self.spec.port, TIMINGS).await?;
+            let mut known = self.known();
+            if known.host_keys.is_empty() {
+                known.host_keys = vec![found];
+            }
+            known.host_keys.clone()
+        } else {
+            pinned
+        };
+        Ok(SshTarget {
+            node: self.node.clone(),
+            address,
+            port: self.spec.port,
+            user: ACCOUNT.to_owned(),
+            host_keys,
+        })
+    }
+
+    async fn resolve(&self) -> Result<IpAddr> {
+        if let Ok(address) = self.address.parse() {
+            return Ok(address);
+        }
+        if let Some(resolved) = self.known().resolved {
+            return Ok(resolved);
+        }
+        let name = (self.address.as_str(), self.spec.port);
+        let failed = |why: String| {
+            let what = format!("the address of machine {} (`{}`)", self.node, self.address);
+            Error::unreachable(what, Some(why.into()))
+        };
+        let mut found = tokio::net::lookup_host(name)
+            .await
+            .map_err(|error| failed(error.to_string()))?;
+        // Services use IPv4, so an IPv4 address is preferred.
+        let first = found.next();
+        let address = first.into_iter().chain(found).min_by_key(|a| a.is_ipv6());
+        let address = address.ok_or_else(|| failed("the name has no address".into()))?;
+        self.known().resolved = Some(address.ip());
+        Ok(address.ip())
+    }
+
+    fn host(&self) -> String {
+        format!(
+            "machine {} ({}:{})",
+            self.node, self.address, self.spec.port
+        )
+    }
+
+    fn known(&self) -> MutexGuard<'_, Known> {
+        self.known.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+fn parse(output: &str) -> Result<(String, Option<String>)> {
+    let mut lines = output
+        .lines()
+        .map(str::trim)
+        .filter(|line| !line.is_empty());
+    let boot = lines.next().map(str::to_owned);
+    let boot = boot.ok_or_else(|| Error::failed("reading the machine's boot", "no output"))?;
+    Ok((boot, lines.next().map(str::to_owned)))
+}

@@ -1,0 +1,270 @@
+//! Machines that exist already, as a cloud. They are reached over SSH at their addresses.
+//!
+//! A machine becomes a node when the bootstrapper takes it over ([`enrolment`]): it logs in once
+//! with the declared account and creates an account of the platform on the machine. From then on,
+//! the bootstrapper and the manager use only this account, with the platform's own key.
+//!
+//! The machines cannot be created, started, stopped or fenced.
+
+mod enrolment;
+mod login;
+mod machine;
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use futures_util::future::join_all;
+use lifecycle_core::cloud::{
+    CloudCapabilities, CloudOperation, CloudProgress, CloudProvider, Fenced, NodeChange,
+    ObservedNode, PreflightReport,
+};
+use lifecycle_core::host::SshKeyPair;
+use lifecycle_core::model::{NodeName, NodeSpec};
+use lifecycle_core::platform::{HostsSpec, Membership, NodeLogin};
+use lifecycle_core::runtime::Owner;
+use lifecycle_core::secret::Sensitive;
+use lifecycle_core::{Error, Result};
+
+use login::Login;
+use machine::{Machine, Standing};
+
+/// The environment variable with the socket of the operator's SSH agent.
+const AGENT_SOCKET: &str = "SSH_AUTH_SOCK";
+
+/// The interval for checking whether a machine has rebooted.
+const POLL_EVERY: Duration = Duration::from_secs(1);
+
+const NAME: &str = "existing machines";
+
+/// The declared machines of one platform.
+#[derive(Debug)]
+pub struct Hosts {
+    machines: BTreeMap<NodeName, Machine>,
+    owner: Owner,
+    /// The platform's public key. `None` in the manager, which cannot take machines over.
+    public_key: Option<String>,
+}
+
+impl Hosts {
+    /// Creates the provider for the bootstrapper, which takes machines over with `logins`, by the
+    /// names of their nodes. `ssh` is the platform's own key.
+    pub fn for_bootstrapper(
+        spec: &HostsSpec,
+        logins: &BTreeMap<NodeName, NodeLogin>,
+        owner: Owner,
+        ssh: &SshKeyPair,
+    ) -> Self {
+        let machines = spec.hosts.iter().map(|(node, host)| {
+            let declared = logins.get(node).cloned().unwrap_or_default();
+            let login = Login::new(host.user.clone(), declared);
+            let address = host.address.clone();
+            let machine = Machine::new(node, host, address, ssh.private.clone(), Some(login));
+            (node.clone(), machine)
+        });
+        Self {
+            machines: machines.collect(),
+            owner,
+            public_key: Some(ssh.public.clone()),
+        }
+        .with_agent(std::env::var_os(AGENT_SOCKET).map(PathBuf::from))
+    }
+
+    /// Uses the SSH agent at this socket for accounts without a declared password or key. The
+    /// default is the agent that the environment specifies (`SSH_AUTH_SOCK`).
+    #[must_use]
+    pub fn with_agent(mut self, socket: Option<PathBuf>) -> Self {
+        let socket = socket.filter(|path| !path.as_os_str().is_empty());
+        for machine in self.machines.values_mut() {
+            machine.use_agent(socket.as_ref());
+        }
+        self
+    }
+
+    /// Creates the provider for the manager, which reaches the machines at their private addresses.
+    pub fn for_manager(spec: &HostsSpec, owner: Owner, private_key: Sensitive) -> Self {
+        let machines = spec.hosts.iter().map(|(node, host)| {
+            let private = host.private_address.map(|address| address.to_string());
+            let address = private.unwrap_or_else(|| host.address.clone());
+            let machine = Machine::new(node, host, address, private_key.clone(), None);
+            (node.clone(), machine)
+        });
+        Self {
+            machines: machines.collect(),
+            owner,
+            public_key: None,
+        }
+    }
+
+    /// Returns the machine of a node and its standing; `None` if no machine is declared.
+    async fn find(&self, node: &NodeName) -> Result<Option<(&Machine, Standing)>> {
+        let Some(machine) = self.machines.get(node) else {
+            return Ok(None);
+        };
+        let standing = machine.standing(self.owner.id).await?;
+        Ok(Some((machine, standing)))
+    }
+
+    /// Returns a machine as a node; `None` if it is no node of this platform.
+    async fn listed(&self, machine: &Machine) -> Result<Option<ObservedNode>> {
+        match machine.standing(self.owner.id).await {
+            Ok(Standing::Ours { boot }) => Ok(Some(machine.observed(boot))),
+            Ok(Standing::Theirs | Standing::Unowned { .. }) => Ok(None),
+            // A machine that was never taken over and cannot be reached is no node.
+            Err(error) if machine.membership() == Membership::New => {
+                tracing::debug!(error = %error.chain(), "a machine is not reachable");
+                Ok(None)
+            }
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Returns why the platform cannot use a machine, with a hint.
+    async fn problem(&self, node: &NodeName) -> Option<String> {
+        let machine = self.machines.get(node)?;
+        if let Some(error) = machine.problem().await {
+            let hint = error.hint().map(|hint| format!(": {hint}"));
+            return Some(format!("{}{}", error.chain(), hint.unwrap_or_default()));
+        }
+        let is_theirs = matches!(machine.standing(self.owner.id).await, Ok(Standing::Theirs));
+        is_theirs.then(|| {
+            format!(
+                "machine {node} belongs to another platform: remove that platform with \
+                 `bootstrapper down` first, or use another machine"
+            )
+        })
+    }
+}
+
+#[async_trait]
+impl CloudProvider for Hosts {
+    fn capabilities(&self) -> CloudCapabilities {
+        CloudCapabilities {
+            name: NAME,
+            provisions: false,
+            powers: false,
+            knows_host_keys: true,
+            fences: false,
+            adopts: true,
+        }
+    }
+
+    async fn preflight(&self, specs: &[NodeSpec]) -> Result<PreflightReport> {
+        let declared = specs.iter().map(|spec| self.problem(&spec.name));
+        let problems = join_all(declared).await;
+        Ok(PreflightReport {
+            problems: problems.into_iter().flatten().collect(),
+            ..PreflightReport::default()
+        })
+    }
+
+    async fn list(&self) -> Result<Vec<ObservedNode>> {
+        let listed = join_all(self.machines.values().map(|machine| self.listed(machine)));
+        listed
+            .await
+            .into_iter()
+            .filter_map(Result::transpose)
+            .collect()
+    }
+
+    async fn get(&self, node: &NodeName) -> Result<Option<ObservedNode>> {
+        Ok(self
+            .find(node)
+            .await?
+            .and_then(|(machine, standing)| match standing {
+                Standing::Ours { boot } | Standing::Unowned { boot } => {
+                    Some(machine.observed(boot))
+                }
+                Standing::Theirs => None,
+            }))
+    }
+
+    async fn adopt(&self, node: &NodeName) -> Result<ObservedNode> {
+        let Some((machine, standing)) = self.find(node).await? else {
+            return Err(absent(node));
+        };
+        match standing {
+            Standing::Ours { boot } => Ok(machine.observed(boot)),
+            Standing::Theirs => Err(absent(node)),
+            Standing::Unowned { .. } => {
+                let Some(key) = &self.public_key else {
+                    return Err(Error::unsupported(
+                        format!("taking over machine {node}"),
+                        "the manager, which has no login to the machine",
+                    ));
+                };
+                let boot = machine.enrol(&self.owner, key).await?;
+                Ok(machine.observed(Some(boot)))
+            }
+        }
+    }
+
+    async fn begin(&self, change: NodeChange) -> Result<CloudOperation> {
+        let node = change.node();
+        let found = self.find(node).await?;
+        match (&change, found) {
+            (NodeChange::Delete { .. }, None | Some((_, Standing::Theirs))) => {}
+            (_, Some((_, Standing::Unowned { .. }))) => return Err(not_ours(node)),
+            (NodeChange::Provision { .. }, None | Some((_, Standing::Theirs))) => {
+                return Err(Error::unsupported(format!("creating node {node}"), NAME));
+            }
+            (_, None | Some((_, Standing::Theirs))) => return Err(absent(node)),
+            // The machine exists and is running.
+            (
+                NodeChange::Provision { .. } | NodeChange::Start { .. },
+                Some((_, Standing::Ours { .. })),
+            ) => {}
+            (NodeChange::Stop { .. }, Some((_, Standing::Ours { .. }))) => {
+                return Err(Error::unsupported(format!("stopping node {node}"), NAME));
+            }
+            (NodeChange::Restart { boot_id, .. }, Some((machine, Standing::Ours { boot }))) => {
+                if boot.as_ref() == Some(boot_id) {
+                    machine.reboot().await?;
+                }
+            }
+            (NodeChange::Delete { .. }, Some((machine, Standing::Ours { .. }))) => {
+                machine.release(self.owner.id).await?;
+            }
+        }
+        Ok(CloudOperation {
+            change,
+            token: String::new(),
+        })
+    }
+
+    async fn poll(&self, operation: &CloudOperation) -> Result<CloudProgress> {
+        let NodeChange::Restart { node, boot_id } = &operation.change else {
+            return Ok(CloudProgress::Done);
+        };
+        let machine = self.machines.get(node).ok_or_else(|| absent(node))?;
+        let running = match machine.boot().await {
+            Ok(boot) if boot != *boot_id => return Ok(CloudProgress::Done),
+            Ok(_) => "the machine has not shut down yet",
+            Err(_) => "the machine does not respond yet",
+        };
+        Ok(CloudProgress::Running {
+            after: Some(POLL_EVERY),
+            message: Some(running.to_owned()),
+        })
+    }
+
+    async fn fence(&self, node: &NodeName) -> Result<Fenced> {
+        Err(Error::unsupported(format!("fencing node {node}"), NAME))
+    }
+
+    async fn delete_shared(&self) -> Result<()> {
+        Ok(())
+    }
+}
+
+fn absent(node: &NodeName) -> Error {
+    Error::not_found(format!("node {node}"))
+}
+
+fn not_ours(node: &NodeName) -> Error {
+    Error::conflict(
+        format!("changing machine {node} failed"),
+        "the machine does not belong to this platform",
+    )
+}

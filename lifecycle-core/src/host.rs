@@ -27,15 +27,26 @@ pub struct SshKeyPair {
 }
 
 /// A command on a node.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Clone, PartialEq, Eq)]
 pub struct HostCommand {
     /// A script for `/bin/sh`. Must not contain secrets, because process lists show the script.
     pub script: String,
     pub as_root: bool,
-    /// The standard input.
+    /// The standard input, which may contain secrets.
     pub stdin: Bytes,
     /// How long the command may run before it is aborted.
     pub timeout: Duration,
+}
+
+impl Debug for HostCommand {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("HostCommand")
+            .field("script", &self.script)
+            .field("as_root", &self.as_root)
+            .field("stdin", &format_args!("{} bytes", self.stdin.len()))
+            .field("timeout", &self.timeout)
+            .finish()
+    }
 }
 
 impl HostCommand {

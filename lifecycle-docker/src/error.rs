@@ -53,14 +53,6 @@ pub(crate) enum SshError {
     TooMuchOutput(usize),
 }
 
-/// How the subject of an error about a host key begins.
-const HOST_KEY: &str = "the host key of ";
-
-/// Returns whether a host was rejected because of its key.
-pub(crate) fn is_rejected_host(error: &Error) -> bool {
-    matches!(error, Error::Denied { what, .. } if what.starts_with(HOST_KEY))
-}
-
 impl SshError {
     /// Returns whether a connection that caused this error can no longer be used.
     pub(crate) fn breaks_connection(&self) -> bool {
@@ -77,20 +69,20 @@ impl SshError {
         let why = self.to_string();
         match self {
             Self::HostKeyChanged { .. } => Error::denied(
-                format!("{HOST_KEY}{host}"),
+                format!("the host key of {host}"),
                 why,
                 "check whether another machine responds at this address; if the machine was \
                  reinstalled on purpose, set its new `host_key` in platform.toml, or, for a node \
                  that the platform created, delete the node and create it again",
             ),
             Self::HostKeyUnknown { .. } => Error::denied(
-                format!("{HOST_KEY}{host}"),
+                format!("the host key of {host}"),
                 why,
                 "wait until the node has booted and the provider reports the node's host key, or \
                  delete the node and create it again",
             ),
             Self::HostCertificate => Error::denied(
-                format!("{HOST_KEY}{host}"),
+                format!("the host key of {host}"),
                 why,
                 "configure the SSH server to offer plain host keys",
             ),

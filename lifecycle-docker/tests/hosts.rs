@@ -5,6 +5,7 @@
 mod fixture;
 
 use std::collections::BTreeMap;
+use std::os::unix::fs::PermissionsExt as _;
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -143,7 +144,7 @@ async fn a_machine_is_taken_over_once_and_without_the_password_afterwards() {
     host.host_keys.clone_from(&adopted.ssh.host_keys);
     host.membership = Membership::Member;
     let private = platform.ssh.private.clone();
-    let manager = Hosts::for_manager(&platform.spec, platform.owner.clone(), private);
+    let manager = Hosts::for_manager(&platform.spec, platform.owner.clone(), &private);
     for cloud in [&platform.provider(), &manager] {
         assert_eq!(cloud.list().await.unwrap(), std::slice::from_ref(&adopted));
         assert_eq!(cloud.adopt(&node()).await.unwrap(), adopted);
@@ -179,7 +180,6 @@ async fn root_keys_and_agents_can_log_in() {
     let (socket, key) = (directory.path().join("agent"), directory.path().join("key"));
     let ssh = generate_ssh_key().unwrap();
     std::fs::write(&key, ssh.private.expose()).unwrap();
-    use std::os::unix::fs::PermissionsExt as _;
     std::fs::set_permissions(&key, std::fs::Permissions::from_mode(0o600)).unwrap();
     let authorize = format!(
         "install -d -m 700 /root/.ssh && echo '{}' > /root/.ssh/authorized_keys && \
@@ -283,4 +283,52 @@ async fn refuses_wrong_logins_and_foreign_machines() {
     assert!(problems.contains("another platform"), "{problems}");
     let error = second.provider().adopt(&node()).await.unwrap_err();
     assert!(matches!(error, Error::NotFound { .. }), "{error:?}");
+}
+
+#[tokio::test]
+async fn interrupted_changes_are_continued() {
+    let machine = TestHost::bare().await;
+    let platform = Platform::new(&machine, "ops", password(PASSWORD));
+    let mark = |node: &str| {
+        let id = platform.owner.id;
+        format!("mkdir -p /var/lib/lifecycle && echo '{id} {node}' > /var/lib/lifecycle/owner")
+    };
+    // The machine was claimed, and then the bootstrapper ended.
+    machine.exec(&mark("vm1")).await;
+    let listed = platform.provider().list().await.unwrap();
+    assert_eq!(listed.len(), 1, "services may run on the machine");
+    platform.provider().adopt(&node()).await.unwrap();
+    machine
+        .exec("userdel --force --remove lifecycle 2>/dev/null")
+        .await;
+    let cloud = platform.provider();
+    let change = || NodeChange::Delete { node: node() };
+    let limit = Duration::from_mins(1);
+    carry_out(&cloud, change(), limit).await.unwrap();
+    assert_eq!(
+        machine
+            .exec("ls /var/lib/lifecycle 2>/dev/null || true")
+            .await,
+        ""
+    );
+
+    // The machine is another node of this platform.
+    machine.exec(&mark("vm2")).await;
+    let error = platform.provider().adopt(&node()).await.unwrap_err();
+    assert!(error.to_string().contains("node vm2"), "{error}");
+    let cloud = platform.provider();
+    carry_out(&cloud, change(), limit).await.unwrap();
+    assert!(
+        machine
+            .exec("cat /var/lib/lifecycle/owner")
+            .await
+            .contains("vm2")
+    );
+
+    // A release was interrupted before the account was removed.
+    machine
+        .exec("rm -r /var/lib/lifecycle && useradd --comment 'lifecycle manager' lifecycle")
+        .await;
+    platform.provider().adopt(&node()).await.unwrap();
+    assert_eq!(platform.provider().list().await.unwrap().len(), 1);
 }

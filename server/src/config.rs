@@ -97,11 +97,7 @@ fn cloud(handover: &Handover, owner: &Owner) -> Result<Arc<dyn CloudProvider>> {
         CloudSpec::Azure(spec) => {
             Arc::new(Azure::for_manager(spec, &handover.credentials, owner, key)?)
         }
-        CloudSpec::Hosts(spec) => Arc::new(Hosts::for_manager(
-            spec,
-            owner,
-            handover.ssh_private.clone(),
-        )),
+        CloudSpec::Hosts(spec) => Arc::new(Hosts::for_manager(spec, owner, &handover.ssh_private)),
         other => {
             return Err(Error::unsupported(
                 format!("the cloud {other:?}"),

@@ -111,8 +111,8 @@ fn a_platform_on_existing_machines() {
     let project = Project::new();
     let mut build = Command::new("docker");
     let build = build.args(["build", "--quiet", "--tag", IMAGE, MACHINE]);
-    let built = run(build, BUILT);
-    assert!(built.status.success(), "{}", built.stderr);
+    let image = run(build, BUILT);
+    assert!(image.status.success(), "{}", image.stderr);
     let machines =
         ["hub", "one", "two"].map(|node| Machine::start(format!("{}-{node}", project.name)));
     let [hub, one, two] = &machines;

@@ -60,9 +60,12 @@ impl Bootstrapper {
         let mut nodes = self.list_nodes().await?;
         // Remove the manager's node last, so that the manager's logs remain available until then.
         nodes.sort_by_key(is_manager);
+        // A node that cannot be removed does not prevent the removal of the others.
+        let mut removed = Ok(());
         for node in &nodes {
-            self.remove(node, &removal).await?;
+            removed = removed.and(self.remove(node, &removal).await);
         }
+        removed?;
         self.wait(
             "the deletion of the nodes' shared resources",
             REMOVED_WITHIN,
@@ -159,7 +162,12 @@ impl Bootstrapper {
             let release = NodeChange::Delete {
                 node: node.name.clone(),
             };
-            carry_out(self.backends.cloud.as_ref(), release, CLEARED_WITHIN).await
+            carry_out(self.backends.cloud.as_ref(), release, CLEARED_WITHIN).await?;
+            if let Some(mut placed) = self.state.placement().await? {
+                placed.cloud.forget(&node.name);
+                self.state.store_placement(&placed).await?;
+            }
+            Ok(())
         };
         let what = format!("remove the platform from node {}", node.name);
         self.stage(what, CLEARED_WITHIN).run(clear).await

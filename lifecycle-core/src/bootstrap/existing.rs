@@ -1,8 +1,8 @@
-//! Takes machines that exist already over as nodes, and forgets machines that were released.
+//! Takes over existing machines as nodes, and forgets machines that were released.
 
 use std::time::Duration;
 
-use futures_util::{StreamExt as _, TryStreamExt as _, stream};
+use futures_util::{StreamExt as _, stream};
 
 use super::Bootstrapper;
 use super::progress::Progress;
@@ -27,28 +27,40 @@ impl Bootstrapper {
         }
         let listed = self.list_nodes().await?;
         let is_listed = |node: &NodeName| listed.iter().any(|machine| machine.name == *node);
-        let new: Vec<NodeName> = declaration
-            .nodes
-            .keys()
-            .filter(|node| existing(node) && !is_listed(node))
-            .cloned()
+        let nodes: Vec<(NodeName, bool)> = { declaration.nodes.keys() }
+            .filter(|node| existing(node))
+            .map(|node| (node.clone(), is_listed(node)))
             .collect();
-        let mut machines: Vec<ObservedNode> = stream::iter(new)
-            .map(async |node| self.take_over(&node, declaration).await)
+        // Let each take-over end, and record all that succeeded.
+        let taken: Vec<Result<ObservedNode>> = stream::iter(nodes)
+            .map(async |(node, is_listed)| self.take_over(&node, is_listed, declaration).await)
             .buffer_unordered(PARALLEL)
-            .try_collect()
-            .await?;
-        machines.extend(listed);
-        for machine in &machines {
-            declaration.cloud.join(machine);
+            .collect()
+            .await;
+        let mut failed = Ok(());
+        for machine in taken {
+            match machine {
+                Ok(machine) => declaration.cloud.join(&machine),
+                Err(error) => failed = failed.and(Err(error)),
+            }
         }
-        self.store_placement(declaration).await
+        self.store_placement(declaration).await?;
+        failed
     }
 
-    async fn take_over(&self, node: &NodeName, declaration: &Declaration) -> Result<ObservedNode> {
-        let stage = self.stage(format!("take over machine {node}"), TAKEN_OVER_WITHIN);
-        let machine = stage.part(self.backends.cloud.adopt(node)).await?;
-        stage.done();
+    /// Takes one machine over, and reports this unless the machine is listed already.
+    async fn take_over(
+        &self,
+        node: &NodeName,
+        is_listed: bool,
+        declaration: &Declaration,
+    ) -> Result<ObservedNode> {
+        let what = format!("take over machine {node}");
+        let adopt = self.backends.cloud.adopt(node);
+        if is_listed {
+            return self.wait(what, TAKEN_OVER_WITHIN).until(adopt).await;
+        }
+        let machine = self.stage(what, TAKEN_OVER_WITHIN).run(adopt).await?;
         let declared = declaration.cloud.host(node);
         if declared.is_some_and(|host| host.host_keys.is_empty()) {
             let keys = machine.ssh.host_keys.join(", ");

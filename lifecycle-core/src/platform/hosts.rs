@@ -50,25 +50,26 @@ pub enum Membership {
 
 impl HostsSpec {
     /// Continues from the hosts of the previous `up`: the host keys that it found remain pinned, and
-    /// the hosts that are no longer declared remain known until they are released.
+    /// the hosts that are no longer declared remain known until they are released. If the address of
+    /// a host changed, its host key must be the same, so that another machine is rejected.
     pub(super) fn continue_from(&mut self, previous: &Self) {
         for (name, before) in &previous.hosts {
-            match self.hosts.get_mut(name) {
-                Some(host) if (&host.address, host.port) == (&before.address, before.port) => {
-                    host.membership = Membership::Member;
-                    if host.host_keys.is_empty() {
-                        host.host_keys.clone_from(&before.host_keys);
-                    }
-                }
-                // The node is now another machine.
-                Some(_) => {}
-                None => {
-                    let removed = HostSpec {
-                        membership: Membership::Removed,
-                        ..before.clone()
-                    };
-                    self.hosts.insert(name.clone(), removed);
-                }
+            let membership = match before.membership {
+                Membership::New => Membership::New,
+                Membership::Member | Membership::Removed => Membership::Member,
+            };
+            let Some(host) = self.hosts.get_mut(name) else {
+                let removed = HostSpec {
+                    membership: Membership::Removed,
+                    ..before.clone()
+                };
+                self.hosts.insert(name.clone(), removed);
+                continue;
+            };
+            host.membership = membership;
+            let has_moved = (&host.address, host.port) != (&before.address, before.port);
+            if host.host_keys.is_empty() || has_moved && membership == Membership::Member {
+                host.host_keys.clone_from(&before.host_keys);
             }
         }
     }

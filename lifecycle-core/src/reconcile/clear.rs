@@ -40,7 +40,15 @@ async fn clear_engine(
         .state()
         .instrument(engine_call("state", node))
         .await?;
-    let mut containers = found.containers;
+    let runs_manager = |id: &String| {
+        let mut own = found.containers.iter();
+        own.any(|one| one.image == *id && !matches!(one.role, Role::Instance(_)))
+    };
+    let images: Vec<&String> = { found.images.iter() }
+        .filter(|(name, id)| is_built_by(platform, name) || runs_manager(id))
+        .map(|(name, _)| name)
+        .collect();
+    let mut containers: Vec<_> = found.containers.iter().collect();
     // Remove the manager first. Otherwise, it would create removed containers again.
     containers.sort_by_key(|container| container.role != Role::Manager);
     for container in containers {
@@ -48,7 +56,7 @@ async fn clear_engine(
         let span = engine_call("remove_container", node);
         remove.instrument(span).await?;
     }
-    for image in found.images.keys().filter(|image| is_of(platform, image)) {
+    for image in images {
         let remove = runtime.remove_image(image);
         remove.instrument(engine_call("remove_image", node)).await?;
     }
@@ -63,12 +71,11 @@ async fn clear_engine(
     Ok(())
 }
 
-/// Returns whether the platform brought an image: the platform built it, or it is the manager's.
-fn is_of(platform: PlatformId, image: &str) -> bool {
-    let Some((owner, name)) = image.split_once('/') else {
-        return false;
-    };
-    owner.ends_with(&format!("-{}", platform.short())) || name.starts_with("lifecycle-manager:")
+/// Returns whether this is a name that the platform gave to an image that it built.
+fn is_built_by(platform: PlatformId, image: &str) -> bool {
+    let suffix = format!("-{}", platform.short());
+    let owner = image.split_once('/').map(|(owner, _)| owner);
+    owner.is_some_and(|owner| owner.ends_with(&suffix))
 }
 
 async fn has_engine(handle: &NodeHandle) -> Result<bool> {
@@ -81,17 +88,17 @@ mod tests {
     use super::*;
 
     #[test]
-    fn only_images_that_the_platform_brought_are_its_own() {
+    fn only_images_that_the_platform_built_are_its_own() {
         let platform: PlatformId = "12345678-1234-4234-8234-123456789abc".parse().unwrap();
         let built = format!("demo-{}/web:0123", platform.short());
         for (image, expected) in [
             (built.as_str(), true),
-            ("demo/lifecycle-manager:0123", true),
+            ("demo/lifecycle-manager:0123", false),
             ("demo-00000000/web:0123", false),
             ("nginx:1.27", false),
             ("registry.example/web:1", false),
         ] {
-            assert_eq!(is_of(platform, image), expected, "{image}");
+            assert_eq!(is_built_by(platform, image), expected, "{image}");
         }
     }
 }

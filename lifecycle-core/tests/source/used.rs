@@ -36,10 +36,6 @@ const PUBLIC: &[(&str, &[&str])] = &[
         ],
     ),
     (
-        "programs that embed the library can adopt existing VMs; the bootstrapper and the manager do not",
-        &["lifecycle-core::cloud::CloudProvider::adopt"],
-    ),
-    (
         "variants of `Error` and wire types may get fields, so other crates use constructors",
         &[
             "lifecycle-core::api::wire::InstanceV1::new",
@@ -57,13 +53,6 @@ const PUBLIC: &[(&str, &[&str])] = &[
     (
         "other implementations of code stores, and their tests, must pack files in the same way",
         &["lifecycle-core::code::pack::pack"],
-    ),
-    (
-        "programs that embed the library can connect to one host without a connector, or with a password",
-        &[
-            "lifecycle-docker::ssh::SshAccess::new",
-            "lifecycle-docker::ssh::credential::SshCredential::Password",
-        ],
     ),
     (
         "tests of code that uses Azure control the simulator and check the requests that it received",
@@ -111,11 +100,9 @@ const PUBLIC: &[(&str, &[&str])] = &[
             "lifecycle-core::sim::fault::Faults::pause",
             "lifecycle-core::sim::fault::Faults::quota",
             "lifecycle-core::sim::fault::Faults::rates",
-            "lifecycle-core::sim::fault::Faults::reboot",
             "lifecycle-core::sim::fault::Faults::repair",
             "lifecycle-core::sim::fault::Faults::throttle",
             "lifecycle-core::sim::managers::SimManagers::break_image",
-            "lifecycle-core::sim::world::SimWorld::add_machine",
             "lifecycle-core::sim::world::SimWorld::agent_table",
             "lifecycle-core::sim::world::SimWorld::backends",
             "lifecycle-core::sim::world::SimWorld::behave",

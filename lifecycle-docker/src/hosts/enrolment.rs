@@ -5,7 +5,7 @@
 
 use lifecycle_core::Error;
 use lifecycle_core::host::HostOutput;
-use lifecycle_core::model::PlatformId;
+use lifecycle_core::model::{NodeName, PlatformId};
 use lifecycle_core::runtime::Owner;
 
 use crate::ssh::quote;
@@ -13,7 +13,11 @@ use crate::ssh::quote;
 /// The account of the platform on each machine.
 pub(super) const ACCOUNT: &str = "lifecycle";
 
-/// The file with the id and the name of the platform that owns the machine.
+/// The description of the account, by which an account that an interrupted release left is recognized.
+const COMMENT: &str = "lifecycle manager";
+
+/// The file that names the owner: the platform's id and the node's name, on one line, then the
+/// platform's name.
 const MARKER: &str = "/var/lib/lifecycle/owner";
 
 /// The file that allows the account to run commands as root. Sudo reads these files in the order of
@@ -26,44 +30,51 @@ const FOREIGN_OWNER: u32 = 44;
 
 /// Returns the script that claims the machine for a platform and creates the platform's account. It
 /// can be repeated after it was interrupted.
-pub(super) fn script(owner: &Owner, public_key: &str) -> String {
-    let id = owner.id;
+pub(super) fn script(owner: &Owner, node: &NodeName, public_key: &str) -> String {
+    let mark = format!("{} {node}", owner.id);
     let name = quote(owner.name.as_str());
     let key = quote(public_key.trim());
     format!(
         "set -eu; umask 077\n\
          mkdir -p /var/lib/lifecycle\n\
          chmod 0711 /var/lib/lifecycle\n\
+         [ -s {MARKER} ] || rm -f {MARKER} {MARKER}.*\n\
          if [ ! -e {MARKER} ]; then\n\
-           if getent passwd {ACCOUNT} >/dev/null; then exit {FOREIGN_ACCOUNT}; fi\n\
-           printf '%s\\n%s\\n' '{id}' {name} > {MARKER}.$$\n\
+           account=$(getent passwd {ACCOUNT} | cut -d: -f5)\n\
+           case \"$account\" in ''|'{COMMENT}') ;; *) exit {FOREIGN_ACCOUNT};; esac\n\
+           if [ -z \"$account\" ] && getent passwd {ACCOUNT} >/dev/null; then exit {FOREIGN_ACCOUNT}; fi\n\
+           printf '%s\\n%s\\n' '{mark}' {name} > {MARKER}.$$\n\
            chmod 0444 {MARKER}.$$\n\
+           sync {MARKER}.$$\n\
            ln {MARKER}.$$ {MARKER} || true\n\
            rm -f {MARKER}.$$\n\
          fi\n\
-         if [ \"$(head -n 1 {MARKER})\" != '{id}' ]; then tail -n 1 {MARKER}; exit {FOREIGN_OWNER}; fi\n\
+         if [ \"$(head -n 1 {MARKER})\" != '{mark}' ]; then tail -n 1 {MARKER}; exit {FOREIGN_OWNER}; fi\n\
          if ! command -v sudo >/dev/null; then\n\
            export DEBIAN_FRONTEND=noninteractive LC_ALL=C\n\
            {{ apt-get -q update && apt-get -q install -y --no-install-recommends sudo; }} >&2\n\
          fi\n\
          getent passwd {ACCOUNT} >/dev/null || useradd --create-home --shell /bin/sh \
-           --comment 'lifecycle manager' --password '*' {ACCOUNT}\n\
+           --comment '{COMMENT}' --password '*' --inactive -1 {ACCOUNT}\n\
+         usermod --shell /bin/sh --password '*' {ACCOUNT}\n\
+         chage --maxdays -1 --expiredate -1 {ACCOUNT}\n\
          home=$(getent passwd {ACCOUNT} | cut -d: -f6)\n\
          mkdir -p \"$home/.ssh\"\n\
          printf '%s\\n' {key} > \"$home/.ssh/authorized_keys\"\n\
-         chown -R {ACCOUNT}: \"$home/.ssh\"\n\
-         printf '%s\\n' '{ACCOUNT} ALL=(ALL:ALL) NOPASSWD: ALL' > {SUDOERS}.new\n\
+         chown -R {ACCOUNT}: \"$home\"\n\
+         printf '%s\\n' 'Defaults:{ACCOUNT} !requiretty' '{ACCOUNT} ALL=(ALL:ALL) NOPASSWD: ALL' \
+           > {SUDOERS}.new\n\
          chmod 0440 {SUDOERS}.new\n\
          mv {SUDOERS}.new {SUDOERS}\n"
     )
 }
 
 /// Returns the script that removes the platform's files and its account from a machine. The account
-/// itself runs the script.
+/// itself may run the script.
 pub(super) fn release(platform: PlatformId) -> String {
     format!(
-        "trap '' HUP PIPE; umask 077\n\
-         rm -rf '/var/lib/lifecycle/{platform}' && rm -f {SUDOERS} {SUDOERS}.new {MARKER} && \
+        "trap '' HUP PIPE TERM; umask 077\n\
+         rm -rf '/var/lib/lifecycle/{platform}' && rm -f {SUDOERS} {SUDOERS}.new {MARKER} {MARKER}.* && \
          {{ rmdir /var/lib/lifecycle 2>/dev/null; \
             userdel --force --remove {ACCOUNT} >/dev/null 2>&1; \
             ! getent passwd {ACCOUNT} >/dev/null; }}"
@@ -101,7 +112,10 @@ pub(super) fn enrolled(output: HostOutput, host: &str) -> Result<(), Error> {
         )),
         FOREIGN_OWNER => Err(Error::conflict(
             what,
-            format!("the machine belongs to platform {}", output.stdout.trim()),
+            format!(
+                "the machine was taken over by platform {}",
+                output.stdout.trim()
+            ),
         )),
         _ => output.success(&what).map(drop),
     }

@@ -34,6 +34,11 @@ impl Login {
         self.agent = socket.cloned();
     }
 
+    /// Returns whether a password or a key is available.
+    pub(super) fn is_declared(&self) -> bool {
+        self.declared.password.is_some() || self.declared.key.is_some()
+    }
+
     fn credential(&self, host: &str) -> Result<SshCredential> {
         let NodeLogin {
             password,
@@ -102,7 +107,9 @@ impl Login {
             )
         };
         let Some(password) = &self.declared.password else {
-            return Err(denied("sudo requires a password, and none is declared"));
+            let why = self.declared.unavailable.as_deref();
+            let why = why.unwrap_or("none is declared");
+            return Err(denied(&format!("sudo requires a password: {why}")));
         };
         let line = Bytes::from(format!("{}\n", password.expose()));
         let sudo = Sudo::WithPassword(line);

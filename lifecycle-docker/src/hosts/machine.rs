@@ -1,7 +1,7 @@
 //! One machine: who owns it, its boot, and the changes of it.
 
 use std::fmt;
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -15,8 +15,7 @@ use lifecycle_core::secret::Sensitive;
 use lifecycle_core::{Error, Result};
 
 use super::enrolment::{self, ACCOUNT};
-use super::login::Login;
-use crate::error::is_rejected_host;
+use super::login::{Login, RootShell};
 use crate::ssh::{SshAccess, SshCredential, SshTarget, SshTimings, offered_host_key, scanned};
 
 /// The time limits of connections. Shorter than the default, because a list waits for all machines.
@@ -29,6 +28,9 @@ const TIMINGS: SshTimings = SshTimings {
 /// Time limit for a short command.
 const QUICK: Duration = Duration::from_secs(10);
 
+/// Time limit for removing the platform's account and files.
+const RELEASED_WITHIN: Duration = Duration::from_mins(5);
+
 /// Time limit for taking a machine over, including the installation of sudo.
 const ENROLLED_WITHIN: Duration = Duration::from_mins(4);
 
@@ -37,10 +39,29 @@ const ENROLLED_WITHIN: Duration = Duration::from_mins(4);
 pub(super) enum Standing {
     /// This platform. The boot is unknown if the machine does not respond and never did.
     Ours { boot: Option<String> },
+    /// This platform, but the machine does not accept the platform's account: it was not completely
+    /// taken over, or the account was changed.
+    Incomplete { boot: Option<String> },
+    /// This platform, as another node.
+    OtherNode { name: String },
     /// Another platform.
     Theirs,
     /// No platform.
     Unowned { boot: Option<String> },
+}
+
+/// What a machine reports about itself.
+struct Inspected {
+    boot: String,
+    owner: Option<Mark>,
+    /// Whether the machine accepts the platform's account.
+    has_account: bool,
+}
+
+/// The contents of the file that names a machine's owner.
+struct Mark {
+    platform: String,
+    node: String,
 }
 
 /// A declared machine.
@@ -62,6 +83,11 @@ struct Known {
     resolved: Option<IpAddr>,
     /// Access with the platform's account.
     access: Option<Arc<SshAccess>>,
+    /// Access with the declared account.
+    shell: Option<Arc<RootShell>>,
+    /// Whether the machine has rejected the platform's account. Further attempts could make its SSH
+    /// server block this client.
+    is_rejected: bool,
     boot: Option<String>,
     /// Whether this process has released the machine.
     is_released: bool,
@@ -138,75 +164,119 @@ impl Machine {
     /// start elsewhere. The same holds if the machine rejects the platform's account, unless the
     /// machine is being removed.
     pub(super) async fn standing(&self, platform: PlatformId) -> Result<Standing> {
-        let (boot, owner) = match self.inspect().await {
-            Ok(inspected) => inspected,
-            Err(error) => return self.assumed(error),
+        let Inspected {
+            boot,
+            owner,
+            has_account,
+        } = match self.inspect().await {
+            Ok(Some(inspected)) => inspected,
+            Ok(None) => return self.assumed(None),
+            Err(error) => return self.assumed(Some(error)),
         };
         self.known().boot = Some(boot.clone());
         let boot = Some(boot);
         Ok(match owner {
-            Some(owner) if owner == platform.to_string() => Standing::Ours { boot },
-            Some(_) => Standing::Theirs,
             None => Standing::Unowned { boot },
+            Some(mark) if mark.platform != platform.to_string() => Standing::Theirs,
+            Some(mark) if mark.node != self.node.as_str() => {
+                Standing::OtherNode { name: mark.node }
+            }
+            Some(_) if has_account => Standing::Ours { boot },
+            Some(_) => Standing::Incomplete { boot },
         })
     }
 
-    /// Returns who owns the machine, although it could not be inspected.
-    fn assumed(&self, error: Error) -> Result<Standing> {
+    /// Returns who owns the machine, although it could not be inspected: because of an error, or
+    /// because it rejects the platform's account and no other login is known.
+    fn assumed(&self, error: Option<Error>) -> Result<Standing> {
         let (boot, is_released) = {
             let known = self.known();
             (known.boot.clone(), known.is_released)
         };
-        if is_released {
-            return Ok(Standing::Unowned { boot: None });
-        }
-        match (self.spec.membership, &error) {
-            (Membership::Member, _)
-            | (Membership::Removed, Error::Unreachable { .. } | Error::TimedOut { .. }) => {
-                Ok(Standing::Ours { boot })
-            }
-            (Membership::Removed, Error::Denied { .. }) => Ok(Standing::Unowned { boot: None }),
-            (Membership::New | Membership::Removed, _) => Err(error),
+        match (self.spec.membership, error) {
+            _ if is_released => Ok(Standing::Unowned { boot: None }),
+            // The last step of a release removes the account.
+            (Membership::Removed, None) => Ok(Standing::Unowned { boot: None }),
+            (Membership::Member | Membership::Removed, _) => Ok(Standing::Ours { boot }),
+            (Membership::New, Some(error)) => Err(error),
+            (Membership::New, None) => Err(self.no_login()),
         }
     }
 
     /// Returns why the platform cannot use the machine, if the reason is known: an account or a host
-    /// key that is rejected, or a new machine that does not respond. A machine of the platform may
-    /// be down for a while.
-    pub(super) async fn problem(&self) -> Option<Error> {
-        match (self.inspect().await, self.spec.membership) {
-            (Err(error @ Error::Denied { .. }), _) | (Err(error), Membership::New) => Some(error),
-            _ => None,
+    /// key that is rejected or invalid, or a new machine that does not respond. A machine of the
+    /// platform may be down for a while.
+    pub(super) async fn problem(&self, platform: PlatformId) -> Option<Error> {
+        let node = &self.node;
+        let conflict =
+            |why: String| Some(Error::conflict(format!("using machine {node} failed"), why));
+        match (self.standing(platform).await, self.spec.membership) {
+            (Err(error), _) => Some(error),
+            (Ok(Standing::Theirs), _) => conflict("it belongs to another platform".into()),
+            (Ok(Standing::OtherNode { name }), _) => conflict(format!("it is node {name} already")),
+            (Ok(_), Membership::Member) => match self.inspect().await {
+                Err(error @ (Error::Denied { .. } | Error::Corrupt { .. })) => Some(error),
+                Ok(None) => Some(self.no_login()),
+                _ => None,
+            },
+            (Ok(_), Membership::New | Membership::Removed) => None,
         }
     }
 
-    /// Returns the machine's boot and its owner, through the platform's account or, if the machine
-    /// does not have it, through the declared account.
-    async fn inspect(&self) -> Result<(String, Option<String>)> {
-        let script = enrolment::inspection();
-        let denied = match self.run(HostCommand::new(&script)).await {
-            Ok(output) => return parse(&output),
-            Err(error @ Error::Denied { .. }) if !is_rejected_host(&error) => error,
-            Err(error) => return Err(error),
-        };
+    /// Returns the error for a machine that rejects the platform's account.
+    fn no_login(&self) -> Error {
+        Error::denied(
+            format!(
+                "the login of the platform's account `{ACCOUNT}` to {}",
+                self.host()
+            ),
+            "the machine rejects the account, and no other login is declared",
+            "run `bootstrapper up` with the password or key of the machine's declared account",
+        )
+    }
+
+    /// Returns what the machine reports, through the platform's account or, if the machine does not
+    /// accept it, through the declared account. Returns `None` if it rejects the platform's account
+    /// and no other login is known.
+    async fn inspect(&self) -> Result<Option<Inspected>> {
+        let is_rejected = self.known().is_rejected;
+        if !is_rejected && self.access().await?.accepts_account().await? {
+            let inspection = HostCommand::new(enrolment::inspection());
+            let output = self.run(inspection).await?;
+            return parse(&output, true).map(Some);
+        }
         let Some(login) = &self.login else {
-            return Err(denied);
+            return Ok(None);
         };
-        let shell = login.open(&self.target().await?, TIMINGS).await?;
-        let output = shell.run(&script, QUICK).await?;
-        parse(&output.success("inspecting the machine")?)
+        self.known().is_rejected = true;
+        if !login.is_declared() && self.spec.membership != Membership::New {
+            return Ok(None);
+        }
+        let shell = self.shell(login).await?;
+        let output = shell.run(&enrolment::inspection(), QUICK).await?;
+        let output = output.success("inspecting the machine")?;
+        parse(&output, false).map(Some)
+    }
+
+    async fn shell(&self, login: &Login) -> Result<Arc<RootShell>> {
+        if let Some(shell) = &self.known().shell {
+            return Ok(Arc::clone(shell));
+        }
+        let shell = Arc::new(login.open(&self.target().await?, TIMINGS).await?);
+        self.known().shell = Some(Arc::clone(&shell));
+        Ok(shell)
     }
 
     /// Returns the current boot.
     pub(super) async fn boot(&self) -> Result<String> {
         let inspection = HostCommand::new(enrolment::inspection());
         let output = self.run(inspection).await?;
-        let (boot, _) = parse(&output)?;
+        let boot = parse(&output, true)?.boot;
         self.known().boot = Some(boot.clone());
         Ok(boot)
     }
 
-    /// Takes the machine over, and returns its boot.
+    /// Takes the machine over, and returns its boot. Continues if this was interrupted.
     pub(super) async fn enrol(&self, owner: &Owner, public_key: &str) -> Result<String> {
         let host = self.host();
         let Some(login) = &self.login else {
@@ -215,33 +285,49 @@ impl Machine {
                 "the manager, which has no login to the machine",
             ));
         };
-        let shell = login.open(&self.target().await?, TIMINGS).await?;
-        let script = enrolment::script(owner, public_key);
+        let shell = self.shell(login).await?;
+        let script = enrolment::script(owner, &self.node, public_key);
         let output = shell.run(&script, ENROLLED_WITHIN).await?;
         enrolment::enrolled(output, &host)?;
-        self.known().is_released = false;
-        match self.boot().await {
-            Err(Error::Denied { why, .. }) => Err(Error::denied(
-                format!("the login of the platform's account `{ACCOUNT}` to {host}"),
-                why,
-                format!(
-                    "let the machine's SSH server accept `{ACCOUNT}` with a public key: check \
-                     `AllowUsers`, `AllowGroups`, and `PubkeyAuthentication` in sshd_config"
-                ),
-            )),
-            boot => boot,
+        {
+            let mut known = self.known();
+            (known.is_released, known.is_rejected, known.access) = (false, false, None);
         }
+        if self.access().await?.accepts_account().await? {
+            self.known().shell = None;
+            return self.boot().await;
+        }
+        let release = enrolment::release(owner.id);
+        if let Err(error) = shell.run(&release, RELEASED_WITHIN).await {
+            tracing::warn!(error = %error.chain(), "the account on {host} could not be removed");
+        }
+        Err(Error::denied(
+            format!("the login of the platform's account `{ACCOUNT}` to {host}"),
+            "the SSH server rejects the account, which was removed again",
+            format!(
+                "let the SSH server accept `{ACCOUNT}` with a public key: check `AllowUsers`, \
+                 `AllowGroups`, `AuthorizedKeysFile` and `PubkeyAuthentication` in sshd_config"
+            ),
+        ))
     }
 
     /// Removes the platform's account and files.
     pub(super) async fn release(&self, platform: PlatformId) -> Result<()> {
-        let release = HostCommand::new(enrolment::release(platform));
-        let released = self.run(release.as_root()).await;
+        let script = enrolment::release(platform);
+        let shell = self.known().shell.clone();
+        let released = match shell {
+            // The machine was not completely taken over.
+            Some(shell) => shell.run(&script, RELEASED_WITHIN).await,
+            None => {
+                let command = HostCommand::new(script).as_root().within(RELEASED_WITHIN);
+                self.access().await?.exec(command).await
+            }
+        };
+        released?.success(&format!("releasing {}", self.host()))?;
         // The account of the connection no longer exists.
         let mut known = self.known();
-        known.access = None;
-        known.is_released = released.is_ok();
-        released.map(drop)
+        (known.access, known.is_released) = (None, true);
+        Ok(())
     }
 
     /// Restarts the machine, and returns before the restart has ended.
@@ -257,7 +343,13 @@ impl Machine {
     /// Runs a short command through the platform's account.
     async fn run(&self, command: HostCommand) -> Result<String> {
         let access = self.access().await?;
-        let output = access.exec(command.within(QUICK)).await?;
+        let output = match access.exec(command.within(QUICK)).await {
+            Err(error @ (Error::Unreachable { .. } | Error::TimedOut { .. })) => {
+                self.forget_address();
+                return Err(error);
+            }
+            output => output?,
+        };
         output.success(&format!("a command on {}", self.host()))
     }
 
@@ -314,10 +406,21 @@ impl Machine {
             .map_err(|error| failed(error.to_string()))?;
         // Services use IPv4, so an IPv4 address is preferred.
         let first = found.next();
-        let address = first.into_iter().chain(found).min_by_key(|a| a.is_ipv6());
+        let address = first
+            .into_iter()
+            .chain(found)
+            .min_by_key(SocketAddr::is_ipv6);
         let address = address.ok_or_else(|| failed("the name has no address".into()))?;
         self.known().resolved = Some(address.ip());
         Ok(address.ip())
+    }
+
+    /// Resolves the machine's name again before the next connection.
+    fn forget_address(&self) {
+        if self.address.parse::<IpAddr>().is_err() {
+            let mut known = self.known();
+            (known.resolved, known.access) = (None, None);
+        }
     }
 
     fn host(&self) -> String {
@@ -332,12 +435,20 @@ impl Machine {
     }
 }
 
-fn parse(output: &str) -> Result<(String, Option<String>)> {
+fn parse(output: &str, has_account: bool) -> Result<Inspected> {
     let mut lines = output
         .lines()
         .map(str::trim)
         .filter(|line| !line.is_empty());
     let boot = lines.next().map(str::to_owned);
     let boot = boot.ok_or_else(|| Error::failed("reading the machine's boot", "no output"))?;
-    Ok((boot, lines.next().map(str::to_owned)))
+    let owner = lines.next().and_then(|line| line.split_once(' '));
+    Ok(Inspected {
+        boot,
+        owner: owner.map(|(platform, node)| Mark {
+            platform: platform.to_owned(),
+            node: node.to_owned(),
+        }),
+        has_account,
+    })
 }

@@ -83,7 +83,7 @@ impl Hosts {
     }
 
     /// Creates the provider for the manager, which reaches the machines at their private addresses.
-    pub fn for_manager(spec: &HostsSpec, owner: Owner, private_key: Sensitive) -> Self {
+    pub fn for_manager(spec: &HostsSpec, owner: Owner, private_key: &Sensitive) -> Self {
         let machines = spec.hosts.iter().map(|(node, host)| {
             let private = host.private_address.map(|address| address.to_string());
             let address = private.unwrap_or_else(|| host.address.clone());
@@ -109,8 +109,12 @@ impl Hosts {
     /// Returns a machine as a node; `None` if it is no node of this platform.
     async fn listed(&self, machine: &Machine) -> Result<Option<ObservedNode>> {
         match machine.standing(self.owner.id).await {
-            Ok(Standing::Ours { boot }) => Ok(Some(machine.observed(boot))),
-            Ok(Standing::Theirs | Standing::Unowned { .. }) => Ok(None),
+            Ok(Standing::Ours { boot } | Standing::Incomplete { boot }) => {
+                Ok(Some(machine.observed(boot)))
+            }
+            Ok(Standing::Theirs | Standing::OtherNode { .. } | Standing::Unowned { .. }) => {
+                Ok(None)
+            }
             // A machine that was never taken over and cannot be reached is no node.
             Err(error) if machine.membership() == Membership::New => {
                 tracing::debug!(error = %error.chain(), "a machine is not reachable");
@@ -120,20 +124,33 @@ impl Hosts {
         }
     }
 
+    /// Changes a machine of this platform. The machine exists and is running.
+    async fn change(
+        &self,
+        machine: &Machine,
+        boot: Option<String>,
+        change: &NodeChange,
+    ) -> Result<()> {
+        match change {
+            NodeChange::Provision { .. } | NodeChange::Start { .. } => Ok(()),
+            NodeChange::Stop { node } => {
+                Err(Error::unsupported(format!("stopping node {node}"), NAME))
+            }
+            NodeChange::Restart { boot_id, .. } if boot.as_ref() == Some(boot_id) => {
+                machine.reboot().await
+            }
+            NodeChange::Restart { .. } => Ok(()),
+            NodeChange::Delete { .. } => machine.release(self.owner.id).await,
+        }
+    }
+
     /// Returns why the platform cannot use a machine, with a hint.
     async fn problem(&self, node: &NodeName) -> Option<String> {
         let machine = self.machines.get(node)?;
-        if let Some(error) = machine.problem().await {
-            let hint = error.hint().map(|hint| format!(": {hint}"));
-            return Some(format!("{}{}", error.chain(), hint.unwrap_or_default()));
-        }
-        let is_theirs = matches!(machine.standing(self.owner.id).await, Ok(Standing::Theirs));
-        is_theirs.then(|| {
-            format!(
-                "machine {node} belongs to another platform: remove that platform with \
-                 `bootstrapper down` first, or use another machine"
-            )
-        })
+        let error = machine.problem(self.owner.id).await?;
+        let hint = error.hint().filter(|hint| !hint.is_empty());
+        let hint = hint.map(|hint| format!(": {hint}"));
+        Some(format!("{}{}", error.chain(), hint.unwrap_or_default()))
     }
 }
 
@@ -173,10 +190,10 @@ impl CloudProvider for Hosts {
             .find(node)
             .await?
             .and_then(|(machine, standing)| match standing {
-                Standing::Ours { boot } | Standing::Unowned { boot } => {
-                    Some(machine.observed(boot))
-                }
-                Standing::Theirs => None,
+                Standing::Ours { boot }
+                | Standing::Incomplete { boot }
+                | Standing::Unowned { boot } => Some(machine.observed(boot)),
+                Standing::Theirs | Standing::OtherNode { .. } => None,
             }))
     }
 
@@ -187,7 +204,14 @@ impl CloudProvider for Hosts {
         match standing {
             Standing::Ours { boot } => Ok(machine.observed(boot)),
             Standing::Theirs => Err(absent(node)),
-            Standing::Unowned { .. } => {
+            Standing::OtherNode { name } => Err(Error::conflict(
+                format!("taking over machine {node} failed"),
+                format!(
+                    "it is node {name} of this platform; remove that node with one `bootstrapper up`, \
+                     then declare {node}"
+                ),
+            )),
+            Standing::Incomplete { .. } | Standing::Unowned { .. } => {
                 let Some(key) = &self.public_key else {
                     return Err(Error::unsupported(
                         format!("taking over machine {node}"),
@@ -203,29 +227,20 @@ impl CloudProvider for Hosts {
     async fn begin(&self, change: NodeChange) -> Result<CloudOperation> {
         let node = change.node();
         let found = self.find(node).await?;
-        match (&change, found) {
-            (NodeChange::Delete { .. }, None | Some((_, Standing::Theirs))) => {}
-            (_, Some((_, Standing::Unowned { .. }))) => return Err(not_ours(node)),
-            (NodeChange::Provision { .. }, None | Some((_, Standing::Theirs))) => {
+        match (found, &change) {
+            (Some((_, Standing::Unowned { .. })), _) => return Err(not_ours(node)),
+            (Some((machine, Standing::Ours { boot } | Standing::Incomplete { boot })), change) => {
+                self.change(machine, boot, change).await?;
+            }
+            // The machine is not a node of this platform.
+            (_, NodeChange::Delete { .. }) => {}
+            (_, NodeChange::Provision { .. }) => {
                 return Err(Error::unsupported(format!("creating node {node}"), NAME));
             }
-            (_, None | Some((_, Standing::Theirs))) => return Err(absent(node)),
-            // The machine exists and is running.
             (
-                NodeChange::Provision { .. } | NodeChange::Start { .. },
-                Some((_, Standing::Ours { .. })),
-            ) => {}
-            (NodeChange::Stop { .. }, Some((_, Standing::Ours { .. }))) => {
-                return Err(Error::unsupported(format!("stopping node {node}"), NAME));
-            }
-            (NodeChange::Restart { boot_id, .. }, Some((machine, Standing::Ours { boot }))) => {
-                if boot.as_ref() == Some(boot_id) {
-                    machine.reboot().await?;
-                }
-            }
-            (NodeChange::Delete { .. }, Some((machine, Standing::Ours { .. }))) => {
-                machine.release(self.owner.id).await?;
-            }
+                _,
+                NodeChange::Start { .. } | NodeChange::Stop { .. } | NodeChange::Restart { .. },
+            ) => return Err(absent(node)),
         }
         Ok(CloudOperation {
             change,

@@ -120,6 +120,17 @@ impl SshAccess {
         self.pool.check().await.map_err(|e| self.core(&e))
     }
 
+    /// Checks that the host responds, and returns whether it accepts the account and the credential.
+    pub(crate) async fn accepts_account(&self) -> Result<bool> {
+        match self.pool.check().await {
+            Ok(()) => Ok(true),
+            Err(error) => match &*error {
+                SshError::CredentialRefused { .. } => Ok(false),
+                other => Err(self.core(other)),
+            },
+        }
+    }
+
     /// Returns the host's name and address, for messages.
     pub(crate) fn host(&self) -> &str {
         &self.host

@@ -636,6 +636,7 @@ mod tests {
         };
         for host in spec.hosts.values_mut() {
             host.host_keys = vec!["pinned".into()];
+            host.membership = Membership::Member;
         }
         let mut next = parse(&node("a", ""));
         next.continue_from(&previous);
@@ -647,8 +648,12 @@ mod tests {
         assert_eq!(next.host(&a).unwrap().host_keys, ["new"]);
         let mut next = parse(&node("a", "port = 23"));
         next.continue_from(&previous);
-        assert_eq!(next.host(&a).unwrap().membership, Membership::New);
-        assert!(next.host(&a).unwrap().host_keys.is_empty());
+        assert_eq!(next.host(&a).unwrap().membership, Membership::Member);
+        let mut moved = parse(&node("a", "port = 23\nhost_key = \"new\""));
+        moved.continue_from(&previous);
+        for host in [next.host(&a).unwrap(), moved.host(&a).unwrap()] {
+            assert_eq!(host.host_keys, ["pinned"], "another machine is rejected");
+        }
     }
 
     #[test]

@@ -84,8 +84,8 @@ impl<'a> Planning<'a> {
         }
     }
 
-    /// Returns whether the manager may release a machine that the platform did not create. Before it
-    /// is deleted, the platform's own machines are released by the bootstrapper, which records that.
+    /// Returns whether the manager may release a machine that the platform did not create. During
+    /// `down`, the bootstrapper releases these machines and records the release.
     fn releases(&self, view: &NodeView) -> bool {
         view.is_observed() && !self.declared.deleting
     }

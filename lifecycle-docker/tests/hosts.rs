@@ -112,8 +112,7 @@ async fn traces(machine: &TestHost) -> String {
 
 #[tokio::test]
 async fn existing_machines_pass_the_cloud_suite() {
-    let machine = TestHost::bare().await;
-    machine.can_reboot().await;
+    let machine = TestHost::rebooting().await;
     machine.requires_password_for_sudo().await;
     let before = traces(&machine).await;
     let bench = Bench {

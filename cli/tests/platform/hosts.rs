@@ -30,12 +30,14 @@ struct Machine {
 }
 
 impl Machine {
-    fn start(name: String) -> Self {
+    fn start(name: String, network: &str) -> Self {
         let container = [
             "run",
             "--detach",
             "--name",
             &name,
+            "--network",
+            network,
             "--cap-add=SYS_ADMIN",
             "--cap-add=NET_ADMIN",
             "--cap-add=SYS_PTRACE",
@@ -99,6 +101,15 @@ impl Drop for Machine {
     }
 }
 
+/// A network in which machines keep their addresses when they restart. It is removed when dropped.
+struct Network(String);
+
+impl Drop for Network {
+    fn drop(&mut self) {
+        docker::call(&["network", "rm", &self.0]);
+    }
+}
+
 /// Returns whether the command line of a process of this machine or of a container contains `text`.
 fn is_in_a_command_line(text: &str) -> bool {
     let processes = std::fs::read_dir("/proc").unwrap().flatten();
@@ -113,8 +124,10 @@ fn a_platform_on_existing_machines() {
     let build = build.args(["build", "--quiet", "--tag", IMAGE, MACHINE]);
     let image = run(build, BUILT);
     assert!(image.status.success(), "{}", image.stderr);
-    let machines =
-        ["hub", "one", "two"].map(|node| Machine::start(format!("{}-{node}", project.name)));
+    let network = Network(format!("{}-machines", project.name));
+    docker(&["network", "create", &network.0]);
+    let machines = ["hub", "one", "two"]
+        .map(|node| Machine::start(format!("{}-{node}", project.name), &network.0));
     let [hub, one, two] = &machines;
     let settings = |nodes: &[String]| {
         let text = format!("[cloud]\nprovider = \"hosts\"\n{}", nodes.concat());

@@ -115,6 +115,9 @@ pub struct ContainerSpec {
     /// Additional directories and files of the node that the container mounts.
     pub binds: Vec<HostBind>,
     pub host_network: bool,
+    /// The name of the running container whose network the container joins. Then the host name,
+    /// host entries, resolvers and ports of the template do not apply.
+    pub joins: Option<String>,
     /// Whether the engine starts the container at boot and restarts it when it exits.
     pub starts_with_engine: bool,
 }
@@ -185,12 +188,34 @@ pub struct ObservedContainer {
     pub state: ContainerState,
     /// When the container was last started, in whole microseconds.
     pub started_at: Option<DateTime<Utc>>,
-    /// The ports that are bound, each as container port, protocol and host port.
+    /// The container whose network this container joins. It may have been removed or restarted
+    /// since; then this container has no network until it is re-created or restarted, too.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub joins: Option<ContainerId>,
+    /// The ports that are bound, each as container port, protocol and host port. Empty if the
+    /// container joins the network of another one.
     pub ports: Vec<(u16, Protocol, u16)>,
     /// The ports that the container or its image exposes, published or not.
     pub exposed: Vec<(u16, Protocol)>,
     /// Whether the engine runs a health check for the container.
     pub has_healthcheck: bool,
+}
+
+impl ObservedContainer {
+    /// Returns whether the current or last run of this container joined an earlier run of the
+    /// network of `joined`, and `joined` was started again before this run ended. Such a run has no
+    /// network.
+    pub fn has_lost_network(&self, joined: &Self) -> bool {
+        let (Some(started_at), Some(joined_at)) = (self.started_at, joined.started_at) else {
+            return false;
+        };
+        let has_ended_before = match self.state {
+            ContainerState::Exited { at, .. } => at.is_none_or(|at| at < joined_at),
+            ContainerState::Created => true,
+            ContainerState::Running { .. } | ContainerState::Paused => false,
+        };
+        joined_at > started_at && !has_ended_before
+    }
 }
 
 /// All objects of one platform in one engine, at one point in time.
@@ -202,6 +227,14 @@ pub struct EngineState {
     pub images: BTreeMap<String, String>,
     /// The volumes of the platform, by their names in the declaration.
     pub volumes: BTreeSet<VolumeName>,
+}
+
+impl EngineState {
+    /// Returns the container whose network `container` joins, if it still exists.
+    pub fn joined_by(&self, container: &ObservedContainer) -> Option<&ObservedContainer> {
+        let joined = container.joins.as_ref()?;
+        self.containers.iter().find(|other| other.id == *joined)
+    }
 }
 
 /// Selects which lines of a container's output are returned.
@@ -317,6 +350,9 @@ pub struct EngineEvent {
 /// - `state` returns the complete state or an error. The state contains all images of the engine,
 ///   but only this platform's containers and volumes.
 /// - Containers, networks and volumes are labeled with the platform's id when they are created.
+/// - A container that joins the network of another one keeps the id of that container: it joins
+///   the current network of that container at each start, and cannot start while that container is
+///   not running or was removed.
 /// - A canceled call can be repeated: the new call continues from the resulting state.
 ///
 /// # Errors

@@ -9,6 +9,7 @@ use lifecycle_core::model::{ContainerId, InstanceId, Protocol, Replica, ServiceN
 use lifecycle_core::runtime::{ContainerState, Health, ImageInfo, ObservedContainer, Role};
 use lifecycle_core::{Error, Result};
 
+use crate::engine::JOINED;
 use crate::labels;
 
 /// Returns whether the container is being removed. Such a container cannot be started, but still
@@ -67,7 +68,13 @@ pub(crate) fn container(found: ContainerInspectResponse) -> Result<Option<Observ
     let host_config = found.host_config.unwrap_or_default();
     let on_the_nodes_network = host_config.network_mode.as_deref() == Some("host");
     let declared = host_config.port_bindings;
-    let exposed = exposed(config.exposed_ports.as_deref());
+    let mode = host_config.network_mode.as_deref().unwrap_or_default();
+    let joins = mode.strip_prefix(JOINED);
+    let mut exposed = exposed(config.exposed_ports.as_deref());
+    let declared_here = label(labels::EXPOSED).unwrap_or_default();
+    exposed.extend(declared_here.split(',').filter_map(port));
+    exposed.sort_unstable();
+    exposed.dedup();
     // A stopped container has no bound ports, so use the ports with which it was created.
     let ports = match bound.as_ref().map(host_ports) {
         // On the node's own network, every exposed port is open on the node without a binding.
@@ -84,6 +91,7 @@ pub(crate) fn container(found: ContainerInspectResponse) -> Result<Option<Observ
         image: found.image.unwrap_or_default(),
         started_at: time(state.started_at.as_deref()),
         state: observed,
+        joins: joins.map(|id| ContainerId(id.into())),
         ports,
         exposed,
         has_healthcheck,

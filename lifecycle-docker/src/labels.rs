@@ -19,6 +19,9 @@ pub(crate) const SPEC_DIGEST: &str = "lifecycle.spec-digest";
 pub(crate) const TEMPLATE_DIGEST: &str = "lifecycle.template-digest";
 /// The version of the digest's input format.
 pub(crate) const SPEC_VERSION: &str = "lifecycle.spec-version";
+/// The ports that a container which joins the network of another one exposes: `80/tcp,53/udp`. The
+/// engine does not store them.
+pub(crate) const EXPOSED: &str = "lifecycle.exposed";
 /// The name of the node that a local node's container represents.
 pub(crate) const NODE: &str = "lifecycle.node";
 /// The name of a volume in the declaration.

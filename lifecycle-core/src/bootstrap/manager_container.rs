@@ -258,6 +258,7 @@ impl Bootstrapper {
             ports: std::collections::BTreeMap::new(),
             binds,
             host_network: true,
+            joins: None,
             starts_with_engine: true,
         })
     }

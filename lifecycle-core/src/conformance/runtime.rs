@@ -86,6 +86,7 @@ impl RuntimeFixture {
             ports: BTreeMap::new(),
             binds: Vec::new(),
             host_network: false,
+            joins: None,
             starts_with_engine: false,
         }
     }

@@ -68,6 +68,9 @@ impl Manager {
             });
         }
         runs.retain(|id, run| requested.get(id) == Some(&run.started_at));
+        // A container that joins the network of another one loses it when that one is restarted.
+        let joiners = joiners(runs.keys(), declaration);
+        runs.extend(self.runs_of(&joiners));
         if let Some(same) = restart_of(&starts(&runs), &open) {
             return Ok(same.clone());
         }
@@ -224,6 +227,27 @@ fn resolve(
             let known = services().map(|(service, _)| service.as_str());
             Error::unknown_name(format!("service or replica {name}"), name, known)
         })
+}
+
+/// Returns the replicas that join the network of one of these replicas.
+fn joiners<'r>(
+    replicas: impl Iterator<Item = &'r InstanceId>,
+    declaration: Option<&Declaration>,
+) -> Vec<InstanceId> {
+    let services = || declaration.iter().flat_map(|d| d.services.values());
+    let of = |joined: &InstanceId| {
+        let joins = services().filter(|spec| {
+            spec.container.connection.joins() == Some(&joined.service)
+                && spec.replicas >= joined.replica.0
+        });
+        let replica = joined.replica;
+        let ids = joins.map(|spec| InstanceId {
+            service: spec.name.clone(),
+            replica,
+        });
+        ids.collect::<Vec<_>>()
+    };
+    replicas.flat_map(of).collect()
 }
 
 fn is_ready(observed: &Observed, container: &ContainerId) -> bool {

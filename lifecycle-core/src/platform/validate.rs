@@ -9,8 +9,8 @@ use super::diagnostic::Report;
 use super::tree::{Node, Position};
 use super::{ManagerSpec, Settings};
 use crate::model::{
-    DependencyCondition, NodeName, Protocol, Resources, RestartPolicy, ServiceName, ServiceSpec,
-    Starts,
+    DependencyCondition, NetworkMode, NodeName, Protocol, Resources, RestartPolicy, ServiceName,
+    ServiceSpec, Starts,
 };
 
 /// The port of the SSH server on every node.
@@ -34,6 +34,7 @@ pub(super) fn check(
     check.size(report);
     check.cycles(report);
     check.dependencies(report);
+    check.joined_networks(report);
     check.placement(report);
     check.host_ports(report);
 }
@@ -154,6 +155,61 @@ impl<'a> Check<'a> {
                         "remove the dependency, or start this service last, too",
                     );
                 }
+            }
+        }
+    }
+
+    /// Checks the services that join the network of another service.
+    fn joined_networks(&self, report: &mut Report) {
+        for spec in self.specs() {
+            let joined = spec.container.connection.joins();
+            let joined = joined.and_then(|joined| self.services.get(joined));
+            let Some(joined) = joined.map(|draft| &draft.spec) else {
+                continue;
+            };
+            let (at, path) = self.locate(&spec.name, &["network_mode"]);
+            let name = &joined.name;
+            let obstacle = match &joined.container.connection.mode {
+                NetworkMode::Platform => None,
+                NetworkMode::Service(other) if *other == spec.name => Some((
+                    format!("`{name}` joins the network of this service"),
+                    "remove `network_mode` from one of the two services".to_owned(),
+                )),
+                NetworkMode::Service(other) => Some((
+                    format!("`{name}` joins the network of `{other}` itself"),
+                    format!("write `service:{other}`, which is the same network"),
+                )),
+                NetworkMode::Host => Some((
+                    format!("`{name}` has the network of its node"),
+                    "write `network_mode: host` here, too".to_owned(),
+                )),
+                NetworkMode::None => Some((
+                    format!("`{name}` has no network"),
+                    "write `network_mode: none` here, too".to_owned(),
+                )),
+            };
+            if let Some((message, help)) = obstacle {
+                report.problem_with_help(at, &path, message, help);
+                continue;
+            }
+            if spec.replicas != joined.replicas {
+                let (at, path) = self.locate(&spec.name, &["deploy", "replicas"]);
+                let message = format!(
+                    "each replica joins the network of a replica of `{name}`, so both services                      need the same number of replicas: {} and {} are declared",
+                    spec.replicas, joined.replicas
+                );
+                let help = "declare the number only for the service whose network is joined";
+                report.problem_with_help(at, &path, message, help);
+            }
+            let nodes = (self.allowed_nodes(spec), self.allowed_nodes(joined));
+            // `placement` reports a service that has no node at all.
+            if !nodes.0.is_empty() && !nodes.1.is_empty() && nodes.0.is_disjoint(&nodes.1) {
+                report.problem_with_help(
+                    at,
+                    &path,
+                    format!("no node satisfies the constraints of both this service and `{name}`"),
+                    "change the constraints: both services run on the same node",
+                );
             }
         }
     }

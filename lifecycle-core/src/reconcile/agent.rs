@@ -233,6 +233,7 @@ fn spec(declared: &Declared, agents: &Agents, container: &str, directory: String
             read_only: false,
         }],
         host_network: true,
+        joins: None,
         starts_with_engine: true,
     }
 }

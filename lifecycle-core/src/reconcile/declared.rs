@@ -104,6 +104,17 @@ pub struct DeclaredService {
     /// restart policy.
     pub runs_once: bool,
     pub rank: u32,
+    /// The specification of the containers whose network this service's containers join.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub joined: Option<JoinedSpec>,
+}
+
+/// What identifies the current containers of a service.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct JoinedSpec {
+    pub image: String,
+    pub digest: SpecDigest,
+    pub template_digest: SpecDigest,
 }
 
 impl Declared {
@@ -125,31 +136,51 @@ impl Declared {
             id: declaration.id,
             name: declaration.name.clone(),
         };
-        let services = declaration
-            .services
-            .iter()
-            .map(|(name, spec)| {
-                let image = image::name(&owner, spec, key)?;
-                let digest = spec_digest(&image, &spec.container, key)?;
-                let template_digest = template_digest(&spec.container, key)?;
-                let runs_once = awaited.contains(name) && spec.restart.is_none();
-                let restart = spec.restart.unwrap_or(if runs_once {
-                    RestartPolicy::No
-                } else {
-                    RestartPolicy::Always
-                });
-                let service = DeclaredService {
-                    spec: spec.clone(),
-                    image,
-                    digest,
-                    template_digest,
-                    restart,
-                    runs_once,
-                    rank: ranks.get(name).copied().unwrap_or_default(),
-                };
-                Ok((name.clone(), service))
-            })
-            .collect::<Result<BTreeMap<_, _>>>()?;
+        let specs = with_joined_networks(&declaration.services);
+        let mut services: BTreeMap<ServiceName, DeclaredService> = BTreeMap::new();
+        // A container's digest covers the container whose network it joins, so that both are
+        // replaced together.
+        let (joining, others): (Vec<&ServiceSpec>, Vec<&ServiceSpec>) = specs
+            .values()
+            .partition(|spec| spec.container.connection.joins().is_some());
+        for spec in others.into_iter().chain(joining) {
+            let name = &spec.name;
+            let image = image::name(&owner, spec, key)?;
+            let joined = spec.container.connection.joins();
+            let joined = joined.and_then(|joined| services.get(joined));
+            let joined = joined.map(DeclaredService::as_joined);
+            let digest = DigestForm {
+                version: SpecDigest::VERSION,
+                image: Some(&image),
+                container: &spec.container,
+                joined: joined.as_ref().map(|joined| &joined.digest),
+            };
+            let digest = digest.sign("spec digest", key)?;
+            let template_digest = DigestForm {
+                version: SpecDigest::VERSION,
+                image: None,
+                container: &spec.container,
+                joined: joined.as_ref().map(|joined| &joined.template_digest),
+            };
+            let template_digest = template_digest.sign("template digest", key)?;
+            let runs_once = awaited.contains(name) && spec.restart.is_none();
+            let restart = spec.restart.unwrap_or(if runs_once {
+                RestartPolicy::No
+            } else {
+                RestartPolicy::Always
+            });
+            let service = DeclaredService {
+                joined,
+                spec: spec.clone(),
+                image,
+                digest,
+                template_digest,
+                restart,
+                runs_once,
+                rank: ranks.get(name).copied().unwrap_or_default(),
+            };
+            services.insert(name.clone(), service);
+        }
         Ok(Self {
             generation,
             owner,
@@ -217,6 +248,12 @@ impl Declared {
         Some(&service.spec.container)
     }
 
+    /// Returns whether containers of other services join the network of the service's containers.
+    pub(super) fn is_joined(&self, service: &ServiceName) -> bool {
+        let template = self.template(service);
+        template.is_some_and(|template| template.connection.is_joined)
+    }
+
     /// Returns the host ports that services publish.
     pub(super) fn host_ports(&self) -> BTreeSet<u16> {
         let services = self.services.values();
@@ -243,6 +280,14 @@ impl Declared {
 }
 
 impl DeclaredService {
+    fn as_joined(&self) -> JoinedSpec {
+        JoinedSpec {
+            image: self.image.clone(),
+            digest: self.digest.clone(),
+            template_digest: self.template_digest.clone(),
+        }
+    }
+
     /// Returns the service's replicas, in order.
     pub fn replicas(&self) -> impl Iterator<Item = InstanceId> {
         (1..=self.spec.replicas).map(|n| InstanceId {
@@ -288,7 +333,7 @@ fn write_planned_part<S: Serializer>(spec: &ServiceSpec, to: S) -> Result<S::Ok,
         ..NodeMount::default()
     });
     let connection = Connection {
-        mode: spec.container.connection.mode,
+        mode: spec.container.connection.mode.clone(),
         ..Connection::default()
     };
     let container = ContainerTemplate {
@@ -325,28 +370,9 @@ struct DigestForm<'a> {
     #[serde(skip_serializing_if = "Option::is_none")]
     image: Option<&'a str>,
     container: &'a ContainerTemplate,
-}
-
-fn spec_digest(
-    image: &str,
-    container: &ContainerTemplate,
-    key: &PlatformKey,
-) -> Result<SpecDigest> {
-    let form = DigestForm {
-        version: SpecDigest::VERSION,
-        image: Some(image),
-        container,
-    };
-    form.sign("spec digest", key)
-}
-
-fn template_digest(container: &ContainerTemplate, key: &PlatformKey) -> Result<SpecDigest> {
-    let form = DigestForm {
-        version: SpecDigest::VERSION,
-        image: None,
-        container,
-    };
-    form.sign("template digest", key)
+    /// The digest of the service whose containers' network the container joins.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    joined: Option<&'a SpecDigest>,
 }
 
 impl DigestForm<'_> {
@@ -356,6 +382,43 @@ impl DigestForm<'_> {
         })?;
         Ok(SpecDigest::from_hex(key.sign(purpose, &form)))
     }
+}
+
+/// Returns the services. Those whose network other services join are marked, and expose the ports
+/// of these services, too, because a container that joins a network has no ports of its own.
+fn with_joined_networks(
+    services: &BTreeMap<ServiceName, ServiceSpec>,
+) -> BTreeMap<ServiceName, ServiceSpec> {
+    let mut specs = services.clone();
+    for spec in services.values() {
+        let joined = spec.container.connection.joins();
+        let Some(joined) = joined.and_then(|joined| specs.get_mut(joined)) else {
+            continue;
+        };
+        let container = &mut joined.container;
+        container.connection.is_joined = true;
+        let ports = own_ports(spec);
+        container.expose.extend(ports);
+        container.expose.sort_unstable();
+        container.expose.dedup();
+    }
+    // Engines do not record which ports of a joined network belong to which container.
+    for spec in specs.values_mut() {
+        if spec.container.connection.joins().is_some() {
+            spec.container.expose = own_ports(spec).into_iter().collect();
+        }
+    }
+    specs
+}
+
+/// Returns the ports at which a service that joins another service's network can be reached.
+fn own_ports(spec: &ServiceSpec) -> BTreeSet<(u16, Protocol)> {
+    let mut ports: BTreeSet<(u16, Protocol)> = spec.container.expose.iter().copied().collect();
+    ports.extend(spec.ready.iter().map(|ready| (ready.port, Protocol::Tcp)));
+    if let ImageSource::Build(build) = &spec.source {
+        ports.extend(build.exposes.iter().copied());
+    }
+    ports
 }
 
 /// Returns each service's rank in the start order.
@@ -375,7 +438,8 @@ fn ranks(services: &BTreeMap<ServiceName, ServiceSpec>) -> Result<BTreeMap<Servi
             let before = left.len();
             left.retain(|service| {
                 let mut rank = base;
-                for name in service.depends_on.keys() {
+                let joined = service.container.connection.joins();
+                for name in service.depends_on.keys().chain(joined) {
                     match ranks.get(name) {
                         Some(r) => rank = rank.max(r + 1),
                         None if services.contains_key(name) => return true,
@@ -427,6 +491,7 @@ mod tests {
             version: "1",
             image: Some("x"),
             container: &template,
+            joined: None,
         };
         assert_eq!(
             serde_json::to_string(&form).unwrap(),

@@ -8,6 +8,7 @@ use tokio::time::{Instant, sleep};
 use super::endpoints::published_ports;
 use crate::host::{HostCommand, NodeHandle};
 use crate::model::ContainerId;
+use crate::runtime::ObservedContainer;
 
 /// How often the connections are counted. The kernel does not report their ends.
 const COUNT_EVERY: Duration = Duration::from_millis(200);
@@ -20,7 +21,16 @@ pub(super) async fn connections_end(
     until: Instant,
     progress: &(dyn for<'a> Fn(&'a str) + Send + Sync),
 ) {
-    let ports = match handle.runtime.container(&container.0).await {
+    let observed = handle.runtime.container(&container.0).await;
+    // A container that joins a network is reached at the ports of the container that has it.
+    let observed = match observed {
+        Ok(Some(ObservedContainer {
+            joins: Some(joined),
+            ..
+        })) => handle.runtime.container(&joined.0).await,
+        observed => observed,
+    };
+    let ports = match observed {
         Ok(observed) => observed.map(|observed| published_ports(&observed)),
         Err(error) => {
             tracing::warn!(%container, error = %error.chain(),

@@ -3,12 +3,43 @@
 //! publishes at a host port has this host port, too, unless the agent forwards it
 //! ([`super::traffic`]).
 
+use std::borrow::Cow;
 use std::collections::BTreeSet;
 use std::net::IpAddr;
 
 use super::execute::PICKED_PORTS;
 use crate::model::{ContainerTemplate, Endpoint, NetworkMode, Protocol};
-use crate::runtime::ObservedContainer;
+use crate::runtime::{EngineState, ObservedContainer};
+
+/// Returns whether a container has no network, because the container whose network it joins is not
+/// running, was removed, or was started again.
+pub(super) fn has_no_network(state: &EngineState, container: &ObservedContainer) -> bool {
+    let has_network = |joined: &ObservedContainer| {
+        joined.state.is_running() && !container.has_lost_network(joined)
+    };
+    container.joins.is_some() && !state.joined_by(container).is_some_and(has_network)
+}
+
+/// Returns a container with the ports at which it can be reached. A container that joins the network
+/// of another one can be reached at the ports of that container, of which it gets those that it
+/// exposes.
+pub(super) fn reachable<'c>(
+    state: &EngineState,
+    container: &'c ObservedContainer,
+) -> Cow<'c, ObservedContainer> {
+    let Some(joined) = state.joined_by(container) else {
+        return Cow::Borrowed(container);
+    };
+    if has_no_network(state, container) {
+        return Cow::Borrowed(container);
+    }
+    let ports = joined.ports.iter().copied();
+    let exposed = ports.filter(|port| container.exposed.contains(&(port.0, port.1)));
+    Cow::Owned(ObservedContainer {
+        ports: exposed.collect(),
+        ..container.clone()
+    })
+}
 
 /// Returns the endpoints for other services and for readiness checks: one for each container port.
 /// `ip` is the node's private address.
@@ -139,6 +170,7 @@ mod tests {
             ports: bound.collect(),
             exposed: Vec::new(),
             has_healthcheck: false,
+            joins: None,
         };
         let ip = Some([10, 0, 0, 4].into());
         let template = template(declared);

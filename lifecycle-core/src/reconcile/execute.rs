@@ -222,7 +222,8 @@ impl Execution {
                 instance,
                 container,
                 node,
-            } => self.start(instance, container, node).await,
+                joins,
+            } => self.start(instance, container, node, joins.clone()).await,
             Action::StopInstance {
                 instance,
                 container,
@@ -398,7 +399,13 @@ impl Execution {
         error
     }
 
-    async fn start(&self, id: &InstanceId, container: &str, node: &NodeName) -> Result<()> {
+    async fn start(
+        &self,
+        id: &InstanceId,
+        container: &str,
+        node: &NodeName,
+        joins: Option<String>,
+    ) -> Result<()> {
         let service = self.service(&id.service)?;
         let handle = self.handle(node).await?;
         if container != self.declared.container_name(id, &service.digest) {
@@ -424,7 +431,7 @@ impl Execution {
                 .entry(API_URL.into())
                 .or_insert_with(|| Sensitive::new(api.endpoint.url()));
         }
-        if self.declared.agents.is_some() && !template.connection.has_own_resolvers() {
+        if self.declared.agents.is_some() && template.connection.uses_platform_resolver() {
             binds.push(agent::resolver_file(self.declared.owner.id));
         }
         let image = handle.runtime.image(&service.image);
@@ -444,6 +451,7 @@ impl Execution {
             template,
             binds,
             host_network,
+            joins,
             starts_with_engine: false,
         };
         let ensure = handle.runtime.ensure_container(&spec);
@@ -545,8 +553,9 @@ fn bindings(
     declared: &BTreeSet<u16>,
 ) -> BTreeMap<(u16, Protocol), u16> {
     let mut bindings = BTreeMap::new();
-    if template.connection.mode == NetworkMode::None {
-        return bindings;
+    match template.connection.mode {
+        NetworkMode::None | NetworkMode::Service(_) => return bindings,
+        NetworkMode::Platform | NetworkMode::Host => {}
     }
     let published = template.ports.iter();
     let published = published.map(|port| (port.container_port, port.protocol));

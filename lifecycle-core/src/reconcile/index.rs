@@ -21,16 +21,41 @@ pub(super) struct Seen<'a> {
     pub(super) endings: Option<&'a Endings>,
 }
 
-impl Seen<'_> {
+impl<'a> Seen<'a> {
     pub(super) fn id(&self) -> &ContainerId {
         &self.container.id
     }
 
     /// Returns whether the container was created from the service's declared specification, or from
-    /// one that differs only in the name of the image.
+    /// one that differs only in the name of the image. If the service joins a network, the
+    /// container that was joined must be current, too.
     pub(super) fn is_current(&self, service: &DeclaredService) -> bool {
-        self.container.digest == service.digest
-            || self.may_be_current(service) && self.image_id(service) == Some(&self.container.image)
+        let is_own_current = self.container.digest == service.digest
+            || self.may_be_current(service)
+                && self.image_id(&service.image) == Some(&self.container.image);
+        is_own_current && self.joins_current(service)
+    }
+
+    fn joins_current(&self, service: &DeclaredService) -> bool {
+        let Some(spec) = &service.joined else {
+            return true;
+        };
+        self.joined().is_some_and(|joined| {
+            joined.digest == spec.digest
+                || joined.template_digest.as_ref() == Some(&spec.template_digest)
+                    && self.image_id(&spec.image) == Some(&joined.image)
+        })
+    }
+
+    /// Returns the container whose network this container joins, if it still exists.
+    pub(super) fn joined(&self) -> Option<&'a ObservedContainer> {
+        self.view.engine_state()?.joined_by(self.container)
+    }
+
+    /// Returns whether the container whose network this container joins was removed. Such a
+    /// container cannot start again.
+    pub(super) fn is_orphan(&self) -> bool {
+        self.container.joins.is_some() && self.joined().is_none()
     }
 
     /// Returns whether the specification that the container was created from differs from the
@@ -39,9 +64,9 @@ impl Seen<'_> {
         self.container.template_digest.as_ref() == Some(&service.template_digest)
     }
 
-    /// Returns the id of the service's declared image on the container's node, if it is there.
-    fn image_id(&self, service: &DeclaredService) -> Option<&String> {
-        self.view.engine_state()?.images.get(&service.image)
+    /// Returns the id of an image on the container's node, if it is there.
+    fn image_id(&self, image: &str) -> Option<&String> {
+        self.view.engine_state()?.images.get(image)
     }
 
     pub(super) fn is_running(&self) -> bool {
@@ -77,6 +102,12 @@ pub(super) struct Index<'a> {
     pub(super) undeclared: BTreeMap<&'a InstanceId, Vec<Seen<'a>>>,
     /// The node that each replica was last seen on.
     pub(super) last_seen: Vec<Option<&'a NodeName>>,
+    /// For each replica, the replica whose network it joins.
+    pub(super) joined: Vec<Option<usize>>,
+    /// For each replica, the replicas that join its network, each with its service's position.
+    pub(super) joiners: Vec<Vec<(usize, usize)>>,
+    /// The running containers that join the network of each container.
+    joining: BTreeMap<&'a ContainerId, Vec<Seen<'a>>>,
 }
 
 impl<'a> Index<'a> {
@@ -104,10 +135,35 @@ impl<'a> Index<'a> {
             seen: replicas.iter().map(|_| Vec::new()).collect(),
             undeclared: BTreeMap::new(),
             last_seen: vec![None; replicas.len()],
+            joined: vec![None; replicas.len()],
+            joiners: vec![Vec::new(); replicas.len()],
+            joining: BTreeMap::new(),
             replicas,
         };
+        index.join();
         index.see(observed, history);
         index
+    }
+
+    /// Finds the replicas that join the network of another one. Replica n joins replica n.
+    fn join(&mut self) {
+        let mut pairs = Vec::new();
+        for (position, joining) in self.services.iter().enumerate() {
+            let joins =
+                |service: &DeclaredService| service.spec.container.connection.joins().cloned();
+            let Some(joined) = joins(joining.service) else {
+                continue;
+            };
+            let joined = self.service(&joined);
+            if let Some(joined) = joined.filter(|joined| joins(joined.service).is_none()) {
+                let replicas = joining.positions().zip(joined.positions());
+                pairs.extend(replicas.map(|(joining, joined)| (position, joining, joined)));
+            }
+        }
+        for (service, joining, joined) in pairs {
+            self.joined[joining] = Some(joined);
+            self.joiners[joined].push((service, joining));
+        }
     }
 
     fn see(&mut self, observed: &'a Observed, history: &'a History) {
@@ -127,6 +183,9 @@ impl<'a> Index<'a> {
                     container,
                     endings: history.endings.get(&container.id),
                 };
+                if let Some(joined) = container.joins.as_ref().filter(|_| seen.is_running()) {
+                    self.joining.entry(joined).or_default().push(seen);
+                }
                 let all = match self.replica(id) {
                     Some(position) => &mut self.seen[position],
                     None => self.undeclared.entry(id).or_default(),
@@ -135,7 +194,8 @@ impl<'a> Index<'a> {
             }
         }
         // Sort, so that the plan does not depend on the order in which engines list containers.
-        for all in self.seen.iter_mut().chain(self.undeclared.values_mut()) {
+        let seen = self.seen.iter_mut().chain(self.undeclared.values_mut());
+        for all in seen.chain(self.joining.values_mut()) {
             if all.len() > 1 {
                 all.sort_by_key(|seen| (seen.node, &seen.container.name, &seen.container.id));
             }
@@ -148,6 +208,11 @@ impl<'a> Index<'a> {
                 *last = Some(node);
             }
         }
+    }
+
+    /// Returns the running containers that join the network of a container.
+    pub(super) fn joining(&self, container: &ContainerId) -> &[Seen<'a>] {
+        self.joining.get(container).map_or(&[], Vec::as_slice)
     }
 
     pub(super) fn node(&self, name: &NodeName) -> Option<usize> {

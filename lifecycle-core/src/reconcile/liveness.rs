@@ -7,13 +7,15 @@ use std::time::Duration;
 use chrono::{DateTime, Utc};
 
 use super::declared::Declared;
-use super::endpoints::internal;
+use super::endpoints::{has_no_network, internal, reachable};
 use super::input::Endings;
 use super::observe::Readiness;
 use super::watch::WatchPolicy;
 use crate::cloud::ObservedNode;
 use crate::model::{ContainerId, InstanceRecord, NodeName, Protocol};
-use crate::runtime::{ContainerState, Health, ObservedContainer, ReadinessProbe, Role};
+use crate::runtime::{
+    ContainerState, EngineState, Health, ObservedContainer, ReadinessProbe, Role,
+};
 
 /// How long one check may take.
 const CHECK_TIMEOUT: Duration = Duration::from_secs(1);
@@ -46,10 +48,12 @@ pub(super) enum Answer {
 }
 
 /// Checks readiness by the service's declared check, or else by the container's health check, or
-/// else by connecting to all TCP endpoints. Without any of the three, a running container is ready.
+/// else by connecting to all TCP endpoints. Without any of the three, a running container is ready. A
+/// container that joins a network is not ready without it.
 pub(super) async fn answers(
     declared: &Declared,
     node: &ObservedNode,
+    state: &EngineState,
     container: &ObservedContainer,
     probe: &dyn ReadinessProbe,
 ) -> Answer {
@@ -63,10 +67,13 @@ pub(super) async fn answers(
     if node.addresses.private.is_none() {
         return Answer::NotReady;
     }
+    if has_no_network(state, container) {
+        return Answer::Unhealthy;
+    }
     // The declared host ports may be redirected to the agent, which accepts connections.
     let endpoints = internal(
         node.addresses.private,
-        container,
+        &reachable(state, container),
         declared.template(&id.service),
     )
     .into_iter();
@@ -83,6 +90,10 @@ pub(super) async fn answers(
             Some(Health::Unhealthy) => Answer::Unhealthy,
             Some(Health::Starting) | None => Answer::NotReady,
         };
+    }
+    if declared.is_joined(&id.service) {
+        // Other services may listen at these ports, which are checked for those services.
+        return Answer::Ready;
     }
     let checks = tcp.map(|at| probe.tcp(at.ip, at.port, CHECK_TIMEOUT));
     let all = futures_util::future::join_all(checks).await;
@@ -313,6 +324,7 @@ mod tests {
             ports: Vec::new(),
             exposed: Vec::new(),
             has_healthcheck: false,
+            joins: None,
         }
     }
 

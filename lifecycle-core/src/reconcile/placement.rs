@@ -1,5 +1,6 @@
 //! Decides which node each replica is placed on. Constraints, reserved resources, volumes and host
-//! ports exclude nodes. A replica stays on its node; new replicas are spread over the nodes.
+//! ports exclude nodes. A replica stays on its node; new replicas are spread over the nodes. Replicas
+//! that join the network of another one are placed together with it.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
@@ -66,7 +67,8 @@ pub(super) fn place_indexed<'a>(
     let mut possible: Vec<(Home, usize)> = Vec::new();
     for (service_position, service) in index.services.iter().enumerate() {
         let mut left = Vec::new();
-        for replica in service.positions() {
+        let joins = service.service.spec.container.connection.joins();
+        for replica in service.positions().filter(|_| joins.is_none()) {
             if let Some(node) = homes.runs_at(replica, service.service)
                 && placing
                     .obstacle(node, replica, service_position, service.service)
@@ -75,7 +77,12 @@ pub(super) fn place_indexed<'a>(
                 placing.put(node, replica, service_position, service.service);
                 continue;
             }
+            possible.clear();
             homes.of(replica, service.service, &mut possible);
+            for (joiner, position) in &index.joiners[replica] {
+                homes.of(*position, index.services[*joiner].service, &mut possible);
+            }
+            possible.sort_unstable();
             let home = possible.iter().map(|(_, node)| *node).find(|node| {
                 placing
                     .obstacle(*node, replica, service_position, service.service)
@@ -95,6 +102,7 @@ pub(super) fn place_indexed<'a>(
             replicas,
         );
     }
+    placing.refuse_joiners();
     placing.placed
 }
 
@@ -163,9 +171,8 @@ impl<'i, 'a> Homes<'i, 'a> {
         seen.node_position.filter(|_| is_best)
     }
 
-    /// Collects the nodes that a replica is tied to, strongest tie first.
+    /// Adds the nodes that a replica is tied to.
     fn of(&self, replica: usize, service: &DeclaredService, homes: &mut Vec<(Home, usize)>) {
-        homes.clear();
         for seen in &self.index.seen[replica] {
             let current = seen.is_current(service);
             let home = match (seen.is_running(), current) {
@@ -194,7 +201,6 @@ impl<'i, 'a> Homes<'i, 'a> {
             .iter()
             .find_map(|m| self.volumes.get(&m.volume)?.first());
         homes.extend(holder.map(|node| (Home::HasVolume, *node)));
-        homes.sort_unstable();
     }
 
     /// If a volume binds the replica to another node, returns the volume and that node. A replica
@@ -291,7 +297,22 @@ struct Placing<'i, 'a> {
 }
 
 impl<'a> Placing<'_, 'a> {
+    /// Places a replica and those that join its network.
     fn put(
+        &mut self,
+        node: usize,
+        replica: usize,
+        service_position: usize,
+        service: &'a DeclaredService,
+    ) {
+        let index = self.index;
+        self.put_alone(node, replica, service_position, service);
+        for (joiner, position) in &index.joiners[replica] {
+            self.put_alone(node, *position, *joiner, index.services[*joiner].service);
+        }
+    }
+
+    fn put_alone(
         &mut self,
         node: usize,
         replica: usize,
@@ -354,7 +375,35 @@ impl<'a> Placing<'_, 'a> {
                 self.placed.unplaceable.insert(replica, why.clone());
                 // With volumes, the following replicas may still fit, because volumes bind each
                 // replica separately.
-                no_node = service.spec.container.volumes.is_empty().then_some(why);
+                let has_volumes =
+                    |service: &DeclaredService| !service.spec.container.volumes.is_empty();
+                let mut joiners = self.index.joiners[replica].iter();
+                let binds = has_volumes(service)
+                    || joiners.any(|(joiner, _)| has_volumes(self.index.services[*joiner].service));
+                no_node = (!binds).then_some(why);
+            }
+        }
+    }
+
+    /// Records why replicas that join a network have no node.
+    fn refuse_joiners(&mut self) {
+        let index = self.index;
+        for service in &index.services {
+            let Some(joined) = service.service.spec.container.connection.joins() else {
+                continue;
+            };
+            for replica in service.positions() {
+                if self.placed.nodes[replica].is_some() {
+                    continue;
+                }
+                let why = match index.joined[replica] {
+                    Some(joined) => format!(
+                        "it joins the network of {}, which fits on no node",
+                        index.replicas[joined]
+                    ),
+                    None => format!("{joined} has no replica whose network it can join"),
+                };
+                self.placed.unplaceable.insert(replica, why);
             }
         }
     }
@@ -471,13 +520,39 @@ impl<'a> Placing<'_, 'a> {
         each.join("; ")
     }
 
-    /// Returns why a replica does not fit on a node.
+    /// Returns why a replica, together with those that join its network, does not fit on a node.
     fn obstacle<'s>(
         &'s self,
         node: usize,
         replica: usize,
         service_position: usize,
         service: &'a DeclaredService,
+    ) -> Option<Obstacle<'s>> {
+        let index = self.index;
+        let joiners = index.joiners[replica].iter();
+        let reserves = joiners.fold(service.spec.reserves, |sum, (joiner, _)| {
+            sum.saturating_add(index.services[*joiner].service.spec.reserves)
+        });
+        let own = self.obstacle_alone(node, replica, service_position, service, reserves);
+        let of_joiner = |(joiner, position): &(usize, usize)| {
+            let service = index.services[*joiner].service;
+            let none = Resources::default();
+            let obstacle = self.obstacle_alone(node, *position, *joiner, service, none)?;
+            Some(Obstacle::Joiner {
+                id: &index.replicas[*position],
+                obstacle: Box::new(obstacle),
+            })
+        };
+        own.or_else(|| index.joiners[replica].iter().find_map(of_joiner))
+    }
+
+    fn obstacle_alone<'s>(
+        &'s self,
+        node: usize,
+        replica: usize,
+        service_position: usize,
+        service: &'a DeclaredService,
+        reserves: Resources,
     ) -> Option<Obstacle<'s>> {
         let spec = self.specs[node];
         if let Some(constraint) = service.spec.constraints.iter().find(|c| !c.holds(spec)) {
@@ -499,7 +574,7 @@ impl<'a> Placing<'_, 'a> {
             return Some(Obstacle::Full { most });
         }
         if let Some(capacity) = spec.capacity
-            && !service.spec.reserves.fits_with(taken.reserved, capacity)
+            && !reserves.fits_with(taken.reserved, capacity)
         {
             let others = taken.instances;
             return Some(Obstacle::Capacity { others });
@@ -538,6 +613,11 @@ enum Obstacle<'a> {
         host_port: u16,
         by: &'a InstanceId,
     },
+    /// A replica that joins the network does not fit.
+    Joiner {
+        id: &'a InstanceId,
+        obstacle: Box<Obstacle<'a>>,
+    },
 }
 
 impl fmt::Display for Obstacle<'_> {
@@ -564,6 +644,9 @@ impl fmt::Display for Obstacle<'_> {
             ),
             Self::Port { host_port, by } => {
                 write!(f, "port {host_port} is already used by {by}")
+            }
+            Self::Joiner { id, obstacle } => {
+                write!(f, "{id}, which joins the replica's network: {obstacle}")
             }
         }
     }

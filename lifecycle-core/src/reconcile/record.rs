@@ -6,7 +6,7 @@ use std::collections::{BTreeMap, BTreeSet, HashSet};
 use chrono::{DateTime, Utc};
 
 use super::declared::Declared;
-use super::endpoints::published;
+use super::endpoints::{published, reachable};
 use super::input::PlanningInput;
 use super::observe::{EngineView, NodeView, Observed, Readiness};
 use super::state::{self, Verdict};
@@ -197,6 +197,9 @@ impl Recording<'_> {
             ready_at: ready_at.filter(|_| running),
             endpoints: if publishes {
                 let template = self.declared.template(&id.service);
+                let state = view.engine_state();
+                let reachable = state.map(|state| reachable(state, container));
+                let container = reachable.as_deref().unwrap_or(container);
                 published(view.machine.addresses.private, container, template)
             } else {
                 Vec::new()

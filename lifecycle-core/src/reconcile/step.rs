@@ -97,6 +97,20 @@ pub enum Reason {
     NotDeclared,
     /// A restart was requested.
     RestartRequested,
+    /// The container joins the network of another one, which stops, too.
+    NetworkEnds {
+        /// The replica whose network the container joins.
+        replica: InstanceId,
+    },
+    /// The container has lost its network, because the container whose network it joins was
+    /// restarted.
+    NetworkRestarted {
+        /// The replica whose network the container joins.
+        replica: InstanceId,
+    },
+    /// The container cannot start again, because the network that it joins was removed or belongs
+    /// to another container.
+    NetworkGone,
     /// The new specification did not become ready, so the previous one is restored.
     RolledBack {
         /// Why the new specification was rejected.
@@ -148,6 +162,14 @@ impl fmt::Display for Reason {
             Self::Superseded => f.write_str("the container that replaces it is ready"),
             Self::NotDeclared => f.write_str("no longer declared"),
             Self::RestartRequested => f.write_str("a restart was requested"),
+            Self::NetworkEnds { replica } => {
+                write!(f, "it joins the network of {replica}, which stops")
+            }
+            Self::NetworkRestarted { replica } => write!(
+                f,
+                "it has lost its network, because {replica}, whose network it joins, was restarted"
+            ),
+            Self::NetworkGone => f.write_str("the network that it joins does not exist any more"),
             Self::RolledBack { why } => write!(
                 f,
                 "the new specification was rejected ({why}), so the previous specification is \

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::{Ipv4Addr, SocketAddr};
 
 use super::declared::{Agents, Declared};
-use super::endpoints::internal;
+use super::endpoints::{internal, reachable};
 use super::observe::{NodeView, Observed, Readiness};
 use crate::model::{ContainerId, Epoch, ImageSource, NodeName, Protocol, ServiceName};
 use crate::network::{Backend, Redirect, ServiceEntry, Table};
@@ -26,7 +26,12 @@ pub(super) fn table(
         .collect();
     for view in observed.nodes.values() {
         let state = view.engine_state().into_iter();
-        for container in state.flat_map(|state| &state.containers) {
+        let containers = state.flat_map(|state| {
+            let containers = state.containers.iter();
+            containers.map(|container| reachable(state, container))
+        });
+        for container in containers {
+            let container = container.as_ref();
             let Role::Instance(id) = &container.role else {
                 continue;
             };
@@ -289,6 +294,7 @@ mod tests {
                 .collect(),
             exposed: Vec::new(),
             has_healthcheck: false,
+            joins: None,
         };
         (container, ready == Some(true))
     }

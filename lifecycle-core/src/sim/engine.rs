@@ -92,6 +92,10 @@ pub(super) struct Container {
     host_ports: BTreeSet<BoundPort>,
     stop_requested: bool,
     restart_at: Option<Instant>,
+    /// The container whose network this container joins.
+    joins: Option<ContainerId>,
+    /// The run of that container whose network this container's run has: its number of starts.
+    joined_run: u64,
     pub(super) log: Vec<LogLine>,
 }
 
@@ -173,6 +177,7 @@ impl Container {
             ports: self.host_ports.iter().copied().collect(),
             exposed: self.exposed.iter().copied().collect(),
             has_healthcheck: self.has_healthcheck,
+            joins: self.joins.clone(),
         }
     }
 }
@@ -532,12 +537,23 @@ impl Engine {
         Ok(self.volumes.remove(&(owner, volume.clone())))
     }
 
-    /// Returns whether something answers on a host port.
+    /// Returns whether something answers on a host port: a container that joins the network of the
+    /// port's container, if it exposes the port, or else the port's container.
     pub(super) fn answers(&self, port: u16, protocol: Protocol, now: Instant) -> bool {
-        self.bound
-            .get(&(port, protocol))
-            .and_then(|name| self.containers.get(name))
-            .is_some_and(|container| container.answers(now))
+        let container = self.bound.get(&(port, protocol));
+        let Some(container) = container.and_then(|name| self.containers.get(name)) else {
+            return false;
+        };
+        let mut ports = container.host_ports.iter();
+        let bound = ports.find(|bound| (bound.1, bound.2) == (protocol, port));
+        let key = bound.map(|bound| (bound.0, bound.1));
+        let mut all = self.containers.values();
+        let listener = all.find(|other| {
+            let joins = other.joins.as_ref() == Some(&container.id);
+            joins && key.is_some_and(|key| other.spec.template.expose.contains(&key))
+        });
+        listener.unwrap_or(container).answers(now)
+            && listener.is_none_or(|listener| listener.joined_run == container.starts)
     }
 
     /// Returns descriptions of a platform's remaining objects.

@@ -54,6 +54,7 @@ fn spec(owner: &Owner, service: &str, port: u16) -> ContainerSpec {
         ports: BTreeMap::from([((80, Protocol::Tcp), port)]),
         binds: Vec::new(),
         host_network: false,
+        joins: None,
         starts_with_engine: false,
     }
 }

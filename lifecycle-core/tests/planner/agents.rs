@@ -92,6 +92,7 @@ impl Fleet {
             ports: Vec::new(),
             exposed: Vec::new(),
             has_healthcheck: false,
+            joins: None,
         });
     }
 

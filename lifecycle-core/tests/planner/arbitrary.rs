@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use lifecycle_core::model::{
-    DependencyCondition, NodeSpec, OnFailure, Replacement, ReplacementOrder, Resources,
+    Connection, DependencyCondition, NodeSpec, OnFailure, Replacement, ReplacementOrder, Resources,
     RestartPolicy, ServiceSpec, Starts, UpdatePolicy,
 };
 use lifecycle_core::reconcile::Declared;
@@ -35,6 +35,8 @@ pub(crate) struct ServiceDraft {
     named_image: bool,
     on_failure: bool,
     update: UpdatePolicy,
+    /// An earlier service whose network the service joins.
+    joins: Option<Index>,
 }
 
 #[derive(Debug, Clone)]
@@ -93,7 +95,13 @@ fn service_draft() -> impl Strategy<Value = ServiceDraft> {
         prop::option::weighted(0.2, 0_usize..8),
         prop::option::weighted(0.2, 8080_u16..8082),
         0_u64..3,
-        (0_u32..3, any::<bool>(), any::<bool>(), update_policy()),
+        (
+            0_u32..3,
+            any::<bool>(),
+            any::<bool>(),
+            update_policy(),
+            prop::option::weighted(0.25, any::<Index>()),
+        ),
     )
         .prop_map(
             |((present, replicas), depends_on, last, on, host_port, reserves, rest)| ServiceDraft {
@@ -108,6 +116,7 @@ fn service_draft() -> impl Strategy<Value = ServiceDraft> {
                 named_image: rest.1,
                 on_failure: rest.2,
                 update: rest.3,
+                joins: rest.4,
             },
         )
 }
@@ -183,6 +192,15 @@ impl PlatformDraft {
                 let other = specs[other].name.clone();
                 spec.depends_on.insert(other, condition);
             }
+            if let Some(index) = draft.joins.filter(|_| ordered && !specs.is_empty()) {
+                let other = &specs[index.index(specs.len())];
+                let joins = other.container.connection.joins().is_some();
+                if !joins && (other.starts != Starts::Last || spec.starts == Starts::Last) {
+                    spec = spec.joins(other.name.as_str()).replicas(other.replicas);
+                    spec.container.ports.clear();
+                    spec.update = other.update.clone();
+                }
+            }
             specs.push(spec);
         }
         // If one service waits for another to complete, the other is a job. All services that
@@ -199,6 +217,14 @@ impl PlatformDraft {
                         *condition = DependencyCondition::ServiceCompletedSuccessfully;
                     }
                 }
+            }
+        }
+        for spec in &mut specs {
+            // A network exists only while its container runs.
+            let joined = spec.container.connection.joins();
+            let condition = joined.and_then(|joined| spec.depends_on.get(joined));
+            if condition == Some(&DependencyCondition::ServiceCompletedSuccessfully) {
+                spec.container.connection = Connection::default();
             }
         }
         specs

@@ -5,8 +5,8 @@ use std::collections::BTreeMap;
 use lifecycle_core::code::CodeBaseRef;
 use lifecycle_core::model::{
     BuildSource, Constraint, ConstraintOperator, DependencyCondition, Generation, ImageSource,
-    InstanceId, NodeName, NodeSpec, PlatformId, Protocol, PublishedPort, Replica, RestartPolicy,
-    ServiceName, ServiceSpec, Starts,
+    InstanceId, NetworkMode, NodeName, NodeSpec, PlatformId, Protocol, PublishedPort, Replica,
+    RestartPolicy, ServiceName, ServiceSpec, Starts,
 };
 use lifecycle_core::platform::{CloudSpec, Declaration, ManagerSpec};
 use lifecycle_core::reconcile::Declared;
@@ -56,6 +56,8 @@ pub(crate) trait ServiceChanges: Sized {
     fn on(self, node: &str) -> Self;
     fn host_port(self, port: u16) -> Self;
     fn restart(self, policy: RestartPolicy) -> Self;
+    /// The service joins the network of another one.
+    fn joins(self, other: &str) -> Self;
 }
 
 impl ServiceChanges for ServiceSpec {
@@ -114,6 +116,15 @@ impl ServiceChanges for ServiceSpec {
 
     fn restart(mut self, policy: RestartPolicy) -> Self {
         self.restart = Some(policy);
+        self
+    }
+
+    fn joins(mut self, other: &str) -> Self {
+        let other = service_name(other);
+        self.container.connection.mode = NetworkMode::Service(other.clone());
+        self.depends_on
+            .entry(other)
+            .or_insert(DependencyCondition::ServiceStarted);
         self
     }
 }

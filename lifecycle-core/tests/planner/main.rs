@@ -9,6 +9,7 @@ mod builder;
 mod checks;
 mod host_ports;
 mod images;
+mod joined;
 mod model;
 mod properties;
 mod recorded;

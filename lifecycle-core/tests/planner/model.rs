@@ -11,7 +11,7 @@ use lifecycle_core::model::{
     InstanceId, NodeName, Protocol, ReplacementOrder, RolloutControl, ServiceName, SpecDigest,
     Starts,
 };
-use lifecycle_core::reconcile::declared::{DeclaredService, listed_name};
+use lifecycle_core::reconcile::declared::{DeclaredService, JoinedSpec, listed_name};
 use lifecycle_core::reconcile::observe::AgentView;
 use lifecycle_core::reconcile::{
     Action, Declared, Endings, EngineView, Failure, History, NodeView, Observed, Plan,
@@ -69,13 +69,25 @@ pub(crate) fn is_running(container: &ObservedContainer) -> bool {
 
 /// Returns whether a container is what the service declares, in an engine with these images.
 pub(crate) fn is_current(
-    images: &BTreeMap<String, String>,
+    state: &EngineState,
     container: &ObservedContainer,
     service: &DeclaredService,
 ) -> bool {
-    let same_template = container.template_digest.as_ref() == Some(&service.template_digest);
-    container.digest == service.digest
-        || same_template && images.get(&service.image) == Some(&container.image)
+    let is_same = |container: &ObservedContainer, spec: &JoinedSpec| {
+        container.digest == spec.digest
+            || container.template_digest.as_ref() == Some(&spec.template_digest)
+                && state.images.get(&spec.image) == Some(&container.image)
+    };
+    let joins_current = service.joined.as_ref().is_none_or(|spec| {
+        let joined = state.joined_by(container);
+        joined.is_some_and(|joined| is_same(joined, spec))
+    });
+    let own = JoinedSpec {
+        image: service.image.clone(),
+        digest: service.digest.clone(),
+        template_digest: service.template_digest.clone(),
+    };
+    joins_current && is_same(container, &own)
 }
 
 /// Returns the id of the image that is built from `source`. Versions 0 and 1 of a code base, 2 and
@@ -93,6 +105,13 @@ fn may_run_twice(service: &DeclaredService) -> bool {
     !service.runs_once
         && service.spec.container.volumes.is_empty()
         && order != Some(ReplacementOrder::StopFirst)
+}
+
+/// Returns whether the container joins a network that does not exist or was started again since.
+pub(crate) fn has_no_network(state: &EngineState, container: &ObservedContainer) -> bool {
+    let has_network =
+        |joined: &ObservedContainer| is_running(joined) && !container.has_lost_network(joined);
+    container.joins.is_some() && !state.joined_by(container).is_some_and(has_network)
 }
 
 pub(crate) fn role(id: &InstanceId) -> Role {
@@ -157,6 +176,7 @@ impl World {
                 ports: Vec::new(),
                 exposed: Vec::new(),
                 has_healthcheck: false,
+                joins: None,
             });
             let serving = Some(declared.agent_container(agents));
             self.agents.insert(
@@ -293,21 +313,37 @@ impl World {
             ports: Vec::new(),
             exposed: Vec::new(),
             has_healthcheck: false,
+            joins: None,
         });
         container
     }
 
     /// Creates the container of a declared replica.
-    fn create(&mut self, declared: &Declared, id: &InstanceId, node: &NodeName) {
+    fn create(
+        &mut self,
+        declared: &Declared,
+        id: &InstanceId,
+        (node, joins): (&NodeName, Option<&str>),
+    ) {
         let service = &declared.services[&id.service];
         let digest = service.digest.as_str();
         let created = self.leave(node, id, digest, ContainerState::Created);
         let engine = self.engine(node);
         let image = engine.images.get(&service.image).cloned();
+        let is_joining = service.spec.container.connection.joins().is_some();
+        assert_eq!(joins.is_some(), is_joining, "the network of {id}");
+        let joins = joins.map(|name| {
+            let joined = engine.containers.iter().find(|c| c.name == name);
+            joined
+                .unwrap_or_else(|| panic!("{name} does not exist"))
+                .id
+                .clone()
+        });
         let mut containers = engine.containers.iter_mut();
         let container = containers.find(|c| c.id == created).unwrap();
         container.template_digest = Some(service.template_digest.clone());
         container.image = image.unwrap_or_default();
+        container.joins = joins;
     }
 
     /// Carries out one step. Panics if the step is not allowed at this moment.
@@ -393,7 +429,8 @@ impl World {
                 instance,
                 container,
                 node,
-            } => self.start(declared, instance, container, node),
+                joins,
+            } => self.start(declared, instance, container, (node, joins.as_deref())),
             Action::StopInstance {
                 container,
                 node,
@@ -403,7 +440,7 @@ impl World {
                 let now = self.now;
                 if let Some(container) = self.container(node, container)
                     && container.id == *id
-                    && container.state != ContainerState::Created
+                    && is_running(container)
                 {
                     container.state = ContainerState::Exited {
                         code: 0,
@@ -429,7 +466,13 @@ impl World {
         }
     }
 
-    fn start(&mut self, declared: &Declared, id: &InstanceId, name: &str, node: &NodeName) {
+    fn start(
+        &mut self,
+        declared: &Declared,
+        id: &InstanceId,
+        name: &str,
+        (node, joins): (&NodeName, Option<&str>),
+    ) {
         assert!(
             declared.nodes.contains_key(node),
             "{id} must not start on {node}, which is not declared"
@@ -471,7 +514,16 @@ impl World {
             );
         }
         if !exists {
-            self.create(declared, id, node);
+            self.create(declared, id, (node, joins));
+        }
+        let engine = self.engine(node);
+        let container = engine.containers.iter().find(|c| c.name == name).unwrap();
+        if container.joins.is_some() && !is_running(container) {
+            let joined = engine.joined_by(container);
+            assert!(
+                joined.is_some_and(is_running),
+                "{name} starts, but the container whose network it joins does not run"
+            );
         }
         let container = self.container(node, name).unwrap();
         if is_running(container) {
@@ -550,10 +602,10 @@ impl World {
             .filter(|(id, _)| id.service == *name)
             .all(|(id, _)| {
                 self.of(&id).any(|(node, c)| {
-                    let images = &self.machines[node].state.images;
+                    let state = &self.machines[node].state;
                     let ready = is_running(c)
                         && matches!(self.readiness.get(&c.id), Some(Readiness::Ready { .. }));
-                    let completed = is_current(images, c, service)
+                    let completed = is_current(state, c, service)
                         && matches!(c.state, ContainerState::Exited { code: 0, .. });
                     match condition {
                         DependencyCondition::ServiceStarted => is_running(c) || completed,
@@ -572,10 +624,8 @@ impl World {
             if machine.power == Power::Running {
                 machine.asked = true;
             }
-            let EngineState {
-                containers, images, ..
-            } = &mut machine.state;
-            for container in containers {
+            let state = machine.state.clone();
+            for container in &mut machine.state.containers {
                 let Role::Instance(id) = &container.role else {
                     continue;
                 };
@@ -583,11 +633,14 @@ impl World {
                     continue;
                 }
                 let service = declared.services.get(&id.service);
-                if service.is_some_and(|s| s.runs_once && is_current(images, container, s)) {
+                if service.is_some_and(|s| s.runs_once && is_current(&state, container, s)) {
                     container.state = ContainerState::Exited {
                         code: 0,
                         at: Some(now),
                     };
+                } else if has_no_network(&state, container) {
+                    let waiting = Readiness::Waiting { since: now };
+                    self.readiness.insert(container.id.clone(), waiting);
                 } else if !self.never_ready.contains(&container.digest) {
                     let ready = self.readiness.get(&container.id);
                     if !matches!(ready, Some(Readiness::Ready { .. })) {
@@ -668,11 +721,12 @@ impl World {
                     instance,
                     container,
                     node,
+                    joins,
                 } = &step.action
                     && choose(8) == 0
                     && self.container(node, container).is_none()
                 {
-                    self.create(declared, instance, node);
+                    self.create(declared, instance, (node, joins.as_deref()));
                     continue;
                 }
                 self.apply(declared, &step.action);

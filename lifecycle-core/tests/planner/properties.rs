@@ -14,7 +14,7 @@ use rand::{RngExt, SeedableRng};
 use super::arbitrary::{Mishap, PlatformDraft, mishaps, platform};
 use super::builder::{ServiceChanges, service};
 use super::checks::{assert_sound, may_run};
-use super::model::{World, is_current, is_running};
+use super::model::{World, has_no_network, is_current, is_running};
 
 fn chooser(seed: u64) -> impl FnMut(usize) -> usize {
     let mut random = StdRng::seed_from_u64(seed);
@@ -144,7 +144,8 @@ fn forget_endings(world: &mut World, declared: &Declared) {
             };
             let service = declared.services.get(&id.service);
             !service.is_some_and(|s| {
-                let may_be_current = c.template_digest.as_ref() == Some(&s.template_digest);
+                let may_be_current =
+                    c.joins.is_some() || c.template_digest.as_ref() == Some(&s.template_digest);
                 (c.digest == s.digest || may_be_current) && s.runs_once == (code != 0)
             })
         });
@@ -166,8 +167,15 @@ fn assert_settled(world: &World, declared: &Declared, plan: &Plan) {
     for (id, service) in declared.instances() {
         let all: Vec<_> = world.of(&id).collect();
         assert_eq!(all.len(), 1, "containers of {id}: {all:#?}");
-        let images = &world.machines[all[0].0].state.images;
-        assert!(is_current(images, all[0].1, service), "{:#?}", all[0]);
+        let state = &world.machines[all[0].0].state;
+        assert!(is_current(state, all[0].1, service), "{:#?}", all[0]);
+        let is_joining = service.spec.container.connection.joins().is_some();
+        assert_eq!(all[0].1.joins.is_some(), is_joining, "{:#?}", all[0]);
+        assert!(
+            service.runs_once || !has_no_network(state, all[0].1),
+            "{:#?}",
+            all[0]
+        );
         assert_eq!(is_running(all[0].1), !service.runs_once, "{:#?}", all[0]);
     }
     let expected = declared.instances().count();

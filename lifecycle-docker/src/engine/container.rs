@@ -259,12 +259,18 @@ impl DockerEngine {
             })?
         };
         let what = format!("creating container {}", spec.name);
+        // The engine would keep a name, which another container can have later.
+        let joined = match &spec.joins {
+            Some(name) => self.existing(name).await?.id,
+            None => None,
+        };
         let options = CreateContainerOptionsBuilder::default()
             .name(&spec.name)
             .build();
-        let create = self
-            .docker
-            .create_container(Some(options), spec::create_body(spec, &ports));
+        let create = self.docker.create_container(
+            Some(options),
+            spec::create_body(spec, &ports, joined.as_deref()),
+        );
         match self.within(PATIENT, &what, create).await {
             Ok(_) => Ok(()),
             Err(conflict @ Error::Conflict { .. }) => match self.owned(&spec.name).await? {

@@ -18,6 +18,9 @@ use lifecycle_core::runtime::{ContainerSpec, Role};
 
 use super::spec::{port_key, volume_name};
 
+/// The prefix of the network mode of a container that joins the network of another one; the id of
+/// that container follows.
+pub(crate) const JOINED: &str = "container:";
 /// The size at which a container's log file is rotated.
 const LOG_SIZE: &str = "10m";
 /// The number of log files that are kept for each container.
@@ -25,17 +28,20 @@ const LOG_FILES: &str = "3";
 /// The default log driver. The limits above apply only to this driver.
 const LOG_DRIVER: &str = "json-file";
 
-/// Returns the complete host configuration. `ports` maps container ports to host ports.
+/// Returns the complete host configuration. `ports` maps container ports to host ports; `joined` is
+/// the id of the container whose network the container joins.
 pub(super) fn host_config(
     spec: &ContainerSpec,
     ports: &BTreeMap<(u16, Protocol), u16>,
+    joined: Option<&str>,
 ) -> HostConfig {
     let template = &spec.template;
-    let network_mode = match template.connection.mode {
-        _ if spec.host_network => Some("host"),
-        NetworkMode::Host => Some("host"),
-        NetworkMode::None => Some("none"),
-        NetworkMode::Platform => None,
+    let network_mode = match (joined, &template.connection.mode) {
+        (Some(joined), _) => Some(format!("{JOINED}{joined}")),
+        _ if spec.host_network => Some("host".to_owned()),
+        (None, NetworkMode::Host) => Some("host".to_owned()),
+        (None, NetworkMode::None) => Some("none".to_owned()),
+        (None, NetworkMode::Platform | NetworkMode::Service(_)) => None,
     };
     let mut config = HostConfig {
         mounts: Some(mounts(spec)),
@@ -62,12 +68,14 @@ pub(super) fn host_config(
             }),
             maximum_retry_count: None,
         }),
-        network_mode: network_mode.map(str::to_owned),
+        network_mode,
         log_config: Some(log_config(&template.logging)),
         init: template.terminal.init,
         ..HostConfig::default()
     };
-    connect(&mut config, &template.connection);
+    if joined.is_none() {
+        connect(&mut config, &template.connection);
+    }
     set_apart(&mut config, &template.isolation);
     if spec.role == Role::Agent {
         // The agent creates a network namespace and a route on the node for the service addresses.

@@ -30,6 +30,8 @@ use lifecycle_core::runtime::{
 };
 use lifecycle_core::{Error, Result};
 
+pub(crate) use host_config::JOINED;
+
 use crate::error;
 use crate::ssh::{Share, SshAccess};
 use output::LogLines;

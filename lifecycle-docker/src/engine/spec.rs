@@ -1,6 +1,6 @@
 //! Converts the core's container specification to the engine's API types.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::time::Duration;
 
 use bollard::models::{ContainerCreateBody, HealthConfig};
@@ -59,6 +59,10 @@ pub(super) fn container_labels(spec: &ContainerSpec) -> HashMap<String, String> 
     if let Some(digest) = &spec.template_digest {
         set(labels::TEMPLATE_DIGEST, digest.to_string());
     }
+    if spec.joins.is_some() {
+        let exposed: Vec<String> = spec.template.expose.iter().copied().map(port_key).collect();
+        set(labels::EXPOSED, exposed.join(","));
+    }
     match &spec.role {
         Role::Manager => {
             set(labels::ROLE, labels::ROLE_MANAGER.to_owned());
@@ -76,14 +80,18 @@ pub(super) fn container_labels(spec: &ContainerSpec) -> HashMap<String, String> 
     labels
 }
 
-/// Returns the body of a create request. `ports` maps container ports to host ports.
+/// Returns the body of a create request. `ports` maps container ports to host ports; `joined` is the
+/// id of the container whose network the container joins.
 pub(super) fn create_body(
     spec: &ContainerSpec,
     ports: &BTreeMap<(u16, Protocol), u16>,
+    joined: Option<&str>,
 ) -> ContainerCreateBody {
     let template = &spec.template;
     let exposed = template.expose.iter().chain(spec.ports.keys());
-    let exposed: std::collections::BTreeSet<String> = exposed.copied().map(port_key).collect();
+    let exposed: BTreeSet<String> = exposed.copied().map(port_key).collect();
+    // The engine rejects ports and host names of containers that join a network.
+    let connection = Some(&template.connection).filter(|_| joined.is_none());
     ContainerCreateBody {
         image: Some(spec.image.clone()),
         labels: Some(container_labels(spec)),
@@ -106,16 +114,16 @@ pub(super) fn create_body(
         }),
         user: template.user.clone(),
         working_dir: template.working_dir.clone(),
-        exposed_ports: Some(exposed.into_iter().collect()),
+        exposed_ports: joined.is_none().then(|| exposed.into_iter().collect()),
         healthcheck: template.healthcheck.as_ref().map(health_config),
         stop_timeout: template.stop_grace.map(whole_seconds),
         volumes: Some(template.anonymous_volumes.clone()).filter(|v| !v.is_empty()),
-        hostname: template.connection.hostname.clone(),
-        domainname: template.connection.domainname.clone(),
+        hostname: connection.and_then(|connection| connection.hostname.clone()),
+        domainname: connection.and_then(|connection| connection.domainname.clone()),
         stop_signal: template.terminal.stop_signal.clone(),
         open_stdin: template.terminal.stdin_open.then_some(true),
         tty: template.terminal.tty.then_some(true),
-        host_config: Some(host_config(spec, ports)),
+        host_config: Some(host_config(spec, ports, joined)),
         ..ContainerCreateBody::default()
     }
 }
@@ -155,10 +163,10 @@ pub(super) fn whole_seconds(duration: Duration) -> i64 {
 
 #[cfg(test)]
 mod tests {
-    use bollard::models::{ContainerConfig, ContainerInspectResponse, ContainerState};
+    use bollard::models::{ContainerConfig, ContainerInspectResponse, ContainerState, HostConfig};
     use bollard::models::{ContainerStateStatusEnum, RestartPolicyNameEnum};
     use lifecycle_core::model::{
-        ContainerTemplate, InstanceId, PlatformId, PlatformName, Replica, ServiceName,
+        ContainerId, ContainerTemplate, InstanceId, PlatformId, PlatformName, Replica, ServiceName,
     };
 
     use super::*;
@@ -191,6 +199,7 @@ mod tests {
             ports: BTreeMap::new(),
             binds: Vec::new(),
             host_network: false,
+            joins: None,
             starts_with_engine: false,
         }
     }
@@ -224,7 +233,7 @@ mod tests {
     fn declares_all_ports_and_no_restart_policy() {
         let mut spec = spec();
         spec.ports.insert((80, Protocol::Tcp), 8080);
-        let body = create_body(&spec, &BTreeMap::from([((80, Protocol::Tcp), 8080)]));
+        let body = create_body(&spec, &BTreeMap::from([((80, Protocol::Tcp), 8080)]), None);
         assert_eq!(body.exposed_ports.unwrap(), ["5432/tcp", "80/tcp"]);
         let host = body.host_config.unwrap();
         assert_eq!(
@@ -235,6 +244,38 @@ mod tests {
         let bindings = host.port_bindings.unwrap();
         let bound = bindings["80/tcp"].as_ref().unwrap();
         assert_eq!(bound[0].host_port.as_deref(), Some("8080"));
+    }
+
+    #[test]
+    fn a_container_that_joins_a_network_has_no_network_settings_of_its_own() {
+        let mut spec = spec();
+        spec.joins = Some("demo-123456-vpn-1-0123456789ab".into());
+        spec.template.connection.hostname = Some("db".into());
+        spec.template.connection.dns = vec!["192.0.2.1".into()];
+        let body = create_body(&spec, &BTreeMap::new(), Some("0abc"));
+        assert_eq!((body.hostname, body.exposed_ports), (None, None));
+        let host = body.host_config.unwrap();
+        assert_eq!((host.dns, host.port_bindings), (None, Some(HashMap::new())));
+        assert_eq!(host.network_mode.as_deref(), Some("container:0abc"));
+        let read = inspect::container(ContainerInspectResponse {
+            name: Some(format!("/{}", spec.name)),
+            config: Some(ContainerConfig {
+                labels: body.labels,
+                ..ContainerConfig::default()
+            }),
+            host_config: Some(HostConfig {
+                network_mode: host.network_mode,
+                ..HostConfig::default()
+            }),
+            state: Some(ContainerState {
+                status: Some(ContainerStateStatusEnum::CREATED),
+                ..ContainerState::default()
+            }),
+            ..ContainerInspectResponse::default()
+        });
+        let read = read.unwrap().unwrap();
+        assert_eq!(read.joins, Some(ContainerId("0abc".into())));
+        assert_eq!(read.exposed, [(5432, Protocol::Tcp)]);
     }
 
     #[test]

@@ -54,6 +54,23 @@ pub(super) fn read(
     }
 }
 
+/// Returns whether a service declares how many replicas it has.
+pub(super) fn declares_replicas(field: &Field<'_>) -> bool {
+    if !field.is_map() {
+        return false;
+    }
+    let deploy = field.get("deploy").filter(Field::is_map);
+    let given = |field: &Field<'_>, key: &str| field.get(key).is_some_and(|field| !field.is_null());
+    given(field, "scale")
+        || deploy.is_some_and(|deploy| given(&deploy, "replicas") || is_global(&deploy))
+}
+
+fn is_global(deploy: &Field<'_>) -> bool {
+    deploy.get("mode").is_some_and(
+        |mode| matches!(&mode.node.value, Value::Scalar { text, .. } if text == "global"),
+    )
+}
+
 /// Gives a global service one replica on each node that satisfies the service's constraints. Call
 /// this after all other keys are read.
 pub(super) fn settle(
@@ -63,11 +80,7 @@ pub(super) fn settle(
     report: &mut Report,
 ) {
     let deploy = field.get("deploy");
-    let mode = deploy.as_ref().and_then(|deploy| deploy.get("mode"));
-    let is_global = mode.is_some_and(
-        |mode| matches!(&mode.node.value, Value::Scalar { text, .. } if text == "global"),
-    );
-    if !is_global {
+    if !deploy.as_ref().is_some_and(is_global) {
         return;
     }
     let given = deploy.and_then(|deploy| deploy.get("replicas"));

@@ -177,12 +177,16 @@ pub(super) fn read(root: &Node, project: &ProjectContext<'_>, report: &mut Repor
     }
     let mut aliases = Vec::new();
     let mut memberships = Vec::new();
+    let mut with_replicas = BTreeSet::new();
     for (name, service) in services.unwrap_or_default() {
         match ServiceName::try_from(name) {
             Ok(name) => {
                 let (draft, connected) =
                     service::read(name.clone(), &service, project, &declared, report);
                 aliases.extend(connected.aliases);
+                if deploy::declares_replicas(&service) {
+                    with_replicas.insert(name.clone());
+                }
                 if draft.spec.container.connection.mode == NetworkMode::Platform {
                     let networks = connected.networks;
                     memberships.push(networks.unwrap_or_else(|| BTreeSet::from(["default"])));
@@ -192,6 +196,7 @@ pub(super) fn read(root: &Node, project: &ProjectContext<'_>, report: &mut Repor
             Err(error) => report.problem(service.at, &service.path, error.to_string()),
         }
     }
+    networks::join(&mut composition.services, &with_replicas);
     networks::add_aliases(&mut composition.services, aliases, report);
     networks::warn_about_isolation(part("networks"), &memberships, report);
     composition.add_data_volumes(&declared);

@@ -7,11 +7,12 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
 use super::super::diagnostic::Report;
-use super::super::tree::{Field, Position};
+use super::super::tree::{Field, Position, Value};
 use super::keys::{self, supported_entries};
 use super::{Declared, Draft};
 use crate::model::{
-    ContainerTemplate, DependencyCondition, NetworkMode, PublishedPort, ServiceName, ServiceSpec,
+    Connection, ContainerTemplate, DependencyCondition, NetworkMode, PublishedPort, ServiceName,
+    ServiceSpec,
 };
 
 /// An additional name for a service.
@@ -69,7 +70,7 @@ pub(super) fn read<'a>(
 ) -> bool {
     let connection = &mut spec.container.connection;
     match key {
-        "network_mode" => connection.mode = mode(field, report),
+        "network_mode" => connection.mode = mode(field, &spec.name, declared, report),
         "networks" => service_networks(field, &spec.name, declared, connected, report),
         "links" => links(field, spec, declared, connected, report),
         "container_name" => {
@@ -110,23 +111,30 @@ pub(super) fn read<'a>(
     true
 }
 
-fn mode(field: &Field<'_>, report: &mut Report) -> NetworkMode {
+fn mode(
+    field: &Field<'_>,
+    service: &ServiceName,
+    declared: &Declared<'_>,
+    report: &mut Report,
+) -> NetworkMode {
     let Some(text) = field.text(report) else {
         return NetworkMode::Platform;
     };
+    if let Some(joined) = text.strip_prefix("service:") {
+        return joined_network(field, joined, service, declared, report);
+    }
     match text {
         "host" => NetworkMode::Host,
         "none" => NetworkMode::None,
         "bridge" | "default" => NetworkMode::Platform,
-        _ if text.starts_with("service:") || text.starts_with("container:") => {
+        _ if text.starts_with("container:") => {
             field.problem_with_help(
                 report,
                 format!(
-                    "`{text}`: containers cannot share a network, because they may be on \
-                     different nodes"
+                    "`{text}`: a service cannot join the network of a container, because the \
+                     platform chooses the names of containers"
                 ),
-                "remove `network_mode` and connect to the other service by its name, or run both \
-                 processes in one container",
+                "write `service:` and the name of a service",
             );
             NetworkMode::Platform
         }
@@ -134,10 +142,118 @@ fn mode(field: &Field<'_>, report: &mut Report) -> NetworkMode {
             field.problem_with_help(
                 report,
                 format!("unknown network mode `{text}`"),
-                "write `host`, `none` or `bridge`; named networks belong under `networks`",
+                "write `host`, `none`, `bridge` or `service:` and the name of a service; named \
+                 networks belong under `networks`",
             );
             NetworkMode::Platform
         }
+    }
+}
+
+/// Reads the name of the service whose network a service joins.
+fn joined_network(
+    field: &Field<'_>,
+    joined: &str,
+    service: &ServiceName,
+    declared: &Declared<'_>,
+    report: &mut Report,
+) -> NetworkMode {
+    if joined == service.as_str() {
+        field.problem_with_help(
+            report,
+            "a service cannot join its own network",
+            "remove `network_mode`, or write the name of another service",
+        );
+        return NetworkMode::Platform;
+    }
+    let known = declared.services.contains(&joined);
+    if let Some(name) = ServiceName::try_from(joined).ok().filter(|_| known) {
+        report.warning(
+            field.value_at(),
+            &field.path,
+            format!(
+                "`{joined}` and the services that join its network do not use the platform's \
+                 resolver, so they cannot resolve the names of other services"
+            ),
+        );
+        return NetworkMode::Service(name);
+    }
+    report.unknown_name(
+        field.value_at(),
+        &field.path,
+        format!("the service `{joined}` is not declared"),
+        joined,
+        declared.services.iter().copied(),
+    );
+    NetworkMode::Platform
+}
+
+/// Rejects the keys that belong to the service whose network is joined, as the engine does.
+fn check_joining(field: &Field<'_>, joined: &ServiceName, report: &mut Report) {
+    let given = |key: &str| {
+        let is_empty = |field: &Field<'_>| match &field.node.value {
+            Value::List(items) => items.is_empty(),
+            _ => field.is_null(),
+        };
+        field.get(key).filter(|field| !is_empty(field))
+    };
+    for key in [
+        "ports",
+        "networks",
+        "hostname",
+        "dns",
+        "extra_hosts",
+        "links",
+    ] {
+        if let Some(field) = given(key) {
+            let help = match key {
+                "ports" => format!(
+                    "publish the ports of `{joined}`; list a port under `expose` if other services \
+                     need it under the name of this service"
+                ),
+                _ => format!("move `{key}` to `{joined}`"),
+            };
+            field.problem_with_help(
+                report,
+                format!(
+                    "`{key}` cannot be combined with `network_mode: service:{joined}`, because \
+                     the service has the network of `{joined}`"
+                ),
+                help,
+            );
+        }
+    }
+    for key in ["domainname", "dns_opt", "dns_search"] {
+        if let Some(field) = given(key) {
+            let consequence = "the service has the network settings of the service that it joins";
+            report.unsupported(field.at, &field.path, consequence, true);
+        }
+    }
+}
+
+/// Completes the services that join the network of another one: they depend on it, and have as
+/// many replicas unless they declare their number.
+pub(super) fn join(
+    services: &mut BTreeMap<ServiceName, Draft>,
+    with_replicas: &BTreeSet<ServiceName>,
+) {
+    let replicas: BTreeMap<ServiceName, u16> = services
+        .iter()
+        .map(|(name, draft)| (name.clone(), draft.spec.replicas))
+        .collect();
+    for draft in services.values_mut() {
+        let spec = &mut draft.spec;
+        let Some(joined) = spec.container.connection.joins().cloned() else {
+            continue;
+        };
+        if let Some(replicas) = replicas.get(&joined)
+            && !with_replicas.contains(&spec.name)
+        {
+            spec.replicas = *replicas;
+        }
+        spec.depends_on
+            .entry(joined)
+            .or_insert(DependencyCondition::ServiceStarted);
     }
 }
 
@@ -329,7 +445,16 @@ fn texts_or_one(field: &Field<'_>, report: &mut Report) -> Vec<String> {
 
 /// Applies the network mode to the ports. Call this after both keys are read.
 pub(super) fn settle(field: &Field<'_>, container: &mut ContainerTemplate, report: &mut Report) {
-    let connection = &container.connection;
+    let connection = &mut container.connection;
+    if let NetworkMode::Service(joined) = &connection.mode {
+        check_joining(field, joined, report);
+        *connection = Connection {
+            mode: connection.mode.clone(),
+            ..Connection::default()
+        };
+        container.ports.clear();
+        return;
+    }
     if !connection.has_own_resolvers() {
         for key in ["dns_opt", "dns_search"] {
             if let Some(field) = field.get(key).filter(|field| !field.is_null()) {
@@ -339,7 +464,7 @@ pub(super) fn settle(field: &Field<'_>, container: &mut ContainerTemplate, repor
             }
         }
     }
-    let mode = connection.mode;
+    let mode = connection.mode.clone();
     if mode == NetworkMode::Platform {
         return;
     }

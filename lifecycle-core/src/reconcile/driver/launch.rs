@@ -190,6 +190,7 @@ fn replaces(action: &Action, observed: &Observed) -> bool {
         instance,
         container,
         node,
+        ..
     } = action
     else {
         return false;

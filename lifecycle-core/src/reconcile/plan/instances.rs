@@ -124,7 +124,14 @@ impl<'a> Planning<'a> {
             let (status, _) = planned(Verdict::Open, false);
             return (status, Up::default());
         }
-        let needs = self.needs_of_new(replica);
+        let needs = self.needs_of_new(replica).and_then(|needs| {
+            let replaces = containers.others.iter().any(Seen::is_running);
+            if replaces {
+                self.images_of_joiners(replica, needs)
+            } else {
+                Ok(needs)
+            }
+        });
         let order = self.order(replica, None, &containers.others);
         if let Err(blocked) = self.turn(replica, order) {
             return self.wait_for_turn(replica, containers, dependencies, &blocked);
@@ -137,8 +144,9 @@ impl<'a> Planning<'a> {
                 return planned(blocked.verdict(), blocked.settled);
             }
         };
-        let needs = match dependencies {
-            Ok(steps) => needs.into_iter().chain(steps.iter().cloned()).collect(),
+        let joined = self.needs_of_network(replica, dependencies);
+        let (needs, joins) = match joined {
+            Ok((steps, joins)) => (needs.into_iter().chain(steps).collect(), joins),
             Err(blocked) => {
                 self.serving.insert(replica.position);
                 self.hold(Subject::Instance(replica.id.clone()), blocked.by.clone());
@@ -156,7 +164,8 @@ impl<'a> Planning<'a> {
         };
         let before = self.extent();
         let stopped = self
-            .free_ports(replica, needs)
+            .remove_unusable(replica, &containers.others, &reason, needs)
+            .and_then(|needs| self.free_ports(replica, needs))
             .and_then(|needs| self.remove_stopped(replica.id, &containers.others, &reason, needs))
             .and_then(|needs| match order {
                 ReplacementOrder::StartFirst => Ok(needs),
@@ -174,6 +183,7 @@ impl<'a> Planning<'a> {
                 instance: replica.id.clone(),
                 container: self.declared.container_name(replica.id, digest),
                 node: replica.node.clone(),
+                joins,
             },
             needs,
             reason,

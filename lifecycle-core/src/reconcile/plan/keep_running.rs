@@ -28,7 +28,7 @@ impl<'a> Planning<'a> {
         let container = seen.container;
         let up = self.up_of(&seen);
         let planned = |verdict, settled| (status(replica, Some(&seen), verdict, settled), up);
-        if self.is_to_restart(replica.id, container) {
+        if self.is_to_restart(replica.id, &seen) {
             let up = if seen.is_running() { up } else { Up::default() };
             let status = self.restart(replica, seen, others, dependencies);
             return (status, up);
@@ -69,6 +69,10 @@ impl<'a> Planning<'a> {
                     && (*code != 0 || !service.runs_once)
                 {
                     let reason = restoring.unwrap_or_else(|| replaced(successor, replica));
+                    return self.start_again(replica, seen, others, dependencies, reason, None);
+                }
+                if let Some(reason) = restoring.filter(|_| container.joins.is_some()) {
+                    // It was stopped because the container whose network it joins was replaced.
                     return self.start_again(replica, seen, others, dependencies, reason, None);
                 }
                 self.ended(replica, seen, others, dependencies, *code)
@@ -122,6 +126,7 @@ impl<'a> Planning<'a> {
                 instance: replica.id.clone(),
                 container: container.name.clone(),
                 node: replica.node.clone(),
+                joins: None,
             };
             let by = HeldBy::Backoff {
                 step: start.id(),
@@ -155,10 +160,11 @@ impl<'a> Planning<'a> {
         let other = others.iter().find(|other| other.is_running());
         let up = other.map_or(Up::default(), |other| self.up_of(other));
         let planned = |verdict, settled| (status(replica, Some(&seen), verdict, settled), up);
-        let needs = match dependencies {
-            Ok(steps) => steps.clone(),
+        let needs = self.needs_of_existing(replica, seen, dependencies);
+        let needs = match needs {
+            Ok(needs) => needs,
             Err(blocked) => {
-                self.hold(Subject::Instance(id.clone()), blocked.by.clone());
+                self.hold(Subject::Instance(id.clone()), blocked.by);
                 return planned(Verdict::Open, blocked.settled);
             }
         };
@@ -182,6 +188,7 @@ impl<'a> Planning<'a> {
                 instance: id.clone(),
                 container: container.name.clone(),
                 node: node.clone(),
+                joins: seen.joined().map(|joined| joined.name.clone()),
             },
             needs,
             reason,

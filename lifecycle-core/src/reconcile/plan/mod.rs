@@ -13,6 +13,7 @@
 //!   fails.
 //! - [`restart`]: containers are restarted on request, one replica at a time.
 //! - [`ports`]: a host port passes from one replica to another.
+//! - [`joined`]: containers that share a network are started, stopped and replaced together.
 //! - [`leftovers`]: objects that are no longer declared are removed in reverse start order.
 //! - [`text`]: plans are formatted as text.
 
@@ -20,6 +21,7 @@ mod agents;
 mod dependencies;
 mod images;
 mod instances;
+mod joined;
 mod keep_running;
 mod leftovers;
 mod nodes;

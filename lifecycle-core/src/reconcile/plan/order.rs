@@ -15,6 +15,12 @@ impl<'a> Planning<'a> {
         others: &[Seen<'a>],
     ) -> ReplacementOrder {
         let container = &replica.service.spec.container;
+        let index = self.index;
+        if index.joined[replica.position].is_some() || !index.joiners[replica.position].is_empty() {
+            // Two containers with the same network settings, such as two clients of a VPN with one
+            // key, often cannot run at the same time.
+            return ReplacementOrder::StopFirst;
+        }
         let old: Vec<&Seen<'a>> = others
             .iter()
             .filter(|seen| seen.is_running() && seen.node == replica.node)

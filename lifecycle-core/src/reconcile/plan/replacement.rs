@@ -31,7 +31,8 @@ impl<'a> Containers<'a> {
             return None;
         }
         let others = self.others.iter();
-        let declared = others.filter(|seen| seen.node_position.is_some());
+        // A container whose network was removed cannot start again.
+        let declared = others.filter(|seen| seen.node_position.is_some() && !seen.is_orphan());
         declared.copied().min_by_key(|seen| {
             let is_elsewhere = seen.node != replica.node;
             let started_at = seen.container.started_at;
@@ -63,10 +64,13 @@ impl<'a> Planning<'a> {
     pub(super) fn containers_of(&self, replica: PlacedReplica<'a>) -> Containers<'a> {
         let all = &self.index.seen[replica.position];
         let service = replica.service;
-        let here = || all.iter().filter(|seen| seen.node == replica.node);
+        let here = || {
+            let current = all.iter().filter(|seen| seen.is_current(service));
+            current.filter(|seen| seen.node == replica.node)
+        };
         // Of several current containers, the one of exactly the declared specification is kept.
         let exact = here().find(|seen| seen.container.digest == service.digest);
-        let current = exact.or_else(|| here().find(|seen| seen.is_current(service)));
+        let current = exact.or_else(|| here().next());
         let current = current.copied();
         let is_other = |seen: &&Seen<'a>| current.is_none_or(|current| current.id() != seen.id());
         Containers {
@@ -75,17 +79,21 @@ impl<'a> Planning<'a> {
         }
     }
 
-    /// Stops a container, once per plan. The returned gate opens when the container has stopped.
+    /// Stops a container, once per plan, after those that join its network. The returned gate opens
+    /// when the container has stopped.
     pub(super) fn stop(
         &mut self,
         id: &InstanceId,
         seen: Seen<'a>,
         reason: &Reason,
-        needs: BTreeSet<StepId>,
+        mut needs: BTreeSet<StepId>,
     ) -> Gate {
         let container = seen.container;
         if let Some(gate) = self.stops.get(&container.id) {
             return gate.clone();
+        }
+        if let Err(blocked) = self.stop_joining(id, seen, &mut needs) {
+            return Gate::Blocked(blocked);
         }
         let gate = self.propose(
             Action::StopInstance {

@@ -149,7 +149,9 @@ impl<'a> Planning<'a> {
             if stage == Stage::Replacing {
                 rollout.in_progress.push(position);
             }
-            if !self.is_available(position, service.service) {
+            if !self.is_available(position, service.service)
+                || !self.joiners_are_available(position)
+            {
                 rollout.unavailable.push(position);
             }
             rollout.stages.push(stage);
@@ -299,7 +301,18 @@ impl<'a> Planning<'a> {
         }
     }
 
+    /// Returns the record that rejects the replica's declared specification, or that of a replica
+    /// that is replaced together with it.
     fn rejected(&self, id: &InstanceId, service: &DeclaredService) -> Option<&'a RejectedSpec> {
+        let own = self.rejected_alone(id, service);
+        own.or_else(|| self.rejected_together(id))
+    }
+
+    pub(super) fn rejected_alone(
+        &self,
+        id: &InstanceId,
+        service: &DeclaredService,
+    ) -> Option<&'a RejectedSpec> {
         let rejected = self.history.rejected.get(id)?;
         let is_obsolete = self
             .history
@@ -336,6 +349,19 @@ impl<'a> Planning<'a> {
     }
 
     fn stage(&self, service: &IndexedService<'a>, position: usize, rollout: &Rollout) -> Stage {
+        match self.stage_alone(service, position, rollout) {
+            Stage::Replaced { .. } if !self.joiners_are_available(position) => Stage::Replacing,
+            stage => stage,
+        }
+    }
+
+    /// Determines the stage of a replica apart from those that join its network.
+    fn stage_alone(
+        &self,
+        service: &IndexedService<'a>,
+        position: usize,
+        rollout: &Rollout,
+    ) -> Stage {
         let all = &self.index.seen[position];
         let Some(node) = self.placement.nodes[position] else {
             return Stage::Unaffected;
@@ -388,7 +414,7 @@ impl<'a> Planning<'a> {
                 if code == 0 && completes(service.service) && !stopped && alone {
                     let at = at.unwrap_or(self.now);
                     Stage::Replaced { at }
-                } else if stopped || self.is_to_restart(replica.id, target.container) {
+                } else if stopped || self.is_to_restart(replica.id, &target) {
                     waiting
                 } else {
                     Stage::Replacing
@@ -400,7 +426,7 @@ impl<'a> Planning<'a> {
 
     /// Returns whether a container of the replica is ready, or completed as declared, and no
     /// restart of it was requested.
-    fn is_available(&self, position: usize, service: &DeclaredService) -> bool {
+    pub(super) fn is_available(&self, position: usize, service: &DeclaredService) -> bool {
         let id = &self.index.replicas[position];
         self.index.seen[position].iter().any(|seen| {
             let up = self.up_of(seen);
@@ -408,7 +434,7 @@ impl<'a> Planning<'a> {
                 && completes(service)
                 && self.placement.nodes[position] == Some(seen.node)
                 && seen.is_current(service);
-            (up.ready || completed) && !self.is_to_restart(id, seen.container)
+            (up.ready || completed) && !self.is_to_restart(id, seen)
         })
     }
 
@@ -422,6 +448,10 @@ impl<'a> Planning<'a> {
         let Stage::Waiting { serving } = rollout.stage(replica.position) else {
             return Ok(());
         };
+        if self.follows_joined(replica)? {
+            return Ok(());
+        }
+        let rollout = &self.rollout;
         if let Course::Paused { why } = &rollout.course {
             let by = HeldBy::RolloutPaused { why: why.clone() };
             return Err(Blocked::new(by, true));
@@ -458,7 +488,12 @@ impl<'a> Planning<'a> {
             return Err(Blocked::new(HeldBy::RolloutDelay { until }, false));
         }
         let stops = serving && order == ReplacementOrder::StopFirst;
-        let unavailable = &rollout.unavailable;
+        // A ready replica is unavailable while one that joins its network is.
+        let others = rollout.unavailable.iter();
+        let unavailable: Vec<usize> = others
+            .filter(|position| **position != replica.position)
+            .copied()
+            .collect();
         if stops && unavailable.len() >= parallelism {
             let by = HeldBy::TooFewReady {
                 ready: rollout.stages.len().saturating_sub(unavailable.len()),
@@ -507,7 +542,9 @@ impl<'a> Planning<'a> {
         let is_before = |name: &ServiceName| {
             let other = self.index.service(name).map(|other| other.service);
             let is_last = |s: &DeclaredService| s.spec.starts == Starts::Last;
-            service.spec.depends_on.contains_key(name)
+            // Replicas that join a network are replaced together with the replica that has it.
+            let joins = service.spec.container.connection.joins() == Some(name);
+            service.spec.depends_on.contains_key(name) && !joins
                 || is_last(service) && other.is_some_and(|other| !is_last(other))
         };
         self.rolling_out
@@ -547,7 +584,7 @@ impl<'a> Planning<'a> {
         let may_run = |previous: &Seen<'a>| {
             previous.is_running()
                 || serving.is_none() && blocked.settled
-                || self.is_to_restart(replica.id, previous.container)
+                || self.is_to_restart(replica.id, previous)
         };
         let previous = containers.previous(replica).filter(may_run);
         let (mut status, up) = if let Some(previous) = previous {
@@ -562,7 +599,7 @@ impl<'a> Planning<'a> {
         };
         self.hold(Subject::Instance(replica.id.clone()), blocked.by.clone());
         self.serving.insert(replica.position);
-        let restarts = previous.is_some_and(|p| self.is_to_restart(replica.id, p.container));
+        let restarts = previous.is_some_and(|p| self.is_to_restart(replica.id, &p));
         let settled = blocked.settled && !restarts;
         if settled {
             status = InstanceStatus {
@@ -585,7 +622,7 @@ impl<'a> Planning<'a> {
         let ContainerState::Exited { code, at: Some(at) } = current.container.state else {
             return None;
         };
-        let is_to_restart = self.is_to_restart(replica.id, current.container);
+        let is_to_restart = self.is_to_restart(replica.id, &current);
         let alone = !others.iter().any(Seen::is_running);
         if is_to_restart || code == 0 && completes(replica.service) && alone {
             return None;

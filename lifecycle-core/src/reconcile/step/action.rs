@@ -98,6 +98,9 @@ pub enum Action {
         container: String,
         /// The container's node.
         node: NodeName,
+        /// The container whose network the container joins.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        joins: Option<String>,
     },
     /// Stops an instance's container and keeps it.
     StopInstance {
@@ -303,6 +306,7 @@ impl Action {
                 instance,
                 container,
                 node,
+                joins: _,
             } => Facts {
                 object: Some(container),
                 about: About::Instance(instance),

@@ -146,6 +146,7 @@ mod tests {
                         instance,
                         container,
                         node,
+                        joins: None,
                     },
                     12 => Action::RemoveImage { image, node },
                     13 => Action::ReleaseNode { node },

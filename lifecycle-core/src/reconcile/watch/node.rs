@@ -233,12 +233,13 @@ impl NodeWatch {
             }
             Wakeup::Due | Wakeup::Declared => self.check(&mut following, None).await,
             Wakeup::Event(event) => {
-                let changed = following.changed(event);
+                let mut changed = following.changed(event);
                 if let Err(error) = self.inspect(&mut following, &changed).await {
                     tracing::debug!(node = %self.name, error = %error.chain(),
                         "listing the containers again");
                     return Some(State::Listing(None));
                 }
+                following.add_joining(&mut changed);
                 self.check(&mut following, Some(&changed)).await;
             }
         }
@@ -312,7 +313,7 @@ impl NodeWatch {
             async move {
                 let declared = declared?;
                 let probe = self.shared.backends.probe.as_ref();
-                let answer = liveness::answers(&declared, machine, container, probe).await;
+                let answer = liveness::answers(&declared, machine, state, container, probe).await;
                 Some((container, answer))
             }
         });
@@ -392,6 +393,19 @@ impl NodeWatch {
 }
 
 impl Following {
+    /// Adds the containers that join the network of a changed container.
+    fn add_joining(&self, changed: &mut BTreeSet<ContainerId>) {
+        let containers = self.state.containers.iter();
+        let joins = |container: &&ObservedContainer| {
+            container
+                .joins
+                .as_ref()
+                .is_some_and(|joined| changed.contains(joined))
+        };
+        let joining: Vec<ContainerId> = containers.filter(joins).map(|c| c.id.clone()).collect();
+        changed.extend(joining);
+    }
+
     /// Handles this event and all queued events. If the stream has ended, schedules a new list.
     fn changed(&mut self, event: Option<Result<EngineEvent>>) -> BTreeSet<ContainerId> {
         let mut changed = BTreeSet::new();

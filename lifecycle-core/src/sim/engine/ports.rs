@@ -16,6 +16,9 @@ impl Engine {
     /// Returns the ports that a container gets if it starts now.
     pub(super) fn ports_for(&self, container: &Container) -> Result<BTreeSet<BoundPort>> {
         let spec = &container.spec;
+        if container.joins.is_some() {
+            return Ok(BTreeSet::new());
+        }
         let is_free = |host: u16, protocol: Protocol| {
             let by = self.bound.get(&(host, protocol));
             by.is_none_or(|by| *by == spec.name)

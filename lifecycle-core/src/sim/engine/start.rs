@@ -85,6 +85,14 @@ impl Engine {
             (None, Some(own)) if command.is_empty() => command.clone_from(own),
             (None, _) => {}
         }
+        let joins = match &spec.joins {
+            Some(name) => {
+                let joined = self.owned(name, spec.owner.id)?;
+                let missing = || Error::not_found(format!("container {name}"));
+                Some(joined.ok_or_else(missing)?.id.clone())
+            }
+            None => None,
+        };
         self.created_count += 1;
         let purpose = ["container", here.node.as_str(), &spec.name];
         Ok(Container {
@@ -100,6 +108,8 @@ impl Engine {
             host_ports: BTreeSet::new(),
             stop_requested: false,
             restart_at: None,
+            joins,
+            joined_run: 0,
             log: Vec::new(),
         })
     }
@@ -120,6 +130,20 @@ impl Engine {
         if container.is_running() {
             return Ok(false);
         }
+        let joined_run = match &container.joins {
+            Some(id) => {
+                let joined = self.containers.values().find(|other| other.id == *id);
+                let joined = joined.filter(|joined| joined.is_running());
+                let without = || {
+                    Error::failed(
+                        format!("starting container {name}"),
+                        format!("container {id}, whose network it joins, is not running"),
+                    )
+                };
+                joined.ok_or_else(without)?.starts
+            }
+            None => 0,
+        };
         let ports = self.ports_for(container)?;
         for (_, protocol, host) in &ports {
             self.bound.insert((*host, *protocol), name.to_owned());
@@ -127,6 +151,7 @@ impl Engine {
         let Some(container) = self.containers.get_mut(name) else {
             return Ok(false);
         };
+        container.joined_run = joined_run;
         container.host_ports = ports;
         container.starts += 1;
         container.started = Some(at);

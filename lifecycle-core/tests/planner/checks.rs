@@ -21,13 +21,31 @@ impl World {
     /// Asserts that the stops of a plan leave enough replicas of each service ready. Stops that
     /// pass a host port to another service are not counted.
     pub(crate) fn assert_available(&self, declared: &Declared, plan: &Plan) {
-        let stops = plan.steps.iter().filter_map(|step| match &step.action {
-            Action::StopInstance { id, .. }
-                if !matches!(step.reason, Reason::PortPasses { .. }) =>
-            {
-                Some(id.clone())
-            }
-            _ => None,
+        let passing: BTreeSet<&InstanceId> = plan
+            .steps
+            .iter()
+            .filter(|step| matches!(step.reason, Reason::PortPasses { .. }))
+            .filter_map(|step| match &step.action {
+                Action::StopInstance { instance, .. } => Some(instance),
+                _ => None,
+            })
+            .collect();
+        let stops = plan.steps.iter().filter_map(|step| {
+            let Action::StopInstance { instance, id, .. } = &step.action else {
+                return None;
+            };
+            let is_counted = match &step.reason {
+                Reason::PortPasses { .. } => false,
+                // A service that leaves a network does not keep it.
+                Reason::NetworkEnds { replica } => {
+                    let service = declared.services.get(&instance.service);
+                    let connection = service.map(|service| &service.spec.container.connection);
+                    connection.and_then(|connection| connection.joins()) == Some(&replica.service)
+                        && !passing.contains(replica)
+                }
+                _ => true,
+            };
+            is_counted.then(|| id.clone())
         });
         let stops: BTreeSet<ContainerId> = stops.collect();
         for service in declared.services.values().filter(|s| !s.runs_once) {

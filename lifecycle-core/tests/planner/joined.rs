@@ -314,6 +314,12 @@ fn fails(world: &mut World, new: &Declared) {
         world.settle(new);
     }
     assert!(!world.rejected.is_empty());
+    let plan = world.plan(new);
+    println!(
+        "PLAN {plan:#?}\n{:#?}",
+        world.containers().collect::<Vec<_>>()
+    );
+    assert_eq!(shown(&plan), "");
 }
 
 #[test]

@@ -33,6 +33,13 @@ impl<'a> Planning<'a> {
         Ok(())
     }
 
+    /// Returns whether the replica whose network this replica joins is still being replaced. Until
+    /// then, earlier containers of both are kept for a rollback.
+    pub(super) fn joined_is_replaced(&self, position: usize) -> bool {
+        let joined = self.index.joined[position];
+        joined.is_some_and(|joined| self.index.seen[joined].len() > 1)
+    }
+
     /// Returns whether the container runs in a network that has ended, or will have ended once this
     /// plan has started the container that it joins again.
     pub(super) fn has_lost_network(&self, seen: &Seen<'a>) -> bool {
@@ -170,16 +177,16 @@ impl<'a> Planning<'a> {
         let Some(serving) = self.serving_container(replica.position) else {
             return Ok(true);
         };
+        let id = &self.index.replicas[target];
         let kept = self.kept(target).filter(Seen::is_running);
-        if kept.is_some_and(|kept| serving.container.joins.as_ref() == Some(kept.id())) {
-            return Ok(false);
-        }
-        if serving.container.joins.is_none() && kept.is_some() {
-            // The service did not join a network before.
+        // The container may still have the network of another service, or one of its own.
+        let joined = serving.joined();
+        let joined = joined.filter(|joined| joined.role == Role::Instance(id.clone()));
+        if kept.is_some_and(|kept| joined.is_none_or(|joined| joined.id == *kept.id())) {
             return Ok(false);
         }
         let by = HeldBy::ReplacedAfter {
-            replica: self.index.replicas[target].clone(),
+            replica: id.clone(),
         };
         let status = self.statuses[target].as_ref();
         Err(Blocked::new(

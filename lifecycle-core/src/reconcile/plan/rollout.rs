@@ -149,8 +149,10 @@ impl<'a> Planning<'a> {
             if stage == Stage::Replacing {
                 rollout.in_progress.push(position);
             }
+            // Replicas that join the network of a waiting replica may wait for its replacement.
+            let waits = matches!(stage, Stage::Waiting { .. });
             if !self.is_available(position, service.service)
-                || !self.joiners_are_available(position)
+                || !waits && !self.joiners_are_available(position)
             {
                 rollout.unavailable.push(position);
             }

@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use lifecycle_core::code::DirectoryStore;
-use lifecycle_core::model::{ImageSource, PlatformId};
+use lifecycle_core::model::{DependencyCondition, ImageSource, PlatformId, ServiceName};
 use lifecycle_core::platform::{CloudSpec, Diagnostics, Loaded, Sources, load, survey};
 use proptest::prelude::*;
 
@@ -552,6 +552,49 @@ async fn separate_networks_are_a_warning_and_other_network_keys_are_not() {
         let blocking = loaded.unsupported.iter().any(|key| key.changes_behaviour);
         assert_eq!(blocking, blocks, "{text}");
     }
+}
+
+#[tokio::test]
+async fn a_service_can_join_the_network_of_another_one() {
+    let toml = "[nodes.a]\n[nodes.b]\n";
+    let read = async |vpn: &str, app: &str| {
+        let compose = format!(
+            "services:\n  vpn: {{image: x, ports: ['80:80']{vpn}}}\n  \
+             app: {{image: x, expose: [80], ports: [], network_mode: 'service:vpn'{app}}}\n"
+        );
+        let files = [("compose.yaml", compose.as_str()), ("platform.toml", toml)];
+        let directory = directory_with(&files);
+        let sources = sources(directory.path(), "compose.yaml", Some("platform.toml"));
+        loaded(&sources).await
+    };
+    for (vpn, app, replicas) in [
+        ("", "", 1),
+        (", deploy: {replicas: 2}", "", 2),
+        (", scale: 2", ", scale: 2", 2),
+        (", deploy: {mode: global}", "", 2),
+        (", deploy: {mode: global}", ", deploy: {mode: global}", 2),
+    ] {
+        let loaded = read(vpn, app)
+            .await
+            .unwrap_or_else(|problems| panic!("{problems}"));
+        let services = &loaded.declaration.services;
+        let app = &services[&ServiceName::try_from("app").unwrap()];
+        let vpn = ServiceName::try_from("vpn").unwrap();
+        assert_eq!(app.replicas, replicas);
+        assert_eq!(app.container.connection.joins(), Some(&vpn));
+        let started = DependencyCondition::ServiceStarted;
+        assert_eq!(app.depends_on.get(&vpn), Some(&started));
+        let mut warnings = loaded.warnings.iter().map(ToString::to_string);
+        assert!(warnings.any(|warning| warning.contains("do not use the platform's resolver")));
+    }
+    let on = |node| format!(", deploy: {{placement: {{constraints: [node.hostname == {node}]}}}}");
+    let apart = read(&on("a"), &on("b")).await.unwrap_err().to_string();
+    let expected = "services.app.network_mode: no node satisfies the constraints of both this \
+                    service and `vpn`; change the constraints: both services run on the same node";
+    assert!(apart.contains(expected), "{apart}");
+    read(&on("a"), &on("a"))
+        .await
+        .unwrap_or_else(|problems| panic!("{problems}"));
 }
 
 #[tokio::test]

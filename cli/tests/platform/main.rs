@@ -19,6 +19,7 @@ mod host;
 mod hosts;
 mod https;
 mod interactive;
+mod joined;
 mod load;
 mod names;
 mod ports;

@@ -164,6 +164,7 @@ pub async fn all(fixture: &RuntimeFixture) {
     exit_codes_are_reported(fixture).await;
     a_used_published_port_is_a_conflict(fixture).await;
     a_used_preferred_port_is_replaced(fixture).await;
+    a_joined_network_belongs_to_its_container(fixture).await;
     containers_of_other_platforms_are_not_changed(fixture).await;
     volumes_belong_to_the_platform(fixture).await;
     logs_separate_the_streams(fixture).await;
@@ -374,6 +375,63 @@ pub async fn a_used_preferred_port_is_replaced(fixture: &RuntimeFixture) {
     );
     fixture.remove(&one.name).await;
     fixture.remove(&two.name).await;
+}
+
+/// Checks that a container that joins the network of another one reports that container and no ports
+/// of its own, that it can be restarted after that container, and that it cannot start without it.
+pub async fn a_joined_network_belongs_to_its_container(fixture: &RuntimeFixture) {
+    let runtime = &fixture.runtime;
+    let joined = ContainerSpec {
+        ports: BTreeMap::from([(PORT, fixture.free_port)]),
+        ..fixture.container("joined", &fixture.runs_long)
+    };
+    let mut joining = ContainerSpec {
+        joins: Some(joined.name.clone()),
+        ..fixture.container("joining", &fixture.runs_long)
+    };
+    joining.template.expose = vec![PORT];
+    let missing = runtime.ensure_container(&joining).await;
+    is_not_found("joining a missing container", &missing);
+    let first = fixture.ensure(&joined).await;
+    assert_eq!(first.joins, None);
+    let second = fixture.ensure(&joining).await;
+    assert_eq!(second.joins.as_ref(), Some(&first.id));
+    assert_eq!(
+        (&second.ports[..], &second.exposed[..]),
+        (&[][..], &[PORT][..])
+    );
+    assert!(!second.has_lost_network(&first), "{first:?} {second:?}");
+    let one = done("container", runtime.container(&joining.name).await);
+    assert_eq!(
+        one.as_ref(),
+        Some(&second),
+        "`state` and `container` differ"
+    );
+
+    fixture.stop(&joined.name).await;
+    let again = fixture.ensure(&joined).await;
+    assert_eq!(again.id, first.id);
+    let lost = fixture.get(&joining.name).await;
+    assert!(lost.has_lost_network(&again), "{again:?} {lost:?}");
+    fixture.stop(&joining.name).await;
+    let restarted = fixture.ensure(&joining).await;
+    assert_eq!(
+        (&restarted.id, &restarted.joins),
+        (&second.id, &second.joins)
+    );
+    assert!(
+        !restarted.has_lost_network(&again),
+        "{again:?} {restarted:?}"
+    );
+
+    fixture.stop(&joining.name).await;
+    fixture.stop(&joined.name).await;
+    let start = runtime.start_container(&joining.name).await;
+    assert!(start.is_err(), "the container started without a network");
+    fixture.remove(&joined.name).await;
+    let start = runtime.start_container(&joining.name).await;
+    assert!(start.is_err(), "the container started without a network");
+    fixture.remove(&joining.name).await;
 }
 
 /// Checks that containers of other platforms are neither shown nor changed.

@@ -195,7 +195,8 @@ impl<'a> Check<'a> {
             if spec.replicas != joined.replicas {
                 let (at, path) = self.locate(&spec.name, &["deploy", "replicas"]);
                 let message = format!(
-                    "each replica joins the network of a replica of `{name}`, so both services                      need the same number of replicas: {} and {} are declared",
+                    "each replica joins the network of a replica of `{name}`, so both services \
+                     need the same number of replicas: {} and {} are declared",
                     spec.replicas, joined.replicas
                 );
                 let help = "declare the number only for the service whose network is joined";

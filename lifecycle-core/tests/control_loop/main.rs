@@ -11,6 +11,7 @@ mod crash;
 mod databases;
 mod drain;
 mod fault;
+mod joined;
 mod leadership;
 mod network;
 mod platform;

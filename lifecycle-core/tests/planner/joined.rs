@@ -315,10 +315,6 @@ fn fails(world: &mut World, new: &Declared) {
     }
     assert!(!world.rejected.is_empty());
     let plan = world.plan(new);
-    println!(
-        "PLAN {plan:#?}\n{:#?}",
-        world.containers().collect::<Vec<_>>()
-    );
     assert_eq!(shown(&plan), "");
 }
 

@@ -568,7 +568,12 @@ impl World {
     /// Asserts that all dependencies of a service are up, so that the service may start.
     fn assert_may_start(&self, declared: &Declared, name: &ServiceName) {
         let spec = &declared.services[name].spec;
+        let joins = spec.container.connection.joins();
         for (other, condition) in &spec.depends_on {
+            if joins == Some(other) && *condition == DependencyCondition::ServiceStarted {
+                // A replica needs only the container whose network it joins, see `start`.
+                continue;
+            }
             assert!(
                 self.is_up(declared, other, *condition),
                 "{name} would start before {other} is up ({condition:?})"

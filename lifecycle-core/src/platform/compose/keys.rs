@@ -189,8 +189,8 @@ pub(super) const SERVICE: &[Key] = &[
     ),
     supported(
         "network_mode",
-        "`host`, `none`, `bridge`; the network of another container cannot be used, because that \
-         container may be on another node. With `host`, the process opens its ports directly on \
+        "`host`, `none`, `bridge`, and `service:<name>` (see *Shared networks*); the network of a \
+         container that is not a service cannot be used. With `host`, the process opens its ports directly on \
          the node; list these ports in `ports` or `expose`",
     ),
     supported(
@@ -639,7 +639,7 @@ pub(super) const REPLACEMENT: &[Key] = &[
     ),
     supported(
         "order",
-        "default `start-first`, unless the service mounts a writable volume or path of the node, or the replica needs a host port of its predecessor; a replica that shares the node's network or needs a UDP port or a port at a single address of its predecessor, and a service that runs once, are always replaced `stop-first`",
+        "default `start-first`, unless the service mounts a writable volume or path of the node, or the replica needs a host port of its predecessor; a replica that shares the node's network or needs a UDP port or a port at a single address of its predecessor, a service that runs once, and services that share a network are always replaced `stop-first`",
     ),
     supported(
         "parallelism",

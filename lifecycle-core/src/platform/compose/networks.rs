@@ -237,8 +237,11 @@ pub(super) fn join(
     services: &mut BTreeMap<ServiceName, Draft>,
     with_replicas: &BTreeSet<ServiceName>,
 ) {
-    let replicas: BTreeMap<ServiceName, u16> = services
+    // A service that joins a network itself is rejected later.
+    let with_networks = services
         .iter()
+        .filter(|(_, draft)| draft.spec.container.connection.joins().is_none());
+    let replicas: BTreeMap<ServiceName, u16> = with_networks
         .map(|(name, draft)| (name.clone(), draft.spec.replicas))
         .collect();
     for draft in services.values_mut() {
@@ -246,9 +249,10 @@ pub(super) fn join(
         let Some(joined) = spec.container.connection.joins().cloned() else {
             continue;
         };
-        if let Some(replicas) = replicas.get(&joined)
-            && !with_replicas.contains(&spec.name)
-        {
+        let Some(replicas) = replicas.get(&joined) else {
+            continue;
+        };
+        if !with_replicas.contains(&spec.name) {
             spec.replicas = *replicas;
         }
         spec.depends_on

@@ -20,7 +20,12 @@ impl Planning<'_> {
     /// Returns the steps that the service's replicas must wait for.
     pub(super) fn dependencies(&self, service: &DeclaredService) -> Dependencies {
         let mut steps = BTreeSet::new();
+        let joins = service.spec.container.connection.joins();
         for (name, condition) in &service.spec.depends_on {
+            if joins == Some(name) && *condition == DependencyCondition::ServiceStarted {
+                // Each replica needs only the replica whose network it joins.
+                continue;
+            }
             let is_up = |up: &Up| match condition {
                 DependencyCondition::ServiceStarted => up.started,
                 DependencyCondition::ServiceHealthy => up.ready,

@@ -73,6 +73,17 @@ separate networks do not isolate services, whether on one node or between nodes,
 true` requests the isolation of a network from outside, but has no effect here; you must accept this with
 `--accept-unsupported`.
 
+**Shared networks.** With `network_mode: service:vpn`, replica *n* of a service joins the network of replica *n* of
+`vpn`. Both run on the same node, with the same number of replicas (declare it only for `vpn`). The service starts after
+`vpn` and stops before it; if `vpn` is restarted, ends or is replaced, so is the service. Both are replaced
+`stop-first`, whatever `order` they declare. As in Docker, ports, networks, host name, resolvers, host entries and links
+belong to `vpn`: publish the ports of both services there. Other services reach all ports at `vpn:<port>`, and those
+under `expose` of the service also at its own name. Both use the resolvers of `vpn`, which the platform does not
+configure: they are those of the node, unless `vpn` declares `dns` or writes its own `/etc/resolv.conf`, as VPN clients
+do. Therefore **the names of other services do not resolve in a shared network**, unless these resolvers know them; `up`
+reports this. Without a health check or `x-lifecycle.ready`, `vpn` is ready as soon as it runs. Connections that arrive
+while the pair restarts may be refused.
+
 **Privileges.** `privileged`, `cap_add`, `devices`, `pid: host`, paths of the node and similar keys are granted as
 requested. Anyone who may declare services has root access to the nodes.
 

@@ -536,8 +536,9 @@ impl<'a> Placing<'_, 'a> {
         let own = self.obstacle_alone(node, replica, service_position, service, reserves);
         let of_joiner = |(joiner, position): &(usize, usize)| {
             let service = index.services[*joiner].service;
-            let none = Resources::default();
-            let obstacle = self.obstacle_alone(node, *position, *joiner, service, none)?;
+            // The reserved resources are counted above.
+            let counted = Resources::default();
+            let obstacle = self.obstacle_alone(node, *position, *joiner, service, counted)?;
             Some(Obstacle::Joiner {
                 id: &index.replicas[*position],
                 obstacle: Box::new(obstacle),

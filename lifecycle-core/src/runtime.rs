@@ -16,7 +16,8 @@ use tokio::io::AsyncWrite;
 
 use crate::error::Result;
 use crate::model::{
-    BuildOptions, ContainerId, ContainerTemplate, InstanceId, Protocol, SpecDigest, VolumeName,
+    BuildOptions, ContainerId, ContainerTemplate, InstanceId, Protocol, Replica, SpecDigest,
+    VolumeName,
 };
 use crate::secret::Sensitive;
 use crate::stream::ByteStream;
@@ -110,7 +111,7 @@ pub struct ContainerSpec {
     pub template: ContainerTemplate,
     /// The preferred host port of each container port in the template's `ports` and `expose`. If it
     /// is in use, the next free port in the platform's range is used. The host ports of the
-    /// template's `ports` are bound in addition.
+    /// template's `ports` are bound in addition, and one of each of its `port_choices`.
     pub ports: BTreeMap<(u16, Protocol), u16>,
     /// Additional directories and files of the node that the container mounts.
     pub binds: Vec<HostBind>,
@@ -120,6 +121,16 @@ pub struct ContainerSpec {
     pub joins: Option<String>,
     /// Whether the engine starts the container at boot and restarts it when it exits.
     pub starts_with_engine: bool,
+}
+
+impl ContainerSpec {
+    /// Returns the replica that the container runs; 1 if it runs no service.
+    pub fn replica(&self) -> Replica {
+        match &self.role {
+            Role::Instance(id) => id.replica,
+            Role::Manager | Role::Agent => Replica(1),
+        }
+    }
 }
 
 /// A directory or file of the node that is mounted in a container.

@@ -11,6 +11,7 @@ pub(crate) fn nearest<'k>(name: &str, known: impl IntoIterator<Item = &'k str>) 
     let most = (name.chars().count() / 3).clamp(1, 3);
     known
         .into_iter()
+        .filter(|candidate| candidate.len() <= MAX_LENGTH)
         .map(|candidate| (strsim::damerau_levenshtein(name, candidate), candidate))
         .filter(|(distance, _)| *distance <= most)
         .min_by_key(|(distance, _)| *distance)
@@ -29,5 +30,7 @@ mod tests {
         );
         assert_eq!(nearest("foo", ["environment", "expose"]), None);
         assert_eq!(nearest(&"x".repeat(1_000_000), ["x"]), None);
+        let long = "x".repeat(1_000_000);
+        assert_eq!(nearest("x", [long.as_str()]), None);
     }
 }

@@ -1,6 +1,7 @@
 //! Tests how platforms are read from files: the resulting declarations, and the diagnostics for
 //! invalid files.
 
+mod project;
 mod published;
 
 use std::collections::BTreeMap;
@@ -10,6 +11,8 @@ use lifecycle_core::code::DirectoryStore;
 use lifecycle_core::model::{DependencyCondition, ImageSource, PlatformId, ServiceName};
 use lifecycle_core::platform::{CloudSpec, Diagnostics, Loaded, Sources, load, survey};
 use proptest::prelude::*;
+
+use project::directory_with;
 
 fn tests() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("tests")
@@ -130,18 +133,6 @@ async fn unset_variable_is_a_warning() {
              string"
         ]
     );
-}
-
-/// Creates a temporary directory with these files.
-#[expect(clippy::unwrap_used, reason = "a test fails by panicking")]
-fn directory_with(files: &[(&str, &str)]) -> tempfile::TempDir {
-    let directory = tempfile::TempDir::new().unwrap();
-    for (name, text) in files {
-        let file = directory.path().join(name);
-        std::fs::create_dir_all(file.parent().unwrap()).unwrap();
-        std::fs::write(file, text).unwrap();
-    }
-    directory
 }
 
 #[tokio::test]

@@ -220,6 +220,9 @@ pub(crate) fn engine(what: impl Into<String>, error: Engine) -> Error {
 /// The time limit for the longest engine calls, such as a build or an import.
 pub(crate) const LONGEST_CALL: Duration = Duration::from_hours(2);
 
+/// The engine's message for devices of CDI, if it does not support them.
+const NO_CDI: &str = "could not select device driver \"cdi\"";
+
 fn answered(what: String, status: u16, message: String) -> Error {
     match status {
         400 => Error::invalid(
@@ -235,6 +238,14 @@ fn answered(what: String, status: u16, message: String) -> Error {
         404 => Error::not_found(format!("a resource required for {what} ({message})")),
         409 => Error::conflict(what, message),
         429 => Error::throttled(what, None),
+        _ if message.contains(NO_CDI) => Error::invalid(
+            what,
+            format!(
+                "the node's engine does not support CDI devices, or they are disabled: {message}"
+            ),
+            "use an engine of version 25 or later on the node, set `\"features\": {\"cdi\": true}` in \
+             its daemon.json, and install the CDI specifications of the devices in /etc/cdi",
+        ),
         _ => Error::failed(what, message),
     }
 }
@@ -294,6 +305,19 @@ mod tests {
             error
                 .hint()
                 .is_some_and(|h| h.contains("reinstalled on purpose"))
+        );
+    }
+
+    #[test]
+    fn an_engine_without_cdi_is_named_as_the_cause() {
+        let message = "could not select device driver \"cdi\" with capabilities: []";
+        let error = answered("starting container x".into(), 500, message.into());
+        assert_eq!(error.retry(), Retry::Never);
+        assert!(error.to_string().contains("CDI devices"), "{error}");
+        assert!(
+            error
+                .hint()
+                .is_some_and(|hint| hint.contains("daemon.json"))
         );
     }
 

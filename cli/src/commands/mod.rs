@@ -40,16 +40,30 @@ const LOADED_WITHIN: Duration = Duration::from_mins(15);
 /// Time limit for the manager's response to one request.
 pub(crate) const ANSWERED_WITHIN: Duration = Duration::from_mins(2);
 
+/// The delay before the reading of the files is reported as progress.
+const LOADING_REPORTED_AFTER: Duration = Duration::from_secs(1);
+
 /// Loads the files of a platform, with the digests of its code bases.
 async fn load(
     project: &Project,
     id: PlatformId,
     reporter: &dyn Reporter,
 ) -> Result<Loaded, Failure> {
+    loading(reporter).until(project.load(id)).await
+}
+
+/// Like [`load`], but reads code bases from this machine.
+async fn load_offline(
+    project: &Project,
+    id: PlatformId,
+    reporter: &dyn Reporter,
+) -> Result<Loaded, Failure> {
+    loading(reporter).until(project.load_offline(id)).await
+}
+
+fn loading(reporter: &dyn Reporter) -> Wait<'_> {
     let what = "the files and their code bases";
-    Wait::new(reporter, &SystemClock, what, LOADED_WITHIN)
-        .until(project.load(id))
-        .await
+    Wait::new(reporter, &SystemClock, what, LOADED_WITHIN).reported_after(LOADING_REPORTED_AFTER)
 }
 
 /// Fails if the platform exists, but this machine does not have the platform's secrets.

@@ -50,7 +50,7 @@ pub(crate) async fn run(arguments: &Arguments, options: &Plan) -> Result<(), Fai
     let id = known.as_ref().map_or(NOT_UP_YET, |i| i.id);
     let progress = ProgressLines::new(arguments.json);
     let loaded = if options.simulate {
-        project.load_offline(id).await?
+        commands::load_offline(&project, id, progress.as_ref()).await?
     } else {
         publish::warn_outdated(&project, progress.as_ref()).await?;
         commands::load(&project, id, progress.as_ref()).await?

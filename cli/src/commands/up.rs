@@ -26,7 +26,7 @@ pub(crate) async fn run(arguments: &Arguments, options: &Up) -> Result<(), Failu
     let id = known.as_ref().map_or(NOT_UP_YET, |i| i.id);
     let progress = ProgressLines::new(arguments.json);
     let loaded = if options.simulate {
-        project.load_offline(id).await?
+        commands::load_offline(&project, id, progress.as_ref()).await?
     } else {
         publish::before_up(&project, options, progress.as_ref()).await?;
         commands::load(&project, id, progress.as_ref()).await?

@@ -14,7 +14,7 @@ use crate::clock::Clock;
 use crate::error::{Error, Result};
 use crate::reconcile::RunningStep;
 
-/// The interval between reports of a wait, and the delay before the first report.
+/// The interval between reports of a wait, and by default the delay before the first report.
 const REPORTED_EVERY: Duration = Duration::from_secs(10);
 
 /// How long a wait may continue after its announced end, so that the last attempt can complete.
@@ -36,6 +36,8 @@ pub struct Wait<'a> {
     what: String,
     since: DateTime<Utc>,
     limit: Duration,
+    /// The delay before the first report.
+    first: Duration,
     detail: Mutex<Option<String>>,
 }
 
@@ -63,8 +65,16 @@ impl<'a> Wait<'a> {
             what,
             since: clock.now(),
             limit,
+            first: REPORTED_EVERY,
             detail: Mutex::default(),
         }
+    }
+
+    /// Sets the delay before the first report.
+    #[must_use]
+    pub fn reported_after(mut self, first: Duration) -> Self {
+        self.first = first;
+        self
     }
 
     /// Sets a detail for the next reports, for example the latest error.
@@ -114,7 +124,7 @@ impl<'a> Wait<'a> {
         work: impl Future<Output = Result<T, E>>,
     ) -> Result<T, E> {
         let reports = async {
-            let mut pace = interval_at(Instant::now() + REPORTED_EVERY, REPORTED_EVERY);
+            let mut pace = interval_at(Instant::now() + self.first, REPORTED_EVERY);
             pace.set_missed_tick_behavior(MissedTickBehavior::Delay);
             loop {
                 pace.tick().await;
@@ -318,6 +328,22 @@ mod tests {
             detail: Some("refused".into()),
         };
         assert_eq!(reports[0], expected);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn the_first_report_may_be_earlier() {
+        let recorder = Recorder::default();
+        let clock = clock();
+        let wait = Wait::new(&recorder, &clock, "the files", Duration::from_secs(60));
+        let wait = wait.reported_after(Duration::from_secs(1));
+        for (seconds, expected) in [(0, 0), (2, 1), (15, 3)] {
+            let work = async {
+                tokio::time::sleep(Duration::from_secs(seconds)).await;
+                Ok::<(), Error>(())
+            };
+            wait.until(work).await.unwrap();
+            assert_eq!(recorder.0.lock().unwrap().len(), expected, "{seconds} s");
+        }
     }
 
     #[tokio::test(start_paused = true)]

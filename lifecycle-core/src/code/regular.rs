@@ -13,11 +13,9 @@ use std::path::Path;
 pub(crate) fn check(path: &Path) -> io::Result<Metadata> {
     let invalid = |why: &str| Err(io::Error::new(io::ErrorKind::InvalidData, why));
     let found = metadata(path)?;
+    let real = path.canonicalize()?;
     // This device is a common placeholder for an empty file.
-    if path
-        .canonicalize()
-        .is_ok_and(|path| path == Path::new("/dev/null"))
-    {
+    if real == Path::new("/dev/null") {
         return Ok(found);
     }
     if found.is_dir() {
@@ -26,24 +24,27 @@ pub(crate) fn check(path: &Path) -> io::Result<Metadata> {
     if !found.is_file() {
         return invalid("it is not a regular file");
     }
-    if is_generated(&found) {
+    if is_generated(&real, &found) {
         return invalid("it is not a regular file: the kernel generates its contents");
     }
     Ok(found)
 }
 
-/// Returns whether the file is in a file system whose files the kernel generates.
+/// Returns whether the file is in a file system whose files the kernel generates. More of them are
+/// mounted below `/proc` and `/sys`, for example for tracing.
 #[cfg(unix)]
-fn is_generated(file: &Metadata) -> bool {
+fn is_generated(real: &Path, file: &Metadata) -> bool {
     use std::os::unix::fs::MetadataExt as _;
     let device = |path| metadata(path).map(|found| found.dev()).ok();
     // A directory that is not a mount point has the device of the root directory.
     let is_below = |root| device(root) == Some(file.dev()) && device(root) != device("/");
-    ["/proc", "/sys"].into_iter().any(is_below)
+    ["/proc", "/sys"]
+        .into_iter()
+        .any(|root| real.starts_with(root) || is_below(root))
 }
 
 #[cfg(not(unix))]
-fn is_generated(_: &Metadata) -> bool {
+fn is_generated(_: &Path, _: &Metadata) -> bool {
     false
 }
 

@@ -21,8 +21,8 @@ pub use images::{
 
 use crate::error::{Error, Result};
 use crate::model::{
-    ContainerTemplate, InstanceId, Protocol, PublishedPort, Replica, ServiceName, SpecDigest,
-    VolumeMount, VolumeName,
+    ContainerTemplate, InstanceId, PortChoice, Protocol, PublishedPort, Replica, ServiceName,
+    SpecDigest, VolumeMount, VolumeName,
 };
 use crate::runtime::{
     ContainerRuntime, ContainerSpec, ContainerState, ExecCommand, ExecOutput, LogLine, LogOptions,
@@ -165,6 +165,7 @@ pub async fn all(fixture: &RuntimeFixture) {
     a_used_published_port_is_a_conflict(fixture).await;
     a_used_preferred_port_is_replaced(fixture).await;
     a_joined_network_belongs_to_its_container(fixture).await;
+    a_port_of_several_is_chosen(fixture).await;
     containers_of_other_platforms_are_not_changed(fixture).await;
     volumes_belong_to_the_platform(fixture).await;
     logs_separate_the_streams(fixture).await;
@@ -432,6 +433,40 @@ pub async fn a_joined_network_belongs_to_its_container(fixture: &RuntimeFixture)
     let start = runtime.start_container(&joining.name).await;
     assert!(start.is_err(), "the container started without a network");
     fixture.remove(&joining.name).await;
+}
+
+/// Checks that each container gets another one of several host ports and keeps it, and that none
+/// starts if all are in use.
+pub async fn a_port_of_several_is_chosen(fixture: &RuntimeFixture) {
+    let candidates = vec![fixture.free_port, fixture.free_port + 1];
+    let choosing = |service| {
+        let mut spec = fixture.container(service, &fixture.runs_long);
+        spec.template.expose = vec![PORT];
+        spec.template.port_choices = vec![PortChoice {
+            candidates: candidates.clone(),
+            container_port: PORT.0,
+            protocol: PORT.1,
+            host_ip: None,
+        }];
+        spec
+    };
+    let [one, two, three] = ["choice", "choice-too", "choice-more"].map(choosing);
+    let bound = |port| vec![(PORT.0, PORT.1, port)];
+    let first = fixture.ensure(&one).await;
+    assert_eq!(first.ports, bound(candidates[0]));
+    let second = fixture.ensure(&two).await;
+    assert_eq!(second.ports, bound(candidates[1]));
+    assert!(
+        fixture.runtime.ensure_container(&three).await.is_err(),
+        "all ports are in use"
+    );
+    assert_eq!(fixture.ensure(&two).await, second);
+    fixture.remove(&one.name).await;
+    assert_eq!(fixture.ensure(&two).await, second);
+    let third = fixture.ensure(&three).await;
+    assert_eq!(third.ports, bound(candidates[0]));
+    fixture.remove(&two.name).await;
+    fixture.remove(&three.name).await;
 }
 
 /// Checks that containers of other platforms are neither shown nor changed.

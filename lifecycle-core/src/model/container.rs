@@ -113,6 +113,12 @@ pub struct DeviceRequest {
     pub options: BTreeMap<String, String>,
 }
 
+impl DeviceRequest {
+    /// The driver for devices that CDI (Container Device Interface) specifications on the node
+    /// describe. The ids are their qualified names.
+    pub const CDI: &'static str = "cdi";
+}
+
 /// Kernel limits of a container, in addition to its basic processor and memory limits.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]

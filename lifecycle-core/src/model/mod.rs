@@ -40,8 +40,8 @@ pub use operation::{ContainerRun, Operation, OperationId, OperationKind, Operati
 pub use owner::Owner;
 pub use service::{
     ApiAccess, Constraint, ConstraintOperator, ContainerTemplate, DEFAULT_STOP_GRACE,
-    DependencyCondition, Healthcheck, HealthcheckTest, HttpReadiness, ImageSource, PublishedPort,
-    RestartPolicy, ServiceClass, ServiceSpec, Starts,
+    DependencyCondition, Healthcheck, HealthcheckTest, HttpReadiness, ImageSource, PortChoice,
+    PublishedPort, RestartPolicy, ServiceClass, ServiceSpec, Starts,
 };
 pub use update::{
     OnFailure, Replacement, ReplacementOrder, RolloutControl, RolloutRequest, UpdatePolicy,

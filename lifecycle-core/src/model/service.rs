@@ -13,7 +13,7 @@ use super::connection::Connection;
 use super::container::{Devices, Isolation, KernelLimits, Logging, Terminal, is_default};
 use super::mount::{MemoryMount, NodeMount, ShippedMount, VolumeMount};
 use super::update::UpdatePolicy;
-use super::{NodeSpec, Origin, Protocol, Resources, ServiceName};
+use super::{NodeSpec, Origin, Protocol, Replica, Resources, ServiceName};
 use crate::secret::Sensitive;
 
 /// The workload class of a service. Each class can have a separate database.
@@ -166,6 +166,12 @@ pub struct ContainerTemplate {
     pub terminal: Terminal,
     #[serde(default, skip_serializing_if = "is_default")]
     pub logging: Logging,
+    /// Ports published at one host port of several.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub port_choices: Vec<PortChoice>,
+    /// Variables of the image that the containers do not get.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub unset: BTreeSet<String>,
 }
 
 /// The operations of the manager's API that a service may use.
@@ -188,6 +194,32 @@ pub struct PublishedPort {
     /// The node's address to listen on; all of its addresses by default.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub host_ip: Option<IpAddr>,
+}
+
+/// A port published at one host port of several, as `8000-8010:80` in Compose. A container gets its
+/// host port when it is created, and keeps it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PortChoice {
+    /// The possible ports on the node, in ascending order. No service declares one of them as a fixed
+    /// port.
+    pub candidates: Vec<u16>,
+    /// The port in the container.
+    pub container_port: u16,
+    pub protocol: Protocol,
+    /// The node's address to listen on; all of its addresses by default.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub host_ip: Option<IpAddr>,
+}
+
+impl PortChoice {
+    /// Returns the candidates in the order in which a replica uses them. Each replica prefers another
+    /// one, so that the host ports do not depend on the order in which containers are created.
+    pub fn preferred(&self, replica: Replica) -> impl Iterator<Item = u16> {
+        let count = self.candidates.len();
+        let first = usize::from(replica.0.saturating_sub(1)) % count.max(1);
+        let candidates = self.candidates.iter().copied();
+        candidates.cycle().skip(first).take(count)
+    }
 }
 
 /// A health check that the engine runs in the container (Compose `healthcheck`).

@@ -48,15 +48,29 @@ impl fmt::Display for Diagnostic {
 /// The maximum number of problems that are displayed.
 const SHOWN: usize = 50;
 
+/// The maximum number of problems, and of warnings, that are kept. The others are only counted.
+const KEPT: usize = 10_000;
+
+/// The number of problems for which a similar name is searched, because more are not displayed.
+const SUGGESTED: usize = 2 * SHOWN;
+
+/// The number of known names among which a similar one is searched.
+const SEARCHED: usize = 1000;
+
 /// All problems in the user's files, in the order of the lines. The `Display` output has one line
 /// for each of the first 50 problems, and the number of the others.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Diagnostics(Vec<Diagnostic>);
+pub struct Diagnostics {
+    /// The first 10,000 problems.
+    kept: Vec<Diagnostic>,
+    /// The number of problems that are not kept.
+    others: usize,
+}
 
 impl Diagnostics {
-    /// Returns the diagnostics; there is at least one.
+    /// Returns the diagnostics, of which at most 10,000 are kept; there is at least one.
     pub fn iter(&self) -> std::slice::Iter<'_, Diagnostic> {
-        self.0.iter()
+        self.kept.iter()
     }
 }
 
@@ -70,13 +84,13 @@ impl<'a> IntoIterator for &'a Diagnostics {
 
 impl fmt::Display for Diagnostics {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        for (index, diagnostic) in self.0.iter().take(SHOWN).enumerate() {
+        for (index, diagnostic) in self.kept.iter().take(SHOWN).enumerate() {
             if index > 0 {
                 f.write_str("\n")?;
             }
             diagnostic.fmt(f)?;
         }
-        match self.0.len().saturating_sub(SHOWN) {
+        match (self.kept.len() + self.others).saturating_sub(SHOWN) {
             0 => Ok(()),
             1 => f.write_str("\nand 1 more problem"),
             more => write!(f, "\nand {more} more problems"),
@@ -134,6 +148,8 @@ pub(super) struct Report {
     /// The names of the files, indexed by [`FileId`].
     files: Arc<Vec<String>>,
     problems: Vec<(Option<Position>, Diagnostic)>,
+    /// The number of problems that are not in `problems`.
+    others: usize,
     /// The positions for which no further diagnostics are reported.
     suppressed: BTreeSet<Position>,
     /// A note for each position, appended to every message about this position.
@@ -150,6 +166,7 @@ impl Report {
         Self {
             files: Arc::new(vec![file.into()]),
             problems: Vec::new(),
+            others: 0,
             suppressed: BTreeSet::new(),
             notes: BTreeMap::new(),
             warnings: Vec::new(),
@@ -196,7 +213,12 @@ impl Report {
     }
 
     fn add(&mut self, at: Position, path: &str, message: impl Into<String>, help: Option<String>) {
-        if !self.suppressed.contains(&at) {
+        if self.suppressed.contains(&at) {
+            return;
+        }
+        if self.problems.len() >= KEPT {
+            self.others += 1;
+        } else {
             let mut message = message.into();
             if let Some(note) = self.notes.get(&at) {
                 message = format!("{message} ({note})");
@@ -237,6 +259,11 @@ impl Report {
         self.problems.push((None, problem));
     }
 
+    /// Returns whether similar names are still searched for the messages.
+    fn suggests(&self) -> bool {
+        self.problems.len() < SUGGESTED
+    }
+
     /// Adds a problem that concerns the whole current file.
     pub(super) fn problem_of_current(
         &mut self,
@@ -262,7 +289,8 @@ impl Report {
         key: &str,
         known: impl IntoIterator<Item = &'k str> + Clone,
     ) {
-        let help = nearest(key, known.clone()).map_or_else(
+        let near = self.suggests().then(|| nearest(key, known.clone()));
+        let help = near.flatten().map_or_else(
             || {
                 let mut all: Vec<&str> = known.into_iter().collect();
                 all.sort_unstable();
@@ -283,7 +311,8 @@ impl Report {
         name: &str,
         known: impl IntoIterator<Item = &'k str>,
     ) {
-        let known: Vec<&str> = known.into_iter().collect();
+        let searched = if self.suggests() { SEARCHED } else { 0 };
+        let known: Vec<&str> = known.into_iter().take(searched).collect();
         let help = match nearest(name, known.iter().copied()) {
             Some(near) => Some(format!("did you mean `{near}`?")),
             None if (1..=12).contains(&known.len()) => {
@@ -300,8 +329,10 @@ impl Report {
     }
 
     pub(super) fn warning(&mut self, at: Position, path: &str, message: impl Into<String>) {
-        let warning = self.diagnostic(Some(at), path, message, None);
-        self.warnings.push(warning);
+        if self.warnings.len() < KEPT {
+            let warning = self.diagnostic(Some(at), path, message, None);
+            self.warnings.push(warning);
+        }
     }
 
     pub(super) fn unsupported(
@@ -311,6 +342,9 @@ impl Report {
         consequence: &'static str,
         changes_behaviour: bool,
     ) {
+        if self.unsupported.len() >= KEPT {
+            return;
+        }
         self.unsupported.push(UnsupportedKey {
             file: printable(self.name_of(at.file)),
             line: at.line,
@@ -333,6 +367,7 @@ impl Report {
         for (at, problem) in &other.problems {
             match at {
                 Some(at) if self.suppressed.contains(at) => {}
+                _ if self.problems.len() >= KEPT => self.others += 1,
                 _ => {
                     let mut problem = problem.clone();
                     if let Some(note) = at.and_then(|at| self.notes.get(&at)) {
@@ -347,7 +382,8 @@ impl Report {
     /// Returns the unsupported keys, in the order of files and lines.
     pub(super) fn unsupported_in_order(&self) -> Vec<UnsupportedKey> {
         let mut keys = self.unsupported.clone();
-        let number = |name: &String| self.files.iter().position(|file| printable(file) == *name);
+        let names: Vec<String> = self.files.iter().map(|file| printable(file)).collect();
+        let number = |name: &String| names.iter().position(|file| file == name);
         keys.sort_by_cached_key(|key| (number(&key.file), key.line, key.path.clone()));
         keys.dedup();
         keys
@@ -360,18 +396,28 @@ impl Report {
     /// Returns the problems of all reports; `None` if there are none.
     pub(super) fn problems_of(reports: Vec<Self>) -> Option<Diagnostics> {
         let mut all = Vec::new();
+        let mut others = 0;
         for mut report in reports {
+            others += report.others;
             report.problems.sort_by_key(|(at, _)| *at);
             report.problems.dedup();
             all.extend(report.problems.into_iter().map(|(_, problem)| problem));
         }
-        (!all.is_empty()).then_some(Diagnostics(all))
+        (!all.is_empty()).then_some(Diagnostics { kept: all, others })
     }
 }
 
+/// The maximum length of a text in a message, in bytes.
+const LONGEST: usize = 4096;
+
 /// Escapes characters that names may contain but that change how a message is displayed: control
-/// characters, line separators, and those that change the direction of text.
-fn printable(text: &str) -> String {
+/// characters, line separators, and those that change the direction of text. Shortens long texts.
+pub(super) fn printable(text: &str) -> String {
+    if text.len() > LONGEST {
+        let end = (0..=LONGEST).rev().find(|end| text.is_char_boundary(*end));
+        let start = &text[..end.unwrap_or_default()];
+        return format!("{}…", printable(start));
+    }
     let is_special =
         |c: char| c.is_control() || matches!(c, '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}');
     if !text.contains(is_special) {
@@ -413,6 +459,33 @@ mod tests {
              `x\\ny`"
         );
         assert_eq!(lines[50], "and 2 more problems");
+    }
+
+    #[test]
+    fn long_texts_and_many_problems_are_bounded() {
+        let mut report = Report::new("compose.yaml");
+        for line in 1..=20_000 {
+            let at = Position {
+                line,
+                ..Position::START
+            };
+            let message = "ä".repeat(100_000);
+            report.unknown_name(at, "services.x", message, "xyz", ["xyy"; 2000]);
+            report.warning(at, "", "x");
+            report.unsupported(at, "", "nothing", false);
+        }
+        assert_eq!(
+            (report.warnings.len(), report.unsupported.len()),
+            (KEPT, KEPT)
+        );
+        let problems = Report::problems_of(vec![report]).unwrap();
+        let text = problems.to_string();
+        assert!(text.len() < 51 * 5000, "{}", text.len());
+        assert!(
+            text.contains("ä…; did you mean"),
+            "the text is not shortened"
+        );
+        assert!(text.ends_with("\nand 19950 more problems"));
     }
 
     #[test]

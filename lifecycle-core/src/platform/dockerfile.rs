@@ -1,7 +1,7 @@
 //! Reads a Dockerfile before it is built: the base images in its `FROM` lines, and the ports in its
 //! `EXPOSE` lines.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashSet};
 
 use super::compose::value;
 use super::interpolation::interpolate;
@@ -17,10 +17,19 @@ pub(super) struct Dockerfile {
     pub(super) exposes: BTreeSet<(u16, Protocol)>,
 }
 
+/// The maximum number of stages.
+const MAX_STAGES: usize = 1000;
+
+/// The maximum total size of the arguments before the first `FROM`, in bytes. Without this limit,
+/// variables could expand a small file to any size.
+const MAX_BYTES: usize = 4 << 20;
+
 /// Reads a Dockerfile. The error contains the line number.
 pub(super) fn read(text: &str, args: &BTreeMap<String, String>) -> Result<Dockerfile, String> {
     let mut defaults: BTreeMap<String, String> = BTreeMap::new();
-    let mut stages: Vec<String> = Vec::new();
+    let mut stages: HashSet<String> = HashSet::new();
+    let mut stage_count = 0;
+    let mut bytes = 0;
     let mut bases: Vec<String> = Vec::new();
     let mut exposes = BTreeSet::new();
     let mut seen_from = false;
@@ -38,12 +47,25 @@ pub(super) fn read(text: &str, args: &BTreeMap<String, String>) -> Result<Docker
                 let default = default
                     .map(|default| substituted(default, &defaults, line))
                     .transpose()?;
+                bytes += default.as_ref().map_or(0, String::len);
+                if bytes > MAX_BYTES {
+                    let most = MAX_BYTES >> 20;
+                    return Err(format!(
+                        "line {line}: the arguments have more than {most} MiB"
+                    ));
+                }
                 if let Some(value) = args.get(name).cloned().or(default) {
                     defaults.insert(name.to_owned(), value);
                 }
             }
         } else if word.eq_ignore_ascii_case("FROM") {
             seen_from = true;
+            stage_count += 1;
+            if stage_count > MAX_STAGES {
+                return Err(format!(
+                    "line {line}: the file has more than {MAX_STAGES} stages"
+                ));
+            }
             exposes.clear();
             let mut words = rest
                 .split_whitespace()
@@ -53,9 +75,7 @@ pub(super) fn read(text: &str, args: &BTreeMap<String, String>) -> Result<Docker
             if image.is_empty() {
                 return Err(format!("line {line}: `FROM {written}` has no image"));
             }
-            let is_stage = stages
-                .iter()
-                .any(|stage| stage.eq_ignore_ascii_case(&image));
+            let is_stage = stages.contains(&image.to_ascii_lowercase());
             if image != "scratch" && !is_stage && !bases.contains(&image) {
                 bases.push(value::image(&image).map_err(|why| format!("line {line}: {why}"))?);
             }
@@ -64,7 +84,7 @@ pub(super) fn read(text: &str, args: &BTreeMap<String, String>) -> Result<Docker
                 .is_some_and(|word| word.eq_ignore_ascii_case("AS"))
                 && let Some(name) = words.next()
             {
-                stages.push(name.to_owned());
+                stages.insert(name.to_ascii_lowercase());
             }
         } else if word.eq_ignore_ascii_case("EXPOSE") {
             exposes.extend(rest.split_whitespace().filter_map(port));
@@ -196,6 +216,20 @@ mod tests {
             ["debian"]
         );
         assert_eq!(of("# escape=`\nFROM `\n debian\n"), ["debian"]);
+    }
+
+    #[test]
+    fn a_small_file_cannot_become_large() {
+        let none = BTreeMap::new();
+        let bomb = format!(
+            "ARG A={}\n{}FROM a\n",
+            "x".repeat(500_000),
+            "ARG B=$A$A\n".repeat(20)
+        );
+        let bad = read(&bomb, &none).unwrap_err();
+        assert!(bad.contains("the arguments have more than 4 MiB"), "{bad}");
+        let bad = read(&"FROM a\n".repeat(1001), &none).unwrap_err();
+        assert_eq!(bad, "line 1001: the file has more than 1000 stages");
     }
 
     #[test]

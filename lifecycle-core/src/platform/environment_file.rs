@@ -20,6 +20,25 @@ pub(super) struct Parsed {
     pub(super) unset: BTreeSet<(usize, String)>,
 }
 
+/// The maximum number of variables in a file.
+const MAX_VARIABLES: usize = 100_000;
+
+/// The maximum total size of the values of a file, in bytes. Without this limit, variables could
+/// expand a small file to any size.
+const MAX_BYTES: usize = 4 << 20;
+
+/// Checks the size of a file before another variable is added.
+fn check_size(variables: &Variables, bytes: usize) -> Result<(), String> {
+    if variables.len() >= MAX_VARIABLES {
+        return Err(format!("the file has more than {MAX_VARIABLES} variables"));
+    }
+    if bytes > MAX_BYTES {
+        let most = MAX_BYTES >> 20;
+        return Err(format!("the values of the file have more than {most} MiB"));
+    }
+    Ok(())
+}
+
 /// The maximum number of entries in [`Parsed::unset`].
 const MAX_UNSET: usize = 20;
 
@@ -50,6 +69,7 @@ pub(super) fn parse(
     let mut unset = BTreeSet::new();
     let mut rest = text;
     let (mut line, mut counted) = (1, text);
+    let mut bytes = 0;
     while !rest.is_empty() {
         rest = rest.trim_start();
         if rest.is_empty() {
@@ -62,6 +82,7 @@ pub(super) fn parse(
         line += counted[..counted.len() - rest.len()].matches('\n').count();
         counted = rest;
         let bad_here = |message: String| BadLine { line, message };
+        check_size(&variables, bytes).map_err(bad_here)?;
         if let Some(after) = rest.strip_prefix("export")
             && after.starts_with([' ', '\t'])
         {
@@ -109,6 +130,7 @@ pub(super) fn parse(
         } else {
             raw
         };
+        bytes += value.len();
         variables.insert(key, Some(value));
         rest = after;
     }
@@ -118,6 +140,7 @@ pub(super) fn parse(
 /// Parses an environment file with `format: raw`: everything after the first `=` is the value.
 pub(super) fn parse_raw(text: &str) -> Result<Parsed, BadLine> {
     let mut variables = Variables::new();
+    let mut bytes = 0;
     for (index, line) in text.lines().enumerate() {
         if line.trim().is_empty() || line.trim_start().starts_with('#') {
             continue;
@@ -126,12 +149,15 @@ pub(super) fn parse_raw(text: &str) -> Result<Parsed, BadLine> {
             Some((key, value)) => (key.trim(), Some(value.to_owned())),
             None => (line.trim(), None),
         };
+        let bad_here = |message: String| BadLine {
+            line: index + 1,
+            message,
+        };
+        check_size(&variables, bytes).map_err(bad_here)?;
         if key.is_empty() || key.contains(char::is_whitespace) {
-            return Err(BadLine {
-                line: index + 1,
-                message: "expected `KEY=value`".to_owned(),
-            });
+            return Err(bad_here("expected `KEY=value`".to_owned()));
         }
+        bytes += value.as_ref().map_or(0, String::len);
         variables.insert(key.to_owned(), value);
     }
     Ok(Parsed {
@@ -268,6 +294,18 @@ mod tests {
             assert_eq!(bad.line, line, "{text:?}");
             assert!(!bad.message.contains("secret"), "{}", bad.message);
         }
+    }
+
+    #[test]
+    fn a_small_file_cannot_become_large() {
+        let bomb = format!("A={}\n{}", "x".repeat(500_000), "B=$A$A\nC=$B\n".repeat(20));
+        let bad = parse(&bomb, &|_| None, &|_| None).unwrap_err();
+        assert!(bad.message.contains("more than 4 MiB"), "{}", bad.message);
+        let many: String = (0..=100_000).map(|n| format!("A{n}=1\n")).collect();
+        let bad = parse(&many, &|_| None, &|_| None).unwrap_err();
+        assert_eq!(bad.line, 100_001);
+        assert!(bad.message.contains("more than 100000 variables"));
+        assert!(parse_raw(&many).is_err());
     }
 
     #[test]

@@ -2,7 +2,7 @@
 //! `${VAR:-default}`, `${VAR-default}`, `${VAR:?message}`, `${VAR?message}`, `${VAR:+instead}`,
 //! `${VAR+instead}`, and `$$` for a dollar sign. A `$` before anything else is kept.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, HashMap};
 
 use super::diagnostic::Report;
 use super::tree::{Node, Value};
@@ -42,7 +42,38 @@ pub(super) fn interpolate_tree(
     totals: &mut Totals,
     report: &mut Report,
 ) {
-    walk(node, "", lookup, report, totals);
+    walk(node, Path::ROOT, lookup, report, totals);
+}
+
+/// The path of a node. It is formatted only for messages.
+#[derive(Clone, Copy)]
+struct Path<'p> {
+    parent: Option<&'p Path<'p>>,
+    part: Part<'p>,
+}
+
+#[derive(Clone, Copy)]
+enum Part<'p> {
+    Root,
+    Key(&'p str),
+    Index(usize),
+}
+
+impl Path<'_> {
+    const ROOT: Path<'static> = Path {
+        parent: None,
+        part: Part::Root,
+    };
+
+    fn shown(&self) -> String {
+        let before = self.parent.map(Path::shown).unwrap_or_default();
+        match self.part {
+            Part::Root => before,
+            Part::Key(key) if before.is_empty() => key.to_owned(),
+            Part::Key(key) => format!("{before}.{key}"),
+            Part::Index(index) => format!("{before}[{index}]"),
+        }
+    }
 }
 
 /// State that is shared between all files.
@@ -54,7 +85,13 @@ pub(super) struct Totals {
     bytes: usize,
 }
 
-fn walk(node: &mut Node, path: &str, lookup: Lookup<'_>, report: &mut Report, totals: &mut Totals) {
+fn walk(
+    node: &mut Node,
+    path: Path<'_>,
+    lookup: Lookup<'_>,
+    report: &mut Report,
+    totals: &mut Totals,
+) {
     if totals.bytes > MAX_BYTES_OF_ALL {
         // The problem was already reported.
         return;
@@ -67,7 +104,7 @@ fn walk(node: &mut Node, path: &str, lookup: Lookup<'_>, report: &mut Report, to
                     let most = MAX_BYTES_OF_ALL >> 20;
                     let message =
                         format!("up to this line, variables expand to more than {most} MiB");
-                    report.final_problem(node.at, path, message);
+                    report.final_problem(node.at, &path.shown(), message);
                     return;
                 }
                 *text = done.text;
@@ -82,26 +119,29 @@ fn walk(node: &mut Node, path: &str, lookup: Lookup<'_>, report: &mut Report, to
                     if totals.unset.insert(name.clone()) {
                         let message =
                             format!("`{name}` is not set and is replaced by an empty string");
-                        report.warning(node.at, path, message);
+                        report.warning(node.at, &path.shown(), message);
                     }
                 }
             }
-            Err(message) => report.final_problem(node.at, path, message),
+            Err(message) => report.final_problem(node.at, &path.shown(), message),
         },
         Value::Scalar { .. } => {}
         Value::List(items) => {
             for (index, item) in items.iter_mut().enumerate() {
-                walk(item, &format!("{path}[{index}]"), lookup, report, totals);
+                let path = Path {
+                    parent: Some(&path),
+                    part: Part::Index(index),
+                };
+                walk(item, path, lookup, report, totals);
             }
         }
         Value::Map(entries) => {
             for entry in entries {
-                let path = if path.is_empty() {
-                    entry.key.clone()
-                } else {
-                    format!("{path}.{}", entry.key)
+                let path = Path {
+                    parent: Some(&path),
+                    part: Part::Key(&entry.key),
                 };
-                walk(&mut entry.node, &path, lookup, report, totals);
+                walk(&mut entry.node, path, lookup, report, totals);
             }
         }
     }
@@ -116,14 +156,18 @@ fn expand(
     if depth > MAX_DEPTH {
         return Err("variables are nested too deeply".to_owned());
     }
+    if text.len() > MAX_BYTES {
+        return Err(too_long());
+    }
+    if !text.contains('$') {
+        return Ok(text.to_owned());
+    }
+    let braces = Braces::of(text);
     let mut out = String::with_capacity(text.len());
     let mut rest = text;
     while let Some(dollar) = rest.find('$') {
         if out.len() > MAX_BYTES {
-            return Err(format!(
-                "variables expand this value to more than {} MiB",
-                MAX_BYTES >> 20
-            ));
+            return Err(too_long());
         }
         out.push_str(&rest[..dollar]);
         rest = &rest[dollar + 1..];
@@ -131,7 +175,8 @@ fn expand(
             out.push('$');
             rest = after;
         } else if let Some(after) = rest.strip_prefix('{') {
-            let end = closing_brace(after).ok_or("`${` is not closed by `}`")?;
+            let start = text.len() - after.len();
+            let end = braces.closing(start).ok_or("`${` is not closed by `}`")? - start;
             out.push_str(&braced(&after[..end], lookup, unset, depth)?);
             rest = &after[end + 1..];
         } else {
@@ -147,12 +192,14 @@ fn expand(
     }
     out.push_str(rest);
     if out.len() > MAX_BYTES {
-        return Err(format!(
-            "variables expand this value to more than {} MiB",
-            MAX_BYTES >> 20
-        ));
+        return Err(too_long());
     }
     Ok(out)
+}
+
+fn too_long() -> String {
+    let most = MAX_BYTES >> 20;
+    format!("variables expand this value to more than {most} MiB")
 }
 
 /// Expands the text between `${` and the matching `}`.
@@ -212,27 +259,48 @@ fn name_at_start(text: &str) -> &str {
     &text[..end]
 }
 
-/// Returns the index of the matching `}`. Counts every `{`, so that a default may be JSON. If no
-/// `}` matches, tries again and counts only `${`.
-fn closing_brace(text: &str) -> Option<usize> {
-    closing(text, |_| true).or_else(|| closing(text, |before| before == '$'))
+/// For each `${` in a text, the index of the matching `}`. The keys are the indices after the `{`.
+struct Braces {
+    /// Counts every `{`, so that a default may be JSON.
+    counting_all: HashMap<usize, usize>,
+    /// Counts only `${`. Used where `counting_all` finds no match.
+    counting_variables: HashMap<usize, usize>,
 }
 
-fn closing(text: &str, opens: impl Fn(char) -> bool) -> Option<usize> {
-    let mut open = 1_usize;
-    let mut before = ' ';
-    for (index, c) in text.char_indices() {
-        match c {
-            '{' if opens(before) => open += 1,
-            '}' => open -= 1,
+impl Braces {
+    fn of(text: &str) -> Self {
+        Self {
+            counting_all: matching(text, |_| true),
+            counting_variables: matching(text, |before| before == b'$'),
+        }
+    }
+
+    fn closing(&self, start: usize) -> Option<usize> {
+        let all = self.counting_all.get(&start);
+        all.or_else(|| self.counting_variables.get(&start)).copied()
+    }
+}
+
+/// Finds the matching braces in a single pass.
+fn matching(text: &str, opens: impl Fn(u8) -> bool) -> HashMap<usize, usize> {
+    let mut open = Vec::new();
+    let mut pairs = HashMap::new();
+    let mut before = b' ';
+    for (index, byte) in text.bytes().enumerate() {
+        match byte {
+            b'{' if opens(before) => open.push((index + 1, before == b'$')),
+            b'}' => {
+                if let Some((start, is_variable)) = open.pop()
+                    && is_variable
+                {
+                    pairs.insert(start, index);
+                }
+            }
             _ => {}
         }
-        if open == 0 {
-            return Some(index);
-        }
-        before = c;
+        before = byte;
     }
-    None
+    pairs
 }
 
 #[cfg(test)]
@@ -302,6 +370,14 @@ mod tests {
         let text = "$A".repeat(17);
         let refused = interpolate(&text, &long).unwrap_err();
         assert_eq!(refused, "variables expand this value to more than 1 MiB");
+    }
+
+    #[test]
+    fn many_braces_take_linear_time() {
+        let text = "${A:-{}".repeat(100_000);
+        assert!(with(&text).is_ok());
+        let text = "{$".repeat(300_000);
+        assert!(with(&text).is_err());
     }
 
     #[test]

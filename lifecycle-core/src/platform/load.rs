@@ -151,6 +151,8 @@ impl Draft {
                 nodes: &settings.nodes,
             };
             composition = compose::read(&root, &project, &mut report);
+            let used = validate::platform_ports(settings.manager.as_ref());
+            compose::reserve_ports(&mut composition.services, used);
             if readable {
                 validate::check(&root, &composition.services, &settings, &mut report);
             }

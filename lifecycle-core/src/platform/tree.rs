@@ -1,9 +1,11 @@
 //! The tree of a parsed file, in which every node has its source position (line and column). YAML
 //! and TOML are parsed to the same kind of tree, so that both use the same readers and diagnostics.
 
+use std::borrow::Cow;
 use std::collections::HashMap;
 
 use super::diagnostic::Report;
+use super::scalar;
 use crate::similar::nearest;
 
 /// The index of a file in a [`Report`]; the first file is 0.
@@ -92,6 +94,25 @@ impl Node {
             Value::Scalar { text, .. } if !self.is_null() => Some(text),
             _ => None,
         }
+    }
+
+    /// Returns the text of a scalar. A plain number or boolean has its canonical form: `0x10` is `16`.
+    pub(super) fn as_canonical(&self) -> Option<Cow<'_, str>> {
+        self.converted(scalar::canonical)
+    }
+
+    /// Returns the text of a scalar. A plain number has its decimal notation: `1e6` is `1000000`.
+    pub(super) fn as_decimal(&self) -> Option<Cow<'_, str>> {
+        self.converted(scalar::decimal)
+    }
+
+    fn converted(&self, convert: fn(&str) -> Option<String>) -> Option<Cow<'_, str>> {
+        let text = self.as_text()?;
+        let converted = match &self.value {
+            Value::Scalar { plain: true, .. } => convert(text),
+            _ => None,
+        };
+        Some(converted.map_or(Cow::Borrowed(text), Cow::Owned))
     }
 
     /// Returns the value of a key of this mapping.
@@ -363,6 +384,29 @@ impl<'a> Field<'a> {
         }
     }
 
+    /// Returns the text of a single value. A plain number or boolean has its canonical form.
+    pub(super) fn canonical(&self, report: &mut Report) -> Option<Cow<'a, str>> {
+        self.text(report)?;
+        self.node.as_canonical()
+    }
+
+    /// Like [`Self::parse`], for values that may be numbers: a plain number is parsed in its decimal
+    /// notation.
+    pub(super) fn parse_number<T>(
+        &self,
+        report: &mut Report,
+        parse: impl FnOnce(&str) -> Result<T, String>,
+    ) -> Option<T> {
+        self.text(report)?;
+        match parse(&self.node.as_decimal()?) {
+            Ok(value) => Some(value),
+            Err(message) => {
+                self.problem(report, message);
+                None
+            }
+        }
+    }
+
     /// Parses a part of this value; the parser's error becomes the diagnostic.
     pub(super) fn parse_as<T>(
         &self,
@@ -377,7 +421,7 @@ impl<'a> Field<'a> {
 
     /// Parses a whole number within bounds.
     pub(super) fn number(&self, report: &mut Report, least: u32, most: u32) -> Option<u32> {
-        self.parse(report, |text| {
+        self.parse_number(report, |text| {
             text.parse()
                 .ok()
                 .filter(|number| (least..=most).contains(number))

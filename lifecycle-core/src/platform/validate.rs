@@ -19,6 +19,12 @@ const SSH_PORT: u16 = 22;
 /// The maximum number of replicas of all services.
 const MAX_INSTANCES: usize = 100_000;
 
+/// Returns the host ports that the platform uses on a node.
+pub(super) fn platform_ports(manager: Option<&ManagerSpec>) -> BTreeSet<(u16, Protocol)> {
+    let manager = manager.map_or(ManagerSpec::PORT, |manager| manager.port);
+    BTreeSet::from([(SSH_PORT, Protocol::Tcp), (manager, Protocol::Tcp)])
+}
+
 /// Checks all services of a Compose file against each other and against the nodes.
 pub(super) fn check(
     root: &Node,
@@ -37,6 +43,7 @@ pub(super) fn check(
     check.joined_networks(report);
     check.placement(report);
     check.host_ports(report);
+    check.port_choices(report);
 }
 
 struct Check<'a> {
@@ -317,6 +324,29 @@ impl<'a> Check<'a> {
                     specs.extend(&at_all);
                     self.host_port(port, protocol, &specs, report);
                 }
+            }
+        }
+    }
+
+    /// Checks that each replica can get one of the host ports.
+    fn port_choices(&self, report: &mut Report) {
+        for spec in self.specs().filter(|spec| spec.replicas > 0) {
+            let nodes = self.allowed_nodes(spec).len();
+            for choice in &spec.container.port_choices {
+                let places = choice.candidates.len() * nodes;
+                if nodes == 0 || usize::from(spec.replicas) <= places {
+                    continue;
+                }
+                let (at, path) = self.locate(&spec.name, &["ports"]);
+                let message = format!(
+                    "only {} host ports of the range are free on each of {nodes} nodes, which are \
+                     too few for {}",
+                    choice.candidates.len(),
+                    replicas_of(spec)
+                );
+                let help = "publish a larger range, or let the platform choose free ports \
+                            (`- \"80\"`)";
+                report.problem_with_help(at, &path, message, help);
             }
         }
     }

@@ -14,6 +14,8 @@ use crate::similar::nearest;
 const MAX_NODES: usize = 100_000;
 /// The maximum size of the text, in bytes.
 const MAX_BYTES: usize = 16 << 20;
+/// The maximum length of a key, in bytes. Keys are parts of the paths in messages.
+const MAX_KEY: usize = 1024;
 /// The maximum nesting depth. Deeper trees could overflow the stack, because they are read and
 /// dropped recursively.
 const MAX_DEPTH: usize = 64;
@@ -232,6 +234,9 @@ impl Builder {
         let at = node.at;
         self.count(at, 1, 0)?;
         if anchor != 0 {
+            // The copy counts, too: anchors can be nested.
+            let (nodes, bytes) = node.weight();
+            self.count(at, nodes, bytes)?;
             self.anchors.insert(anchor, node.clone());
         }
         let Some(open) = self.open.last_mut() else {
@@ -247,6 +252,9 @@ impl Builder {
                 key,
             } => match key.take() {
                 None => match node.value {
+                    Value::Scalar { text, .. } if text.len() > MAX_KEY => {
+                        return fail(at, format!("a key is longer than {MAX_KEY} bytes"));
+                    }
                     Value::Scalar { text, .. } => *key = Some((text, at)),
                     _ => return fail(at, "a key must be a single value"),
                 },
@@ -411,6 +419,11 @@ mod tests {
             "*a, ".repeat(20)
         );
         assert!(problem(&long).contains("more than 16 MiB of text"));
+        let anchors: String = (0..50).map(|level| format!("&a{level} [")).collect();
+        let nested = format!("{anchors}{}{}", "x, ".repeat(5000), "]".repeat(50));
+        assert!(problem(&nested).contains("more than 100000 values"));
+        let key = format!("? {}\n: x\n", "k".repeat(2000));
+        assert!(problem(&key).contains("a key is longer than 1024 bytes"));
         problem(&"[".repeat(10_000));
         let deep = format!("{}x{}", "[".repeat(80), "]".repeat(80));
         assert!(problem(&deep).contains("levels deep"));

@@ -254,11 +254,19 @@ impl Declared {
         template.is_some_and(|template| template.connection.is_joined)
     }
 
-    /// Returns the host ports that services publish.
+    /// Returns the host ports that services publish, or may publish.
     pub(super) fn host_ports(&self) -> BTreeSet<u16> {
-        let services = self.services.values();
-        let ports = services.flat_map(|service| &service.spec.container.ports);
-        ports.filter_map(|port| port.host_port).collect()
+        let templates = || {
+            self.services
+                .values()
+                .map(|service| &service.spec.container)
+        };
+        let ports = templates().flat_map(|template| &template.ports);
+        let choices = templates().flat_map(|template| &template.port_choices);
+        ports
+            .filter_map(|port| port.host_port)
+            .chain(choices.flat_map(|choice| choice.candidates.iter().copied()))
+            .collect()
     }
 
     /// Returns whether an image was built by this platform.

@@ -49,7 +49,7 @@ pub(super) fn internal(
     template: Option<&ContainerTemplate>,
 ) -> Vec<Endpoint> {
     endpoints(ip, container, |key, ports| {
-        let declared = declared_ports(template, key);
+        let declared = declared_ports(template, key, &ports);
         let chosen = ports.iter().min_by_key(|port| {
             let is_declared = declared.contains(*port);
             (is_declared, !PICKED_PORTS.contains(*port), **port)
@@ -66,7 +66,7 @@ pub(super) fn published(
     template: Option<&ContainerTemplate>,
 ) -> Vec<Endpoint> {
     endpoints(ip, container, |key, ports| {
-        let declared = declared_ports(template, key);
+        let declared = declared_ports(template, key, &ports);
         if !declared.is_empty() {
             return declared;
         }
@@ -121,17 +121,27 @@ fn endpoints(
 }
 
 /// Returns the host ports at which a service publishes a container port, at all addresses of the
-/// node.
+/// node: the fixed ones, and those in `bound` that the engine chose from the declared ones.
 fn declared_ports(
     template: Option<&ContainerTemplate>,
     (container_port, protocol): (u16, Protocol),
+    bound: &BTreeSet<u16>,
 ) -> BTreeSet<u16> {
     let template = template.filter(|t| t.connection.mode != NetworkMode::Host);
     let ports = template.into_iter().flat_map(|template| &template.ports);
     let ports = ports.filter(|port| {
         port.container_port == container_port && port.protocol == protocol && port.host_ip.is_none()
     });
-    ports.filter_map(|port| port.host_port).collect()
+    let choices = template.into_iter().flat_map(|t| &t.port_choices);
+    let choices = choices.filter(|choice| {
+        let key = (choice.container_port, choice.protocol);
+        key == (container_port, protocol) && choice.host_ip.is_none()
+    });
+    let candidates = choices.flat_map(|choice| choice.candidates.iter().copied());
+    ports
+        .filter_map(|port| port.host_port)
+        .chain(candidates.filter(|port| bound.contains(port)))
+        .collect()
 }
 
 #[cfg(test)]

@@ -580,6 +580,14 @@ impl<'a> Placing<'_, 'a> {
             let others = taken.instances;
             return Some(Obstacle::Capacity { others });
         }
+        let mut choices = service.spec.container.port_choices.iter();
+        let is_used_up = |ports: usize| usize::try_from(same).is_ok_and(|same| same >= ports);
+        if let Some(choice) = choices.find(|choice| is_used_up(choice.candidates.len())) {
+            return Some(Obstacle::PortRange {
+                first: choice.candidates.first().copied().unwrap_or_default(),
+                last: choice.candidates.last().copied().unwrap_or_default(),
+            });
+        }
         service.spec.container.ports.iter().find_map(|port| {
             let host_port = port.host_port?;
             let users = taken.ports.get(&(host_port, port.protocol))?;
@@ -619,6 +627,10 @@ enum Obstacle<'a> {
         id: &'a InstanceId,
         obstacle: Box<Obstacle<'a>>,
     },
+    PortRange {
+        first: u16,
+        last: u16,
+    },
 }
 
 impl fmt::Display for Obstacle<'_> {
@@ -643,6 +655,12 @@ impl fmt::Display for Obstacle<'_> {
                 f,
                 "does not have enough free capacity ({others} other replicas are placed on it)"
             ),
+            Self::PortRange { first, last } => {
+                write!(
+                    f,
+                    "other replicas of the service use all ports from {first} to {last}"
+                )
+            }
             Self::Port { host_port, by } => {
                 write!(f, "port {host_port} is already used by {by}")
             }

@@ -15,6 +15,7 @@ mod joined;
 mod leadership;
 mod network;
 mod platform;
+mod port_ranges;
 #[path = "../registry/postgres_server.rs"]
 #[expect(dead_code, reason = "the registry's own tests use the rest")]
 mod postgres_server;

@@ -1,5 +1,6 @@
 //! Creates, starts, stops, and removes containers and their volumes on an engine.
 
+use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::time::Duration;
 
@@ -10,7 +11,7 @@ use bollard::query_parameters::{
     StartContainerOptions, StopContainerOptionsBuilder,
 };
 use futures_util::{StreamExt, TryStreamExt, stream};
-use lifecycle_core::model::{DEFAULT_STOP_GRACE, Protocol, VolumeMount, VolumeName};
+use lifecycle_core::model::{DEFAULT_STOP_GRACE, Protocol, PublishedPort, VolumeMount, VolumeName};
 use lifecycle_core::runtime::{ContainerSpec, ObservedContainer};
 use lifecycle_core::{Error, Result};
 
@@ -246,6 +247,7 @@ impl DockerEngine {
     /// Creates the container. If another caller created the same container meanwhile, that
     /// container is used.
     async fn create(&self, spec: &ContainerSpec, taken: &BTreeSet<HostPort>) -> Result<()> {
+        let spec = &with_chosen_ports(spec, taken)?;
         let ports = if spec.host_network {
             BTreeMap::new()
         } else {
@@ -409,6 +411,38 @@ impl DockerEngine {
         }
         Ok(())
     }
+}
+
+/// Returns the specification with one of the host ports of each choice as a fixed one, outside `taken`.
+/// Fails if all of them are taken.
+fn with_chosen_ports<'a>(
+    spec: &'a ContainerSpec,
+    taken: &BTreeSet<HostPort>,
+) -> Result<Cow<'a, ContainerSpec>> {
+    if spec.template.port_choices.is_empty() {
+        return Ok(Cow::Borrowed(spec));
+    }
+    let mut spec = spec.clone();
+    let replica = spec.replica();
+    let mut used = taken.union(&published(&spec)).copied().collect();
+    for choice in std::mem::take(&mut spec.template.port_choices) {
+        let Some(host_port) = port::choose(&choice, replica, &mut used) else {
+            let first = choice.candidates.first().copied().unwrap_or_default();
+            let last = choice.candidates.last().copied().unwrap_or_default();
+            return Err(Error::exhausted(
+                format!("host ports for container {}", spec.name),
+                format!("all declared ports from {first} to {last} are already in use"),
+                "publish a larger range in `ports`, or make its ports available on the node",
+            ));
+        };
+        spec.template.ports.push(PublishedPort {
+            host_port: Some(host_port),
+            container_port: choice.container_port,
+            protocol: choice.protocol,
+            host_ip: choice.host_ip,
+        });
+    }
+    Ok(Cow::Owned(spec))
 }
 
 /// Returns the host ports that the template publishes.

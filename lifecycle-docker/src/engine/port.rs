@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::RangeInclusive;
 
-use lifecycle_core::model::Protocol;
+use lifecycle_core::model::{PortChoice, Protocol, Replica};
 
 /// The platform's range of host ports.
 pub(super) const RANGE: RangeInclusive<u16> = 20_000..=29_999;
@@ -25,6 +25,16 @@ pub(super) fn assign(
         assigned.insert(*container, port);
     }
     Some(assigned)
+}
+
+/// Chooses a host port outside `used`, and adds it to `used`. Returns `None` if all are in use.
+pub(super) fn choose(
+    choice: &PortChoice,
+    replica: Replica,
+    used: &mut BTreeSet<HostPort>,
+) -> Option<u16> {
+    let mut candidates = choice.preferred(replica);
+    candidates.find(|port| used.insert((*port, choice.protocol)))
 }
 
 fn free_from(first: u16, protocol: Protocol, used: &BTreeSet<HostPort>) -> Option<u16> {
@@ -94,6 +104,27 @@ mod tests {
         let bindings = BTreeMap::from([(HTTP, 20_000), (MORE, 20_000)]);
         let assigned = assign(&bindings, &tcp(&[20_001])).unwrap();
         assert_eq!(assigned, BTreeMap::from([(HTTP, 20_000), (MORE, 20_002)]));
+    }
+
+    #[test]
+    fn a_replica_takes_the_next_free_port_of_several() {
+        let choice = PortChoice {
+            candidates: vec![8000, 8002, 8003],
+            container_port: 80,
+            protocol: Protocol::Tcp,
+            host_ip: None,
+        };
+        for (replica, used, expected) in [
+            (1, &[][..], Some(8000)),
+            (2, &[], Some(8002)),
+            (4, &[], Some(8000)),
+            (1, &[8000], Some(8002)),
+            (3, &[8003], Some(8000)),
+            (2, &[8000, 8002, 8003], None),
+        ] {
+            let found = choose(&choice, Replica(replica), &mut tcp(used));
+            assert_eq!(found, expected, "replica {replica}, {used:?}");
+        }
     }
 
     #[test]

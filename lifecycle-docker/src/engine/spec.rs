@@ -92,6 +92,8 @@ pub(super) fn create_body(
     let exposed: BTreeSet<String> = exposed.copied().map(port_key).collect();
     // The engine rejects ports and host names of containers that join a network.
     let connection = Some(&template.connection).filter(|_| joined.is_none());
+    let unset = template.unset.iter();
+    let unset = unset.filter(|name| !template.environment.contains_key(*name));
     ContainerCreateBody {
         image: Some(spec.image.clone()),
         labels: Some(container_labels(spec)),
@@ -100,6 +102,8 @@ pub(super) fn create_body(
                 .environment
                 .iter()
                 .map(|(key, value)| format!("{key}={}", value.expose()))
+                // A name without `=` removes the image's variable.
+                .chain(unset.cloned())
                 .collect(),
         ),
         cmd: template.command.clone(),

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::path::Path;
 
 use super::super::diagnostic::Report;
+use super::super::home;
 use super::super::load::DOCKERFILE_LIMIT;
 use super::super::text_file;
 use super::super::tree::{Field, Position};
@@ -45,8 +46,8 @@ pub(super) fn read(
                     // A null value counts as an absent key.
                     _ if field.is_null() => {}
                     "context" => {
-                        context =
-                            directory(&field, report).map(|d| (d, field.value_at(), field.path));
+                        let found = directory(&field, project, report);
+                        context = found.map(|found| (found, field.value_at(), field.path));
                     }
                     "dockerfile" => {
                         let path = DirectoryStore::normalised(field.text(report)?);
@@ -72,7 +73,8 @@ pub(super) fn read(
                 );
             }
         } else {
-            context = directory(build, report).map(|d| (d, build.value_at(), build.path.clone()));
+            let found = directory(build, project, report);
+            context = found.map(|found| (found, build.value_at(), build.path.clone()));
         }
     }
     if let Some(code) = code {
@@ -140,7 +142,7 @@ fn option(key: &str, field: &Field<'_>, options: &mut BuildOptions, report: &mut
             });
         }
         "shm_size" => {
-            options.shm_bytes = field.parse(report, |text| {
+            options.shm_bytes = field.parse_number(report, |text| {
                 let bytes = value::bytes(text)?;
                 if i32::try_from(bytes).is_ok() {
                     Ok(bytes)
@@ -174,7 +176,11 @@ fn option(key: &str, field: &Field<'_>, options: &mut BuildOptions, report: &mut
     }
 }
 
-fn directory(field: &Field<'_>, report: &mut Report) -> Option<String> {
+fn directory(
+    field: &Field<'_>,
+    project: &ProjectContext<'_>,
+    report: &mut Report,
+) -> Option<String> {
     let text = field.text(report)?;
     let is_remote =
         text.contains("://") || text.starts_with("git@") || text.starts_with("github.com/");
@@ -190,7 +196,8 @@ fn directory(field: &Field<'_>, report: &mut Report) -> Option<String> {
         field.problem(report, "the context is empty");
         return None;
     }
-    Some(DirectoryStore::normalised(text))
+    let expanded = home::expanded(text, project.lookup);
+    Some(DirectoryStore::normalised(&expanded))
 }
 
 /// Returns whether a path leads out of the code base.

@@ -126,13 +126,13 @@ fn resources(field: &Field<'_>, spec: &mut ServiceSpec, report: &mut Report) {
 }
 
 pub(super) fn cpus(field: &Field<'_>, amount: &mut Resources, report: &mut Report) {
-    if let Some(millis) = field.parse(report, value::cpu_millis) {
+    if let Some(millis) = field.parse_number(report, value::cpu_millis) {
         amount.cpu_millis = millis;
     }
 }
 
 pub(super) fn memory(field: &Field<'_>, amount: &mut Resources, report: &mut Report) {
-    if let Some(bytes) = field.parse(report, value::bytes) {
+    if let Some(bytes) = field.parse_number(report, value::bytes) {
         amount.memory_bytes = bytes;
     }
 }

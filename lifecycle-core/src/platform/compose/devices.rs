@@ -16,8 +16,20 @@ pub(super) fn read(
 ) -> bool {
     match key {
         "devices" => {
+            let mut of_cdi = Vec::new();
             for item in field.items(report) {
-                devices.mappings.extend(mapping(&item, report));
+                match device(&item, report) {
+                    Some(Device::Mapping(mapping)) => devices.mappings.push(mapping),
+                    Some(Device::Cdi(name)) if !of_cdi.contains(&name) => of_cdi.push(name),
+                    Some(Device::Cdi(_)) | None => {}
+                }
+            }
+            if !of_cdi.is_empty() {
+                devices.requests.push(DeviceRequest {
+                    driver: Some(DeviceRequest::CDI.to_owned()),
+                    ids: of_cdi,
+                    ..DeviceRequest::default()
+                });
             }
         }
         "device_cgroup_rules" => devices.cgroup_rules = field.texts(report),
@@ -27,8 +39,34 @@ pub(super) fn read(
     true
 }
 
-/// Reads `HOST[:CONTAINER[:PERMISSIONS]]`, or a mapping with the same settings.
-fn mapping(item: &Field<'_>, report: &mut Report) -> Option<DeviceMapping> {
+enum Device {
+    /// A device file of the node.
+    Mapping(DeviceMapping),
+    /// The qualified name of a device that a CDI specification on the node describes.
+    Cdi(String),
+}
+
+/// Returns whether a text is a qualified name of CDI: `vendor.com/class=name`.
+fn is_cdi_name(text: &str) -> bool {
+    let is_word = |word: &str, inner: &str| {
+        let is_inner = |c: char| c.is_ascii_alphanumeric() || inner.contains(c);
+        word.ends_with(|c: char| c.is_ascii_alphanumeric()) && word.chars().all(is_inner)
+    };
+    let starts_with_letter = |word: &str| word.starts_with(|c: char| c.is_ascii_alphabetic());
+    text.split_once('=')
+        .and_then(|(kind, name)| Some((kind.split_once('/')?, name)))
+        .is_some_and(|((vendor, class), name)| {
+            [(vendor, "_-."), (class, "_-")]
+                .into_iter()
+                .all(|(word, inner)| starts_with_letter(word) && is_word(word, inner))
+                && name.starts_with(|c: char| c.is_ascii_alphanumeric())
+                && is_word(name, "_-.:")
+        })
+}
+
+/// Reads `HOST[:CONTAINER[:PERMISSIONS]]`, the name of a CDI device, or a mapping with the same
+/// settings.
+fn device(item: &Field<'_>, report: &mut Report) -> Option<Device> {
     let mut source = None;
     let mut target = None;
     let mut permissions = None;
@@ -40,8 +78,20 @@ fn mapping(item: &Field<'_>, report: &mut Report) -> Option<DeviceMapping> {
                 _ => permissions = field.text(report),
             }
         }
+        let is_target = |target: &str| target.is_empty() || Some(target) == source;
+        if source.is_some_and(is_cdi_name) && target.is_none_or(is_target) {
+            if let Some(field) = item.get("permissions").filter(|field| !field.is_null()) {
+                let consequence = "the CDI specification of the device defines the permissions";
+                report.unsupported(field.at, &field.path, consequence, false);
+            }
+            return source.map(|name| Device::Cdi(name.to_owned()));
+        }
     } else {
-        let mut parts = item.text(report)?.splitn(3, ':');
+        let text = item.text(report)?;
+        if is_cdi_name(text) {
+            return Some(Device::Cdi(text.to_owned()));
+        }
+        let mut parts = text.splitn(3, ':');
         source = parts.next();
         target = parts.next();
         permissions = parts.next();
@@ -53,8 +103,8 @@ fn mapping(item: &Field<'_>, report: &mut Report) -> Option<DeviceMapping> {
     let Some(source) = source.filter(|source| source.starts_with('/')) else {
         item.problem_with_help(
             report,
-            "the device is not an absolute path of the node",
-            "write it like `/dev/ttyUSB0:/dev/ttyUSB0`",
+            "the device is neither an absolute path of the node nor the name of a CDI device",
+            "write it like `/dev/ttyUSB0:/dev/ttyUSB0` or `vendor.com/class=name`",
         );
         return None;
     };
@@ -66,11 +116,11 @@ fn mapping(item: &Field<'_>, report: &mut Report) -> Option<DeviceMapping> {
         );
         return None;
     }
-    Some(DeviceMapping {
+    Some(Device::Mapping(DeviceMapping {
         source: source.to_owned(),
         target: target.unwrap_or(source).to_owned(),
         permissions: permissions.to_owned(),
-    })
+    }))
 }
 
 /// Reads `gpus: all`, or a list of requests.
@@ -106,8 +156,8 @@ pub(super) fn requests(field: &Field<'_>, devices: &mut Devices, report: &mut Re
                 "capabilities" => request.capabilities = field.texts(report),
                 "driver" => request.driver = field.text(report).map(str::to_owned),
                 "count" => {
-                    request.count = field.parse(report, |text| match text {
-                        "all" => Ok(-1),
+                    request.count = field.parse_number(report, |text| match text {
+                        _ if text.eq_ignore_ascii_case("all") => Ok(-1),
                         _ => text
                             .parse::<u32>()
                             .map(i64::from)

@@ -49,9 +49,9 @@ pub(super) fn read(
                     "driver" => container.logging.driver = text(&field, report),
                     _ => {
                         for (name, option) in field.entries(report) {
-                            if let Some(value) = option.text(report) {
+                            if let Some(value) = option.canonical(report) {
                                 let options = &mut container.logging.options;
-                                options.insert(name.to_owned(), value.to_owned());
+                                options.insert(name.to_owned(), value.into_owned());
                             }
                         }
                     }

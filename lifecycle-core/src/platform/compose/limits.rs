@@ -35,14 +35,14 @@ pub(super) fn read(
                 kernel.storage_opt.insert(name, value.unwrap_or_default());
             }
         }
-        "shm_size" => kernel.shm_bytes = field.parse(report, value::bytes),
+        "shm_size" => kernel.shm_bytes = field.parse_number(report, value::bytes),
         "pids_limit" => kernel.pids = integer(field, -1, i64::from(i32::MAX), report),
         "oom_score_adj" => kernel.oom_score_adj = integer(field, -1000, 1000, report),
         "oom_kill_disable" => {
             kernel.oom_kill_disable = field.boolean(report).unwrap_or_default();
         }
         "memswap_limit" => {
-            kernel.memory_swap = field.parse(report, |text| match text.trim() {
+            kernel.memory_swap = field.parse_number(report, |text| match text.trim() {
                 "-1" => Ok(-1),
                 amount => value::bytes(amount).and_then(|bytes| {
                     i64::try_from(bytes).map_err(|_| format!("`{amount}` is too large"))
@@ -69,7 +69,7 @@ pub(super) fn integer(
     most: i64,
     report: &mut Report,
 ) -> Option<i64> {
-    field.parse(report, |text| {
+    field.parse_number(report, |text| {
         text.parse()
             .ok()
             .filter(|number| (least..=most).contains(number))
@@ -79,7 +79,7 @@ pub(super) fn integer(
 
 /// Reads microseconds, as a number or as a duration.
 fn period(field: &Field<'_>, report: &mut Report) -> Option<i64> {
-    field.parse(report, |text| {
+    field.parse_number(report, |text| {
         if let Ok(number) = text.parse::<u32>() {
             return Ok(number.into());
         }
@@ -160,7 +160,7 @@ fn block_io(field: &Field<'_>, block_io: &mut BlockIo, report: &mut Report) {
                         amount = weight(&field, report).map(u64::from);
                     }
                     "rate" if key != "weight_device" && in_bytes => {
-                        amount = field.parse(report, value::bytes);
+                        amount = field.parse_number(report, value::bytes);
                     }
                     "rate" if key != "weight_device" => {
                         amount = field.number(report, 1, u32::MAX).map(u64::from);

@@ -183,7 +183,7 @@ fn mount(
                 "target" => target = field.text(report),
                 "uid" => uid = field.number(report, 0, u32::MAX - 1)?,
                 "gid" => gid = field.number(report, 0, u32::MAX - 1)?,
-                _ => mode = field.parse(report, value::mode)?,
+                _ => mode = value::mode(&field, report)?,
             }
         }
         if item.get("source").is_none_or(|field| field.is_null()) {

@@ -20,10 +20,11 @@ mod storage;
 mod update;
 pub(super) mod value;
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::path::{Path, PathBuf};
 
 use super::diagnostic::Report;
+use super::home;
 use super::interpolation::Lookup;
 use super::tree::{Field, Node};
 use crate::code::DirectoryStore;
@@ -34,6 +35,7 @@ use crate::model::{
 
 pub(super) use build::Build;
 use material::Materials;
+pub(super) use network::reserve_ports;
 
 /// The information about the project that is needed to read services.
 pub(super) struct ProjectContext<'a> {
@@ -49,20 +51,40 @@ pub(super) struct ProjectContext<'a> {
 impl ProjectContext<'_> {
     /// Returns the path of a file on this machine. `~` is the home directory.
     fn path(&self, path: &str) -> PathBuf {
-        let below_home = path.strip_prefix('~');
-        let below_home = below_home.filter(|rest| rest.is_empty() || rest.starts_with('/'));
-        let home = || (self.lookup)("HOME").filter(|home| !home.is_empty());
-        match below_home.and_then(|rest| Some(format!("{}{rest}", home()?))) {
-            Some(expanded) => expanded.into(),
-            None => self.directory.join(DirectoryStore::normalised(path)),
-        }
+        let expanded = home::expanded(path, self.lookup);
+        self.directory.join(DirectoryStore::normalised(&expanded))
+    }
+}
+
+/// Names in the order of the file.
+#[derive(Default)]
+struct Names<'a> {
+    ordered: Vec<&'a str>,
+    known: HashSet<&'a str>,
+}
+
+impl<'a> Names<'a> {
+    fn contains(&self, name: &str) -> bool {
+        self.known.contains(name)
+    }
+
+    fn iter(&self) -> impl Iterator<Item = &'a str> {
+        self.ordered.iter().copied()
+    }
+}
+
+impl<'a> FromIterator<&'a str> for Names<'a> {
+    fn from_iter<I: IntoIterator<Item = &'a str>>(names: I) -> Self {
+        let ordered: Vec<&str> = names.into_iter().collect();
+        let known = ordered.iter().copied().collect();
+        Self { ordered, known }
     }
 }
 
 struct Declared<'a> {
-    services: Vec<&'a str>,
+    services: Names<'a>,
     volumes: BTreeMap<&'a str, VolumeOptions>,
-    networks: Vec<&'a str>,
+    networks: Names<'a>,
     configs: Materials<'a>,
     secrets: Materials<'a>,
 }
@@ -167,7 +189,7 @@ pub(super) fn read(root: &Node, project: &ProjectContext<'_>, report: &mut Repor
         volumes,
         networks: match part("networks") {
             Some(field) => networks::declared(field, report),
-            None => Vec::new(),
+            None => Names::default(),
         },
         configs: materials("configs", material::CONFIG, report),
         secrets: materials("secrets", material::SECRET, report),

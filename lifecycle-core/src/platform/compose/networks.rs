@@ -3,13 +3,13 @@
 //! A platform has one network, in which each service is reachable by name from every node. The
 //! networks in a Compose file only give services additional names.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::net::IpAddr;
 
 use super::super::diagnostic::Report;
 use super::super::tree::{Field, Position, Value};
 use super::keys::{self, supported_entries};
-use super::{Declared, Draft};
+use super::{Declared, Draft, Names};
 use crate::model::{
     Connection, ContainerTemplate, DependencyCondition, NetworkMode, PublishedPort, ServiceName,
     ServiceSpec,
@@ -34,7 +34,7 @@ pub(super) struct Connected<'a> {
 
 /// Reads the top-level networks. Only their names are used; other settings are reported as having
 /// no effect.
-pub(super) fn declared<'a>(field: &Field<'a>, report: &mut Report) -> Vec<&'a str> {
+pub(super) fn declared<'a>(field: &Field<'a>, report: &mut Report) -> Names<'a> {
     let mut names = Vec::new();
     for (name, network) in field.entries(report) {
         names.push(name);
@@ -56,7 +56,7 @@ pub(super) fn declared<'a>(field: &Field<'a>, report: &mut Report) -> Vec<&'a st
             }
         }
     }
-    names
+    names.into_iter().collect()
 }
 
 /// Reads the value of a key that this module supports. Returns `false` for any other key.
@@ -270,7 +270,7 @@ fn service_networks<'a>(
 ) {
     let mut names = BTreeSet::new();
     let mut known = |name: &'a str, field: &Field<'_>, report: &mut Report| {
-        if name == "default" || declared.networks.contains(&name) {
+        if name == "default" || declared.networks.contains(name) {
             names.insert(name);
         } else {
             report.unknown_name(
@@ -278,7 +278,7 @@ fn service_networks<'a>(
                 &field.path,
                 format!("the network `{name}` is not declared under `networks`"),
                 name,
-                declared.networks.iter().copied(),
+                declared.networks.iter(),
             );
         }
     };
@@ -336,13 +336,13 @@ fn links<'a>(
             Some((name, alias)) => (name, Some(alias)),
             None => (text, None),
         };
-        if !declared.services.contains(&name) {
+        if !declared.services.contains(name) {
             report.unknown_name(
                 item.value_at(),
                 &item.path,
                 format!("the service `{name}` is not declared"),
                 name,
-                declared.services.iter().copied(),
+                declared.services.iter(),
             );
             continue;
         }
@@ -480,21 +480,24 @@ pub(super) fn settle(field: &Field<'_>, container: &mut ContainerTemplate, repor
         );
     }
     if mode == NetworkMode::None {
-        if let Some(ports) = field.get("ports").filter(|_| !container.ports.is_empty()) {
+        let publishes = !(container.ports.is_empty() && container.port_choices.is_empty());
+        if let Some(ports) = field.get("ports").filter(|_| publishes) {
             let consequence = "a container without a network has no reachable ports";
             report.unsupported(ports.at, &ports.path, consequence, true);
         }
         container.ports.clear();
+        container.port_choices.clear();
         container.expose.clear();
         return;
     }
-    let mapped = container.ports.iter().any(|port| {
+    let chooses = !container.port_choices.is_empty();
+    let maps = container.ports.iter().any(|port| {
         port.host_ip.is_some()
             || port
                 .host_port
                 .is_some_and(|host| host != port.container_port)
     });
-    if let Some(ports) = field.get("ports").filter(|_| mapped) {
+    if let Some(ports) = field.get("ports").filter(|_| maps || chooses) {
         let consequence = "with the node's network, ports are not mapped: the process opens its \
                            ports directly on the node";
         report.unsupported(ports.at, &ports.path, consequence, true);
@@ -503,8 +506,12 @@ pub(super) fn settle(field: &Field<'_>, container: &mut ContainerTemplate, repor
         .ports
         .iter()
         .map(|port| (port.container_port, port.protocol));
-    let all: BTreeSet<_> = published.chain(container.expose.iter().copied()).collect();
+    let choices = container.port_choices.iter();
+    let choices = choices.map(|choice| (choice.container_port, choice.protocol));
+    let exposed = container.expose.iter().copied();
+    let all: BTreeSet<_> = published.chain(choices).chain(exposed).collect();
     container.expose.clear();
+    container.port_choices.clear();
     container.ports = all
         .into_iter()
         .map(|(port, protocol)| PublishedPort {
@@ -523,13 +530,13 @@ pub(super) fn add_aliases(
     report: &mut Report,
 ) {
     let mut owners: BTreeMap<String, ServiceName> = BTreeMap::new();
+    let lower = |name: &ServiceName| (name.as_str().to_ascii_lowercase(), name.clone());
+    let names: HashMap<String, ServiceName> = services.keys().map(lower).collect();
     for alias in aliases {
         if alias.name == alias.service.as_str() {
             continue;
         }
-        let taken = services
-            .keys()
-            .find(|name| name.as_str().eq_ignore_ascii_case(&alias.name));
+        let taken = names.get(&alias.name.to_ascii_lowercase());
         if let Some(taken) = taken.filter(|taken| **taken != alias.service) {
             report.problem_with_help(
                 alias.at,
@@ -561,11 +568,20 @@ pub(super) fn warn_about_isolation(
     report: &mut Report,
 ) {
     let Some(field) = field else { return };
-    let apart = memberships.iter().enumerate().any(|(index, one)| {
-        memberships[..index]
-            .iter()
-            .any(|other| one.is_disjoint(other))
-    });
+    // Most services have the same networks.
+    let memberships: BTreeSet<&BTreeSet<&str>> = memberships.iter().collect();
+    let mut common = memberships
+        .first()
+        .map(|one| (*one).clone())
+        .unwrap_or_default();
+    for one in &memberships {
+        common.retain(|network| one.contains(network));
+    }
+    let apart = common.is_empty()
+        && memberships.iter().enumerate().any(|(index, one)| {
+            let mut others = memberships.iter().take(index);
+            others.any(|other| one.is_disjoint(other))
+        });
     if apart {
         let message = "separate networks do not isolate services, whether on one node or between \
                        nodes: every service can reach every other service by name";

@@ -101,14 +101,17 @@ pub(super) fn read<'a>(
         storage::check_duplicates(field, &spec.container, reader.report);
     }
     storage::add_mount_points(field, &mut spec.container, reader.report);
-    network::remove_duplicates(&mut spec.container);
+    network::settle_exposed(&mut spec.container);
     let from_files = environment_files.map(|field| reader.environment_files(&field, &environment));
     let mut from_files = from_files.unwrap_or_default();
     for (name, value) in environment {
         match value {
             Some(value) => drop(from_files.insert(name, value)),
-            // The value of an environment file has no effect. A value of the image remains.
-            None => drop(from_files.remove(&name)),
+            // A value of an environment file or of the image has no effect.
+            None => {
+                from_files.remove(&name);
+                spec.container.unset.insert(name);
+            }
         }
     }
     spec.container.environment = from_files;
@@ -435,13 +438,13 @@ impl Reader<'_, '_> {
         field: &Field<'_>,
         declared: &Declared<'_>,
     ) -> Option<ServiceName> {
-        if !declared.services.contains(&name) {
+        if !declared.services.contains(name) {
             self.report.unknown_name(
                 field.at,
                 &field.path,
                 format!("the service `{name}` is not declared"),
                 name,
-                declared.services.iter().copied(),
+                declared.services.iter(),
             );
             return None;
         }
@@ -545,7 +548,10 @@ type Amount<'a> = &'a dyn Fn(&str) -> Result<u64, String>;
 
 /// Returns whether two values are equal, also as amounts in different units.
 fn is_same_amount(one: &Field<'_>, other: &Field<'_>, amount: Amount<'_>) -> bool {
-    let amount = |field: &Field<'_>| field.node.as_text().and_then(|text| amount(text).ok());
+    let amount = |field: &Field<'_>| {
+        let text = field.node.as_decimal()?;
+        amount(&text).ok()
+    };
     one.node.is_same_value(other.node)
         || amount(one).is_some_and(|bytes| amount(other) == Some(bytes))
 }
@@ -630,8 +636,14 @@ pub(super) fn pairs(field: &Field<'_>, report: &mut Report) -> Vec<(String, Opti
             entry.problem(report, "a name cannot be empty or contain `=`");
         } else if entry.is_null() {
             pairs.push((name.to_owned(), None));
-        } else if let Some(value) = entry.text(report) {
-            pairs.push((name.to_owned(), Some(value.to_owned())));
+        } else if let Some(value) = entry.canonical(report) {
+            if entry.node.as_text().is_some_and(|text| text != value) {
+                // The value may be a secret.
+                let message = "the value is a number or a boolean, so it is passed in its \
+                               canonical form; write it in quotes to pass exactly this text";
+                report.warning(entry.value_at(), &entry.path, message);
+            }
+            pairs.push((name.to_owned(), Some(value.into_owned())));
         }
     }
     pairs

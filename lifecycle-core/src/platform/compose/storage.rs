@@ -52,8 +52,8 @@ pub(super) fn volume(
                 }
                 "driver_opts" => {
                     for (key, value) in entry.entries(report) {
-                        if let Some(value) = value.text(report) {
-                            let value = Sensitive::new(value);
+                        if let Some(value) = value.canonical(report) {
+                            let value = Sensitive::new(value.into_owned());
                             options.driver_opts.insert(key.to_owned(), value);
                         }
                     }
@@ -362,10 +362,10 @@ fn memory_options(field: &Field<'_>, report: &mut Report) -> Vec<String> {
     let mut options = Vec::new();
     for (key, field) in supported_entries(field, keys::TMPFS, report) {
         if key == "size" {
-            let bytes = field.parse(report, value::bytes);
+            let bytes = field.parse_number(report, value::bytes);
             options.extend(bytes.map(|bytes| format!("size={bytes}")));
         } else {
-            let mode = field.parse(report, value::mode);
+            let mode = value::mode(&field, report);
             options.extend(mode.map(|mode| format!("mode={mode:o}")));
         }
     }

@@ -43,7 +43,7 @@ fn replacement(
             "delay" => replacement.delay = field.parse(report, value::duration),
             "monitor" => replacement.monitor = field.parse(report, value::duration),
             "max_failure_ratio" => {
-                replacement.max_failure_millionths = field.parse(report, value::millionths);
+                replacement.max_failure_millionths = field.parse_number(report, value::millionths);
             }
             "order" => {
                 let orders = [

@@ -1,15 +1,20 @@
 //! Parses values in Compose files: durations, amounts, ports, command lines, image names.
 
+use std::borrow::Cow;
 use std::net::IpAddr;
 use std::time::Duration;
 
+use super::super::diagnostic::Report;
+use super::super::scalar::{self, Number};
+use super::super::tree::{Field, Value};
 use crate::model::Protocol;
 
-/// Parses a duration such as `1h5m30s20ms` or `1.5s`.
+/// Parses a duration such as `1h5m30s20ms`, `1.5s` or `2d`.
 pub(in super::super) fn duration(text: &str) -> Result<Duration, String> {
     let bad = || format!("`{text}` is not a duration; write it like `90s` or `1m30s`");
     let mut total = Duration::ZERO;
     let mut rest = text.trim();
+    rest = rest.strip_prefix('+').unwrap_or(rest);
     if rest == "0" {
         return Ok(total);
     }
@@ -26,11 +31,13 @@ pub(in super::super) fn duration(text: &str) -> Result<Duration, String> {
             .find(|c: char| c.is_ascii_digit())
             .unwrap_or(rest.len());
         let seconds = match &rest[..letters] {
+            "w" => 7.0 * 86_400.0,
+            "d" => 86_400.0,
             "h" => 3600.0,
             "m" => 60.0,
             "s" => 1.0,
             "ms" => 1e-3,
-            "us" | "µs" => 1e-6,
+            "us" | "µs" | "μs" => 1e-6,
             "ns" => 1e-9,
             _ => return Err(bad()),
         };
@@ -74,22 +81,23 @@ pub(super) fn container_directory(text: &str) -> Result<String, String> {
     }
 }
 
-/// Parses an amount of bytes, as Docker does: `512m`, `1.5gb`, `4GiB`. Units are powers of 1024.
+/// Parses an amount of bytes, as Docker does: `512m`, `1.5gb`, `4 GiB`. Units are powers of 1024.
 pub(in super::super) fn bytes(text: &str) -> Result<u64, String> {
     let bad = || format!("`{text}` is not an amount of memory; write it like `512m` or `2g`");
     let lower = text.trim().to_ascii_lowercase();
-    let digits = lower
-        .find(|c: char| !c.is_ascii_digit() && c != '.')
-        .unwrap_or(lower.len());
-    let shift = match lower[digits..].trim() {
+    let is_amount = |c: char| c.is_ascii_digit() || c == '.' || c == ' ';
+    let unit = lower.trim_end_matches(|c: char| !is_amount(c));
+    let (amount, unit) = lower.split_at(unit.len());
+    let shift = match unit {
         "" | "b" => 0,
         "k" | "kb" | "kib" => 10,
         "m" | "mb" | "mib" => 20,
         "g" | "gb" | "gib" => 30,
         "t" | "tb" | "tib" => 40,
+        "p" | "pb" | "pib" => 50,
         _ => return Err(bad()),
     };
-    let amount = &lower[..digits];
+    let amount = without_exponent(amount.strip_suffix(' ').unwrap_or(amount));
     if let Ok(whole) = amount.parse::<u64>() {
         return whole.checked_mul(1 << shift).ok_or_else(bad);
     }
@@ -108,20 +116,48 @@ pub(in super::super) fn bytes(text: &str) -> Result<u64, String> {
         .ok_or_else(bad)
 }
 
-/// Parses permissions as in `chmod`: octal digits, optionally after `0` or `0o`.
-pub(super) fn mode(text: &str) -> Result<u32, String> {
-    let digits = text.strip_prefix("0o").unwrap_or(text);
-    u32::from_str_radix(digits, 8)
-        .ok()
-        .filter(|mode| *mode <= 0o7777)
-        .ok_or_else(|| format!("`{text}` is not a file mode; write it like `0440`"))
+/// Writes a number without its exponent: `1.5e3` is `1500`.
+fn without_exponent(text: &str) -> Cow<'_, str> {
+    let number = text.contains('e').then(|| text.parse::<f64>().ok());
+    match number.flatten().filter(|number| number.is_finite()) {
+        Some(number) => Cow::Owned(number.to_string()),
+        None => Cow::Borrowed(text),
+    }
+}
+
+/// Reads the permissions of a file. As in Docker Compose, a number without quotes has the value that
+/// it has in YAML: `0440` and `0o440` are octal, and `288` is the same mode in decimal. Text consists
+/// of octal digits.
+pub(super) fn mode(field: &Field<'_>, report: &mut Report) -> Option<u32> {
+    let is_plain = matches!(field.node.value, Value::Scalar { plain: true, .. });
+    let text = field.text(report)?;
+    let mode = match scalar::number(text).filter(|_| is_plain) {
+        Some(Number::Integer(number)) => u32::try_from(number).ok(),
+        Some(Number::Float(_)) => None,
+        None => u32::from_str_radix(text.strip_prefix("0o").unwrap_or(text), 8).ok(),
+    };
+    let Some(mode) = mode.filter(|mode| *mode <= 0o7777) else {
+        let message = format!("`{text}` is not a file mode; write it like `0440`");
+        field.problem(report, message);
+        return None;
+    };
+    let resembles_octal = text.len() >= 3 && text.bytes().all(|c| (b'0'..b'8').contains(&c));
+    if is_plain && resembles_octal && !text.starts_with('0') {
+        let message = format!(
+            "`{text}` is a decimal number, so the mode is `0{mode:o}`; write `0{text}` for octal \
+             digits"
+        );
+        report.warning(field.value_at(), &field.path, message);
+    }
+    Some(mode)
 }
 
 /// Parses a number of processors (`0.5`) to thousandths.
 pub(in super::super) fn cpu_millis(text: &str) -> Result<u64, String> {
     let bad = || format!("`{text}` is not a number of processors; write it like `0.5` or `2`");
-    let text = text.trim();
-    let (whole, fraction) = text.split_once('.').unwrap_or((text, ""));
+    let lower = text.trim().to_ascii_lowercase();
+    let text = without_exponent(&lower);
+    let (whole, fraction) = text.split_once('.').unwrap_or((&text, ""));
     if whole.is_empty() && fraction.is_empty() {
         return Err(bad());
     }
@@ -232,6 +268,7 @@ pub(super) fn short_port(text: &str) -> Result<ShortPort, String> {
     };
     if let Some(host) = host
         && host.size() != container.size()
+        && container.size() > 1
     {
         return Err(format!(
             "{} host ports for {} container ports; the two ranges must have the same size",
@@ -448,7 +485,8 @@ mod tests {
             "8080:",
             "9-8",
             "80/sctp",
-            "8000-8001:80",
+            "8000-8001:80-82",
+            "8000:80-81",
             "a:1:2",
         ] {
             assert!(short_port(text).is_err(), "{text}");

@@ -201,17 +201,19 @@ impl Walk<'_, '_> {
     /// Returns the index of the file with this path; reads the file on first use.
     fn open(&mut self, base: usize, file: &Named) -> Option<usize> {
         let directory = self.bases.get(base)?.directory.clone();
-        let path = paths::joined(&directory, &file.text);
+        let lookup = self.scope.lookup;
+        let path = paths::joined(&directory, &file.text, lookup);
         let real = self.assembly.project_dir.join(&path).canonicalize();
         if let Ok(real) = real
             && let Some(known) = self.bases.iter().position(|base| base.identity == real)
         {
             return Some(known);
         }
-        let Document { mut root, identity } = self.assembly.read_referenced(&directory, file)?;
+        let Document { mut root, identity } =
+            self.assembly.read_referenced(&directory, file, lookup)?;
         let scope = Scope {
             directory: paths::directory_of(&path),
-            lookup: self.scope.lookup,
+            lookup,
         };
         self.assembly.prepare(&mut root, &scope);
         self.bases.push(Base {

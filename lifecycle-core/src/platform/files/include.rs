@@ -123,7 +123,7 @@ impl Assembly<'_> {
         }
         let mut documents = Vec::new();
         for file in &included.files {
-            let document = self.read_referenced(&scope.directory, file)?;
+            let document = self.read_referenced(&scope.directory, file, scope.lookup)?;
             if chain.contains(&document.identity) {
                 let begin = chain.iter().position(|one| *one == document.identity);
                 let mut names: Vec<String> = chain
@@ -142,9 +142,10 @@ impl Assembly<'_> {
             documents.push(document);
         }
         let directory = match (&included.directory, included.files.first()) {
-            (Some(directory), _) => paths::joined(&scope.directory, directory),
+            (Some(directory), _) => paths::joined(&scope.directory, directory, scope.lookup),
             (None, Some(first)) => {
-                paths::directory_of(&paths::joined(&scope.directory, &first.text))
+                let first = paths::joined(&scope.directory, &first.text, scope.lookup);
+                paths::directory_of(&first)
             }
             (None, None) => return None,
         };
@@ -172,7 +173,7 @@ impl Assembly<'_> {
     ) -> Option<Variables> {
         let mut variables = Variables::new();
         let Some(files) = &included.environment else {
-            let shown = paths::joined(directory, ".env");
+            let shown = directory.join(".env");
             let file = self.project_dir.join(&shown);
             if file.is_file() {
                 let at = included.files.first()?;
@@ -181,7 +182,7 @@ impl Assembly<'_> {
             return Some(variables);
         };
         for named in files.iter().filter(|named| named.text != "/dev/null") {
-            let shown = paths::joined(&scope.directory, &named.text);
+            let shown = paths::joined(&scope.directory, &named.text, scope.lookup);
             let file = self.project_dir.join(&shown);
             self.add_variables(&file, &shown, named, scope, &mut variables)?;
         }

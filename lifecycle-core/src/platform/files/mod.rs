@@ -159,13 +159,18 @@ impl<'a> Assembly<'a> {
     }
 
     /// Reads a file that a file in `directory` refers to. Errors are reported at the reference.
-    fn read_referenced(&mut self, directory: &Path, named: &Named) -> Option<Document> {
+    fn read_referenced(
+        &mut self,
+        directory: &Path,
+        named: &Named,
+        lookup: Lookup<'_>,
+    ) -> Option<Document> {
         if self.files > MAX_FILES {
             // The problem was already reported.
             self.complete = false;
             return None;
         }
-        match self.text_of(directory, &named.text) {
+        match self.text_of(directory, &named.text, lookup) {
             Ok((file, text)) => self.parse(&file, &text),
             Err((message, help)) => {
                 self.complete = false;
@@ -181,6 +186,7 @@ impl<'a> Assembly<'a> {
         &mut self,
         directory: &Path,
         path: &str,
+        lookup: Lookup<'_>,
     ) -> Result<(PathBuf, String), (String, &'static str)> {
         if path.contains("://") || path.starts_with("git@") || path.contains(".git#") {
             let message = format!("`{path}` is remote; only local files are supported");
@@ -191,7 +197,9 @@ impl<'a> Assembly<'a> {
             let message = format!("more than {MAX_FILES} files are read up to this line");
             return Err((message, "refer to fewer files"));
         }
-        let file = self.project_dir.join(paths::joined(directory, path));
+        let file = self
+            .project_dir
+            .join(paths::joined(directory, path, lookup));
         match text_file::read(&file) {
             Ok(text) => Ok((file, text)),
             Err(error) => {

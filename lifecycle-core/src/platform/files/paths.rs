@@ -5,15 +5,21 @@
 
 use std::path::{Path, PathBuf};
 
+use super::super::home;
+use super::super::interpolation::Lookup;
 use super::super::tree::{Entry, Node, Value};
 use crate::code::DirectoryStore;
 
 /// The project directory, relative to itself.
 pub(super) const PROJECT: &str = ".";
 
-/// Joins a path in a file with the directory of the file. The directory and the result are relative
-/// to the project directory.
-pub(super) fn joined(directory: &Path, path: &str) -> PathBuf {
+/// Joins a path in a file with the directory of the file, unless the path is absolute or starts with
+/// `~`. The directory and the result are relative to the project directory.
+pub(super) fn joined(directory: &Path, path: &str, lookup: Lookup<'_>) -> PathBuf {
+    joined_path(directory, &home::expanded(path, lookup))
+}
+
+fn joined_path(directory: &Path, path: &str) -> PathBuf {
     let joined = directory.join(path);
     PathBuf::from(DirectoryStore::normalised(&joined.to_string_lossy()))
 }
@@ -21,7 +27,7 @@ pub(super) fn joined(directory: &Path, path: &str) -> PathBuf {
 /// Returns the directory of a file; both are relative to the project directory.
 pub(super) fn directory_of(file: &Path) -> PathBuf {
     let parent = file.parent().unwrap_or(Path::new("")).to_string_lossy();
-    joined(Path::new(PROJECT), &parent)
+    joined_path(Path::new(PROJECT), &parent)
 }
 
 /// Makes all paths of a file relative to the project directory.
@@ -151,7 +157,9 @@ impl Rebase<'_> {
         if stays {
             return None;
         }
-        let path = joined(self.directory, text).to_string_lossy().into_owned();
+        let path = joined_path(self.directory, text)
+            .to_string_lossy()
+            .into_owned();
         // Without `./`, the source of a mount would be a volume name.
         Some(if path.starts_with(['/', '.']) {
             path

@@ -48,6 +48,14 @@ impl<'a> Planning<'a> {
                 || !self.can_redirect(replica.node)
                 || target.is_some_and(|target| !target.is_running() && uses(&target, host_port));
         }
+        for choice in &container.port_choices {
+            let has_address = choice.host_ip.is_some();
+            let takes = choice.candidates.iter().any(|port| is_taken(*port));
+            takes_port |= takes || has_address && !old.is_empty();
+            // If all candidates may be in use, the new container gets only the port of the old one.
+            let few = choice.candidates.len() <= usize::from(replica.service.spec.replicas);
+            needs_port |= takes_port && few;
+        }
         let shares_network = container.connection.mode == NetworkMode::Host && !old.is_empty();
         if needs_port || shares_network || replica.service.runs_once {
             return ReplacementOrder::StopFirst;

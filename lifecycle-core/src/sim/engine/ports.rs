@@ -50,10 +50,31 @@ impl Engine {
                 return Err(conflict(*host, *protocol));
             }
         }
-        let mut ports = fixed.clone();
+        let mut ports = fixed;
+        for choice in spec.template.port_choices.iter().filter(|choice| {
+            // Ports at a single address are not simulated.
+            choice.host_ip.is_none() && !spec.host_network
+        }) {
+            let (port, protocol) = (choice.container_port, choice.protocol);
+            let before = container.host_ports.iter().map(|bound| bound.2);
+            let before = before.filter(|host| choice.candidates.contains(host));
+            let host = before
+                .chain(choice.preferred(spec.replica()))
+                .find(|host| {
+                    let mut taken = ports.iter();
+                    is_free(*host, protocol)
+                        && !taken.any(|bound| (bound.1, bound.2) == (protocol, *host))
+                })
+                .ok_or_else(|| {
+                    let first = choice.candidates.first().copied();
+                    conflict(first.unwrap_or_default(), protocol)
+                })?;
+            ports.insert((port, protocol, host));
+        }
+        let declared = ports.clone();
         for ((port, protocol), first) in spec.ports.iter().filter(|_| !spec.host_network) {
             let before = container.host_ports.iter().filter(|bound| {
-                (bound.0, bound.1) == (*port, *protocol) && !fixed.contains(*bound)
+                (bound.0, bound.1) == (*port, *protocol) && !declared.contains(*bound)
             });
             let start = (*first).clamp(*CHOSEN.start(), *CHOSEN.end());
             let host = before

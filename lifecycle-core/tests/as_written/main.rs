@@ -1,6 +1,12 @@
 //! Tests forms that are common in published Compose files.
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
+mod numbers;
+mod ports;
+#[path = "../project/mod.rs"]
+mod project;
+mod several;
+
 use std::collections::BTreeMap;
 use std::path::Path;
 
@@ -8,16 +14,7 @@ use lifecycle_core::code::DirectoryStore;
 use lifecycle_core::model::{FileTree, ImageSource, PlatformId, ServiceSpec, TreeEntry};
 use lifecycle_core::platform::{Diagnostics, Loaded, Sources, load};
 
-/// Creates a directory with these files.
-fn project(files: &[(&str, &str)]) -> tempfile::TempDir {
-    let directory = tempfile::TempDir::new().unwrap();
-    for (name, text) in files {
-        let file = directory.path().join(name);
-        std::fs::create_dir_all(file.parent().unwrap()).unwrap();
-        std::fs::write(file, text).unwrap();
-    }
-    directory
-}
+use project::directory_with;
 
 async fn read(directory: &Path, environment: &[(&str, &str)]) -> Result<Loaded, Diagnostics> {
     let variables = environment.iter();
@@ -42,7 +39,7 @@ async fn read(directory: &Path, environment: &[(&str, &str)]) -> Result<Loaded, 
 /// Reads a service `s` with these keys.
 async fn service(keys: &str, files: &[(&str, &str)]) -> Result<(ServiceSpec, Vec<String>), String> {
     let compose = format!("services:\n  s:\n    {}\n", keys.replace('\n', "\n    "));
-    let directory = project(&[&[("compose.yaml", compose.as_str())], files].concat());
+    let directory = directory_with(&[&[("compose.yaml", compose.as_str())], files].concat());
     match read(directory.path(), &[("SET", "of the command")]).await {
         Ok(loaded) => {
             let warnings = loaded.warnings.iter().map(ToString::to_string).collect();
@@ -152,7 +149,7 @@ async fn equal_amounts_in_other_units_are_equal() {
 async fn a_name_cannot_forge_a_message() {
     for name in ["a\\nerror: forged\\nhint: rm", "a\\r\\u001b[31m", "a\\tb"] {
         let compose = format!("services:\n  \"{name}\": {{image: x}}\n");
-        let directory = project(&[("compose.yaml", compose.as_str())]);
+        let directory = directory_with(&[("compose.yaml", compose.as_str())]);
         let problems = read(directory.path(), &[]).await.unwrap_err().to_string();
         assert!(!problems.contains(|c: char| c.is_control()), "{problems:?}");
         assert!(
@@ -201,7 +198,7 @@ async fn one_port_at_two_addresses_is_no_conflict() {
         )
     };
     for (address, is_accepted) in [("127.0.0.2:", true), ("127.0.0.1:", false), ("", false)] {
-        let directory = project(&[("compose.yaml", other(address).as_str())]);
+        let directory = directory_with(&[("compose.yaml", other(address).as_str())]);
         let read = read(directory.path(), &[]).await;
         assert_eq!(read.is_ok(), is_accepted, "{address}");
         if let Err(problems) = read {
@@ -329,7 +326,7 @@ async fn contents_that_nobody_mounts_are_not_required() {
         ),
     ] {
         let compose = format!("{declared}services:\n  s:\n    image: x\n    {used}\n");
-        let directory = project(&[("compose.yaml", compose.as_str())]);
+        let directory = directory_with(&[("compose.yaml", compose.as_str())]);
         let read = read(directory.path(), &[]).await;
         match expected {
             None => drop(read.unwrap_or_else(|problems| panic!("{problems}"))),
@@ -342,7 +339,7 @@ async fn contents_that_nobody_mounts_are_not_required() {
     }
     // A mistake in the file is reported in any case.
     let compose = "secrets: {u: {fil: ./nope.txt}}\nservices: {s: {image: x}}\n";
-    let directory = project(&[("compose.yaml", compose)]);
+    let directory = directory_with(&[("compose.yaml", compose)]);
     let problems = read(directory.path(), &[]).await.unwrap_err().to_string();
     assert!(problems.contains("did you mean `file`?"), "{problems}");
 }
@@ -367,10 +364,10 @@ async fn rejects_windows_paths() {
 
 #[tokio::test]
 async fn a_tilde_is_the_home_directory() {
-    let home = project(&[(".conf/a", "1"), ("x.env", "A=1\n"), ("secret", "s")]);
+    let home = directory_with(&[(".conf/a", "1"), ("x.env", "A=1\n"), ("secret", "s")]);
     let compose = "secrets: {s: {file: ~/secret}}\nservices:\n  s:\n    image: x\n    \
                    env_file: ~/x.env\n    secrets: [s]\n    volumes: [\"~/.conf:/conf:ro\"]\n";
-    let directory = project(&[("compose.yaml", compose)]);
+    let directory = directory_with(&[("compose.yaml", compose)]);
     let home = home.path().display().to_string();
     let loaded = read(directory.path(), &[("HOME", home.as_str())]).await;
     let loaded = loaded.unwrap_or_else(|problems| panic!("{problems}"));

@@ -10,6 +10,9 @@ use lifecycle_core::platform::{Diagnostics, UnsupportedKey};
 use lifecycle_core::{Error, Retry};
 use thiserror::Error as ThisError;
 
+/// The number of unsupported keys that are listed.
+pub(crate) const UNSUPPORTED_SHOWN: usize = 50;
+
 /// Why a command did not complete.
 #[derive(Debug, ThisError)]
 pub(crate) enum Failure {
@@ -93,7 +96,16 @@ impl Failure {
     /// Returns the lines to print before the message.
     pub(crate) fn details(&self) -> Vec<String> {
         match self {
-            Self::Unsupported(keys) => keys.iter().map(ToString::to_string).collect(),
+            Self::Unsupported(keys) => {
+                let shown = keys.iter().take(UNSUPPORTED_SHOWN);
+                let mut lines: Vec<String> = shown.map(ToString::to_string).collect();
+                match keys.len().saturating_sub(UNSUPPORTED_SHOWN) {
+                    0 => {}
+                    1 => lines.push("1 more key has no effect".to_owned()),
+                    more => lines.push(format!("{more} more keys have no effect")),
+                }
+                lines
+            }
             Self::Services(outcome) => outcome.failures.iter().flat_map(last_words).collect(),
             _ => Vec::new(),
         }

@@ -20,7 +20,20 @@ pub(crate) fn file_of(project: &Path) -> PathBuf {
     project.join(".lifecycle").join("platform.json")
 }
 
+/// The maximum size of the file, in bytes.
+const MAX_BYTES: u64 = 1 << 20;
+
 pub(crate) fn read(file: &Path) -> Result<Option<Identity>> {
+    // Opening a pipe waits for a writer, and reading a device or a file of the kernel may never end.
+    let is_of_kernel = |path: PathBuf| path.starts_with("/proc") || path.starts_with("/sys");
+    if let Ok(found) = std::fs::metadata(file)
+        && (!found.is_file()
+            || found.len() > MAX_BYTES
+            || file.canonicalize().is_ok_and(is_of_kernel))
+    {
+        let why = "it is not a small regular file";
+        return Err(Error::corrupt(file.display().to_string(), why));
+    }
     match std::fs::read_to_string(file) {
         Ok(text) => serde_json::from_str(&text)
             .map(Some)

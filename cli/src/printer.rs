@@ -75,6 +75,21 @@ pub(crate) fn warning(text: &str) {
     message(&format!("{} {text}", paint(Tone::Caution, "warning:")));
 }
 
+/// The maximum number of warnings that are printed.
+const WARNINGS: usize = 50;
+
+/// Prints the first warnings and the number of the others.
+pub(crate) fn warnings<W: std::fmt::Display>(warnings: &[W]) {
+    for text in warnings.iter().take(WARNINGS) {
+        warning(&text.to_string());
+    }
+    match warnings.len().saturating_sub(WARNINGS) {
+        0 => {}
+        1 => warning("and 1 more warning"),
+        more => warning(&format!("and {more} more warnings")),
+    }
+}
+
 /// Chooses when to use colors. By default, they are used on a terminal, unless `NO_COLOR` is set.
 pub(crate) fn choose_colors(colors: Colors) {
     match colors {

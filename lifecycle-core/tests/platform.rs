@@ -416,7 +416,7 @@ async fn number_and_size_of_read_files_are_limited() {
         ),
         (
             vec![named("compose.yaml", heirs)],
-            "the files contain more than 1000000 values or 64 MiB of text up to this line",
+            "the files contain more than 300000 values or 32 MiB of text up to this line",
         ),
     ] {
         let files: Vec<(&str, String)> = files

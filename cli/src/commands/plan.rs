@@ -14,7 +14,7 @@ use serde::Serialize;
 use crate::arguments::{Arguments, Plan};
 use crate::commands::{self, publish};
 use crate::documents::KeyWithoutEffect;
-use crate::failure::Failure;
+use crate::failure::{Failure, UNSUPPORTED_SHOWN};
 use crate::identity::{Identity, NOT_UP_YET};
 use crate::printer;
 use crate::progress::ProgressLines;
@@ -86,9 +86,7 @@ pub(crate) async fn run(arguments: &Arguments, options: &Plan) -> Result<(), Fai
         commands::check_secrets(&bootstrapper, state.path()).await?;
         bootstrapper.preview(&declaration).await?
     };
-    for warning in &loaded.warnings {
-        printer::warning(&warning.to_string());
-    }
+    printer::warnings(&loaded.warnings);
     if arguments.json {
         printer::document(&Planned {
             manager_runs: preview.manager_runs,
@@ -114,7 +112,13 @@ pub(crate) async fn run(arguments: &Arguments, options: &Plan) -> Result<(), Fai
 }
 
 fn text(preview: &Preview, unsupported: &[UnsupportedKey], manager_node: &str) -> String {
-    let mut lines: Vec<String> = unsupported.iter().map(ToString::to_string).collect();
+    let shown = unsupported.iter().take(UNSUPPORTED_SHOWN);
+    let mut lines: Vec<String> = shown.map(ToString::to_string).collect();
+    match unsupported.len().saturating_sub(UNSUPPORTED_SHOWN) {
+        0 => {}
+        1 => lines.push("1 more key has no effect".to_owned()),
+        more => lines.push(format!("{more} more keys have no effect")),
+    }
     lines.extend(preview.problems.iter().map(|p| format!("problem: {p}")));
     lines.extend(preview.remarks.iter().map(|r| format!("note: {r}")));
     if preview.is_nothing() {

@@ -31,9 +31,7 @@ pub(crate) async fn run(arguments: &Arguments, options: &Up) -> Result<(), Failu
         publish::before_up(&project, options, progress.as_ref()).await?;
         commands::load(&project, id, progress.as_ref()).await?
     };
-    for warning in &loaded.warnings {
-        printer::warning(&warning.to_string());
-    }
+    printer::warnings(&loaded.warnings);
     accept(loaded.unsupported, options.accept_unsupported)?;
     let mut declaration = loaded.declaration;
     let reporter = Arc::clone(&progress);
@@ -105,15 +103,11 @@ pub(crate) async fn run(arguments: &Arguments, options: &Up) -> Result<(), Failu
 fn accept(unsupported: Vec<UnsupportedKey>, accept_changes: bool) -> Result<(), Failure> {
     let (changing, harmless): (Vec<_>, Vec<_>) =
         unsupported.into_iter().partition(|k| k.changes_behaviour);
-    for key in &harmless {
-        printer::warning(&key.to_string());
-    }
+    printer::warnings(&harmless);
     if !changing.is_empty() && !accept_changes {
         return Err(Failure::Unsupported(changing));
     }
-    for key in &changing {
-        printer::warning(&key.to_string());
-    }
+    printer::warnings(&changing);
     Ok(())
 }
 

@@ -100,7 +100,7 @@ async fn selection(share: &Share, root: &Name, top: &[Listed], doing: &str) -> R
     };
     let path = root.join(IGNORE_FILE);
     let text = share
-        .read(&path, 0..file.size.min(IGNORE_FILE_LIMIT), doing)
+        .read(&path, 0..file.size.min(IGNORE_FILE_LIMIT + 1), doing)
         .await?;
     Selection::parse(&text, &format!("{path}` in `{}", share.info().share))
 }

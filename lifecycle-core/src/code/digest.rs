@@ -30,7 +30,7 @@ const ALWAYS_SENT: [&str; 2] = [IGNORE_FILE, "Dockerfile"];
 /// contains no code, so it is never part of a code base.
 pub const OWN_DIRECTORY: &str = ".lifecycle";
 
-/// The number of bytes of a `.dockerignore` that are read; the rest is ignored.
+/// The maximum size of a `.dockerignore`, in bytes.
 pub const IGNORE_FILE_LIMIT: u64 = 1 << 20;
 
 /// The type of an entry of a code base.
@@ -61,8 +61,15 @@ impl Selection {
     /// Parses a `.dockerignore`. `location` is the file's name in errors.
     ///
     /// # Errors
-    /// [`Error::Invalid`] for a malformed pattern.
+    /// [`Error::Invalid`] for a malformed pattern, or too many patterns.
     pub fn parse(text: &[u8], location: &str) -> Result<Self> {
+        if text.len() as u64 > IGNORE_FILE_LIMIT {
+            return Err(Error::Invalid {
+                what: format!("`{location}`"),
+                why: format!("it is larger than {} KiB", IGNORE_FILE_LIMIT >> 10),
+                hint: "combine patterns".to_owned(),
+            });
+        }
         let rules = Rules::parse(&String::from_utf8_lossy(text)).map_err(|bad| Error::Invalid {
             what: format!("`{location}`"),
             why: bad.to_string(),
@@ -142,7 +149,7 @@ fn selection(root: &Path) -> Result<Selection> {
     let mut text = Vec::new();
     match regular::check(&path).and_then(|_| File::open(&path)) {
         Ok(file) => file
-            .take(IGNORE_FILE_LIMIT)
+            .take(IGNORE_FILE_LIMIT + 1)
             .read_to_end(&mut text)
             .map_err(|error| Error::io(format!("reading `{}`", path.display()), error))?,
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Selection::default()),

@@ -27,6 +27,17 @@ use regex_automata::{Input, MatchKind, PatternSet};
 /// The memory limit for the compiled patterns of one file, in bytes.
 const COMPILED_LIMIT: usize = 64 << 20;
 
+/// The maximum number of patterns of one file.
+const MAX_PATTERNS: usize = 2000;
+
+/// The maximum number of wildcards and classes in a pattern, and in all patterns of a file. Each
+/// of them makes every search slower.
+const MAX_WILDCARDS: usize = 64;
+const MAX_ALL_WILDCARDS: usize = 4000;
+
+/// The maximum length of a pattern, in bytes. The kernel has the same limit for a path.
+const MAX_LENGTH: usize = 4095;
+
 /// The rules of one `.dockerignore`.
 #[derive(Debug, Default)]
 pub(super) struct Rules {
@@ -64,6 +75,7 @@ impl Rules {
         let text = text.strip_prefix('\u{feff}').unwrap_or(text);
         let mut rules = Self::default();
         let mut patterns = Vec::new();
+        let mut wildcards = 0;
         for (index, line) in text.lines().enumerate() {
             if line.starts_with('#') {
                 continue;
@@ -82,6 +94,16 @@ impl Rules {
             };
             if pattern.is_empty() {
                 return Err(bad());
+            }
+            let is_wildcard = |c: &char| matches!(c, '*' | '?' | '[');
+            let count = pattern.chars().filter(is_wildcard).count();
+            wildcards += count;
+            if patterns.len() == MAX_PATTERNS
+                || pattern.len() > MAX_LENGTH
+                || count > MAX_WILDCARDS
+                || wildcards > MAX_ALL_WILDCARDS
+            {
+                return Err(BadRules::TooLarge);
             }
             let pattern = clean(pattern);
             patterns.push(translate(&pattern).ok_or_else(bad)?);

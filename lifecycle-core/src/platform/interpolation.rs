@@ -3,6 +3,7 @@
 //! `${VAR+instead}`, and `$$` for a dollar sign. A `$` before anything else is kept.
 
 use std::collections::{BTreeSet, HashMap};
+use std::ops::Range;
 
 use super::diagnostic::Report;
 use super::tree::{Node, Value};
@@ -31,7 +32,11 @@ pub(super) struct Interpolated {
 /// Replaces the variables in a text.
 pub(super) fn interpolate(text: &str, lookup: Lookup<'_>) -> Result<Interpolated, String> {
     let mut unset = BTreeSet::new();
-    let text = expand(text, lookup, &mut unset, 0)?;
+    let whole = Whole {
+        text,
+        braces: Braces::of(text),
+    };
+    let text = whole.expand(0..text.len(), lookup, &mut unset, 0)?;
     Ok(Interpolated { text, unset })
 }
 
@@ -147,100 +152,113 @@ fn walk(
     }
 }
 
-fn expand(
-    text: &str,
-    lookup: Lookup<'_>,
-    unset: &mut BTreeSet<String>,
-    depth: usize,
-) -> Result<String, String> {
-    if depth > MAX_DEPTH {
-        return Err("variables are nested too deeply".to_owned());
-    }
-    if text.len() > MAX_BYTES {
-        return Err(too_long());
-    }
-    if !text.contains('$') {
-        return Ok(text.to_owned());
-    }
-    let braces = Braces::of(text);
-    let mut out = String::with_capacity(text.len());
-    let mut rest = text;
-    while let Some(dollar) = rest.find('$') {
+/// A text with the positions of its variables.
+struct Whole<'t> {
+    text: &'t str,
+    braces: Braces,
+}
+
+impl Whole<'_> {
+    /// Expands a part of the text.
+    fn expand(
+        &self,
+        part: Range<usize>,
+        lookup: Lookup<'_>,
+        unset: &mut BTreeSet<String>,
+        depth: usize,
+    ) -> Result<String, String> {
+        if depth > MAX_DEPTH {
+            return Err("variables are nested too deeply".to_owned());
+        }
+        let end_of_part = part.end;
+        let mut rest = self.text.get(part).unwrap_or_default();
+        if rest.len() > MAX_BYTES && rest.contains('$') {
+            return Err(too_long());
+        }
+        let mut out = String::with_capacity(rest.len());
+        while let Some(dollar) = rest.find('$') {
+            if out.len() > MAX_BYTES {
+                return Err(too_long());
+            }
+            out.push_str(&rest[..dollar]);
+            rest = &rest[dollar + 1..];
+            if let Some(after) = rest.strip_prefix('$') {
+                out.push('$');
+                rest = after;
+            } else if let Some(after) = rest.strip_prefix('{') {
+                let start = end_of_part - after.len();
+                let end = self
+                    .braces
+                    .closing(start, end_of_part)
+                    .ok_or("`${` is not closed by `}`")?;
+                out.push_str(&self.braced(start..end, lookup, unset, depth)?);
+                rest = &after[end + 1 - start..];
+            } else {
+                let name = name_at_start(rest);
+                if name.is_empty() {
+                    // No variable follows; keep the dollar sign.
+                    out.push('$');
+                } else {
+                    out.push_str(&value(name, lookup, unset));
+                }
+                rest = &rest[name.len()..];
+            }
+        }
+        out.push_str(rest);
         if out.len() > MAX_BYTES {
             return Err(too_long());
         }
-        out.push_str(&rest[..dollar]);
-        rest = &rest[dollar + 1..];
-        if let Some(after) = rest.strip_prefix('$') {
-            out.push('$');
-            rest = after;
-        } else if let Some(after) = rest.strip_prefix('{') {
-            let start = text.len() - after.len();
-            let end = braces.closing(start).ok_or("`${` is not closed by `}`")? - start;
-            out.push_str(&braced(&after[..end], lookup, unset, depth)?);
-            rest = &after[end + 1..];
-        } else {
-            let name = name_at_start(rest);
-            if name.is_empty() {
-                // No variable follows; keep the dollar sign.
-                out.push('$');
-            } else {
-                out.push_str(&value(name, lookup, unset));
+        Ok(out)
+    }
+
+    /// Expands the text between `${` and the matching `}`.
+    fn braced(
+        &self,
+        part: Range<usize>,
+        lookup: Lookup<'_>,
+        unset: &mut BTreeSet<String>,
+        depth: usize,
+    ) -> Result<String, String> {
+        let end = part.end;
+        let inside = self.text.get(part).unwrap_or_default();
+        let name = name_at_start(inside);
+        let operator_and_word = &inside[name.len()..];
+        if name.is_empty() {
+            return Err(
+                "`${` is not followed by a variable name; write `$$` for a dollar sign".to_owned(),
+            );
+        }
+        let (empty_counts_as_unset, rest) = match operator_and_word.strip_prefix(':') {
+            Some(rest) => (true, rest),
+            None => (false, operator_and_word),
+        };
+        let set = lookup(name).filter(|value| !(empty_counts_as_unset && value.is_empty()));
+        let mut chars = rest.chars();
+        let operator = chars.next();
+        let word = end - chars.as_str().len()..end;
+        match (operator, set) {
+            (None, _) if !empty_counts_as_unset => Ok(value(name, lookup, unset)),
+            (Some('-' | '?'), Some(value)) => Ok(value),
+            (Some('-'), None) | (Some('+'), Some(_)) => self.expand(word, lookup, unset, depth + 1),
+            (Some('+'), None) => Ok(String::new()),
+            (Some('?'), None) => {
+                let why = self.expand(word, lookup, unset, depth + 1)?;
+                Err(if why.is_empty() {
+                    format!("the variable `{name}` must be set")
+                } else {
+                    format!("the variable `{name}` must be set: {why}")
+                })
             }
-            rest = &rest[name.len()..];
+            _ => Err(format!(
+                "`${{{name}` must be followed by `}}`, `:-`, `-`, `:?`, `?`, `:+` or `+`"
+            )),
         }
     }
-    out.push_str(rest);
-    if out.len() > MAX_BYTES {
-        return Err(too_long());
-    }
-    Ok(out)
 }
 
 fn too_long() -> String {
     let most = MAX_BYTES >> 20;
     format!("variables expand this value to more than {most} MiB")
-}
-
-/// Expands the text between `${` and the matching `}`.
-fn braced(
-    inside: &str,
-    lookup: Lookup<'_>,
-    unset: &mut BTreeSet<String>,
-    depth: usize,
-) -> Result<String, String> {
-    let name = name_at_start(inside);
-    let operator_and_word = &inside[name.len()..];
-    if name.is_empty() {
-        return Err(
-            "`${` is not followed by a variable name; write `$$` for a dollar sign".to_owned(),
-        );
-    }
-    let (empty_counts_as_unset, rest) = match operator_and_word.strip_prefix(':') {
-        Some(rest) => (true, rest),
-        None => (false, operator_and_word),
-    };
-    let set = lookup(name).filter(|value| !(empty_counts_as_unset && value.is_empty()));
-    let mut chars = rest.chars();
-    let operator = chars.next();
-    let word = chars.as_str();
-    match (operator, set) {
-        (None, _) if !empty_counts_as_unset => Ok(value(name, lookup, unset)),
-        (Some('-' | '?'), Some(value)) => Ok(value),
-        (Some('-'), None) | (Some('+'), Some(_)) => expand(word, lookup, unset, depth + 1),
-        (Some('+'), None) => Ok(String::new()),
-        (Some('?'), None) => {
-            let why = expand(word, lookup, unset, depth + 1)?;
-            Err(if why.is_empty() {
-                format!("the variable `{name}` must be set")
-            } else {
-                format!("the variable `{name}` must be set: {why}")
-            })
-        }
-        _ => Err(format!(
-            "`${{{name}` must be followed by `}}`, `:-`, `-`, `:?`, `?`, `:+` or `+`"
-        )),
-    }
 }
 
 fn value(name: &str, lookup: Lookup<'_>, unset: &mut BTreeSet<String>) -> String {
@@ -260,6 +278,7 @@ fn name_at_start(text: &str) -> &str {
 }
 
 /// For each `${` in a text, the index of the matching `}`. The keys are the indices after the `{`.
+#[derive(Default)]
 struct Braces {
     /// Counts every `{`, so that a default may be JSON.
     counting_all: HashMap<usize, usize>,
@@ -269,15 +288,23 @@ struct Braces {
 
 impl Braces {
     fn of(text: &str) -> Self {
+        if !text.contains("${") {
+            return Self::default();
+        }
         Self {
             counting_all: matching(text, |_| true),
             counting_variables: matching(text, |before| before == b'$'),
         }
     }
 
-    fn closing(&self, start: usize) -> Option<usize> {
-        let all = self.counting_all.get(&start);
-        all.or_else(|| self.counting_variables.get(&start)).copied()
+    /// Returns the `}` for the variable that starts at this index, if it is in the part of the text
+    /// before `end`.
+    fn closing(&self, start: usize, end: usize) -> Option<usize> {
+        let find = |pairs: &HashMap<usize, usize>| {
+            let index = pairs.get(&start).copied();
+            index.filter(|index| *index < end)
+        };
+        find(&self.counting_all).or_else(|| find(&self.counting_variables))
     }
 }
 
@@ -344,6 +371,9 @@ mod tests {
             ("${SET:-{\"a\": {}}}", "value"),
             ("${NONE:-{\"a\": {}}}", "{\"a\": {}}"),
             ("${NONE:-{}", "{"),
+            ("${NONE:-${NONE:-{}}", "{"),
+            ("${NONE:-${SET:-{}} {}", "value {}"),
+            ("{${SET}} ${NONE:-{${SET}}}", "{value} {value}"),
             ("$(date) 5$ $1 $", "$(date) 5$ $1 $"),
         ] {
             assert_eq!(with(text).as_deref(), Ok(expected), "{text}");

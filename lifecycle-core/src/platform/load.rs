@@ -149,6 +149,7 @@ impl Draft {
                 code_store: &code_store,
                 lookup: &lookup,
                 nodes: &settings.nodes,
+                left: compose::Left::default(),
             };
             composition = compose::read(&root, &project, &mut report);
             let used = validate::platform_ports(settings.manager.as_ref());

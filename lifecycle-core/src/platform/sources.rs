@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::{fmt, io};
 
+use super::diagnostic::printable;
 use super::environment_file::{self, Variables};
 use super::text_file;
 use crate::code::regular;
@@ -98,7 +99,7 @@ fn find_with(
         explicit.iter().map(|file| directory.join(file)).collect()
     };
     for file in &compose_files {
-        let what = || format!("the file `{}`", file.display());
+        let what = || format!("the file `{}`", printable(&file.display().to_string()));
         regular::check(file).map_err(|error| match error.kind() {
             io::ErrorKind::NotFound => Error::not_found(what()),
             _ => Error::Invalid {

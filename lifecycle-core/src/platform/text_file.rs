@@ -7,7 +7,7 @@ use std::path::Path;
 use crate::code::regular;
 
 /// The maximum size of a file, in bytes.
-const LIMIT: u64 = 16 << 20;
+const LIMIT: u64 = 8 << 20;
 
 /// Reads the text of a file.
 ///
@@ -16,11 +16,14 @@ const LIMIT: u64 = 16 << 20;
 /// problem to the user.
 pub(super) fn read(path: &Path) -> io::Result<String> {
     let invalid = |why: String| Err(io::Error::new(io::ErrorKind::InvalidData, why));
-    regular::check(path)?;
+    let too_large = || invalid(format!("it is larger than {} MiB", LIMIT >> 20));
+    if regular::check(path)?.len() > LIMIT {
+        return too_large();
+    }
     let mut bytes = Vec::new();
     File::open(path)?.take(LIMIT + 1).read_to_end(&mut bytes)?;
     if bytes.len() as u64 > LIMIT {
-        return invalid(format!("it is larger than {} MiB", LIMIT >> 20));
+        return too_large();
     }
     match String::from_utf8(bytes) {
         Ok(text) if text.contains('\0') => invalid("it contains a NUL character".to_owned()),

@@ -1,12 +1,12 @@
 //! Checks services against each other and against the nodes. All problems are reported before
 //! anything is changed.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::net::IpAddr;
 
 use super::compose::Draft;
 use super::diagnostic::Report;
-use super::tree::{Node, Position};
+use super::tree::{Entry, Node, Position, Value};
 use super::{ManagerSpec, Settings};
 use crate::model::{
     DependencyCondition, NetworkMode, NodeName, Protocol, Resources, RestartPolicy, ServiceName,
@@ -15,6 +15,9 @@ use crate::model::{
 
 /// The port of the SSH server on every node.
 const SSH_PORT: u16 = 22;
+
+/// The number of services of a dependency cycle that are named in a message.
+const SHOWN_OF_CYCLE: usize = 10;
 
 /// The maximum number of replicas of all services.
 const MAX_INSTANCES: usize = 100_000;
@@ -32,8 +35,16 @@ pub(super) fn check(
     settings: &Settings,
     report: &mut Report,
 ) {
+    let entries = match root.child("services").map(|node| &node.value) {
+        Some(Value::Map(entries)) => entries.as_slice(),
+        _ => &[],
+    };
     let check = Check {
         root,
+        entries: entries
+            .iter()
+            .map(|entry| (entry.key.as_str(), entry))
+            .collect(),
         services,
         settings,
     };
@@ -48,6 +59,8 @@ pub(super) fn check(
 
 struct Check<'a> {
     root: &'a Node,
+    /// The services in the tree, by name.
+    entries: HashMap<&'a str, &'a Entry>,
     services: &'a BTreeMap<ServiceName, Draft>,
     settings: &'a Settings,
 }
@@ -61,7 +74,17 @@ impl<'a> Check<'a> {
     fn locate(&self, service: &ServiceName, keys: &[&str]) -> (Position, String) {
         let mut path = vec!["services", service.as_str()];
         path.extend(keys);
-        (self.root.position_of(&path), path.join("."))
+        let entry = self.entries.get(service.as_str());
+        let has = |entry: &Entry| {
+            keys.first()
+                .is_some_and(|key| entry.node.child(key).is_some())
+        };
+        let at = match entry {
+            Some(entry) if has(entry) => entry.node.position_of(keys),
+            Some(entry) => entry.at,
+            None => self.root.position_of(&path),
+        };
+        (at, path.join("."))
     }
 
     /// Rejects an excessive number of replicas, which is most likely a typing error.
@@ -88,21 +111,25 @@ impl<'a> Check<'a> {
         for start in self.services.keys() {
             // Each level contains a service and its unvisited dependencies.
             let mut stack: Vec<(&ServiceName, Vec<&ServiceName>)> = Vec::new();
+            let mut levels: HashMap<&ServiceName, usize> = HashMap::new();
             if !done.contains(start) {
+                levels.insert(start, stack.len());
                 stack.push((start, self.needs(start)));
             }
             while let Some((service, rest)) = stack.last_mut() {
                 let service: &ServiceName = service;
                 let Some(next) = rest.pop() else {
                     done.insert(service);
+                    levels.remove(service);
                     stack.pop();
                     continue;
                 };
-                if let Some(first) = stack.iter().position(|(on_way, _)| *on_way == next) {
-                    let mut names: Vec<&str> = stack[first..]
-                        .iter()
-                        .map(|(name, _)| name.as_str())
-                        .collect();
+                if let Some(first) = levels.get(next) {
+                    let cycle = stack.iter().skip(*first).map(|(name, _)| name.as_str());
+                    let mut names: Vec<&str> = cycle.take(SHOWN_OF_CYCLE).collect();
+                    if stack.len() - first > names.len() {
+                        names.push("…");
+                    }
                     names.push(next.as_str());
                     let (at, path) = self.locate(service, &["depends_on", next.as_str()]);
                     report.problem_with_help(
@@ -112,6 +139,7 @@ impl<'a> Check<'a> {
                         "remove one of these dependencies",
                     );
                 } else if !done.contains(next) {
+                    levels.insert(next, stack.len());
                     stack.push((next, self.needs(next)));
                 }
             }

@@ -1,6 +1,7 @@
 //! Tests forms that are common in published Compose files.
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
+mod devices;
 mod numbers;
 mod ports;
 #[path = "../project/mod.rs"]
@@ -80,9 +81,12 @@ async fn a_variable_without_a_value_is_not_set() {
         let spec = accepted(&format!("image: x\nenv_file: f.env\n{listed}"), &files).await;
         let expected = BTreeMap::from([("B", "2"), ("SET", "of the command")]);
         assert_eq!(environment(&spec), expected, "{listed}");
+        // A variable of the image is removed, too.
+        assert_eq!(spec.container.unset, ["A".to_owned()].into(), "{listed}");
     }
     let spec = accepted("image: x\nenv_file: f.env\nenvironment: {A: \"\"}", &files).await;
     assert_eq!(environment(&spec)["A"], "");
+    assert!(spec.container.unset.is_empty());
 }
 
 #[tokio::test]

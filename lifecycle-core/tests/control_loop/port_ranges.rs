@@ -110,7 +110,8 @@ async fn a_node_runs_at_most_as_many_replicas_as_the_range_has_ports() {
     let limit = std::time::Duration::from_hours(1);
     let held = stage
         .until("four replicas run", limit, |round| {
-            round.is_idle() && round.plan.steps.is_empty() && !round.plan.held.is_empty()
+            let plan = &round.plan;
+            round.running.is_empty() && plan.steps.is_empty() && !plan.held.is_empty()
         })
         .await;
     let held = format!("{:?}", held.plan.held);

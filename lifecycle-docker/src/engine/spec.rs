@@ -283,6 +283,16 @@ mod tests {
     }
 
     #[test]
+    fn variables_of_the_image_are_removed() {
+        let mut spec = spec();
+        let variable = ("A".to_owned(), Sensitive::new("1"));
+        spec.template.environment = [variable].into();
+        spec.template.unset = ["A", "B"].map(str::to_owned).into();
+        let body = create_body(&spec, &BTreeMap::new(), None);
+        assert_eq!(body.env.unwrap(), ["A=1", "B"]);
+    }
+
+    #[test]
     fn grace_is_rounded_up() {
         assert_eq!(whole_seconds(Duration::from_millis(500)), 1);
         assert_eq!(whole_seconds(Duration::from_secs(3)), 3);

@@ -118,7 +118,9 @@ pub(super) const SERVICE: &[Key] = &[
     supported("device_cgroup_rules", ""),
     supported(
         "devices",
-        "devices of the node that the container runs on; placement does not consider them",
+        "devices of the node that the container runs on, also by the name of a CDI device \
+         (`vendor.com/class=name`), if CDI is enabled in the node's engine (version 25 or later); \
+         placement does not consider them",
     ),
     supported(
         "dns",
@@ -135,7 +137,8 @@ pub(super) const SERVICE: &[Key] = &[
     ),
     supported(
         "environment",
-        "a key without a value gets its value from the environment of the command",
+        "a key without a value gets its value from the environment of the command; if it has none \
+         there, the container does not have the variable, even if an `env_file` or the image sets it",
     ),
     supported(
         "expose",
@@ -433,7 +436,7 @@ pub(super) const PORT: &[Key] = &[
     supported("protocol", "`tcp` and `udp`"),
     supported(
         "published",
-        "a port, or a range of the same size as `target`",
+        "a port, or a range: of the same size as `target`, or of several host ports for one port",
     ),
     supported("target", ""),
 ];

@@ -20,6 +20,7 @@ mod storage;
 mod update;
 pub(super) mod value;
 
+use std::cell::Cell;
 use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::path::{Path, PathBuf};
 
@@ -46,6 +47,44 @@ pub(super) struct ProjectContext<'a> {
     /// The variables of the environment and of `.env`.
     pub(super) lookup: Lookup<'a>,
     pub(super) nodes: &'a BTreeMap<NodeName, NodeSpec>,
+    /// What services may still add to the declaration.
+    pub(super) left: Left,
+}
+
+/// The maximum number of services.
+const MAX_SERVICES: usize = 10_000;
+/// The maximum number of variables that environment files add to all services.
+const MAX_VARIABLES: usize = 200_000;
+/// The maximum size of these variables, in bytes.
+const MAX_VARIABLE_BYTES: usize = 16 << 20;
+/// The maximum number of ports of all services.
+const MAX_ALL_PORTS: usize = 200_000;
+
+/// What all services together may still add to the declaration. A short key of many services could
+/// otherwise add any amount.
+pub(super) struct Left {
+    /// The number of variables in environment files.
+    variables: Cell<usize>,
+    /// The bytes of these variables.
+    variable_bytes: Cell<usize>,
+    /// The number of ports.
+    ports: Cell<usize>,
+}
+
+impl Default for Left {
+    fn default() -> Self {
+        Self {
+            variables: Cell::new(MAX_VARIABLES),
+            variable_bytes: Cell::new(MAX_VARIABLE_BYTES),
+            ports: Cell::new(MAX_ALL_PORTS),
+        }
+    }
+}
+
+/// Takes an amount of what is left. Returns `false` if nothing is left afterwards.
+fn take(left: &Cell<usize>, amount: usize) -> bool {
+    left.set(left.get().saturating_sub(amount));
+    left.get() > 0
 }
 
 impl ProjectContext<'_> {
@@ -200,7 +239,13 @@ pub(super) fn read(root: &Node, project: &ProjectContext<'_>, report: &mut Repor
     let mut aliases = Vec::new();
     let mut memberships = Vec::new();
     let mut with_replicas = BTreeSet::new();
-    for (name, service) in services.unwrap_or_default() {
+    for (index, (name, service)) in services.unwrap_or_default().into_iter().enumerate() {
+        if index == MAX_SERVICES {
+            let message =
+                format!("up to this line, more than {MAX_SERVICES} services are declared");
+            report.problem_with_help(service.at, &service.path, message, "declare fewer services");
+            break;
+        }
         match ServiceName::try_from(name) {
             Ok(name) => {
                 let (draft, connected) =

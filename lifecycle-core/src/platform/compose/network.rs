@@ -5,9 +5,9 @@ use std::net::IpAddr;
 
 use super::super::diagnostic::Report;
 use super::super::tree::Field;
-use super::Draft;
 use super::keys::{self, supported_entries};
 use super::value::{self, PortRange};
+use super::{Draft, MAX_ALL_PORTS, ProjectContext, take};
 use crate::model::{ContainerTemplate, PortChoice, Protocol, PublishedPort, ServiceName};
 
 /// The maximum number of ports of a service. Also, only as many ports of a range of host ports are
@@ -23,10 +23,15 @@ enum Entry {
 }
 
 /// Reads `ports` into the template.
-pub(super) fn ports(field: &Field<'_>, container: &mut ContainerTemplate, report: &mut Report) {
+pub(super) fn ports(
+    field: &Field<'_>,
+    project: &ProjectContext<'_>,
+    container: &mut ContainerTemplate,
+    report: &mut Report,
+) {
     // The container ports without a declared host port.
     let mut picked = BTreeSet::new();
-    let mut host_ports: BTreeSet<(u16, Protocol, Option<IpAddr>)> = BTreeSet::new();
+    let mut host_ports: BTreeMap<(u16, Protocol), Vec<Option<IpAddr>>> = BTreeMap::new();
     let mut seen = BTreeSet::new();
     let mut candidates = 0;
     for item in field.items(report) {
@@ -39,6 +44,9 @@ pub(super) fn ports(field: &Field<'_>, container: &mut ContainerTemplate, report
             Some(Entry::Ports(found)) => found,
             Some(Entry::Choice(choice)) => {
                 candidates += choice.candidates.len();
+                if !has_room(&item, choice.candidates.len(), project, report) {
+                    return;
+                }
                 if container.port_choices.contains(&choice) {
                     continue;
                 }
@@ -61,6 +69,9 @@ pub(super) fn ports(field: &Field<'_>, container: &mut ContainerTemplate, report
             );
             seen.insert(port)
         });
+        if !has_room(&item, found.len(), project, report) {
+            return;
+        }
         if container.ports.len() + found.len() > MAX_PORTS as usize {
             too_many(&item, report);
             return;
@@ -79,18 +90,38 @@ pub(super) fn ports(field: &Field<'_>, container: &mut ContainerTemplate, report
                 continue;
             };
             // A port on all addresses of the node conflicts with the same port on one address.
-            let taken = host_ports.iter().any(|(host, protocol, ip)| {
-                (*host, *protocol) == (host_port, port.protocol)
-                    && (ip.is_none() || port.host_ip.is_none() || *ip == port.host_ip)
-            });
+            let addresses = host_ports.entry((host_port, port.protocol)).or_default();
+            let taken = addresses
+                .iter()
+                .any(|ip| ip.is_none() || port.host_ip.is_none() || *ip == port.host_ip);
             if taken {
                 item.problem(report, format!("the host port {host_port} is used twice"));
             } else {
-                host_ports.insert((host_port, port.protocol, port.host_ip));
+                addresses.push(port.host_ip);
                 container.ports.push(port);
             }
         }
     }
+}
+
+/// Counts ports of the platform. Reports a problem if there are too many.
+fn has_room(
+    item: &Field<'_>,
+    ports: usize,
+    project: &ProjectContext<'_>,
+    report: &mut Report,
+) -> bool {
+    let left = &project.left.ports;
+    if left.get() == 0 {
+        // The problem was already reported.
+        return false;
+    }
+    let has_room = take(left, ports);
+    if !has_room {
+        let message = format!("up to this line, all services have more than {MAX_ALL_PORTS} ports");
+        item.problem_with_help(report, message, "publish and expose fewer ports");
+    }
+    has_room
 }
 
 fn too_many(item: &Field<'_>, report: &mut Report) {
@@ -203,12 +234,20 @@ fn is_too_large(item: &Field<'_>, range: PortRange, report: &mut Report) -> bool
 }
 
 /// Reads `expose` into the template.
-pub(super) fn expose(field: &Field<'_>, container: &mut ContainerTemplate, report: &mut Report) {
+pub(super) fn expose(
+    field: &Field<'_>,
+    project: &ProjectContext<'_>,
+    container: &mut ContainerTemplate,
+    report: &mut Report,
+) {
     let mut exposed = BTreeSet::new();
     for item in field.items(report) {
         if let Some((range, protocol)) = item.parse_number(report, value::exposed)
             && !is_too_large(&item, range, report)
         {
+            if !has_room(&item, range.size() as usize, project, report) {
+                return;
+            }
             exposed.extend((range.first..=range.last).map(|port| (port, protocol)));
         }
         if exposed.len() > MAX_PORTS as usize {

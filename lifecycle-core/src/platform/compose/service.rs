@@ -11,8 +11,8 @@ use super::super::tree::Field;
 use super::keys::{self, supported_entries};
 use super::networks::Connected;
 use super::{
-    Declared, Draft, ProjectContext, build, deploy, devices, extension, isolation, limits,
-    material, network, networks, storage, value,
+    Declared, Draft, MAX_VARIABLE_BYTES, MAX_VARIABLES, ProjectContext, build, deploy, devices,
+    extension, isolation, limits, material, network, networks, storage, take, value,
 };
 use crate::model::{
     DependencyCondition, Healthcheck, HealthcheckTest, ImageSource, RestartPolicy, ServiceName,
@@ -60,8 +60,8 @@ pub(super) fn read<'a>(
                 container.stop_grace = field.parse(reader.report, value::duration);
             }
             "healthcheck" => container.healthcheck = reader.healthcheck(&field),
-            "ports" => network::ports(&field, container, reader.report),
-            "expose" => network::expose(&field, container, reader.report),
+            "ports" => network::ports(&field, project, container, reader.report),
+            "expose" => network::expose(&field, project, container, reader.report),
             "volumes" => storage::mounts(&field, declared, project, container, reader.report),
             "tmpfs" => storage::memory(&field, container, reader.report),
             "configs" => {
@@ -232,6 +232,11 @@ impl Reader<'_, '_> {
         raw: bool,
         (own, earlier): (Lookup<'_>, Lookup<'_>),
     ) -> BTreeMap<String, Sensitive> {
+        let left = &self.project.left;
+        if left.variables.get() == 0 || left.variable_bytes.get() == 0 {
+            // The problem was already reported.
+            return BTreeMap::new();
+        }
         let text = match text_file::read(&self.project.path(path)) {
             Ok(text) => text,
             Err(error) if error.kind() == std::io::ErrorKind::NotFound && !required => {
@@ -247,6 +252,8 @@ impl Reader<'_, '_> {
                 return BTreeMap::new();
             }
         };
+        // Comments count, too, but less, because they are not kept.
+        take(&left.variable_bytes, text.len() / 4);
         let lookup = |name: &str| (self.project.lookup)(name).or_else(|| own(name));
         let parsed = if raw {
             environment_file::parse_raw(&text)
@@ -258,6 +265,21 @@ impl Reader<'_, '_> {
                 for (line, key) in &file.unset {
                     let message = format!("`{path}`, line {line}: {}", unset_in(key));
                     self.report.warning(item.value_at(), &item.path, message);
+                }
+                let sizes = file.variables.iter();
+                let sizes =
+                    sizes.map(|(name, value)| name.len() + value.as_ref().map_or(0, String::len));
+                let bytes = sizes.sum();
+                let number = file.variables.len();
+                let has_room = take(&left.variables, number) && take(&left.variable_bytes, bytes);
+                if !has_room {
+                    let most = MAX_VARIABLE_BYTES >> 20;
+                    let message = format!(
+                        "up to this line, environment files add more than {MAX_VARIABLES} variables \
+                         or {most} MiB to the services"
+                    );
+                    item.problem(self.report, message);
+                    return BTreeMap::new();
                 }
                 let variables = file.variables.into_iter();
                 variables

@@ -290,8 +290,14 @@ pub(super) fn exposed(text: &str) -> Result<(PortRange, Protocol), String> {
     Ok((port_range(range)?, protocol(protocol_name)?))
 }
 
+/// The maximum length of a command line, in bytes. The kernel's limit for a word is lower.
+const MAX_LINE: usize = 256 << 10;
+
 /// Splits a command line into words. Of a shell's syntax, supports only quotes and backslashes.
 pub(super) fn words(line: &str) -> Result<Vec<String>, String> {
+    if line.len() > MAX_LINE {
+        return Err(format!("the line is longer than {} KiB", MAX_LINE >> 10));
+    }
     let mut words = Vec::new();
     let mut word: Option<String> = None;
     let mut chars = line.chars();
@@ -502,6 +508,7 @@ mod tests {
             ["sh", "-c", r#"echo "hi" $X"#, "a\"b", "c d", ""]
         );
         assert!(split("  ").is_empty());
+        assert!(words(&"x ".repeat(200_000)).is_err());
         for line in ["'a", "\"a", "a\\"] {
             assert!(words(line).is_err(), "{line}");
         }

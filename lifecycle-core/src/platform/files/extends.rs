@@ -63,14 +63,37 @@ struct Base {
     name: String,
     /// The result for each requested service; `None` if the service has a problem.
     done: HashMap<String, Option<Node>>,
+    /// The index of each service in `root`.
+    indices: HashMap<String, usize>,
 }
 
 impl Base {
+    fn new(root: Node, identity: PathBuf, directory: PathBuf, name: String) -> Self {
+        let mut base = Self {
+            root,
+            identity,
+            directory,
+            name,
+            done: HashMap::new(),
+            indices: HashMap::new(),
+        };
+        let services = base.services().iter().enumerate();
+        base.indices = services
+            .map(|(index, entry)| (entry.key.clone(), index))
+            .collect();
+        base
+    }
+
     fn services(&self) -> &[Entry] {
         match self.root.child("services").map(|node| &node.value) {
             Some(Value::Map(services)) => services,
             _ => &[],
         }
+    }
+
+    fn service(&self, name: &str) -> Option<&Node> {
+        let entry = self.services().get(*self.indices.get(name)?)?;
+        Some(&entry.node)
     }
 }
 
@@ -92,13 +115,8 @@ impl Assembly<'_> {
         identity: PathBuf,
         scope: &Scope<'_>,
     ) -> Node {
-        let layer = Base {
-            name: self.shown(&identity),
-            root,
-            identity,
-            directory: scope.directory.clone(),
-            done: HashMap::new(),
-        };
+        let name = self.shown(&identity);
+        let layer = Base::new(root, identity, scope.directory.clone(), name);
         let names: Vec<String> = layer
             .services()
             .iter()
@@ -118,13 +136,17 @@ impl Assembly<'_> {
                 None => walk.assembly.complete = false,
             }
         }
-        let Some(mut root) = walk.bases.into_iter().next().map(|base| base.root) else {
+        let Some(Base {
+            mut root, indices, ..
+        }) = walk.bases.into_iter().next()
+        else {
             return Node::nothing(Position::START);
         };
-        if let Some(services) = root.child_mut("services") {
+        if let Some(Value::Map(services)) = root.child_mut("services").map(|node| &mut node.value) {
             for (name, service) in done {
-                if let Some(slot) = services.child_mut(&name) {
-                    *slot = service;
+                let index = indices.get(&name);
+                if let Some(slot) = index.and_then(|index| services.get_mut(*index)) {
+                    slot.node = service;
                 }
             }
         }
@@ -139,7 +161,7 @@ impl Walk<'_, '_> {
         if let Some(done) = file.done.get(name) {
             return done.clone();
         }
-        let own = file.root.child("services")?.child(name)?.clone();
+        let own = file.service(name)?.clone();
         let service = self.over_extended(base, name, own);
         let file = self.bases.get_mut(base)?;
         file.done.insert(name.to_owned(), service.clone());
@@ -175,8 +197,8 @@ impl Walk<'_, '_> {
         } = &extended.service;
         let found = self.bases.get(target)?;
         let report = &mut *self.assembly.report;
-        let known = || found.services().iter().map(|entry| entry.key.as_str());
-        if !known().any(|known| known == name) {
+        if found.service(name).is_none() {
+            let known = || found.services().iter().map(|entry| entry.key.as_str());
             let message = format!("the service `{name}` does not exist in {}", found.name);
             report.unknown_name(*at, path, message, name, known());
             return None;
@@ -216,13 +238,9 @@ impl Walk<'_, '_> {
             lookup,
         };
         self.assembly.prepare(&mut root, &scope);
-        self.bases.push(Base {
-            name: path.display().to_string(),
-            root,
-            identity,
-            directory: scope.directory,
-            done: HashMap::new(),
-        });
+        let name = path.display().to_string();
+        let base = Base::new(root, identity, scope.directory, name);
+        self.bases.push(base);
         Some(self.bases.len() - 1)
     }
 }

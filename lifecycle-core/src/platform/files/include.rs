@@ -4,6 +4,7 @@
 //! Each entry of `include` is a separate project. It has its own base directory for relative paths,
 //! and its own variables in addition to those of the main project.
 
+use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 
 use super::super::diagnostic::Report;
@@ -297,8 +298,13 @@ impl Assembly<'_> {
             // The problem is reported when the merged tree is read.
             return;
         };
+        let indices = own.iter().enumerate();
+        let indices: HashMap<String, usize> = indices
+            .map(|(index, entry)| (entry.key.clone(), index))
+            .collect();
         for resource in resources {
-            match own.iter().find(|entry| entry.key == resource.key) {
+            let index = indices.get(&resource.key);
+            match index.and_then(|index| own.get(*index)) {
                 None => own.push(resource),
                 Some(entry) if entry.node.is_same_value(&resource.node) => {}
                 Some(entry) => {

@@ -31,9 +31,9 @@ use super::{text_file, yaml};
 pub(super) use profiles::remove_disabled;
 
 /// The maximum number of values in all files together.
-const MAX_NODES: usize = 1_000_000;
+const MAX_NODES: usize = 300_000;
 /// The maximum size of the text in all files together, in bytes.
-const MAX_BYTES: usize = 64 << 20;
+const MAX_BYTES: usize = 32 << 20;
 
 /// A parsed file, before anything is replaced or merged.
 pub(super) struct Document {

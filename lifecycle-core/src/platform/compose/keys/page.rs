@@ -43,6 +43,12 @@ keeps the port until the new one is ready; then the agent forwards the port unti
 address (`host_ip`) and UDP ports are not forwarded. A firewall on the node must allow connections to the agent, which
 listens on a port that the kernel chooses.
 
+A range of host ports for one container port (`8000-8010:80`) publishes the port at one of them. The first replica uses
+the first port of the range, the second replica the second one, and so on; if that port is in use on the node, the next
+free one. Ports that a service publishes alone, or that SSH or the manager uses, are left out, and so are all ports of
+the range after the first 1000. An instance keeps its port until it is replaced, and `status` shows it. The agent does
+not forward these ports.
+
 **Files next to the Compose file.** Nodes have no copy of your directory. Therefore, the contents of a relative path
 (`./nginx.conf:/etc/nginx/nginx.conf`), a config or a secret are read where the command runs and sent in the
 declaration, which the registry stores encrypted. Before the container is created, the contents are written to a
@@ -51,7 +57,8 @@ specification: if a file changes, the containers that mount the file are replace
 KiB for a config or secret, and 16 MiB for all together. A `.dockerignore` in a mounted directory applies. Files keep
 the executable bit and are owned by root. If another mount is below a mounted directory (`./web:/app` with
 `/app/node_modules`), the directory gets an empty entry as its mount point. A config or secret that no service mounts
-need not exist. In these paths and in `env_file`, `~` is your home directory.
+need not exist. In these paths, and in `env_file`, `build.context`, `extends.file` and `include`, `~` is your home
+directory.
 
 A relative path that does not exist, or that is an empty directory (`./data:/var/lib/postgresql/data`), is a data
 directory: a volume of the platform on the node is mounted instead, and the service stays on that node; if it is
@@ -86,6 +93,22 @@ while the pair restarts may be refused.
 
 **Privileges.** `privileged`, `cap_add`, `devices`, `pid: host`, paths of the node and similar keys are granted as
 requested. Anyone who may declare services has root access to the nodes.
+
+**Numbers.** Numbers have the forms that `docker compose` reads; in some of them, they differ from what the
+specification describes:
+
+- A number without quotes may be decimal, hexadecimal (`0x1F`), octal (`0o17`, but also `017`), or binary (`0b11`), with
+  underscores (`1_000`), a fraction, or an exponent (`1e3`). In quotes, and as the value of a variable, a whole number is
+  decimal.
+- The `mode` of a config, a secret or a `tmpfs` is a number, too: `0440` and `0o440` are octal, but `440` is decimal, which
+  is `0670`, although the specification describes octal digits; `up` warns about this. In quotes, `'440'` consists of
+  octal digits.
+- In `environment`, `labels`, `args` and other keys that accept text, a number or boolean without quotes is passed in its
+  canonical form: `010` is `8`, `1.10` is `1.1`, `1e6` is `1e+06`, `True` is `true`. `up` warns about this; write the value
+  in quotes to pass exactly this text. `22:22`, `yes` and `2024-01-01` are always text.
+- A boolean may also be `yes`, `no`, `on`, `off`, `y` or `n`, with or without quotes.
+- An amount of bytes has an optional unit `b`, `k`, `m`, `g`, `t` or `p`, also as `kb` or `kib`, in any case; units are
+  powers of 1024. A duration has the units `w`, `d`, `h`, `m`, `s`, `ms`, `us` and `ns`: `1m30s`.
 
 **Several files.** The files are those given with `-f`, in that order; without `-f`, those in `COMPOSE_FILE` (separated
 by `:`, or by the value of `COMPOSE_PATH_SEPARATOR`); without either, `compose.yaml`, `compose.yml`,
@@ -126,6 +149,22 @@ Differences from Compose:
 - Two different entries for the same thing in one list of *one* file are an error; equal ones count once.
 - A Dockerfile outside the code base (`dockerfile: ../Dockerfile`) is sent in the declaration.
 - In every file, `x-lifecycle.code` is the name of a code base in the platform's code store.
+
+Limits, which protect the command from files that would use too much memory or time:
+
+| what | limit |
+|---|---|
+| a file | a regular file of at most 8 MiB in UTF-8, without NUL characters |
+| a Compose file | 100,000 values, including those of aliases and anchors; 64 levels; 1024 bytes for a key |
+| all Compose files together | 256 files, 300,000 values, 32 MiB of text, 16 MiB of expanded variables |
+| a value with variables | 1 MiB, and 32 levels of nested defaults |
+| an environment file | 100,000 variables, 4 MiB of values |
+| all environment files of services together | 200,000 variables, 16 MiB |
+| a Dockerfile | 1 MiB, 1000 stages |
+| a `.dockerignore` | 1 MiB, 2000 patterns, 4000 wildcards; for a pattern 4095 bytes and 64 wildcards |
+| a service | 1000 published and 1000 exposed ports, 10,000 replicas, 256 KiB for a command line |
+| a platform | 10,000 services, 200,000 ports, 100,000 replicas |
+| messages | 50 problems, 50 warnings and 50 keys without effect, then the number of the others |
 
 Settings that Compose does not have are under `x-lifecycle` of a service:
 
@@ -212,6 +251,7 @@ fn read(before: &str, key: &str, value: &str, after: &str) -> (Vec<String>, Vec<
         code_store: "code",
         lookup: &lookup,
         nodes: &nodes,
+        left: super::super::Left::default(),
     };
     if let Some(root) = root {
         super::super::read(&root, &project, &mut report);

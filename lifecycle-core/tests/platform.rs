@@ -356,7 +356,7 @@ async fn exponential_growth_is_refused_early() {
         ),
         (
             vec![("compose.yaml", "# \n".repeat(6 << 20))],
-            "cannot be read: it is larger than 16 MiB",
+            "cannot be read: it is larger than 8 MiB",
         ),
     ] {
         let problems = problems(&files).await;

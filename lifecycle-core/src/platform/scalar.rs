@@ -1,4 +1,4 @@
-//! The numbers and booleans that plain scalars stand for in Docker Compose.
+//! The numbers and booleans that Docker Compose reads from plain scalars.
 //!
 //! The parser keeps scalars as text. Docker Compose's YAML library converts a scalar without quotes
 //! to a number if its text has one of these forms, and keys that accept text get the number in its
@@ -14,7 +14,7 @@ pub(super) enum Number {
     Float(f64),
 }
 
-/// Returns the number that a plain scalar stands for, if any.
+/// Returns the number that is read from a plain scalar, if any.
 pub(super) fn number(text: &str) -> Option<Number> {
     match text {
         ".inf" | ".Inf" | ".INF" | "+.inf" | "+.Inf" | "+.INF" => {
@@ -58,6 +58,10 @@ pub(super) fn canonical(text: &str) -> Option<String> {
 pub(super) fn decimal(text: &str) -> Option<String> {
     let decimal = match number(text)? {
         Number::Integer(number) => number.to_string(),
+        // A whole number with too many digits; its conversion would change the digits.
+        Number::Float(_) if text.bytes().all(|c| c.is_ascii_digit()) && !text.starts_with('0') => {
+            return None;
+        }
         Number::Float(number) => number.to_string(),
     };
     (decimal != text).then_some(decimal)
@@ -189,7 +193,7 @@ mod tests {
         ] {
             assert_eq!(decimal(text).as_deref(), Some(expected), "{text}");
         }
-        for text in ["3", "0.5", "1k", "22:22", "true"] {
+        for text in ["3", "0.5", "1k", "22:22", "true", "99999999999999999999999"] {
             assert_eq!(decimal(text), None, "{text}");
         }
     }

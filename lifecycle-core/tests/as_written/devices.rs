@@ -40,7 +40,6 @@ async fn other_names_are_no_devices() {
     for device in [
         "vendor.com/class",
         "vendor.com=name",
-        "/class=name",
         "vendor.com/=name",
         "vendor.com/class=",
         "1vendor.com/class=name",

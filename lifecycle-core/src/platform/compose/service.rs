@@ -197,6 +197,8 @@ impl Reader<'_, '_> {
             if item.is_map() {
                 for (key, field) in supported_entries(&item, keys::ENV_FILE, self.report) {
                     match key {
+                        // A null value counts as an absent key.
+                        _ if field.is_null() => {}
                         "path" => path = field.text(self.report),
                         "required" => required = field.boolean(self.report).unwrap_or(true),
                         "format" => {

@@ -13,9 +13,10 @@ fn nesting_and_aliases_are_limited() {
     inputs.compose("deep lists in blocks", "", text("- ", 100_000));
     inputs.compose("deep complex keys", "", text("? ", 100_000));
     inputs.compose("deep closing", "", text("]", 100_000));
-    let indented: String = (0..2000)
+    let indented = (0..2000)
         .map(|level| format!("{}a:\n", " ".repeat(level)))
-        .collect();
+        .collect::<Vec<_>>()
+        .concat();
     inputs.compose("deep indentation", "levels deep", indented);
     let level = |level: usize| {
         let items = vec![format!("*a{}", level - 1); 10].join(", ");
@@ -23,16 +24,19 @@ fn nesting_and_aliases_are_limited() {
     };
     let bomb = format!(
         "x-0: &a0 x\n{}services: {{}}\n",
-        (1..12).map(level).collect::<String>()
+        (1..12).map(level).collect::<Vec<_>>().concat()
     );
     inputs.compose("an alias bomb", "more than 100000 values", bomb);
     let level = |level: usize| format!("x-{level}: &a{level} {{a: *a{0}, b: *a{0}}}\n", level - 1);
     let bomb = format!(
         "x-0: &a0 {{}}\n{}services: {{}}\n",
-        (1..60).map(level).collect::<String>()
+        (1..60).map(level).collect::<Vec<_>>().concat()
     );
     inputs.compose("an alias bomb of mappings", "", bomb);
-    let anchors: String = (0..60).map(|level| format!("&a{level} [")).collect();
+    let anchors = (0..60)
+        .map(|level| format!("&a{level} ["))
+        .collect::<Vec<_>>()
+        .concat();
     let nested = format!("x-a: {anchors}{}{}\n", text("x, ", 40_000), text("]", 60));
     inputs.compose("nested anchors", "more than 100000 values", nested);
     let long = format!(
@@ -43,7 +47,10 @@ fn nesting_and_aliases_are_limited() {
     inputs.compose("aliases of a long text", "MiB of text", long);
     let merges = format!(
         "x-a: &a {{{}}}\nservices: {{s: {{<<: [{}], image: x}}}}\n",
-        (0..1000).map(|n| format!("k{n}: x, ")).collect::<String>(),
+        (0..1000)
+            .map(|n| format!("k{n}: x, "))
+            .collect::<Vec<_>>()
+            .concat(),
         text("*a, ", 90)
     );
     inputs.compose("many merges", "", merges);
@@ -75,9 +82,10 @@ fn nesting_and_aliases_are_limited() {
     );
     inputs.compose("unbalanced defaults", "", braces);
     inputs.check("an expansion bomb", "MiB", |path| {
-        let env: String = (1..40)
+        let env = (1..40)
             .map(|n| format!("A{n}=${{A{0}}}${{A{0}}}\n", n - 1))
-            .collect();
+            .collect::<Vec<_>>()
+            .concat();
         fs::write(path.join(".env"), format!("A0={}\n{env}", text("x", 1000))).unwrap();
         fs::write(
             path.join("compose.yaml"),
@@ -88,7 +96,10 @@ fn nesting_and_aliases_are_limited() {
     let large = text("x", 100_000);
     let variables = [("BIG", large.as_str())];
     inputs.check_with("a large variable often", "MiB", &variables, |path| {
-        let keys: String = (0..20_000).map(|n| format!("      K{n}: $BIG\n")).collect();
+        let keys = (0..20_000)
+            .map(|n| format!("      K{n}: $BIG\n"))
+            .collect::<Vec<_>>()
+            .concat();
         let compose = format!("services:\n  s:\n    image: x\n    environment:\n{keys}");
         fs::write(path.join("compose.yaml"), compose).unwrap();
     });
@@ -97,7 +108,10 @@ fn nesting_and_aliases_are_limited() {
         "MiB",
         &variables,
         |path| {
-            let lines: String = (0..20_000).map(|n| format!("K{n}=$BIG\n")).collect();
+            let lines = (0..20_000)
+                .map(|n| format!("K{n}=$BIG\n"))
+                .collect::<Vec<_>>()
+                .concat();
             fs::write(path.join("x.env"), lines).unwrap();
             fs::write(
                 path.join("compose.yaml"),
@@ -123,7 +137,7 @@ fn cycles_and_chains_are_limited() {
     let mut inputs = Inputs::default();
     let services = |count: usize, keys: fn(usize) -> String| {
         let services = (0..count).map(|n| format!("  s{n}: {{{}}}\n", keys(n)));
-        format!("services:\n{}", services.collect::<String>())
+        format!("services:\n{}", services.collect::<Vec<_>>().concat())
     };
     inputs.compose(
         "a service that extends itself",
@@ -156,7 +170,10 @@ fn cycles_and_chains_are_limited() {
         }
     });
     inputs.check("a thousand included files", "more than 256 files", |path| {
-        let names: String = (0..1000).map(|n| format!("c{n}.yaml, ")).collect();
+        let names = (0..1000)
+            .map(|n| format!("c{n}.yaml, "))
+            .collect::<Vec<_>>()
+            .concat();
         fs::write(path.join("compose.yaml"), format!("include: [{names}]\n")).unwrap();
         for n in 0..1000 {
             fs::write(
@@ -167,10 +184,14 @@ fn cycles_and_chains_are_limited() {
         }
     });
     inputs.check("a large base service, extended often", "values", |path| {
-        let variables: String = (0..30_000).map(|n| format!("V{n}: x, ")).collect();
-        let many: String = (0..500)
+        let variables = (0..30_000)
+            .map(|n| format!("V{n}: x, "))
+            .collect::<Vec<_>>()
+            .concat();
+        let many = (0..500)
             .map(|n| format!("  s{n}: {{extends: base}}\n"))
-            .collect();
+            .collect::<Vec<_>>()
+            .concat();
         let text = format!("services:\n  base: {{image: x, environment: {{{variables}}}}}\n{many}");
         fs::write(path.join("compose.yaml"), text).unwrap();
     });
@@ -189,9 +210,10 @@ fn cycles_and_chains_are_limited() {
     );
     let all: Vec<String> = (0..250).map(|n| format!("s{n}")).collect();
     let all = all.join(", ");
-    let complete: String = (0..250)
+    let complete = (0..250)
         .map(|n| format!("  s{n}: {{image: x, depends_on: [{all}]}}\n"))
-        .collect();
+        .collect::<Vec<_>>()
+        .concat();
     inputs.compose(
         "everything depends on everything",
         "depend on each other",

@@ -7,7 +7,7 @@ fn many_findings_are_counted() {
     let mut inputs = Inputs::default();
     let services = |count: usize, keys: &str| {
         let services = (0..count).map(|n| format!("  s{n}: {{{keys}}}\n"));
-        format!("services:\n{}", services.collect::<String>())
+        format!("services:\n{}", services.collect::<Vec<_>>().concat())
     };
     let name = "many unknown keys";
     inputs.compose(name, "more problems", services(10_000, "image: x, imag: x"));
@@ -42,9 +42,10 @@ fn many_findings_are_counted() {
         services(10_000, "image: x, ports: [\"80:80\"]"),
     );
     inputs.compose("many unset variables", "", {
-        let lines: String = (0..30_000)
+        let lines = (0..30_000)
             .map(|n| format!("      K{n}: \"$NOT_SET_{n}\"\n"))
-            .collect();
+            .collect::<Vec<_>>()
+            .concat();
         format!("services:\n  s:\n    image: x\n    environment:\n{lines}")
     });
     inputs.compose(
@@ -53,16 +54,21 @@ fn many_findings_are_counted() {
         services(10_000, "image: x, mac_address: a, platform: b"),
     );
     inputs.compose("many networks", "", {
-        let names: String = (0..5000).map(|n| format!("  n{n}: {{}}\n")).collect();
-        let many: String = (0..5000)
+        let names = (0..5000)
+            .map(|n| format!("  n{n}: {{}}\n"))
+            .collect::<Vec<_>>()
+            .concat();
+        let many = (0..5000)
             .map(|n| format!("  s{n}: {{image: x, networks: [n{n}, n0]}}\n"))
-            .collect();
+            .collect::<Vec<_>>()
+            .concat();
         format!("networks:\n{names}services:\n{many}")
     });
     inputs.compose("many aliases", "", {
-        let many: String = (0..10_000)
+        let many = (0..10_000)
             .map(|n| format!("  s{n}: {{image: x, container_name: c{n}}}\n"))
-            .collect();
+            .collect::<Vec<_>>()
+            .concat();
         format!("services:\n{many}")
     });
     inputs.compose("many valid services", "", services(10_000, "image: x"));
@@ -101,9 +107,10 @@ fn many_findings_are_counted() {
         "at most 1000 ports",
         "services: {s: {image: x, ports: [\"1-65535:1-65535\"]}}\n",
     );
-    let ranges: String = (0..20_000)
+    let ranges = (0..20_000)
         .map(|n| format!("\"1-65535:{}\", ", n + 1))
-        .collect();
+        .collect::<Vec<_>>()
+        .concat();
     inputs.compose(
         "many ranges of ports",
         "at most 1000 ports",
@@ -114,18 +121,20 @@ fn many_findings_are_counted() {
         "",
         services(10_000, "image: x, ports: [\"1000-1999:80\"]"),
     );
-    let exposed: String = (0..20_000)
+    let exposed = (0..20_000)
         .map(|n| format!("\"{}-65535\", ", n + 1))
-        .collect();
+        .collect::<Vec<_>>()
+        .concat();
     inputs.compose(
         "many exposed ranges",
         "1000 ports",
         format!("services: {{s: {{image: x, expose: [{exposed}]}}}}\n"),
     );
     inputs.compose("mounts below each other", "", {
-        let mounts: String = (0..3000)
+        let mounts = (0..3000)
             .map(|n| format!("\"/v/{}\", ", "d/".repeat(n % 1000)))
-            .collect();
+            .collect::<Vec<_>>()
+            .concat();
         format!("services: {{s: {{image: x, volumes: [{mounts}]}}}}\n")
     });
 }

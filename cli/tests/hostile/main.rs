@@ -178,15 +178,6 @@ impl Inputs {
                 break;
             }
         }
-        if std::env::var_os("HOSTILE_SHOW").is_some() {
-            let shown: String = found.errors.chars().take(160).collect();
-            eprintln!(
-                "{name}: {:?} {:?} {} MB: {shown}",
-                found.code,
-                found.time,
-                found.memory >> 20
-            );
-        }
     }
 
     /// Checks a Compose file.

@@ -71,7 +71,10 @@ fn large_files_are_limited() {
         ("dashes", fill("-", size)),
         (
             "many anchors",
-            (0..40_000).map(|n| format!("x-{n}: &a{n} x\n")).collect(),
+            (0..40_000)
+                .map(|n| format!("x-{n}: &a{n} x\n"))
+                .collect::<Vec<_>>()
+                .concat(),
         ),
         (
             "many long values",
@@ -133,12 +136,16 @@ fn large_files_are_limited() {
             "more than 100000 variables",
             (0..600_000)
                 .map(|n| format!("A{n}=1\n"))
-                .collect::<String>(),
+                .collect::<Vec<_>>()
+                .concat(),
         ),
         (
             "99,999 variables",
             "",
-            (0..99_999).map(|n| format!("A{n}=1\n")).collect(),
+            (0..99_999)
+                .map(|n| format!("A{n}=1\n"))
+                .collect::<Vec<_>>()
+                .concat(),
         ),
         (
             "one long variable",
@@ -175,11 +182,15 @@ fn large_files_are_limited() {
         "one env_file in many services",
         "environment files",
         |path| {
-            let lines: String = (0..50_000).map(|n| format!("A{n}=1\n")).collect();
+            let lines = (0..50_000)
+                .map(|n| format!("A{n}=1\n"))
+                .collect::<Vec<_>>()
+                .concat();
             fs::write(path.join("x.env"), lines).unwrap();
-            let many: String = (0..5000)
+            let many = (0..5000)
                 .map(|n| format!("  s{n}: {{image: x, env_file: x.env}}\n"))
-                .collect();
+                .collect::<Vec<_>>()
+                .concat();
             fs::write(path.join("compose.yaml"), format!("services:\n{many}")).unwrap();
         },
     );
@@ -188,7 +199,10 @@ fn large_files_are_limited() {
         ("many stages", fill("FROM a AS b\n", 1 << 20)),
         (
             "many different stages",
-            (0..50_000).map(|n| format!("FROM a{n}\n")).collect(),
+            (0..50_000)
+                .map(|n| format!("FROM a{n}\n"))
+                .collect::<Vec<_>>()
+                .concat(),
         ),
         (
             "many ports",
@@ -196,7 +210,8 @@ fn large_files_are_limited() {
                 "FROM x\n{}",
                 (0..60_000)
                     .map(|n| format!("EXPOSE {n}\n"))
-                    .collect::<String>()
+                    .collect::<Vec<_>>()
+                    .concat()
             ),
         ),
         (
@@ -209,7 +224,8 @@ fn large_files_are_limited() {
                 "{}FROM x\n",
                 (0..50_000)
                     .map(|n| format!("ARG A{n}=x\n"))
-                    .collect::<String>()
+                    .collect::<Vec<_>>()
+                    .concat()
             ),
         ),
     ] {
@@ -221,17 +237,26 @@ fn large_files_are_limited() {
         (
             "100,000 patterns",
             "too many patterns",
-            (0..100_000).map(|n| format!("a{n}\n")).collect::<String>(),
+            (0..100_000)
+                .map(|n| format!("a{n}\n"))
+                .collect::<Vec<_>>()
+                .concat(),
         ),
         (
             "1,900 patterns",
             "",
-            (0..1900).map(|n| format!("a{n}\n")).collect(),
+            (0..1900)
+                .map(|n| format!("a{n}\n"))
+                .collect::<Vec<_>>()
+                .concat(),
         ),
         (
             "many exceptions",
             "",
-            (0..1900).map(|n| format!("!a{n}\n")).collect(),
+            (0..1900)
+                .map(|n| format!("!a{n}\n"))
+                .collect::<Vec<_>>()
+                .concat(),
         ),
         ("a long pattern", "too long", fill("*a", 500_000)),
         ("many stars", "too long", fill("*a", 4000)),

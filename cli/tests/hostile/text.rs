@@ -145,7 +145,8 @@ fn malformed_text_is_refused() {
             "many tables in platform.toml",
             (0..50_000)
                 .map(|n| format!("[nodes.n{n}x]\n"))
-                .collect::<String>()
+                .collect::<Vec<_>>()
+                .concat()
                 .into_bytes(),
         ),
     ] {

@@ -334,7 +334,7 @@ mod tests {
     async fn the_first_report_may_be_earlier() {
         let recorder = Recorder::default();
         let clock = clock();
-        let wait = Wait::new(&recorder, &clock, "the files", Duration::from_secs(60));
+        let wait = Wait::new(&recorder, &clock, "the files", Duration::from_mins(1));
         let wait = wait.reported_after(Duration::from_secs(1));
         for (seconds, expected) in [(0, 0), (2, 1), (15, 3)] {
             let work = async {

@@ -470,7 +470,7 @@ mod tests {
                 ..Position::START
             };
             let message = "ä".repeat(100_000);
-            report.unknown_name(at, "services.x", message, "xyz", ["xyy"; 2000]);
+            report.unknown_name(at, "services.x", message, "xyz", vec!["xyy"; 2000]);
             report.warning(at, "", "x");
             report.unsupported(at, "", "nothing", false);
         }

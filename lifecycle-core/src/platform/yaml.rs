@@ -419,7 +419,8 @@ mod tests {
             "*a, ".repeat(20)
         );
         assert!(problem(&long).contains("more than 16 MiB of text"));
-        let anchors: String = (0..50).map(|level| format!("&a{level} [")).collect();
+        let anchors: Vec<String> = (0..50).map(|level| format!("&a{level} [")).collect();
+        let anchors = anchors.concat();
         let nested = format!("{anchors}{}{}", "x, ".repeat(5000), "]".repeat(50));
         assert!(problem(&nested).contains("more than 100000 values"));
         let key = format!("? {}\n: x\n", "k".repeat(2000));

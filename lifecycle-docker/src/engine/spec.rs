@@ -285,7 +285,8 @@ mod tests {
     #[test]
     fn variables_of_the_image_are_removed() {
         let mut spec = spec();
-        let variable = ("A".to_owned(), Sensitive::new("1"));
+        let value = lifecycle_core::secret::Sensitive::new("1");
+        let variable = ("A".to_owned(), value);
         spec.template.environment = [variable].into();
         spec.template.unset = ["A", "B"].map(str::to_owned).into();
         let body = create_body(&spec, &BTreeMap::new(), None);

@@ -105,13 +105,12 @@ pub(super) fn read<'a>(
     let from_files = environment_files.map(|field| reader.environment_files(&field, &environment));
     let mut from_files = from_files.unwrap_or_default();
     for (name, value) in environment {
-        match value {
-            Some(value) => drop(from_files.insert(name, value)),
+        if let Some(value) = value {
+            from_files.insert(name, value);
+        } else {
             // A value of an environment file or of the image has no effect.
-            None => {
-                from_files.remove(&name);
-                spec.container.unset.insert(name);
-            }
+            from_files.remove(&name);
+            spec.container.unset.insert(name);
         }
     }
     spec.container.environment = from_files;

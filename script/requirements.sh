@@ -60,6 +60,9 @@ missing_packages() {
             database)
                 compgen -G '/usr/lib/postgresql/*/bin/initdb' >/dev/null || echo postgresql
                 ;;
+            registry)
+                command -v docker-registry >/dev/null || echo docker-registry
+                ;;
             musl)
                 command -v musl-gcc >/dev/null || echo musl-tools
                 ;;
@@ -84,8 +87,10 @@ apt_get_install() {
     as_root env DEBIAN_FRONTEND=noninteractive apt-get "${options[@]}" install -y --no-install-recommends "$@"
     local code=$? package
     for package in "$@"; do
-        # Stop the server that this package starts: the tests start their own servers.
-        [ "$package" = postgresql ] && as_root service postgresql stop
+        # Stop the servers that these packages start: the tests start their own servers.
+        case $package in
+            postgresql | docker-registry) as_root service "$package" stop || true ;;
+        esac
     done
     return "$code"
 }

@@ -2,6 +2,7 @@
 //! leader and reconciles the platform with its declaration. The manager also serves API requests.
 
 mod exec;
+mod image_logins;
 mod operations;
 mod output;
 mod restart;

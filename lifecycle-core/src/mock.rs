@@ -21,7 +21,7 @@ use crate::model::{NodeName, NodeSpec};
 use crate::model::{OperationId, RolloutRequest, ServiceName};
 use crate::platform::Declaration;
 use crate::reconcile::{Plan, RecordedPlan};
-use crate::runtime::{ExecCommand, LogOptions};
+use crate::runtime::{ExecCommand, ImageLogins, LogOptions};
 
 mockall::mock! {
     /// A manager's API that returns what a test specifies.
@@ -38,6 +38,7 @@ mockall::mock! {
         async fn events(&self, after: u64) -> Result<EventsV1>;
         async fn last_event(&self) -> Result<u64>;
         async fn apply(&self, declaration: &Declaration) -> Result<AppliedV1>;
+        async fn set_image_logins(&self, logins: &ImageLogins) -> Result<()>;
         async fn plan(&self, declaration: &Declaration) -> Result<Plan>;
         async fn recorded_plan(&self) -> Result<RecordedPlan>;
         async fn delete_platform(&self, volumes: bool) -> Result<OperationV1>;

@@ -1,5 +1,6 @@
 //! Defines the trait for the container engine of one node.
 
+mod image_login;
 mod manager_image;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -22,6 +23,7 @@ use crate::model::{
 use crate::secret::Sensitive;
 use crate::stream::ByteStream;
 
+pub use image_login::{ImageLogin, ImageLogins, ImageRegistry};
 pub use manager_image::{ManagerImage, StaticBinary};
 
 pub use crate::model::Owner;
@@ -66,6 +68,9 @@ pub struct BuildRequest {
     /// Ids of images on the same engine. If the result has the layers and the configuration of one
     /// of them, `tag` becomes another name of that image.
     pub earlier: Vec<String>,
+    /// The logins for the registries of images that the build pulls. The engine uses them only for
+    /// this build.
+    pub logins: ImageLogins,
 }
 
 impl Debug for BuildRequest {
@@ -397,8 +402,9 @@ pub trait ContainerRuntime: Debug + Send + Sync + 'static {
         progress: &(dyn for<'a> Fn(&'a str) + Send + Sync),
     ) -> Result<ImageInfo>;
 
-    /// Pulls an image from its registry.
-    async fn pull_image(&self, name: &str) -> Result<ImageInfo>;
+    /// Pulls an image from its registry. The engine uses the login only for this call. Returns
+    /// [`crate::Error::Denied`] if the registry rejects the login, or requires one.
+    async fn pull_image(&self, name: &str, login: Option<&ImageLogin>) -> Result<ImageInfo>;
 
     /// Exports an image as an archive for `import_image`.
     async fn export_image(&self, name: &str) -> Result<ByteStream>;

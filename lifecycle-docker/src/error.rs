@@ -217,6 +217,38 @@ pub(crate) fn engine(what: impl Into<String>, error: Engine) -> Error {
     }
 }
 
+/// Converts an error of a pull. An engine reports most rejections by registries as its own failures,
+/// so that only the message shows that access was denied.
+pub(crate) fn pull(what: &str, error: Engine) -> Error {
+    let message = match &error {
+        Engine::DockerResponseServerError { message, .. } => message,
+        Engine::DockerStreamError { error } => error,
+        _ => return engine(what, error),
+    };
+    if is_denial(message) {
+        return Error::denied(what, message.clone(), "log in to the image's registry");
+    }
+    engine(what, error)
+}
+
+/// Returns whether this is the message of an engine to which a registry denied access.
+fn is_denial(message: &str) -> bool {
+    let message = message.to_ascii_lowercase();
+    let message = message.trim_end();
+    // A failure of the engine's own file system ends like this.
+    if message.ends_with(": permission denied") {
+        return false;
+    }
+    let signs = [
+        "denied",
+        "unauthorized",
+        "authentication required",
+        "no basic auth credentials",
+        "403 forbidden",
+    ];
+    signs.iter().any(|sign| message.contains(sign))
+}
+
 /// The time limit for the longest engine calls, such as a build or an import.
 pub(crate) const LONGEST_CALL: Duration = Duration::from_hours(2);
 
@@ -319,6 +351,37 @@ mod tests {
                 .hint()
                 .is_some_and(|hint| hint.contains("daemon.json"))
         );
+    }
+
+    #[test]
+    fn a_registrys_denial_of_a_pull_is_not_a_failure_of_the_engine() {
+        let error = |message: &str| {
+            let [message, same] = [message; 2].map(str::to_owned);
+            let response = Engine::DockerResponseServerError {
+                status_code: 500,
+                message,
+            };
+            let both = [response, Engine::DockerStreamError { error: same }];
+            both.map(|error| matches!(pull("x", error), Error::Denied { .. }))
+        };
+        for denial in [
+            "Get \"https://10.0.0.1:5000/v2/x/manifests/1\": no basic auth credentials",
+            "Head \"https://ghcr.io/v2/x/manifests/1\": denied",
+            "Get \"https://r/v2/x/manifests/1\": unauthorized: authentication required",
+            "pull access denied for x, repository does not exist or may require 'docker login': \
+             denied: requested access to the resource is denied",
+            "error parsing HTTP 403 response body: unexpected status: 403 Forbidden",
+        ] {
+            assert_eq!(error(denial), [true, true], "{denial}");
+        }
+        for failure in [
+            "open /var/lib/docker/tmp/x: permission denied",
+            "manifest unknown: manifest unknown",
+            "dial tcp 10.0.0.1:5000: connect: connection refused",
+            "toomanyrequests: You have reached your pull rate limit",
+        ] {
+            assert_eq!(error(failure), [false, false], "{failure}");
+        }
     }
 
     #[test]

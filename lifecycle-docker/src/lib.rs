@@ -6,6 +6,7 @@
 //! | [`ssh`] | accesses a node's operating system over SSH |
 //! | [`hosts`] | implements a cloud of machines that exist already and are reached by address |
 //! | [`local_nodes`] | implements a cloud whose VMs are containers on the operator's own engine |
+//! | [`login`] | reads the logins that `docker login` stored on this machine |
 //! | [`prepare`] | installs an engine on a bare host |
 //! | [`engine`] | controls one node's engine, restricted to one platform |
 //! | [`connector`] | combines a node's host and engine in one handle, shared until the node reboots |
@@ -18,6 +19,7 @@ pub mod hosts;
 mod inspect;
 mod labels;
 pub mod local_nodes;
+pub mod login;
 pub mod prepare;
 pub mod readiness;
 pub mod ssh;
@@ -26,6 +28,7 @@ pub use connector::{AddressChoice, SshConnector};
 pub use engine::DockerEngine;
 pub use hosts::Hosts;
 pub use local_nodes::{Bridge, FirstBoot, LocalNodes, LocalNodesOptions, Subnet};
+pub use login::{FoundLogins, image_logins};
 pub use prepare::DebianPreparer;
 pub use readiness::SocketReadiness;
 pub use ssh::{

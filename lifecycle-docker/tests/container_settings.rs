@@ -14,7 +14,9 @@ use lifecycle_core::model::{
     BuildOptions, DeviceMapping, MemoryMount, NetworkMode, NodeMount, Protocol, PublishedPort,
     Ulimit, VolumeMount, VolumeName, VolumeOptions,
 };
-use lifecycle_core::runtime::{BuildRequest, ContainerRuntime, ContainerSpec, LogLine, LogOptions};
+use lifecycle_core::runtime::{
+    BuildRequest, ContainerRuntime, ContainerSpec, ImageLogins, LogLine, LogOptions,
+};
 use lifecycle_docker::DockerEngine;
 
 fn platform() -> (DockerEngine, lifecycle_core::runtime::Owner, Swept) {
@@ -221,6 +223,7 @@ async fn builds_a_stage_with_its_build_options() {
          FROM {BASE} AS second\nRUN false\n"
     );
     let request = BuildRequest {
+        logins: ImageLogins::new(),
         earlier: Vec::new(),
         tag: tag.clone(),
         dockerfile: "Dockerfile".into(),

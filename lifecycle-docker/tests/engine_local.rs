@@ -15,7 +15,7 @@ use futures_util::TryStreamExt;
 use lifecycle_core::Error;
 use lifecycle_core::model::{Healthcheck, HealthcheckTest, Protocol, VolumeMount, VolumeName};
 use lifecycle_core::runtime::{
-    BuildRequest, ContainerRuntime, ContainerState, Health, LogLine, LogOptions, Owner,
+    BuildRequest, ContainerRuntime, ContainerState, Health, ImageLogins, LogLine, LogOptions, Owner,
 };
 use lifecycle_core::secret::Sensitive;
 use lifecycle_docker::DockerEngine;
@@ -200,6 +200,7 @@ async fn builds_and_removes_images_and_reports_output() {
     // A unique word, so that the engine does not take an earlier build from its cache.
     let word = owner.id.short();
     let request = |dockerfile: &str| BuildRequest {
+        logins: ImageLogins::new(),
         earlier: Vec::new(),
         tag: tag.clone(),
         dockerfile: "sub/Dockerfile".into(),

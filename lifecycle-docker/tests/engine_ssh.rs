@@ -15,7 +15,7 @@ use lifecycle_core::cloud::{ObservedNode, Power, SshAddress};
 use lifecycle_core::host::{Account, HostPreparer, NodeConnector};
 use lifecycle_core::model::{Addresses, NodeName, Protocol, PublishedPort};
 use lifecycle_core::runtime::{
-    BuildRequest, ContainerRuntime, ContainerState, LogOptions, Owner, ReadinessProbe,
+    BuildRequest, ContainerRuntime, ContainerState, ImageLogins, LogOptions, Owner, ReadinessProbe,
 };
 use lifecycle_core::secret::Sensitive;
 use lifecycle_docker::{
@@ -50,6 +50,7 @@ async fn uses_the_relay_if_the_account_cannot_use_the_socket() {
     let tag = "ldt/relayed:1";
     let lines = Mutex::new(Vec::new());
     let request = BuildRequest {
+        logins: ImageLogins::new(),
         earlier: Vec::new(),
         tag: tag.into(),
         dockerfile: "Dockerfile".into(),

@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use lifecycle_core::bootstrap::{Finding, Health, OperatorState as _, Reporter, describe_estimate};
 use lifecycle_core::cloud::PreflightReport;
+use lifecycle_core::platform::Declaration;
 use schemars::JsonSchema;
 use serde::Serialize;
 
@@ -114,8 +115,30 @@ async fn check(arguments: &Arguments) -> Vec<Finding> {
             "remove the key, or ignore it with `up --accept-unsupported`",
         ));
     }
+    findings.extend(of_logins(&project, declaration, progress.as_ref()).await);
     findings.extend(of_platform(arguments, &project, &loaded, progress).await);
     findings
+}
+
+/// Reports with which logins images are pulled.
+async fn of_logins(
+    project: &Project,
+    declaration: &Declaration,
+    reporter: &dyn Reporter,
+) -> Vec<Finding> {
+    const WHAT: &str = "images";
+    let found = match commands::image_logins(project, declaration, reporter).await {
+        Ok(found) => found,
+        Err(failure) => return vec![of_failure(WHAT, &failure)],
+    };
+    let logins = found.remarks.into_iter();
+    let logins = logins.map(|remark| Finding::ok(WHAT, remark));
+    let warnings = found.warnings.into_iter().map(|warning| {
+        let detail = format!("{}: {}", warning.file, warning.message);
+        let hint = warning.help.unwrap_or_default();
+        Finding::new(Health::Warning, WHAT, detail, hint)
+    });
+    logins.chain(warnings).collect()
 }
 
 /// Records whether the code store has all code bases of the platform.

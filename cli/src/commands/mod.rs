@@ -26,7 +26,8 @@ use lifecycle_core::Error;
 use lifecycle_core::bootstrap::{Bootstrapper, OperatorState as _, Reporter, Wait};
 use lifecycle_core::clock::SystemClock;
 use lifecycle_core::model::PlatformId;
-use lifecycle_core::platform::Loaded;
+use lifecycle_core::platform::{Declaration, Loaded};
+use lifecycle_docker::FoundLogins;
 
 use crate::arguments::Arguments;
 use crate::failure::Failure;
@@ -36,6 +37,9 @@ use crate::wiring::{self, Parts};
 
 /// Time limit for reading the files and their code bases.
 const LOADED_WITHIN: Duration = Duration::from_mins(15);
+
+/// Time limit for reading the logins for images. A credential helper may wait for the user.
+const LOGINS_WITHIN: Duration = Duration::from_mins(15);
 
 /// Time limit for the manager's response to one request.
 pub(crate) const ANSWERED_WITHIN: Duration = Duration::from_mins(2);
@@ -64,6 +68,22 @@ async fn load_offline(
 fn loading(reporter: &dyn Reporter) -> Wait<'_> {
     let what = "the files and their code bases";
     Wait::new(reporter, &SystemClock, what, LOADED_WITHIN).reported_after(LOADING_REPORTED_AFTER)
+}
+
+/// Finds the logins that `docker login` stored on this machine for the registries of the declared
+/// images.
+async fn image_logins(
+    project: &Project,
+    declaration: &Declaration,
+    reporter: &dyn Reporter,
+) -> Result<FoundLogins, Failure> {
+    let registries = declaration.image_registries();
+    let environment = &project.sources().environment;
+    let find = async { Ok(lifecycle_docker::image_logins(environment, &registries).await) };
+    let what = "the logins for the registries of images";
+    Wait::new(reporter, &SystemClock, what, LOGINS_WITHIN)
+        .until(find)
+        .await
 }
 
 /// Fails if the platform exists, but this machine does not have the platform's secrets.

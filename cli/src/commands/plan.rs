@@ -29,7 +29,7 @@ pub(crate) struct Planned {
     /// The problems that prevent `up`, each with a hint.
     problems: Vec<String>,
     /// The cases in which `up` would not use the first choice in the files, for example the first
-    /// VM size.
+    /// VM size, and the logins with which images are pulled.
     remarks: Vec<String>,
     /// The expected time for creating the missing nodes, in seconds; null if unknown.
     predicted_seconds: Option<f64>,
@@ -49,11 +49,17 @@ pub(crate) async fn run(arguments: &Arguments, options: &Plan) -> Result<(), Fai
     let known = project.identity()?;
     let id = known.as_ref().map_or(NOT_UP_YET, |i| i.id);
     let progress = ProgressLines::new(arguments.json);
+    let mut remarks = Vec::new();
     let loaded = if options.simulate {
         commands::load_offline(&project, id, progress.as_ref()).await?
     } else {
         publish::warn_outdated(&project, progress.as_ref()).await?;
-        commands::load(&project, id, progress.as_ref()).await?
+        let mut loaded = commands::load(&project, id, progress.as_ref()).await?;
+        let reporter = progress.as_ref();
+        let found = commands::image_logins(&project, &loaded.declaration, reporter).await?;
+        loaded.warnings.extend(found.warnings);
+        remarks = found.remarks;
+        loaded
     };
     let mut declaration = loaded.declaration;
     let identity = match known {
@@ -66,7 +72,7 @@ pub(crate) async fn run(arguments: &Arguments, options: &Plan) -> Result<(), Fai
     let state = wiring::state(&identity)?;
     // Do not store new secrets: the plan only needs them to compute digests.
     let secrets = wiring::secrets(&state, &identity).await?;
-    let preview = if options.simulate {
+    let mut preview = if options.simulate {
         Preview::from_nothing(&declaration, &secrets.key, SystemClock.now())?
     } else {
         if let Some(placed) = state.placement().await? {
@@ -86,6 +92,7 @@ pub(crate) async fn run(arguments: &Arguments, options: &Plan) -> Result<(), Fai
         commands::check_secrets(&bootstrapper, state.path()).await?;
         bootstrapper.preview(&declaration).await?
     };
+    preview.remarks.extend(remarks);
     printer::warnings(&loaded.warnings);
     if arguments.json {
         printer::document(&Planned {

@@ -29,7 +29,12 @@ pub(crate) async fn run(arguments: &Arguments, options: &Up) -> Result<(), Failu
         commands::load_offline(&project, id, progress.as_ref()).await?
     } else {
         publish::before_up(&project, options, progress.as_ref()).await?;
-        commands::load(&project, id, progress.as_ref()).await?
+        let mut loaded = commands::load(&project, id, progress.as_ref()).await?;
+        let reporter = progress.as_ref();
+        let found = commands::image_logins(&project, &loaded.declaration, reporter).await?;
+        loaded.access.credentials.images = found.logins;
+        loaded.warnings.extend(found.warnings);
+        loaded
     };
     printer::warnings(&loaded.warnings);
     accept(loaded.unsupported, options.accept_unsupported)?;

@@ -2,12 +2,11 @@
 //! records.
 
 use std::fmt::Write as _;
-use std::net::IpAddr;
 use std::time::Duration;
 
 use serde_json::Value;
 
-use crate::docker::{Belongings, call, docker};
+use crate::docker::{Belongings, Network, docker};
 use crate::postgres_server::{PASSWORD, PostgresServer};
 use crate::project::Project;
 use crate::subprocess::until;
@@ -33,32 +32,6 @@ const DATABASES: [&str; 3] = ["central", "nodes", "microservices"];
 
 /// The default subnet for local nodes.
 const NODES: &str = "10.89.0.0/16";
-
-/// A Docker network for this test. Nodes connect to this machine at the network's gateway address.
-struct Network {
-    name: String,
-}
-
-impl Network {
-    fn new(name: &str) -> Self {
-        docker(&["network", "create", name]);
-        Self {
-            name: name.to_owned(),
-        }
-    }
-
-    fn gateway(&self) -> IpAddr {
-        let format = "{{range .IPAM.Config}}{{.Gateway}}{{end}}";
-        let shown = docker(&["network", "inspect", "--format", format, &self.name]);
-        shown.parse().unwrap()
-    }
-}
-
-impl Drop for Network {
-    fn drop(&mut self) {
-        call(&["network", "rm", &self.name]);
-    }
-}
 
 #[test]
 fn platform_with_postgres_registry() {

@@ -88,6 +88,32 @@ impl Belongings {
     }
 }
 
+/// A Docker network of one test. Nodes connect to this machine at the network's gateway address.
+pub(crate) struct Network {
+    name: String,
+}
+
+impl Network {
+    pub(crate) fn new(name: &str) -> Self {
+        docker(&["network", "create", name]);
+        Self {
+            name: name.to_owned(),
+        }
+    }
+
+    pub(crate) fn gateway(&self) -> IpAddr {
+        let format = "{{range .IPAM.Config}}{{.Gateway}}{{end}}";
+        let shown = docker(&["network", "inspect", "--format", format, &self.name]);
+        shown.parse().unwrap()
+    }
+}
+
+impl Drop for Network {
+    fn drop(&mut self) {
+        call(&["network", "rm", &self.name]);
+    }
+}
+
 /// One run of a container, identified by the container's id and its start time.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) struct Run {

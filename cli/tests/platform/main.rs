@@ -26,6 +26,7 @@ mod ports;
 #[path = "../../../lifecycle-core/tests/registry/postgres_server.rs"]
 #[expect(dead_code, reason = "the core's tests use the rest")]
 mod postgres_server;
+mod private_registry;
 mod project;
 mod publish;
 mod published;

@@ -196,6 +196,7 @@ impl Project {
             .arg(self.directory.path())
             .args(arguments)
             .env("XDG_CONFIG_HOME", self.configuration.path())
+            .env("DOCKER_CONFIG", self.docker_configuration())
             .envs(self.environment.lock().unwrap().iter().cloned());
         command
     }
@@ -265,6 +266,12 @@ impl Project {
     /// Returns the configuration directory of this project's commands.
     pub(crate) fn configuration(&self) -> &Path {
         self.configuration.path()
+    }
+
+    /// Returns the directory of Docker's configuration for this project's commands. It does not
+    /// exist by default.
+    pub(crate) fn docker_configuration(&self) -> PathBuf {
+        self.configuration.path().join("docker")
     }
 
     /// Returns the contents of a file in [`Self::state`].

@@ -34,7 +34,7 @@ use crate::manager::Conversation;
 use crate::model::{OperationId, PlatformId, RolloutRequest, ServiceName};
 use crate::platform::Declaration;
 use crate::reconcile::{Plan, RecordedPlan};
-use crate::runtime::{ExecCommand, LogOptions};
+use crate::runtime::{ExecCommand, ImageLogins, LogOptions};
 use crate::secret::Sensitive;
 
 /// Time limit for connecting and receiving the head of a response. The body has a separate limit of
@@ -299,6 +299,12 @@ impl ManagerApi for ApiClient {
             .send(Method::PUT, "/v1/platform", Some(body(declaration)?))
             .await?;
         read("/v1/platform", response).await
+    }
+
+    async fn set_image_logins(&self, logins: &ImageLogins) -> Result<()> {
+        let path = "/v1/image-logins";
+        let response = self.send(Method::PUT, path, Some(body(logins)?)).await?;
+        whole(path, response).await.map(drop)
     }
 
     async fn plan(&self, declaration: &Declaration) -> Result<Plan> {

@@ -19,7 +19,7 @@ use crate::model::{OperationId, RolloutRequest, ServiceName};
 use crate::platform::Declaration;
 use crate::reconcile::{Plan, RecordedPlan, Round};
 use crate::registry::EventPage;
-use crate::runtime::{ExecCommand, LogOptions};
+use crate::runtime::{ExecCommand, ImageLogins, LogOptions};
 
 /// The maximum number of events in a page.
 pub const EVENTS_PER_PAGE: u32 = 500;
@@ -89,6 +89,10 @@ impl ManagerApi for LocalApi {
             generation: applied.generation.0,
             changed: applied.changed,
         })
+    }
+
+    async fn set_image_logins(&self, logins: &ImageLogins) -> Result<()> {
+        self.0.set_image_logins(logins).await
     }
 
     async fn plan(&self, declaration: &Declaration) -> Result<Plan> {

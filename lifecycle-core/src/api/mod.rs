@@ -31,7 +31,7 @@ use crate::manager::Conversation;
 use crate::model::{OperationId, RolloutRequest, ServiceName};
 use crate::platform::Declaration;
 use crate::reconcile::{Plan, RecordedPlan};
-use crate::runtime::{ExecCommand, LogOptions};
+use crate::runtime::{ExecCommand, ImageLogins, LogOptions};
 
 /// The manager's API. The manager may run in this process or be reached over HTTP.
 ///
@@ -65,6 +65,10 @@ pub trait ManagerApi: Debug + Send + Sync + 'static {
 
     /// Replaces the declaration. An identical declaration changes nothing.
     async fn apply(&self, declaration: &Declaration) -> Result<AppliedV1>;
+
+    /// Replaces the logins for the registries of images. They are used from the next pull on; a
+    /// following [`Self::apply`] retries failed pulls.
+    async fn set_image_logins(&self, logins: &ImageLogins) -> Result<()>;
 
     /// Plans what a declaration would change, without changing anything.
     async fn plan(&self, declaration: &Declaration) -> Result<Plan>;

@@ -167,6 +167,13 @@ impl Bootstrapper {
         self.wait("the registry's database", DATABASE_ANSWERS_WITHIN)
             .until(self.record_manager(&endpoint))
             .await?;
+        let logins = &self.access.credentials.images;
+        self.wait(
+            "the manager's acceptance of the logins for images",
+            MANAGER_ANSWERS_WITHIN,
+        )
+        .repeat(|| client.set_image_logins(logins))
+        .await?;
         let (cursor, applied) = self.apply(client.as_ref(), declaration).await?;
         let file = Handover::declaration_file(declaration)?;
         self.wait("the declaration on the manager's node", NODE_ANSWERS_WITHIN)

@@ -12,10 +12,10 @@ use super::secret_reference::SecretReader;
 use super::{CodeStoreSpec, Diagnostics, JumpHostSpec, Sources, settings, toml};
 use crate::error::{Error, Result as CoreResult};
 use crate::model::NodeName;
+use crate::runtime::ImageLogins;
 use crate::secret::Sensitive;
 
-/// Secrets for external services. They are not part of the declaration; the bootstrapper passes
-/// them to the manager in the hand-over.
+/// Secrets for external services. They are not part of the declaration.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Credentials {
     /// The client secret of the application that logs in to the cloud.
@@ -32,6 +32,10 @@ pub struct Credentials {
     /// the bootstrapper creates an account of the platform on each machine.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub nodes: BTreeMap<NodeName, NodeLogin>,
+    /// The logins for the registries of images. The digest of the manager's container does not cover
+    /// them: `up` sends them to the manager's API, and they are encrypted in the hand-over.
+    #[serde(default, skip_serializing_if = "ImageLogins::is_empty")]
+    pub images: ImageLogins,
 }
 
 /// How the first login to an existing machine authenticates. Without a key, the SSH agent of this
@@ -55,12 +59,13 @@ impl Credentials {
         *self == Self::default()
     }
 
-    /// Returns the secrets that the manager needs.
+    /// Returns the secrets that the manager needs when it starts.
     #[must_use]
     pub fn of_manager(&self) -> Self {
         Self {
             jump_host: None,
             nodes: BTreeMap::new(),
+            images: ImageLogins::new(),
             ..self.clone()
         }
     }

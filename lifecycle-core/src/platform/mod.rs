@@ -47,10 +47,11 @@ use crate::cloud::{CloudDeadlines, ObservedNode};
 use crate::error::{Error, Result};
 use crate::model::Kind;
 use crate::model::{
-    InstanceId, NodeName, NodeSpec, PlatformId, PlatformName, Replica, ServiceName, ServiceSpec,
-    VolumeName,
+    ImageSource, InstanceId, NodeName, NodeSpec, PlatformId, PlatformName, Replica, ServiceName,
+    ServiceSpec, VolumeName,
 };
 use crate::network::{Block, DEFAULT_BLOCK};
+use crate::runtime::ImageRegistry;
 use crate::secret::Sensitive;
 
 pub use access::{Access, Credentials, NodeLogin, access};
@@ -112,6 +113,16 @@ impl Default for NetworkSpec {
 }
 
 impl Declaration {
+    /// Returns the registries of the images that the services run, and of the base images of those
+    /// that are built.
+    pub fn image_registries(&self) -> BTreeSet<ImageRegistry> {
+        let images = self.services.values().flat_map(|spec| match &spec.source {
+            ImageSource::Image(image) => std::slice::from_ref(image),
+            ImageSource::Build(source) => source.bases.as_slice(),
+        });
+        images.map(|image| ImageRegistry::of(image)).collect()
+    }
+
     /// Returns the declared replica with this name, for example `web-2`.
     pub fn replica_named(&self, name: &str) -> Option<InstanceId> {
         let (service, replica) = name.rsplit_once('-')?;

@@ -15,6 +15,7 @@ use super::declared::{Declared, DeclaredService};
 use super::direct;
 use super::feeder::{Drain, LONGEST_ACKNOWLEDGEMENT};
 use super::files;
+use super::image_logins;
 use super::step::{Action, Work};
 use crate::cloud::{CloudOperation, NodeChange, ObservedNode, ProgressListener};
 use crate::code;
@@ -25,7 +26,7 @@ use crate::model::{
     NetworkMode, NodeName, PlatformId, Protocol, ServiceName,
 };
 use crate::platform::{ManagerEndpoint, instructions};
-use crate::runtime::{BuildRequest, ContainerSpec, HostBind, Role};
+use crate::runtime::{BuildRequest, ContainerSpec, HostBind, ImageRegistry, Role};
 use crate::secret::Sensitive;
 
 /// The range of host ports for container ports that have no declared host port.
@@ -199,9 +200,13 @@ impl Execution {
             }
             Action::PullImage { image, node } => {
                 let handle = self.handle(node).await?;
-                let pull = handle.runtime.pull_image(image);
-                pull.instrument(engine_call("pull_image", node)).await?;
-                Ok(())
+                let logins = image_logins::stored(self.backends.registry.as_ref()).await?;
+                let login = logins.get(&ImageRegistry::of(image));
+                let pull = handle.runtime.pull_image(image, login);
+                match pull.instrument(engine_call("pull_image", node)).await {
+                    Ok(_) => Ok(()),
+                    Err(error) => Err(image_logins::explained(error, image, login)),
+                }
             }
             Action::RemoveImage { image, node } => {
                 let handle = self.handle(node).await?;
@@ -337,6 +342,7 @@ impl Execution {
             args: source.args.clone(),
             options: source.options.clone(),
             context,
+            logins: image_logins::stored(self.backends.registry.as_ref()).await?,
         };
         let build = handle.runtime.build_image(request, progress);
         match build.instrument(engine_call("build_image", node)).await {

@@ -22,6 +22,7 @@ mod endpoints;
 pub mod execute;
 mod feeder;
 mod files;
+pub(crate) mod image_logins;
 mod index;
 pub mod input;
 mod liveness;

@@ -34,7 +34,7 @@ use crate::platform::Declaration;
 use crate::reconcile::execute::node_directory;
 use crate::reconcile::{Backends, DriverOptions, OwnImage, Plan, RecordedPlan};
 use crate::registry::{MemoryRegistry, Registry, RegistryId};
-use crate::runtime::{ContainerState, ExecCommand, LogOptions, Owner, Role};
+use crate::runtime::{ContainerState, ExecCommand, ImageLogins, LogOptions, Owner, Role};
 
 /// The contents of a registry's file in an unknown, newer format.
 const NEWER: &str = "a registry in a newer format";
@@ -324,6 +324,10 @@ impl ManagerApi for SimApi {
 
     async fn apply(&self, declaration: &Declaration) -> Result<AppliedV1> {
         self.current()?.apply(declaration).await
+    }
+
+    async fn set_image_logins(&self, logins: &ImageLogins) -> Result<()> {
+        self.current()?.set_image_logins(logins).await
     }
 
     async fn plan(&self, declaration: &Declaration) -> Result<Plan> {

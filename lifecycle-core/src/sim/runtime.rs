@@ -24,8 +24,8 @@ use crate::model::{DEFAULT_STOP_GRACE, NodeName, VolumeName};
 use crate::network::{Report, Table};
 use crate::runtime::{
     BuildRequest, ContainerRuntime, ContainerSpec, EngineEvent, EngineInfo, EngineState,
-    ExecCommand, ExecSession, ImageInfo, LogLine, LogOptions, ObservedContainer, Owner,
-    TerminalSize,
+    ExecCommand, ExecSession, ImageInfo, ImageLogin, ImageRegistry, LogLine, LogOptions,
+    ObservedContainer, Owner, TerminalSize,
 };
 
 /// A simulated engine as one platform sees it, in one boot of its machine.
@@ -360,9 +360,17 @@ impl ContainerRuntime for SimRuntime {
         Ok(info)
     }
 
-    async fn pull_image(&self, name: &str) -> Result<ImageInfo> {
+    async fn pull_image(&self, name: &str, login: Option<&ImageLogin>) -> Result<ImageInfo> {
         let call = self.effect(format!("pull {name}"), |l| l.transfer);
         self.at_engine(call, |engine, _, _, rules, _| {
+            let required = rules.private.get(&ImageRegistry::of(name));
+            if required.is_some() && required != login {
+                return Err(Error::denied(
+                    format!("pulling image {name}"),
+                    "unauthorized: authentication required",
+                    "log in to the image's registry",
+                ));
+            }
             let image = rules
                 .pullable
                 .get(name)

@@ -18,7 +18,7 @@ use crate::model::{
     ServiceName, SpecDigest,
 };
 use crate::runtime::{
-    BuildRequest, ContainerSpec, ContainerState, Health, Owner, ReadinessProbe, Role,
+    BuildRequest, ContainerSpec, ContainerState, Health, ImageLogins, Owner, ReadinessProbe, Role,
 };
 
 fn owner(number: u128) -> Owner {
@@ -150,6 +150,7 @@ async fn a_bare_node_can_be_created_prepared_and_used() {
         .runtime
         .build_image(
             BuildRequest {
+                logins: ImageLogins::new(),
                 earlier: Vec::new(),
                 tag: "base:1".into(),
                 dockerfile: "Dockerfile".into(),
@@ -185,6 +186,7 @@ async fn a_build_needs_its_base_image_on_the_engine() {
     let code = world.code().digest("a").await.unwrap();
     let context = world.code().archive(&code).await.unwrap();
     let request = BuildRequest {
+        logins: ImageLogins::new(),
         earlier: Vec::new(),
         tag: "demo/a:1".into(),
         dockerfile: "Dockerfile".into(),
@@ -198,9 +200,9 @@ async fn a_build_needs_its_base_image_on_the_engine() {
         .await
         .unwrap_err();
     assert!(error.chain().contains("absent:1"), "{}", error.chain());
-    assert!(handle.runtime.pull_image("absent:1").await.is_err());
+    assert!(handle.runtime.pull_image("absent:1", None).await.is_err());
     world.publish_image("absent:1");
-    handle.runtime.pull_image("absent:1").await.unwrap();
+    handle.runtime.pull_image("absent:1", None).await.unwrap();
 }
 
 #[tokio::test(start_paused = true)]

@@ -30,7 +30,7 @@ use crate::model::{NodeName, NodeSpec, PlatformId, Protocol};
 use crate::network::Table;
 use crate::reconcile::Backends;
 use crate::registry::Registry;
-use crate::runtime::{ObservedContainer, Owner};
+use crate::runtime::{ImageLogin, ImageLogins, ImageRegistry, ObservedContainer, Owner};
 
 /// The start time of every world: 2026-01-01T00:00:00Z.
 const START: DateTime<Utc> = match DateTime::from_timestamp(1_767_225_600, 0) {
@@ -48,6 +48,8 @@ pub(super) struct Rules {
     pub(super) behaviours: BTreeMap<String, Behaviour>,
     pub(super) preloaded: BTreeMap<String, Image>,
     pub(super) pullable: BTreeMap<String, Image>,
+    /// The registries that require a login to pull images.
+    pub(super) private: ImageLogins,
     /// Pairs of a text and an output. Hosts return the output for scripts that contain the text.
     pub(super) answers: Vec<(String, HostOutput)>,
     began: Instant,
@@ -227,6 +229,7 @@ impl SimWorld {
             behaviours: BTreeMap::new(),
             preloaded: BTreeMap::new(),
             pullable: BTreeMap::new(),
+            private: ImageLogins::new(),
             answers: Vec::new(),
             began: Instant::now(),
         };
@@ -371,6 +374,11 @@ impl SimWorld {
         let mut state = self.lock();
         let image = state.rules.plain_image(name);
         state.rules.pullable.insert(name.to_owned(), image);
+    }
+
+    /// Makes a registry of images require this login.
+    pub fn require_login(&self, registry: ImageRegistry, login: ImageLogin) {
+        self.lock().rules.private.insert(registry, login);
     }
 
     /// Sets the output of hosts for scripts that contain `text`; the default is exit code 0 without

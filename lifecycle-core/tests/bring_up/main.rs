@@ -2,6 +2,7 @@
 //! before and after every effect.
 
 mod hosts;
+mod image_logins;
 mod nodes;
 mod registry;
 mod restart;

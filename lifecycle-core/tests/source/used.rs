@@ -114,6 +114,7 @@ const PUBLIC: &[(&str, &[&str])] = &[
             "lifecycle-core::sim::world::SimWorld::next_incarnation",
             "lifecycle-core::sim::world::SimWorld::open_connections",
             "lifecycle-core::sim::world::SimWorld::preload_image",
+            "lifecycle-core::sim::world::SimWorld::require_login",
             "lifecycle-core::sim::world::SimWorld::transcript",
             "lifecycle-core::sim::world::SimWorld::violations",
         ],

@@ -14,9 +14,10 @@ use bytes::Bytes;
 use futures_util::{Stream, StreamExt, TryStreamExt};
 use lifecycle_core::host::ByteStream;
 use lifecycle_core::model::BuildOptions;
-use lifecycle_core::runtime::{BuildRequest, ImageInfo, uncompared};
+use lifecycle_core::runtime::{BuildRequest, ImageInfo, ImageLogin, ImageRegistry, uncompared};
 use lifecycle_core::{BuildPlace, Error, Result};
 
+use super::credentials::credentials;
 use super::output::{LastLines, Lines};
 use super::{DockerEngine, QUICK};
 use crate::{error, inspect};
@@ -120,7 +121,12 @@ impl DockerEngine {
         let options = with_build_options(options, &request.options).build();
         let (context, body) = Watched::new(request.context);
         let body = body_try_stream(body);
-        let mut steps = Box::pin(self.streams.build_image(options, None, Some(body)));
+        let logins = request.logins.iter().map(|(registry, login)| {
+            let address = registry.address().to_owned();
+            (address, credentials(registry, login))
+        });
+        let logins = Some(logins.collect()).filter(|logins: &HashMap<_, _>| !logins.is_empty());
+        let mut steps = Box::pin(self.streams.build_image(options, logins, Some(body)));
         let mut lines = Lines::default();
         let mut last = LastLines::default();
         let mut instruction = None;
@@ -210,17 +216,18 @@ impl DockerEngine {
         self.within(QUICK, &what, tag).await
     }
 
-    pub(super) async fn pull(&self, name: &str) -> Result<ImageInfo> {
+    pub(super) async fn pull(&self, name: &str, login: Option<&ImageLogin>) -> Result<ImageInfo> {
         let what = format!("pulling image {name}");
         // Without a tag, the engine would pull all tags.
         let options = CreateImageOptionsBuilder::default()
             .from_image(&with_tag(name))
             .build();
+        let credentials = login.map(|login| credentials(&ImageRegistry::of(name), login));
         self.streams
-            .create_image(Some(options), None, None)
+            .create_image(Some(options), None, credentials)
             .try_for_each(|_| async { Ok(()) })
             .await
-            .map_err(|e| error::engine(&what, e))?;
+            .map_err(|e| error::pull(&what, e))?;
         self.existing_image(name).await
     }
 

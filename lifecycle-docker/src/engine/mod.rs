@@ -1,6 +1,7 @@
 //! Implements [`ContainerRuntime`] with one node's Docker engine, restricted to one platform.
 
 mod container;
+mod credentials;
 mod exec;
 mod host_config;
 mod image;
@@ -25,7 +26,7 @@ use lifecycle_core::host::ByteStream;
 use lifecycle_core::model::{ContainerId, VolumeName};
 use lifecycle_core::runtime::{
     BuildRequest, ContainerRuntime, ContainerSpec, EngineEvent, EngineInfo, EngineState,
-    ExecCommand, ExecSession, ImageInfo, LogLine, LogOptions, ObservedContainer, Owner,
+    ExecCommand, ExecSession, ImageInfo, ImageLogin, LogLine, LogOptions, ObservedContainer, Owner,
     TerminalSize,
 };
 use lifecycle_core::{Error, Result};
@@ -158,8 +159,8 @@ impl ContainerRuntime for DockerEngine {
         self.build(request, progress).await
     }
 
-    async fn pull_image(&self, name: &str) -> Result<ImageInfo> {
-        self.pull(name).await
+    async fn pull_image(&self, name: &str, login: Option<&ImageLogin>) -> Result<ImageInfo> {
+        self.pull(name, login).await
     }
 
     async fn export_image(&self, name: &str) -> Result<ByteStream> {

@@ -21,6 +21,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::UnixStream;
 use tokio::sync::Semaphore;
 
+use super::credentials;
 use crate::error::{self, LONGEST_CALL};
 use crate::ssh::{Share, SshAccess};
 
@@ -164,7 +165,8 @@ pub(super) fn client(route: Arc<Route>, share: Share) -> Result<Docker> {
     };
     let kept = Arc::new(kept);
     Docker::connect_with_custom_transport(
-        move |request: BollardRequest| {
+        move |mut request: BollardRequest| {
+            credentials::correct_encoding(request.headers_mut());
             let client = kept.current();
             async move { client.request(request).await.map_err(Into::into) }
         },

@@ -4,6 +4,7 @@
 mod events;
 mod exec;
 mod health;
+mod image_logins;
 mod nodes;
 mod operations;
 mod platform;
@@ -18,7 +19,7 @@ use std::sync::Arc;
 
 use axum::extract::DefaultBodyLimit;
 use axum::http::{Method, Uri};
-use axum::routing::{get, post};
+use axum::routing::{get, post, put};
 use axum::{Router, middleware};
 use lifecycle_core::Error;
 use lifecycle_core::api::{LocalApi, ManagerApi};
@@ -65,6 +66,7 @@ pub(crate) fn router(api: Api) -> Router {
             "/v1/platform/plan",
             get(platform::recorded_plan).post(platform::plan),
         )
+        .route("/v1/image-logins", put(image_logins::replace))
         .route("/v1/nodes", get(nodes::list))
         .route("/v1/services", get(services::list))
         .route("/v1/services/{name}/endpoints", get(services::endpoints))

@@ -33,12 +33,13 @@ mod gate;
 mod spans;
 
 /// Every route below `/v1`, and whether the read token permits the request.
-const ROUTES: [(&str, &str, bool); 18] = [
+const ROUTES: [(&str, &str, bool); 19] = [
     ("GET", "/v1/platform", true),
     ("PUT", "/v1/platform", false),
     ("DELETE", "/v1/platform", false),
     ("GET", "/v1/platform/plan", false),
     ("POST", "/v1/platform/plan", false),
+    ("PUT", "/v1/image-logins", false),
     ("GET", "/v1/nodes", true),
     ("GET", "/v1/services", true),
     ("GET", "/v1/services/web/endpoints", true),

@@ -7,7 +7,9 @@ use bytes::Bytes;
 use super::{PORT, RuntimeFixture, done, is_not_found};
 use crate::error::Result;
 use crate::model::{BuildOptions, Protocol};
-use crate::runtime::{BuildRequest, ContainerSpec, ContainerState, ImageInfo, uncompared};
+use crate::runtime::{
+    BuildRequest, ContainerSpec, ContainerState, ImageInfo, ImageLogins, uncompared,
+};
 use crate::stream::ByteStream;
 
 impl RuntimeFixture {
@@ -29,6 +31,7 @@ impl RuntimeFixture {
             args: BTreeMap::new(),
             options: BuildOptions::default(),
             context: context(files),
+            logins: ImageLogins::new(),
         };
         self.runtime.build_image(request, &|_| {}).await
     }

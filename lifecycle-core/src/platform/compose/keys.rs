@@ -157,7 +157,8 @@ pub(super) const SERVICE: &[Key] = &[
     supported("hostname", ""),
     supported(
         "image",
-        "ignored if `build` is set, because the platform chooses the names of built images",
+        "see *Private images*; ignored if `build` is set, because the platform chooses the names of \
+         built images",
     ),
     supported("init", ""),
     supported(

@@ -4,7 +4,8 @@ use std::sync::Arc;
 
 use lifecycle_core::api::ManagerApi as _;
 use lifecycle_core::model::RolloutRequest;
-use lifecycle_core::runtime::ExecCommand;
+use lifecycle_core::runtime::{ExecCommand, ImageLogin, ImageLogins, ImageRegistry};
+use lifecycle_core::secret::Sensitive;
 use lifecycle_core::{Error, Result};
 use serde_json::Value;
 
@@ -14,6 +15,7 @@ use super::{ROUTES, Served};
 #[derive(Debug, Clone, Copy, PartialEq)]
 enum Write {
     Apply,
+    ImageLogins,
     Plan,
     DeletePlatform,
     Restart,
@@ -22,8 +24,9 @@ enum Write {
     Exec,
 }
 
-const WRITES: [Write; 7] = [
+const WRITES: [Write; 8] = [
     Write::Apply,
+    Write::ImageLogins,
     Write::Plan,
     Write::DeletePlatform,
     Write::Restart,
@@ -76,10 +79,16 @@ fn command() -> ExecCommand {
     }
 }
 
+fn logins() -> ImageLogins {
+    let token = ImageLogin::RegistryToken(Sensitive::new("token"));
+    ImageLogins::from([(ImageRegistry::of("registry:5000/x"), token)])
+}
+
 async fn embedded(served: &Served, write: Write) -> Result<()> {
     let manager = &served.manager;
     match write {
         Write::Apply => manager.apply(served.declaration.clone()).await.map(drop),
+        Write::ImageLogins => manager.set_image_logins(&logins()).await,
         Write::Plan => manager.plan(&served.declaration).map(drop),
         Write::DeletePlatform => manager.delete_platform(false).await.map(drop),
         Write::Restart => manager.restart("web", None).await.map(drop),
@@ -96,6 +105,7 @@ async fn over_http(served: &Served, write: Write) -> Result<()> {
     let api = client(&served.router, &served.admin);
     match write {
         Write::Apply => api.apply(&served.declaration).await.map(drop),
+        Write::ImageLogins => api.set_image_logins(&logins()).await,
         Write::Plan => api.plan(&served.declaration).await.map(drop),
         Write::DeletePlatform => api.delete_platform(false).await.map(drop),
         Write::Restart => api.restart("web", None).await.map(drop),
@@ -127,6 +137,7 @@ async fn an_embedded_manager_and_one_behind_http_reject_the_same_changes() {
                 Phase::Standby => matches!(
                     write,
                     Write::Apply
+                        | Write::ImageLogins
                         | Write::Plan
                         | Write::DeletePlatform
                         | Write::Restart

@@ -72,6 +72,13 @@ is built once and copied to the other nodes. A changed code base is built again,
 the new image differs from the one that it runs: a change of a file that is not copied into the image replaces nothing.
 Images that no service needs any more are removed from the nodes.
 
+**Private images.** `up` reads the logins that `docker login` stored on your computer (`config.json` in `$DOCKER_CONFIG`
+or `~/.docker`, and credential helpers), but only for the registries of the declared images and of the base images in
+`FROM`. The manager stores them encrypted and uses them for pulls and builds; nodes do not store them. Each `up` replaces
+all stored logins, so after `docker login` or `docker logout`, or when a token has expired, run `up` again: no container
+is replaced. `plan` and `doctor` list the logins that are used. An image that the manager's node can get from the engine
+on your computer is sent from there and not pulled.
+
 **Volumes keep a service on its node.** A replica with a named volume on a node runs only on that node. If the replica
 cannot run there, the plan reports that the replica waits, and for which volume.
 

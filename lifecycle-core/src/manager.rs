@@ -31,6 +31,7 @@ use crate::reconcile::{
 use crate::registry::{
     Batch, Change, Credential, EVENTS_KEPT, EVENTS_KEPT_FOR, EventPage, Lease, Mirrors, Snapshot,
 };
+use crate::runtime::ImageLogins;
 use crate::secret::{PlatformKey, Sensitive, token_hash};
 
 pub use exec::{CommandInput, Conversation};
@@ -62,6 +63,8 @@ pub struct ManagerOptions {
     pub authority: String,
     pub admin_token_hash: String,
     pub read_token: Sensitive,
+    /// The initial logins for the registries of images; used only if the registry contains none.
+    pub image_logins: ImageLogins,
     /// The initial declaration; used only if the registry contains none.
     pub declaration: Option<Declaration>,
     /// The name under which this manager holds the lease.
@@ -262,6 +265,7 @@ impl Manager {
         batch
             .changes
             .push(Change::PutManager(self.options.endpoint.clone()));
+        batch.changes.extend(self.initial_image_logins().await?);
         let mut snapshot = registry.snapshot().await?;
         if snapshot.declaration.is_none()
             && let Some(declaration) = &self.options.declaration

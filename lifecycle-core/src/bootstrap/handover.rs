@@ -20,6 +20,7 @@ use crate::platform::{
 use crate::reconcile::DriverOptions;
 use crate::reconcile::execute::node_directory;
 use crate::registry::{Databases, Mirrors, RegistryId};
+use crate::runtime::ImageLogins;
 use crate::secret::{PlatformKey, Sensitive, token_hash};
 
 /// The parts of a hand-over that are not secret.
@@ -58,6 +59,8 @@ pub struct Handover {
     pub registry: RegistrySpec,
     /// The credentials for the cloud and the code store.
     pub credentials: Credentials,
+    /// The logins for the registries of images to start with if the manager's registry has none.
+    pub image_logins: ImageLogins,
     /// The declaration to start with if the registry has none.
     pub declaration: Option<Declaration>,
 }
@@ -73,7 +76,11 @@ const READ_TOKEN: &str = "read.token";
 const SSH: &str = "ssh.key";
 const REGISTRY: &str = "registry.json";
 const CREDENTIALS: &str = "credentials.json";
+const IMAGE_LOGINS: &str = "image-logins";
 const DECLARATION: &str = "declaration.json";
+
+/// The purpose for which the logins for the registries of images are encrypted.
+const LOGINS_PURPOSE: &str = "image logins in the hand-over";
 
 /// Returns the directory of the hand-over on the manager's node.
 pub fn handover_directory(platform: PlatformId) -> String {
@@ -112,6 +119,7 @@ impl Handover {
             ssh_private: secrets.ssh.private.clone(),
             registry: registry.clone(),
             credentials: access.credentials.of_manager(),
+            image_logins: access.credentials.images.clone(),
             declaration: Some(declaration.clone()),
         }
     }
@@ -124,6 +132,8 @@ impl Handover {
             serde_json::to_string(&self.registry).map_err(|error| cannot_serialise(&error))?;
         let credentials =
             serde_json::to_string(&self.credentials).map_err(|error| cannot_serialise(&error))?;
+        let logins = serde_json::to_vec(&self.image_logins).map_err(|e| cannot_serialise(&e))?;
+        let logins = hex::encode(self.key.seal(LOGINS_PURPOSE, &logins)?);
         let files = [
             (KEY, self.key.to_hex().expose().to_owned()),
             (CA, self.authority.certificate.clone()),
@@ -132,6 +142,7 @@ impl Handover {
             (SSH, self.ssh_private.expose().to_owned()),
             (REGISTRY, registry),
             (CREDENTIALS, credentials),
+            (IMAGE_LOGINS, logins),
         ];
         let platform = self.config.platform;
         let mut files: Vec<_> = files.map(|(name, text)| file(platform, name, text)).into();
@@ -191,6 +202,10 @@ impl Handover {
             .map(|text| parse(CREDENTIALS, &text))
             .transpose()?
             .unwrap_or_default();
+        let image_logins = file(IMAGE_LOGINS)
+            .map(|text| unseal(&key, &text))
+            .transpose()?
+            .unwrap_or_default();
         let declaration = file(DECLARATION)
             .map(|text| parse(DECLARATION, &text))
             .transpose()?;
@@ -202,6 +217,7 @@ impl Handover {
             ssh_private,
             registry,
             credentials,
+            image_logins,
             declaration,
         })
     }
@@ -233,6 +249,7 @@ impl Handover {
             authority: self.authority.certificate,
             admin_token_hash: self.config.admin_token_hash,
             read_token: self.read_token,
+            image_logins: self.image_logins,
             declaration: self.declaration,
             lease: LEASE,
             driver,
@@ -248,6 +265,15 @@ fn file(platform: PlatformId, name: &str, text: String) -> HostFile {
 
 fn cannot_serialise(error: &serde_json::Error) -> Error {
     Error::failed("writing the hand-over", error.to_string())
+}
+
+fn unseal(key: &PlatformKey, text: &str) -> Result<ImageLogins> {
+    let sealed = hex::decode(text).map_err(|_| Error::Corrupt {
+        what: format!("the hand-over file {IMAGE_LOGINS}"),
+        why: "it is not hexadecimal".into(),
+    })?;
+    let plain = key.open(LOGINS_PURPOSE, &sealed)?;
+    parse(IMAGE_LOGINS, &String::from_utf8_lossy(&plain))
 }
 
 fn parse<T: serde::de::DeserializeOwned>(name: &str, text: &str) -> Result<T> {

@@ -200,13 +200,7 @@ impl Execution {
             }
             Action::PullImage { image, node } => {
                 let handle = self.handle(node).await?;
-                let logins = image_logins::stored(self.backends.registry.as_ref()).await?;
-                let login = logins.get(&ImageRegistry::of(image));
-                let pull = handle.runtime.pull_image(image, login);
-                match pull.instrument(engine_call("pull_image", node)).await {
-                    Ok(_) => Ok(()),
-                    Err(error) => Err(image_logins::explained(error, image, login)),
-                }
+                self.pull(image, node, &handle).await
             }
             Action::RemoveImage { image, node } => {
                 let handle = self.handle(node).await?;
@@ -314,6 +308,31 @@ impl Execution {
         grace.unwrap_or(DEFAULT_STOP_GRACE)
     }
 
+    /// Pulls an image. If the registry denies this, and the login was changed meanwhile, tries again
+    /// with the new one.
+    async fn pull(&self, image: &str, node: &NodeName, handle: &NodeHandle) -> Result<()> {
+        let logins = || async {
+            let stored = image_logins::stored(self.backends.registry.as_ref()).await?;
+            Ok::<_, Error>(stored.and_then(|mut all| all.remove(&ImageRegistry::of(image))))
+        };
+        let mut login = logins().await?;
+        loop {
+            let pull = handle.runtime.pull_image(image, login.as_ref());
+            let error = match pull.instrument(engine_call("pull_image", node)).await {
+                Ok(_) => return Ok(()),
+                Err(error) => error,
+            };
+            let now = match &error {
+                Error::Denied { .. } => logins().await?,
+                _ => return Err(error),
+            };
+            if now == login {
+                return Err(image_logins::explained(error, image, login.as_ref()));
+            }
+            login = now;
+        }
+    }
+
     async fn build(
         &self,
         service: &ServiceName,
@@ -335,6 +354,7 @@ impl Execution {
             context = code::with_file(context, INLINE_DOCKERFILE, inline)?;
         }
         let earlier = self.earlier_images(service, node, &handle).await?;
+        let logins = image_logins::stored(self.backends.registry.as_ref()).await?;
         let request = BuildRequest {
             earlier,
             tag: service.image.clone(),
@@ -342,7 +362,7 @@ impl Execution {
             args: source.args.clone(),
             options: source.options.clone(),
             context,
-            logins: image_logins::stored(self.backends.registry.as_ref()).await?,
+            logins: logins.unwrap_or_default(),
         };
         let build = handle.runtime.build_image(request, progress);
         match build.instrument(engine_call("build_image", node)).await {

@@ -9,18 +9,17 @@ use crate::secret::Sensitive;
 /// The name under which the registry stores the logins.
 const NAME: &str = "image-logins";
 
-/// Returns the stored logins.
-pub(crate) async fn stored(registry: &dyn Registry) -> Result<ImageLogins> {
-    match registry.credential(NAME).await? {
-        Some(Credential::Sealed(text)) => serde_json::from_str(text.expose()).map_err(|error| {
-            Error::Corrupt {
-                what: "the stored logins for the registries of images".into(),
-                // The message of the parser may contain a secret.
-                why: format!("line {}, column {}", error.line(), error.column()),
-            }
-        }),
-        Some(Credential::Hash(_)) | None => Ok(ImageLogins::new()),
-    }
+/// Returns the stored logins; `None` if none were ever stored.
+pub(crate) async fn stored(registry: &dyn Registry) -> Result<Option<ImageLogins>> {
+    let Some(Credential::Sealed(text)) = registry.credential(NAME).await? else {
+        return Ok(None);
+    };
+    let logins = serde_json::from_str(text.expose()).map_err(|error| Error::Corrupt {
+        what: "the stored logins for the registries of images".into(),
+        // The message of the parser may contain a secret.
+        why: format!("line {}, column {}", error.line(), error.column()),
+    })?;
+    Ok(Some(logins))
 }
 
 /// Returns the change that stores these logins instead of the previous ones.

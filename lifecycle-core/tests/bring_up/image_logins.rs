@@ -1,6 +1,8 @@
 //! Tests that private images are pulled with the logins of the user's machine, which the manager
 //! receives with each `up`.
 
+use std::time::Duration;
+
 use lifecycle_core::bootstrap::{Outcome, UpOptions};
 use lifecycle_core::model::{ImageSource, ServiceName};
 use lifecycle_core::registry::{Credential, Registry as _};
@@ -78,15 +80,25 @@ async fn another_password_replaces_no_container() {
         assert_eq!(outcome.failures, []);
         assert_eq!(outcome.generation, first.generation);
         assert_eq!(stage.containers(), before, "{}", stage.world.transcript());
-        let node = &stage.declaration.manager.node;
-        let registry = stage.managers.registry(node).unwrap();
-        let stored = registry.credential("image-logins").await.unwrap();
-        let Some(Credential::Sealed(stored)) = stored else {
-            panic!("the logins are not stored: {stored:?}");
-        };
-        let stored: ImageLogins = serde_json::from_str(stored.expose()).unwrap();
-        assert_eq!(stored, logins);
+        assert_eq!(stored(&stage).await, logins);
     }
+    // A manager that starts again does not use the logins of the hand-over again.
+    stage.world.next_incarnation();
+    let api = stage.api().await;
+    while api.apply(&stage.declaration).await.is_err() {
+        tokio::time::sleep(Duration::from_secs(1)).await;
+    }
+    assert_eq!(stored(&stage).await, ImageLogins::new());
+}
+
+async fn stored(stage: &Stage) -> ImageLogins {
+    let node = &stage.declaration.manager.node;
+    let registry = stage.managers.registry(node).unwrap();
+    let stored = registry.credential("image-logins").await.unwrap();
+    let Some(Credential::Sealed(stored)) = stored else {
+        panic!("the logins are not stored: {stored:?}");
+    };
+    serde_json::from_str(stored.expose()).unwrap()
 }
 
 #[tokio::test(start_paused = true)]
@@ -100,7 +112,12 @@ async fn logins_are_neither_in_files_on_the_node_nor_in_events() {
     let mut texts = vec![events, stage.world.transcript()];
     let node = &stage.declaration.manager.node;
     let directory = lifecycle_core::bootstrap::handover_directory(stage.declaration.id);
-    for file in ["config.json", "credentials.json", "declaration.json"] {
+    for file in [
+        "config.json",
+        "credentials.json",
+        "declaration.json",
+        "image-logins",
+    ] {
         let (_, contents) = stage
             .world
             .file(node, &format!("{directory}/{file}"))

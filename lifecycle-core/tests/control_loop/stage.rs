@@ -13,7 +13,7 @@ use lifecycle_core::model::{
 use lifecycle_core::platform::{Declaration, ManagerEndpoint};
 use lifecycle_core::reconcile::{Backends, DriverOptions, Policy, Round};
 use lifecycle_core::registry::{EventPage, MemoryRegistry, Mirrors, Registry};
-use lifecycle_core::runtime::{ContainerState, ObservedContainer, Owner, Role};
+use lifecycle_core::runtime::{ContainerState, ImageLogins, ObservedContainer, Owner, Role};
 use lifecycle_core::secret::{PlatformKey, Sensitive, token_hash};
 use lifecycle_core::sim::{SimOptions, SimWorld};
 use tokio::task::JoinHandle;
@@ -361,6 +361,7 @@ fn idle_manager(
         authority: "the authority".into(),
         admin_token_hash: token_hash(&Sensitive::new(ADMIN)),
         read_token: Sensitive::new(READER),
+        image_logins: ImageLogins::new(),
         declaration: Some(declaration.clone()),
         holder: format!("manager {seed} of {}", world.clock().now()),
         lease: setup.lease,

@@ -19,7 +19,7 @@ use lifecycle_core::model::{
 use lifecycle_core::platform::{CloudSpec, Declaration, ManagerEndpoint, ManagerSpec};
 use lifecycle_core::reconcile::{Backends, DriverOptions, RecordedPlan, plan};
 use lifecycle_core::registry::MemoryRegistry;
-use lifecycle_core::runtime::Owner;
+use lifecycle_core::runtime::{ImageLogins, Owner};
 use lifecycle_core::secret::{PlatformKey, Sensitive, new_token, token_hash};
 use lifecycle_core::sim::SimWorld;
 use serde_json::Value;
@@ -127,6 +127,7 @@ impl Served {
             authority: "a certificate".into(),
             admin_token_hash: token_hash(&admin),
             read_token: read.clone(),
+            image_logins: ImageLogins::new(),
             declaration: Some(declaration.clone()),
             holder: "a test".into(),
             lease: Duration::from_secs(15),

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use super::{Gate, PlacedReplica, Planning};
+use super::{Blocked, Gate, PlacedReplica, Planning};
 use crate::model::{BuildSource, ImageSource, NodeName, Subject};
 use crate::reconcile::declared::{DeclaredService, listed_name};
 use crate::reconcile::step::{Action, Held, HeldBy, Reason, StepId};
@@ -279,7 +279,8 @@ impl<'a> Planning<'a> {
     fn set_image_gate(&mut self, node: &NodeName, image: String, gate: Gate) -> Gate {
         let gate = match gate {
             // Name only the image as the cause: the plan already shows what holds the image's step.
-            Gate::Blocked(blocked) if !matches!(blocked.by, HeldBy::Failed { .. }) => {
+            // A failure is named, because it becomes the reason why the replica failed.
+            Gate::Blocked(blocked) if !is_failure(&blocked) => {
                 let by = HeldBy::Image {
                     image: image.clone(),
                 };
@@ -290,5 +291,15 @@ impl<'a> Planning<'a> {
         let of_node = self.image_gates.entry(node.clone()).or_default();
         of_node.insert(image, gate.clone());
         gate
+    }
+}
+
+/// Returns whether the step that brings an image failed, and the round does not wait for another
+/// attempt.
+fn is_failure(blocked: &Blocked) -> bool {
+    match blocked.by {
+        HeldBy::Failed { .. } => true,
+        HeldBy::Backoff { .. } => blocked.settled,
+        _ => false,
     }
 }

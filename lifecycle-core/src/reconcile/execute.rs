@@ -318,9 +318,8 @@ impl Execution {
         let mut login = logins().await?;
         loop {
             let pull = handle.runtime.pull_image(image, login.as_ref());
-            let error = match pull.instrument(engine_call("pull_image", node)).await {
-                Ok(_) => return Ok(()),
-                Err(error) => error,
+            let Err(error) = pull.instrument(engine_call("pull_image", node)).await else {
+                return Ok(());
             };
             let now = match &error {
                 Error::Denied { .. } => logins().await?,

@@ -1,5 +1,6 @@
 //! Tests that private images are pulled with the logins of the user's machine, which the manager
 //! receives with each `up`.
+#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 use std::time::Duration;
 

@@ -315,13 +315,12 @@ impl Machine {
     pub(super) async fn release(&self, platform: PlatformId) -> Result<()> {
         let script = enrolment::release(platform);
         let shell = self.known().shell.clone();
-        let released = match shell {
+        let released = if let Some(shell) = shell {
             // The machine was not completely taken over.
-            Some(shell) => shell.run(&script, RELEASED_WITHIN).await,
-            None => {
-                let command = HostCommand::new(script).as_root().within(RELEASED_WITHIN);
-                self.access().await?.exec(command).await
-            }
+            shell.run(&script, RELEASED_WITHIN).await
+        } else {
+            let command = HostCommand::new(script).as_root().within(RELEASED_WITHIN);
+            self.access().await?.exec(command).await
         };
         released?.success(&format!("releasing {}", self.host()))?;
         // The account of the connection no longer exists.

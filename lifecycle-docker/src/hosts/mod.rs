@@ -132,14 +132,15 @@ impl Hosts {
         change: &NodeChange,
     ) -> Result<()> {
         match change {
-            NodeChange::Provision { .. } | NodeChange::Start { .. } => Ok(()),
-            NodeChange::Stop { node } => {
-                Err(Error::unsupported(format!("stopping node {node}"), NAME))
-            }
             NodeChange::Restart { boot_id, .. } if boot.as_ref() == Some(boot_id) => {
                 machine.reboot().await
             }
-            NodeChange::Restart { .. } => Ok(()),
+            NodeChange::Provision { .. }
+            | NodeChange::Start { .. }
+            | NodeChange::Restart { .. } => Ok(()),
+            NodeChange::Stop { node } => {
+                Err(Error::unsupported(format!("stopping node {node}"), NAME))
+            }
             NodeChange::Delete { .. } => machine.release(self.owner.id).await,
         }
     }

@@ -166,7 +166,7 @@ fn joined_network(
         );
         return NetworkMode::Platform;
     }
-    let known = declared.services.contains(&joined);
+    let known = declared.services.contains(joined);
     if let Some(name) = ServiceName::try_from(joined).ok().filter(|_| known) {
         report.warning(
             field.value_at(),
@@ -183,7 +183,7 @@ fn joined_network(
         &field.path,
         format!("the service `{joined}` is not declared"),
         joined,
-        declared.services.iter().copied(),
+        declared.services.iter(),
     );
     NetworkMode::Platform
 }

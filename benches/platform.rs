@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use chrono::{DateTime, TimeDelta, Utc};
 use lifecycle_core::Result;
-use lifecycle_core::cloud::{ObservedNode, Power, SshAddress};
+use lifecycle_core::cloud::{ObservedNode, OpenPorts, Power, SshAddress};
 use lifecycle_core::error::Error;
 use lifecycle_core::model::{
     Addresses, ContainerId, DependencyCondition, Generation, ImageSource, NodeName, NodeSpec,
@@ -151,6 +151,7 @@ fn view(name: &NodeName, number: u32, state: EngineState) -> NodeView {
             },
             boot_id: Some("1".into()),
             created: true,
+            open_ports: OpenPorts::default(),
         },
         readiness: state
             .containers

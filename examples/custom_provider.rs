@@ -9,7 +9,8 @@ use std::time::Duration;
 use async_trait::async_trait;
 use lifecycle_core::clock::{IdSource as _, RandomIds};
 use lifecycle_core::cloud::{
-    CloudCapabilities, NodeChange, ObservedNode, Power, SshAddress, Vm, VmApi, VmCloud, carry_out,
+    CloudCapabilities, Firewall, NodeChange, ObservedNode, OpenPorts, Power, SshAddress, Vm, VmApi,
+    VmCloud, carry_out,
 };
 use lifecycle_core::model::{Addresses, NodeSpec, PlatformId};
 use lifecycle_core::runtime::Owner;
@@ -42,6 +43,7 @@ impl Memory {
             ssh: SshAddress::new("admin"),
             boot_id: None,
             created: platform.is_some(),
+            open_ports: OpenPorts::default(),
         };
         let vm = Vm { platform, node };
         self.vms().insert(id.to_string(), vm.clone());
@@ -76,6 +78,7 @@ impl VmApi for Memory {
             knows_host_keys: false,
             fences: true,
             adopts: true,
+            firewall: Firewall::Absent,
         }
     }
 

@@ -56,7 +56,7 @@ async fn main() -> Result<()> {
 mod tests {
     use lifecycle_core::Error;
     use lifecycle_core::api::wire::NodeV1;
-    use lifecycle_core::cloud::{ObservedNode, Power, SshAddress};
+    use lifecycle_core::cloud::{ObservedNode, OpenPorts, Power, SshAddress};
     use lifecycle_core::mock::{MockCloudProvider, MockManagerApi};
     use lifecycle_core::model::Addresses;
 
@@ -75,6 +75,7 @@ mod tests {
             ssh: SshAddress::new("admin"),
             boot_id: None,
             created: true,
+            open_ports: OpenPorts::default(),
         }
     }
 

@@ -18,6 +18,7 @@ mod network;
 mod options;
 mod preflight;
 mod provider;
+mod public_ports;
 #[cfg(feature = "simulator")]
 pub mod simulator;
 mod tags;

@@ -2,9 +2,10 @@
 //! that allows only SSH from outside, and a network. These resources are created before the first
 //! node and removed after the last node.
 
+use std::collections::BTreeSet;
 use std::time::Duration;
 
-use lifecycle_core::model::NodeName;
+use lifecycle_core::model::{NodeName, PublicPorts};
 use lifecycle_core::{Error, Result};
 use serde_json::{Value, json};
 use tokio::sync::Mutex;
@@ -12,6 +13,7 @@ use tokio::sync::Mutex;
 use crate::alternative::Tried;
 use crate::arm::Client;
 use crate::options::AzureOptions;
+use crate::public_ports::{Location, RuleChange, SecurityGroups};
 use crate::tags::{self, Tags};
 
 /// The API versions of the requests for resource groups and for network resources.
@@ -38,6 +40,8 @@ pub(crate) struct Shared {
     /// Locked while the network's tags are changed: Azure replaces all tags at once, so concurrent
     /// changes would overwrite each other.
     notes: Mutex<()>,
+    /// Locked while rules of security groups are changed.
+    rules: Mutex<()>,
 }
 
 impl Shared {
@@ -47,6 +51,7 @@ impl Shared {
             options,
             there: Mutex::default(),
             notes: Mutex::default(),
+            rules: Mutex::default(),
         }
     }
 
@@ -171,11 +176,83 @@ impl Shared {
         in_time(path, make).await
     }
 
+    /// Lists the security groups of the subscription with their rules, in one request.
+    pub(crate) async fn security_groups(&self) -> Result<SecurityGroups> {
+        let AzureOptions { subscription, .. } = &self.options;
+        let path = format!(
+            "/subscriptions/{subscription}/providers/Microsoft.Network/networkSecurityGroups"
+        );
+        let groups = self.client.list(&path, NETWORK).await?;
+        Ok(SecurityGroups::read(&groups))
+    }
+
+    /// Opens exactly these ports of a node. `nodes` returns the nodes that exist; it is called only
+    /// if rules of other nodes may have to be removed.
+    pub(crate) async fn open_ports(
+        &self,
+        node: &NodeName,
+        location: &Location,
+        ports: &PublicPorts,
+        nodes: impl AsyncFnOnce() -> Result<BTreeSet<NodeName>>,
+    ) -> Result<()> {
+        // New rules need free priorities, so only one change at a time may choose them.
+        let _held = self.rules.lock().await;
+        let groups = self.security_groups().await?;
+        let owner = &self.options.owner;
+        let mut changes = groups.changes(owner, node, location, ports)?;
+        let own = BTreeSet::from([node.clone()]);
+        if !groups.closing_all_except(owner, &own).is_empty() {
+            let mut kept = nodes().await?;
+            kept.insert(node.clone());
+            changes.splice(0..0, groups.closing_all_except(owner, &kept));
+        }
+        self.change_rules(changes).await
+    }
+
+    /// Closes all ports that the platform has opened for a node or, for `None`, for any node.
+    pub(crate) async fn close_ports(&self, node: Option<&NodeName>) -> Result<()> {
+        let _held = self.rules.lock().await;
+        let groups = self.security_groups().await?;
+        let owner = &self.options.owner;
+        let changes = match node {
+            Some(node) => groups.closing_node(owner, node),
+            None => groups.closing_all_except(owner, &BTreeSet::new()),
+        };
+        self.change_rules(changes).await
+    }
+
+    /// Changes rules one after the other: Azure rejects concurrent changes of a group.
+    async fn change_rules(&self, changes: Vec<RuleChange>) -> Result<()> {
+        for change in changes {
+            match change {
+                RuleChange::Put { path, body } => {
+                    let put = async {
+                        let mut rule = self.client.put(&path, NETWORK, &body).await?;
+                        while !is_ready(&path, &rule)? {
+                            tokio::time::sleep(self.options.poll_every).await;
+                            let found = self.client.get(&path, NETWORK).await?;
+                            rule = found.ok_or_else(|| Error::not_found(path.clone()))?;
+                        }
+                        Ok(())
+                    };
+                    in_time(&path, put).await?;
+                }
+                RuleChange::Delete { path } => {
+                    self.client.delete(&path, NETWORK).await?;
+                    self.gone(&path, NETWORK).await?;
+                }
+            }
+        }
+        Ok(())
+    }
+
     /// Removes the platform's shared resources if nothing uses them. If the platform's group
     /// contains foreign resources, keeps these resources and the group.
     pub(crate) async fn remove(&self) -> Result<()> {
         let mut there = self.there.lock().await;
         *there = false;
+        // An existing security group is kept, but without rules of the platform.
+        self.close_ports(None).await?;
         for path in [self.virtual_network(), self.security_group()] {
             self.remove_one(&path, NETWORK).await?;
         }
@@ -238,6 +315,11 @@ impl Shared {
             return Ok(());
         }
         self.client.delete(path, version).await?;
+        self.gone(path, version).await
+    }
+
+    /// Waits until a resource no longer exists.
+    async fn gone(&self, path: &str, version: &str) -> Result<()> {
         let poll = async {
             while self.client.get(path, version).await?.is_some() {
                 tokio::time::sleep(self.options.poll_every).await;

@@ -20,10 +20,10 @@ use async_trait::async_trait;
 use chrono::{DateTime, TimeDelta, Utc};
 use lifecycle_core::clock::{Clock as _, SystemClock};
 use lifecycle_core::cloud::{
-    CloudCapabilities, CloudOperation, CloudProgress, CloudProvider, Fenced, NodeChange,
+    CloudCapabilities, CloudOperation, CloudProgress, CloudProvider, Fenced, Firewall, NodeChange,
     ObservedNode, Power, PreflightReport,
 };
-use lifecycle_core::model::{NodeName, NodeSpec};
+use lifecycle_core::model::{NodeName, NodeSpec, PublicPorts};
 use lifecycle_core::{Error, Result};
 use serde::{Deserialize, Serialize};
 
@@ -54,8 +54,11 @@ const LONGEST_WAIT: Duration = Duration::from_mins(5);
 ///   not detected.
 /// - If the declaration of an existing node changes, the node keeps its size and its zone, and the
 ///   manager's identity is neither added nor removed.
-/// - The shared network is never changed: a changed `ssh_from` applies only to networks that are
-///   created later.
+/// - The shared network is never changed, except for the rules of public ports: a changed
+///   `ssh_from` applies only to networks that are created later.
+/// - A port counts as open if the platform's own rules open it, even if another rule denies the
+///   traffic. If a VM was deleted by others, its rules are removed when the ports of another node
+///   change, or with the platform.
 ///
 /// # Errors
 /// Returns [`Error::Conflict`] if a VM has a node's name but not this platform's id.
@@ -151,6 +154,7 @@ impl CloudProvider for Azure {
             knows_host_keys: true,
             fences: true,
             adopts: true,
+            firewall: Firewall::Managed,
         }
     }
 
@@ -166,8 +170,9 @@ impl CloudProvider for Azure {
         let Some(vm) = self.vm(node).await? else {
             return Ok(None);
         };
-        let addresses = self.addresses(&vm).await?;
-        Ok(self.observed(&vm, addresses))
+        let read = async { tokio::try_join!(self.addresses(&vm), self.shared.security_groups()) };
+        let ((addresses, location), groups) = read.await?;
+        Ok(self.observed(&vm, addresses, location.as_ref(), &groups))
     }
 
     async fn adopt(&self, node: &NodeName) -> Result<ObservedNode> {
@@ -229,6 +234,26 @@ impl CloudProvider for Azure {
         tokio::time::timeout(FENCE, self.power_off(node))
             .await
             .unwrap_or_else(|_| Err(Error::timed_out(format!("fencing VM {node}"), FENCE)))
+    }
+
+    async fn set_public_ports(&self, node: &NodeName, ports: &PublicPorts) -> Result<()> {
+        let absent = || Error::not_found(format!("node {node}"));
+        let vm = self.vm(node).await?.ok_or_else(absent)?;
+        if !vm.tags.are_of(&self.options.owner) {
+            return Err(absent());
+        }
+        let (_, location) = self.addresses(&vm).await?;
+        let location = location.ok_or_else(|| {
+            Error::interrupted(
+                format!("opening ports of node {node}"),
+                Some("the VM has no network interface yet".into()),
+            )
+        })?;
+        let nodes = async || {
+            let nodes = self.nodes().await?;
+            Ok(nodes.into_iter().map(|node| node.name).collect())
+        };
+        self.shared.open_ports(node, &location, ports, nodes).await
     }
 
     async fn delete_shared(&self) -> Result<()> {

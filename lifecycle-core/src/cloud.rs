@@ -11,8 +11,8 @@ use async_trait::async_trait;
 use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
 
-use crate::error::Result;
-use crate::model::{Addresses, NodeName, NodeSpec};
+use crate::error::{Error, Result};
+use crate::model::{Addresses, NodeName, NodeSpec, PublicPort, PublicPorts};
 
 pub use deadlines::{CloudDeadlines, ProgressListener};
 pub use vm_api::{Vm, VmApi};
@@ -39,6 +39,49 @@ pub struct CloudCapabilities {
     pub fences: bool,
     /// Whether [`CloudProvider::adopt`] is supported.
     pub adopts: bool,
+    /// What blocks traffic from outside to the nodes.
+    pub firewall: Firewall,
+}
+
+/// What blocks traffic to the nodes from outside their network.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Firewall {
+    /// A firewall of the cloud, in which [`CloudProvider::set_public_ports`] opens ports.
+    Managed,
+    /// Nothing: a published port is reachable by everyone who can reach the node's address.
+    Absent,
+    /// Unknown to the provider, which can neither observe nor change it.
+    External,
+}
+
+/// The ports of a node that the cloud's firewall opens for this platform. Empty unless the firewall
+/// is [`Firewall::Managed`].
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct OpenPorts {
+    /// The ports that are reachable from everywhere, unless a rule of somebody else denies it.
+    #[serde(default, skip_serializing_if = "PublicPorts::is_empty")]
+    pub open: PublicPorts,
+    /// The ports that have some, but not all of the rules that they need, and the ports of rules
+    /// that are no longer correct, for example because the node's address has changed.
+    #[serde(default, skip_serializing_if = "PublicPorts::is_empty")]
+    pub partly: PublicPorts,
+}
+
+impl OpenPorts {
+    fn is_empty(&self) -> bool {
+        self.open.is_empty() && self.partly.is_empty()
+    }
+
+    /// Returns whether exactly these ports are open.
+    pub fn are(&self, ports: &PublicPorts) -> bool {
+        self.open == *ports && self.partly.is_empty()
+    }
+
+    /// Returns whether a port may be reachable from outside.
+    pub fn may_contain(&self, port: &PublicPort) -> bool {
+        self.open.0.contains(port) || self.partly.0.contains(port)
+    }
 }
 
 /// The power state of a node.
@@ -89,6 +132,9 @@ pub struct ObservedNode {
     pub boot_id: Option<String>,
     /// Whether this platform created the node. Only such a node may be deleted.
     pub created: bool,
+    /// The ports that the cloud's firewall opens for this platform.
+    #[serde(default, skip_serializing_if = "OpenPorts::is_empty")]
+    pub open_ports: OpenPorts,
 }
 
 /// A change to a node.
@@ -260,6 +306,24 @@ pub trait CloudProvider: Debug + Send + Sync + 'static {
     /// Stops the node in any state, and returns when the cloud confirms that it is not running.
     async fn fence(&self, node: &NodeName) -> Result<Fenced>;
 
+    /// Makes exactly these ports of a node of this platform reachable from outside, and closes all
+    /// other ports that this platform has opened. The call changes neither ports that others have
+    /// opened nor those of other nodes, except that it may close ports of nodes that no longer
+    /// exist. Returns when the change is complete; `list` and `get` then return the ports as
+    /// [`ObservedNode::open_ports`]. An interrupted call is completed by repeating it.
+    ///
+    /// `Delete` closes all ports of the node, also when it releases an adopted machine.
+    ///
+    /// Returns `Unsupported` unless the firewall is [`Firewall::Managed`], and `NotFound` if the
+    /// platform has no such node.
+    async fn set_public_ports(&self, node: &NodeName, ports: &PublicPorts) -> Result<()> {
+        let _ = ports;
+        Err(Error::Unsupported {
+            what: format!("opening ports of node {node}"),
+            backend: self.capabilities().name.into(),
+        })
+    }
+
     /// Deletes the resources that the platform's nodes share (a network, a resource group). Fails
     /// with `Conflict` while a node that the platform created exists. Succeeds if there are no such
     /// resources.
@@ -306,7 +370,6 @@ mod tests {
     use std::sync::Mutex;
 
     use super::*;
-    use crate::error::Error;
 
     /// Answers polls with prepared results, in order.
     #[derive(Debug)]
@@ -322,6 +385,7 @@ mod tests {
                 knows_host_keys: false,
                 fences: false,
                 adopts: false,
+                firewall: Firewall::Absent,
             }
         }
         async fn preflight(&self, _: &[NodeSpec]) -> Result<PreflightReport> {

@@ -17,7 +17,7 @@ use crate::cloud::{
 };
 use crate::error::Result;
 use crate::manager::Conversation;
-use crate::model::{NodeName, NodeSpec};
+use crate::model::{NodeName, NodeSpec, PublicPorts};
 use crate::model::{OperationId, RolloutRequest, ServiceName};
 use crate::platform::Declaration;
 use crate::reconcile::{Plan, RecordedPlan};
@@ -71,6 +71,7 @@ mockall::mock! {
         async fn begin(&self, change: NodeChange) -> Result<CloudOperation>;
         async fn poll(&self, operation: &CloudOperation) -> Result<CloudProgress>;
         async fn fence(&self, node: &NodeName) -> Result<Fenced>;
+        async fn set_public_ports(&self, node: &NodeName, ports: &PublicPorts) -> Result<()>;
         async fn delete_shared(&self) -> Result<()>;
     }
 }

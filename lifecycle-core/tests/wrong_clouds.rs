@@ -8,8 +8,8 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use lifecycle_core::cloud::{
-    CloudCapabilities, CloudOperation, CloudProgress, CloudProvider, Fenced, NodeChange,
-    ObservedNode, Power, PreflightReport, SshAddress, Vm, VmApi, VmCloud,
+    CloudCapabilities, CloudOperation, CloudProgress, CloudProvider, Fenced, Firewall, NodeChange,
+    ObservedNode, OpenPorts, Power, PreflightReport, SshAddress, Vm, VmApi, VmCloud,
 };
 use lifecycle_core::conformance::cloud::{self, CloudBench};
 use lifecycle_core::model::{Addresses, NodeName, NodeSpec, PlatformId, PlatformName};
@@ -79,6 +79,7 @@ impl Account {
                 },
                 boot_id: (power == Power::Running).then(|| format!("{id} boot")),
                 created: platform.is_some(),
+                open_ports: OpenPorts::default(),
             },
         });
         id
@@ -124,6 +125,7 @@ impl VmApi for Calls {
             knows_host_keys: false,
             fences: true,
             adopts: true,
+            firewall: Firewall::Absent,
         }
     }
 

@@ -166,7 +166,7 @@ impl NodeConnector for SshConnector {
 
 #[cfg(test)]
 mod tests {
-    use lifecycle_core::cloud::{Power, SshAddress};
+    use lifecycle_core::cloud::{OpenPorts, Power, SshAddress};
     use lifecycle_core::model::{Addresses, PlatformName};
     use lifecycle_core::secret::Sensitive;
 
@@ -199,6 +199,7 @@ mod tests {
             },
             boot_id: Some(boot_id.into()),
             created: true,
+            open_ports: OpenPorts::default(),
         }
     }
 

@@ -11,7 +11,7 @@ use fixture::{BASE, SHELL, SOCKET, TestHost, context, instance, owner, shell_ima
 use futures_util::future::join_all;
 use futures_util::{StreamExt, TryStreamExt};
 use lifecycle_core::Error;
-use lifecycle_core::cloud::{ObservedNode, Power, SshAddress};
+use lifecycle_core::cloud::{ObservedNode, OpenPorts, Power, SshAddress};
 use lifecycle_core::host::{Account, HostPreparer, NodeConnector};
 use lifecycle_core::model::{Addresses, NodeName, Protocol, PublishedPort};
 use lifecycle_core::runtime::{
@@ -255,6 +255,7 @@ async fn prepares_a_bare_host_once_and_connects() {
         },
         boot_id: Some("first".into()),
         created: true,
+        open_ports: OpenPorts::default(),
     };
     let owner = owner();
     let connector = SshConnector::new(

@@ -13,7 +13,7 @@ use futures_util::future::join_all;
 use futures_util::{StreamExt, TryStreamExt};
 use lifecycle_core::Error;
 use lifecycle_core::cloud::{
-    CloudProvider, NodeChange, ObservedNode, Power, SshAddress, carry_out,
+    CloudProvider, NodeChange, ObservedNode, OpenPorts, Power, SshAddress, carry_out,
 };
 use lifecycle_core::host::{ForwardTarget, HostCommand, HostFile, NodeConnector};
 use lifecycle_core::model::{Addresses, NodeName, NodeSpec};
@@ -75,6 +75,7 @@ fn node(name: &str, machine: &TestHost) -> ObservedNode {
         },
         boot_id: Some("first".into()),
         created: true,
+        open_ports: OpenPorts::default(),
     }
 }
 

@@ -18,7 +18,7 @@ use std::time::Duration;
 
 use fixture::{SHELL, SOCKET, TestHost, instance, owner, shell_image};
 use futures_util::{StreamExt, TryStreamExt, stream};
-use lifecycle_core::cloud::{ObservedNode, Power, SshAddress};
+use lifecycle_core::cloud::{ObservedNode, OpenPorts, Power, SshAddress};
 use lifecycle_core::host::NodeConnector;
 use lifecycle_core::model::{Addresses, NodeName};
 use lifecycle_core::runtime::{ContainerRuntime, ExecCommand, Owner};
@@ -130,6 +130,7 @@ fn node(machine: &TestHost, boot: usize) -> ObservedNode {
         },
         boot_id: Some(boot.to_string()),
         created: true,
+        open_ports: OpenPorts::default(),
     }
 }
 

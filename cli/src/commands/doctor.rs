@@ -259,7 +259,7 @@ fn of_report(report: PreflightReport) -> Vec<Finding> {
         None => "all nodes can be created".to_owned(),
     };
     let warnings = report.remarks.into_iter().map(|remark| {
-        let hint = "to avoid this, list another size first";
+        let hint = "to avoid this, change the declaration";
         Finding::new(Health::Warning, "declaration", remark, hint)
     });
     std::iter::once(Finding::ok("declaration", summary))

@@ -136,11 +136,33 @@ pub(crate) fn tables(nodes: &[NodeV1], services: &[ServiceV1], width: Option<usi
         }
     }
     let mut text = format!("{nodes}\n\n{}", table.text(width));
+    if let Some(public) = public_table(services) {
+        text = format!("{text}\n\n{}", public.text(width));
+    }
     if !whys.is_empty() {
         let whys = whys.iter().map(|why| paint(Tone::Caution, why));
         text = format!("{text}\n\n{}", whys.collect::<Vec<_>>().join("\n"));
     }
     text
+}
+
+/// Returns a table of the addresses at which services are reachable from outside, if there are any.
+fn public_table(services: &[ServiceV1]) -> Option<Table> {
+    let mut public = services
+        .iter()
+        .flat_map(|service| service.public.iter().map(move |one| (service, one)))
+        .peekable();
+    public.peek()?;
+    let mut table = Table::of(&["SERVICE", "PUBLIC ADDRESS", "NODE"]);
+    for (service, address) in public {
+        let cells = vec![
+            service.name.to_string(),
+            address.to_string(),
+            address.node.to_string(),
+        ];
+        table.row("ready", cells);
+    }
+    Some(table)
 }
 
 /// Returns a line for each service that is being rolled out.
@@ -207,6 +229,7 @@ fn wide_tables(nodes: &[NodeV1], services: &[ServiceV1]) -> String {
         }
     }
     let mut parts = vec![nodes, table.text(None)];
+    parts.extend(public_table(services).map(|table| table.text(None)));
     parts.extend(rollouts(services));
     parts.join("\n\n")
 }

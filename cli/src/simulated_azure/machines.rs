@@ -5,10 +5,12 @@
 
 use std::collections::BTreeMap;
 use std::net::{Ipv4Addr, SocketAddrV4};
+use std::ops::RangeInclusive;
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Duration;
 
+use async_trait::async_trait;
 use lifecycle_azure::simulator::{HostClouds, HostPlacement, HostRequest, HostSubnet};
 use lifecycle_core::clock::{IdSource as _, RandomIds};
 use lifecycle_core::cloud::{CloudProvider, NodeChange, carry_out};
@@ -171,6 +173,7 @@ fn owner(id: PlatformId) -> Result<Owner> {
     Ok(Owner { id, name })
 }
 
+#[async_trait]
 impl HostClouds for LocalMachines {
     fn placement(&self, request: &HostRequest) -> Result<HostPlacement> {
         let subnet = request.subnet.as_ref().ok_or_else(|| {
@@ -203,5 +206,18 @@ impl HostClouds for LocalMachines {
     /// subnet, so it uses the machine's private address.
     fn public_address(&self, private: Ipv4Addr) -> Option<Ipv4Addr> {
         Some(private)
+    }
+
+    async fn set_inbound(&self, vm: &str, ports: &[RangeInclusive<u16>]) -> Result<()> {
+        let found = self
+            .assignments()
+            .machines
+            .iter()
+            .find(|(_, machine)| *machine == vm)
+            .map(|((id, node), _)| (*id, node.clone()));
+        let (id, node) =
+            found.ok_or_else(|| Error::not_found(format!("the machine of VM {vm}")))?;
+        let nodes = self.nodes(owner(id)?, FirstBoot::new("nobody", "nobody"), None)?;
+        nodes.set_inbound(&node, ports).await
     }
 }

@@ -10,6 +10,7 @@ use serde_json::Value;
 
 use super::Azure;
 use crate::network::NETWORK;
+use crate::public_ports::{Location, SecurityGroups};
 use crate::tags;
 use crate::vm::{self, Vm};
 
@@ -23,8 +24,8 @@ impl Azure {
         if vms.is_empty() {
             return Ok(Vec::new());
         }
-        // List the interfaces and addresses of the whole subscription in two requests, regardless
-        // of the number of nodes.
+        // List the interfaces, addresses, and security groups of the whole subscription in three
+        // requests, regardless of the number of nodes.
         let of_network = |kind: &str| {
             let subscription = &self.options.subscription;
             format!("/subscriptions/{subscription}/providers/Microsoft.Network/{kind}")
@@ -33,9 +34,10 @@ impl Azure {
             of_network("networkInterfaces"),
             of_network("publicIPAddresses"),
         );
-        let (interfaces, publics) = tokio::try_join!(
+        let (interfaces, publics, groups) = tokio::try_join!(
             self.client.list(&interfaces, NETWORK),
             self.client.list(&publics, NETWORK),
+            self.shared.security_groups(),
         )?;
         let by_id = |all: Vec<Value>| -> HashMap<String, Value> {
             let keyed = |one: Value| Some((one.get("id")?.as_str()?.to_lowercase(), one));
@@ -43,23 +45,26 @@ impl Azure {
         };
         let (interfaces, publics) = (by_id(interfaces), by_id(publics));
         let addresses = |vm: &Vm| {
-            let interface = vm.interface.as_ref()?;
-            let (private, public) = vm::addresses(interfaces.get(&interface.to_lowercase())?);
+            let interface = interfaces.get(&vm.interface.as_ref()?.to_lowercase())?;
+            let (private, public) = vm::addresses(interface);
             let public = match public {
                 Some(path) => public_address(publics.get(&path.to_lowercase())?),
                 None => None,
             };
-            Some(Addresses { private, public })
+            Some((
+                Addresses { private, public },
+                Location::of(interface, private),
+            ))
         };
         let mut nodes = Vec::with_capacity(vms.len());
         for vm in &vms {
-            let addresses = match addresses(vm) {
-                Some(addresses) => addresses,
+            let (addresses, location) = match addresses(vm) {
+                Some(found) => found,
                 // The lists may be too old to contain the interface or address of a new VM. Read
                 // these resources again.
                 None => self.addresses(vm).await?,
             };
-            let node = self.observed(vm, addresses);
+            let node = self.observed(vm, addresses, location.as_ref(), &groups);
             nodes.push(node.ok_or_else(|| {
                 Error::corrupt(
                     format!("VM {} of this platform", vm.id),
@@ -74,11 +79,20 @@ impl Azure {
         Ok(nodes)
     }
 
-    pub(super) fn observed(&self, vm: &Vm, addresses: Addresses) -> Option<ObservedNode> {
+    pub(super) fn observed(
+        &self,
+        vm: &Vm,
+        addresses: Addresses,
+        location: Option<&Location>,
+        groups: &SecurityGroups,
+    ) -> Option<ObservedNode> {
+        let name = vm.node()?;
+        let owner = &self.options.owner;
         let host_key = vm.tags.get(tags::HOST_KEY).map(str::to_owned);
         let account = vm.tags.get(tags::ACCOUNT).or(vm.account.as_deref());
         Some(ObservedNode {
-            name: vm.node()?,
+            open_ports: groups.open_ports(owner, &name, location),
+            name,
             provider_id: vm.unique_id.clone(),
             power: vm.power(),
             addresses,
@@ -92,22 +106,24 @@ impl Azure {
         })
     }
 
-    pub(super) async fn addresses(&self, vm: &Vm) -> Result<Addresses> {
+    /// Reads a VM's addresses, and what determines the rules that apply to the VM.
+    pub(super) async fn addresses(&self, vm: &Vm) -> Result<(Addresses, Option<Location>)> {
         let Some(interface) = &vm.interface else {
-            return Ok(Addresses::default());
+            return Ok(Default::default());
         };
         let Some(interface) = self.client.get(interface, NETWORK).await? else {
-            return Ok(Addresses::default());
+            return Ok(Default::default());
         };
         let (private, public) = vm::addresses(&interface);
         let public = match public {
             Some(path) => self.client.get(&path, NETWORK).await?,
             None => None,
         };
-        Ok(Addresses {
+        let addresses = Addresses {
             private,
             public: public.as_ref().and_then(public_address),
-        })
+        };
+        Ok((addresses, Location::of(&interface, private)))
     }
 }
 

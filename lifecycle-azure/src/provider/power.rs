@@ -66,7 +66,10 @@ impl Azure {
 
     /// Starts the deletion of a VM that this program created. Releases any other VM.
     pub(super) async fn begin_delete(&self, node: &NodeName) -> Result<Token> {
-        let Some(vm) = self.owned(node).await? else {
+        let vm = self.owned(node).await?;
+        // Close the node's ports first: another VM may get its address.
+        self.shared.close_ports(Some(node)).await?;
+        let Some(vm) = vm else {
             self.shared.note_tried(node, &Tried::default()).await?;
             return Ok(Token::Nothing);
         };

@@ -25,6 +25,8 @@ pub(crate) struct Parts {
     pub(crate) tokens: Arc<Tokens>,
     pub(crate) budgets: Budgets,
     pub(crate) hosts: Arc<dyn HostBackend>,
+    /// Locked while the open ports of hosts are changed.
+    pub(crate) inbound: tokio::sync::Mutex<()>,
     /// The tasks that run operations.
     pub(crate) tasks: TaskTracker,
     /// Cancels all tasks.

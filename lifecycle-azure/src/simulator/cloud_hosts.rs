@@ -4,6 +4,7 @@
 use std::collections::BTreeMap;
 use std::fmt;
 use std::net::Ipv4Addr;
+use std::ops::RangeInclusive;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -19,6 +20,7 @@ const LIMIT: Duration = Duration::from_mins(30);
 
 /// Chooses the cloud for each host. Hosts differ in their accounts and first boots, so each host
 /// may need a different provider.
+#[async_trait]
 pub trait HostClouds: fmt::Debug + Send + Sync + 'static {
     /// Returns the cloud and the node for a host. Must always return the same placement for the
     /// same request.
@@ -30,6 +32,13 @@ pub trait HostClouds: fmt::Debug + Send + Sync + 'static {
     /// Returns the address at which a host can be reached from outside its network. `private` is
     /// the host's private address.
     fn public_address(&self, private: Ipv4Addr) -> Option<Ipv4Addr>;
+
+    /// Opens exactly these TCP ports of a VM's host to traffic from outside its network, also after
+    /// a restart of the host. The first ports are part of the request that creates the host.
+    ///
+    /// # Errors
+    /// Returns an error if the host's firewall cannot be changed.
+    async fn set_inbound(&self, vm: &str, ports: &[RangeInclusive<u16>]) -> Result<()>;
 }
 
 /// The cloud of a host, and the host's node in that cloud.
@@ -88,6 +97,10 @@ impl CloudHosts {
                 let placement = self.placement(&vm)?;
                 let node = placement.node.name.clone();
                 carry_out(placement.cloud.as_ref(), NodeChange::Stop { node }, LIMIT).await
+            }
+            HostChange::SetInbound { vm, ports } => {
+                self.placement(&vm)?;
+                self.clouds.set_inbound(&vm, &ports).await
             }
             HostChange::Delete { vm } => self.delete(&vm).await,
         }

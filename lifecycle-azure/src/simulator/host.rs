@@ -59,6 +59,12 @@ pub enum HostChange {
     },
     /// Stop the host and release its resources.
     Deallocate { vm: String },
+    /// Open exactly these TCP ports of the host to traffic from outside, as in
+    /// [`HostRequest::inbound_ports`]. The ports also stay open when the host restarts.
+    SetInbound {
+        vm: String,
+        ports: Vec<RangeInclusive<u16>>,
+    },
     /// Delete the host.
     Delete { vm: String },
 }

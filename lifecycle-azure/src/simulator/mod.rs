@@ -111,6 +111,7 @@ impl AzureSimulator {
             tokens,
             budgets: arm::budget::Budgets::default(),
             hosts,
+            inbound: tokio::sync::Mutex::default(),
             tasks: TaskTracker::new(),
             stop: CancellationToken::new(),
             state: Mutex::default(),

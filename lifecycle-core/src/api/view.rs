@@ -1,16 +1,17 @@
 //! Creates the API's responses from the registry's snapshot and the control loop's latest round,
 //! without I/O.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use super::wire::{
     AddressesV1, DockerV1, EndpointV1, InstanceStateV1, InstanceV1, ManagerV1, NodeStateV1, NodeV1,
-    OperationStateV1, OperationV1, PlatformState, PlatformV1, ProgressV1, ServiceV1, WaitV1,
+    OperationStateV1, OperationV1, PlatformState, PlatformV1, ProgressV1, PublicAddressV1,
+    ServiceV1, WaitV1,
 };
 use crate::cloud::Power;
 use crate::model::{
     InstanceId, InstanceRecord, InstanceState, NodeName, Operation, OperationState, PlatformId,
-    PlatformName, Replica,
+    PlatformName, Replica, ServiceSpec,
 };
 use crate::reconcile::{HeldBy, Plan, Round};
 use crate::registry::Snapshot;
@@ -133,12 +134,55 @@ pub fn services(snapshot: &Snapshot, round: &Round) -> Vec<ServiceV1> {
                         replica: Replica(n),
                     };
                     let record = records.get(&id).copied();
-                    instance(&id, record, round)
+                    let mut instance = instance(&id, record, round);
+                    if instance.why.is_none() {
+                        instance.why = closed_ports(snapshot, service, &instance, round);
+                    }
+                    instance
                 })
                 .collect(),
             rollout: round.plan.rollouts.get(&service.name).cloned(),
+            public: public_addresses(snapshot, service),
         })
         .collect()
+}
+
+/// Returns the open ports of a public service, on the nodes that run a replica and have a public
+/// address.
+fn public_addresses(snapshot: &Snapshot, service: &ServiceSpec) -> Vec<PublicAddressV1> {
+    let instances = snapshot.instances.values();
+    let of_service = instances.filter(|record| record.id.service == service.name);
+    let nodes: BTreeSet<&NodeName> = of_service.map(|record| &record.node).collect();
+    let machines = nodes
+        .into_iter()
+        .filter_map(|node| snapshot.nodes.get(node)?.observed.as_ref());
+    let addresses = machines.flat_map(|machine| {
+        let ip = machine.addresses.public;
+        let ports = service.public_ports();
+        let open = ports.filter(|port| machine.open_ports.open.0.contains(port));
+        open.filter_map(move |port| Some(PublicAddressV1::new(machine.name.clone(), ip?, port)))
+    });
+    addresses.collect()
+}
+
+/// Returns why the ports of a public service are not open on the node of a replica that is up, if
+/// opening them has failed.
+fn closed_ports(
+    snapshot: &Snapshot,
+    service: &ServiceSpec,
+    instance: &InstanceV1,
+    round: &Round,
+) -> Option<String> {
+    let node = instance.node.as_ref()?;
+    let machine = snapshot.nodes.get(node)?.observed.as_ref()?;
+    let mut ports = service.public_ports();
+    let port = ports.find(|port| !machine.open_ports.open.0.contains(port))?;
+    round.plan.held.iter().find_map(|held| match &held.by {
+        HeldBy::Backoff { step, why, .. } if step.opens_ports() && step.node() == node => Some(
+            format!("its port {port} is not reachable from outside: {why}"),
+        ),
+        _ => None,
+    })
 }
 
 fn instance(id: &InstanceId, record: Option<&InstanceRecord>, round: &Round) -> InstanceV1 {

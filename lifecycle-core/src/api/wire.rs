@@ -3,7 +3,7 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 
 use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
@@ -11,8 +11,8 @@ use uuid::Uuid;
 
 use crate::manager::{InstanceOutput, Output};
 use crate::model::{
-    Endpoint, Event, InstanceId, InstanceState, NodeName, OperationId, Protocol, ServiceClass,
-    ServiceName,
+    Endpoint, Event, InstanceId, InstanceState, NodeName, OperationId, Protocol, PublicPort,
+    ServiceClass, ServiceName,
 };
 use crate::reconcile::{Plan, RolloutProgress, RunningStep};
 use crate::runtime::LogLine;
@@ -150,6 +150,46 @@ pub struct ServiceV1 {
     /// The progress of the service's rollout; absent if all replicas run as declared.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub rollout: Option<RolloutProgress>,
+    /// The addresses at which a public service is reachable from outside.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub public: Vec<PublicAddressV1>,
+}
+
+/// An address at which a service is reachable from outside the platform's network.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+#[non_exhaustive]
+pub struct PublicAddressV1 {
+    /// The node, which runs a replica of the service.
+    pub node: NodeName,
+    /// The node's public address.
+    pub ip: IpAddr,
+    /// The port.
+    pub port: u16,
+    /// The transport protocol.
+    pub protocol: Protocol,
+}
+
+impl PublicAddressV1 {
+    /// Creates the address of a node's port.
+    pub fn new(node: NodeName, ip: IpAddr, port: PublicPort) -> Self {
+        Self {
+            node,
+            ip,
+            port: port.port,
+            protocol: port.protocol,
+        }
+    }
+}
+
+impl fmt::Display for PublicAddressV1 {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let address = SocketAddr::new(self.ip, self.port);
+        match self.protocol {
+            Protocol::Tcp => write!(f, "{address}"),
+            protocol @ Protocol::Udp => write!(f, "{address}/{protocol}"),
+        }
+    }
 }
 
 /// A replica of a service.
@@ -231,6 +271,7 @@ impl ServiceV1 {
             class,
             instances,
             rollout: None,
+            public: Vec::new(),
         }
     }
 }

@@ -187,7 +187,8 @@ mod tests {
     };
     use crate::clock::{Clock, IdSource, RandomIds, SystemClock};
     use crate::cloud::{
-        CloudCapabilities, CloudOperation, CloudProgress, Fenced, PreflightReport, SshAddress,
+        CloudCapabilities, CloudOperation, CloudProgress, Fenced, Firewall, OpenPorts,
+        PreflightReport, SshAddress,
     };
     use crate::code::PublishedStore;
     use crate::host::{Account, HostPreparer, NodeAccess, NodeConnector, NodeHandle, SshKeyPair};
@@ -212,6 +213,7 @@ mod tests {
                 knows_host_keys: true,
                 fences: false,
                 adopts: false,
+                firewall: Firewall::Absent,
             }
         }
         async fn preflight(&self, _: &[NodeSpec]) -> Result<PreflightReport> {
@@ -260,6 +262,7 @@ mod tests {
             },
             boot_id: None,
             created: true,
+            open_ports: OpenPorts::default(),
         }
     }
 

@@ -21,6 +21,7 @@ mod outdated;
 mod preview;
 mod previous_manager;
 mod progress;
+mod public_ports;
 mod publish;
 mod reach;
 mod registry;
@@ -59,7 +60,7 @@ use crate::api::ManagerApi;
 use crate::cloud::{ObservedNode, Power, PreflightReport};
 use crate::error::{Error, Result, Retry};
 use crate::host::{HostCommand, HostFile, NodeHandle};
-use crate::model::{Generation, ImageSource, NodeName, NodeSpec, PlatformId};
+use crate::model::{Generation, ImageSource, NodeName, PlatformId};
 use crate::platform::{Access, Declaration, ManagerEndpoint, RegistrySpec};
 use crate::reconcile::declared::listed_name;
 use crate::reconcile::placement::place;
@@ -260,8 +261,7 @@ impl Bootstrapper {
         if let Some(placed) = self.state.placement().await? {
             placed.manager.check_change(&declaration.manager)?;
         }
-        let nodes: Vec<_> = declaration.nodes.values().cloned().collect();
-        let mut report = self.cloud_preflight(&nodes).await?;
+        let mut report = self.cloud_preflight(declaration).await?;
         let mut problems = std::mem::take(&mut report.problems);
         let declared = Declared::new(Generation::default(), declaration, &self.secrets.key)?;
         let placement = place(&declared, &Observed::default(), &History::default());
@@ -313,13 +313,18 @@ impl Bootstrapper {
         }))
     }
 
-    async fn cloud_preflight(&self, nodes: &[NodeSpec]) -> Result<PreflightReport> {
-        self.wait(
-            "the cloud's check that nodes can be created",
-            CLOUD_ANSWERS_WITHIN,
-        )
-        .until(self.backends.cloud.preflight(nodes))
-        .await
+    async fn cloud_preflight(&self, declaration: &Declaration) -> Result<PreflightReport> {
+        let nodes: Vec<_> = declaration.nodes.values().cloned().collect();
+        let mut report = self
+            .wait(
+                "the cloud's check that nodes can be created",
+                CLOUD_ANSWERS_WITHIN,
+            )
+            .until(self.backends.cloud.preflight(&nodes))
+            .await?;
+        let remark = public_ports::remark(declaration, &self.backends.cloud.capabilities());
+        report.remarks.extend(remark);
+        Ok(report)
     }
 
     /// Fails if the jump host rejects this client. A jump host that does not answer may be created

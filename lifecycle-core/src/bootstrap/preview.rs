@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::{Bootstrapper, DATABASE_ANSWERS_WITHIN, MANAGER_ANSWERS_WITHIN};
-use crate::cloud::{ObservedNode, Power, PreflightReport, SshAddress};
+use crate::cloud::{Firewall, ObservedNode, OpenPorts, Power, PreflightReport, SshAddress};
 use crate::error::{Error, Result};
 use crate::model::{Addresses, Generation};
 use crate::platform::Declaration;
@@ -65,12 +65,11 @@ impl Bootstrapper {
     /// Returns what `up` would do now. A running manager makes the plan itself. Without a manager,
     /// the plan is made from a single observation.
     pub async fn preview(&self, declaration: &Declaration) -> Result<Preview> {
-        let nodes: Vec<_> = declaration.nodes.values().cloned().collect();
         let PreflightReport {
             mut problems,
             mut remarks,
             predicted,
-        } = self.cloud_preflight(&nodes).await?;
+        } = self.cloud_preflight(declaration).await?;
         let predicted = self.estimate_new_nodes(declaration, predicted).await;
         let checked = self
             .wait("the registry's database", DATABASE_ANSWERS_WITHIN)
@@ -115,8 +114,10 @@ impl Bootstrapper {
             observed = Observed::default();
         }
         assume_taken_over(declaration, &mut observed, &mut remarks);
+        let capabilities = self.backends.cloud.capabilities();
         let policy = Policy {
-            provisions: self.backends.cloud.capabilities().provisions,
+            provisions: capabilities.provisions,
+            opens_ports: capabilities.firewall == Firewall::Managed,
             ..self.driver.policy.clone()
         };
         let input = PlanningInput {
@@ -161,6 +162,7 @@ fn assume_taken_over(
             ssh: SshAddress::new(host.user.clone()),
             boot_id: None,
             created: false,
+            open_ports: OpenPorts::default(),
         };
         let view = NodeView {
             engine: EngineView::Missing,

@@ -7,7 +7,7 @@ use async_trait::async_trait;
 
 use super::{CloudCapabilities, ObservedNode, PreflightReport};
 use crate::error::{Error, Result};
-use crate::model::{NodeSpec, Owner, PlatformId};
+use crate::model::{NodeSpec, Owner, PlatformId, PublicPorts};
 
 /// A VM in a cloud account, and the platform that it belongs to.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -77,6 +77,18 @@ pub trait VmApi: Debug + Send + Sync + 'static {
         let _ = owner;
         Err(Error::Unsupported {
             what: format!("adopting {}", vm.name),
+            backend: self.capabilities().name.into(),
+        })
+    }
+
+    /// Makes exactly these ports of a VM reachable from outside, as
+    /// [`CloudProvider::set_public_ports`](super::CloudProvider::set_public_ports) describes.
+    /// [`delete`](Self::delete), and [`set_owner`](Self::set_owner) without an owner, close all
+    /// ports. Must be implemented if the firewall is [`Managed`](super::Firewall::Managed).
+    async fn set_public_ports(&self, vm: &ObservedNode, ports: &PublicPorts) -> Result<()> {
+        let _ = ports;
+        Err(Error::Unsupported {
+            what: format!("opening ports of {}", vm.name),
             backend: self.capabilities().name.into(),
         })
     }

@@ -23,7 +23,7 @@ use super::{
 };
 use crate::clock::{Clock as _, IdSource as _, RandomIds, SystemClock};
 use crate::error::{Error, Result, Retry};
-use crate::model::{NodeName, NodeSpec, Owner};
+use crate::model::{NodeName, NodeSpec, Owner, PublicPorts};
 
 /// The interval for checking whether the cloud shows a change.
 const POLL_EVERY: Duration = Duration::from_secs(1);
@@ -497,6 +497,12 @@ impl CloudProvider for VmCloud {
         })
     }
 
+    async fn set_public_ports(&self, node: &NodeName, ports: &PublicPorts) -> Result<()> {
+        let vms = self.api.list().await?;
+        let vm = self.node(&vms, node).ok_or_else(|| absent(node))?;
+        self.api.set_public_ports(vm, ports).await
+    }
+
     async fn delete_shared(&self) -> Result<()> {
         let mut left = self.list().await?;
         left.retain(|node| node.created);
@@ -642,7 +648,7 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 
 #[cfg(test)]
 mod tests {
-    use super::super::SshAddress;
+    use super::super::{OpenPorts, SshAddress};
     use super::*;
     use crate::model::Addresses;
 
@@ -655,6 +661,7 @@ mod tests {
             ssh: SshAddress::new("admin"),
             boot_id: boot.map(str::to_owned),
             created: true,
+            open_ports: OpenPorts::default(),
         }
     }
 

@@ -13,6 +13,7 @@ mod mount;
 mod node;
 mod operation;
 mod owner;
+mod public_port;
 pub(crate) mod service;
 mod update;
 
@@ -38,6 +39,7 @@ pub use mount::{
 pub use node::{Addresses, NodeSpec, Origin, Resources};
 pub use operation::{ContainerRun, Operation, OperationId, OperationKind, OperationState};
 pub use owner::Owner;
+pub use public_port::{PublicPort, PublicPorts};
 pub use service::{
     ApiAccess, Constraint, ConstraintOperator, ContainerTemplate, DEFAULT_STOP_GRACE,
     DependencyCondition, Healthcheck, HealthcheckTest, HttpReadiness, ImageSource, PortChoice,

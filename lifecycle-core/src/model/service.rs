@@ -13,7 +13,7 @@ use super::connection::Connection;
 use super::container::{Devices, Isolation, KernelLimits, Logging, Terminal, is_default};
 use super::mount::{MemoryMount, NodeMount, ShippedMount, VolumeMount};
 use super::update::UpdatePolicy;
-use super::{NodeSpec, Origin, Protocol, Replica, Resources, ServiceName};
+use super::{NodeSpec, Origin, Protocol, PublicPort, Replica, Resources, ServiceName};
 use crate::secret::Sensitive;
 
 /// The workload class of a service. Each class can have a separate database.
@@ -85,6 +85,9 @@ pub struct ServiceSpec {
     /// How changed replicas are replaced.
     #[serde(default, skip_serializing_if = "is_default")]
     pub update: UpdatePolicy,
+    /// Whether the published ports are reachable from outside the nodes' network.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub public: bool,
 }
 
 /// The source of a service's image.
@@ -377,7 +380,22 @@ impl ServiceSpec {
             aliases: BTreeSet::new(),
             max_per_node: None,
             update: UpdatePolicy::default(),
+            public: false,
         }
+    }
+
+    /// Returns the ports of the service's nodes that are reachable from outside; none, unless the
+    /// service is public. Ports at a loopback address and ports without a declared host port are
+    /// never public.
+    pub fn public_ports(&self) -> impl Iterator<Item = PublicPort> {
+        let ports = self.container.ports.iter().filter(|_| self.public);
+        let ports = ports.filter(|port| port.host_ip.is_none_or(|ip| !ip.is_loopback()));
+        ports.filter_map(|port| {
+            Some(PublicPort {
+                port: port.host_port?,
+                protocol: port.protocol,
+            })
+        })
     }
 }
 

@@ -364,6 +364,7 @@ fn write_planned_part<S: Serializer>(spec: &ServiceSpec, to: S) -> Result<S::Ok,
         starts: spec.starts,
         max_per_node: spec.max_per_node,
         update: spec.update.clone(),
+        public: spec.public,
         ..ServiceSpec::new(spec.name.clone(), source)
     };
     planned.serialize(to)

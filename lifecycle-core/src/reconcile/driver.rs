@@ -42,7 +42,7 @@ use super::liveness::Liveness;
 use super::plan::{Policy, plan};
 use super::step::{Action, Plan, StepId};
 use super::watch::{WatchPolicy, Watcher};
-use crate::cloud::CloudOperation;
+use crate::cloud::{CloudOperation, Firewall};
 use crate::error::{Error, Result, Retry};
 use crate::model::{
     ContainerRun, Epoch, InstanceId, NewEvent, NodeName, RolloutControl, ServiceName,
@@ -172,12 +172,13 @@ impl Driver {
     /// each round to `rounds`.
     pub fn new(
         backends: Backends,
-        options: DriverOptions,
+        mut options: DriverOptions,
         epoch: Epoch,
         registry: Snapshot,
         target: watch::Receiver<Option<Target>>,
         rounds: watch::Sender<Arc<Round>>,
     ) -> Self {
+        options.policy.opens_ports &= backends.cloud.capabilities().firewall == Firewall::Managed;
         let declared = watch::Sender::new(None);
         let liveness = Liveness::recall(registry.instances.values());
         let watcher = Watcher::start(

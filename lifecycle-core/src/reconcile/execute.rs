@@ -59,6 +59,8 @@ pub struct ServiceApi {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Deadlines {
     pub prepare: Duration,
+    /// The deadline for opening and closing ports in the cloud's firewall.
+    pub public_ports: Duration,
     /// The deadline for building, copying or pulling an image.
     pub image: Duration,
     /// The deadline for creating, starting, stopping or removing a container. For a stop or a
@@ -71,6 +73,7 @@ impl Default for Deadlines {
     fn default() -> Self {
         Self {
             prepare: Duration::from_mins(20),
+            public_ports: Duration::from_mins(10),
             image: Duration::from_hours(1),
             container: Duration::from_mins(3),
         }
@@ -104,7 +107,7 @@ impl Execution {
         progress: &(dyn for<'a> Fn(&'a str) + Send + Sync),
     ) -> Result<()> {
         let act = self.act(action, progress);
-        if action.is_at_cloud() {
+        if action.changes_node() {
             // `change` enforces the deadline itself, so that its error can contain the cloud's last
             // report.
             return act.await;
@@ -126,6 +129,7 @@ impl Execution {
             Work::StartNode => cloud.start,
             Work::DeleteNode => cloud.delete,
             Work::PrepareNode => other.prepare,
+            Work::PublicPorts => other.public_ports,
             Work::Image => other.image,
             Work::Container => other.container,
             Work::StoppingContainer => {
@@ -180,6 +184,9 @@ impl Execution {
                     .prepare(handle.host.as_ref(), account, progress)
                     .await?;
                 Ok(())
+            }
+            Action::SetPublicPorts { ports, node } => {
+                self.backends.cloud.set_public_ports(node, ports).await
             }
             Action::BuildImage { service, node, .. } => self.build(service, node, progress).await,
             Action::CopyImage { image, from, node } => {

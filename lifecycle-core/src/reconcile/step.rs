@@ -12,8 +12,8 @@ use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
 
 use crate::model::{
-    ContainerId, DependencyCondition, InstanceId, InstanceState, NodeName, ServiceName, Subject,
-    VolumeName,
+    ContainerId, DependencyCondition, InstanceId, InstanceState, NodeName, PublicPorts,
+    ServiceName, Subject, VolumeName,
 };
 use crate::registry::RejectedSpec;
 
@@ -40,6 +40,12 @@ pub enum Reason {
     NodeFailed,
     /// The node was created for this platform and is no longer declared.
     NodeNotDeclared,
+    /// The ports that the cloud's firewall opens are not the ones that public services publish on
+    /// the node.
+    PublicPortsDiffer {
+        /// The ports that are open, or partly open, now.
+        open: PublicPorts,
+    },
     /// The node does not have an image that something on it needs.
     ImageAbsent {
         /// The service or node that needs the image.
@@ -133,6 +139,14 @@ impl fmt::Display for Reason {
             Self::NodeNotDeclared => {
                 f.write_str("created for this platform, but no longer declared")
             }
+            Self::PublicPortsDiffer { open } if open.is_empty() => {
+                f.write_str("published by public services, but not open in the cloud's firewall")
+            }
+            Self::PublicPortsDiffer { open } => write!(
+                f,
+                "the cloud's firewall opens {open}, which differs from the ports that public \
+                 services publish on this node"
+            ),
             Self::ImageAbsent { needed_by, how } => write!(f, "needed by {needed_by}; {how}"),
             Self::ImageNotNeeded => f.write_str("no service needs the image under this name"),
             Self::AgentAbsent => f.write_str(

@@ -220,7 +220,7 @@ mod tests {
     use std::sync::Arc;
 
     use super::*;
-    use crate::cloud::{ObservedNode, Power, SshAddress};
+    use crate::cloud::{ObservedNode, OpenPorts, Power, SshAddress};
     use crate::model::{
         Addresses, Generation, InstanceId, NodeSpec, PlatformId, PublishedPort, Replica,
         ServiceSpec, SpecDigest,
@@ -309,6 +309,7 @@ mod tests {
             ssh: SshAddress::new("root"),
             boot_id: None,
             created: true,
+            open_ports: OpenPorts::default(),
         });
         view.engine = match containers {
             None => EngineView::Unknown(Unknown {

@@ -11,11 +11,11 @@ use super::machine::{Goal, Machine, Transition};
 use super::options::Span;
 use super::world::State;
 use crate::cloud::{
-    CloudCapabilities, CloudOperation, CloudProgress, CloudProvider, Fenced, NodeChange,
+    CloudCapabilities, CloudOperation, CloudProgress, CloudProvider, Fenced, Firewall, NodeChange,
     ObservedNode, Power, PreflightReport,
 };
 use crate::error::{Error, Result};
-use crate::model::{NodeName, NodeSpec};
+use crate::model::{NodeName, NodeSpec, PublicPorts};
 use crate::runtime::Owner;
 
 /// The poll interval that the cloud requests.
@@ -55,6 +55,7 @@ impl CloudProvider for SimCloud {
             knows_host_keys: true,
             fences: true,
             adopts: true,
+            firewall: Firewall::Managed,
         }
     }
 
@@ -196,6 +197,20 @@ impl CloudProvider for SimCloud {
                         source: None,
                     }),
                 }
+            })
+            .await
+    }
+
+    async fn set_public_ports(&self, node: &NodeName, ports: &PublicPorts) -> Result<()> {
+        let owner = &self.owner;
+        let call = self.call(Some(node), &format!("open ports [{ports}]"), true);
+        self.actor
+            .call(call, |state, now| {
+                let machine = state.find(Some(owner.id), node, now);
+                let machine = machine.ok_or_else(|| missing(node))?;
+                let changed = machine.open_ports != *ports;
+                machine.open_ports.clone_from(ports);
+                Ok(Done { value: (), changed })
             })
             .await
     }

@@ -13,8 +13,8 @@ use tokio::time::Instant;
 use super::engine::{Engine, Here};
 use super::ledger::{Ledger, OperationStatus};
 use super::world::Rules;
-use crate::cloud::{NodeChange, ObservedNode, Power, SshAddress};
-use crate::model::{Addresses, NodeName, NodeSpec};
+use crate::cloud::{NodeChange, ObservedNode, OpenPorts, Power, SshAddress};
+use crate::model::{Addresses, NodeName, NodeSpec, PublicPorts};
 use crate::runtime::Owner;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -82,6 +82,8 @@ pub(super) struct Machine {
     pub(super) files: BTreeMap<String, (u32, Bytes)>,
     pub(super) listeners: BTreeMap<u16, mpsc::UnboundedSender<DuplexStream>>,
     pub(super) agent: AgentBehaviour,
+    /// The ports that the cloud's firewall opens.
+    pub(super) open_ports: PublicPorts,
     /// Notifies waiters of changes.
     pub(super) signal: watch::Sender<u64>,
     /// The number of calls, for random draws.
@@ -115,6 +117,7 @@ impl Machine {
             files: BTreeMap::new(),
             listeners: BTreeMap::new(),
             agent: AgentBehaviour::default(),
+            open_ports: PublicPorts::default(),
             signal: watch::Sender::new(0),
             calls: 0,
         }
@@ -176,6 +179,10 @@ impl Machine {
             },
             boot_id: (self.power == Power::Running).then(|| self.boot_id(rules)),
             created: self.created,
+            open_ports: OpenPorts {
+                open: self.open_ports.clone(),
+                ..OpenPorts::default()
+            },
         }
     }
 

@@ -26,7 +26,7 @@ use crate::clock::{SeededIds, TokioClock};
 use crate::cloud::{ObservedNode, Power};
 use crate::error::{Error, Result};
 use crate::host::HostOutput;
-use crate::model::{NodeName, NodeSpec, PlatformId, Protocol};
+use crate::model::{NodeName, NodeSpec, PlatformId, Protocol, PublicPorts};
 use crate::network::Table;
 use crate::reconcile::Backends;
 use crate::registry::Registry;
@@ -195,6 +195,7 @@ impl State {
             .insert(name.clone(), number);
         if let Some(machine) = self.machines.get_mut(&number) {
             machine.owner = None;
+            machine.open_ports = PublicPorts::default();
         }
     }
 

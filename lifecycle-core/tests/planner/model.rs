@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use chrono::{DateTime, TimeDelta, Utc};
-use lifecycle_core::cloud::{ObservedNode, Power, SshAddress};
+use lifecycle_core::cloud::{ObservedNode, OpenPorts, Power, SshAddress};
 use lifecycle_core::model::{
     Addresses, BuildSource, ContainerId, ContainerRun, DependencyCondition, ImageSource,
     InstanceId, NodeName, Protocol, ReplacementOrder, RolloutControl, ServiceName, SpecDigest,
@@ -806,6 +806,7 @@ impl Machine {
                 },
                 boot_id: None,
                 created: self.created,
+                open_ports: OpenPorts::default(),
             },
             readiness: match &engine {
                 EngineView::Known { .. } => self

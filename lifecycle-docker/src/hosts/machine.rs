@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use lifecycle_core::cloud::{ObservedNode, Power, SshAddress};
+use lifecycle_core::cloud::{ObservedNode, OpenPorts, Power, SshAddress};
 use lifecycle_core::host::{HostCommand, NodeAccess as _};
 use lifecycle_core::model::{Addresses, NodeName, PlatformId};
 use lifecycle_core::platform::{HostSpec, Membership};
@@ -155,6 +155,7 @@ impl Machine {
             },
             boot_id: boot,
             created: false,
+            open_ports: OpenPorts::default(),
         }
     }
 

@@ -17,7 +17,7 @@ use std::time::Duration;
 use async_trait::async_trait;
 use futures_util::future::join_all;
 use lifecycle_core::cloud::{
-    CloudCapabilities, CloudOperation, CloudProgress, CloudProvider, Fenced, NodeChange,
+    CloudCapabilities, CloudOperation, CloudProgress, CloudProvider, Fenced, Firewall, NodeChange,
     ObservedNode, PreflightReport,
 };
 use lifecycle_core::host::SshKeyPair;
@@ -165,6 +165,7 @@ impl CloudProvider for Hosts {
             knows_host_keys: true,
             fences: false,
             adopts: true,
+            firewall: Firewall::External,
         }
     }
 

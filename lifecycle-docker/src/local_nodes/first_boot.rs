@@ -13,6 +13,7 @@ use lifecycle_core::{Error, Result};
 use russh::keys::PublicKey;
 use serde_json::json;
 
+use super::inbound;
 use super::subnet::Subnet;
 
 /// The directory from which cloud-init reads the node's input.
@@ -40,7 +41,8 @@ pub struct FirstBoot {
     pub address: Option<Ipv4Addr>,
     /// The TCP ports that are open to traffic from outside the nodes' network. All other traffic
     /// from outside is dropped, even traffic from the machine that runs the engine. Traffic between
-    /// nodes is not filtered.
+    /// nodes is not filtered. [`LocalNodes::set_inbound`](super::LocalNodes::set_inbound) changes the
+    /// ports later.
     pub inbound: Vec<RangeInclusive<u16>>,
     /// Networks outside the nodes' network that the node must reach. The node's own engine chooses
     /// other subnets for its bridges.
@@ -109,14 +111,10 @@ impl FirstBoot {
     /// Returns the environment for the node's entrypoint.
     pub(super) fn environment(&self) -> Vec<String> {
         let words = |words: Vec<String>| words.join(" ");
-        let ports = self.inbound.iter().map(|ports| {
-            let (first, last) = (ports.start(), ports.end());
-            format!("{first}:{last}")
-        });
         let outside = self.outside.iter().map(ToString::to_string);
         let metadata = self.metadata_service.map(|address| address.to_string());
         vec![
-            format!("NODE_INBOUND={}", words(ports.collect())),
+            format!("NODE_INBOUND={}", inbound::words(&self.inbound)),
             format!("NODE_OUTSIDE={}", words(outside.collect())),
             format!("NODE_METADATA={}", metadata.unwrap_or_default()),
         ]

@@ -14,6 +14,7 @@ mod declared;
 mod engine;
 mod first_boot;
 mod image;
+mod inbound;
 mod network;
 mod node_container;
 mod power;
@@ -31,8 +32,8 @@ use bollard::Docker;
 use bollard::query_parameters::{DownloadFromContainerOptions, ListContainersOptions};
 use futures_util::{StreamExt, TryStreamExt, stream};
 use lifecycle_core::cloud::{
-    CloudCapabilities, CloudOperation, CloudProgress, CloudProvider, Fenced, NodeChange,
-    ObservedNode, Power, PreflightReport, SshAddress,
+    CloudCapabilities, CloudOperation, CloudProgress, CloudProvider, Fenced, Firewall, NodeChange,
+    ObservedNode, OpenPorts, Power, PreflightReport, SshAddress,
 };
 use lifecycle_core::model::{Addresses, NodeName, NodeSpec};
 use lifecycle_core::runtime::Owner;
@@ -306,6 +307,7 @@ impl LocalNodes {
             },
             boot_id: node_container.running_boot().map(str::to_owned),
             created: true,
+            open_ports: OpenPorts::default(),
         })
     }
 
@@ -431,6 +433,7 @@ impl CloudProvider for LocalNodes {
             // An adopted container would need new labels, but a container's labels cannot be
             // changed.
             adopts: false,
+            firewall: Firewall::Absent,
         }
     }
 

@@ -42,6 +42,11 @@ impl Answer {
         self
     }
 
+    pub(crate) fn with_status(mut self, status: StatusCode) -> Self {
+        self.status = status;
+        self
+    }
+
     /// Adds the operation that the client must poll.
     pub(crate) fn following(mut self, operation: OperationId) -> Self {
         self.operation = Some(operation);

@@ -1,4 +1,5 @@
-//! Determines which TCP ports of a VM are open from outside, according to the VM's security groups.
+//! Determines which TCP ports of a VM are open from outside, according to the VM's security groups,
+//! and informs the hosts of changes.
 //!
 //! Azure distinguishes sources by their addresses. In the simulator, all outside traffic comes from
 //! the simulator's own machine, which represents every source. A rule allows this traffic if it
@@ -14,8 +15,11 @@ use serde_json::{Map, Value};
 use super::id::key_of;
 use super::interface::Interface;
 use super::network::surroundings;
+use super::problem::Problem;
 use super::security_group::SecurityGroup;
 use super::state::ArmState;
+use crate::simulator::cloud::Cloud;
+use crate::simulator::host::HostChange;
 
 /// A rule's properties.
 type Rule = Map<String, Value>;
@@ -58,6 +62,29 @@ pub(crate) fn open_from_outside(arm: &ArmState, interface: &Interface) -> Vec<Ra
         }
     }
     ranges(&open)
+}
+
+/// Sends the open ports to each host whose ports have changed.
+pub(crate) async fn enforce(cloud: &Cloud) -> Result<(), Problem> {
+    // One call at a time, so that a host does not receive an earlier state last.
+    let _held = cloud.inbound.lock().await;
+    let changed: Vec<_> = {
+        let arm = cloud.arm();
+        let vms = arm.vms.iter();
+        vms.filter_map(|(key, vm)| Some((key.clone(), vm.changed_inbound(&arm)?)))
+            .collect()
+    };
+    for (key, ports) in changed {
+        let change = HostChange::SetInbound {
+            vm: key.clone(),
+            ports: ports.clone(),
+        };
+        cloud.hosts.change(change).await?;
+        if let Some(vm) = cloud.arm().vms.get_mut(&key) {
+            vm.set_inbound(ports);
+        }
+    }
+    Ok(())
 }
 
 fn verdicts(rules: &[&Rule], own: &[Ipv4Net], private: Ipv4Addr) -> Verdicts {

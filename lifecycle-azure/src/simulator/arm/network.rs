@@ -12,6 +12,7 @@ use uuid::Uuid;
 use super::answer::Answer;
 use super::call::Call;
 use super::id::{Key, ResourceId, key_of};
+use super::inbound;
 use super::interface::Interface;
 use super::operation::{self, Begin};
 use super::page::paged;
@@ -465,6 +466,8 @@ fn replace(
         }
         worked
     };
-    let operation = operation::begin(call.cloud, arm, begin, async { Ok(()) }, finish);
+    let cloud = call.cloud.clone();
+    let work = async move { inbound::enforce(&cloud).await };
+    let operation = operation::begin(call.cloud, arm, begin, work, finish);
     Ok(answer.following(operation))
 }

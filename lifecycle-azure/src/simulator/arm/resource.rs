@@ -11,6 +11,7 @@ use uuid::Uuid;
 use super::answer::Answer;
 use super::call::Call;
 use super::id::{Key, ResourceId};
+use super::inbound;
 use super::operation::{self, Begin};
 use super::page::paged;
 use super::problem::{Problem, Refusal, invalid, required};
@@ -327,7 +328,10 @@ pub(crate) fn put<R: Declared>(
     };
     let delay = call.cloud.options.delays.network;
     let begin = Begin::on::<R>(call, id, &location, delay).showing(id.to_string());
-    let operation = operation::begin(call.cloud, arm, begin, async { Ok(()) }, finish);
+    // The resource may change which ports of VMs are open.
+    let cloud = call.cloud.clone();
+    let work = async move { inbound::enforce(&cloud).await };
+    let operation = operation::begin(call.cloud, arm, begin, work, finish);
     let status = if existed {
         StatusCode::OK
     } else {

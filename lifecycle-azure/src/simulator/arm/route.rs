@@ -15,7 +15,7 @@ use super::network::{self, Network};
 use super::operation::{OperationId, Outcome};
 use super::problem::{Problem, Refusal};
 use super::resource::{self, Declared, Resource};
-use super::security_group::SecurityGroup;
+use super::security_group::{self, SecurityGroup};
 use super::sku::{self, known_location, location_name};
 use super::state::ArmState;
 use super::vm::{self, VmResource};
@@ -194,6 +194,17 @@ fn in_group(
                 name.filter(|_| rest.len() == 1),
             )
         }
+        [
+            "microsoft.network",
+            "networksecuritygroups",
+            _,
+            "securityrules",
+            rest @ ..,
+        ] => {
+            let name = original[4..].first().copied();
+            let group = named(SecurityGroup::KIND);
+            of_rules(call, arm, &group, name.filter(|_| rest.len() == 1))
+        }
         ["microsoft.network", "networksecuritygroups", _] => {
             declared::<SecurityGroup>(call, arm, &named(SecurityGroup::KIND))
         }
@@ -228,6 +239,21 @@ fn of_subnets(
         (Method::GET, Some(name)) => network::get_subnet(arm, network, name),
         (Method::PUT, Some(name)) => network::put_subnet(call, arm, network, name),
         (Method::DELETE, Some(name)) => network::delete_subnet(call, arm, network, name),
+        _ => Err(wrong_method(call)),
+    }
+}
+
+fn of_rules(
+    call: &Call<'_>,
+    arm: &mut ArmState,
+    group: &ResourceId,
+    name: Option<&str>,
+) -> Answered {
+    match (call.method.clone(), name) {
+        (Method::GET, None) => security_group::list_rules(call, arm, group),
+        (Method::GET, Some(name)) => security_group::get_rule(arm, group, name),
+        (Method::PUT, Some(name)) => security_group::put_rule(call, arm, group, name),
+        (Method::DELETE, Some(name)) => security_group::delete_rule(call, arm, group, name),
         _ => Err(wrong_method(call)),
     }
 }

@@ -2,13 +2,19 @@
 
 use std::collections::BTreeSet;
 
+use axum::http::StatusCode;
 use lifecycle_core::clock::IdSource;
 use serde_json::{Map, Value, json};
 
+use super::answer::Answer;
+use super::call::Call;
 use super::id::{ResourceId, key_of};
+use super::inbound;
 use super::network::{missing_reference, subnet_security_groups};
+use super::operation::{self, Begin};
+use super::page::paged;
 use super::problem::{Problem, Refusal, invalid, required};
-use super::resource::{Declared, Head, Resource, stored_in};
+use super::resource::{Declared, Head, Provisioning, Resource, find, stored_in};
 use super::state::ArmState;
 
 #[derive(Debug)]
@@ -21,6 +27,7 @@ pub(crate) struct SecurityGroup {
 struct Rule {
     name: String,
     properties: Map<String, Value>,
+    state: Provisioning,
 }
 
 /// The default rules of every group, as (name, priority, direction, access, source, destination).
@@ -108,6 +115,7 @@ impl Rule {
         Ok(Self {
             name: name.to_owned(),
             properties: properties.clone(),
+            state: Provisioning::Succeeded,
         })
     }
 
@@ -128,6 +136,7 @@ impl SecurityGroup {
         let mut rules: Vec<_> = self
             .rules
             .iter()
+            .filter(|rule| rule.state != Provisioning::Deleting)
             .map(|rule| &rule.properties)
             .filter(|rule| {
                 let direction = rule.get("direction").and_then(Value::as_str);
@@ -136,6 +145,17 @@ impl SecurityGroup {
             .collect();
         rules.sort_by_key(number);
         rules
+    }
+
+    fn rule(&self, name: &str) -> Option<&Rule> {
+        let mut rules = self.rules.iter();
+        rules.find(|rule| rule.name.eq_ignore_ascii_case(name))
+    }
+
+    fn show_own(&self, rule: &Rule) -> Value {
+        let mut shown = self.show_rule("securityRules", &rule.name, &rule.properties);
+        shown["properties"]["provisioningState"] = rule.state.name().into();
+        shown
     }
 
     fn show_rule(&self, kind: &str, name: &str, properties: &Map<String, Value>) -> Value {
@@ -158,11 +178,7 @@ impl Resource for SecurityGroup {
     stored_in!(security_groups);
 
     fn properties(&self, arm: &ArmState) -> Map<String, Value> {
-        let rules: Vec<_> = self
-            .rules
-            .iter()
-            .map(|rule| self.show_rule("securityRules", &rule.name, &rule.properties))
-            .collect();
+        let rules: Vec<_> = self.rules.iter().map(|rule| self.show_own(rule)).collect();
         let defaults: Vec<_> = DEFAULT_RULES
             .iter()
             .map(|(name, priority, direction, access, from, to)| {
@@ -242,15 +258,136 @@ impl Declared for SecurityGroup {
         for rule in declared.into_iter().flatten() {
             let rule = Rule::read(rule)?;
             if !places.insert(rule.place()) {
-                let message = format!(
-                    "Security rule {} conflicts with another rule. Rules cannot have the same Priority \
-                     and Direction.",
-                    rule.name
-                );
-                return Err(Problem::new("SecurityRuleConflict", message).bad_request());
+                return Err(conflict(&rule));
             }
             rules.push(rule);
         }
         Ok(Self { head, rules })
     }
+}
+
+fn conflict(rule: &Rule) -> Refusal {
+    let message = format!(
+        "Security rule {} conflicts with another rule. Rules cannot have the same Priority and Direction.",
+        rule.name
+    );
+    Problem::new("SecurityRuleConflict", message).bad_request()
+}
+
+fn rule_not_found(group: &ResourceId, name: &str) -> Refusal {
+    let message = format!("Resource {group}/securityRules/{name} not found.");
+    Problem::new("NotFound", message).not_found()
+}
+
+pub(crate) fn get_rule(arm: &ArmState, group: &ResourceId, name: &str) -> Result<Answer, Refusal> {
+    let found = find::<SecurityGroup>(arm, group)?;
+    let rule = found
+        .rule(name)
+        .ok_or_else(|| rule_not_found(group, name))?;
+    Ok(Answer::ok(found.show_own(rule)))
+}
+
+pub(crate) fn list_rules(
+    call: &Call<'_>,
+    arm: &ArmState,
+    group: &ResourceId,
+) -> Result<Answer, Refusal> {
+    let found = find::<SecurityGroup>(arm, group)?;
+    let mut shown: Vec<_> = found
+        .rules
+        .iter()
+        .map(|rule| (rule.name.to_lowercase(), found.show_own(rule)))
+        .collect();
+    shown.sort_by(|a, b| a.0.cmp(&b.0));
+    paged(call, shown.into_iter())
+}
+
+/// Creates or replaces one rule. Leaves the other rules unchanged.
+pub(crate) fn put_rule(
+    call: &Call<'_>,
+    arm: &mut ArmState,
+    group: &ResourceId,
+    name: &str,
+) -> Result<Answer, Refusal> {
+    arm.open_group(&group.subscription, &group.group)?;
+    let found = find::<SecurityGroup>(arm, group)?;
+    let mut declared = call.body.clone();
+    if let Some(declared) = declared.as_object_mut() {
+        declared.insert("name".into(), name.into());
+    }
+    let mut rule = Rule::read(&declared)?;
+    rule.state = Provisioning::Updating;
+    let mut others = found
+        .rules
+        .iter()
+        .filter(|other| !other.name.eq_ignore_ascii_case(name));
+    if others.any(|other| other.place() == rule.place()) {
+        return Err(conflict(&rule));
+    }
+    let status = match found.rule(name) {
+        Some(_) => StatusCode::OK,
+        None => StatusCode::CREATED,
+    };
+    if let Some(found) = arm.security_groups.get_mut(&group.key()) {
+        found
+            .rules
+            .retain(|other| !other.name.eq_ignore_ascii_case(name));
+        found.rules.push(rule);
+    }
+    let shown = get_rule(arm, group, name)?;
+    let answer = shown.with_status(status);
+    change_rule(call, arm, group, name, answer)
+}
+
+/// Deletes a rule. Succeeds if the rule does not exist.
+pub(crate) fn delete_rule(
+    call: &Call<'_>,
+    arm: &mut ArmState,
+    group: &ResourceId,
+    name: &str,
+) -> Result<Answer, Refusal> {
+    let found = arm.security_groups.get_mut(&group.key());
+    let mut rules = found.into_iter().flat_map(|found| &mut found.rules);
+    let Some(rule) = rules.find(|rule| rule.name.eq_ignore_ascii_case(name)) else {
+        return Ok(Answer::new(StatusCode::NO_CONTENT));
+    };
+    rule.state = Provisioning::Deleting;
+    change_rule(call, arm, group, name, Answer::new(StatusCode::ACCEPTED))
+}
+
+/// Starts the operation that applies a changed rule to the VMs.
+fn change_rule(
+    call: &Call<'_>,
+    arm: &mut ArmState,
+    group: &ResourceId,
+    name: &str,
+    answer: Answer,
+) -> Result<Answer, Refusal> {
+    let found = find::<SecurityGroup>(arm, group)?;
+    let delay = call.cloud.options.delays.network;
+    let begin = Begin::on::<SecurityGroup>(call, group, &found.head.location, delay);
+    let cloud = call.cloud.clone();
+    let work = async move { inbound::enforce(&cloud).await };
+    let (key, name) = (group.key(), name.to_owned());
+    let finish = move |arm: &mut ArmState, worked: Result<(), Problem>| {
+        let Some(found) = arm.security_groups.get_mut(&key) else {
+            return worked;
+        };
+        let is_deleted = |rule: &Rule| {
+            rule.name.eq_ignore_ascii_case(&name) && rule.state == Provisioning::Deleting
+        };
+        if worked.is_ok() {
+            found.rules.retain(|rule| !is_deleted(rule));
+        }
+        let changed = found
+            .rules
+            .iter_mut()
+            .find(|rule| rule.name.eq_ignore_ascii_case(&name));
+        if let Some(rule) = changed {
+            rule.state = Provisioning::after(&worked);
+        }
+        worked
+    };
+    let operation = operation::begin(call.cloud, arm, begin, work, finish);
+    Ok(answer.following(operation))
 }

@@ -7,13 +7,13 @@ use chrono::{DateTime, TimeDelta, Utc};
 use uuid::Uuid;
 
 use crate::clock::{IdSource, SeededIds};
-use crate::cloud::{CloudOperation, NodeChange, ObservedNode, Power, SshAddress};
+use crate::cloud::{CloudOperation, NodeChange, ObservedNode, OpenPorts, Power, SshAddress};
 use crate::error::Result;
 use crate::model::{
     Addresses, ContainerId, Endpoint, Epoch, EventKind, Generation, ImageSource, InstanceId,
     InstanceRecord, InstanceState, NewEvent, NodeName, NodeSpec, Operation, OperationId,
-    OperationKind, OperationState, PlatformId, PlatformName, Protocol, Replica, ServiceName,
-    ServiceSpec, SpecDigest, Subject,
+    OperationKind, OperationState, PlatformId, PlatformName, Protocol, PublicPort, Replica,
+    ServiceName, ServiceSpec, SpecDigest, Subject,
 };
 use crate::platform::{CloudSpec, Declaration, ManagerEndpoint, ManagerSpec, NetworkSpec};
 use crate::registry::{Batch, Change, NodeRecord, Registry, RejectedSpec, Snapshot, Unknown};
@@ -171,6 +171,15 @@ pub(super) async fn populate(registry: &dyn Registry, epoch: Epoch) -> Result<Sn
             },
             boot_id: Some("boot-1".into()),
             created: true,
+            open_ports: OpenPorts {
+                open: [PublicPort {
+                    port: 8080,
+                    protocol: Protocol::Tcp,
+                }]
+                .into_iter()
+                .collect(),
+                ..OpenPorts::default()
+            },
         }),
         engine: Some(EngineInfo {
             version: "26.1".into(),

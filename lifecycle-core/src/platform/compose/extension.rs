@@ -3,9 +3,17 @@
 use super::super::diagnostic::Report;
 use super::super::tree::Field;
 use super::value;
-use crate::model::{ApiAccess, HttpReadiness, ServiceClass, ServiceSpec, Starts};
+use crate::model::{ApiAccess, HttpReadiness, NetworkMode, ServiceClass, ServiceSpec, Starts};
 
-const KEYS: [&str; 6] = ["api", "class", "code", "ready", "ready_within", "starts"];
+const KEYS: [&str; 7] = [
+    "api",
+    "class",
+    "code",
+    "public",
+    "ready",
+    "ready_within",
+    "starts",
+];
 const READY_KEYS: [&str; 2] = ["path", "port"];
 
 /// Reads all keys except `code`. Returns the field of `code`, which is read together with `build`.
@@ -32,6 +40,10 @@ pub(super) fn read<'a>(
                     .unwrap_or_default();
             }
             "api" => spec.container.api = field.word(report, &[("read", ApiAccess::Read)]),
+            "public" => {
+                spec.public = field.boolean(report).unwrap_or_default();
+                check_public(&field, spec, report);
+            }
             "ready" => spec.ready = readiness(&field, report),
             "ready_within" => {
                 if let Some(limit) = field.parse(report, value::duration) {
@@ -45,6 +57,33 @@ pub(super) fn read<'a>(
         }
     }
     code
+}
+
+/// Rejects `public` if none of the service's ports can be opened.
+fn check_public(field: &Field<'_>, spec: &ServiceSpec, report: &mut Report) {
+    if !spec.public {
+        return;
+    }
+    let container = &spec.container;
+    let publish = "publish a port under `ports`, with a host port: `ports: [\"8080:80\"]`";
+    if container.connection.mode != NetworkMode::Platform {
+        let problem = "the service publishes no ports, because it has a `network_mode`";
+        field.problem_with_help(report, problem, "remove `network_mode` or `public`");
+    } else if container.ports.is_empty() {
+        let problem = "the service publishes no ports that could be opened";
+        field.problem_with_help(report, problem, publish);
+    } else if let Some(port) = container.ports.iter().find(|port| port.host_port.is_none()) {
+        let problem = format!(
+            "the container port {} has no fixed host port that could be opened",
+            port.container_port
+        );
+        field.problem_with_help(report, problem, publish);
+    } else if spec.public_ports().next().is_none() {
+        let problem = "all published ports are at a loopback address, which is not reachable from \
+                       outside";
+        let help = "remove the address from a port (`8080:80` instead of `127.0.0.1:8080:80`)";
+        field.problem_with_help(report, problem, help);
+    }
 }
 
 /// Reads `{port: 8080, path: /health}` or `http://:8080/health`.

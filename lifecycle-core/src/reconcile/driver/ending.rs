@@ -77,7 +77,7 @@ impl Driver {
         let action = running.action;
         // A node change that exceeds its time limit continues in the cloud and is polled again.
         let goes_on = matches!(result, Err(Error::TimedOut { .. } | Error::Overdue { .. }));
-        if action.is_at_cloud() && !goes_on {
+        if action.changes_node() && !goes_on {
             self.operations.remove(action.node());
         }
         match result {

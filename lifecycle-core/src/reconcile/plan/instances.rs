@@ -218,6 +218,7 @@ impl<'a> Planning<'a> {
         self.gone_elsewhere(replica).pass(&mut needs)?;
         self.service_image(replica).pass(&mut needs)?;
         self.agent_gate(replica.node).pass(&mut needs)?;
+        self.closed_ports(replica).pass(&mut needs)?;
         Ok(needs)
     }
 

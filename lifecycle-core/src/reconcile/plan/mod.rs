@@ -14,6 +14,7 @@
 //! - [`restart`]: containers are restarted on request, one replica at a time.
 //! - [`ports`]: a host port passes from one replica to another.
 //! - [`joined`]: containers that share a network are started, stopped and replaced together.
+//! - [`public_ports`]: the ports of public services are opened in the cloud's firewall.
 //! - [`leftovers`]: objects that are no longer declared are removed in reverse start order.
 //! - [`text`]: plans are formatted as text.
 
@@ -27,6 +28,7 @@ mod leftovers;
 mod nodes;
 mod order;
 mod ports;
+mod public_ports;
 mod replacement;
 mod restart;
 mod rollout;
@@ -59,6 +61,10 @@ pub struct Policy {
     /// Whether the plan contains only steps for nodes. True in the bootstrapper: only the manager
     /// acts on engines.
     pub only_nodes: bool,
+    /// Whether the plan opens and closes ports in the cloud's firewall. The control loop clears this
+    /// if the cloud has no such firewall.
+    #[serde(default)]
+    pub opens_ports: bool,
     /// How often in a row an instance may end before it counts as failed. The instance is still
     /// started again.
     pub endings_before_failed: u32,
@@ -82,6 +88,7 @@ impl Default for Policy {
             provisions: true,
             spares_manager_node: false,
             only_nodes: false,
+            opens_ports: true,
             endings_before_failed: 5,
             failures_before_failed: 5,
             unknown_before_failed: Duration::from_mins(5),
@@ -100,6 +107,7 @@ pub fn plan(input: &PlanningInput) -> Plan {
     if !input.policy.only_nodes {
         planning.delete_unreachable_nodes();
         planning.agents();
+        planning.public_ports();
         planning.undeclared_instances();
         planning.instances();
         planning.unneeded_agents();
@@ -177,6 +185,8 @@ struct Planning<'a> {
     image_holders: BTreeMap<&'a str, Vec<&'a NodeName>>,
     node_gates: BTreeMap<&'a NodeName, Gate>,
     agent_gates: BTreeMap<&'a NodeName, Gate>,
+    /// The nodes whose public ports change; each gate opens after the change.
+    public_port_gates: BTreeMap<&'a NodeName, Gate>,
     /// Whether no outdated agent will be replaced in this round.
     agents_settled: bool,
     /// Deletions of nodes whose containers cannot be observed. Their replicas may start elsewhere
@@ -255,6 +265,7 @@ impl<'a> Planning<'a> {
             image_holders,
             node_gates: BTreeMap::new(),
             agent_gates: BTreeMap::new(),
+            public_port_gates: BTreeMap::new(),
             agents_settled: true,
             unreachable_deletions: BTreeMap::new(),
             undeclared_ports: BTreeMap::new(),
@@ -373,6 +384,7 @@ impl<'a> Planning<'a> {
     /// Completes the plan. The steps need no sorting: each was added after the steps that it needs.
     fn finish(mut self) -> Plan {
         let gates = self.node_gates.values().chain(self.agent_gates.values());
+        let gates = gates.chain(self.public_port_gates.values());
         let nodes_settled = gates.into_iter().all(|gate| match gate {
             Gate::Open => true,
             Gate::After(_) => false,

@@ -10,7 +10,7 @@ use std::fmt;
 use serde::{Deserialize, Serialize};
 
 use super::id::StepId;
-use crate::model::{ContainerId, InstanceId, NodeName, ServiceName, Subject};
+use crate::model::{ContainerId, InstanceId, NodeName, PublicPorts, ServiceName, Subject};
 
 /// What a step does.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -41,6 +41,13 @@ pub enum Action {
     /// Removes the platform from a machine that is no longer declared, and that the platform did not
     /// create. The machine continues to run.
     ReleaseNode {
+        /// The node's name.
+        node: NodeName,
+    },
+    /// Makes exactly these ports of a node reachable from outside the nodes' network.
+    SetPublicPorts {
+        /// The ports; empty to close all of them.
+        ports: PublicPorts,
         /// The node's name.
         node: NodeName,
     },
@@ -137,6 +144,8 @@ pub(crate) enum Work {
     StartNode,
     DeleteNode,
     PrepareNode,
+    /// Opens and closes ports in the cloud's firewall.
+    PublicPorts,
     Image,
     Container,
     /// Stops a container, after its connections were drained. The time limit includes the drain and
@@ -155,6 +164,7 @@ pub(crate) enum Verb {
     Prepare,
     Delete,
     Release,
+    PublicPorts,
     /// Builds, copies or pulls an image.
     Image,
     RemoveImage,
@@ -241,6 +251,16 @@ impl Action {
                 Verb::Release,
                 Work::DeleteNode,
                 words([&"release node ", node]),
+            ),
+            Self::SetPublicPorts { ports, node } => on_node(
+                node,
+                Verb::PublicPorts,
+                Work::PublicPorts,
+                if ports.is_empty() {
+                    words([&"close the public ports of ", node])
+                } else {
+                    words([&"make ", ports, &" of ", node, &" reachable from outside"])
+                },
             ),
             Self::BuildImage {
                 image,
@@ -416,9 +436,16 @@ impl Action {
     /// Returns whether the action's effect is observed in the cloud rather than on the node's
     /// engine.
     pub fn is_at_cloud(&self) -> bool {
+        self.changes_node() || self.work() == Work::PublicPorts
+    }
+
+    /// Returns whether the action is a [`NodeChange`](crate::cloud::NodeChange), which the cloud
+    /// continues if this process ends.
+    pub(crate) fn changes_node(&self) -> bool {
         match self.work() {
             Work::CreateNode | Work::StartNode | Work::DeleteNode => true,
             Work::PrepareNode
+            | Work::PublicPorts
             | Work::Image
             | Work::Container
             | Work::StoppingContainer

@@ -39,6 +39,11 @@ impl StepId {
         &self.node
     }
 
+    /// Returns whether the step opens and closes ports in the cloud's firewall.
+    pub fn opens_ports(&self) -> bool {
+        self.verb == Verb::PublicPorts
+    }
+
     /// Returns the image that the step brings to its node, if it brings one.
     pub fn image(&self) -> Option<&str> {
         self.object.as_deref().filter(|_| self.verb == Verb::Image)
@@ -115,13 +120,13 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::model::{ContainerId, InstanceId};
+    use crate::model::{ContainerId, InstanceId, PublicPorts};
     use crate::reconcile::Action;
 
     fn action() -> impl Strategy<Value = Action> {
         let node = || "[a-z0-9]([a-z0-9-]{0,8}[a-z0-9])?";
         let object = "[a-zA-Z0-9][a-zA-Z0-9._:/@-]{0,20}";
-        (0_usize..14, node(), node(), object, "[a-z]{1,5}").prop_map(
+        (0_usize..15, node(), node(), object, "[a-z]{1,5}").prop_map(
             |(which, node, from, object, service)| {
                 let node = NodeName::try_from(node).unwrap();
                 let from = NodeName::try_from(from).unwrap();
@@ -150,6 +155,10 @@ mod tests {
                     },
                     12 => Action::RemoveImage { image, node },
                     13 => Action::ReleaseNode { node },
+                    14 => Action::SetPublicPorts {
+                        ports: PublicPorts::default(),
+                        node,
+                    },
                     10 => Action::StopInstance {
                         instance,
                         container,

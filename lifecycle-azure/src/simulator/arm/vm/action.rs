@@ -118,7 +118,9 @@ fn change_power(
         }
         HostChange::PowerOff { .. } => (Power::Stopping, Power::Stopped),
         HostChange::Deallocate { .. } => (Power::Deallocating, Power::Deallocated),
-        HostChange::Create(_) | HostChange::Delete { .. } => return Err(unmade(id)),
+        HostChange::Create(_) | HostChange::SetInbound { .. } | HostChange::Delete { .. } => {
+            return Err(unmade(id));
+        }
     };
     if !has_host && !matches!(change, HostChange::Deallocate { .. }) {
         return Err(unmade(id));

@@ -11,7 +11,7 @@ use crate::simulator::arm::answer::Answer;
 use crate::simulator::arm::call::Call;
 use crate::simulator::arm::disk::Disk;
 use crate::simulator::arm::id::{Key, ResourceId, key_of};
-use crate::simulator::arm::inbound::open_from_outside;
+use crate::simulator::arm::inbound;
 use crate::simulator::arm::interface::Interface;
 use crate::simulator::arm::network::missing_reference;
 use crate::simulator::arm::operation::{Begin, OperationId};
@@ -97,10 +97,7 @@ pub(super) fn begin_creation(
         ssh_keys: vm.system.ssh_keys.clone(),
         private_address: vm.private_address(arm),
         subnet: vm.subnet(arm),
-        inbound_ports: vm
-            .primary_interface(arm)
-            .map(|interface| open_from_outside(arm, interface))
-            .unwrap_or_default(),
+        inbound_ports: vm.open_ports(arm),
     };
     let delay = call.cloud.options.delays.create;
     let begin = Begin::on::<VmResource>(call, id, &vm.head.location, delay).showing(id.to_string());
@@ -112,13 +109,20 @@ pub(super) fn begin_creation(
         vm.reached_at = reached_at;
     }
     let no_room = call.injected.allocation_fails;
+    let key = id.key();
+    let (cloud, vm_key) = (call.cloud.clone(), key.clone());
     let work = async move {
         if no_room {
             return Err(allocation_failed());
         }
-        Ok(hosts.change(HostChange::Create(order)).await?)
+        let ports = order.inbound_ports.clone();
+        hosts.change(HostChange::Create(order)).await?;
+        if let Some(vm) = cloud.arm().vms.get_mut(&vm_key) {
+            vm.set_inbound(ports);
+        }
+        // The security groups may have changed meanwhile.
+        inbound::enforce(&cloud).await
     };
-    let key = id.key();
     let finish = move |arm: &mut ArmState, worked: Result<(), Problem>| {
         // A VM whose host could not be created stays `Failed` until the VM is deleted or its
         // creation is retried.
@@ -394,6 +398,7 @@ fn assemble(
         top_level: request.top_level,
         power: None,
         reached_at: None,
+        inbound: None,
         operation: None,
         created: arm.now,
         changed: arm.now,

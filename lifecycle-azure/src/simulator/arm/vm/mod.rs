@@ -7,6 +7,7 @@ mod update;
 mod view;
 
 use std::net::Ipv4Addr;
+use std::ops::RangeInclusive;
 
 use chrono::{DateTime, Utc};
 use lifecycle_core::secret::Sensitive;
@@ -16,6 +17,7 @@ use uuid::Uuid;
 use super::address;
 use super::id::{Key, ResourceId, key_of};
 use super::image::Image;
+use super::inbound::open_from_outside;
 use super::interface::Interface;
 use super::network::surroundings;
 use super::operation::OperationId;
@@ -50,6 +52,9 @@ pub(crate) struct VmResource {
     /// The address at which the VM's host is reachable from outside its network, if the host
     /// backend provides one.
     reached_at: Option<Ipv4Addr>,
+    /// The TCP ports that the VM's host has opened to traffic from outside. `None` before the VM has
+    /// a host.
+    inbound: Option<Vec<RangeInclusive<u16>>>,
     /// The operation in progress.
     operation: Option<OperationId>,
     created: DateTime<Utc>,
@@ -137,6 +142,25 @@ impl VmResource {
 
     pub(crate) fn private_address(&self, arm: &ArmState) -> Option<Ipv4Addr> {
         Some(self.primary_interface(arm)?.primary()?.private)
+    }
+
+    /// Returns the TCP ports that are open from outside according to the security groups.
+    fn open_ports(&self, arm: &ArmState) -> Vec<RangeInclusive<u16>> {
+        let interface = self.primary_interface(arm);
+        interface.map_or_else(Vec::new, |interface| open_from_outside(arm, interface))
+    }
+
+    /// Returns the ports that are open from outside, if the VM has a host that has opened other
+    /// ports.
+    pub(crate) fn changed_inbound(&self, arm: &ArmState) -> Option<Vec<RangeInclusive<u16>>> {
+        let opened = self.inbound.as_ref()?;
+        let open = self.open_ports(arm);
+        (open != *opened && self.head.state != Provisioning::Deleting).then_some(open)
+    }
+
+    /// Records the ports that the VM's host has opened.
+    pub(crate) fn set_inbound(&mut self, ports: Vec<RangeInclusive<u16>>) {
+        self.inbound = Some(ports);
     }
 
     /// Returns the subnet of the VM's primary interface.

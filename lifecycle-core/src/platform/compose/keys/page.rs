@@ -49,6 +49,12 @@ free one. Ports that a service publishes alone, or that SSH or the manager uses,
 the range after the first 1000. An instance keeps its port until it is replaced, and `status` shows it. The agent does
 not forward these ports.
 
+**Public ports.** On a cloud with a firewall, such as Azure, published ports are reachable only inside the nodes' network.
+With `x-lifecycle: {public: true}`, the `ports` of the service are opened in the firewall, each on the nodes that run a
+replica, and closed again when the service is removed, moves to another node, or is no longer public. `status` and `up`
+show the public addresses. A public port needs a fixed host port (`8080:80`). Ports at a loopback address
+(`127.0.0.1:8080:80`) stay closed. Adding or removing `public` replaces no container. Local nodes have no firewall.
+
 **Files next to the Compose file.** Nodes have no copy of your directory. Therefore, the contents of a relative path
 (`./nginx.conf:/etc/nginx/nginx.conf`), a config or a secret are read where the command runs and sent in the
 declaration, which the registry stores encrypted. Before the container is created, the contents are written to a
@@ -181,6 +187,7 @@ Settings that Compose does not have are under `x-lifecycle` of a service:
 | `code` | the name of a code base in the code store, instead of `build.context`; `build` may still set `dockerfile` and `args` |
 | `starts` | `last`: the service starts after all services without `starts: last` |
 | `api` | `read`: the containers of the service get read access to the manager's API |
+| `public` | `true`: the published ports of the service are reachable from outside, see above |
 | `ready` | when the service is ready: `{port: 8080, path: /health}` or `http://:8080/health`; the port must be in `ports` or `expose` |
 | `ready_within` | how long an instance may take to become ready; default 5 minutes |
 ";

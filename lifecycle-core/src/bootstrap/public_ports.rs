@@ -1,0 +1,40 @@
+//! Reports public services whose ports the platform cannot make reachable from outside.
+
+use crate::cloud::{CloudCapabilities, Firewall};
+use crate::platform::{CloudSpec, Declaration};
+
+/// Returns a remark if public services need something that the platform cannot set up.
+pub(super) fn remark(
+    declaration: &Declaration,
+    capabilities: &CloudCapabilities,
+) -> Option<String> {
+    let services = declaration.services.values();
+    let public: Vec<String> = services
+        .filter(|service| service.public)
+        .map(|service| {
+            let ports: Vec<String> = service
+                .public_ports()
+                .map(|port| port.to_string())
+                .collect();
+            format!("{} ({})", service.name, ports.join(", "))
+        })
+        .collect();
+    if public.is_empty() {
+        return None;
+    }
+    let public = public.join(", ");
+    let has_no_addresses =
+        matches!(&declaration.cloud, CloudSpec::Azure(azure) if !azure.public_ip);
+    match capabilities.firewall {
+        Firewall::External => Some(format!(
+            "the provider `{}` cannot open ports: open those of the public services {public} in \
+             the firewall of the nodes' network yourself",
+            capabilities.name
+        )),
+        Firewall::Managed if has_no_addresses => Some(format!(
+            "the nodes have no public addresses, because `public_ip` is false: the public services \
+             {public} are reachable only through a load balancer that you set up"
+        )),
+        Firewall::Managed | Firewall::Absent => None,
+    }
+}

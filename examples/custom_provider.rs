@@ -12,7 +12,7 @@ use lifecycle_core::cloud::{
     CloudCapabilities, Firewall, NodeChange, ObservedNode, OpenPorts, Power, SshAddress, Vm, VmApi,
     VmCloud, carry_out,
 };
-use lifecycle_core::model::{Addresses, NodeSpec, PlatformId};
+use lifecycle_core::model::{Addresses, NodeSpec, PlatformId, PublicPorts};
 use lifecycle_core::runtime::Owner;
 use lifecycle_core::{Error, Result, cloud::CloudProvider};
 
@@ -78,7 +78,7 @@ impl VmApi for Memory {
             knows_host_keys: false,
             fences: true,
             adopts: true,
-            firewall: Firewall::Absent,
+            firewall: Firewall::Managed,
         }
     }
 
@@ -106,7 +106,15 @@ impl VmApi for Memory {
     }
     async fn set_owner(&self, vm: &ObservedNode, owner: Option<&Owner>) -> Result<()> {
         let platform = owner.map(|owner| owner.id);
-        self.update(vm, |vm| (vm.platform, vm.node.created) = (platform, false))
+        self.update(vm, |vm| {
+            (vm.platform, vm.node.created) = (platform, false);
+            vm.node.open_ports = OpenPorts::default();
+        })
+    }
+    async fn set_public_ports(&self, vm: &ObservedNode, ports: &PublicPorts) -> Result<()> {
+        let open = ports.clone();
+        let partly = PublicPorts::default();
+        self.update(vm, |vm| vm.node.open_ports = OpenPorts { open, partly })
     }
 }
 

@@ -251,11 +251,11 @@ impl Shared {
     pub(crate) async fn remove(&self) -> Result<()> {
         let mut there = self.there.lock().await;
         *there = false;
-        // An existing security group is kept, but without rules of the platform.
-        self.close_ports(None).await?;
         for path in [self.virtual_network(), self.security_group()] {
             self.remove_one(&path, NETWORK).await?;
         }
+        // Existing security groups are kept, but without rules of the platform.
+        self.close_ports(None).await?;
         if !self.is_owned(&self.group(), RESOURCES).await? {
             return Ok(());
         }

@@ -8,7 +8,9 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use lifecycle_core::code::DirectoryStore;
-use lifecycle_core::model::{DependencyCondition, ImageSource, PlatformId, ServiceName};
+use lifecycle_core::model::{
+    DependencyCondition, ImageSource, PlatformId, ServiceName, ServiceSpec,
+};
 use lifecycle_core::platform::{CloudSpec, Diagnostics, Loaded, Sources, load, survey};
 use proptest::prelude::*;
 
@@ -610,6 +612,51 @@ async fn valid_compose_files_are_accepted() {
     let ports: Vec<_> = ports.map(|p| (p.host_port, p.container_port)).collect();
     let all = [(None, 80), (Some(8080), 80), (Some(8443), 443), (None, 443)];
     assert_eq!(ports, all);
+}
+
+/// Returns the service that these keys declare, or the problems.
+async fn web(keys: &str) -> Result<ServiceSpec, String> {
+    let compose = format!("name: p\nservices:\n  web: {{image: x, {keys}}}\n");
+    let directory = directory_with(&[("compose.yaml", &compose)]);
+    let loaded = loaded(&sources(directory.path(), "compose.yaml", None)).await;
+    let loaded = loaded.map_err(|problems| problems.to_string())?;
+    Ok(loaded.declaration.services[&"web".try_into().unwrap()].clone())
+}
+
+#[tokio::test]
+async fn a_public_service_needs_a_port_that_can_be_opened() {
+    let public = "x-lifecycle: {public: true}";
+    let ports = "ports: ['8080:80', '127.0.0.1:9090:90', '53:53/udp', '10.0.0.4:443:443']";
+    let spec = web(&format!("{ports}, {public}")).await.unwrap();
+    let open: Vec<String> = spec.public_ports().map(|port| port.to_string()).collect();
+    assert_eq!(open, ["8080/tcp", "53/udp", "443/tcp"]);
+    for other in [
+        "x-lifecycle: {public: false}",
+        "x-lifecycle: {class: model}",
+    ] {
+        let spec = web(&format!("{ports}, {other}")).await.unwrap();
+        assert!(!spec.public);
+        assert_eq!(spec.public_ports().count(), 0);
+    }
+    for (keys, problem) in [
+        ("expose: [80]", "publishes no ports"),
+        ("ports: ['127.0.0.1:8080:80', '[::1]:8080:80']", "loopback"),
+        ("ports: ['80']", "no fixed host port"),
+        ("ports: ['8080:80', '443']", "no fixed host port"),
+        ("ports: ['80:80'], network_mode: host", "`network_mode`"),
+        ("network_mode: none", "`network_mode`"),
+    ] {
+        let problems = web(&format!("{keys}, {public}")).await.unwrap_err();
+        assert!(problems.contains(problem), "{keys}: {problems}");
+        assert!(problems.contains("x-lifecycle.public"), "{problems}");
+    }
+    let problems = web("ports: ['80:80'], x-lifecycle: {public: maybe}")
+        .await
+        .unwrap_err();
+    assert!(
+        problems.contains("neither `true` nor `false`"),
+        "{problems}"
+    );
 }
 
 /// Generates lines that are likely to pass the first checks, so that random files also reach the

@@ -12,7 +12,7 @@ use lifecycle_core::cloud::{
     ObservedNode, OpenPorts, Power, PreflightReport, SshAddress, Vm, VmApi, VmCloud,
 };
 use lifecycle_core::conformance::cloud::{self, CloudBench};
-use lifecycle_core::model::{Addresses, NodeName, NodeSpec, PlatformId, PlatformName};
+use lifecycle_core::model::{Addresses, NodeName, NodeSpec, PlatformId, PlatformName, PublicPorts};
 use lifecycle_core::runtime::Owner;
 use lifecycle_core::{Error, Result};
 use tokio::time::sleep;
@@ -39,6 +39,10 @@ enum Fault {
     ForgetsOperations,
     /// A change is reported as complete as soon as it has started.
     DoneAtOnce,
+    /// Ports stay open when others are requested.
+    ClosesNothing,
+    /// A released machine keeps its open ports.
+    ReleasesOpen,
 }
 
 #[derive(Debug, Default)]
@@ -125,7 +129,7 @@ impl VmApi for Calls {
             knows_host_keys: false,
             fences: true,
             adopts: true,
-            firewall: Firewall::Absent,
+            firewall: Firewall::Managed,
         }
     }
 
@@ -182,6 +186,20 @@ impl VmApi for Calls {
         off.ok_or_else(gone)
     }
 
+    async fn set_public_ports(&self, vm: &ObservedNode, ports: &PublicPorts) -> Result<()> {
+        let mut machines = self.account.machines();
+        for other in &mut machines.all {
+            if other.node.provider_id == vm.provider_id {
+                let open = &mut other.node.open_ports.open.0;
+                if self.fault != Fault::ClosesNothing {
+                    open.clear();
+                }
+                open.extend(&ports.0);
+            }
+        }
+        Ok(())
+    }
+
     async fn set_owner(&self, vm: &ObservedNode, owner: Option<&Owner>) -> Result<()> {
         if self.fault == Fault::DeletesAdopted && owner.is_none() {
             return self.delete(vm).await;
@@ -191,6 +209,9 @@ impl VmApi for Calls {
             if other.node.provider_id == vm.provider_id {
                 other.platform = owner.map(|owner| owner.id);
                 other.node.created = false;
+                if self.fault != Fault::ReleasesOpen {
+                    other.node.open_ports = OpenPorts::default();
+                }
             }
         }
         Ok(())
@@ -269,6 +290,10 @@ impl CloudProvider for Cloud {
 
     async fn fence(&self, node: &NodeName) -> Result<Fenced> {
         self.inner.fence(node).await
+    }
+
+    async fn set_public_ports(&self, node: &NodeName, ports: &PublicPorts) -> Result<()> {
+        self.inner.set_public_ports(node, ports).await
     }
 
     async fn delete_shared(&self) -> Result<()> {
@@ -356,6 +381,8 @@ async fn each_faulty_provider_fails_its_check() {
         (Fault::RestartsAnyBoot, "a_running_node"),
         (Fault::ForgetsOperations, "another_process_can_poll"),
         (Fault::DoneAtOnce, "provision_is_idempotent"),
+        (Fault::ClosesNothing, "public_ports_are_opened_and_closed"),
+        (Fault::ReleasesOpen, adopted),
     ] {
         let account = Account::default();
         let failed = cloud::all(&Bench { account, fault }).await.unwrap_err();

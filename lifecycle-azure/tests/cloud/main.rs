@@ -13,6 +13,7 @@ mod identity;
 mod leaks;
 mod patience;
 mod preflight;
+mod public_ports;
 mod raw;
 mod refusals;
 mod secrecy;

@@ -131,3 +131,14 @@ async fn change(azure: &AzureSimulator, method: Method, name: &str, body: Value)
         .unwrap();
     answer.error_for_status().unwrap();
 }
+
+/// Creates or replaces a resource, as another user of the subscription. Returns the resource.
+pub(crate) async fn put(azure: &AzureSimulator, path: &str, body: &Value) -> Value {
+    let url = format!(
+        "{}/subscriptions/{SUBSCRIPTION}/{path}?api-version=2023-09-01",
+        azure.endpoint()
+    );
+    let request = client().put(url).bearer_auth(token(azure).await).json(body);
+    let answer = request.send().await.unwrap();
+    answer.error_for_status().unwrap().json().await.unwrap()
+}

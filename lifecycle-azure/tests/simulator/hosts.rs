@@ -173,3 +173,69 @@ async fn a_failed_host_fails_its_vm() {
     let codes = azure.codes("broken").await;
     assert_eq!(codes, ["ProvisioningState/failed/OSProvisioningTimedOut"]);
 }
+
+/// A backend that records the ports of the hosts.
+#[derive(Debug, Default)]
+struct Firewalls(Mutex<Vec<(String, Vec<std::ops::RangeInclusive<u16>>)>>);
+
+#[async_trait]
+impl HostBackend for Firewalls {
+    async fn change(&self, change: HostChange) -> Result<(), HostFailure> {
+        let (vm, ports) = match change {
+            HostChange::Create(order) => (order.vm, order.inbound_ports),
+            HostChange::SetInbound { vm, ports } => (vm, ports),
+            _ => return Ok(()),
+        };
+        let name = vm.rsplit('/').next().unwrap().to_owned();
+        self.0.lock().unwrap().push((name, ports));
+        Ok(())
+    }
+}
+
+#[tokio::test]
+async fn a_changed_rule_changes_the_ports_of_the_hosts_that_it_applies_to() {
+    let hosts = Arc::new(Firewalls::default());
+    let simulator = AzureSimulator::start_with(SimulatorOptions::default(), hosts.clone());
+    let azure = Azure::of(simulator.await.unwrap()).await;
+    azure.prepare().await;
+    let nsg = network("networkSecurityGroups/nsg");
+    let group = azure
+        .put(&nsg, &json!({"location": LOCATION}))
+        .await
+        .is(201);
+    let subnet = json!({"properties": {
+        "addressPrefix": "10.0.0.0/24", "networkSecurityGroup": {"id": group.body["id"]},
+    }});
+    let subnet = azure
+        .put(&network("virtualNetworks/net/subnets/default"), &subnet)
+        .await
+        .is(200);
+    Azure::succeeded(&azure.end(&subnet).await);
+    for name in ["first", "second"] {
+        let begun = azure.create(name).await.is(201);
+        Azure::succeeded(&azure.end(&begun).await);
+    }
+    let address = azure.simulator.vms()[0].private_address.unwrap();
+    let rule = json!({"properties": {
+        "priority": 200, "access": "Allow", "direction": "Inbound", "protocol": "Tcp",
+        "sourceAddressPrefix": "Internet", "sourcePortRange": "*",
+        "destinationAddressPrefix": address, "destinationPortRanges": ["80", "443"],
+    }});
+    let path = format!("{nsg}/securityRules/web");
+    let begun = azure.put(&path, &rule).await.is(201);
+    Azure::succeeded(&azure.end(&begun).await);
+    let begun = azure.delete(&path).await.is(202);
+    Azure::succeeded(&azure.end(&begun).await);
+    let told = hosts.0.lock().unwrap().clone();
+    let first = |ports: &[u16]| {
+        let ports = ports.iter().map(|port| *port..=*port);
+        ("first".to_owned(), ports.collect::<Vec<_>>())
+    };
+    let expected = [
+        first(&[]),
+        ("second".to_owned(), Vec::new()),
+        first(&[80, 443]),
+        first(&[]),
+    ];
+    assert_eq!(told, expected);
+}

@@ -276,3 +276,41 @@ async fn a_referenced_resource_must_exist() {
     let refused = azure.put(&network("networkInterfaces/nic"), &nic).await;
     refused.refused(400, "InvalidResourceReference");
 }
+
+#[tokio::test]
+async fn rules_are_created_and_deleted_one_by_one() {
+    let azure = prepared().await;
+    let group = network("networkSecurityGroups/nsg");
+    let body = json!({"location": LOCATION, "properties": {"securityRules": [rule("ssh", 100)]}});
+    azure.put(&group, &body).await.is(201);
+    let path = |name: &str| format!("{group}/securityRules/{name}");
+    let web = rule("web", 200);
+    let created = azure.put(&path("web"), &web).await.is(201);
+    assert_eq!(created.body["name"], "web");
+    Azure::succeeded(&azure.end(&created).await);
+    let changed = azure.put(&path("WEB"), &rule("WEB", 201)).await.is(200);
+    Azure::succeeded(&azure.end(&changed).await);
+    let seen = azure.get(&path("web")).await.is(200).body;
+    assert_eq!(seen["properties"]["priority"], 201);
+    assert_eq!(seen["properties"]["provisioningState"], "Succeeded");
+    let conflict = azure.put(&path("other"), &rule("other", 100)).await;
+    conflict.refused(400, "SecurityRuleConflict");
+    let bad = azure.put(&path("bad"), &rule("bad", 99)).await;
+    bad.refused(400, "SecurityRuleInvalidPriority");
+    let listed = azure.get(&format!("{group}/securityRules")).await.is(200);
+    assert_eq!(listed.body["value"].as_array().unwrap().len(), 2);
+
+    let deleted = azure.delete(&path("web")).await.is(202);
+    Azure::succeeded(&azure.end(&deleted).await);
+    azure.get(&path("web")).await.refused(404, "NotFound");
+    azure.delete(&path("web")).await.is(204);
+    azure.get(&path("ssh")).await.is(200);
+}
+
+fn rule(name: &str, priority: u32) -> Value {
+    json!({"name": name, "properties": {
+        "priority": priority, "access": "Allow", "direction": "Inbound", "protocol": "Tcp",
+        "sourceAddressPrefix": "Internet", "sourcePortRange": "*",
+        "destinationAddressPrefix": "*", "destinationPortRange": priority.to_string(),
+    }})
+}

@@ -304,6 +304,124 @@ pub fn operation(operation: &Operation) -> OperationV1 {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::cloud::{ObservedNode, OpenPorts, SshAddress};
+    use crate::model::{
+        Addresses, ContainerId, ImageSource, Protocol, PublicPort, PublishedPort, ServiceName,
+        SpecDigest, Subject,
+    };
+    use crate::reconcile::{Held, StepId};
+    use crate::registry::NodeRecord;
+
+    /// Returns a public service whose replica is on node `n1`, with these open ports.
+    fn with_public_service(open: &[u16]) -> (Snapshot, ServiceSpec) {
+        let name = ServiceName::try_from("web").unwrap();
+        let mut service = ServiceSpec::new(name.clone(), ImageSource::Image("nginx".into()));
+        service.public = true;
+        service.container.ports = [80, 443]
+            .map(|port| PublishedPort {
+                host_port: Some(port),
+                container_port: port,
+                protocol: Protocol::Tcp,
+                host_ip: None,
+            })
+            .into();
+        let node = |name: &str, number: u8| {
+            let name = NodeName::try_from(name).unwrap();
+            let open = open.iter().map(|port| PublicPort {
+                port: *port,
+                protocol: Protocol::Tcp,
+            });
+            let machine = ObservedNode {
+                name: name.clone(),
+                provider_id: String::new(),
+                power: Power::Running,
+                addresses: Addresses {
+                    private: None,
+                    public: Some([203, 0, 113, number].into()),
+                },
+                ssh: SshAddress::new("root"),
+                boot_id: None,
+                created: true,
+                open_ports: OpenPorts {
+                    open: open.collect(),
+                    ..OpenPorts::default()
+                },
+            };
+            let record = NodeRecord {
+                observed: Some(machine),
+                ..NodeRecord::new(name.clone())
+            };
+            (name, record)
+        };
+        let nodes = [node("n1", 7), node("n2", 8)];
+        let record = InstanceRecord {
+            container: ContainerId("c".into()),
+            id: InstanceId {
+                service: name,
+                replica: Replica(1),
+            },
+            node: nodes[0].0.clone(),
+            digest: SpecDigest::from_hex("ab"),
+            state: InstanceState::Ready,
+            started_at: None,
+            ready_at: None,
+            endpoints: Vec::new(),
+        };
+        let snapshot = Snapshot {
+            nodes: nodes.into(),
+            instances: [(record.container.clone(), record)].into(),
+            ..Snapshot::default()
+        };
+        (snapshot, service)
+    }
+
+    #[test]
+    fn public_addresses_are_those_of_open_ports_on_the_replicas_nodes() {
+        let shown = |open: &[u16]| -> Vec<String> {
+            let (snapshot, service) = with_public_service(open);
+            let addresses = public_addresses(&snapshot, &service);
+            addresses.iter().map(ToString::to_string).collect()
+        };
+        assert_eq!(
+            shown(&[80, 443, 9090]),
+            ["203.0.113.7:80", "203.0.113.7:443"]
+        );
+        assert_eq!(shown(&[443]), ["203.0.113.7:443"]);
+        assert!(shown(&[]).is_empty());
+        let (snapshot, mut service) = with_public_service(&[80]);
+        service.public = false;
+        assert!(public_addresses(&snapshot, &service).is_empty());
+    }
+
+    #[test]
+    fn a_replica_whose_port_cannot_be_opened_shows_the_reason() {
+        let (snapshot, service) = with_public_service(&[80]);
+        let step: StepId = "node/n1/public-ports".parse().unwrap();
+        let mut round = Round::default();
+        let mut instance = InstanceV1::new(
+            &"web-1".to_owned().try_into().unwrap(),
+            InstanceStateV1::Ready,
+        );
+        instance.node = NodeName::try_from("n1").ok();
+        let why = |round: &Round| closed_ports(&snapshot, &service, &instance, round);
+        assert_eq!(why(&round), None);
+        let plan = Plan {
+            held: vec![Held {
+                subject: Subject::Node(step.node().clone()),
+                by: HeldBy::Backoff {
+                    step,
+                    until: chrono::DateTime::UNIX_EPOCH,
+                    failures: 1,
+                    why: "no security group".into(),
+                },
+                waits_until: None,
+            }],
+            ..Plan::default()
+        };
+        round.plan = std::sync::Arc::new(plan);
+        let expected = "its port 443/tcp is not reachable from outside: no security group";
+        assert_eq!(why(&round).unwrap(), expected);
+    }
 
     #[test]
     fn a_replica_is_ready_only_when_that_is_recorded() {

@@ -565,6 +565,9 @@ impl SimWorld {
             if let Some(machine) = state.machines.get(&number) {
                 if machine.owner.as_ref().is_some_and(|of| of.id == owner.id) {
                     left.push(format!("node {}", machine.name));
+                    if !machine.open_ports.is_empty() {
+                        left.push(format!("open ports of {}", machine.name));
+                    }
                 }
                 let on_engine = machine.engine.leftovers(owner.id);
                 let words = on_engine

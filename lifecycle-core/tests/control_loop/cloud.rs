@@ -9,7 +9,7 @@ use lifecycle_core::cloud::{
     ObservedNode, PreflightReport,
 };
 use lifecycle_core::error::{Error, Result};
-use lifecycle_core::model::{NodeName, NodeSpec};
+use lifecycle_core::model::{NodeName, NodeSpec, PublicPorts};
 use lifecycle_core::sim::{Edge, FaultRates, SimOptions};
 use tokio::time::Instant;
 
@@ -94,6 +94,10 @@ impl CloudProvider for RecordingCloud {
 
     async fn fence(&self, node: &NodeName) -> Result<Fenced> {
         self.inner.fence(node).await
+    }
+
+    async fn set_public_ports(&self, node: &NodeName, ports: &PublicPorts) -> Result<()> {
+        self.inner.set_public_ports(node, ports).await
     }
 
     async fn delete_shared(&self) -> Result<()> {

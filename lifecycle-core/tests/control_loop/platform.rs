@@ -130,6 +130,7 @@ pub(crate) async fn shop(world: &SimWorld, owner: &Owner) -> Declaration {
         protocol: Protocol::Tcp,
         host_ip: None,
     }];
+    web.public = true;
     after(&mut web, "api", ServiceHealthy);
     let mut monitoring = named(world, "monitoring", 9090);
     monitoring.starts = Starts::Last;

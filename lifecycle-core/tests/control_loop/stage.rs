@@ -8,7 +8,7 @@ use lifecycle_core::clock::{Clock, SeededIds};
 use lifecycle_core::cloud::{CloudProvider, NodeChange, carry_out};
 use lifecycle_core::manager::{Manager, ManagerOptions};
 use lifecycle_core::model::{
-    EventKind, InstanceId, InstanceRecord, InstanceState, NewEvent, NodeName,
+    EventKind, InstanceId, InstanceRecord, InstanceState, NewEvent, NodeName, ServiceSpec,
 };
 use lifecycle_core::platform::{Declaration, ManagerEndpoint};
 use lifecycle_core::reconcile::{Backends, DriverOptions, Policy, Round};
@@ -271,6 +271,18 @@ impl Stage {
             .sum();
         assert_eq!(containers.len(), expected, "seed {seed}: {containers:#?}");
         assert_eq!(records.len(), expected, "seed {seed}: {records:#?}");
+        for node in self.declaration.nodes.keys() {
+            let here = containers.iter().filter(|(at, _)| at == node);
+            let public = here
+                .filter_map(|(_, container)| match &container.role {
+                    Role::Instance(id) => self.declaration.services.get(&id.service),
+                    Role::Agent | Role::Manager => None,
+                })
+                .flat_map(ServiceSpec::public_ports)
+                .collect();
+            let open = self.world.node(node).unwrap().open_ports;
+            assert!(open.are(&public), "seed {seed}: {node}: {open:?}");
+        }
         for (node, container) in containers {
             let Role::Instance(id) = &container.role else {
                 panic!("seed {seed}: {container:?}");

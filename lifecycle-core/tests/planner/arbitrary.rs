@@ -37,6 +37,7 @@ pub(crate) struct ServiceDraft {
     update: UpdatePolicy,
     /// An earlier service whose network the service joins.
     joins: Option<Index>,
+    public: bool,
 }
 
 #[derive(Debug, Clone)]
@@ -101,6 +102,7 @@ fn service_draft() -> impl Strategy<Value = ServiceDraft> {
             any::<bool>(),
             update_policy(),
             prop::option::weighted(0.25, any::<Index>()),
+            any::<bool>(),
         ),
     )
         .prop_map(
@@ -117,6 +119,7 @@ fn service_draft() -> impl Strategy<Value = ServiceDraft> {
                 on_failure: rest.2,
                 update: rest.3,
                 joins: rest.4,
+                public: rest.5,
             },
         )
 }
@@ -176,6 +179,7 @@ impl PlatformDraft {
             }
             spec.reserves.cpu_millis = draft.reserves;
             spec.update = draft.update.clone();
+            spec.public = draft.public;
             for (index, condition) in draft.depends_on.iter().filter(|_| ordered) {
                 if specs.is_empty() {
                     continue;

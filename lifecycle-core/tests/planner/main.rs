@@ -12,6 +12,7 @@ mod images;
 mod joined;
 mod model;
 mod properties;
+mod public_ports;
 mod recorded;
 mod rollouts;
 mod situations;

@@ -8,8 +8,8 @@ use chrono::{DateTime, TimeDelta, Utc};
 use lifecycle_core::cloud::{ObservedNode, OpenPorts, Power, SshAddress};
 use lifecycle_core::model::{
     Addresses, BuildSource, ContainerId, ContainerRun, DependencyCondition, ImageSource,
-    InstanceId, NodeName, Protocol, ReplacementOrder, RolloutControl, ServiceName, SpecDigest,
-    Starts,
+    InstanceId, NodeName, Protocol, PublicPort, PublicPorts, ReplacementOrder, RolloutControl,
+    ServiceName, SpecDigest, Starts,
 };
 use lifecycle_core::reconcile::declared::{DeclaredService, JoinedSpec, listed_name};
 use lifecycle_core::reconcile::observe::AgentView;
@@ -32,6 +32,7 @@ pub(crate) struct Machine {
     pub asked: bool,
     pub unknown_since: Option<DateTime<Utc>>,
     pub state: EngineState,
+    pub open_ports: OpenPorts,
 }
 
 #[derive(Debug, Clone)]
@@ -221,6 +222,7 @@ impl World {
             asked: false,
             unknown_since: None,
             state: EngineState::default(),
+            open_ports: OpenPorts::default(),
         };
         self.machines.insert(node.clone(), machine);
     }
@@ -358,6 +360,7 @@ impl World {
                     asked: true,
                     unknown_since: None,
                     state: EngineState::default(),
+                    open_ports: OpenPorts::default(),
                 });
             }
             Action::StartNode { node } => {
@@ -384,6 +387,7 @@ impl World {
                     );
                 }
             }
+            Action::SetPublicPorts { ports, node } => self.open(declared, node, ports),
             Action::BuildImage {
                 image,
                 service,
@@ -466,6 +470,36 @@ impl World {
         }
     }
 
+    /// Opens exactly these ports. Panics if a port that is opened does not belong to a public
+    /// service.
+    fn open(&mut self, declared: &Declared, node: &NodeName, ports: &PublicPorts) {
+        let machine = self.machines.get_mut(node).unwrap();
+        let open = machine.open_ports.open.0.clone();
+        for port in ports.0.difference(&open) {
+            let mut services = declared.services.values();
+            let mut owners = services.clone().map(|service| &service.spec);
+            assert!(
+                owners.any(|spec| spec.public_ports().any(|public| public == *port)),
+                "{port} of {node} belongs to no public service"
+            );
+            let holders = machine.state.containers.iter().filter(|c| {
+                let mut bound = c.ports.iter();
+                is_running(c) && bound.any(|b| (b.2, b.1) == (port.port, port.protocol))
+            });
+            for holder in holders.filter(|_| machine.unknown_since.is_none()) {
+                let is_public = services.any(|service| {
+                    matches!(&holder.role, Role::Instance(id) if id.service == service.spec.name)
+                        && service.spec.public_ports().any(|public| public == *port)
+                });
+                assert!(is_public, "{} has {port} of {node}", holder.name);
+            }
+        }
+        machine.open_ports = OpenPorts {
+            open: ports.clone(),
+            ..OpenPorts::default()
+        };
+    }
+
     fn start(
         &mut self,
         declared: &Declared,
@@ -498,6 +532,20 @@ impl World {
             None => self.ports_of_new(declared, id, node),
         };
         let now = self.now;
+        if !exists {
+            let open = &self.machines[node].open_ports;
+            for (_, protocol, port) in &ports {
+                let port = PublicPort {
+                    port: *port,
+                    protocol: *protocol,
+                };
+                let is_public = service.spec.public_ports().any(|public| public == port);
+                assert!(
+                    is_public || !open.may_contain(&port),
+                    "{name} would start while {port} of {node} is open for another service"
+                );
+            }
+        }
         let lazy = self.never_ready.contains(&service.digest) && same_spec;
         let engine = self.engine(node);
         assert!(
@@ -806,7 +854,7 @@ impl Machine {
                 },
                 boot_id: None,
                 created: self.created,
-                open_ports: OpenPorts::default(),
+                open_ports: self.open_ports.clone(),
             },
             readiness: match &engine {
                 EngineView::Known { .. } => self

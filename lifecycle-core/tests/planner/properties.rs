@@ -2,7 +2,7 @@
 //! violates the start order, runs an instance twice, or uses an object that does not exist.
 
 use lifecycle_core::cloud::Power;
-use lifecycle_core::model::{InstanceId, NodeName, Replica, ServiceName};
+use lifecycle_core::model::{InstanceId, NodeName, PublicPorts, Replica, ServiceName};
 use lifecycle_core::reconcile::placement::place;
 use lifecycle_core::reconcile::{Declared, HeldBy, Plan, PlanningInput, plan};
 use lifecycle_core::runtime::{ContainerState, Role};
@@ -180,6 +180,20 @@ fn assert_settled(world: &World, declared: &Declared, plan: &Plan) {
     }
     let expected = declared.instances().count();
     assert_eq!(world.containers().count(), expected, "leftovers");
+    for (name, machine) in &world.machines {
+        let public = machine
+            .state
+            .containers
+            .iter()
+            .filter_map(|c| match &c.role {
+                Role::Instance(id) => declared.services.get(&id.service),
+                Role::Agent | Role::Manager => None,
+            })
+            .flat_map(|service| service.spec.public_ports())
+            .collect();
+        let open = &machine.open_ports;
+        assert!(open.are(&public), "{name}: {open:?} instead of {public}");
+    }
     let nodes: Vec<_> = world.machines.keys().collect();
     assert_eq!(nodes, declared.nodes.keys().collect::<Vec<_>>());
 }
@@ -272,6 +286,8 @@ proptest! {
         }
         prop_assert!(world.plan(&emptied).is_empty());
         prop_assert_eq!(world.containers().count(), 0);
+        let mut left = world.machines.values();
+        prop_assert!(left.all(|machine| machine.open_ports.are(&PublicPorts::default())));
         prop_assert_eq!(world.machines.len(), usize::from(!world.machines.is_empty()));
     }
 

@@ -1,6 +1,7 @@
 //! Publishes and starts the IoT example on a simulated Azure, and checks that `down` removes
 //! everything.
 
+use std::io::{Read as _, Write as _};
 use std::net::{IpAddr, SocketAddr, TcpStream};
 use std::path::Path;
 use std::time::Duration;
@@ -79,14 +80,17 @@ fn is_open(address: IpAddr, port: u16) -> bool {
     TcpStream::connect_timeout(&SocketAddr::new(address, port), CONNECT_TIMEOUT).is_ok()
 }
 
-/// Checks that only the SSH port of each node is open to this machine.
-fn only_ssh_is_open(status: &Value) {
+/// Checks that only the SSH port of each node is open to this machine, and `public` on the nodes
+/// that are listed with it.
+fn only_ssh_is_open(status: &Value, public: &[(String, u16)]) {
     let of_services = instances(status)
         .into_iter()
         .flat_map(endpoints)
         .map(|(_, port)| u16::try_from(port).unwrap());
-    let mut ports = vec![22, 80, 2375, 2376, 7443, 8000];
+    let mut ports = vec![22, 80, 2375, 2376, 7443, 8000, 8080, 9090];
     ports.extend(of_services);
+    ports.sort_unstable();
+    ports.dedup();
     for node in status["nodes"].as_array().unwrap() {
         let address: IpAddr = node["addresses"]["public"]
             .as_str()
@@ -106,8 +110,62 @@ fn only_ssh_is_open(status: &Value) {
             });
             open.collect()
         });
-        assert_eq!(open, [22], "{node}");
+        let name = node["name"].as_str().unwrap();
+        let public = public.iter().filter(|(at, _)| at == name);
+        let expected: Vec<u16> = std::iter::once(22).chain(public.map(|one| one.1)).collect();
+        assert_eq!(open, expected, "{node}");
     }
+}
+
+/// Requests a page from this machine, which is outside the nodes' network.
+fn page_from_outside(address: &str, path: &str) -> String {
+    let address: SocketAddr = address.parse().unwrap();
+    let mut stream = TcpStream::connect_timeout(&address, Duration::from_secs(10)).unwrap();
+    let request = format!("GET {path} HTTP/1.0\r\n\r\n");
+    stream.write_all(request.as_bytes()).unwrap();
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).unwrap();
+    answer
+}
+
+/// Makes a service public, and not public again. Checks from outside what is reachable.
+fn public_ports_are_opened_and_closed(project: &Project) {
+    let before = project.status();
+    assert!(instance(&before, "request-manager")["container"].is_string());
+    let private = project.read("compose.yaml");
+    let of_service = "ports: [\"8080:8000\"]\n";
+    assert_eq!(private.matches(of_service).count(), 1, "{private}");
+    let code = "    x-lifecycle:\n      code: iot\n";
+    let (start, rest) = private.split_once(of_service).unwrap();
+    let rest = rest.replacen(code, &format!("{code}      public: true\n"), 1);
+    project.write("compose.yaml", &format!("{start}{of_service}{rest}"));
+    let up = project.ends(0, &["up"]);
+
+    let status = project.status();
+    assert_documented_shape(&status, project);
+    let services = status["services"].as_array().unwrap();
+    let service = services.iter().find(|one| one["name"] == "request-manager");
+    let public = service.unwrap()["public"].as_array().unwrap();
+    assert_eq!(public.len(), 1, "{public:?}");
+    let text = |key: &str| public[0][key].as_str().unwrap().to_owned();
+    let (node, address) = (text("node"), format!("{}:8080", text("ip")));
+    assert!(up.stdout.contains(&address), "{}", up.stdout);
+    let shown = project.ends(0, &["status"]);
+    assert!(shown.stdout.contains(&address), "{}", shown.stdout);
+    let health = page_from_outside(&address, "/health");
+    assert!(health.contains("200 OK"), "{health}");
+    only_ssh_is_open(&status, &[(node, 8080)]);
+    let containers = |status: &Value| -> Vec<Value> {
+        let all = instances(status).into_iter();
+        all.map(|one| one["container"].clone()).collect()
+    };
+    assert_eq!(containers(&status), containers(&before), "{}", up.stderr);
+
+    project.write("compose.yaml", &private);
+    project.ends(0, &["up"]);
+    let status = project.status();
+    only_ssh_is_open(&status, &[]);
+    assert_eq!(containers(&status), containers(&before));
 }
 
 fn all_commands_work(project: &Project) {
@@ -158,7 +216,8 @@ fn azure_end_to_end() {
         let reading = page(hub, ip, *port, "/readings/garden.light");
         reading.contains("\"value\"").then_some(())
     });
-    only_ssh_is_open(&status);
+    only_ssh_is_open(&status, &[]);
+    public_ports_are_opened_and_closed(&project);
     all_commands_work(&project);
 
     let before = azure.requests().len();

@@ -2,10 +2,12 @@
 //! trait's documentation. Each check creates the nodes that it needs, and deletes them afterwards.
 //!
 //! - `states`: changes of a node in each state.
+//! - `public_ports`: ports that are reachable from outside.
 //! - `under_way`: changes of a node while another change is in progress.
 //! - `owners`: machines of other platforms, machines without a platform, and adopted machines.
 
 mod owners;
+mod public_ports;
 mod states;
 mod under_way;
 
@@ -22,6 +24,7 @@ use crate::error::{Error, Result};
 use crate::model::{NodeName, NodeSpec};
 
 pub use owners::{an_adopted_machine_is_released_and_never_deleted, platforms_are_separate};
+pub use public_ports::public_ports_are_opened_and_closed;
 pub use states::{
     a_failed_node_is_created_again, a_running_node, a_stopped_node, an_absent_node,
     an_undeclared_node, list_is_complete_and_shows_only_this_platform,
@@ -102,6 +105,7 @@ pub async fn all(bench: &dyn CloudBench) -> Checked {
         a_cancelled_change_can_be_repeated,
         platforms_are_separate,
         an_adopted_machine_is_released_and_never_deleted,
+        public_ports_are_opened_and_closed,
         shared_resources_are_deleted_last,
     );
     Ok(())

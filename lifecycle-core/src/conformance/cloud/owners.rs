@@ -5,7 +5,8 @@ use super::{
     Checked, CloudBench, Failed, Subject, done, ensure, ensure_eq, is_conflict, is_not_found,
     is_unsupported, list, names,
 };
-use crate::cloud::{ObservedNode, Power};
+use crate::cloud::{Firewall, ObservedNode, Power};
+use crate::model::{Protocol, PublicPort, PublicPorts};
 
 /// Checks that two platforms in one account cannot see or change each other's nodes, even if the
 /// nodes have the same names.
@@ -133,12 +134,32 @@ pub async fn an_adopted_machine_is_released_and_never_deleted(bench: &dyn CloudB
     );
     done("delete_shared", ours.delete_shared().await)?;
     node.is(&third, "the shared resources were deleted").await?;
+    let port = PublicPort {
+        port: 8080,
+        protocol: Protocol::Tcp,
+    };
+    let ports = PublicPorts::from_iter([port]);
+    let opened = ours.set_public_ports(&spec.name, &ports).await;
+    if ours.capabilities().firewall == Firewall::Managed {
+        done("opening a port of an adopted machine", opened)?;
+    } else {
+        ensure!(
+            opened.as_ref().is_err_and(is_unsupported),
+            "without a managed firewall, set_public_ports must return Unsupported, but returned \
+             {opened:?}"
+        );
+    }
 
     node.done(node.delete()).await?;
     let Some(released) = node.seen().await? else {
         return Err(Failed::new("an adopted machine was deleted".to_owned()));
     };
     is_unchanged(&found, &released, "released")?;
+    ensure_eq!(
+        released.open_ports,
+        found.open_ports,
+        "the open ports of a released machine"
+    );
     is_not_listed(&node).await?;
     done("adopt, by another platform", theirs.adopt(&spec.name).await)?;
     their.done(their.delete()).await?;

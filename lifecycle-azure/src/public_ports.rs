@@ -279,13 +279,13 @@ impl SecurityGroups {
                     RuleChange::Delete { path: deleted } => !deleted.eq_ignore_ascii_case(&path),
                     RuleChange::Put { .. } => true,
                 });
-                let wanted: BTreeSet<PublicPort> = ports
+                let desired: BTreeSet<PublicPort> = ports
                     .0
                     .iter()
                     .filter(|port| port.protocol == *protocol)
                     .copied()
                     .collect();
-                if known.is_some_and(|known| known.opens(Some(private)) && known.ports() == wanted)
+                if known.is_some_and(|known| known.opens(Some(private)) && known.ports() == desired)
                 {
                     continue;
                 }

@@ -30,6 +30,7 @@ impl fmt::Display for PublicPort {
 pub struct PublicPorts(pub BTreeSet<PublicPort>);
 
 impl PublicPorts {
+    /// Returns whether no port is open.
     pub fn is_empty(&self) -> bool {
         self.0.is_empty()
     }

@@ -81,10 +81,10 @@ async fn apply(docker: &Docker, container: &str, what: &str) -> Result<()> {
     let exec = docker.create_exec(container, command).await;
     let exec = exec.map_err(engine)?.id;
     let started = docker.start_exec(&exec, None).await.map_err(engine)?;
-    let mut said = String::new();
+    let mut output_text = String::new();
     if let StartExecResults::Attached { mut output, .. } = started {
         while let Some(piece) = output.try_next().await.map_err(engine)? {
-            said.push_str(&piece.to_string());
+            output_text.push_str(&piece.to_string());
         }
     }
     let ended = docker.inspect_exec(&exec).await.map_err(engine)?;
@@ -92,7 +92,7 @@ async fn apply(docker: &Docker, container: &str, what: &str) -> Result<()> {
         Some(0) => Ok(()),
         code => {
             let code = code.map_or_else(|| "none".to_owned(), |code| code.to_string());
-            let why = format!("exit code {code}: {}", said.trim());
+            let why = format!("exit code {code}: {}", output_text.trim());
             Err(Error::failed(what, why))
         }
     }

@@ -48,7 +48,7 @@ async fn shows(
 /// deleted. Without a managed firewall, the request must return `Unsupported`.
 pub async fn public_ports_are_opened_and_closed(bench: &dyn CloudBench) -> Checked {
     let (ours, theirs, [first, second]) = (bench.ours(), bench.theirs(), bench.nodes());
-    let (none, web) = (ports(&[]), ports(&[(8080, Protocol::Tcp)]));
+    let (closed, web) = (ports(&[]), ports(&[(8080, Protocol::Tcp)]));
     let node = Subject::new(ours.as_ref(), &first);
     node.done(node.provision()).await?;
     if ours.capabilities().firewall != Firewall::Managed {
@@ -58,7 +58,7 @@ pub async fn public_ports_are_opened_and_closed(bench: &dyn CloudBench) -> Check
             "without a managed firewall, set_public_ports must return Unsupported, but returned \
              {outcome:?}"
         );
-        shows(bench, &first.name, &none, "no ports can be opened").await?;
+        shows(bench, &first.name, &closed, "no ports can be opened").await?;
         return node.remove().await;
     }
     let absent = ours.set_public_ports(&second.name, &web).await;
@@ -71,7 +71,7 @@ pub async fn public_ports_are_opened_and_closed(bench: &dyn CloudBench) -> Check
         foreign.as_ref().is_err_and(is_not_found),
         "opening ports of another platform's node must return NotFound, but returned {foreign:?}"
     );
-    shows(bench, &first.name, &none, "a new node").await?;
+    shows(bench, &first.name, &closed, "a new node").await?;
 
     let other = Subject::new(ours.as_ref(), &second);
     other.done(other.provision()).await?;
@@ -86,7 +86,7 @@ pub async fn public_ports_are_opened_and_closed(bench: &dyn CloudBench) -> Check
         shows(
             bench,
             &second.name,
-            &none,
+            &closed,
             "ports of another node were opened",
         )
         .await?;
@@ -96,8 +96,8 @@ pub async fn public_ports_are_opened_and_closed(bench: &dyn CloudBench) -> Check
     let before = node.get().await?;
     node.done(node.stop()).await?;
     shows(bench, &first.name, &web, "stopped").await?;
-    set(ours.as_ref(), &first.name, &none).await?;
-    shows(bench, &first.name, &none, "closed while stopped").await?;
+    set(ours.as_ref(), &first.name, &closed).await?;
+    shows(bench, &first.name, &closed, "closed while stopped").await?;
     node.done(node.start()).await?;
     ensure_eq!(
         node.get().await?.provider_id,
@@ -109,7 +109,7 @@ pub async fn public_ports_are_opened_and_closed(bench: &dyn CloudBench) -> Check
     node.remove().await?;
     shows(bench, &second.name, &both, "another node was deleted").await?;
     node.done(node.provision()).await?;
-    shows(bench, &first.name, &none, "created again").await?;
+    shows(bench, &first.name, &closed, "created again").await?;
     node.remove().await?;
     other.remove().await?;
     done("delete_shared", ours.delete_shared().await)

@@ -620,7 +620,10 @@ async fn web(keys: &str) -> Result<ServiceSpec, String> {
     let directory = directory_with(&[("compose.yaml", &compose)]);
     let loaded = loaded(&sources(directory.path(), "compose.yaml", None)).await;
     let loaded = loaded.map_err(|problems| problems.to_string())?;
-    Ok(loaded.declaration.services[&"web".try_into().unwrap()].clone())
+    let mut services = loaded.declaration.services.into_values();
+    services
+        .next()
+        .ok_or_else(|| "no service is declared".into())
 }
 
 #[tokio::test]

@@ -51,6 +51,10 @@ use super::step::{Action, Held, HeldBy, InstanceStatus, Plan, Reason, Step, Step
 use crate::model::{ContainerId, InstanceId, NodeName, Protocol, ServiceName, Subject};
 
 /// The planner's settings: what it may assume, and how long it waits.
+#[expect(
+    clippy::struct_excessive_bools,
+    reason = "they are independent of each other"
+)]
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Policy {
     /// Whether the cloud provider can create nodes.

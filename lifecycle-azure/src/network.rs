@@ -187,7 +187,7 @@ impl Shared {
     }
 
     /// Opens exactly these ports of a node. `nodes` returns the nodes that exist; it is called only
-    /// if rules of other nodes may have to be removed.
+    /// if other nodes have rules.
     pub(crate) async fn open_ports(
         &self,
         node: &NodeName,
@@ -221,29 +221,36 @@ impl Shared {
         self.change_rules(changes).await
     }
 
-    /// Changes rules one after the other: Azure rejects concurrent changes of a group.
+    /// Changes rules one after the other: Azure rejects concurrent changes of a group. A port is closed
+    /// if one of several groups blocks it, so a failed change does not prevent the others.
     async fn change_rules(&self, changes: Vec<RuleChange>) -> Result<()> {
+        let mut result = Ok(());
         for change in changes {
-            match change {
-                RuleChange::Put { path, body } => {
-                    let put = async {
-                        let mut rule = self.client.put(&path, NETWORK, &body).await?;
-                        while !is_ready(&path, &rule)? {
-                            tokio::time::sleep(self.options.poll_every).await;
-                            let found = self.client.get(&path, NETWORK).await?;
-                            rule = found.ok_or_else(|| Error::not_found(path.clone()))?;
-                        }
-                        Ok(())
-                    };
-                    in_time(&path, put).await?;
-                }
-                RuleChange::Delete { path } => {
-                    self.client.delete(&path, NETWORK).await?;
-                    self.gone(&path, NETWORK).await?;
-                }
+            let changed = self.change_rule(change).await;
+            result = result.and(changed);
+        }
+        result
+    }
+
+    async fn change_rule(&self, change: RuleChange) -> Result<()> {
+        match change {
+            RuleChange::Put { path, body } => {
+                let put = async {
+                    let mut rule = self.client.put(&path, NETWORK, &body).await?;
+                    while !is_ready(&path, &rule)? {
+                        tokio::time::sleep(self.options.poll_every).await;
+                        let found = self.client.get(&path, NETWORK).await?;
+                        rule = found.ok_or_else(|| Error::not_found(path.clone()))?;
+                    }
+                    Ok(())
+                };
+                in_time(&path, put).await
+            }
+            RuleChange::Delete { path } => {
+                self.client.delete(&path, NETWORK).await?;
+                self.gone(&path, NETWORK).await
             }
         }
-        Ok(())
     }
 
     /// Removes the platform's shared resources if nothing uses them. If the platform's group

@@ -152,6 +152,7 @@ impl Rule {
         self.is_inbound
             && self.is("access", "Allow")
             && self.is("sourceAddressPrefix", SOURCE)
+            && self.is("sourcePortRange", "*")
             && (state.is_empty() || state.eq_ignore_ascii_case("Succeeded"))
             && private.is_some_and(|private| to == private.to_string())
     }

@@ -646,6 +646,11 @@ async fn a_public_service_needs_a_port_that_can_be_opened() {
         ("ports: ['127.0.0.1:8080:80', '[::1]:8080:80']", "loopback"),
         ("ports: ['80']", "no fixed host port"),
         ("ports: ['8080:80', '443']", "no fixed host port"),
+        ("ports: ['8000-8010:80']", "one of several host ports"),
+        (
+            "ports: ['8080:80', '8000-8010:90']",
+            "one of several host ports",
+        ),
         ("ports: ['80:80'], network_mode: host", "`network_mode`"),
         ("network_mode: none", "`network_mode`"),
     ] {

@@ -233,6 +233,8 @@ pub(crate) fn pull(what: &str, error: Engine) -> Error {
 
 /// Returns whether this is the message of an engine to which a registry denied access.
 fn is_denial(message: &str) -> bool {
+    // The name of the image, in a quoted URL, may contain any word.
+    let message: String = message.split('"').step_by(2).collect();
     let message = message.to_ascii_lowercase();
     let message = message.trim_end();
     // A failure of the engine's own file system ends like this.
@@ -378,6 +380,7 @@ mod tests {
             "open /var/lib/docker/tmp/x: permission denied",
             "manifest unknown: manifest unknown",
             "dial tcp 10.0.0.1:5000: connect: connection refused",
+            "Get \"https://r/v2/access-denied-page/manifests/1\": dial tcp 10.0.0.1:443: i/o timeout",
             "toomanyrequests: You have reached your pull rate limit",
         ] {
             assert_eq!(error(failure), [false, false], "{failure}");

@@ -8,7 +8,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::Read as _;
 use std::path::{Path, PathBuf};
-use std::process::{Output, Stdio};
+use std::process::Stdio;
 use std::time::Duration;
 
 use base64::Engine as _;
@@ -17,7 +17,7 @@ use lifecycle_core::platform::Diagnostic;
 use lifecycle_core::runtime::{ImageLogin, ImageLogins, ImageRegistry};
 use lifecycle_core::secret::Sensitive;
 use serde::Deserialize;
-use tokio::io::AsyncWriteExt as _;
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::process::Command;
 
 /// How long a helper may take. The user may have to unlock a key store.
@@ -131,8 +131,8 @@ fn file(environment: &BTreeMap<String, String>) -> Option<PathBuf> {
 #[derive(Default, Deserialize)]
 #[serde(default, rename_all = "camelCase")]
 struct Config {
-    auths: Option<BTreeMap<String, Entry>>,
-    cred_helpers: Option<BTreeMap<String, String>>,
+    auths: Option<BTreeMap<String, Option<Entry>>>,
+    cred_helpers: Option<BTreeMap<String, Option<String>>>,
     creds_store: Option<String>,
 }
 
@@ -184,6 +184,7 @@ impl Config {
     fn helper(&self, registry: &ImageRegistry) -> Option<&str> {
         let helpers = self.cred_helpers.as_ref();
         let of_registry = helpers.and_then(|helpers| helpers.get(registry.address()));
+        let of_registry = of_registry.and_then(Option::as_ref);
         let name = of_registry.or(self.creds_store.as_ref())?;
         Some(name.as_str()).filter(|name| !name.is_empty())
     }
@@ -199,6 +200,7 @@ impl Config {
             let same = entries.find(|(written, _)| host(written) == host(address));
             same.map(|(_, entry)| entry)
         });
+        let entry = entry.and_then(Option::as_ref);
         entry.map_or(Ok(None), Entry::login)
     }
 }
@@ -284,9 +286,15 @@ async fn ask(
             // Ignore the error: a helper may exit without reading its input.
             drop(input.write_all(registry.address().as_bytes()).await);
         }
-        child.wait_with_output().await
+        let mut stdout = Vec::new();
+        if let Some(output) = child.stdout.take() {
+            output.take(LARGEST_FILE).read_to_end(&mut stdout).await?;
+        }
+        // A helper that writes more gets an error.
+        let status = child.wait().await?;
+        Ok::<_, std::io::Error>((status, stdout))
     };
-    let output: Output = match tokio::time::timeout(limit, talk).await {
+    let (status, stdout) = match tokio::time::timeout(limit, talk).await {
         Ok(Ok(output)) => output,
         Ok(Err(error)) => return Err(format!("the credential helper {program} failed: {error}")),
         Err(_) => {
@@ -296,16 +304,13 @@ async fn ask(
             ));
         }
     };
-    if !output.status.success() {
-        if output.stdout.trim_ascii() == NOT_FOUND.as_bytes() {
+    if !status.success() {
+        if stdout.trim_ascii() == NOT_FOUND.as_bytes() {
             return Ok(None);
         }
-        return Err(format!(
-            "the credential helper {program} failed: {}",
-            output.status
-        ));
+        return Err(format!("the credential helper {program} failed: {status}"));
     }
-    let answer: Answer = serde_json::from_slice(&output.stdout)
+    let answer: Answer = serde_json::from_slice(&stdout)
         .map_err(|_| format!("the response of the credential helper {program} cannot be parsed"))?;
     Ok(match (answer.username.as_str(), answer.secret) {
         (_, secret) if secret.expose().is_empty() => None,
@@ -421,7 +426,7 @@ mod tests {
         assert_eq!(
             remark,
             format!(
-                "images from ghcr.io are pulled with the password of user bob, from {}",
+                "images from ghcr.io are pulled with a user name and password, from {}",
                 file.display()
             )
         );
@@ -430,7 +435,7 @@ mod tests {
     #[tokio::test]
     async fn a_helper_is_asked_only_about_its_registries() {
         let user = User::with(
-            r#"{"auths": {"other.example": {}}, "credsStore": "store",
+            r#"{"auths": {"other.example": {}, "null.example": null}, "credsStore": "store",
                 "credHelpers": {"cloud.example": "cloud", "file.example": ""}}"#,
         )
         .helper(

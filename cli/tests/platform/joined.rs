@@ -1,5 +1,6 @@
 //! Tests a service that joins the network of another one, as behind a VPN client: both share the
-//! loopback interface and the resolver, and are restarted and replaced together.
+//! loopback interface and the resolver, and are restarted and replaced together. Also tests a volume
+//! below a mounted directory, and a variable that is removed.
 
 use std::time::Duration;
 
@@ -26,7 +27,10 @@ fn services(greeting: &str) -> String {
     build: ./inside
     network_mode: service:gate
     expose: ["9090"]
-    environment: {{GREETING: "from inside"}}
+    env_file: inside.env
+    environment: {{GREETING: "from inside", UNSET: }}
+    volumes: ["./app:/app", "data:/app/data"]
+volumes: {{data: {{}}}}
 "#
     )
 }
@@ -50,6 +54,20 @@ impl Pair {
         let id = self.node.service(service).id;
         let port = port.to_string();
         self.node.docker(&["exec", &id, "perl", "-e", GET, &port])
+    }
+
+    /// Checks a volume below a mounted directory, and a variable that `environment` removes.
+    fn has_files_and_variables(&self) {
+        let id = self.node.service("inside").id;
+        let shell = |script| self.node.docker(&["exec", &id, "sh", "-c", script]);
+        assert_eq!(shell("cat /app/shipped"), "sent from this machine");
+        assert_eq!(
+            shell("echo kept > /app/data/file && cat /app/data/file"),
+            "kept"
+        );
+        let variables = shell("env");
+        assert!(variables.contains("SET=from the file"), "{variables}");
+        assert!(!variables.contains("UNSET"), "{variables}");
     }
 
     /// Waits until both containers are different runs than before and ready.
@@ -93,10 +111,13 @@ fn a_shared_network_is_restarted_and_replaced_with_both_containers() {
     project.write("inside/hello.pl", &server.replace("8080", "9090"));
     let dockerfile = project.read("inside/Dockerfile").replace("8080", "9090");
     project.write("inside/Dockerfile", &dockerfile);
+    project.write("inside.env", "SET=from the file\nUNSET=from the file\n");
+    project.write("app/shipped", "sent from this machine\n");
     project.ends(0, &["up"]);
     let node = Node::find(&project.id(), "b").unwrap();
     let pair = Pair { project, node };
     pair.works();
+    pair.has_files_and_variables();
     let resolver = |service: &str| {
         let id = pair.node.service(service).id;
         pair.node.docker(&["exec", &id, "cat", "/etc/resolv.conf"])

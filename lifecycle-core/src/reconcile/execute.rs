@@ -315,8 +315,9 @@ impl Execution {
         grace.unwrap_or(DEFAULT_STOP_GRACE)
     }
 
-    /// Pulls an image. If the registry denies this, and the login was changed meanwhile, tries again
-    /// with the new one.
+    /// Pulls an image. If the registry denies this, tries again: with the new login if it was changed
+    /// meanwhile, otherwise without one, because an expired login must not prevent the pull of a
+    /// public image.
     async fn pull(&self, image: &str, node: &NodeName, handle: &NodeHandle) -> Result<()> {
         let logins = || async {
             let stored = image_logins::stored(self.backends.registry.as_ref()).await?;
@@ -333,6 +334,11 @@ impl Execution {
                 _ => return Err(error),
             };
             if now == login {
+                let pull = handle.runtime.pull_image(image, None);
+                let pull = pull.instrument(engine_call("pull_image", node));
+                if login.is_some() && pull.await.is_ok() {
+                    return Ok(());
+                }
                 return Err(image_logins::explained(error, image, login.as_ref()));
             }
             login = now;

@@ -67,8 +67,8 @@ mod tests {
         let error = explained(denied(), "registry:5000/x:1", Some(&login));
         assert_eq!(
             error.to_string(),
-            "pulling image x was refused: the registry registry:5000 rejected the password of user \
-             ann: unauthorized"
+            "pulling image x was refused: the registry registry:5000 rejected a user name and \
+             password: unauthorized"
         );
         assert_eq!(
             error.hint().unwrap(),

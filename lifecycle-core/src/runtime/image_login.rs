@@ -74,7 +74,7 @@ impl fmt::Display for ImageRegistry {
 }
 
 /// A login for a registry of images.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum ImageLogin {
     Password {
@@ -87,14 +87,21 @@ pub enum ImageLogin {
     RegistryToken(Sensitive),
 }
 
-/// Describes the login without its secret.
+/// Describes the login without its secret. Some registries expect a token as the name of the user, so
+/// the name is not shown either.
 impl fmt::Display for ImageLogin {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Password { user, .. } => write!(f, "the password of user {user}"),
+            Self::Password { .. } => f.write_str("a user name and password"),
             Self::IdentityToken(_) => f.write_str("an identity token"),
             Self::RegistryToken(_) => f.write_str("a registry token"),
         }
+    }
+}
+
+impl fmt::Debug for ImageLogin {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, f)
     }
 }
 
@@ -109,10 +116,10 @@ mod tests {
     fn a_login_is_described_without_its_secret() {
         let secret = Sensitive::new("planted");
         let password = ImageLogin::Password {
-            user: "ann".into(),
+            user: "planted".into(),
             password: secret.clone(),
         };
-        assert_eq!(password.to_string(), "the password of user ann");
+        assert_eq!(password.to_string(), "a user name and password");
         for login in [
             password,
             ImageLogin::IdentityToken(secret.clone()),

@@ -363,8 +363,10 @@ impl ContainerRuntime for SimRuntime {
     async fn pull_image(&self, name: &str, login: Option<&ImageLogin>) -> Result<ImageInfo> {
         let call = self.effect(format!("pull {name}"), |l| l.transfer);
         self.at_engine(call, |engine, _, _, rules, _| {
-            let required = rules.private.get(&ImageRegistry::of(name));
-            if required.is_some() && required != login {
+            let registry = ImageRegistry::of(name);
+            let required = rules.private.get(&registry);
+            let is_expired = login.is_some() && rules.expired.get(&registry) == login;
+            if is_expired || required.is_some() && required != login {
                 return Err(Error::denied(
                     format!("pulling image {name}"),
                     "unauthorized: authentication required",

@@ -50,6 +50,8 @@ pub(super) struct Rules {
     pub(super) pullable: BTreeMap<String, Image>,
     /// The registries that require a login to pull images.
     pub(super) private: ImageLogins,
+    /// The logins that registries reject.
+    pub(super) expired: ImageLogins,
     /// Pairs of a text and an output. Hosts return the output for scripts that contain the text.
     pub(super) answers: Vec<(String, HostOutput)>,
     began: Instant,
@@ -231,6 +233,7 @@ impl SimWorld {
             preloaded: BTreeMap::new(),
             pullable: BTreeMap::new(),
             private: ImageLogins::new(),
+            expired: ImageLogins::new(),
             answers: Vec::new(),
             began: Instant::now(),
         };
@@ -380,6 +383,11 @@ impl SimWorld {
     /// Makes a registry of images require this login.
     pub fn require_login(&self, registry: ImageRegistry, login: ImageLogin) {
         self.lock().rules.private.insert(registry, login);
+    }
+
+    /// Makes a registry of images reject this login. Images that are public can be pulled without one.
+    pub fn expire_login(&self, registry: ImageRegistry, login: ImageLogin) {
+        self.lock().rules.expired.insert(registry, login);
     }
 
     /// Sets the output of hosts for scripts that contain `text`; the default is exit code 0 without

@@ -61,13 +61,26 @@ async fn a_private_image_is_pulled_as_soon_as_up_finds_the_login() {
         assert!(why(&without).contains(part), "{}", why(&without));
     }
     let wrong = up(&stage, logins("wrong")).await;
-    let part = "registry.example:5000 rejected the password of user ann";
+    let part = "registry.example:5000 rejected a user name and password";
     assert!(why(&wrong).contains(part), "{}", why(&wrong));
     assert!(!why(&wrong).contains("wrong"), "{}", why(&wrong));
     // The declaration is the same each time, so only the new login causes another attempt.
     let right = up(&stage, logins("right")).await;
     assert_eq!(right.failures, [], "{}", stage.world.transcript());
     assert_eq!(right.generation, without.generation);
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_expired_login_does_not_prevent_the_pull_of_a_public_image() {
+    let mut stage = Stage::new(22).await;
+    let db = ServiceName::try_from("db").unwrap();
+    let db = stage.declaration.services.get_mut(&db).unwrap();
+    db.source = ImageSource::Image(IMAGE.into());
+    let registry = ImageRegistry::of(IMAGE);
+    stage.world.publish_image(IMAGE);
+    stage.world.expire_login(registry, login("expired"));
+    let outcome = up(&stage, logins("expired")).await;
+    assert_eq!(outcome.failures, [], "{}", stage.world.transcript());
 }
 
 #[tokio::test(start_paused = true)]

@@ -2,13 +2,14 @@
 
 use lifecycle_core::model::{
     ContainerId, ContainerRun, DependencyCondition, NodeSpec, Resources, RestartPolicy,
+    RolloutControl, RolloutRequest,
 };
 use lifecycle_core::reconcile::placement::place;
 use lifecycle_core::reconcile::{Action, Declared, HeldBy, Plan, Readiness, Reason};
 use lifecycle_core::runtime::ContainerState;
 
 use super::builder::{
-    ServiceChanges, declaration, declared, derived, instance, node_name, service,
+    ServiceChanges, declaration, declared, derived, instance, node_name, service, service_name,
 };
 use super::checks::may_run;
 use super::model::{World, has_no_network, is_running};
@@ -151,6 +152,51 @@ fn a_changed_network_replaces_both_and_stops_the_joining_container_first() {
     assert_ne!(id_of(&world, "vpn"), before[0]);
     assert_ne!(id_of(&world, "app"), before[1]);
     assert_eq!(world.containers().count(), 2);
+}
+
+/// Pauses the rollout of a service before it replaces anything.
+fn pause(world: &mut World, declared: &Declared, service: &str) {
+    let name = service_name(service);
+    let control = RolloutControl {
+        digest: declared.services[&name].digest.clone(),
+        request: RolloutRequest::Pause,
+        at: world.now,
+    };
+    world.rollouts.insert(name, control);
+}
+
+#[test]
+fn while_the_replacement_of_the_network_is_paused_ended_containers_start_again() {
+    for ended in ["app", "vpn"] {
+        let mut world = settled(&pair(1, 1));
+        let new = pair(2, 1);
+        world.get_images(&new);
+        pause(&mut world, &new, "vpn");
+        let before: Vec<String> = world.containers().map(|(_, c)| c.name.clone()).collect();
+        end(&mut world, ended, 1);
+        for _ in 0..4 {
+            carry_out(&mut world, &new);
+        }
+        assert_joined(&world);
+        let after: Vec<String> = world.containers().map(|(_, c)| c.name.clone()).collect();
+        assert_eq!(after, before, "{ended} ended");
+    }
+}
+
+#[test]
+fn while_the_rollout_of_the_joining_service_is_paused_its_ended_container_starts_again() {
+    let mut world = settled(&pair(1, 1));
+    let new = pair(1, 2);
+    world.get_images(&new);
+    pause(&mut world, &new, "app");
+    let before: Vec<String> = world.containers().map(|(_, c)| c.name.clone()).collect();
+    end(&mut world, "app", 1);
+    for _ in 0..4 {
+        carry_out(&mut world, &new);
+    }
+    assert_joined(&world);
+    let after: Vec<String> = world.containers().map(|(_, c)| c.name.clone()).collect();
+    assert_eq!(after, before);
 }
 
 #[test]

@@ -134,6 +134,35 @@ fn a_port_is_opened_only_after_another_service_has_released_it() {
 }
 
 #[test]
+fn on_a_node_that_does_not_respond_ports_are_closed_but_not_opened() {
+    let mut world = World::empty();
+    let private = service("other").image("nginx").host_port(80).on("n1");
+    world.settle(&nodes(vec![private]));
+    let now = world.now;
+    let unreachable = |world: &mut World, since| {
+        world
+            .machines
+            .get_mut(&node_name("n1"))
+            .unwrap()
+            .unknown_since = since;
+    };
+    unreachable(&mut world, Some(now));
+    let public = nodes(vec![web(true, 80).on("n1")]);
+    assert!(opened(&world.plan(&public)).is_empty(), "`other` may run");
+    unreachable(&mut world, None);
+    world.settle(&public);
+    unreachable(&mut world, Some(now));
+    assert!(
+        opened(&world.plan(&public)).is_empty(),
+        "the port stays open"
+    );
+    assert_eq!(
+        opened(&world.plan(&nodes(vec![web(false, 80).on("n1")]))),
+        ["n1: "]
+    );
+}
+
+#[test]
 fn incomplete_and_unexpected_rules_are_corrected() {
     let mut world = World::empty();
     let public = nodes(vec![web(true, 80).on("n1")]);

@@ -104,6 +104,7 @@ const PUBLIC: &[(&str, &[&str])] = &[
             "lifecycle-core::sim::fault::Faults::throttle",
             "lifecycle-core::sim::managers::SimManagers::break_image",
             "lifecycle-core::sim::world::SimWorld::agent_table",
+            "lifecycle-core::sim::world::SimWorld::expire_login",
             "lifecycle-core::sim::world::SimWorld::backends",
             "lifecycle-core::sim::world::SimWorld::behave",
             "lifecycle-core::sim::world::SimWorld::calls",

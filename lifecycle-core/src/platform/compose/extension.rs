@@ -69,6 +69,12 @@ fn check_public(field: &Field<'_>, spec: &ServiceSpec, report: &mut Report) {
     if container.connection.mode != NetworkMode::Platform {
         let problem = "the service publishes no ports, because it has a `network_mode`";
         field.problem_with_help(report, problem, "remove `network_mode` or `public`");
+    } else if let Some(choice) = container.port_choices.first() {
+        let problem = format!(
+            "the container port {} is published at one of several host ports, so it cannot be opened",
+            choice.container_port
+        );
+        field.problem_with_help(report, problem, publish);
     } else if container.ports.is_empty() {
         let problem = "the service publishes no ports that could be opened";
         field.problem_with_help(report, problem, publish);

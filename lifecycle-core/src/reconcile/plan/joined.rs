@@ -174,10 +174,27 @@ impl<'a> Planning<'a> {
         let Some(target) = self.index.joined[replica.position] else {
             return Ok(false);
         };
-        let Some(serving) = self.serving_container(replica.position) else {
-            return Ok(true);
-        };
         let id = &self.index.replicas[target];
+        let status = self.statuses[target].as_ref();
+        let is_settled = status.is_some_and(|status| status.settled);
+        let waits = || {
+            let by = HeldBy::ReplacedAfter {
+                replica: id.clone(),
+            };
+            Blocked::new(by, is_settled)
+        };
+        let Some(serving) = self.serving_container(replica.position) else {
+            let mut own = self.index.seen[replica.position].iter();
+            return match self.kept(target) {
+                // Without another network, the replica is replaced like any other one.
+                Some(kept) => Ok(!own.all(|seen| seen.container.joins.as_ref() == Some(kept.id()))),
+                // Until the joined replica is replaced, the earlier containers of both run.
+                None if self.serving.contains(&target) && own.any(|seen| !seen.is_orphan()) => {
+                    Err(waits())
+                }
+                None => Ok(true),
+            };
+        };
         let kept = self.kept(target).filter(Seen::is_running);
         // The container may still have the network of another service, or one of its own.
         let joined = serving.joined();
@@ -185,14 +202,7 @@ impl<'a> Planning<'a> {
         if kept.is_some_and(|kept| joined.is_none_or(|joined| joined.id == *kept.id())) {
             return Ok(false);
         }
-        let by = HeldBy::ReplacedAfter {
-            replica: id.clone(),
-        };
-        let status = self.statuses[target].as_ref();
-        Err(Blocked::new(
-            by,
-            status.is_some_and(|status| status.settled),
-        ))
+        Err(waits())
     }
 
     /// Returns whether all replicas that join the network of a replica are available.

@@ -36,7 +36,11 @@ impl<'a> Planning<'a> {
             if !is_stable || self.unreachable_deletions.contains_key(node) {
                 continue;
             }
-            let ports = self.public_ports_of(view, placed.get(node));
+            let mut ports = self.public_ports_of(view, placed.get(node));
+            if view.may_run_unseen() {
+                // Containers of other services may still have the ports.
+                ports.0.retain(|port| machine.open_ports.may_contain(port));
+            }
             if machine.open_ports.are(&ports) {
                 continue;
             }

@@ -582,10 +582,12 @@ impl<'a> Planning<'a> {
     ) -> (InstanceStatus, Up) {
         let serving = containers.others.iter().find(|seen| seen.is_running());
         // While the rollout goes on, a container that has ended is replaced first. It is not started
-        // again: its host port may belong to another replica now.
+        // again: its host port may belong to another replica now. A container that joins a network
+        // has no host ports.
         let may_run = |previous: &Seen<'a>| {
+            let has_ports = previous.container.joins.is_none();
             previous.is_running()
-                || serving.is_none() && blocked.settled
+                || serving.is_none() && (blocked.settled || !has_ports)
                 || self.is_to_restart(replica.id, previous)
         };
         let previous = containers.previous(replica).filter(may_run);

@@ -68,10 +68,10 @@ directory.
 
 A relative path that does not exist, or that is an empty directory (`./data:/var/lib/postgresql/data`), is a data
 directory: a volume of the platform on the node is mounted instead, and the service stays on that node; if it is
-mounted read-only, an empty directory is mounted. `up` decides this by the current contents of the path, so do not put your own files into a data directory. An absolute path
-(`/var/run/docker.sock`, `/etc/localtime`, `/data`) is a path of the node, unless it is inside the directory of the
-Compose file; data written to such a path of a node stays on that node when the service moves. `up` reports the
-interpretation of a mount if it may be unexpected.
+mounted read-only, an empty directory is mounted. `up` decides this by the current contents of the path, so do not put
+your own files into a data directory. An absolute path (`/var/run/docker.sock`, `/etc/localtime`, `/data`) is a path of
+the node, unless it is inside the directory of the Compose file; data written to such a path of a node stays on that node
+when the service moves. `up` reports the interpretation of a mount if it may be unexpected.
 
 **Built images.** Services with the same code base, Dockerfile, target, arguments and build options share one image, which
 is built once and copied to the other nodes. A changed code base is built again, but a container is replaced only if
@@ -80,10 +80,10 @@ Images that no service needs any more are removed from the nodes.
 
 **Private images.** `up` reads the logins that `docker login` stored on your computer (`config.json` in `$DOCKER_CONFIG`
 or `~/.docker`, and credential helpers), but only for the registries of the declared images and of the base images in
-`FROM`. The manager stores them encrypted and uses them for pulls and builds; nodes do not store them. Each `up` replaces
-all stored logins, so after `docker login` or `docker logout`, or when a token has expired, run `up` again: no container
-is replaced. `plan` and `doctor` list the logins that are used. An image that the manager's node can get from the engine
-on your computer is sent from there and not pulled.
+`FROM`. The manager stores them encrypted, in its registry and on its node, and uses them for pulls and builds; other
+nodes do not store them. Each `up` replaces all stored logins, so after `docker login` or `docker logout`, or when a token
+has expired, run `up` again: no container is replaced. `plan` and `doctor` list the logins that are used. An image that
+the manager's node can get from the engine on your computer is sent from there and not pulled.
 
 **Volumes keep a service on its node.** A replica with a named volume on a node runs only on that node. If the replica
 cannot run there, the plan reports that the replica waits, and for which volume.

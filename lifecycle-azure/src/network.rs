@@ -226,8 +226,8 @@ impl Shared {
     async fn change_rules(&self, changes: Vec<RuleChange>) -> Result<()> {
         let mut result = Ok(());
         for change in changes {
-            let changed = self.change_rule(change).await;
-            result = result.and(changed);
+            let outcome = self.change_rule(change).await;
+            result = result.and(outcome);
         }
         result
     }

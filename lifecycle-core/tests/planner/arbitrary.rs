@@ -200,6 +200,12 @@ impl PlatformDraft {
                 let other = &specs[index.index(specs.len())];
                 let joins = other.container.connection.joins().is_some();
                 if !joins && (other.starts != Starts::Last || spec.starts == Starts::Last) {
+                    // Several replicas that also wait for other services may hold the replacement
+                    // of their networks, see the decision 0040.
+                    if other.replicas > 1 {
+                        spec.depends_on.retain(|name, _| *name == other.name);
+                        spec.starts = other.starts;
+                    }
                     spec = spec.joins(other.name.as_str()).replicas(other.replicas);
                     spec.container.ports.clear();
                     spec.update = other.update.clone();

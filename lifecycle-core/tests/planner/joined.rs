@@ -421,3 +421,30 @@ fn a_joining_service_may_wait_until_the_network_is_ready() {
     world.settle(&pair);
     assert_joined(&world);
 }
+
+#[test]
+fn pairs_are_replaced_although_another_pair_is_not_ready() {
+    let version = |version| {
+        let vpn = service("vpn").version(version).replicas(2);
+        let app = service("app").replicas(2).joins("vpn");
+        let app = app.needs("vpn", DependencyCondition::ServiceHealthy);
+        declared(&["n1"], vec![vpn, app])
+    };
+    let mut world = settled(&version(2));
+    let new = version(4);
+    world.get_images(&new);
+    // The second pair ends before the rollout.
+    for service in ["vpn", "app"] {
+        let id = instance(service, 2);
+        let (node, name) = world
+            .of(&id)
+            .next()
+            .map(|(n, c)| (n.clone(), c.name.clone()))
+            .unwrap();
+        let at = Some(world.now);
+        world.container(&node, &name).unwrap().state = ContainerState::Exited { code: 1, at };
+    }
+    world.settle(&new);
+    assert!(world.plan(&new).held.is_empty());
+    assert_eq!(world.containers().count(), 4);
+}

@@ -8,8 +8,8 @@ use chrono::{DateTime, TimeDelta, Utc};
 use lifecycle_core::cloud::{ObservedNode, OpenPorts, Power, SshAddress};
 use lifecycle_core::model::{
     Addresses, BuildSource, ContainerId, ContainerRun, DependencyCondition, ImageSource,
-    InstanceId, NodeName, Protocol, PublicPort, PublicPorts, ReplacementOrder, RolloutControl,
-    ServiceName, SpecDigest, Starts,
+    InstanceId, NodeName, Protocol, PublicPort, PublicPorts, ReplacementOrder, Replica,
+    RolloutControl, ServiceName, SpecDigest, Starts,
 };
 use lifecycle_core::reconcile::declared::{DeclaredService, JoinedSpec, listed_name};
 use lifecycle_core::reconcile::observe::AgentView;
@@ -526,7 +526,7 @@ impl World {
                 container.name
             );
         }
-        self.assert_may_start(declared, &id.service);
+        self.assert_may_start(declared, id);
         let ports = match self.container(node, name) {
             Some(existing) => existing.ports.clone(),
             None => self.ports_of_new(declared, id, node),
@@ -613,18 +613,20 @@ impl World {
             .collect()
     }
 
-    /// Asserts that all dependencies of a service are up, so that the service may start.
-    fn assert_may_start(&self, declared: &Declared, name: &ServiceName) {
+    /// Asserts that all dependencies of a replica are up, so that the replica may start.
+    fn assert_may_start(&self, declared: &Declared, id: &InstanceId) {
+        let name = &id.service;
         let spec = &declared.services[name].spec;
         let joins = spec.container.connection.joins();
         for (other, condition) in &spec.depends_on {
-            if joins == Some(other) && *condition == DependencyCondition::ServiceStarted {
-                // A replica needs only the container whose network it joins, see `start`.
+            // A replica needs only the replica whose network it joins, see also `start`.
+            let only = (joins == Some(other)).then_some(id.replica);
+            if only.is_some() && *condition == DependencyCondition::ServiceStarted {
                 continue;
             }
             assert!(
-                self.is_up(declared, other, *condition),
-                "{name} would start before {other} is up ({condition:?})"
+                self.is_up(declared, other, only, *condition),
+                "{id} would start before {other} is up ({condition:?})"
             );
         }
         if spec.starts == Starts::Last {
@@ -632,27 +634,26 @@ impl World {
                 if service.spec.starts == Starts::Last {
                     continue;
                 }
-                let up = self.is_up(declared, other, DependencyCondition::ServiceHealthy)
-                    || self.is_up(
-                        declared,
-                        other,
-                        DependencyCondition::ServiceCompletedSuccessfully,
-                    );
+                let is_up = |condition| self.is_up(declared, other, None, condition);
+                let up = is_up(DependencyCondition::ServiceHealthy)
+                    || is_up(DependencyCondition::ServiceCompletedSuccessfully);
                 assert!(up, "{name} must start last, but {other} is not up");
             }
         }
     }
 
+    /// Returns whether a service is up, or only one of its replicas.
     fn is_up(
         &self,
         declared: &Declared,
         name: &ServiceName,
+        only: Option<Replica>,
         condition: DependencyCondition,
     ) -> bool {
         let service = &declared.services[name];
         declared
             .instances()
-            .filter(|(id, _)| id.service == *name)
+            .filter(|(id, _)| id.service == *name && only.is_none_or(|only| id.replica == only))
             .all(|(id, _)| {
                 self.of(&id).any(|(node, c)| {
                     let state = &self.machines[node].state;

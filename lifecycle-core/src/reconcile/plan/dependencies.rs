@@ -4,9 +4,8 @@
 use std::collections::BTreeSet;
 
 use super::{Blocked, Planning, Up};
-use crate::model::{DependencyCondition, Starts};
+use crate::model::{DependencyCondition, ServiceName, Starts};
 use crate::reconcile::declared::DeclaredService;
-use crate::reconcile::index::IndexedService;
 use crate::reconcile::step::{HeldBy, StepId};
 
 /// The steps to wait for, or the dependency that no step can bring up.
@@ -17,27 +16,20 @@ pub(super) type Dependencies = Result<BTreeSet<StepId>, Blocked>;
 const MANY_REPLICAS: usize = 16;
 
 impl Planning<'_> {
-    /// Returns the steps that the service's replicas must wait for.
+    /// Returns the steps that the service's replicas must wait for, except those of
+    /// [`dependencies_of`](Self::dependencies_of).
     pub(super) fn dependencies(&self, service: &DeclaredService) -> Dependencies {
         let mut steps = BTreeSet::new();
         let joins = service.spec.container.connection.joins();
         for (name, condition) in &service.spec.depends_on {
-            if joins == Some(name) && *condition == DependencyCondition::ServiceStarted {
-                // Each replica needs only the replica whose network it joins.
+            if joins == Some(name) {
                 continue;
             }
-            let is_up = |up: &Up| match condition {
-                DependencyCondition::ServiceStarted => up.started,
-                DependencyCondition::ServiceHealthy => up.ready,
-                DependencyCondition::ServiceCompletedSuccessfully => up.completed,
-            };
-            let by = || HeldBy::Dependency {
-                service: name.clone(),
-                condition: *condition,
-            };
-            let dependency = self.index.service(name);
-            let dependency = dependency.ok_or_else(|| Blocked::new(by(), true))?;
-            self.await_service(dependency, &is_up, &by, &mut steps)?;
+            let by = || dependency(name, *condition);
+            let service = self.index.service(name);
+            let service = service.ok_or_else(|| Blocked::new(by(), true))?;
+            let is_up = |up: &Up| is_met(*condition, *up);
+            self.await_replicas(service.positions(), &is_up, &by, &mut steps)?;
         }
         if service.spec.starts == Starts::Last {
             for other in &self.index.services {
@@ -48,22 +40,43 @@ impl Planning<'_> {
                 let by = || HeldBy::StartsLast {
                     service: other.name.clone(),
                 };
-                self.await_service(other, &is_up, &by, &mut steps)?;
+                self.await_replicas(other.positions(), &is_up, &by, &mut steps)?;
             }
         }
         Ok(steps)
     }
 
-    /// Collects, in `steps`, the steps that bring `service` up.
-    fn await_service(
+    /// Returns the steps that a replica must wait for: those of its service and, if it joins the
+    /// network of another replica, those of that replica only. Both are replaced as a pair, so it
+    /// must not wait for other pairs.
+    pub(super) fn dependencies_of(
         &self,
-        service: &IndexedService<'_>,
+        position: usize,
+        service: &DeclaredService,
+        dependencies: &Dependencies,
+    ) -> Dependencies {
+        let mut steps = dependencies.clone()?;
+        let joined = self.index.joined[position].zip(service.spec.container.connection.joins());
+        if let Some((target, name)) = joined
+            && let Some(condition) = service.spec.depends_on.get(name)
+            && *condition != DependencyCondition::ServiceStarted
+        {
+            let by = || dependency(name, *condition);
+            self.await_replicas([target], &|up| is_met(*condition, *up), &by, &mut steps)?;
+        }
+        Ok(steps)
+    }
+
+    /// Collects, in `steps`, the steps that bring these replicas up.
+    fn await_replicas(
+        &self,
+        positions: impl IntoIterator<Item = usize>,
         is_up: &dyn Fn(&Up) -> bool,
         by: &dyn Fn() -> HeldBy,
         steps: &mut BTreeSet<StepId>,
     ) -> Result<(), Blocked> {
         let mut awaited: Vec<&StepId> = Vec::new();
-        for position in service.positions() {
+        for position in positions {
             // If this plan starts the replica, wait for that step, even if the replica is up now.
             if let Some(step) = &self.starts[position] {
                 awaited.push(step);
@@ -80,5 +93,20 @@ impl Planning<'_> {
         }
         steps.extend(awaited.into_iter().cloned());
         Ok(())
+    }
+}
+
+fn is_met(condition: DependencyCondition, up: Up) -> bool {
+    match condition {
+        DependencyCondition::ServiceStarted => up.started,
+        DependencyCondition::ServiceHealthy => up.ready,
+        DependencyCondition::ServiceCompletedSuccessfully => up.completed,
+    }
+}
+
+fn dependency(service: &ServiceName, condition: DependencyCondition) -> HeldBy {
+    HeldBy::Dependency {
+        service: service.clone(),
+        condition,
     }
 }

@@ -18,7 +18,8 @@ impl<'a> Planning<'a> {
             let indexed = &index.services[service];
             let dependencies = self.dependencies(indexed.service);
             for position in self.begin_rollout(indexed) {
-                let (status, up) = self.instance(position, indexed, &dependencies);
+                let own = self.dependencies_of(position, indexed.service, &dependencies);
+                let (status, up) = self.instance(position, indexed, &own);
                 self.up[position] = up;
                 self.statuses[position] = Some(status);
             }

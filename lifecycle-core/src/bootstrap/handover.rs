@@ -124,17 +124,6 @@ impl Handover {
         }
     }
 
-    /// Returns the file with the logins for the registries of images, which is encrypted.
-    pub fn image_logins_file(
-        key: &PlatformKey,
-        platform: PlatformId,
-        logins: &ImageLogins,
-    ) -> Result<HostFile> {
-        let logins = serde_json::to_vec(logins).map_err(|error| cannot_serialise(&error))?;
-        let sealed = hex::encode(key.seal(LOGINS_PURPOSE, &logins)?);
-        Ok(file(platform, IMAGE_LOGINS, sealed))
-    }
-
     /// Returns the files in the order in which they must be written: the configuration is last.
     pub fn files(&self) -> Result<Vec<HostFile>> {
         let config =
@@ -143,6 +132,8 @@ impl Handover {
             serde_json::to_string(&self.registry).map_err(|error| cannot_serialise(&error))?;
         let credentials =
             serde_json::to_string(&self.credentials).map_err(|error| cannot_serialise(&error))?;
+        let logins = serde_json::to_vec(&self.image_logins).map_err(|e| cannot_serialise(&e))?;
+        let logins = hex::encode(self.key.seal(LOGINS_PURPOSE, &logins)?);
         let files = [
             (KEY, self.key.to_hex().expose().to_owned()),
             (CA, self.authority.certificate.clone()),
@@ -151,14 +142,10 @@ impl Handover {
             (SSH, self.ssh_private.expose().to_owned()),
             (REGISTRY, registry),
             (CREDENTIALS, credentials),
+            (IMAGE_LOGINS, logins),
         ];
         let platform = self.config.platform;
         let mut files: Vec<_> = files.map(|(name, text)| file(platform, name, text)).into();
-        files.push(Self::image_logins_file(
-            &self.key,
-            platform,
-            &self.image_logins,
-        )?);
         if let Some(declaration) = &self.declaration {
             files.push(Self::declaration_file(declaration)?);
         }

@@ -175,14 +175,6 @@ impl Bootstrapper {
         )
         .repeat(|| client.set_image_logins(logins))
         .await?;
-        // A manager that loses its registry starts with this file.
-        let file = Handover::image_logins_file(&self.secrets.key, declaration.id, logins)?;
-        self.wait(
-            "the logins for images on the manager's node",
-            NODE_ANSWERS_WITHIN,
-        )
-        .until(node.host.put(file))
-        .await?;
         let (cursor, applied) = self.apply(client.as_ref(), declaration).await?;
         let file = Handover::declaration_file(declaration)?;
         self.wait("the declaration on the manager's node", NODE_ANSWERS_WITHIN)

@@ -81,9 +81,9 @@ Images that no service needs any more are removed from the nodes.
 **Private images.** `up` reads the logins that `docker login` stored on your computer (`config.json` in `$DOCKER_CONFIG`
 or `~/.docker`, and credential helpers), but only for the registries of the declared images and of the base images in
 `FROM`. The manager stores them encrypted, in its registry and on its node, and uses them for pulls and builds; other
-nodes do not store them. Each `up` replaces all stored logins, so after `docker login` or `docker logout`, or when a token
-has expired, run `up` again: no container is replaced. `plan` and `doctor` list the logins that are used. An image that
-the manager's node can get from the engine on your computer is sent from there and not pulled.
+nodes do not store them. Each `up` replaces the logins in the registry, so after `docker login` or `docker logout`, or
+when a token has expired, run `up` again: no container is replaced. `plan` and `doctor` list the logins that are used.
+An image that the manager's node can get from the engine on your computer is sent from there and not pulled.
 
 **Volumes keep a service on its node.** A replica with a named volume on a node runs only on that node. If the replica
 cannot run there, the plan reports that the replica waits, and for which volume.

@@ -45,8 +45,8 @@ struct Rule {
     properties: Value,
 }
 
-/// What determines the rules of a node: its interface, the interface's subnet, and its private
-/// address.
+/// The properties of a node on which its rules depend: its interface, the interface's subnet, and its
+/// private address.
 #[derive(Debug, Clone)]
 pub(crate) struct Location {
     interface: String,

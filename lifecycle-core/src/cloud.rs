@@ -39,11 +39,11 @@ pub struct CloudCapabilities {
     pub fences: bool,
     /// Whether [`CloudProvider::adopt`] is supported.
     pub adopts: bool,
-    /// What blocks traffic from outside to the nodes.
+    /// The firewall between the nodes and the outside.
     pub firewall: Firewall,
 }
 
-/// What blocks traffic to the nodes from outside their network.
+/// The firewall that blocks traffic to the nodes from outside their network.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Firewall {
@@ -59,7 +59,7 @@ pub enum Firewall {
 /// is [`Firewall::Managed`].
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct OpenPorts {
-    /// The ports that are reachable from everywhere, unless a rule of somebody else denies it.
+    /// The ports that are reachable from everywhere, unless a foreign rule denies the traffic.
     #[serde(default, skip_serializing_if = "PublicPorts::is_empty")]
     pub open: PublicPorts,
     /// The ports that have some, but not all of the rules that they need, and the ports of rules

@@ -177,7 +177,7 @@ async fn rules_of_vanished_nodes_are_removed() {
         ours.set_public_ports(&node, &ports(&[80])).await.unwrap();
     }
     assert_eq!(rules(&azure, "theirs").await.len(), before.len() + 2);
-    // The VM is deleted by somebody else.
+    // The VM is deleted without the platform.
     raw::delete(&azure, "two").await;
     ours.set_public_ports(&one(), &ports(&[81])).await.unwrap();
     assert_eq!(rules(&azure, "theirs").await.len(), before.len() + 1);

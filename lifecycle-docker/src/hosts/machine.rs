@@ -34,7 +34,7 @@ const RELEASED_WITHIN: Duration = Duration::from_mins(5);
 /// Time limit for taking a machine over, including the installation of sudo.
 const ENROLLED_WITHIN: Duration = Duration::from_mins(4);
 
-/// Who owns a machine.
+/// The owner of a machine.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Standing {
     /// This platform. The boot is unknown if the machine does not respond and never did.

@@ -70,7 +70,8 @@ pub(super) async fn follow(
         }
         tokio::time::sleep(PACE).await;
     }
-    let summary = async {
+    // The manager may be restarting at this moment.
+    let summary = || async {
         let nodes = client.nodes().await?;
         let services = client.services().await?;
         let mut failures = Vec::new();
@@ -90,7 +91,7 @@ pub(super) async fn follow(
     };
     let what = "the manager's report on nodes, services and recent output";
     let outcome = Wait::new(reporter, clock, what, SUMMARY_WITHIN)
-        .until::<_, Error>(summary)
+        .repeat(summary)
         .await?;
     Ok((outcome, following.took))
 }
@@ -302,5 +303,47 @@ impl<'a> Following<'a> {
             | EventKind::RestartEnded
             | EventKind::Leading => {}
         }
+    }
+}
+
+#[cfg(all(test, feature = "mock"))]
+mod tests {
+    use super::*;
+    use crate::api::wire::{EventsV1, ProgressV1};
+    use crate::clock::TokioClock;
+    use crate::mock::MockManagerApi;
+
+    #[tokio::test(start_paused = true)]
+    async fn a_manager_that_restarts_before_the_summary_is_asked_again() {
+        let mut manager = MockManagerApi::new();
+        manager.expect_progress().returning(|_| {
+            Ok(ProgressV1 {
+                generation: 1,
+                open: true,
+                settled: true,
+                ready: true,
+                running: Vec::new(),
+                waits: Vec::new(),
+                plan: None,
+            })
+        });
+        manager.expect_events().returning(|cursor| {
+            Ok(EventsV1 {
+                events: Vec::new(),
+                cursor,
+            })
+        });
+        manager.expect_nodes().returning(|| Ok(Vec::new()));
+        let mut answers = 0;
+        manager.expect_services().times(3).returning(move || {
+            answers += 1;
+            if answers < 3 {
+                return Err(Error::unreachable("the manager", None));
+            }
+            Ok(Vec::new())
+        });
+        let clock = TokioClock::starting_at(DateTime::UNIX_EPOCH);
+        let (outcome, _) = follow(&manager, 1, 0, &(), &clock).await.unwrap();
+        assert_eq!(outcome.generation, 1);
     }
 }

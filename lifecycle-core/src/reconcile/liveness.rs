@@ -36,10 +36,16 @@ const CHECK_AGAIN: Duration = Duration::from_secs(1);
 /// this number.
 const PART_OF_START: u32 = 20;
 
+/// How long a container without any check must be observed running before it is ready. A command
+/// that fails immediately is thus never ready.
+const RUN_WITHOUT_CHECK: chrono::TimeDelta = chrono::TimeDelta::seconds(1);
+
 /// The result of one readiness check.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Answer {
     Ready,
+    /// The container is running, and there is nothing to check.
+    Runs,
     NotReady,
     /// The engine reports that the container's health check failed too many times.
     Unhealthy,
@@ -48,8 +54,8 @@ pub(super) enum Answer {
 }
 
 /// Checks readiness by the service's declared check, or else by the container's health check, or
-/// else by connecting to all TCP endpoints. Without any of the three, a running container is ready. A
-/// container that joins a network is not ready without it.
+/// else by connecting to all TCP endpoints. A container that joins a network is not ready without
+/// it.
 pub(super) async fn answers(
     declared: &Declared,
     node: &ObservedNode,
@@ -93,9 +99,14 @@ pub(super) async fn answers(
     }
     if declared.is_joined(&id.service) {
         // Other services may listen at these ports, which are checked for those services.
-        return Answer::Ready;
+        return Answer::Runs;
     }
-    let checks = tcp.map(|at| probe.tcp(at.ip, at.port, CHECK_TIMEOUT));
+    let checks: Vec<_> = tcp
+        .map(|at| probe.tcp(at.ip, at.port, CHECK_TIMEOUT))
+        .collect();
+    if checks.is_empty() {
+        return Answer::Runs;
+    }
     let all = futures_util::future::join_all(checks).await;
     ready(all.into_iter().all(|ok| ok))
 }
@@ -112,6 +123,8 @@ pub(super) struct Liveness {
 #[derive(Debug)]
 struct Run {
     started_at: Option<DateTime<Utc>>,
+    /// When the run was first observed, by the manager's clock.
+    observed_at: DateTime<Utc>,
     readiness: Readiness,
     failures: u32,
 }
@@ -125,11 +138,11 @@ impl Liveness {
     pub(super) fn recall<'a>(records: impl Iterator<Item = &'a InstanceRecord>) -> Self {
         let runs = records
             .filter_map(|record| {
+                let ready_at = record.ready_at?;
                 let run = Run {
                     started_at: record.started_at,
-                    readiness: Readiness::Ready {
-                        at: record.ready_at?,
-                    },
+                    observed_at: ready_at,
+                    readiness: Readiness::Ready { at: ready_at },
                     failures: 0,
                 };
                 Some((record.container.clone(), run))
@@ -215,6 +228,7 @@ impl Liveness {
     fn note_running(&mut self, container: &ObservedContainer, answer: Answer, now: DateTime<Utc>) {
         let run = self.runs.entry(container.id.clone()).or_insert(Run {
             started_at: container.started_at,
+            observed_at: now,
             readiness: Readiness::Waiting {
                 since: container.started_at.unwrap_or(now),
             },
@@ -228,10 +242,16 @@ impl Liveness {
             };
             *run = Run {
                 started_at: container.started_at,
+                observed_at: now,
                 readiness: Readiness::Waiting { since },
                 failures: 0,
             };
         }
+        let answer = match answer {
+            Answer::Runs if now - run.observed_at >= RUN_WITHOUT_CHECK => Answer::Ready,
+            Answer::Runs => Answer::NotReady,
+            answer => answer,
+        };
         match (answer, run.readiness) {
             (Answer::Ready, Readiness::Waiting { .. }) => {
                 run.readiness = Readiness::Ready { at: now };
@@ -248,7 +268,7 @@ impl Liveness {
                 run.readiness = Readiness::Waiting { since: now };
             }
             (Answer::NotReady | Answer::Unhealthy, Readiness::Waiting { .. })
-            | (Answer::NotAsked, _) => {}
+            | (Answer::Runs | Answer::NotAsked, _) => {}
         }
     }
 
@@ -362,6 +382,25 @@ mod tests {
         assert_eq!(next_check(&liveness, &container, 3600), CHECK);
         liveness.note(&container, Answer::Ready, at(3600));
         assert_eq!(next_check(&liveness, &container, 3600), CHECK);
+    }
+
+    #[test]
+    fn a_container_without_any_check_is_ready_after_it_was_observed_running_for_a_second() {
+        let mut container = instance();
+        let is_ready = |liveness: &Liveness, container: &ObservedContainer| {
+            let readiness = liveness.readiness_of(std::slice::from_ref(container));
+            matches!(readiness[&container.id], Readiness::Ready { .. })
+        };
+        let mut liveness = Liveness::default();
+        liveness.note(&container, Answer::Runs, at(10));
+        assert!(!is_ready(&liveness, &container));
+        assert_eq!(next_check(&liveness, &container, 10), EAGER);
+        // The container ended and was started again, so that this is another run.
+        container.started_at = Some(at(11));
+        liveness.note(&container, Answer::Runs, at(11));
+        assert!(!is_ready(&liveness, &container));
+        liveness.note(&container, Answer::Runs, at(12));
+        assert!(is_ready(&liveness, &container));
     }
 
     #[test]

@@ -448,3 +448,28 @@ fn pairs_are_replaced_although_another_pair_is_not_ready() {
     assert!(world.plan(&new).held.is_empty());
     assert_eq!(world.containers().count(), 4);
 }
+
+#[test]
+fn a_network_that_ended_and_is_replaced_takes_the_joining_container_along() {
+    let before = declared(&["n1"], vec![service("vpn"), service("app").joins("vpn")]);
+    let changed = vec![service("vpn").host_port(8080), service("app").joins("vpn")];
+    let after = declared(&["n1"], changed);
+    let ended = |code| ContainerState::Exited { code, at: None };
+    for state in [ContainerState::Created, ended(0), ended(1)] {
+        let mut world = settled(&before);
+        let vpn = instance("vpn", 1);
+        let mut found = world
+            .of(&vpn)
+            .map(|(node, c)| (node.clone(), c.name.clone()));
+        let (node, name) = found.next().unwrap();
+        drop(found);
+        let container = world.container(&node, &name).unwrap();
+        if state == ContainerState::Created {
+            container.started_at = None;
+        }
+        container.state = state;
+        let plan = world.walk(&after, &mut |_| 0);
+        assert!(plan.held.is_empty(), "{:#?}", plan.held);
+        assert_joined(&world);
+    }
+}

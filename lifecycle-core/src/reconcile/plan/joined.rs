@@ -161,6 +161,7 @@ impl<'a> Planning<'a> {
         let serves = |seen: &&Seen<'a>| {
             seen.is_running()
                 && !seen.is_orphan()
+                && seen.joined().is_none_or(|joined| joined.state.is_running())
                 && !self.has_lost_network(seen)
                 && !self.stops.contains_key(seen.id())
         };

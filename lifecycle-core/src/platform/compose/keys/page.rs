@@ -101,7 +101,7 @@ belong to `vpn`: publish the ports of both services there. Other services reach 
 under `expose` of the service also at its own name. Both use the resolvers of `vpn`, which the platform does not
 configure: they are those of the node, unless `vpn` declares `dns` or writes its own `/etc/resolv.conf`, as VPN clients
 do. Therefore **the names of other services do not resolve in a shared network**, unless these resolvers know them; `up`
-reports this. Without a health check or `x-lifecycle.ready`, `vpn` is ready as soon as it runs. Connections that arrive
+reports this. Without a health check or `x-lifecycle.ready`, `vpn` is ready after it has run for a second. Connections that arrive
 while the pair restarts may be refused.
 
 **Privileges.** `privileged`, `cap_add`, `devices`, `pid: host`, paths of the node and similar keys are granted as

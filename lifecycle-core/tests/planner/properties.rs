@@ -16,13 +16,13 @@ use super::builder::{ServiceChanges, service};
 use super::checks::{assert_sound, may_run};
 use super::model::{World, has_no_network, is_current, is_running};
 
-fn chooser(seed: u64) -> impl FnMut(usize) -> usize {
+pub(crate) fn chooser(seed: u64) -> impl FnMut(usize) -> usize {
     let mut random = StdRng::seed_from_u64(seed);
     move |n| random.random_range(0..n)
 }
 
 /// Carries out some steps of the plans for a declaration.
-fn partly(world: &mut World, declared: &Declared, steps: usize, seed: u64) {
+pub(crate) fn partly(world: &mut World, declared: &Declared, steps: usize, seed: u64) {
     let mut choose = chooser(seed);
     for _ in 0..steps {
         let plan = world.plan(declared);
@@ -133,7 +133,7 @@ fn lived(draft: &PlatformDraft, steps: usize, mishaps: &[Mishap], seed: u64) -> 
 
 /// Removes the stopped containers that the planner does not start again, because they might prevent
 /// the world from settling.
-fn forget_endings(world: &mut World, declared: &Declared) {
+pub(crate) fn forget_endings(world: &mut World, declared: &Declared) {
     for machine in world.machines.values_mut() {
         machine.state.containers.retain(|c| {
             let ContainerState::Exited { code, .. } = c.state else {

@@ -6,9 +6,9 @@ use std::time::Duration;
 
 use chrono::TimeDelta;
 use lifecycle_core::model::{
-    InstanceId, InstanceState, NetworkMode, NodeMount, OnFailure, Protocol, PublishedPort,
-    Replacement, ReplacementOrder, RestartPolicy, RolloutControl, RolloutRequest, ServiceSpec,
-    SpecDigest, UpdatePolicy, VolumeMount, VolumeName, VolumeOptions,
+    DependencyCondition, InstanceId, InstanceState, NetworkMode, NodeMount, OnFailure, Protocol,
+    PublishedPort, Replacement, ReplacementOrder, RestartPolicy, RolloutControl, RolloutRequest,
+    ServiceSpec, SpecDigest, UpdatePolicy, VolumeMount, VolumeName, VolumeOptions,
 };
 use lifecycle_core::reconcile::{Action, Declared, HeldBy, Plan, Reason, RolloutState};
 use lifecycle_core::runtime::ContainerState;
@@ -18,6 +18,7 @@ use super::arbitrary::update_policy;
 use super::builder::{ServiceChanges, declared, instance, service, service_name};
 use super::checks::{assert_sound, may_run};
 use super::model::{World, is_running};
+use super::properties::{chooser, forget_endings, partly};
 
 const NODES: [&str; 3] = ["n1", "n2", "n3"];
 
@@ -640,5 +641,58 @@ proptest! {
         prop_assert!(plan.steps.is_empty(), "{:#?}", plan.steps);
         prop_assert!(plan.settled, "{:#?}", plan);
         prop_assert_eq!(ready(&world, replicas), usize::from(replicas));
+    }
+}
+
+/// Found by `every_walk_keeps_the_start_order_and_settles`.
+#[test]
+fn a_dependent_service_waits_for_replicas_that_were_jobs_before() {
+    use DependencyCondition::{ServiceCompletedSuccessfully as Done, ServiceStarted as Started};
+    let job = |name: &str| {
+        let mut spec = service(name);
+        spec.restart = None;
+        spec
+    };
+    let before = vec![
+        service("kiln").replicas(3).image("postgres:15"),
+        service("bee").replicas(2).last().image("postgres:15"),
+        job("yak").replicas(2),
+        job("oak").replicas(3),
+        { service("zinc").replicas(2) }
+            .needs("yak", Done)
+            .needs("oak", Done),
+        service("ant").replicas(2).image("postgres:15"),
+    ];
+    let before = declared(&["n1", "n2", "n4", "n5", "n6", "n8"], before);
+    let yak = service("yak").replicas(2).image("postgres:15");
+    let after = vec![
+        service("kiln"),
+        yak.needs("kiln", Started)
+            .restart(RestartPolicy::OnFailure { max_retries: None }),
+        service("oak").image("postgres:15").needs("yak", Started),
+        { service("zinc").image("postgres:15").replicas(2) }.joins("yak"),
+        service("mole").replicas(3).image("postgres:15"),
+        service("elm").needs("oak", Started),
+        service("cow").replicas(3).needs("kiln", Started),
+    ];
+    let after = declared(&["n1", "n3", "n8"], after);
+    for seed in 10..30_u64 {
+        let mut world = World::empty();
+        partly(
+            &mut world,
+            &before,
+            30 + usize::try_from(seed).unwrap(),
+            seed,
+        );
+        let mut random = chooser(seed);
+        let containers: Vec<_> = { world.containers() }
+            .map(|(node, c)| (node.clone(), c.name.clone()))
+            .collect();
+        let (node, name) = &containers[random(containers.len())];
+        let removed_from = &mut world.machines.get_mut(node).unwrap().state.containers;
+        removed_from.retain(|c| c.name != *name);
+        forget_endings(&mut world, &after);
+        // The model asserts that a replica starts after those that it depends on.
+        world.walk(&after, &mut chooser(seed));
     }
 }

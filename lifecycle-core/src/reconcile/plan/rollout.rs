@@ -596,7 +596,14 @@ impl<'a> Planning<'a> {
                 node: previous.node,
                 ..replica
             };
-            self.keep_running(replica, previous, &[], dependencies, None)
+            let (status, up) = self.keep_running(replica, previous, &[], dependencies, None);
+            // What an earlier specification completed does not count for dependent services.
+            let up = if previous.is_running() {
+                up
+            } else {
+                Up::default()
+            };
+            (status, up)
         } else {
             let up = serving.map_or(Up::default(), |seen| self.up_of(seen));
             (status(replica, serving, Verdict::Open, true), up)

@@ -8,6 +8,7 @@ use lifecycle_core::reconcile::{Declared, HeldBy, Plan, PlanningInput, plan};
 use lifecycle_core::runtime::{ContainerState, Role};
 use proptest::prelude::*;
 use proptest::sample::Index;
+use proptest::test_runner::RngSeed;
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
 
@@ -198,14 +199,21 @@ fn assert_settled(world: &World, declared: &Declared, plan: &Plan) {
     assert_eq!(nodes, declared.nodes.keys().collect::<Vec<_>>());
 }
 
-fn config() -> ProptestConfig {
-    // `PROPTEST_CASES` overrides the number of cases.
-    let cases = std::env::var("PROPTEST_CASES").ok();
-    ProptestConfig {
-        cases: cases.and_then(|n| n.parse().ok()).unwrap_or(64),
+/// Returns the configuration of the property tests. The cases are the same in each run. With
+/// `PROPTEST_CASES`, as many random cases are drawn.
+pub(crate) fn config() -> ProptestConfig {
+    let config = ProptestConfig {
         failure_persistence: None,
         max_shrink_iters: 4_000,
         ..ProptestConfig::default()
+    };
+    if std::env::var_os("PROPTEST_CASES").is_some() {
+        return config;
+    }
+    ProptestConfig {
+        cases: 64,
+        rng_seed: RngSeed::Fixed(1),
+        ..config
     }
 }
 

@@ -18,7 +18,7 @@ use super::arbitrary::update_policy;
 use super::builder::{ServiceChanges, declared, instance, service, service_name};
 use super::checks::{assert_sound, may_run};
 use super::model::{World, is_running};
-use super::properties::{chooser, forget_endings, partly};
+use super::properties::{chooser, config, forget_endings, partly};
 
 const NODES: [&str; 3] = ["n1", "n2", "n3"];
 
@@ -594,15 +594,6 @@ fn a_requested_rollback_restores_one_replica_at_a_time() {
         plan.rollouts[&service_name("web")].state,
         RolloutState::RolledBack
     );
-}
-
-fn config() -> ProptestConfig {
-    let cases = std::env::var("PROPTEST_CASES").ok();
-    ProptestConfig {
-        cases: cases.and_then(|n| n.parse().ok()).unwrap_or(64),
-        failure_persistence: None,
-        ..ProptestConfig::default()
-    }
 }
 
 proptest! {

@@ -107,9 +107,7 @@ impl<'a> Planning<'a> {
                 code == 0 || max_retries.is_some_and(|max| times > max)
             }
         };
-        // A container that ends while its predecessor still runs has not done its work.
-        let alone = !others.iter().any(Seen::is_running);
-        if stays_ended && code == 0 && alone {
+        if stays_ended && code == 0 && ended_alone(&seen, others) {
             return planned(Verdict::Completed, true);
         }
         if stays_ended {
@@ -242,6 +240,21 @@ pub(super) fn was_stopped_for(seen: &Seen<'_>, other: &Seen<'_>) -> bool {
         return endings(seen).is_none_or(|(times, _)| times <= 1);
     }
     other.container.started_at > seen.container.started_at
+}
+
+/// Returns whether no other container of the replica ran when a container ended. A container that
+/// ends while its predecessor still runs has not done its work.
+pub(super) fn ended_alone(seen: &Seen<'_>, others: &[Seen<'_>]) -> bool {
+    let ContainerState::Exited { at, .. } = seen.container.state else {
+        return false;
+    };
+    let started_later = |other: &Seen<'_>| {
+        let both = at.zip(other.container.started_at);
+        both.is_some_and(|(ended, started)| started > ended)
+    };
+    !others
+        .iter()
+        .any(|other| other.is_running() && !started_later(other))
 }
 
 /// Returns how often a container ended by itself, and when it may start again.

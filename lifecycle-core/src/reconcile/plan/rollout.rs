@@ -7,7 +7,7 @@ use std::time::Duration;
 use chrono::{DateTime, Utc};
 
 use super::dependencies::Dependencies;
-use super::keep_running::was_stopped_for;
+use super::keep_running::{ended_alone, was_stopped_for};
 use super::replacement::Containers;
 use super::{Blocked, PlacedReplica, Planning, Up, status};
 use crate::model::{
@@ -412,7 +412,7 @@ impl<'a> Planning<'a> {
             ContainerState::Created => waiting,
             ContainerState::Exited { code, at } => {
                 let stopped = others.iter().any(|other| was_stopped_for(&target, other));
-                let alone = !others.iter().any(Seen::is_running);
+                let alone = ended_alone(&target, &others);
                 if code == 0 && completes(service.service) && !stopped && alone {
                     let at = at.unwrap_or(self.now);
                     Stage::Replaced { at }

@@ -20,8 +20,8 @@ use lifecycle_core::runtime::{ContainerRuntime, Owner};
 use lifecycle_core::sim::{SimOptions, SimWorld};
 use lifecycle_core::{Error, Result};
 use lifecycle_docker::{
-    AddressChoice, DebianPreparer, DockerEngine, Hosts, JumpHost, LocalNodes, SocketReadiness,
-    SshConnector, SshCredential, generate_ssh_key,
+    AddressChoice, DebianPreparer, DockerEngine, Hosts, JumpHost, LocalNodes, MixedCloud,
+    SocketReadiness, SshConnector, SshCredential, generate_ssh_key,
 };
 
 use crate::identity::Identity;
@@ -165,8 +165,12 @@ fn cloud(parts: &Parts<'_>, owner: &Owner) -> Result<Arc<dyn CloudProvider>> {
         }
         CloudSpec::Azure(spec) => {
             let credentials = &parts.access.credentials;
+            let hosts = (!spec.hosts.is_empty()).then(|| {
+                let logins = &credentials.nodes;
+                Hosts::for_bootstrapper(&spec.hosts, logins, owner.clone(), &parts.secrets.ssh)
+            });
             let nodes = Azure::for_bootstrapper(spec, credentials, owner, key, manager_node)?;
-            Arc::new(nodes)
+            with_hosts(Arc::new(nodes), hosts)
         }
         CloudSpec::Hosts(spec) => {
             let logins = &parts.access.credentials.nodes;
@@ -184,6 +188,13 @@ fn cloud(parts: &Parts<'_>, owner: &Owner) -> Result<Arc<dyn CloudProvider>> {
             ));
         }
     })
+}
+
+fn with_hosts(cloud: Arc<dyn CloudProvider>, hosts: Option<Hosts>) -> Arc<dyn CloudProvider> {
+    match hosts {
+        Some(hosts) => Arc::new(MixedCloud::new(cloud, hosts)),
+        None => cloud,
+    }
 }
 
 /// Creates the connector that reaches nodes from this machine, directly or through a jump host.

@@ -7,7 +7,6 @@ use std::time::Duration;
 
 use azure_core_legacy::{Response, RetryOptions, TransportOptions};
 use azure_mgmt_compute::models;
-use lifecycle_core::model::NodeName;
 use lifecycle_core::{Error, Result};
 use url::Url;
 
@@ -115,13 +114,12 @@ impl Compute {
         Ok(vms)
     }
 
-    /// Returns the VMs of the subscription that represent `node`, according to their tags or,
-    /// without tags, to their names.
-    pub(crate) async fn named(&self, node: &NodeName) -> Result<Vec<Vm>> {
+    /// Returns the VMs of the subscription that meet a condition.
+    pub(crate) async fn find(&self, is_searched: impl Fn(&Vm) -> bool) -> Result<Vec<Vm>> {
         let mut found = Vec::new();
         for vm in self.pages(false).await? {
             let vm = Vm::read(vm)?;
-            if vm.node().as_ref() == Some(node) {
+            if is_searched(&vm) {
                 // Read again to include the instance view.
                 found.extend(self.get(vm.group(), &vm.name).await?);
             }

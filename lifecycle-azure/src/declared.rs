@@ -91,6 +91,9 @@ impl AzureOptions {
             endpoint: or(&spec.endpoint, defaults.endpoint),
             authority_host: spec.authority.clone(),
             certificate_authority: spec.ca.clone(),
+            existing: { spec.hosts.vms() }
+                .map(|(node, vm)| (node.clone(), vm.to_owned()))
+                .collect(),
             ..defaults
         })
     }

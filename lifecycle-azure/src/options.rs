@@ -1,5 +1,6 @@
 //! Defines and validates the options of an Azure provider.
 
+use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr};
 use std::time::Duration;
 
@@ -98,6 +99,8 @@ pub struct AzureOptions {
     pub authority_host: Option<String>,
     /// The only trusted certificate authority, in PEM. If `None`, the public ones are trusted.
     pub certificate_authority: Option<String>,
+    /// The names of existing VMs of the subscription that are nodes under other names.
+    pub existing: BTreeMap<NodeName, String>,
     /// The poll interval, unless Azure specifies one.
     pub poll_every: Duration,
 }
@@ -129,6 +132,7 @@ impl AzureOptions {
             endpoint: PUBLIC.to_owned(),
             authority_host: None,
             certificate_authority: None,
+            existing: BTreeMap::new(),
             poll_every: Duration::from_secs(5),
         }
     }

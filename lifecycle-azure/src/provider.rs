@@ -172,7 +172,9 @@ impl CloudProvider for Azure {
         };
         let read = async { tokio::try_join!(self.addresses(&vm), self.shared.security_groups()) };
         let ((addresses, location), groups) = read.await?;
-        Ok(self.observed(&vm, addresses, location.as_ref(), &groups))
+        let node = node.clone();
+        let observed = self.observed(node, &vm, addresses, location.as_ref(), &groups);
+        Ok(Some(observed))
     }
 
     async fn adopt(&self, node: &NodeName) -> Result<ObservedNode> {

@@ -26,7 +26,7 @@ pub mod ssh;
 
 pub use connector::{AddressChoice, SshConnector};
 pub use engine::DockerEngine;
-pub use hosts::Hosts;
+pub use hosts::{Hosts, MixedCloud};
 pub use local_nodes::{Bridge, FirstBoot, LocalNodes, LocalNodesOptions, Subnet};
 pub use login::{FoundLogins, image_logins};
 pub use prepare::DebianPreparer;

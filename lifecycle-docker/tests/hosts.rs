@@ -6,6 +6,7 @@ mod fixture;
 
 use std::collections::BTreeMap;
 use std::os::unix::fs::PermissionsExt as _;
+use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -15,11 +16,11 @@ use lifecycle_core::Result;
 use lifecycle_core::cloud::{CloudProvider, NodeChange, carry_out};
 use lifecycle_core::conformance::cloud::{self, CloudBench};
 use lifecycle_core::host::SshKeyPair;
-use lifecycle_core::model::{NodeName, NodeSpec};
-use lifecycle_core::platform::{HostSpec, HostsSpec, Membership, NodeLogin};
+use lifecycle_core::model::{Existing, NodeName, NodeSpec};
+use lifecycle_core::platform::{HostPlace, HostSpec, HostsSpec, Membership, NodeLogin};
 use lifecycle_core::runtime::Owner;
 use lifecycle_core::secret::Sensitive;
-use lifecycle_docker::{Hosts, generate_ssh_key};
+use lifecycle_docker::{Hosts, MixedCloud, generate_ssh_key};
 
 /// The password of the account `ops`.
 const PASSWORD: &str = "ops-pw";
@@ -30,8 +31,10 @@ fn node() -> NodeName {
 
 fn spec(machine: &TestHost, user: &str) -> HostsSpec {
     let host = HostSpec {
-        address: machine.address.to_string(),
-        private_address: None,
+        place: HostPlace::Address {
+            address: machine.address.to_string(),
+            private_address: None,
+        },
         port: 22,
         user: user.into(),
         host_keys: Vec::new(),
@@ -56,6 +59,8 @@ struct Platform {
     ssh: SshKeyPair,
     spec: HostsSpec,
     login: NodeLogin,
+    /// Whether the machines are nodes together with those of another cloud.
+    is_mixed: bool,
 }
 
 impl Platform {
@@ -65,12 +70,23 @@ impl Platform {
             ssh: generate_ssh_key().unwrap(),
             spec: spec(machine, user),
             login,
+            is_mixed: false,
         }
     }
 
     fn provider(&self) -> Hosts {
         let logins = BTreeMap::from([(node(), self.login.clone())]);
         Hosts::for_bootstrapper(&self.spec, &logins, self.owner.clone(), &self.ssh)
+    }
+
+    fn cloud(&self) -> Box<dyn CloudProvider> {
+        let hosts = self.provider();
+        if !self.is_mixed {
+            return Box::new(hosts);
+        }
+        let none = HostsSpec::default();
+        let other = Hosts::for_manager(&none, self.owner.clone(), &self.ssh.private);
+        Box::new(MixedCloud::new(Arc::new(other), hosts))
     }
 }
 
@@ -83,15 +99,18 @@ struct Bench {
 #[async_trait]
 impl CloudBench for Bench {
     fn ours(&self) -> Box<dyn CloudProvider> {
-        Box::new(self.ours.provider())
+        self.ours.cloud()
     }
 
     fn theirs(&self) -> Box<dyn CloudProvider> {
-        Box::new(self.theirs.provider())
+        self.theirs.cloud()
     }
 
     fn nodes(&self) -> [NodeSpec; 2] {
-        [node(), node()].map(NodeSpec::new)
+        [node(), node()].map(|name| NodeSpec {
+            existing: Some(Existing::Host),
+            ..NodeSpec::new(name)
+        })
     }
 
     async fn add_unowned(&self, _: &NodeSpec) -> Result<()> {
@@ -115,12 +134,18 @@ async fn existing_machines_pass_the_cloud_suite() {
     let machine = TestHost::rebooting().await;
     machine.requires_password_for_sudo().await;
     let before = traces(&machine).await;
-    let bench = Bench {
-        ours: Platform::new(&machine, "ops", password(PASSWORD)),
-        theirs: Platform::new(&machine, "ops", password(PASSWORD)),
-    };
-    cloud::all(&bench).await.unwrap();
-    assert_eq!(traces(&machine).await, before, "a release leaves no traces");
+    for is_mixed in [false, true] {
+        let platform = || Platform {
+            is_mixed,
+            ..Platform::new(&machine, "ops", password(PASSWORD))
+        };
+        let bench = Bench {
+            ours: platform(),
+            theirs: platform(),
+        };
+        cloud::all(&bench).await.unwrap();
+        assert_eq!(traces(&machine).await, before, "a release leaves no traces");
+    }
 }
 
 #[tokio::test]

@@ -17,7 +17,8 @@ use lifecycle_core::runtime::{Owner, StaticBinary};
 use lifecycle_core::secret::Sensitive;
 use lifecycle_core::{Error, Result};
 use lifecycle_docker::{
-    AddressChoice, DebianPreparer, Hosts, LocalNodes, SocketReadiness, SshConnector, SshCredential,
+    AddressChoice, DebianPreparer, Hosts, LocalNodes, MixedCloud, SocketReadiness, SshConnector,
+    SshCredential,
 };
 
 /// The program of this process.
@@ -95,7 +96,14 @@ fn cloud(handover: &Handover, owner: &Owner) -> Result<Arc<dyn CloudProvider>> {
             Arc::new(LocalNodes::for_manager(subnet.as_deref(), owner, key)?)
         }
         CloudSpec::Azure(spec) => {
-            Arc::new(Azure::for_manager(spec, &handover.credentials, owner, key)?)
+            let private = &handover.ssh_private;
+            let hosts = (!spec.hosts.is_empty())
+                .then(|| Hosts::for_manager(&spec.hosts, owner.clone(), private));
+            let azure = Arc::new(Azure::for_manager(spec, &handover.credentials, owner, key)?);
+            match hosts {
+                Some(hosts) => Arc::new(MixedCloud::new(azure, hosts)),
+                None => azure,
+            }
         }
         CloudSpec::Hosts(spec) => Arc::new(Hosts::for_manager(spec, owner, &handover.ssh_private)),
         other => {

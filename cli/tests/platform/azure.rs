@@ -3,5 +3,7 @@
 mod end_to_end;
 mod jump_host;
 mod killed;
+mod mixed;
 mod secrets;
 mod simulated;
+mod users_vm;

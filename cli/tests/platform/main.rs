@@ -21,6 +21,7 @@ mod https;
 mod interactive;
 mod joined;
 mod load;
+mod machine;
 mod names;
 mod ports;
 #[path = "../../../lifecycle-core/tests/registry/postgres_server.rs"]

@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::net::IpAddr;
 
 use lifecycle_core::cloud::{ObservedNode, SshAddress};
-use lifecycle_core::model::Addresses;
+use lifecycle_core::model::{Addresses, NodeName};
 use lifecycle_core::{Error, Result};
 use serde_json::Value;
 
@@ -64,8 +64,7 @@ impl Azure {
                 // these resources again.
                 None => self.addresses(vm).await?,
             };
-            let node = self.observed(vm, addresses, location.as_ref(), &groups);
-            nodes.push(node.ok_or_else(|| {
+            let name = vm.node().ok_or_else(|| {
                 Error::corrupt(
                     format!("VM {} of this platform", vm.id),
                     format!(
@@ -73,7 +72,8 @@ impl Azure {
                         tags::NODE
                     ),
                 )
-            })?);
+            })?;
+            nodes.push(self.observed(name, vm, addresses, location.as_ref(), &groups));
         }
         nodes.sort_by(|one, other| one.name.cmp(&other.name));
         Ok(nodes)
@@ -81,16 +81,16 @@ impl Azure {
 
     pub(super) fn observed(
         &self,
+        name: NodeName,
         vm: &Vm,
         addresses: Addresses,
         location: Option<&Location>,
         groups: &SecurityGroups,
-    ) -> Option<ObservedNode> {
-        let name = vm.node()?;
+    ) -> ObservedNode {
         let owner = &self.options.owner;
         let host_key = vm.tags.get(tags::HOST_KEY).map(str::to_owned);
         let account = vm.tags.get(tags::ACCOUNT).or(vm.account.as_deref());
-        Some(ObservedNode {
+        ObservedNode {
             open_ports: groups.open_ports(owner, &name, location),
             name,
             provider_id: vm.unique_id.clone(),
@@ -103,7 +103,7 @@ impl Azure {
             },
             boot_id: vm.boot_id(),
             created: vm.is_created(),
-        })
+        }
     }
 
     /// Reads a VM's addresses, and what determines the rules that apply to the VM.

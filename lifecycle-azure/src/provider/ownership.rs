@@ -16,17 +16,23 @@ use crate::vm::{State, Vm};
 const TAGS: Duration = Duration::from_mins(5);
 
 impl Azure {
-    /// Returns the VM of a node, even if this platform does not own the VM. The VM is either the
-    /// one with the node's name in the platform's group, or an adopted VM.
+    /// Returns the VM of a node, even if this platform does not own the VM. The VM is the declared
+    /// existing one, or the one with the node's name in the platform's group, or an adopted VM.
     pub(super) async fn vm(&self, node: &NodeName) -> Result<Option<Vm>> {
-        let found = self
-            .compute
-            .get(&self.options.group(), node.as_str())
-            .await?;
-        if found.is_some() {
-            return Ok(found);
-        }
-        let named = self.compute.named(node).await?;
+        let named = if let Some(name) = self.options.existing.get(node) {
+            // Azure ignores the case of names.
+            let is_named = |vm: &Vm| vm.name.eq_ignore_ascii_case(name);
+            self.compute.find(is_named).await?
+        } else {
+            let group = self.options.group();
+            let found = self.compute.get(&group, node.as_str()).await?;
+            if found.is_some() {
+                return Ok(found);
+            }
+            // According to its tags or, without tags, to its name.
+            let is_node = |vm: &Vm| vm.node().as_ref() == Some(node);
+            self.compute.find(is_node).await?
+        };
         let (owned, others): (Vec<_>, Vec<_>) = named
             .into_iter()
             .partition(|vm| vm.tags.are_of(&self.options.owner));
@@ -63,7 +69,17 @@ impl Azure {
         let Some(vm) = self.vm(node).await? else {
             return Err(Error::not_found(format!("VM {node}")));
         };
-        if !vm.tags.are_of(&self.options.owner) {
+        if vm.tags.are_of(&self.options.owner) {
+            if let Some(other) = vm.node().filter(|other| other != node) {
+                return Err(Error::conflict(
+                    format!("VM {}", vm.name),
+                    format!(
+                        "the VM is node {other} of this platform; remove that node with one \
+                         `bootstrapper up`, then declare {node}"
+                    ),
+                ));
+            }
+        } else {
             if vm.tags.get(tags::PLATFORM_ID).is_some() {
                 return Err(Error::conflict(
                     format!("VM {node}"),

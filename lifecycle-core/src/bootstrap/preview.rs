@@ -152,11 +152,12 @@ fn assume_taken_over(
         remarks.push(format!(
             "`up` takes machine {node} over: it logs in to {}@{} once, and creates an account \
              of the platform there",
-            host.user, host.address
+            host.user,
+            host.name()
         ));
         let machine = ObservedNode {
             name: node.clone(),
-            provider_id: host.address.clone(),
+            provider_id: host.name().to_owned(),
             power: Power::Running,
             addresses: Addresses::default(),
             ssh: SshAddress::new(host.user.clone()),

@@ -1,6 +1,7 @@
 //! Reports public services whose ports the platform cannot make reachable from outside.
 
 use crate::cloud::{CloudCapabilities, Firewall};
+use crate::model::Existing;
 use crate::platform::{CloudSpec, Declaration};
 
 /// Returns a remark if public services need something that the platform cannot set up.
@@ -25,7 +26,18 @@ pub(super) fn remark(
     let public = public.join(", ");
     let has_no_addresses =
         matches!(&declaration.cloud, CloudSpec::Azure(azure) if !azure.public_ip);
+    let nodes = declaration.nodes.values();
+    let elsewhere: Vec<&str> = nodes
+        .filter(|node| node.existing == Some(Existing::Host))
+        .map(|node| node.name.as_str())
+        .collect();
     match capabilities.firewall {
+        Firewall::Managed if !elsewhere.is_empty() => Some(format!(
+            "the provider `{}` cannot open ports of the machines {}: where they run public services, \
+             open their ports in the firewall of the machines yourself ({public})",
+            capabilities.name,
+            elsewhere.join(", ")
+        )),
         Firewall::External => Some(format!(
             "the provider `{}` cannot open ports: open those of the public services {public} in \
              the firewall of the nodes' network yourself",

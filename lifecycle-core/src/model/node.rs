@@ -19,6 +19,16 @@ pub enum Origin {
     Api,
 }
 
+/// What a node is, if the platform does not create it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Existing {
+    /// A VM of the cloud. The cloud manages its power and its firewall.
+    Vm,
+    /// A machine that is reached by address, which the cloud does not know.
+    Host,
+}
+
 /// A declared node.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct NodeSpec {
@@ -40,6 +50,9 @@ pub struct NodeSpec {
     /// checked.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub capacity: Option<Resources>,
+    /// Set if the node exists already. The platform takes it over and does not create it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub existing: Option<Existing>,
     #[serde(default)]
     pub origin: Origin,
 }
@@ -54,6 +67,7 @@ impl NodeSpec {
             image: None,
             labels: BTreeMap::new(),
             capacity: None,
+            existing: None,
             origin: Origin::File,
         }
     }

@@ -3,6 +3,8 @@
 
 use serde::{Deserialize, Serialize};
 
+use super::hosts::HostsSpec;
+
 /// An Azure account whose VMs are the nodes.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct AzureSpec {
@@ -51,6 +53,9 @@ pub struct AzureSpec {
     /// The CA certificate to trust instead of the public CAs, in PEM format.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub ca: Option<String>,
+    /// The nodes that exist already: VMs of the subscription, and machines elsewhere.
+    #[serde(default, skip_serializing_if = "HostsSpec::is_empty")]
+    pub hosts: HostsSpec,
 }
 
 fn yes() -> bool {
@@ -77,6 +82,7 @@ impl AzureSpec {
             endpoint: None,
             authority: None,
             ca: None,
+            hosts: HostsSpec::default(),
         }
     }
 

@@ -1,5 +1,5 @@
-//! Declared hosts: machines that exist already and are reached by address. Passwords and keys are
-//! separate, in [`Credentials`](super::Credentials).
+//! Declared hosts: machines that exist already. Passwords and keys are separate, in
+//! [`Credentials`](super::Credentials).
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
@@ -7,7 +7,7 @@ use std::net::IpAddr;
 use serde::{Deserialize, Serialize};
 
 use crate::cloud::ObservedNode;
-use crate::model::NodeName;
+use crate::model::{Existing, NodeName};
 
 /// Machines that exist already, by the names of their nodes.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -15,14 +15,30 @@ pub struct HostsSpec {
     pub hosts: BTreeMap<NodeName, HostSpec>,
 }
 
+/// How a machine that exists already is found.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(untagged)]
+pub enum HostPlace {
+    /// At an address.
+    Address {
+        /// The IP address or host name at which the bootstrapper reaches the machine.
+        address: String,
+        /// The address at which the other nodes reach the machine; by default `address`.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        private_address: Option<IpAddr>,
+    },
+    /// As a VM of the cloud, which reports its addresses.
+    Vm {
+        /// The cloud's name of the VM.
+        vm: String,
+    },
+}
+
 /// A machine that exists already.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct HostSpec {
-    /// The IP address or host name at which the bootstrapper reaches the machine.
-    pub address: String,
-    /// The address at which the other nodes reach the machine; by default `address`.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub private_address: Option<IpAddr>,
+    #[serde(flatten)]
+    pub place: HostPlace,
     /// The port of the SSH server.
     pub port: u16,
     /// The account for the first login. It must be root, or be allowed to use sudo.
@@ -48,7 +64,47 @@ pub enum Membership {
     Removed,
 }
 
+impl HostSpec {
+    /// Returns the address or the name of the machine, for messages.
+    pub fn name(&self) -> &str {
+        match &self.place {
+            HostPlace::Address { address, .. } => address,
+            HostPlace::Vm { vm } => vm,
+        }
+    }
+
+    /// Returns what kind of node the machine is.
+    pub fn existing(&self) -> Existing {
+        match self.place {
+            HostPlace::Address { .. } => Existing::Host,
+            HostPlace::Vm { .. } => Existing::Vm,
+        }
+    }
+
+    /// Returns whether two specifications mean the same machine.
+    pub(super) fn is_at(&self, other: &Self) -> bool {
+        let place = |host: &Self| (host.existing(), host.name().to_owned());
+        let is_vm = self.existing() == Existing::Vm;
+        place(self) == place(other) && (is_vm || self.port == other.port)
+    }
+}
+
 impl HostsSpec {
+    /// Returns whether there are no machines.
+    pub fn is_empty(&self) -> bool {
+        self.hosts.is_empty()
+    }
+
+    /// Returns the names of the VMs, by the names of their nodes.
+    pub fn vms(&self) -> impl Iterator<Item = (&NodeName, &str)> {
+        self.hosts
+            .iter()
+            .filter_map(|(node, host)| match &host.place {
+                HostPlace::Vm { vm } => Some((node, vm.as_str())),
+                HostPlace::Address { .. } => None,
+            })
+    }
+
     /// Continues from the hosts of the previous `up`: the host keys that it found remain pinned, and
     /// the hosts that are no longer declared remain known until they are released. If the address of
     /// a host changed, its host key must be the same, so that another machine is rejected.
@@ -67,7 +123,7 @@ impl HostsSpec {
                 continue;
             };
             host.membership = membership;
-            let has_moved = (&host.address, host.port) != (&before.address, before.port);
+            let has_moved = !host.is_at(before);
             if host.host_keys.is_empty() || has_moved && membership == Membership::Member {
                 host.host_keys.clone_from(&before.host_keys);
             }

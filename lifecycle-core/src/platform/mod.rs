@@ -58,7 +58,7 @@ pub use access::{Access, Credentials, NodeLogin, access};
 pub use azure::{AzureFilesSpec, AzureSpec, CodeStoreSpec, FilesSecret, JumpHostSpec, LoginSpec};
 pub use diagnostic::{Diagnostic, Diagnostics, UnsupportedKey};
 pub(crate) use dockerfile::instructions;
-pub use hosts::{HostSpec, HostsSpec, Membership};
+pub use hosts::{HostPlace, HostSpec, HostsSpec, Membership};
 pub use load::{Loaded, Survey, load, survey};
 pub use schema::schema;
 pub use sources::{Sources, find};
@@ -205,44 +205,57 @@ impl CloudSpec {
         }
     }
 
+    /// Returns the nodes that exist already, including those that are no longer declared.
+    pub fn hosts(&self) -> Option<&HostsSpec> {
+        match self {
+            Self::Hosts(spec) => Some(spec),
+            Self::Azure(spec) => Some(&spec.hosts),
+            Self::Local { .. } => None,
+        }
+    }
+
+    fn hosts_mut(&mut self) -> Option<&mut HostsSpec> {
+        match self {
+            Self::Hosts(spec) => Some(spec),
+            Self::Azure(spec) => Some(&mut spec.hosts),
+            Self::Local { .. } => None,
+        }
+    }
+
     /// Continues from the cloud of the previous `up`, which is part of
     /// [`ManagerPlacement`](crate::bootstrap::ManagerPlacement): host keys that were trusted on first
     /// use remain pinned, and hosts that are no longer declared remain known until they are
     /// released. Call this before creating the provider.
     pub fn continue_from(&mut self, previous: &Self) {
-        if let (Self::Hosts(hosts), Self::Hosts(previous)) = (self, previous) {
+        if std::mem::discriminant(self) == std::mem::discriminant(previous)
+            && let (Some(hosts), Some(previous)) = (self.hosts_mut(), previous.hosts())
+        {
             hosts.continue_from(previous);
         }
     }
 
     /// Returns the declared machine of a node, if the machine exists already.
     pub fn host(&self, node: &NodeName) -> Option<&HostSpec> {
-        match self {
-            Self::Hosts(spec) => spec.hosts.get(node),
-            Self::Local { .. } | Self::Azure(_) => None,
-        }
+        self.hosts()?.hosts.get(node)
     }
 
     /// Records that the platform has taken an existing machine over.
     pub fn join(&mut self, machine: &ObservedNode) {
-        if let Self::Hosts(spec) = self {
-            spec.join(machine);
+        if let Some(hosts) = self.hosts_mut() {
+            hosts.join(machine);
         }
     }
 
     /// Records that a machine is about to be released.
     pub fn leave(&mut self, node: &NodeName) {
-        if let Self::Hosts(spec) = self {
-            spec.leave(node);
+        if let Some(hosts) = self.hosts_mut() {
+            hosts.leave(node);
         }
     }
 
     /// Returns the nodes of the machines that are no longer declared.
     pub fn removed_hosts(&self) -> impl Iterator<Item = &NodeName> {
-        let hosts = match self {
-            Self::Hosts(spec) => Some(&spec.hosts),
-            Self::Local { .. } | Self::Azure(_) => None,
-        };
+        let hosts = self.hosts().map(|hosts| &hosts.hosts);
         let removed = |host: &HostSpec| host.membership == Membership::Removed;
         let hosts = hosts.into_iter().flatten();
         hosts
@@ -252,8 +265,8 @@ impl CloudSpec {
 
     /// Forgets a machine that was released.
     pub fn forget(&mut self, node: &NodeName) {
-        if let Self::Hosts(spec) = self {
-            spec.forget(node);
+        if let Some(hosts) = self.hosts_mut() {
+            hosts.forget(node);
         }
     }
 }

@@ -186,10 +186,21 @@ pub fn schema() -> Value {
 }
 
 /// Returns the keys of a node that describe a machine that exists already.
-fn existing_machine() -> [(&'static str, Value); 7] {
+fn existing_machine() -> [(&'static str, Value); 9] {
     let secret =
         |description: &str| json!({"$ref": "#/$defs/reference", "description": description});
     [
+        (
+            "provider",
+            json!({
+                "enum": ["hosts"],
+                "description": "Platforms on Azure: the node is a machine elsewhere",
+            }),
+        ),
+        (
+            "existing",
+            text("Platforms on Azure: the name of an existing VM of the subscription"),
+        ),
         (
             "address",
             text("Existing machines: the IP address or host name for SSH from your computer"),

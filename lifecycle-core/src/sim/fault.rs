@@ -102,8 +102,9 @@ impl Faults {
         self.world.lock().faults.crashes.insert(effect, edge);
     }
 
-    /// Makes the next call whose title (`node-1: ensure demo-…`, or `list`) contains `pattern` fail
-    /// with `error` and without an effect.
+    /// Makes the next call whose title (`node-1: ensure demo-…`, `list`, or `node-1: manager:
+    /// services` for a request to the manager) contains `pattern` fail with `error` and without an
+    /// effect.
     pub fn fail_next(&self, pattern: &str, error: Error) {
         let mut state = self.world.lock();
         state.faults.failures.push((pattern.to_owned(), error));

@@ -286,7 +286,12 @@ struct SimApi {
 }
 
 impl SimApi {
-    fn current(&self) -> Result<LocalApi> {
+    /// Returns the running manager, unless a test scheduled a failure of this request.
+    fn current(&self, request: &str) -> Result<LocalApi> {
+        let title = format!("{}: manager: {request}", self.node);
+        if let Some(error) = self.managers.world.lock().faults.failure(&title) {
+            return Err(error);
+        }
         let manager = self.managers.manager(&self.node, self.platform)?;
         Ok(LocalApi::new(manager))
     }
@@ -295,75 +300,79 @@ impl SimApi {
 #[async_trait]
 impl ManagerApi for SimApi {
     async fn health(&self) -> Result<()> {
-        self.current()?.health().await
+        self.current("health")?.health().await
     }
 
     async fn platform(&self) -> Result<PlatformV1> {
-        self.current()?.platform().await
+        self.current("platform")?.platform().await
     }
 
     async fn nodes(&self) -> Result<Vec<NodeV1>> {
-        self.current()?.nodes().await
+        self.current("nodes")?.nodes().await
     }
 
     async fn services(&self) -> Result<Vec<ServiceV1>> {
-        self.current()?.services().await
+        self.current("services")?.services().await
     }
 
     async fn progress(&self, with_plan: bool) -> Result<ProgressV1> {
-        self.current()?.progress(with_plan).await
+        self.current("progress")?.progress(with_plan).await
     }
 
     async fn events(&self, after: u64) -> Result<EventsV1> {
-        self.current()?.events(after).await
+        self.current("events")?.events(after).await
     }
 
     async fn last_event(&self) -> Result<u64> {
-        self.current()?.last_event().await
+        self.current("last_event")?.last_event().await
     }
 
     async fn apply(&self, declaration: &Declaration) -> Result<AppliedV1> {
-        self.current()?.apply(declaration).await
+        self.current("apply")?.apply(declaration).await
     }
 
     async fn set_image_logins(&self, logins: &ImageLogins) -> Result<()> {
-        self.current()?.set_image_logins(logins).await
+        self.current("set_image_logins")?
+            .set_image_logins(logins)
+            .await
     }
 
     async fn plan(&self, declaration: &Declaration) -> Result<Plan> {
-        self.current()?.plan(declaration).await
+        self.current("plan")?.plan(declaration).await
     }
 
     async fn recorded_plan(&self) -> Result<RecordedPlan> {
-        self.current()?.recorded_plan().await
+        self.current("recorded_plan")?.recorded_plan().await
     }
 
     async fn delete_platform(&self, volumes: bool) -> Result<OperationV1> {
-        self.current()?.delete_platform(volumes).await
+        self.current("delete_platform")?
+            .delete_platform(volumes)
+            .await
     }
 
     async fn restart(&self, name: &str, replaces: Option<RestartV1>) -> Result<OperationV1> {
-        self.current()?.restart(name, replaces).await
+        self.current("restart")?.restart(name, replaces).await
     }
 
     async fn rollout(&self, service: &str, request: RolloutRequest) -> Result<OperationV1> {
-        self.current()?.rollout(service, request).await
+        self.current("rollout")?.rollout(service, request).await
     }
 
     async fn retry(&self, name: &str) -> Result<RetriedV1> {
-        self.current()?.retry(name).await
+        self.current("retry")?.retry(name).await
     }
 
     async fn operation(&self, id: OperationId) -> Result<OperationV1> {
-        self.current()?.operation(id).await
+        self.current("operation")?.operation(id).await
     }
 
     async fn why(&self, name: &str) -> Result<WhyV1> {
-        self.current()?.why(name).await
+        self.current("why")?.why(name).await
     }
 
     async fn exec(&self, name: &str, command: ExecCommand) -> Result<Conversation> {
-        self.current()?.exec(name, command).await
+        self.current("exec")?.exec(name, command).await
     }
 
     async fn logs(
@@ -371,7 +380,7 @@ impl ManagerApi for SimApi {
         service: &ServiceName,
         options: LogOptions,
     ) -> Result<BoxStream<'static, Result<ServiceLogLine>>> {
-        self.current()?.logs(service, options).await
+        self.current("logs")?.logs(service, options).await
     }
 }
 

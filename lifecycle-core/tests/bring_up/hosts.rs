@@ -4,7 +4,7 @@
 use std::collections::BTreeMap;
 
 use lifecycle_core::model::NodeName;
-use lifecycle_core::platform::{CloudSpec, HostSpec, HostsSpec, Membership};
+use lifecycle_core::platform::{CloudSpec, HostPlace, HostSpec, HostsSpec, Membership};
 use lifecycle_core::runtime::Role;
 
 use crate::stage::Stage;
@@ -12,8 +12,10 @@ use crate::stage::Stage;
 async fn stage(seed: u64) -> Stage {
     let mut stage = Stage::new(seed).await;
     let host = |name: &NodeName| HostSpec {
-        address: format!("{name}.example"),
-        private_address: None,
+        place: HostPlace::Address {
+            address: format!("{name}.example"),
+            private_address: None,
+        },
         port: 22,
         user: "ops".into(),
         host_keys: Vec::new(),

@@ -309,3 +309,15 @@ async fn down_continues_after_a_crash_at_any_effect() {
         }
     }
 }
+
+#[tokio::test(start_paused = true)]
+async fn manager_that_restarts_before_the_final_summary_is_asked_again() {
+    let stage = Stage::new(3).await;
+    for _ in 0..2 {
+        let error = Error::unreachable("the manager", None);
+        stage.world.faults().fail_next("manager: services", error);
+    }
+    let outcome = stage.up().await.unwrap();
+    assert_eq!(outcome.failures, []);
+    assert!(!outcome.services.is_empty());
+}

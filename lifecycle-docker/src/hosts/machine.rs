@@ -8,8 +8,8 @@ use std::time::Duration;
 
 use lifecycle_core::cloud::{ObservedNode, OpenPorts, Power, SshAddress};
 use lifecycle_core::host::{HostCommand, NodeAccess as _};
-use lifecycle_core::model::{Addresses, NodeName, PlatformId};
-use lifecycle_core::platform::{HostSpec, Membership};
+use lifecycle_core::model::{Addresses, Existing, NodeName, PlatformId};
+use lifecycle_core::platform::{HostPlace, HostSpec, Membership};
 use lifecycle_core::runtime::Owner;
 use lifecycle_core::secret::Sensitive;
 use lifecycle_core::{Error, Result};
@@ -68,8 +68,6 @@ struct Mark {
 pub(super) struct Machine {
     node: NodeName,
     spec: HostSpec,
-    /// The address or host name that this process connects to.
-    address: String,
     /// The platform's private key.
     key: Sensitive,
     login: Option<Login>,
@@ -80,6 +78,9 @@ pub(super) struct Machine {
 #[derive(Default)]
 struct Known {
     host_keys: Vec<String>,
+    /// The address or host name that this process connects to. The address of a VM is unknown until
+    /// the cloud has reported it.
+    address: Option<String>,
     resolved: Option<IpAddr>,
     /// Access with the platform's account.
     access: Option<Arc<SshAccess>>,
@@ -97,7 +98,7 @@ impl fmt::Debug for Machine {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Machine")
             .field("node", &self.node)
-            .field("address", &self.address)
+            .field("name", &self.spec.name())
             .finish_non_exhaustive()
     }
 }
@@ -106,18 +107,26 @@ impl Machine {
     pub(super) fn new(
         node: &NodeName,
         spec: &HostSpec,
-        address: String,
         key: Sensitive,
         login: Option<Login>,
     ) -> Self {
+        let address = match &spec.place {
+            // Only the bootstrapper logs in, and it connects from outside.
+            HostPlace::Address { address, .. } if login.is_some() => Some(address.clone()),
+            HostPlace::Address {
+                address,
+                private_address,
+            } => Some(private_address.map_or_else(|| address.clone(), |ip| ip.to_string())),
+            HostPlace::Vm { .. } => None,
+        };
         let known = Known {
             host_keys: scanned(&spec.host_keys),
+            address,
             ..Known::default()
         };
         Self {
             node: node.clone(),
             spec: spec.clone(),
-            address,
             key,
             login,
             known: Mutex::new(known),
@@ -135,24 +144,65 @@ impl Machine {
         self.spec.membership
     }
 
+    /// Returns whether the machine is a VM of the cloud.
+    pub(super) fn is_vm(&self) -> bool {
+        self.spec.existing() == Existing::Vm
+    }
+
+    /// Connects to a VM at the addresses that the cloud reports from now on.
+    pub(super) fn use_addresses(&self, addresses: &Addresses) {
+        let Addresses { private, public } = *addresses;
+        let address = if self.login.is_some() {
+            public.or(private)
+        } else {
+            private.or(public)
+        };
+        let address = address.map(|address| address.to_string());
+        let mut known = self.known();
+        if self.is_vm() && known.address != address {
+            (known.access, known.shell) = (None, None);
+            known.address = address;
+        }
+    }
+
+    /// Returns a VM as the cloud reports it, but reached through the platform's account.
+    pub(super) fn through_account(&self, node: ObservedNode) -> ObservedNode {
+        ObservedNode {
+            ssh: self.ssh(),
+            ..node
+        }
+    }
+
+    fn ssh(&self) -> SshAddress {
+        SshAddress {
+            user: ACCOUNT.to_owned(),
+            port: self.spec.port,
+            host_keys: self.known().host_keys.clone(),
+        }
+    }
+
     /// Returns the machine as a node that is running, as far as is known.
     pub(super) fn observed(&self, boot: Option<String>) -> ObservedNode {
-        let known = self.known();
-        let address = known.resolved.or_else(|| self.address.parse().ok());
-        let private = self.spec.private_address.or(address);
+        let address = {
+            let known = self.known();
+            let fixed = known.address.as_ref();
+            known.resolved.or_else(|| fixed?.parse().ok())
+        };
+        let private = match self.spec.place {
+            HostPlace::Address {
+                private_address, ..
+            } => private_address.or(address),
+            HostPlace::Vm { .. } => address,
+        };
         ObservedNode {
             name: self.node.clone(),
-            provider_id: format!("{}:{}", self.spec.address, self.spec.port),
+            provider_id: format!("{}:{}", self.spec.name(), self.spec.port),
             power: Power::Running,
             addresses: Addresses {
                 private,
                 public: address.filter(|_| self.login.is_some() && private != address),
             },
-            ssh: SshAddress {
-                user: ACCOUNT.to_owned(),
-                port: self.spec.port,
-                host_keys: known.host_keys.clone(),
-            },
+            ssh: self.ssh(),
             boot_id: boot,
             created: false,
             open_ports: OpenPorts::default(),
@@ -390,17 +440,24 @@ impl Machine {
     }
 
     async fn resolve(&self) -> Result<IpAddr> {
-        if let Ok(address) = self.address.parse() {
+        let failed = |why: String| {
+            let what = format!(
+                "the address of machine {} (`{}`)",
+                self.node,
+                self.spec.name()
+            );
+            Error::unreachable(what, Some(why.into()))
+        };
+        let Some(address) = self.known().address.clone() else {
+            return Err(failed("the cloud reports no address".into()));
+        };
+        if let Ok(address) = address.parse() {
             return Ok(address);
         }
         if let Some(resolved) = self.known().resolved {
             return Ok(resolved);
         }
-        let name = (self.address.as_str(), self.spec.port);
-        let failed = |why: String| {
-            let what = format!("the address of machine {} (`{}`)", self.node, self.address);
-            Error::unreachable(what, Some(why.into()))
-        };
+        let name = (address.as_str(), self.spec.port);
         let mut found = tokio::net::lookup_host(name)
             .await
             .map_err(|error| failed(error.to_string()))?;
@@ -417,17 +474,20 @@ impl Machine {
 
     /// Resolves the machine's name again before the next connection.
     fn forget_address(&self) {
-        if self.address.parse::<IpAddr>().is_err() {
-            let mut known = self.known();
+        let mut known = self.known();
+        let is_name = |address: &String| address.parse::<IpAddr>().is_err();
+        if known.address.as_ref().is_some_and(is_name) {
             (known.resolved, known.access) = (None, None);
         }
     }
 
-    fn host(&self) -> String {
-        format!(
-            "machine {} ({}:{})",
-            self.node, self.address, self.spec.port
-        )
+    /// Returns the machine's node and location, for messages.
+    pub(super) fn host(&self) -> String {
+        let (node, name) = (&self.node, self.spec.name());
+        if self.is_vm() {
+            return format!("VM {name} (node {node})");
+        }
+        format!("machine {node} ({name}:{})", self.spec.port)
     }
 
     fn known(&self) -> MutexGuard<'_, Known> {

@@ -4,11 +4,13 @@
 //! with the declared account and creates an account of the platform on the machine. From then on,
 //! the bootstrapper and the manager use only this account, with the platform's own key.
 //!
-//! The machines cannot be created, started, stopped or fenced.
+//! The machines cannot be created, started, stopped or fenced. [`MixedCloud`] combines them with the
+//! nodes of another cloud, whose own existing VMs are taken over in the same way.
 
 mod enrolment;
 mod login;
 mod machine;
+mod mixed;
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -29,6 +31,8 @@ use lifecycle_core::{Error, Result};
 
 use login::Login;
 use machine::{Machine, Standing};
+
+pub use mixed::MixedCloud;
 
 /// The environment variable with the socket of the operator's SSH agent.
 const AGENT_SOCKET: &str = "SSH_AUTH_SOCK";
@@ -59,8 +63,7 @@ impl Hosts {
         let machines = spec.hosts.iter().map(|(node, host)| {
             let declared = logins.get(node).cloned().unwrap_or_default();
             let login = Login::new(host.user.clone(), declared);
-            let address = host.address.clone();
-            let machine = Machine::new(node, host, address, ssh.private.clone(), Some(login));
+            let machine = Machine::new(node, host, ssh.private.clone(), Some(login));
             (node.clone(), machine)
         });
         Self {
@@ -85,9 +88,7 @@ impl Hosts {
     /// Creates the provider for the manager, which reaches the machines at their private addresses.
     pub fn for_manager(spec: &HostsSpec, owner: Owner, private_key: &Sensitive) -> Self {
         let machines = spec.hosts.iter().map(|(node, host)| {
-            let private = host.private_address.map(|address| address.to_string());
-            let address = private.unwrap_or_else(|| host.address.clone());
-            let machine = Machine::new(node, host, address, private_key.clone(), None);
+            let machine = Machine::new(node, host, private_key.clone(), None);
             (node.clone(), machine)
         });
         Self {
@@ -145,6 +146,41 @@ impl Hosts {
         }
     }
 
+    /// Ensures that the machine has the platform's account. Returns the machine's boot, if it is
+    /// known.
+    async fn enrol(
+        &self,
+        node: &NodeName,
+        machine: &Machine,
+        standing: Standing,
+    ) -> Result<Option<String>> {
+        match standing {
+            Standing::Ours { boot } => Ok(boot),
+            Standing::Theirs => Err(absent(node)),
+            Standing::OtherNode { name } => Err(Error::conflict(
+                format!("taking over machine {node} failed"),
+                format!(
+                    "it is node {name} of this platform; remove that node with one `bootstrapper up`, \
+                     then declare {node}"
+                ),
+            )),
+            Standing::Incomplete { .. } | Standing::Unowned { .. } => {
+                let Some(key) = &self.public_key else {
+                    return Err(Error::unsupported(
+                        format!("taking over machine {node}"),
+                        "the manager, which has no login to the machine",
+                    ));
+                };
+                machine.enrol(&self.owner, key).await.map(Some)
+            }
+        }
+    }
+
+    /// Returns the machines that are reached by address.
+    fn by_address(&self) -> impl Iterator<Item = &Machine> {
+        self.machines.values().filter(|machine| !machine.is_vm())
+    }
+
     /// Returns why the platform cannot use a machine, with a hint.
     async fn problem(&self, node: &NodeName) -> Option<String> {
         let machine = self.machines.get(node)?;
@@ -179,7 +215,7 @@ impl CloudProvider for Hosts {
     }
 
     async fn list(&self) -> Result<Vec<ObservedNode>> {
-        let listed = join_all(self.machines.values().map(|machine| self.listed(machine)));
+        let listed = join_all(self.by_address().map(|machine| self.listed(machine)));
         listed
             .await
             .into_iter()
@@ -203,27 +239,8 @@ impl CloudProvider for Hosts {
         let Some((machine, standing)) = self.find(node).await? else {
             return Err(absent(node));
         };
-        match standing {
-            Standing::Ours { boot } => Ok(machine.observed(boot)),
-            Standing::Theirs => Err(absent(node)),
-            Standing::OtherNode { name } => Err(Error::conflict(
-                format!("taking over machine {node} failed"),
-                format!(
-                    "it is node {name} of this platform; remove that node with one `bootstrapper up`, \
-                     then declare {node}"
-                ),
-            )),
-            Standing::Incomplete { .. } | Standing::Unowned { .. } => {
-                let Some(key) = &self.public_key else {
-                    return Err(Error::unsupported(
-                        format!("taking over machine {node}"),
-                        "the manager, which has no login to the machine",
-                    ));
-                };
-                let boot = machine.enrol(&self.owner, key).await?;
-                Ok(machine.observed(Some(boot)))
-            }
-        }
+        let boot = self.enrol(node, machine, standing).await?;
+        Ok(machine.observed(boot))
     }
 
     async fn begin(&self, change: NodeChange) -> Result<CloudOperation> {

@@ -10,21 +10,16 @@ use serde_json::{Value, json};
 
 use super::secrets;
 use super::simulated::{SimulatedAzure, small_project};
+use super::users_vm::{ACCOUNT, UsersVm};
 use crate::docker::Belongings;
 use crate::document::instances;
 use crate::project::Project;
-use crate::subprocess::until;
 
 /// The user's resource group with the network and the jump host.
 const GROUP: &str = "office";
 const JUMP_HOST: &str = "jump";
-/// The account on the jump host. It differs from the account on the nodes.
-const ACCOUNT: &str = "ops";
-
 /// Time limit for a connection attempt, which would hang if a firewall drops the packets.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(1);
-/// Time limit for the creation of a VM.
-const TIMEOUT: Duration = Duration::from_mins(8);
 
 struct JumpHost {
     address: IpAddr,
@@ -37,108 +32,13 @@ impl JumpHost {
     /// Creates a jump host: a VM with a public address, in the network that the platform will use.
     fn start(azure: &SimulatedAzure, project: &Project) -> Self {
         let key = generate_ssh_key().unwrap();
-        let location = "westeurope";
-        azure.put(
-            &format!("resourcegroups/{GROUP}"),
-            &json!({ "location": location }),
-        );
-        let inside = |kind: &str, name: &str| {
-            format!("resourceGroups/{GROUP}/providers/Microsoft.{kind}/{name}")
-        };
-        let ssh = json!({
-            "access": "Allow", "direction": "Inbound", "priority": 100, "protocol": "Tcp",
-            "sourceAddressPrefix": "Internet", "sourcePortRange": "*",
-            "destinationAddressPrefix": "*", "destinationPortRange": "22",
-        });
-        let group = azure.put(
-            &inside("Network/networkSecurityGroups", "office"),
-            &json!({
-                "location": location,
-                "properties": { "securityRules": [{ "name": "ssh", "properties": ssh }] },
-            }),
-        );
-        let short = &project.id()[..6];
-        let network = azure.put(
-            &inside(
-                "Network/virtualNetworks",
-                &format!("{}-{short}-vnet", project.name),
-            ),
-            &json!({
-                "location": location,
-                "properties": {
-                    "addressSpace": { "addressPrefixes": [azure.block()] },
-                    "subnets": [{ "name": "nodes", "properties": {
-                        "addressPrefix": azure.block(),
-                        "networkSecurityGroup": { "id": group["id"] },
-                    }}],
-                },
-            }),
-        );
-        let machine = inside("Compute/virtualMachines", JUMP_HOST);
-        azure.put(&machine, &Self::resource(&network, &key));
-        let address = until("the jump host is running", TIMEOUT, || {
-            let state = &azure.get(&machine)["properties"]["provisioningState"];
-            assert_ne!(state, "Failed");
-            let found = azure.get(&inside("Network", "publicIPAddresses"));
-            let address = found["value"][0]["properties"]["ipAddress"].as_str();
-            (state == "Succeeded").then(|| address.unwrap().parse().unwrap())
-        });
-        let node = &azure.machines(&project.id())[JUMP_HOST];
-        let host_key = until("the jump host has a host key", TIMEOUT, || {
-            let key = node.call(&["cat", "/etc/ssh/ssh_host_ed25519_key.pub"]);
-            key.status.success().then_some(key.stdout)
-        });
+        let vm = UsersVm::start(azure, project, GROUP, JUMP_HOST, &key);
+        let host_key = vm.node.exec(&["cat", "/etc/ssh/ssh_host_ed25519_key.pub"]);
         Self {
-            address,
+            address: vm.address,
             host_key,
             key,
         }
-    }
-
-    fn resource(network: &Value, key: &SshKeyPair) -> Value {
-        json!({
-            "location": "westeurope",
-            "properties": {
-                "hardwareProfile": { "vmSize": "Standard_B2s" },
-                "storageProfile": {
-                    "imageReference": {
-                        "publisher": "Debian", "offer": "debian-12", "sku": "12-gen2",
-                        "version": "latest",
-                    },
-                    "osDisk": { "createOption": "FromImage", "deleteOption": "Delete" },
-                },
-                "osProfile": {
-                    "computerName": JUMP_HOST,
-                    "adminUsername": ACCOUNT,
-                    "linuxConfiguration": {
-                        "disablePasswordAuthentication": true,
-                        "ssh": { "publicKeys": [{
-                            "path": format!("/home/{ACCOUNT}/.ssh/authorized_keys"),
-                            "keyData": key.public.trim(),
-                        }]},
-                    },
-                },
-                "networkProfile": {
-                    "networkApiVersion": "2020-11-01",
-                    "networkInterfaceConfigurations": [{ "name": JUMP_HOST, "properties": {
-                        "primary": true,
-                        "deleteOption": "Delete",
-                        "ipConfigurations": [{ "name": "primary", "properties": {
-                            "primary": true,
-                            "subnet": { "id": network["properties"]["subnets"][0]["id"] },
-                            "publicIPAddressConfiguration": {
-                                "name": JUMP_HOST,
-                                "sku": { "name": "Standard" },
-                                "properties": {
-                                    "deleteOption": "Delete",
-                                    "publicIPAllocationMethod": "Static",
-                                },
-                            },
-                        }}],
-                    }}],
-                },
-            },
-        })
     }
 
     /// Returns the lines that declare the jump host in `[cloud]` of platform.toml.

@@ -129,6 +129,12 @@ impl SimulatedAzure {
         self.ask("PUT", &path, Some(&self.token()), &body.to_string())
     }
 
+    /// Requests an action on a resource, as another user of the subscription.
+    pub(crate) fn post(&self, path: &str) {
+        let path = format!("/subscriptions/{SUBSCRIPTION}/{path}?api-version=2021-04-01");
+        self.ask("POST", &path, Some(&self.token()), "");
+    }
+
     /// Of the requests after the first `seen`, returns those that may change a resource.
     pub(crate) fn changes_after(&self, seen: usize) -> Vec<Request> {
         let new = self.requests().into_iter().skip(seen);
@@ -170,8 +176,13 @@ impl SimulatedAzure {
         let mut answer = String::new();
         stream.read_to_string(&mut answer).unwrap();
         let (head, body) = answer.split_once("\r\n\r\n").unwrap();
-        let is_done = head.contains(" 200 ") || head.contains(" 201 ");
+        let is_done = [" 200 ", " 201 ", " 202 "]
+            .iter()
+            .any(|code| head.contains(code));
         assert!(is_done, "{method} {path}: {answer}");
+        if body.is_empty() {
+            return Value::Null;
+        }
         serde_json::from_str(body).unwrap()
     }
 

@@ -5,61 +5,105 @@ use std::net::IpAddr;
 
 use super::super::NodeLogin;
 use super::super::diagnostic::Report;
-use super::super::hosts::{HostSpec, Membership};
+use super::super::hosts::{HostPlace, HostSpec, Membership};
 use super::super::secret_reference::SecretReader;
 use super::super::tree::Field;
-use super::cloud::{filled, host_and_port};
+use super::cloud::{Provider, filled, host_and_port};
+use crate::model::Existing;
 use crate::secret::Sensitive;
 
 /// The keys of a node that are only for machines that exist already.
-pub(in super::super) const HOST: [&str; 7] = [
+pub(in super::super) const HOST: [&str; 9] = [
     "address",
+    "existing",
     "host_key",
     "key",
     "password",
     "port",
     "private_address",
+    "provider",
     "user",
 ];
+/// The keys that are only for machines that are reached by address, and not for VMs of the cloud.
+const BY_ADDRESS: [&str; 2] = ["address", "private_address"];
 /// The keys of a node that are only for providers that create machines.
 const CREATED: [&str; 2] = ["image", "size"];
 
 /// The default port of SSH.
 const SSH: u16 = 22;
 
+/// Returns whether a node exists already, and what it is then. `provider` is the platform's.
+pub(super) fn kind(provider: Provider, node: &Field<'_>, report: &mut Report) -> Option<Existing> {
+    let by_address = node.get("provider").filter(|field| {
+        let words = [("hosts", ())];
+        field.word(report, &words).is_some()
+    });
+    let vm = node.get("existing");
+    match (provider, by_address, vm) {
+        (Provider::Hosts, _, None) | (Provider::Azure, Some(_), None) => Some(Existing::Host),
+        (Provider::Hosts, _, Some(field)) => {
+            let help = "remove this key: all nodes of this platform exist already";
+            field.problem_with_help(report, "this key is only for VMs of Azure", help);
+            Some(Existing::Host)
+        }
+        (Provider::Azure, Some(_), Some(field)) => {
+            let help = "keep `existing` for a VM of the subscription, or `provider` for a machine \
+                        elsewhere";
+            field.problem_with_help(report, "`existing` and `provider` exclude each other", help);
+            Some(Existing::Vm)
+        }
+        (Provider::Azure, None, Some(_)) => Some(Existing::Vm),
+        (Provider::Azure | Provider::Local, None, None) => None,
+        (Provider::Local, Some(field), _) | (Provider::Local, None, Some(field)) => {
+            let help = "set `provider = \"hosts\"` or `provider = \"azure\"` in `[cloud]`";
+            field.problem_with_help(report, "local nodes cannot exist already", help);
+            None
+        }
+    }
+}
+
 /// Returns whether a key of a node is valid. If not, reports why.
 pub(super) fn is_valid_key(
     key: &str,
-    is_host: bool,
+    existing: Option<Existing>,
     field: &Field<'_>,
     report: &mut Report,
 ) -> bool {
-    if is_host && CREATED.contains(&key) {
-        let help = "remove this key: the machine exists already";
-        field.problem_with_help(report, "this key is not valid for existing machines", help);
-        return false;
+    match existing {
+        Some(_) if CREATED.contains(&key) => {
+            let help = "remove this key: the machine exists already";
+            field.problem_with_help(report, "this key is not valid for existing machines", help);
+            false
+        }
+        Some(Existing::Vm) if BY_ADDRESS.contains(&key) => {
+            let help = "remove this key: Azure reports the addresses of the VM";
+            field.problem_with_help(report, "this key is not valid for VMs of Azure", help);
+            false
+        }
+        None if key != "provider" && key != "existing" && HOST.contains(&key) => {
+            let help = "set `provider = \"hosts\"` in `[cloud]`, or for a single node of Azure in the \
+                        node itself, to use machines that exist already, or remove this key";
+            field.problem_with_help(report, "this key is only for existing machines", help);
+            false
+        }
+        _ => true,
     }
-    if !is_host && HOST.contains(&key) {
-        let help = "set `provider = \"hosts\"` in `[cloud]` to use machines that exist already, or \
-                    remove this key";
-        field.problem_with_help(report, "this key is only for existing machines", help);
-        return false;
-    }
-    true
 }
 
 /// Reads the machine of a node, and how to log in to the machine.
 pub(super) fn read(
+    existing: Existing,
     field: &Field<'_>,
     secrets: SecretReader<'_>,
     report: &mut Report,
 ) -> Option<(HostSpec, NodeLogin)> {
     let mut login = NodeLogin::default();
-    let (mut address, mut private_address, mut user) = (None, None, None);
+    let (mut address, mut private_address, mut user, mut vm) = (None, None, None, None);
     let (mut port, mut host_keys) = (SSH, Vec::new());
     for (key, field) in field.entries(report) {
         match key {
             "address" => address = field.parse(report, address_of_host),
+            "existing" => vm = field.parse(report, name_of_vm),
             "private_address" => private_address = field.parse(report, ip),
             "user" => user = field.parse(report, account),
             "port" => {
@@ -72,15 +116,25 @@ pub(super) fn read(
             _ => {}
         }
     }
-    for key in ["address", "user"] {
+    let required: &[&str] = match existing {
+        Existing::Host => &["address", "user"],
+        Existing::Vm => &["user"],
+    };
+    for key in required {
         if field.is_map() && field.get(key).is_none() {
             let help = "write, for example, `address = \"203.0.113.7\"` and `user = \"admin\"`";
             field.problem_with_help(report, format!("`{key}` is missing"), help);
         }
     }
+    let place = match existing {
+        Existing::Host => HostPlace::Address {
+            address: address?,
+            private_address,
+        },
+        Existing::Vm => HostPlace::Vm { vm: vm? },
+    };
     let host = HostSpec {
-        address: address?,
-        private_address,
+        place,
         port,
         user: user?,
         host_keys,
@@ -119,6 +173,22 @@ fn address_of_host(text: &str) -> Result<String, String> {
 fn ip(text: &str) -> Result<IpAddr, String> {
     let bad = || format!("`{text}` is not an IP address; write it like `10.0.0.7`");
     text.trim().parse().map_err(|_| bad())
+}
+
+/// Checks the name of a VM, as Azure allows it.
+fn name_of_vm(text: &str) -> Result<String, String> {
+    let text = filled(text)?;
+    let is_valid = text.len() <= 64
+        && text
+            .chars()
+            .all(|c| c.is_ascii_alphanumeric() || "-_.".contains(c));
+    if is_valid {
+        return Ok(text);
+    }
+    Err(format!(
+        "`{text}` is not the name of a VM; write the name without the resource group, like \
+         `db-server`"
+    ))
 }
 
 /// Checks the name of an account. Names that a shell or SSH could misunderstand are rejected.

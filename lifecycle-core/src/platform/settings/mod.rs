@@ -15,11 +15,9 @@ use super::database;
 use super::diagnostic::Report;
 use super::secret_reference::SecretReader;
 use super::tree::{Field, Node};
-use super::{
-    CloudSpec, Credentials, HostSpec, HostsSpec, ManagerSpec, NetworkSpec, NodeLogin, RegistrySpec,
-};
+use super::{CloudSpec, Credentials, HostsSpec, ManagerSpec, NetworkSpec, NodeLogin, RegistrySpec};
 use crate::cloud::CloudDeadlines;
-use crate::model::{NodeName, NodeSpec, Origin, PlatformName, Resources};
+use crate::model::{Existing, NodeName, NodeSpec, Origin, PlatformName, Resources};
 use crate::network::Block;
 
 pub(super) const TOP: [&str; 8] = [
@@ -123,10 +121,12 @@ pub(super) fn read(
         }
     }
     let manager = reader.manager(manager.as_ref());
-    if let CloudSpec::Hosts(spec) = &mut cloud {
-        *spec = reader.hosts;
-        credentials.nodes = reader.logins;
+    match &mut cloud {
+        CloudSpec::Hosts(spec) => *spec = reader.hosts,
+        CloudSpec::Azure(spec) => spec.hosts = reader.hosts,
+        CloudSpec::Local { .. } => {}
     }
+    credentials.nodes = reader.logins;
     Settings {
         name,
         cloud,
@@ -149,6 +149,7 @@ struct Properties {
     image: Option<String>,
     labels: BTreeMap<String, String>,
     capacity: Option<Resources>,
+    existing: Option<Existing>,
 }
 
 impl Properties {
@@ -160,6 +161,7 @@ impl Properties {
             image: self.image,
             labels: self.labels,
             capacity: self.capacity,
+            existing: self.existing,
             origin: Origin::File,
         }
     }
@@ -185,11 +187,12 @@ impl Reader<'_> {
     }
 
     fn node(&mut self, name: &str, field: &Field<'_>) {
-        let properties = self.properties(field, &NODE);
+        let existing = hosts::kind(self.provider, field, self.report);
+        let properties = self.properties(field, &NODE, existing);
         match NodeName::try_from(name) {
             Ok(name) => {
-                if self.provider == Provider::Hosts {
-                    self.host(&name, field);
+                if let Some(existing) = existing {
+                    self.host(&name, existing, field);
                 }
                 self.add(properties.of(name));
             }
@@ -200,14 +203,16 @@ impl Reader<'_> {
     }
 
     /// Reads the machine of a node that exists already.
-    fn host(&mut self, name: &NodeName, field: &Field<'_>) {
-        let Some((host, login)) = hosts::read(field, self.secrets, self.report) else {
+    fn host(&mut self, name: &NodeName, existing: Existing, field: &Field<'_>) {
+        let Some((host, login)) = hosts::read(existing, field, self.secrets, self.report) else {
             return;
         };
-        let is_same = |other: &HostSpec| (&other.address, other.port) == (&host.address, host.port);
         let mut others = self.hosts.hosts.iter();
-        if let Some((other, _)) = others.find(|(_, other)| is_same(other)) {
-            let why = format!("the node `{other}` has the same address and port");
+        if let Some((other, _)) = others.find(|(_, other)| other.is_at(&host)) {
+            let why = match existing {
+                Existing::Host => format!("the node `{other}` has the same address and port"),
+                Existing::Vm => format!("the node `{other}` is the same VM"),
+            };
             field.problem(self.report, why);
             return;
         }
@@ -224,7 +229,7 @@ impl Reader<'_> {
             );
             return;
         }
-        let properties = self.properties(field, &POOL);
+        let properties = self.properties(field, &POOL, None);
         let name = field.get("name").and_then(|name| name.text(self.report));
         let count = field
             .get("count")
@@ -251,11 +256,20 @@ impl Reader<'_> {
         }
     }
 
-    fn properties(&mut self, field: &Field<'_>, known: &'static [&'static str]) -> Properties {
-        let mut spec = Properties::default();
-        let is_host = self.provider == Provider::Hosts;
+    fn properties(
+        &mut self,
+        field: &Field<'_>,
+        known: &'static [&'static str],
+        existing: Option<Existing>,
+    ) -> Properties {
+        let mut spec = Properties {
+            existing,
+            ..Properties::default()
+        };
+        // A pool has none of the keys that make a node an existing machine.
+        let is_node = known == NODE;
         for (key, field) in field.entries(self.report) {
-            if !hosts::is_valid_key(key, is_host, &field, self.report) {
+            if !hosts::is_valid_key(key, existing, &field, self.report) {
                 continue;
             }
             match key {
@@ -276,9 +290,13 @@ impl Reader<'_> {
                     }
                 }
                 "capacity" => spec.capacity = self.capacity(&field),
-                key if known.contains(&key) || is_host && hosts::HOST.contains(&key) => {}
+                key if known.contains(&key) || is_node && hosts::HOST.contains(&key) => {}
                 _ => {
-                    let own = if is_host { &hosts::HOST[..] } else { &[] };
+                    let own = if existing.is_some() {
+                        &hosts::HOST[..]
+                    } else {
+                        &[]
+                    };
                     let known = known.iter().chain(own).copied();
                     self.report.unknown_key(field.at, &field.path, key, known);
                 }
@@ -391,7 +409,7 @@ mod tests {
 
     use super::*;
     use crate::model::Kind;
-    use crate::platform::{Membership, secret_reference, toml};
+    use crate::platform::{HostPlace, Membership, secret_reference, toml};
 
     fn secrets() -> SecretReader<'static> {
         SecretReader {
@@ -563,7 +581,11 @@ mod tests {
             NodeName::try_from("edge").unwrap(),
             NodeName::try_from("hub").unwrap(),
         );
-        assert_eq!(spec.hosts[&hub].private_address, Some([10, 0, 0, 7].into()));
+        let place = HostPlace::Address {
+            address: "203.0.113.7".into(),
+            private_address: Some([10, 0, 0, 7].into()),
+        };
+        assert_eq!(spec.hosts[&hub].place, place);
         assert_eq!((spec.hosts[&edge].port, spec.hosts[&hub].port), (2222, 22));
         assert_eq!(spec.hosts[&edge].host_keys, ["ssh-ed25519 AAAA"]);
         let logins = &settings.credentials.nodes;
@@ -621,6 +643,66 @@ mod tests {
             assert!(problems.contains(expected), "{text}: {problems}");
             assert!(!problems.contains("s3cret"), "{problems}");
         }
+    }
+
+    #[test]
+    fn reads_existing_machines_of_an_azure_platform() {
+        let login = "login = { method = \"client-secret\", tenant = \"t\", client = \"c\", \
+                     secret = { env = \"SECRET\" } }\n";
+        let azure = |nodes: &str| settings(&format!("{AZURE}{login}{nodes}"));
+        let settings = azure(
+            "[nodes.new]\nsize = \"s\"\n\
+             [nodes.db]\nexisting = \"DB_Server\"\nuser = \"op\"\npassword = { env = \"SECRET\" }\n\
+             [nodes.edge]\nprovider = \"hosts\"\naddress = \"10.1.0.9\"\nuser = \"root\"\n",
+        )
+        .unwrap();
+        let existing = settings.nodes.values().map(|node| node.existing);
+        let existing: Vec<_> = existing.collect();
+        let expected = [Some(Existing::Vm), Some(Existing::Host), None];
+        assert_eq!(existing, expected);
+        let hosts = settings.cloud.hosts().unwrap();
+        let [db, edge, new] = ["db", "edge", "new"].map(|name| NodeName::try_from(name).unwrap());
+        assert_eq!(hosts.vms().collect::<Vec<_>>(), [(&db, "DB_Server")]);
+        assert_eq!(hosts.hosts[&edge].name(), "10.1.0.9");
+        assert!(settings.cloud.host(&new).is_none());
+        assert!(settings.credentials.nodes[&db].password.is_some());
+        // The stored form of a platform can be read again.
+        let stored = serde_json::to_string(&settings.cloud).unwrap();
+        assert!(!stored.contains("s3cret"));
+        let read: CloudSpec = serde_json::from_str(&stored).unwrap();
+        assert_eq!(read, settings.cloud);
+
+        for (nodes, expected) in [
+            (
+                "existing = \"v\"\naddress = \"a\"",
+                "not valid for VMs of Azure",
+            ),
+            (
+                "existing = \"v\"\nsize = \"s\"\nuser = \"u\"",
+                "exists already",
+            ),
+            ("existing = \"v\"", "`user` is missing"),
+            ("existing = \"g/v\"\nuser = \"u\"", "not the name of a VM"),
+            (
+                "existing = \"v\"\nprovider = \"hosts\"",
+                "exclude each other",
+            ),
+            ("provider = \"azure\"", "hosts"),
+            ("provider = \"hosts\"\nuser = \"u\"", "`address` is missing"),
+            ("user = \"u\"", "only for existing machines"),
+            (
+                "existing = \"v\"\nuser = \"u\"\n[nodes.b]\nexisting = \"v\"\nuser = \"u\"",
+                "same VM",
+            ),
+        ] {
+            let problems = azure(&format!("[nodes.a]\n{nodes}\n")).err();
+            let problems = problems.unwrap_or_default();
+            assert!(problems.contains(expected), "{nodes}: {problems}");
+        }
+        let local = self::settings("[nodes.a]\nexisting = \"v\"\n")
+            .err()
+            .unwrap();
+        assert!(local.contains("cannot exist already"), "{local}");
     }
 
     #[test]

@@ -54,12 +54,14 @@ impl Planning<'_> {
                 let settled = self.has_passed(unknown.since, self.policy.unknown_before_failed);
                 return self.block_node(node, by, settled);
             }
-            if spared || !self.policy.provisions {
+            let spec = self.declared.nodes.get(node);
+            let exists = spec.is_some_and(|spec| spec.existing.is_some());
+            if spared || exists || !self.policy.provisions {
                 let why = if spared {
                     "the cloud does not list the manager's own node"
                 } else {
-                    "the machine does not belong to the platform yet, and this provider cannot \
-                     create nodes; run `bootstrapper up` to take the machine over"
+                    "the machine does not belong to the platform yet, and the platform does not \
+                     create it; run `bootstrapper up` to take the machine over"
                 };
                 return self.fail_node(node, why);
             }

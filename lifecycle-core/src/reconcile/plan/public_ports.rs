@@ -1,5 +1,6 @@
 //! Opens the published ports of public services in the cloud's firewall, on the nodes of the
-//! services' replicas, and closes all others.
+//! services' replicas, and closes all others. The firewall of a machine that the cloud does not know
+//! is not changed.
 //!
 //! A port is open only while it belongs to a public service. It is opened only after other services
 //! have released it, and a service that is not public gets an open port only after it was closed.
@@ -8,7 +9,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use super::{Gate, PlacedReplica, Planning};
 use crate::cloud::Power;
-use crate::model::{NodeName, PublicPort, PublicPorts, ServiceName};
+use crate::model::{Existing, NodeName, PublicPort, PublicPorts, ServiceName};
 use crate::reconcile::observe::NodeView;
 use crate::reconcile::step::{Action, Reason, StepId};
 use crate::runtime::{ObservedContainer, Role};
@@ -20,7 +21,11 @@ impl<'a> Planning<'a> {
         }
         let placed = self.placed_public_ports();
         let observed = self.observed;
-        for (node, ports) in &placed {
+        let opens = |node: &NodeName| {
+            let spec = self.declared.nodes.get(node);
+            spec.is_none_or(|spec| spec.existing != Some(Existing::Host))
+        };
+        for (node, ports) in placed.iter().filter(|(node, _)| opens(node)) {
             // The port of a new node is opened after the node is ready for containers.
             if !observed.nodes.contains_key(*node)
                 && let Some(Gate::After(step)) = self.node_gates.get(node).cloned()
@@ -29,7 +34,7 @@ impl<'a> Planning<'a> {
                 self.set_public_ports(node, ports, BTreeSet::from([step]), PublicPorts::default());
             }
         }
-        for (node, view) in &observed.nodes {
+        for (node, view) in observed.nodes.iter().filter(|(node, _)| opens(node)) {
             let machine = &view.machine;
             let is_stable = matches!(machine.power, Power::Running | Power::Stopped);
             // The deletion of a node also closes its ports.

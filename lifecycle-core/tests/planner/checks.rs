@@ -5,14 +5,15 @@ use std::collections::BTreeSet;
 use lifecycle_core::model::{ContainerId, InstanceId, Subject};
 use lifecycle_core::reconcile::{Action, Declared, Plan, Readiness, Reason, Step};
 
-use super::model::{World, is_running};
+use super::model::{World, has_no_network, is_running};
 
 impl World {
     /// Returns whether one of a replica's containers is ready.
     pub(crate) fn is_ready(&self, id: &InstanceId, except: &BTreeSet<ContainerId>) -> bool {
-        self.of(id).any(|(_, container)| {
+        self.of(id).any(|(node, container)| {
             let readiness = self.readiness.get(&container.id);
             is_running(container)
+                && !has_no_network(&self.machines[node].state, container)
                 && matches!(readiness, Some(Readiness::Ready { .. }))
                 && !except.contains(&container.id)
         })

@@ -26,8 +26,8 @@ impl Azure {
         } else {
             let group = self.options.group();
             let found = self.compute.get(&group, node.as_str()).await?;
-            if found.is_some() {
-                return Ok(found);
+            if let Some(found) = found {
+                return self.unless_other_node(node, found).map(Some);
             }
             // According to its tags or, without tags, to its name.
             let is_node = |vm: &Vm| vm.node().as_ref() == Some(node);
@@ -35,6 +35,7 @@ impl Azure {
         };
         let (owned, others): (Vec<_>, Vec<_>) = named
             .into_iter()
+            .filter(|vm| !self.is_other_node(node, vm))
             .partition(|vm| vm.tags.are_of(&self.options.owner));
         let group = self.options.group();
         // Ignore nodes of other platforms, except in this platform's own group.
@@ -44,11 +45,32 @@ impl Azure {
         });
         match (owned.into_iter().next(), others.next(), others.next()) {
             (Some(owned), ..) => Ok(Some(owned)),
-            (None, Some(_), Some(_)) => Err(Error::conflict(
-                format!("VM {node}"),
-                "several resource groups contain a VM with this name",
+            (None, Some(one), Some(other)) => Err(Error::conflict(
+                format!("VM {}", one.name),
+                format!(
+                    "the resource groups {} and {} both contain a VM with this name",
+                    one.group(),
+                    other.group()
+                ),
             )),
             (None, other, _) => Ok(other),
+        }
+    }
+
+    /// Returns whether the VM is another node of this platform.
+    fn is_other_node(&self, node: &NodeName, vm: &Vm) -> bool {
+        vm.tags.are_of(&self.options.owner) && vm.node().is_some_and(|other| other != *node)
+    }
+
+    fn unless_other_node(&self, node: &NodeName, vm: Vm) -> Result<Vm> {
+        match vm.node().filter(|_| self.is_other_node(node, &vm)) {
+            Some(other) => Err(Error::conflict(
+                format!("VM {}", vm.name),
+                format!(
+                    "the VM is node {other} of this platform; choose another name for node {node}"
+                ),
+            )),
+            None => Ok(vm),
         }
     }
 
@@ -67,22 +89,29 @@ impl Azure {
     /// program, so that this program never deletes it.
     pub(super) async fn mark(&self, node: &NodeName) -> Result<()> {
         let Some(vm) = self.vm(node).await? else {
-            return Err(Error::not_found(format!("VM {node}")));
+            let vm = self.options.existing.get(node).map(String::as_str);
+            return Err(Error::not_found(format!(
+                "VM {}",
+                vm.unwrap_or(node.as_str())
+            )));
         };
-        if vm.tags.are_of(&self.options.owner) {
-            if let Some(other) = vm.node().filter(|other| other != node) {
+        if !vm.tags.are_of(&self.options.owner) {
+            let is_node = |other: &Vm| {
+                other.tags.are_of(&self.options.owner) && other.node().as_ref() == Some(node)
+            };
+            if let Some(other) = self.compute.find(is_node).await?.first() {
                 return Err(Error::conflict(
                     format!("VM {}", vm.name),
                     format!(
-                        "the VM is node {other} of this platform; remove that node with one \
-                         `bootstrapper up`, then declare {node}"
+                        "node {node} is VM {} already; remove the node with one `bootstrapper up`, \
+                         then declare it again",
+                        other.name
                     ),
                 ));
             }
-        } else {
             if vm.tags.get(tags::PLATFORM_ID).is_some() {
                 return Err(Error::conflict(
-                    format!("VM {node}"),
+                    format!("VM {}", vm.name),
                     "the VM is a node of another platform",
                 ));
             }

@@ -11,7 +11,7 @@ use crate::cloud::{
     CloudDeadlines, NodeChange, ObservedNode, Power, carry_out, carry_out_with_progress,
 };
 use crate::error::{Error, Result, Retry};
-use crate::model::PlatformId;
+use crate::model::{Existing, NodeName, PlatformId};
 use crate::reconcile::clear::clear;
 
 /// How long the manager may take to remove everything that it manages.
@@ -152,8 +152,12 @@ impl Bootstrapper {
             });
         }
         let clear = async {
-            let handle = self.backends.connector.connect(node).await?;
-            clear(&handle, *platform, &node.name, *volumes).await?;
+            match self.backends.connector.connect(node).await {
+                Ok(handle) => clear(&handle, *platform, &node.name, *volumes).await?,
+                // The take-over or the release of the VM was interrupted.
+                Err(Error::Denied { .. }) if self.is_existing_vm(&node.name).await? => {}
+                Err(error) => return Err(error),
+            }
             // Once released, the machine rejects this platform's account.
             if let Some(mut placed) = self.state.placement().await? {
                 placed.cloud.leave(&node.name);
@@ -171,6 +175,12 @@ impl Bootstrapper {
         };
         let what = format!("remove the platform from node {}", node.name);
         self.stage(what, CLEARED_WITHIN).run(clear).await
+    }
+
+    async fn is_existing_vm(&self, node: &NodeName) -> Result<bool> {
+        let placed = self.state.placement().await?;
+        let host = placed.as_ref().and_then(|placed| placed.cloud.host(node));
+        Ok(host.is_some_and(|host| host.existing() == Existing::Vm))
     }
 }
 
@@ -192,7 +202,7 @@ mod tests {
     };
     use crate::code::PublishedStore;
     use crate::host::{Account, HostPreparer, NodeAccess, NodeConnector, NodeHandle, SshKeyPair};
-    use crate::model::{Addresses, NodeName, NodeSpec};
+    use crate::model::{Addresses, NodeSpec};
     use crate::platform::{CloudSpec, ManagerSpec};
     use crate::reconcile::Backends;
     use crate::registry::MemoryRegistry;

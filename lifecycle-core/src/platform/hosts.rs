@@ -83,9 +83,17 @@ impl HostSpec {
 
     /// Returns whether two specifications mean the same machine.
     pub(super) fn is_at(&self, other: &Self) -> bool {
-        let place = |host: &Self| (host.existing(), host.name().to_owned());
+        // Azure and the DNS ignore the case of names.
+        let has_same_name = self.name().eq_ignore_ascii_case(other.name());
         let is_vm = self.existing() == Existing::Vm;
-        place(self) == place(other) && (is_vm || self.port == other.port)
+        has_same_name && self.existing() == other.existing() && (is_vm || self.port == other.port)
+    }
+
+    /// Returns whether this certainly is another machine. A machine that is reached by address may
+    /// get another address.
+    fn is_other_machine(&self, other: &Self) -> bool {
+        let is_vm = self.existing() == Existing::Vm;
+        self.existing() != other.existing() || is_vm && !self.is_at(other)
     }
 }
 
@@ -106,15 +114,19 @@ impl HostsSpec {
     }
 
     /// Continues from the hosts of the previous `up`: the host keys that it found remain pinned, and
-    /// the hosts that are no longer declared remain known until they are released. If the address of
-    /// a host changed, its host key must be the same, so that another machine is rejected.
+    /// the hosts that are no longer declared, or replaced by another machine, remain known until they
+    /// are released. If the address of a host changed, its host key must be the same, so that another
+    /// machine is rejected.
     pub(super) fn continue_from(&mut self, previous: &Self) {
         for (name, before) in &previous.hosts {
             let membership = match before.membership {
                 Membership::New => Membership::New,
                 Membership::Member | Membership::Removed => Membership::Member,
             };
-            let Some(host) = self.hosts.get_mut(name) else {
+            let is_released = before.membership == Membership::New;
+            let host = self.hosts.get_mut(name);
+            let Some(host) = host.filter(|host| is_released || !host.is_other_machine(before))
+            else {
                 let removed = HostSpec {
                     membership: Membership::Removed,
                     ..before.clone()

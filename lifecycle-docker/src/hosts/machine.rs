@@ -215,18 +215,27 @@ impl Machine {
     /// start elsewhere. The same holds if the machine rejects the platform's account, unless the
     /// machine is being removed.
     pub(super) async fn standing(&self, platform: PlatformId) -> Result<Standing> {
-        let Inspected {
+        match self.inspected(platform).await {
+            Ok(Some(standing)) => Ok(standing),
+            Ok(None) => self.assumed(None),
+            Err(error) => self.assumed(Some(error)),
+        }
+    }
+
+    /// Finds out from the machine itself who owns it. Returns `None` if the machine rejects the
+    /// platform's account and no other login is known.
+    pub(super) async fn inspected(&self, platform: PlatformId) -> Result<Option<Standing>> {
+        let Some(Inspected {
             boot,
             owner,
             has_account,
-        } = match self.inspect().await {
-            Ok(Some(inspected)) => inspected,
-            Ok(None) => return self.assumed(None),
-            Err(error) => return self.assumed(Some(error)),
+        }) = self.inspect().await?
+        else {
+            return Ok(None);
         };
         self.known().boot = Some(boot.clone());
         let boot = Some(boot);
-        Ok(match owner {
+        Ok(Some(match owner {
             None => Standing::Unowned { boot },
             Some(mark) if mark.platform != platform.to_string() => Standing::Theirs,
             Some(mark) if mark.node != self.node.as_str() => {
@@ -234,7 +243,11 @@ impl Machine {
             }
             Some(_) if has_account => Standing::Ours { boot },
             Some(_) => Standing::Incomplete { boot },
-        })
+        }))
+    }
+
+    pub(super) fn is_released(&self) -> bool {
+        self.known().is_released
     }
 
     /// Returns who owns the machine, although it could not be inspected: because of an error, or
@@ -275,7 +288,7 @@ impl Machine {
     }
 
     /// Returns the error for a machine that rejects the platform's account.
-    fn no_login(&self) -> Error {
+    pub(super) fn no_login(&self) -> Error {
         Error::denied(
             format!(
                 "the login of the platform's account `{ACCOUNT}` to {}",

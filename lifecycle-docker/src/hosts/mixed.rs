@@ -2,12 +2,13 @@
 //! cloud does not know.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use async_trait::async_trait;
 use futures_util::future::join_all;
 use lifecycle_core::cloud::{
     CloudCapabilities, CloudOperation, CloudProgress, CloudProvider, Fenced, NodeChange,
-    ObservedNode, Power, PreflightReport,
+    ObservedNode, Power, PreflightReport, carry_out,
 };
 use lifecycle_core::model::{Existing, NodeName, NodeSpec, PublicPorts};
 use lifecycle_core::platform::Membership;
@@ -15,6 +16,9 @@ use lifecycle_core::{Error, Result};
 
 use super::machine::{Machine, Standing};
 use super::{Hosts, NAME};
+
+/// Time limit for removing the cloud's record of an existing VM.
+const RELEASED_WITHIN: Duration = Duration::from_mins(5);
 
 /// The nodes of a cloud and the machines of [`Hosts`], as one cloud.
 ///
@@ -71,25 +75,66 @@ impl MixedCloud {
         }
     }
 
-    /// Removes the account and the files of the platform from a VM, if the VM belongs to this
-    /// platform.
+    /// Returns the nodes that the cloud lists.
+    async fn listed(&self) -> Result<Vec<ObservedNode>> {
+        let nodes = self.cloud.list().await?;
+        Ok(nodes
+            .into_iter()
+            .map(|node| self.with_account(node))
+            .collect())
+    }
+
+    /// Returns the VMs that the platform has taken over and that the cloud does not list: their
+    /// release was interrupted, or others removed the record of the cloud. Services may still run
+    /// on them.
+    async fn unlisted(&self, listed: &[ObservedNode]) -> Result<Vec<ObservedNode>> {
+        let mut unlisted = Vec::new();
+        for (node, machine) in &self.hosts.machines {
+            let is_member = machine.is_vm() && machine.membership() != Membership::New;
+            let is_listed = listed.iter().any(|vm| vm.name == *node);
+            if !is_member || is_listed || machine.is_released() {
+                continue;
+            }
+            let Some(vm) = self.cloud.get(node).await? else {
+                continue;
+            };
+            machine.use_addresses(&vm.addresses);
+            if let Standing::Ours { .. } | Standing::Incomplete { .. } =
+                machine.standing(self.hosts.owner.id).await?
+            {
+                unlisted.push(machine.through_account(vm));
+            }
+        }
+        Ok(unlisted)
+    }
+
+    /// Releases a VM: removes the cloud's record, then the account and the files of the platform. A
+    /// VM without the record remains listed until the account is removed.
     async fn release(&self, node: &NodeName, machine: &Machine) -> Result<()> {
-        let listed = self.cloud.list().await?;
-        let Some(vm) = listed.into_iter().find(|vm| vm.name == *node) else {
+        if self.listed().await?.iter().any(|vm| vm.name == *node) {
+            let node = node.clone();
+            let change = NodeChange::Delete { node };
+            carry_out(self.cloud.as_ref(), change, RELEASED_WITHIN).await?;
+        }
+        let Some(vm) = self.cloud.get(node).await? else {
             return Ok(());
         };
         machine.use_addresses(&vm.addresses);
         let platform = self.hosts.owner.id;
-        match machine.standing(platform).await {
+        let released = match machine.standing(platform).await {
             Ok(Standing::Ours { .. } | Standing::Incomplete { .. }) => {
                 machine.release(platform).await
             }
             Ok(_) => Ok(()),
-            // The login to a new VM failed, so there is nothing on it.
-            Err(error) => {
-                tracing::debug!(error = %error.chain(), "an existing VM is released as it is");
+            Err(error) => Err(error),
+        };
+        match released {
+            // There is no account, or nobody can log in any more.
+            Err(error @ Error::Denied { .. }) => {
+                tracing::warn!(error = %error.chain(), "an existing VM is released as it is");
                 Ok(())
             }
+            released => released,
         }
     }
 
@@ -97,42 +142,56 @@ impl MixedCloud {
     async fn problem_of_vm(&self, node: &NodeName, machine: &Machine) -> Result<Option<String>> {
         let Some(vm) = self.cloud.get(node).await? else {
             return Ok(Some(format!(
-                "{} does not exist, or belongs to another platform: check `existing` of node {node}",
+                "{} does not exist, or is a node already: check `existing`",
                 machine.host()
             )));
         };
         machine.use_addresses(&vm.addresses);
-        if vm.power == Power::Running {
-            return Ok(self.hosts.problem(node).await);
-        }
-        let is_new = machine.membership() == Membership::New;
-        Ok(is_new.then(|| {
-            format!(
+        let mut listed = self.listed().await?.into_iter();
+        let listed = listed.find(|listed| listed.name == *node);
+        match listed {
+            Some(listed) if listed.provider_id != vm.provider_id => {
+                Ok(Some(self.declared_again(node)))
+            }
+            // A VM of the platform may be down for a while.
+            Some(_) if vm.power != Power::Running => Ok(None),
+            None if vm.power != Power::Running => Ok(Some(format!(
                 "{} is not running: start it, so that `bootstrapper up` can log in",
                 machine.host()
-            )
-        }))
+            ))),
+            _ => Ok(self.hosts.problem(node).await),
+        }
+    }
+
+    fn declared_again(&self, node: &NodeName) -> String {
+        let machine = self.hosts.machines.get(node).map(Machine::host);
+        let machine = machine.unwrap_or_else(|| "another machine".to_owned());
+        format!(
+            "node {node} still is another machine than the declared one (it is, or was to become, \
+             {machine}): remove the node with one `bootstrapper up`, then declare it again"
+        )
     }
 
     async fn problem(&self, spec: &NodeSpec) -> Result<Option<String>> {
         let node = &spec.name;
-        let declared_again = || {
-            format!(
-                "node {node} is another machine until that machine is released: remove the node with \
-                 one `bootstrapper up`, then declare it again"
-            )
-        };
         match (self.kind(node), spec.existing) {
             (Kind::OfCloud, _) => Ok(None),
-            (Kind::Vm(machine), Some(Existing::Vm)) => self.problem_of_vm(node, machine).await,
+            (Kind::Vm(machine), Some(Existing::Vm))
+                if machine.membership() != Membership::Removed =>
+            {
+                match self.problem_of_vm(node, machine).await {
+                    Err(error @ Error::Conflict { .. }) => Ok(Some(error.chain())),
+                    problem => problem,
+                }
+            }
             (Kind::Host, Some(Existing::Host)) => {
                 let of_cloud = self.cloud.list().await?;
                 if of_cloud.iter().any(|vm| vm.name == *node) {
-                    return Ok(Some(declared_again()));
+                    return Ok(Some(self.declared_again(node)));
                 }
                 Ok(self.hosts.problem(node).await)
             }
-            (Kind::Vm(_) | Kind::Host, _) => Ok(Some(declared_again())),
+            (Kind::Vm(_) | Kind::Host, _) => Ok(Some(self.declared_again(node))),
         }
     }
 }
@@ -156,9 +215,13 @@ impl CloudProvider for MixedCloud {
     }
 
     async fn list(&self) -> Result<Vec<ObservedNode>> {
-        let (of_cloud, hosts) = tokio::try_join!(self.cloud.list(), self.hosts.list())?;
-        let of_cloud = of_cloud.into_iter().map(|node| self.with_account(node));
-        let mut nodes: Vec<ObservedNode> = of_cloud.chain(hosts).collect();
+        let of_cloud = async {
+            let mut listed = self.listed().await?;
+            listed.extend(self.unlisted(&listed).await?);
+            Ok(listed)
+        };
+        let (mut nodes, hosts) = tokio::try_join!(of_cloud, self.hosts.list())?;
+        nodes.extend(hosts);
         nodes.sort_by(|one, other| one.name.cmp(&other.name));
         Ok(nodes)
     }
@@ -172,9 +235,23 @@ impl CloudProvider for MixedCloud {
         let Kind::Vm(machine) = self.kind(node) else {
             return self.provider(node).adopt(node).await;
         };
+        let is_new = !self.listed().await?.iter().any(|vm| vm.name == *node);
         let vm = self.cloud.adopt(node).await?;
         machine.use_addresses(&vm.addresses);
-        let standing = machine.standing(self.hosts.owner.id).await?;
+        let platform = self.hosts.owner.id;
+        let standing = if is_new {
+            // Nothing is known about the machine yet, whatever was recorded about the node.
+            let inspected = machine.inspected(platform).await?;
+            inspected.ok_or_else(|| machine.no_login())?
+        } else {
+            machine.standing(platform).await?
+        };
+        if standing == Standing::Theirs {
+            return Err(Error::conflict(
+                format!("taking over {} failed", machine.host()),
+                "another platform took it over",
+            ));
+        }
         self.hosts.enrol(node, machine, standing).await?;
         Ok(machine.through_account(vm))
     }
@@ -183,7 +260,13 @@ impl CloudProvider for MixedCloud {
         let node = change.node();
         if let Kind::Vm(machine) = self.kind(node) {
             match &change {
-                NodeChange::Delete { .. } => self.release(node, machine).await?,
+                NodeChange::Delete { .. } => {
+                    self.release(node, machine).await?;
+                    return Ok(CloudOperation {
+                        change,
+                        token: String::new(),
+                    });
+                }
                 NodeChange::Provision { .. } if self.cloud.get(node).await?.is_none() => {
                     return Err(Error::unsupported(format!("creating node {node}"), NAME));
                 }
@@ -197,7 +280,11 @@ impl CloudProvider for MixedCloud {
     }
 
     async fn poll(&self, operation: &CloudOperation) -> Result<CloudProgress> {
-        self.provider(operation.change.node()).poll(operation).await
+        let node = operation.change.node();
+        if let (Kind::Vm(_), NodeChange::Delete { .. }) = (self.kind(node), &operation.change) {
+            return Ok(CloudProgress::Done);
+        }
+        self.provider(node).poll(operation).await
     }
 
     async fn fence(&self, node: &NodeName) -> Result<Fenced> {

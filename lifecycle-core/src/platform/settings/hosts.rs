@@ -122,7 +122,14 @@ pub(super) fn read(
     };
     for key in required {
         if field.is_map() && field.get(key).is_none() {
-            let help = "write, for example, `address = \"203.0.113.7\"` and `user = \"admin\"`";
+            let help = match existing {
+                Existing::Host => {
+                    "write, for example, `address = \"203.0.113.7\"` and `user = \"admin\"`"
+                }
+                Existing::Vm => {
+                    "write the account for the first login, for example `user = \"admin\"`"
+                }
+            };
             field.problem_with_help(report, format!("`{key}` is missing"), help);
         }
     }

@@ -123,7 +123,17 @@ pub(super) fn read(
     let manager = reader.manager(manager.as_ref());
     match &mut cloud {
         CloudSpec::Hosts(spec) => *spec = reader.hosts,
-        CloudSpec::Azure(spec) => spec.hosts = reader.hosts,
+        CloudSpec::Azure(spec) => {
+            spec.hosts = reader.hosts;
+            let jump_host = cloud_field.and_then(|cloud| cloud.get("jump_host"));
+            if let Some(field) = jump_host.filter(|_| !spec.hosts.is_empty()) {
+                field.problem_with_help(
+                    reader.report,
+                    "nodes that exist already are not reached through a jump host",
+                    "run the bootstrapper where it reaches all nodes, without `jump_host`",
+                );
+            }
+        }
         CloudSpec::Local { .. } => {}
     }
     credentials.nodes = reader.logins;
@@ -671,6 +681,31 @@ mod tests {
         assert!(!stored.contains("s3cret"));
         let read: CloudSpec = serde_json::from_str(&stored).unwrap();
         assert_eq!(read, settings.cloud);
+        // A node cannot become another machine while the first one belongs to the platform.
+        let mut before = settings.cloud.clone();
+        let CloudSpec::Azure(spec) = &mut before else {
+            panic!("{before:?}");
+        };
+        for host in spec.hosts.hosts.values_mut() {
+            host.membership = Membership::Member;
+        }
+        for changed in [
+            "existing = \"other\"\nuser = \"op\"\n",
+            "provider = \"hosts\"\naddress = \"10.1.0.9\"\nuser = \"op\"\n",
+        ] {
+            let mut next = azure(&format!("[nodes.db]\n{changed}")).unwrap().cloud;
+            next.continue_from(&before);
+            let host = next.host(&db).unwrap();
+            assert_eq!(
+                (host.name(), host.membership),
+                ("DB_Server", Membership::Removed)
+            );
+        }
+        let mut next = azure("[nodes.db]\nexisting = \"db_server\"\nuser = \"op\"\n")
+            .unwrap()
+            .cloud;
+        next.continue_from(&before);
+        assert_eq!(next.host(&db).unwrap().membership, Membership::Member);
 
         for (nodes, expected) in [
             (
@@ -681,7 +716,11 @@ mod tests {
                 "existing = \"v\"\nsize = \"s\"\nuser = \"u\"",
                 "exists already",
             ),
-            ("existing = \"v\"", "`user` is missing"),
+            ("existing = \"v\"", "`user = \"admin\"`"),
+            (
+                "existing = \"v\"\nuser = \"u\"\n[nodes.b]\nexisting = \"V\"\nuser = \"u\"",
+                "same VM",
+            ),
             ("existing = \"g/v\"\nuser = \"u\"", "not the name of a VM"),
             (
                 "existing = \"v\"\nprovider = \"hosts\"",

@@ -92,6 +92,13 @@ impl<'a> Planning<'a> {
 
     pub(super) fn undeclared_nodes(&mut self) {
         let observed = self.observed;
+        for (node, view) in &observed.nodes {
+            let is_stopped = view.machine.power == Power::Stopped && !view.machine.created;
+            if is_stopped && self.is_to_remove(node) && !self.declared.deleting {
+                let why = "it is not running; start it, so that it can be released".to_owned();
+                self.hold(Subject::Node(node.clone()), HeldBy::Failed { why });
+            }
+        }
         let undeclared: BTreeMap<&NodeName, &NodeView> = observed
             .nodes
             .iter()

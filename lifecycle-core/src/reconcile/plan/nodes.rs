@@ -60,8 +60,8 @@ impl Planning<'_> {
                 let why = if spared {
                     "the cloud does not list the manager's own node"
                 } else {
-                    "the machine does not belong to the platform yet, and the platform does not \
-                     create it; run `bootstrapper up` to take the machine over"
+                    "the machine does not belong to the platform, and the platform does not create \
+                     it; make sure that it exists, then run `bootstrapper up` to take it over"
                 };
                 return self.fail_node(node, why);
             }

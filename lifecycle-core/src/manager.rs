@@ -1,6 +1,7 @@
 //! Implements the lifecycle manager as a library type. While a manager holds the lease, it is the
 //! leader and reconciles the platform with its declaration. The manager also serves API requests.
 
+mod chunks;
 mod exec;
 mod image_logins;
 mod operations;
@@ -287,6 +288,7 @@ impl Manager {
         registry
             .prune_events(now - EVENTS_KEPT_FOR, EVENTS_KEPT)
             .await?;
+        self.delete_unused_chunks(epoch).await?;
         let open = registry.open_operations().await?;
         let deleting = open.iter().any(is_platform_deletion);
         self.take_operations(open);
@@ -350,6 +352,7 @@ impl Manager {
     /// Renews the lease. Returns only when the lease is lost, or could not be renewed before it expired.
     async fn renew(&self, epoch: Epoch) -> Error {
         let mut renewed = tokio::time::Instant::now();
+        let mut chunks_deleted = renewed;
         loop {
             tokio::time::sleep(self.options.lease / 3).await;
             let requested = tokio::time::Instant::now();
@@ -378,6 +381,14 @@ impl Manager {
             let before = self.backends.clock.now() - EVENTS_KEPT_FOR;
             if let Err(error) = registry.prune_events(before, EVENTS_KEPT).await {
                 tracing::warn!(error = %error.chain(), "cannot delete old events");
+            }
+            if chunks_deleted.elapsed() >= chunks::UNUSED_KEPT_FOR {
+                chunks_deleted = tokio::time::Instant::now();
+                // Not while a declaration that refers to the chunks is being recorded.
+                let _writes = self.epoch.lock().await;
+                if let Err(error) = self.delete_unused_chunks(epoch).await {
+                    tracing::warn!(error = %error.chain(), "cannot delete unused chunks");
+                }
             }
         }
     }
@@ -522,7 +533,8 @@ impl Manager {
     }
 
     /// Replaces the platform's declaration, unless the new declaration is identical. In both cases,
-    /// failed steps are retried immediately.
+    /// failed steps are retried immediately. The chunks of mounted files must be stored before
+    /// ([`Manager::put_chunk`]).
     pub async fn apply(&self, declaration: Declaration) -> Result<Applied> {
         let write = self.begin_write(Accepted::Always).await?;
         let epoch = write.epoch;
@@ -539,6 +551,7 @@ impl Manager {
                 why: "the platform is being deleted".into(),
             });
         }
+        self.check_chunks(&declaration).await?;
         let previous = registry.snapshot().await?.declaration;
         let changed = previous.as_ref().is_none_or(|(_, d)| *d != declaration);
         let previous = previous.map(|(generation, _)| generation);
@@ -632,6 +645,10 @@ impl Manager {
         }
         let ManagerEndpoint { node, port, .. } = self.options.endpoint.clone();
         ManagerSpec { node, port }.check_change(&declaration.manager)?;
+        let services = declaration.services.values();
+        for mount in services.flat_map(|spec| &spec.container.files) {
+            mount.check()?;
+        }
         // Reject a declaration that cannot be resolved. If it were recorded, no manager could start
         // again.
         self.derive(declaration).map(drop)

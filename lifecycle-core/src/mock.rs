@@ -2,6 +2,8 @@
 //! expects and what they return; `examples/embed_mock.rs` contains such tests. As an alternative,
 //! the feature `sim` provides a simulated world that behaves like a real one.
 
+use std::collections::BTreeSet;
+
 use async_trait::async_trait;
 use futures_util::stream::BoxStream;
 
@@ -17,8 +19,9 @@ use crate::cloud::{
 };
 use crate::error::Result;
 use crate::manager::Conversation;
-use crate::model::{NodeName, NodeSpec, PublicPorts};
-use crate::model::{OperationId, RolloutRequest, ServiceName};
+use crate::model::{
+    Chunk, ChunkDigest, NodeName, NodeSpec, OperationId, PublicPorts, RolloutRequest, ServiceName,
+};
 use crate::platform::Declaration;
 use crate::reconcile::{Plan, RecordedPlan};
 use crate::runtime::{ExecCommand, ImageLogins, LogOptions};
@@ -38,6 +41,8 @@ mockall::mock! {
         async fn events(&self, after: u64) -> Result<EventsV1>;
         async fn last_event(&self) -> Result<u64>;
         async fn apply(&self, declaration: &Declaration) -> Result<AppliedV1>;
+        async fn missing_chunks(&self, of: &BTreeSet<ChunkDigest>) -> Result<BTreeSet<ChunkDigest>>;
+        async fn put_chunk(&self, chunk: &Chunk) -> Result<()>;
         async fn set_image_logins(&self, logins: &ImageLogins) -> Result<()>;
         async fn plan(&self, declaration: &Declaration) -> Result<Plan>;
         async fn recorded_plan(&self) -> Result<RecordedPlan>;

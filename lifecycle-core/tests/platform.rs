@@ -438,13 +438,13 @@ async fn too_large_declarations_are_refused() {
     let problems = problems(&[
         ("compose.yaml", compose.to_owned()),
         ("large", "x".repeat(600 << 10)),
-        ("mount", "x".repeat(1100 << 10)),
+        ("mount", "x".repeat((64 << 20) + 1)),
         (".env", format!("BIG={}\n", "x".repeat(600 << 10))),
     ])
     .await;
     for expected in [
         "services.web.volumes[0]: `",
-        "with this file, the total size exceeds 1024 KiB",
+        "with this file, the total size exceeds 64 MiB",
         "configs.c.file: `",
         "with this file, the total size exceeds 500 KiB",
         "secrets.s.environment: the contents are larger than 500 KiB",

@@ -82,6 +82,7 @@ pub(crate) async fn run(arguments: &Arguments, options: &Up) -> Result<(), Failu
     };
     let is_simulated = options.simulate;
     let options = UpOptions {
+        chunks: loaded.chunks,
         all_nodes: options.all_nodes,
     };
     let outcome = bootstrapper.up(&declaration, options).await?;

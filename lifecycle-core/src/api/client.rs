@@ -1,6 +1,7 @@
 //! A client of the manager's API. The caller provides the connections, which may be direct or pass
 //! through a node's SSH server. Calls share one connection; each stream has its own.
 
+use std::collections::BTreeSet;
 use std::fmt::Debug;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -31,7 +32,7 @@ use super::wire::{
 use crate::error::{Error, Result};
 use crate::host::Duplex;
 use crate::manager::Conversation;
-use crate::model::{OperationId, PlatformId, RolloutRequest, ServiceName};
+use crate::model::{Chunk, ChunkDigest, OperationId, PlatformId, RolloutRequest, ServiceName};
 use crate::platform::Declaration;
 use crate::reconcile::{Plan, RecordedPlan};
 use crate::runtime::{ExecCommand, ImageLogins, LogOptions};
@@ -149,14 +150,15 @@ impl ApiClient {
         &self,
         method: Method,
         path: &str,
-        body: Option<Bytes>,
+        body: Option<Content>,
     ) -> Result<Response<hyper::body::Incoming>> {
         let response = self.exchange(method, path, body, Some(&self.token)).await?;
         if response.status().is_success() {
             return Ok(response);
         }
         let status = response.status();
-        Err(problem::read(path, status, &whole(path, response).await?))
+        let body = whole(path, response).await?;
+        Err(problem::read(shown(path), status, &body))
     }
 
     /// Sends a request. The time limit also covers a server that accepts the connection but does
@@ -165,7 +167,7 @@ impl ApiClient {
         &self,
         method: Method,
         path: &str,
-        body: Option<Bytes>,
+        body: Option<Content>,
         token: Option<&Sensitive>,
     ) -> Result<Response<hyper::body::Incoming>> {
         tokio::time::timeout(
@@ -182,7 +184,7 @@ impl ApiClient {
         &self,
         method: Method,
         path: &str,
-        body: Option<Bytes>,
+        body: Option<Content>,
         token: Option<&Sensitive>,
     ) -> Result<Response<hyper::body::Incoming>> {
         if let Some(mut connection) = self.take_idle()
@@ -239,7 +241,7 @@ impl ApiClient {
         &self,
         method: Method,
         path: &str,
-        body: Option<Bytes>,
+        body: Option<Content>,
         token: Option<&Sensitive>,
     ) -> Result<Request<Full<Bytes>>> {
         let mut request = Request::builder()
@@ -253,12 +255,12 @@ impl ApiClient {
             value.set_sensitive(true);
             request = request.header(AUTHORIZATION, value);
         }
-        if body.is_some() {
-            request = request.header(CONTENT_TYPE, "application/json");
+        let mut bytes = Bytes::new();
+        if let Some(body) = body {
+            request = request.header(CONTENT_TYPE, body.kind);
+            bytes = body.bytes;
         }
-        request
-            .body(Full::new(body.unwrap_or_default()))
-            .map_err(interrupted)
+        request.body(Full::new(bytes)).map_err(interrupted)
     }
 }
 
@@ -299,6 +301,22 @@ impl ManagerApi for ApiClient {
             .send(Method::PUT, "/v1/platform", Some(body(declaration)?))
             .await?;
         read("/v1/platform", response).await
+    }
+
+    async fn missing_chunks(&self, of: &BTreeSet<ChunkDigest>) -> Result<BTreeSet<ChunkDigest>> {
+        let path = "/v1/chunks/missing";
+        let response = self.send(Method::POST, path, Some(body(of)?)).await?;
+        read(path, response).await
+    }
+
+    async fn put_chunk(&self, chunk: &Chunk) -> Result<()> {
+        let path = format!("/v1/chunks/{}", chunk.digest());
+        let body = Content {
+            kind: "application/octet-stream",
+            bytes: chunk.contents().clone(),
+        };
+        let response = self.send(Method::PUT, &path, Some(body)).await?;
+        whole(&path, response).await.map(drop)
     }
 
     async fn set_image_logins(&self, logins: &ImageLogins) -> Result<()> {
@@ -437,10 +455,19 @@ fn in_path<'n>(kind: &str, name: &'n str) -> Result<&'n str> {
     }
 }
 
-fn body(document: &impl serde::Serialize) -> Result<Bytes> {
-    serde_json::to_vec(document)
-        .map(Bytes::from)
-        .map_err(interrupted)
+/// The body of a request.
+#[derive(Clone)]
+struct Content {
+    kind: &'static str,
+    bytes: Bytes,
+}
+
+fn body(document: &impl serde::Serialize) -> Result<Content> {
+    let bytes = serde_json::to_vec(document).map_err(interrupted)?;
+    Ok(Content {
+        kind: "application/json",
+        bytes: bytes.into(),
+    })
 }
 
 async fn read<T: DeserializeOwned>(
@@ -448,6 +475,13 @@ async fn read<T: DeserializeOwned>(
     response: Response<hyper::body::Incoming>,
 ) -> Result<T> {
     serde_json::from_slice(&whole(path, response).await?).map_err(interrupted)
+}
+
+/// Returns a path for messages, without the digest of a chunk.
+fn shown(path: &str) -> &str {
+    const CHUNKS: &str = "/v1/chunks";
+    let is_chunk = path.starts_with(CHUNKS);
+    if is_chunk { CHUNKS } else { path }
 }
 
 /// Reads the whole body of a response that is not a stream.
@@ -460,7 +494,7 @@ async fn whole(path: &str, response: Response<hyper::body::Incoming>) -> Result<
 
 fn late(path: &str) -> Error {
     Error::TimedOut {
-        what: format!("the manager's response to {path}"),
+        what: format!("the manager's response to {}", shown(path)),
         after: RESPONSE_WITHIN,
     }
 }

@@ -1,6 +1,7 @@
 //! Provides the API of a manager in the same process, for programs that embed a manager and for the
 //! simulation.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use async_trait::async_trait;
@@ -15,7 +16,7 @@ use super::wire::{
 use super::{ManagerApi, view, why};
 use crate::error::{Error, Result};
 use crate::manager::{Conversation, Manager};
-use crate::model::{OperationId, RolloutRequest, ServiceName};
+use crate::model::{Chunk, ChunkDigest, OperationId, RolloutRequest, ServiceName};
 use crate::platform::Declaration;
 use crate::reconcile::{Plan, RecordedPlan, Round};
 use crate::registry::EventPage;
@@ -89,6 +90,14 @@ impl ManagerApi for LocalApi {
             generation: applied.generation.0,
             changed: applied.changed,
         })
+    }
+
+    async fn missing_chunks(&self, of: &BTreeSet<ChunkDigest>) -> Result<BTreeSet<ChunkDigest>> {
+        self.0.missing_chunks(of.clone()).await
+    }
+
+    async fn put_chunk(&self, chunk: &Chunk) -> Result<()> {
+        self.0.put_chunk(chunk.clone()).await
     }
 
     async fn set_image_logins(&self, logins: &ImageLogins) -> Result<()> {

@@ -12,6 +12,7 @@ pub mod view;
 pub mod why;
 pub mod wire;
 
+use std::collections::BTreeSet;
 use std::fmt::Debug;
 
 use async_trait::async_trait;
@@ -28,7 +29,7 @@ use self::wire::{
 };
 use crate::error::Result;
 use crate::manager::Conversation;
-use crate::model::{OperationId, RolloutRequest, ServiceName};
+use crate::model::{Chunk, ChunkDigest, OperationId, RolloutRequest, ServiceName};
 use crate::platform::Declaration;
 use crate::reconcile::{Plan, RecordedPlan};
 use crate::runtime::{ExecCommand, ImageLogins, LogOptions};
@@ -63,8 +64,17 @@ pub trait ManagerApi: Debug + Send + Sync + 'static {
     /// Returns the cursor of the latest event.
     async fn last_event(&self) -> Result<u64>;
 
-    /// Replaces the declaration. An identical declaration changes nothing.
+    /// Replaces the declaration. An identical declaration changes nothing. Returns
+    /// [`crate::Error::Conflict`] and changes nothing if the manager does not have all chunks of the
+    /// mounted files ([`Self::put_chunk`]).
     async fn apply(&self, declaration: &Declaration) -> Result<AppliedV1>;
+
+    /// Returns which of these chunks of mounted files the manager does not have.
+    async fn missing_chunks(&self, of: &BTreeSet<ChunkDigest>) -> Result<BTreeSet<ChunkDigest>>;
+
+    /// Stores a chunk of mounted files, before the declaration that refers to it. A repeated call
+    /// changes nothing.
+    async fn put_chunk(&self, chunk: &Chunk) -> Result<()>;
 
     /// Replaces the logins for the registries of images. They are used from the next pull on; a
     /// following [`Self::apply`] retries failed pulls.

@@ -61,7 +61,8 @@ pub struct Handover {
     pub credentials: Credentials,
     /// The logins for the registries of images to start with if the manager's registry has none.
     pub image_logins: ImageLogins,
-    /// The declaration to start with if the registry has none.
+    /// The declaration to start with if the registry has none. Not set if the declaration refers to
+    /// chunks, which the new registry does not contain: the manager gets both through its API.
     pub declaration: Option<Declaration>,
 }
 
@@ -120,7 +121,7 @@ impl Handover {
             registry: registry.clone(),
             credentials: access.credentials.of_manager(),
             image_logins: access.credentials.images.clone(),
-            declaration: Some(declaration.clone()),
+            declaration: declaration.chunks().is_empty().then(|| declaration.clone()),
         }
     }
 
@@ -154,7 +155,8 @@ impl Handover {
     }
 
     /// Returns only the file of the declaration. A manager that has lost its registry starts from
-    /// this file, so the bootstrapper rewrites the file after each accepted declaration.
+    /// this file, so the bootstrapper rewrites the file after each accepted declaration. The file does
+    /// not contain the chunks of mounted files: after a loss, the next `up` sends them again.
     pub fn declaration_file(declaration: &Declaration) -> Result<HostFile> {
         let text = serde_json::to_string(declaration).map_err(|error| cannot_serialise(&error))?;
         Ok(file(declaration.id, DECLARATION, text))

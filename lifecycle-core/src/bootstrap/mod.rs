@@ -60,7 +60,7 @@ use crate::api::ManagerApi;
 use crate::cloud::{ObservedNode, Power, PreflightReport};
 use crate::error::{Error, Result, Retry};
 use crate::host::{HostCommand, HostFile, NodeHandle};
-use crate::model::{Generation, ImageSource, NodeName, PlatformId};
+use crate::model::{Chunks, Generation, ImageSource, NodeName, PlatformId};
 use crate::platform::{Access, Declaration, ManagerEndpoint, RegistrySpec};
 use crate::reconcile::declared::listed_name;
 use crate::reconcile::placement::place;
@@ -118,8 +118,11 @@ pub struct Bootstrapper {
 }
 
 /// Options of `up`.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct UpOptions {
+    /// The chunks of the declaration's mounted files ([`Loaded::chunks`](crate::platform::Loaded)).
+    /// Chunks that the manager has are not needed.
+    pub chunks: Chunks,
     /// Wait until every declared node is created and prepared before the manager starts. Has no
     /// effect if the platform already has nodes.
     pub all_nodes: bool,
@@ -148,7 +151,9 @@ impl Bootstrapper {
         let declaration = &declaration;
         let reporter = self.reporter_with_estimates(declaration).await;
         let (reporter, clock) = (reporter.as_ref(), self.backends.clock.as_ref());
-        let nodes = self.nodes(declaration, options, (reporter, clock)).await?;
+        let nodes = self
+            .nodes(declaration, options.all_nodes, (reporter, clock))
+            .await?;
         let prepared = async {
             let machine = self.manager_machine(declaration).await?;
             let node = self.connect(&machine).await?;
@@ -175,6 +180,8 @@ impl Bootstrapper {
         )
         .repeat(|| client.set_image_logins(logins))
         .await?;
+        self.send_files(client.as_ref(), declaration, &options.chunks)
+            .await?;
         let (cursor, applied) = self.apply(client.as_ref(), declaration).await?;
         let file = Handover::declaration_file(declaration)?;
         self.wait("the declaration on the manager's node", NODE_ANSWERS_WITHIN)
@@ -438,6 +445,46 @@ impl Bootstrapper {
             self.stage(what, SENT_WITHIN).run(send).await?;
         }
         Ok(())
+    }
+
+    /// Sends the mounted files that the manager does not have.
+    async fn send_files(
+        &self,
+        client: &dyn ManagerApi,
+        declaration: &Declaration,
+        chunks: &Chunks,
+    ) -> Result<()> {
+        let needed = declaration.chunks();
+        if needed.is_empty() {
+            return Ok(());
+        }
+        let missing = self
+            .wait(
+                "the manager's list of mounted files",
+                MANAGER_ANSWERS_WITHIN,
+            )
+            .repeat(|| client.missing_chunks(&needed))
+            .await?;
+        if missing.is_empty() {
+            return Ok(());
+        }
+        let send = async {
+            for digest in &missing {
+                let chunk = chunks.get(digest).ok_or_else(|| {
+                    Error::not_found_with_hint(
+                        "the contents of the mounted files",
+                        "pass the chunks that were read with the declaration (`Loaded::chunks`)",
+                    )
+                })?;
+                self.wait("the manager's acceptance of files", MANAGER_ANSWERS_WITHIN)
+                    .repeat(|| client.put_chunk(chunk))
+                    .await?;
+            }
+            Ok(())
+        };
+        self.stage("send the mounted files".into(), SENT_WITHIN)
+            .run(send)
+            .await
     }
 
     /// Sends the declaration until the manager accepts it. Returns the response, and the cursor

@@ -9,11 +9,11 @@ use futures_util::FutureExt as _;
 use futures_util::future::BoxFuture;
 use tokio::sync::watch;
 
+use super::Bootstrapper;
 use super::durations::Timed;
 use super::no_probe::NoProbe;
 use super::progress::{Reporter, StepReports};
 use super::wait::LoopWatch;
-use super::{Bootstrapper, UpOptions};
 use crate::api::view;
 use crate::clock::Clock;
 use crate::error::{Error, Result};
@@ -44,12 +44,12 @@ pub(super) struct Nodes<'a> {
 
 impl Bootstrapper {
     /// Ensures that the manager's node is running and has Docker. If the platform has no nodes yet,
-    /// the creation of the other nodes has begun as well; with [`UpOptions::all_nodes`], they are also
+    /// the creation of the other nodes has begun as well; with `all_nodes`, they are also
     /// running and have Docker.
     pub(super) async fn nodes<'a>(
         &self,
         declaration: &Declaration,
-        options: UpOptions,
+        all_nodes: bool,
         (reporter, clock): (&'a dyn Reporter, &'a dyn Clock),
     ) -> Result<Nodes<'a>> {
         let manager = &declaration.manager.node;
@@ -84,7 +84,7 @@ impl Bootstrapper {
             manager_node,
         };
         nodes
-            .until(|round| round.is_idle() || !options.all_nodes && has_engine(round, manager))
+            .until(|round| round.is_idle() || !all_nodes && has_engine(round, manager))
             .await?;
         Ok(nodes)
     }

@@ -8,7 +8,7 @@ use super::digest::is_executable;
 use super::digest::{self, Kind};
 use super::regular;
 use crate::error::{Error, Result};
-use crate::model::{FileContents, FileTree, ShippedFile, TreeEntry};
+use crate::model::{Chunk, ChunkDigest, Chunks, FileContents, FileTree, ShippedFile, TreeEntry};
 
 /// The maximum number of entries of a directory.
 const MAX_ENTRIES: usize = 4096;
@@ -17,66 +17,175 @@ const MAX_ENTRIES: usize = 4096;
 /// the total size exceeds `limit` bytes. Keeps contents and executable bits, but not owners and
 /// times.
 pub(crate) fn read_tree(path: &Path, limit: u64) -> Result<FileTree> {
-    let metadata = fs::metadata(path)
-        .map_err(|error| Error::io(format!("reading `{}`", path.display()), error))?;
-    let mut left = limit;
-    if !metadata.is_dir() {
-        let file = read_file(path, is_executable(&metadata), &mut left, limit)?;
-        return Ok(FileTree::File(file));
-    }
-    let found = digest::entries(path)?;
-    if found.len() > MAX_ENTRIES {
-        return Err(Error::Invalid {
-            what: format!("`{}`", path.display()),
-            why: format!("it contains more than {MAX_ENTRIES} files"),
-            hint: "exclude files with a `.dockerignore` in this directory, or put files into the \
-                   image"
-                .into(),
-        });
-    }
-    let entries = found.into_iter().map(|(name, kind)| {
-        let entry = match kind {
-            Kind::Directory => TreeEntry::Directory,
-            Kind::Symlink { target } => TreeEntry::Link(target.display().to_string()),
-            Kind::File { executable } => {
-                TreeEntry::File(read_file(&path.join(&name), executable, &mut left, limit)?)
-            }
-        };
-        Ok((name, entry))
-    });
-    entries.collect::<Result<_>>().map(FileTree::Directory)
+    let mut reader = TreeReader {
+        left: limit,
+        limit,
+        chunks: None,
+    };
+    reader.tree(path)
 }
 
-fn read_file(path: &Path, executable: bool, left: &mut u64, limit: u64) -> Result<ShippedFile> {
-    let failed = |error| Error::io(format!("reading `{}`", path.display()), error);
-    regular::check(path).map_err(|error| match error.kind() {
-        io::ErrorKind::InvalidData => Error::Invalid {
-            what: format!("`{}`", path.display()),
-            why: error.to_string(),
-            hint: "use a file or a directory; to mount a socket or device of the node, use its \
-                   absolute path"
-                .into(),
-        },
-        _ => failed(error),
-    })?;
-    let file = File::open(path).map_err(failed)?;
-    let mut bytes = Vec::new();
-    file.take(*left + 1)
-        .read_to_end(&mut bytes)
-        .map_err(failed)?;
-    *left = left
-        .checked_sub(bytes.len() as u64)
-        .ok_or_else(|| Error::Invalid {
-            what: format!("`{}`", path.display()),
-            why: format!("with this file, the total size exceeds {} KiB", limit >> 10),
-            hint: "put large files into the image, or data into a named volume".into(),
+/// Reads like [`read_tree`], but the contents are in chunks, which are added to `chunks`. Returns the
+/// digests of the chunks in order. Fails also if the size of all `chunks` exceeds the limit.
+pub(crate) fn read_chunked_tree(
+    path: &Path,
+    limit: u64,
+    chunks: &mut Chunks,
+) -> Result<(FileTree, Vec<ChunkDigest>)> {
+    let mut reader = TreeReader {
+        left: limit,
+        limit,
+        chunks: Some(Splitter {
+            into: chunks,
+            part: Vec::new(),
+            digests: Vec::new(),
+        }),
+    };
+    let tree = reader.tree(path)?;
+    let Some(mut splitter) = reader.chunks else {
+        return Ok((tree, Vec::new()));
+    };
+    splitter.end_chunk()?;
+    splitter.check_total(path, limit)?;
+    Ok((tree, splitter.digests))
+}
+
+/// Reads the files of one tree.
+struct TreeReader<'a> {
+    /// How many bytes may still be read.
+    left: u64,
+    limit: u64,
+    /// Receives the contents; otherwise, they become part of the tree.
+    chunks: Option<Splitter<'a>>,
+}
+
+impl TreeReader<'_> {
+    fn tree(&mut self, path: &Path) -> Result<FileTree> {
+        let metadata = fs::metadata(path)
+            .map_err(|error| Error::io(format!("reading `{}`", path.display()), error))?;
+        if !metadata.is_dir() {
+            let file = self.file(path, is_executable(&metadata))?;
+            return Ok(FileTree::File(file));
+        }
+        let found = digest::entries(path)?;
+        if found.len() > MAX_ENTRIES {
+            return Err(Error::Invalid {
+                what: format!("`{}`", path.display()),
+                why: format!("it contains more than {MAX_ENTRIES} files"),
+                hint: "exclude files with a `.dockerignore` in this directory, or put files into \
+                       the image"
+                    .into(),
+            });
+        }
+        let entries = found.into_iter().map(|(name, kind)| {
+            let entry = match kind {
+                Kind::Directory => TreeEntry::Directory,
+                Kind::Symlink { target } => TreeEntry::Link(target.display().to_string()),
+                Kind::File { executable } => {
+                    TreeEntry::File(self.file(&path.join(&name), executable)?)
+                }
+            };
+            Ok((name, entry))
+        });
+        entries.collect::<Result<_>>().map(FileTree::Directory)
+    }
+
+    fn file(&mut self, path: &Path, executable: bool) -> Result<ShippedFile> {
+        let failed = |error| Error::io(format!("reading `{}`", path.display()), error);
+        let found = regular::check(path).map_err(|error| match error.kind() {
+            io::ErrorKind::InvalidData => Error::Invalid {
+                what: format!("`{}`", path.display()),
+                why: error.to_string(),
+                hint:
+                    "use a file or a directory; to mount a socket or device of the node, use its \
+                       absolute path"
+                        .into(),
+            },
+            _ => failed(error),
         })?;
-    Ok(ShippedFile {
-        mode: if executable { 0o755 } else { 0o644 },
-        uid: 0,
-        gid: 0,
-        contents: FileContents::new(bytes),
-    })
+        // Reject a large file before it is read.
+        if found.len() > self.left {
+            return Err(too_large(path, self.limit));
+        }
+        let file = File::open(path).map_err(failed)?;
+        let mut file = file.take(self.left + 1);
+        let (contents, size) = match &mut self.chunks {
+            Some(splitter) => {
+                let size = splitter.add(&mut file, path, self.limit)?;
+                (FileContents::Chunked(size), size)
+            }
+            None => {
+                let mut bytes = Vec::new();
+                let size = file.read_to_end(&mut bytes).map_err(failed)?;
+                (FileContents::new(bytes), size as u64)
+            }
+        };
+        let left = self.left.checked_sub(size);
+        self.left = left.ok_or_else(|| too_large(path, self.limit))?;
+        Ok(ShippedFile {
+            mode: if executable { 0o755 } else { 0o644 },
+            uid: 0,
+            gid: 0,
+            contents,
+        })
+    }
+}
+
+fn too_large(path: &Path, limit: u64) -> Error {
+    let limit = match limit >> 20 {
+        0 => format!("{} KiB", limit >> 10),
+        megabytes => format!("{megabytes} MiB"),
+    };
+    Error::Invalid {
+        what: format!("`{}`", path.display()),
+        why: format!("with this file, the total size exceeds {limit}"),
+        hint: "put large files into the image, or data into a named volume".into(),
+    }
+}
+
+/// Splits the contents of files into chunks.
+struct Splitter<'a> {
+    into: &'a mut Chunks,
+    /// The start of the next chunk.
+    part: Vec<u8>,
+    digests: Vec<ChunkDigest>,
+}
+
+impl Splitter<'_> {
+    /// Adds the contents of a file. Returns their size in bytes.
+    fn add(&mut self, file: &mut impl Read, path: &Path, limit: u64) -> Result<u64> {
+        let mut size = 0;
+        loop {
+            let missing = Chunk::SIZE - self.part.len();
+            let mut piece = file.by_ref().take(missing as u64);
+            let read = piece
+                .read_to_end(&mut self.part)
+                .map_err(|error| Error::io(format!("reading `{}`", path.display()), error))?;
+            size += read as u64;
+            if self.part.len() < Chunk::SIZE {
+                return Ok(size);
+            }
+            self.end_chunk()?;
+            self.check_total(path, limit)?;
+        }
+    }
+
+    fn end_chunk(&mut self) -> Result<()> {
+        if self.part.is_empty() {
+            return Ok(());
+        }
+        let chunk = Chunk::new(std::mem::take(&mut self.part).into())?;
+        self.digests.push(chunk.digest());
+        self.into.insert(chunk);
+        Ok(())
+    }
+
+    fn check_total(&self, path: &Path, limit: u64) -> Result<()> {
+        if self.into.size() > limit {
+            return Err(too_large(path, limit));
+        }
+        Ok(())
+    }
 }
 
 #[cfg(test)]
@@ -104,7 +213,7 @@ mod tests {
             panic!("a file is missing");
         };
         assert_eq!(file.mode, 0o644);
-        assert_eq!(file.contents.expose().unwrap(), b"two".as_slice());
+        assert_eq!(*file.contents.expose().unwrap().unwrap(), *b"two");
     }
 
     #[test]
@@ -119,5 +228,43 @@ mod tests {
         assert!(read_tree(&root.path().join("a"), 9).is_err());
         assert!(read_tree(Path::new("/dev/zero"), 9).is_err());
         assert!(read_tree(&root.path().join("absent"), 9).is_err());
+    }
+
+    #[test]
+    fn chunks_contain_the_files_one_after_the_other() {
+        let root = tempfile::TempDir::new().unwrap();
+        let large: Vec<u8> = (0..3 * Chunk::SIZE / 2).map(|n| (n % 251) as u8).collect();
+        for (name, contents) in [("a", &large[..]), ("b", b"two"), ("c", b""), ("d", &large)] {
+            fs::write(root.path().join(name), contents).unwrap();
+        }
+        let limit = 4 << 20;
+        let mut chunks = Chunks::default();
+        let (tree, digests) = read_chunked_tree(root.path(), limit, &mut chunks).unwrap();
+        let sizes: Vec<_> = tree.files().map(|file| file.contents.clone()).collect();
+        let large_size = FileContents::Chunked(large.len() as u64);
+        let small = [FileContents::Chunked(3), FileContents::Chunked(0)];
+        assert_eq!(
+            sizes,
+            [&[large_size.clone()], &small[..], &[large_size]].concat()
+        );
+        let parts = digests.iter().map(|digest| chunks.get(digest).unwrap());
+        let joined: Vec<u8> = parts.flat_map(|chunk| chunk.contents().to_vec()).collect();
+        assert_eq!(joined, [&large[..], b"two", &large].concat());
+        let mount = crate::model::ShippedMount {
+            target: "/srv".into(),
+            tree,
+            chunks: digests.clone(),
+        };
+        mount.check().unwrap();
+
+        // The same files add no chunks, and the same directory has the same chunks.
+        let size = chunks.size();
+        let again = read_chunked_tree(root.path(), limit, &mut chunks).unwrap();
+        assert_eq!((again.1, chunks.size()), (digests, size));
+        // The limit covers the chunks of earlier trees.
+        let other = root.path().join("b");
+        let error = read_chunked_tree(&other, size - 1, &mut chunks).unwrap_err();
+        assert!(error.to_string().contains("exceeds 3 MiB") || error.to_string().contains("KiB"));
+        assert!(read_chunked_tree(root.path(), 3 << 20, &mut Chunks::default()).is_err());
     }
 }

@@ -2,6 +2,7 @@
 //! must pass it.
 
 pub mod batch;
+pub mod chunk;
 pub mod event;
 pub mod lease;
 pub mod record;
@@ -53,6 +54,8 @@ pub async fn all(backend: &dyn Backend) -> Result<()> {
     record::rejections_are_kept_until_cleared(&*backend.fresh().await?).await?;
     record::operations_are_found_until_they_end(&*backend.fresh().await?).await?;
     record::credentials_are_kept_by_name(&*backend.fresh().await?).await?;
+    chunk::chunks_are_stored_by_digest(backend).await?;
+    chunk::unused_chunks_are_deleted(backend).await?;
     event::events_are_read_in_pages(&*backend.fresh().await?).await?;
     event::pruned_events_are_reported_as_gone(&*backend.fresh().await?).await?;
     event::event_ids_increase_by_one(backend.fresh().await?).await?;

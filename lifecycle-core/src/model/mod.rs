@@ -2,6 +2,7 @@
 //! again.
 
 mod build;
+mod chunk;
 mod connection;
 pub(crate) mod container;
 mod endpoint;
@@ -20,6 +21,7 @@ mod update;
 pub use crate::epoch::Epoch;
 pub use crate::error::InvalidName;
 pub use build::{BuildOptions, BuildSource, CodeBaseRef};
+pub use chunk::{Chunk, ChunkDigest, Chunks};
 pub use connection::{Connection, NetworkMode};
 pub use container::{
     BlockIo, CgroupNamespace, DeviceMapping, DeviceRequest, Devices, Isolation, KernelLimits,

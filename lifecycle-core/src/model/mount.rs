@@ -1,4 +1,4 @@
-//! Mounts of containers: named volumes, paths of the node, memory, and files from the declaration.
+//! Mounts of containers: named volumes, paths of the node, memory, and the user's own files.
 
 use std::borrow::Cow;
 use std::collections::BTreeMap;
@@ -6,6 +6,7 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 
 use super::VolumeName;
+use super::chunk::{Chunk, ChunkDigest};
 use super::container::is_default;
 use crate::error::{Error, Result};
 use crate::secret::Sensitive;
@@ -75,13 +76,47 @@ pub struct MemoryMount {
     pub options: String,
 }
 
-/// Files from the declaration: they are written to the node before the container is created, and
-/// mounted read-only.
+/// The user's own files: they are written to the node before the container is created, and mounted
+/// read-only.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ShippedMount {
     /// The mount point in the container.
     pub target: String,
     pub tree: FileTree,
+    /// The chunks that contain the contents of [`FileContents::Chunked`] files, one file after the
+    /// other in the order of the tree.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub chunks: Vec<ChunkDigest>,
+}
+
+impl ShippedMount {
+    /// Checks that the chunks can contain the files.
+    ///
+    /// # Errors
+    /// [`Error::Invalid`] if the number of chunks does not match the sizes of the files.
+    pub fn check(&self) -> Result<()> {
+        let needed = self.chunked_size().div_ceil(Chunk::SIZE as u64);
+        if needed == self.chunks.len() as u64 {
+            return Ok(());
+        }
+        Err(Error::Invalid {
+            what: format!("the mount at {}", self.target),
+            why: format!(
+                "its files need {needed} chunks, but {} are declared",
+                self.chunks.len()
+            ),
+            hint: "create the declaration with the same version as the manager".into(),
+        })
+    }
+
+    /// Returns the total size of the files whose contents are in chunks.
+    pub fn chunked_size(&self) -> u64 {
+        let sizes = self.tree.files().map(|file| match &file.contents {
+            FileContents::Chunked(size) => *size,
+            FileContents::Text(_) | FileContents::Hex(_) => 0,
+        });
+        sizes.fold(0, u64::saturating_add)
+    }
 }
 
 /// A file, or a directory with its contents.
@@ -91,6 +126,22 @@ pub enum FileTree {
     File(ShippedFile),
     /// The entries of a directory by their relative paths, parents before children.
     Directory(BTreeMap<String, TreeEntry>),
+}
+
+impl FileTree {
+    /// Returns the files, in order.
+    pub fn files(&self) -> impl Iterator<Item = &ShippedFile> {
+        let (file, entries) = match self {
+            Self::File(file) => (Some(file), None),
+            Self::Directory(entries) => (None, Some(entries)),
+        };
+        let entries = entries.into_iter().flat_map(BTreeMap::values);
+        let below = entries.filter_map(|entry| match entry {
+            TreeEntry::File(file) => Some(file),
+            TreeEntry::Directory | TreeEntry::Link(_) => None,
+        });
+        file.into_iter().chain(below)
+    }
 }
 
 /// An entry of a mounted directory.
@@ -125,6 +176,8 @@ pub enum FileContents {
     Text(Sensitive),
     /// Contents that are not valid UTF-8, in hexadecimal.
     Hex(Sensitive),
+    /// This number of bytes in the chunks of the mount.
+    Chunked(u64),
 }
 
 impl FileContents {
@@ -136,18 +189,17 @@ impl FileContents {
         }
     }
 
-    /// Returns the bytes, which may be secret.
-    pub fn expose(&self) -> Result<Cow<'_, [u8]>> {
+    /// Returns the bytes, which may be secret; `None` if they are in chunks.
+    pub fn expose(&self) -> Result<Option<Cow<'_, [u8]>>> {
         match self {
-            Self::Text(text) => Ok(Cow::Borrowed(text.expose().as_bytes())),
-            Self::Hex(digits) => {
-                hex::decode(digits.expose())
-                    .map(Cow::Owned)
-                    .map_err(|_| Error::Corrupt {
-                        what: "the stored content of a declared file".to_owned(),
-                        why: "it is not hexadecimal".to_owned(),
-                    })
-            }
+            Self::Chunked(_) => Ok(None),
+            Self::Text(text) => Ok(Some(Cow::Borrowed(text.expose().as_bytes()))),
+            Self::Hex(digits) => hex::decode(digits.expose())
+                .map(|bytes| Some(Cow::Owned(bytes)))
+                .map_err(|_| Error::Corrupt {
+                    what: "the stored content of a declared file".to_owned(),
+                    why: "it is not hexadecimal".to_owned(),
+                }),
         }
     }
 }
@@ -162,11 +214,41 @@ mod tests {
             let contents = FileContents::new(bytes.clone());
             let written = serde_json::to_string(&contents).unwrap();
             let read: FileContents = serde_json::from_str(&written).unwrap();
-            assert_eq!(read.expose().unwrap(), bytes);
+            assert_eq!(*read.expose().unwrap().unwrap(), bytes);
         }
         let secret = FileContents::new(b"hunter2".to_vec());
         assert!(!format!("{secret:?}").contains("hunter2"));
         let damaged = FileContents::Hex(Sensitive::new("x"));
         assert!(damaged.expose().is_err());
+    }
+
+    #[test]
+    fn a_mount_needs_as_many_chunks_as_its_files_fill() {
+        let mount = |sizes: &[u64], chunks: usize| {
+            let file = |size| ShippedFile {
+                mode: 0o644,
+                uid: 0,
+                gid: 0,
+                contents: FileContents::Chunked(size),
+            };
+            let sizes = sizes.iter().copied().enumerate();
+            let entries = sizes.map(|(n, size)| (n.to_string(), TreeEntry::File(file(size))));
+            ShippedMount {
+                target: "/etc/app".into(),
+                tree: FileTree::Directory(entries.collect()),
+                chunks: vec![ChunkDigest::of(b""); chunks],
+            }
+        };
+        let size = Chunk::SIZE as u64;
+        for (sizes, chunks) in [
+            (vec![], 0),
+            (vec![0], 0),
+            (vec![size - 1, 1], 1),
+            (vec![size, 1], 2),
+        ] {
+            assert!(mount(&sizes, chunks).check().is_ok(), "{sizes:?}");
+            assert!(mount(&sizes, chunks + 1).check().is_err(), "{sizes:?}");
+        }
+        assert!(mount(&[u64::MAX, u64::MAX], 1).check().is_err());
     }
 }

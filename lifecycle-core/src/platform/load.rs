@@ -13,7 +13,7 @@ use super::{Access, Declaration, RegistrySpec, Settings, Sources};
 use super::{dockerfile, settings, text_file, toml, validate};
 use crate::code::{self, CodeBaseRef, CodeStore};
 use crate::error::Error;
-use crate::model::{BuildSource, ImageSource, PlatformId, PlatformName, ServiceName};
+use crate::model::{BuildSource, Chunks, ImageSource, PlatformId, PlatformName, ServiceName};
 
 /// The maximum size of a Dockerfile, in bytes.
 pub(super) const DOCKERFILE_LIMIT: u64 = 1 << 20;
@@ -22,6 +22,8 @@ pub(super) const DOCKERFILE_LIMIT: u64 = 1 << 20;
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Loaded {
     pub declaration: Declaration,
+    /// The chunks of the declaration's mounted files.
+    pub chunks: Chunks,
     /// The location of the registry.
     pub registry: RegistrySpec,
     /// The code store, and the credentials for it and the cloud.
@@ -150,6 +152,7 @@ impl Draft {
                 lookup: &lookup,
                 nodes: &settings.nodes,
                 left: compose::Left::default(),
+                files: compose::MountedFiles::default(),
             };
             composition = compose::read(&root, &project, &mut report);
             let used = validate::platform_ports(settings.manager.as_ref());
@@ -252,6 +255,7 @@ impl Draft {
                 network: self.settings.network,
                 deadlines: self.settings.deadlines,
             },
+            chunks: self.composition.chunks,
             registry: self.settings.registry,
             access: Access {
                 jump_host,

@@ -47,8 +47,8 @@ use crate::cloud::{CloudDeadlines, ObservedNode};
 use crate::error::{Error, Result};
 use crate::model::Kind;
 use crate::model::{
-    ImageSource, InstanceId, NodeName, NodeSpec, PlatformId, PlatformName, Replica, ServiceName,
-    ServiceSpec, VolumeName,
+    ChunkDigest, ImageSource, InstanceId, NodeName, NodeSpec, PlatformId, PlatformName, Replica,
+    ServiceName, ServiceSpec, VolumeName,
 };
 use crate::network::{Block, DEFAULT_BLOCK};
 use crate::runtime::ImageRegistry;
@@ -121,6 +121,13 @@ impl Declaration {
             ImageSource::Build(source) => source.bases.as_slice(),
         });
         images.map(|image| ImageRegistry::of(image)).collect()
+    }
+
+    /// Returns the digests of the chunks that contain the mounted files.
+    pub fn chunks(&self) -> BTreeSet<ChunkDigest> {
+        let services = self.services.values();
+        let mounts = services.flat_map(|spec| &spec.container.files);
+        mounts.flat_map(|mount| &mount.chunks).copied().collect()
     }
 
     /// Returns the declared replica with this name, for example `web-2`.

@@ -131,7 +131,12 @@ impl Execution {
             Work::PrepareNode => other.prepare,
             Work::PublicPorts => other.public_ports,
             Work::Image => other.image,
-            Work::Container => other.container,
+            Work::Container => {
+                let instance = action.instance();
+                let template = instance.and_then(|id| self.declared.template(&id.service));
+                let sending = template.map(|template| files::time_to_send(&template.files));
+                other.container.saturating_add(sending.unwrap_or_default())
+            }
             Work::StoppingContainer => {
                 let grace = self.grace_or_default(action);
                 // The container's connections get as much time to end as its process.
@@ -454,7 +459,8 @@ impl Execution {
         let mut template = service.spec.container.clone();
         let host = handle.host.as_ref();
         let owner = self.declared.owner.id;
-        let mut binds = files::ship(host, owner, container, &template.files).await?;
+        let registry = &self.backends.registry;
+        let mut binds = files::ship(host, registry, owner, container, &template.files).await?;
         if template.api == Some(ApiAccess::Read)
             && let Some(api) = &self.api
         {

@@ -10,8 +10,8 @@ use chrono::{DateTime, SubsecRound, Utc};
 use super::{Change, Credential, NodeRecord, RejectedSpec, Snapshot};
 use crate::error::{Error, Result};
 use crate::model::{
-    ContainerId, Generation, InstanceId, InstanceRecord, InstanceState, NewEvent, NodeName,
-    Operation, OperationId, OperationState, ServiceName,
+    Chunk, ChunkDigest, ContainerId, Generation, InstanceId, InstanceRecord, InstanceState,
+    NewEvent, NodeName, Operation, OperationId, OperationState, ServiceName,
 };
 use crate::platform::{Declaration, ManagerEndpoint};
 
@@ -20,6 +20,9 @@ use crate::platform::{Declaration, ManagerEndpoint};
 pub struct Effect {
     /// New generations, oldest first.
     pub declarations: Vec<(Generation, Declaration)>,
+    pub chunks: BTreeMap<ChunkDigest, Chunk>,
+    /// Unused chunks that were stored before this time are deleted.
+    pub delete_unused_chunks: Option<DateTime<Utc>>,
     pub nodes: BTreeMap<NodeName, Option<NodeRecord>>,
     pub instances: BTreeMap<ContainerId, Option<InstanceRecord>>,
     pub rejected: BTreeMap<InstanceId, Option<RejectedSpec>>,
@@ -49,6 +52,12 @@ impl Effect {
                 expected,
                 declaration,
             } => return self.declare(expected, *declaration, current),
+            Change::PutChunk(chunk) => {
+                self.chunks.insert(chunk.digest(), chunk);
+            }
+            Change::DeleteUnusedChunks { stored_before } => {
+                self.delete_unused_chunks = self.delete_unused_chunks.max(Some(stored_before));
+            }
             Change::PutNode(record) => {
                 self.nodes.insert(record.name.clone(), Some(*record));
             }
@@ -125,7 +134,8 @@ impl Snapshot {
         Ok(())
     }
 
-    /// Applies an effect, except for operations and credentials, which a snapshot does not contain.
+    /// Applies an effect, except for operations, credentials and chunks, which a snapshot does not
+    /// contain.
     pub(super) fn take(&mut self, effect: Effect) {
         if let Some(declared) = effect.declarations.into_iter().next_back() {
             self.declaration = Some(declared);
@@ -163,6 +173,7 @@ impl Change {
             }
             Self::PutInstance(record) => store_instance_times(record),
             Self::Reject(spec) => spec.at = stored(spec.at),
+            Self::DeleteUnusedChunks { stored_before } => *stored_before = stored(*stored_before),
             Self::PutOperation(operation) => {
                 operation.requested_at = stored(operation.requested_at);
                 match &mut operation.state {
@@ -173,6 +184,7 @@ impl Change {
                 }
             }
             Self::Declare { .. }
+            | Self::PutChunk(_)
             | Self::DeleteNode(_)
             | Self::DeleteInstance(_)
             | Self::ClearRejected(_)

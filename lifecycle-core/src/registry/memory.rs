@@ -1,7 +1,7 @@
 //! Implements the registry in memory, for tests and the simulation. This implementation is the
 //! reference for the others. Its data is lost when the process ends.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -16,7 +16,7 @@ use super::{
 };
 use crate::clock::Clock;
 use crate::error::{Error, Result};
-use crate::model::{Epoch, Event, Operation, OperationId, OperationState};
+use crate::model::{Chunk, ChunkDigest, Epoch, Event, Operation, OperationId, OperationState};
 use crate::platform::ManagerEndpoint;
 use crate::secret::new_token;
 
@@ -35,6 +35,8 @@ struct State {
     snapshot: Snapshot,
     operations: BTreeMap<OperationId, Operation>,
     credentials: BTreeMap<String, Credential>,
+    /// The chunks, with the times at which they were stored.
+    chunks: BTreeMap<ChunkDigest, (DateTime<Utc>, Chunk)>,
     events: VecDeque<Event>,
     /// The id of the latest deleted event; 0 if none was deleted.
     dropped: u64,
@@ -75,10 +77,22 @@ impl MemoryRegistry {
 }
 
 impl State {
-    fn apply(&mut self, mut effect: Effect) {
+    fn apply(&mut self, mut effect: Effect, now: DateTime<Utc>) {
         self.operations.append(&mut effect.operations);
         self.credentials.append(&mut effect.credentials);
+        let put = std::mem::take(&mut effect.chunks).into_iter();
+        let now = stored(now);
+        self.chunks
+            .extend(put.map(|(digest, chunk)| (digest, (now, chunk))));
+        let before = effect.delete_unused_chunks;
         self.snapshot.take(effect);
+        if let Some(before) = before {
+            let declaration = self.snapshot.declaration.as_ref();
+            let used = declaration.map(|(_, declaration)| declaration.chunks());
+            let used = used.unwrap_or_default();
+            self.chunks
+                .retain(|digest, (at, _)| *at >= before || used.contains(digest));
+        }
     }
 
     fn oldest_event(&self) -> u64 {
@@ -125,7 +139,7 @@ impl Registry for MemoryRegistry {
             batch.changes.into_iter().map(Change::stored),
             state.snapshot.declaration.as_ref(),
         )?;
-        state.apply(effect);
+        state.apply(effect, self.clock.now());
         let mut events = Vec::with_capacity(batch.events.len());
         for event in batch.events {
             state.snapshot.last_event += 1;
@@ -151,6 +165,17 @@ impl Registry for MemoryRegistry {
 
     async fn credential(&self, name: &str) -> Result<Option<Credential>> {
         Ok(self.state().credentials.get(name).cloned())
+    }
+
+    async fn chunk(&self, digest: ChunkDigest) -> Result<Option<Chunk>> {
+        let state = self.state();
+        Ok(state.chunks.get(&digest).map(|(_, chunk)| chunk.clone()))
+    }
+
+    async fn missing_chunks(&self, of: BTreeSet<ChunkDigest>) -> Result<BTreeSet<ChunkDigest>> {
+        let state = self.state();
+        let is_missing = |digest: &ChunkDigest| !state.chunks.contains_key(digest);
+        Ok(of.into_iter().filter(is_missing).collect())
     }
 
     async fn operation(&self, id: OperationId) -> Result<Option<Operation>> {
@@ -224,7 +249,7 @@ impl KindDatabase for MemoryRegistry {
         }
         state.follows = Some(update.of);
         state.epoch = epoch;
-        state.apply(update.changes);
+        state.apply(update.changes, self.clock.now());
         if update.after > state.snapshot.last_event {
             state.events.clear();
             state.dropped = update.after;

@@ -17,7 +17,7 @@ mod mirror;
 mod sql;
 mod subject;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Debug;
 use std::net::Ipv4Addr;
 use std::time::Duration;
@@ -29,8 +29,8 @@ use serde::{Deserialize, Serialize};
 use crate::cloud::{CloudOperation, ObservedNode};
 use crate::error::Result;
 use crate::model::{
-    ContainerId, Epoch, Event, Generation, InstanceId, InstanceRecord, NewEvent, NodeName,
-    Operation, ServiceName, SpecDigest,
+    Chunk, ChunkDigest, ContainerId, Epoch, Event, Generation, InstanceId, InstanceRecord,
+    NewEvent, NodeName, Operation, ServiceName, SpecDigest,
 };
 use crate::platform::{Declaration, ManagerEndpoint};
 use crate::runtime::EngineInfo;
@@ -118,6 +118,11 @@ pub enum Change {
         expected: Option<Generation>,
         declaration: Box<Declaration>,
     },
+    /// Stores a chunk of mounted files. If it is already stored, only its time is renewed.
+    PutChunk(Chunk),
+    /// Deletes the chunks that were stored before this time and that no stored declaration refers
+    /// to.
+    DeleteUnusedChunks { stored_before: DateTime<Utc> },
     /// Stores a node.
     PutNode(Box<NodeRecord>),
     /// Deletes a node. Succeeds if the node does not exist.
@@ -258,8 +263,11 @@ pub enum EventPage {
 ///   regardless of `expected`. A call whose response was lost can therefore be repeated.
 /// - Times are stored with microsecond precision.
 /// - Each read returns a consistent state.
-/// - Declarations, encrypted credentials and other data that may be secret cannot be read without
-///   the platform key.
+/// - Declarations, chunks, encrypted credentials and other data that may be secret cannot be read
+///   without the platform key. No stored data contains the digest of a chunk, from which the contents
+///   could be guessed.
+/// - A chunk is stored at the time of its latest `PutChunk`. A declaration may refer to chunks that are
+///   not stored.
 ///
 /// # Errors
 /// Every method returns [`crate::Error::Unreachable`] if the database does not answer.
@@ -285,6 +293,12 @@ pub trait Registry: Debug + Send + Sync + 'static {
 
     /// Returns a stored credential.
     async fn credential(&self, name: &str) -> Result<Option<Credential>>;
+
+    /// Returns the chunk with this digest, if it is stored.
+    async fn chunk(&self, digest: ChunkDigest) -> Result<Option<Chunk>>;
+
+    /// Returns which of these chunks are not stored.
+    async fn missing_chunks(&self, of: BTreeSet<ChunkDigest>) -> Result<BTreeSet<ChunkDigest>>;
 
     /// Returns the operation with this id, if it exists.
     async fn operation(&self, id: crate::model::OperationId) -> Result<Option<Operation>>;

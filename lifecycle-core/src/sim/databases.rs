@@ -1,7 +1,7 @@
 //! Simulates databases. They outlive the managers and nodes that use them. A test can make a
 //! database unavailable, or lose its data.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -10,7 +10,7 @@ use chrono::{DateTime, Utc};
 
 use crate::clock::Clock;
 use crate::error::{Error, Result};
-use crate::model::{Epoch, Operation, OperationId, PlatformId};
+use crate::model::{Chunk, ChunkDigest, Epoch, Operation, OperationId, PlatformId};
 use crate::platform::ManagerEndpoint;
 use crate::registry::{
     Batch, Committed, Credential, Databases, EventPage, KindDatabase, Lease, MemoryRegistry,
@@ -155,6 +155,14 @@ impl Registry for Connection {
 
     async fn credential(&self, name: &str) -> Result<Option<Credential>> {
         self.current()?.credential(name).await
+    }
+
+    async fn chunk(&self, digest: ChunkDigest) -> Result<Option<Chunk>> {
+        self.current()?.chunk(digest).await
+    }
+
+    async fn missing_chunks(&self, of: BTreeSet<ChunkDigest>) -> Result<BTreeSet<ChunkDigest>> {
+        self.current()?.missing_chunks(of).await
     }
 
     async fn operation(&self, id: OperationId) -> Result<Option<Operation>> {

@@ -2,6 +2,7 @@
 //! bootstrapper uses have an effect. Each command is on its own line, with quoted paths.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::io::Read as _;
 
 use bytes::Bytes;
 
@@ -21,6 +22,7 @@ pub(super) fn run(files: &mut Files, script: &str) -> String {
                     printed.push('\n');
                 }
             }
+            (Some("tar"), Some(archive), _) => unpack(files, archive),
             (Some("rm"), Some(path), _) => drop(take(files, path)),
             (Some("cp"), Some(from), Some(to)) => {
                 for (rest, file) in below(files, from) {
@@ -36,6 +38,29 @@ pub(super) fn run(files: &mut Files, script: &str) -> String {
         }
     }
     printed
+}
+
+/// Unpacks an archive of mounted files into the directory with the archive's name, without its
+/// extension. The real script unpacks into a temporary directory, which it then renames.
+fn unpack(files: &mut Files, archive: &str) {
+    let Some(directory) = archive.strip_suffix(".tar") else {
+        return;
+    };
+    let Some((_, contents)) = files.get(archive).cloned() else {
+        return;
+    };
+    let mut reader = tar::Archive::new(contents.as_ref());
+    for entry in reader.entries().into_iter().flatten().flatten() {
+        let mut entry = entry;
+        let path = entry.path().map(|path| path.display().to_string());
+        let mut bytes = Vec::new();
+        let mode = entry.header().mode().unwrap_or_default();
+        if let (Ok(path), true) = (path, entry.header().entry_type().is_file())
+            && entry.read_to_end(&mut bytes).is_ok()
+        {
+            files.insert(joined(directory, &path), (mode, bytes.into()));
+        }
+    }
 }
 
 /// Joins a path and a relative path, without redundant separators.

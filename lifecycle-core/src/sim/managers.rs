@@ -29,7 +29,9 @@ use crate::code::{CodeBaseRef, CodeStore, PublishedStore};
 use crate::error::{Error, Result};
 use crate::host::{ByteStream, NodeHandle};
 use crate::manager::{Conversation, Manager};
-use crate::model::{ContainerId, NodeName, OperationId, PlatformId, RolloutRequest, ServiceName};
+use crate::model::{
+    Chunk, ChunkDigest, ContainerId, NodeName, OperationId, PlatformId, RolloutRequest, ServiceName,
+};
 use crate::platform::Declaration;
 use crate::reconcile::execute::node_directory;
 use crate::reconcile::{Backends, DriverOptions, OwnImage, Plan, RecordedPlan};
@@ -329,6 +331,14 @@ impl ManagerApi for SimApi {
 
     async fn apply(&self, declaration: &Declaration) -> Result<AppliedV1> {
         self.current("apply")?.apply(declaration).await
+    }
+
+    async fn missing_chunks(&self, of: &BTreeSet<ChunkDigest>) -> Result<BTreeSet<ChunkDigest>> {
+        self.current("missing_chunks")?.missing_chunks(of).await
+    }
+
+    async fn put_chunk(&self, chunk: &Chunk) -> Result<()> {
+        self.current("put_chunk")?.put_chunk(chunk).await
     }
 
     async fn set_image_logins(&self, logins: &ImageLogins) -> Result<()> {

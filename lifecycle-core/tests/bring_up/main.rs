@@ -3,6 +3,7 @@
 
 mod hosts;
 mod image_logins;
+mod mounts;
 mod nodes;
 mod registry;
 mod restart;

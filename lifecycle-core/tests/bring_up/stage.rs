@@ -1,7 +1,7 @@
 //! Helpers: declares a platform, and starts it with a bootstrapper in a simulated world.
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
@@ -15,8 +15,9 @@ use lifecycle_core::bootstrap::{
 use lifecycle_core::clock::{IdSource, SeededIds};
 use lifecycle_core::code::CodeStore;
 use lifecycle_core::model::{
-    BuildSource, Constraint, ConstraintOperator, DependencyCondition, ImageSource, NodeName,
-    NodeSpec, PlatformId, PlatformName, ServiceName, ServiceSpec, Starts,
+    BuildSource, Chunk, Chunks, Constraint, ConstraintOperator, DependencyCondition, FileContents,
+    FileTree, ImageSource, NodeName, NodeSpec, PlatformId, PlatformName, ServiceName, ServiceSpec,
+    ShippedFile, ShippedMount, Starts, TreeEntry,
 };
 use lifecycle_core::platform::{CloudSpec, Declaration, ManagerSpec, RegistrySpec};
 use lifecycle_core::reconcile::DriverOptions;
@@ -28,6 +29,8 @@ pub(crate) struct Stage {
     pub(crate) managers: SimManagers,
     state: Arc<MemoryState>,
     pub(crate) declaration: Declaration,
+    /// The chunks that `up` gets.
+    pub(crate) chunks: Chunks,
     pub(crate) registry: RegistrySpec,
     /// The image of the manager, if it is not the default one.
     pub(crate) manager_image: Option<Arc<dyn ManagerImage>>,
@@ -121,6 +124,7 @@ impl Stage {
             world,
             state: Arc::default(),
             declaration,
+            chunks: Chunks::default(),
             registry: RegistrySpec::default(),
             manager_image: None,
             reporter: Arc::new(()),
@@ -153,6 +157,30 @@ impl Stage {
     pub(crate) fn command(&mut self, name: &str, line: &str) {
         let spec = self.declaration.services.get_mut(&service(name)).unwrap();
         spec.container.command = Some(["sh", "-c", line].map(str::to_owned).into());
+    }
+
+    /// Mounts a directory with the file `data` in a service.
+    pub(crate) fn mount(&mut self, name: &str, contents: &[u8]) {
+        let chunks = contents.chunks(Chunk::SIZE).map(|part| {
+            let chunk = Chunk::new(part.to_vec().into()).unwrap();
+            let digest = chunk.digest();
+            self.chunks.insert(chunk);
+            digest
+        });
+        let chunks = chunks.collect();
+        let file = ShippedFile {
+            mode: 0o644,
+            uid: 0,
+            gid: 0,
+            contents: FileContents::Chunked(contents.len() as u64),
+        };
+        let entries = BTreeMap::from([("data".to_owned(), TreeEntry::File(file))]);
+        let spec = self.declaration.services.get_mut(&service(name)).unwrap();
+        spec.container.files = vec![ShippedMount {
+            target: "/srv".into(),
+            tree: FileTree::Directory(entries),
+            chunks,
+        }];
     }
 
     pub(crate) fn pin(&mut self, name: &str, host: &str) {
@@ -211,9 +239,11 @@ impl Stage {
 
     pub(crate) async fn up(&self) -> Result<Outcome> {
         let bootstrapper = self.bootstrapper().await;
-        bootstrapper
-            .up(&self.declaration, UpOptions::default())
-            .await
+        let options = UpOptions {
+            chunks: self.chunks.clone(),
+            ..UpOptions::default()
+        };
+        bootstrapper.up(&self.declaration, options).await
     }
 
     pub(crate) async fn restart(&self, name: &str) -> Result<Vec<String>> {

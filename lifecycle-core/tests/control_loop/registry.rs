@@ -1,6 +1,7 @@
 //! A registry in which one commit fails, either before it takes effect, or after it has taken
 //! effect but before the response arrives.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
@@ -8,7 +9,7 @@ use std::time::Duration;
 use async_trait::async_trait;
 use chrono::{DateTime, Utc};
 use lifecycle_core::error::{Error, Result};
-use lifecycle_core::model::{Epoch, Operation, OperationId};
+use lifecycle_core::model::{Chunk, ChunkDigest, Epoch, Operation, OperationId};
 use lifecycle_core::registry::{
     Batch, Committed, Credential, EventPage, Lease, Registry, Snapshot,
 };
@@ -110,6 +111,14 @@ impl Registry for FaultyRegistry {
 
     async fn credential(&self, name: &str) -> Result<Option<Credential>> {
         self.inner.credential(name).await
+    }
+
+    async fn chunk(&self, digest: ChunkDigest) -> Result<Option<Chunk>> {
+        self.inner.chunk(digest).await
+    }
+
+    async fn missing_chunks(&self, of: BTreeSet<ChunkDigest>) -> Result<BTreeSet<ChunkDigest>> {
+        self.inner.missing_chunks(of).await
     }
 
     async fn operation(&self, id: OperationId) -> Result<Option<Operation>> {

@@ -45,6 +45,7 @@ fn a_recorded_input_contains_no_secret_and_gives_the_same_plan() {
             gid: 0,
             contents: FileContents::Text(Sensitive::new(SECRET)),
         }),
+        chunks: Vec::new(),
     });
     // The types of these fields are not secret types, but users may write secrets into the fields.
     container.command = Some(vec![format!("--password={SECRET}")]);

@@ -10,8 +10,8 @@ use async_trait::async_trait;
 use chrono::{DateTime, Utc};
 use lifecycle_core::clock::SystemClock;
 use lifecycle_core::model::{
-    Epoch, Event, InstanceRecord, Kind, NewEvent, Operation, OperationId, PlatformId, ServiceClass,
-    ServiceName, Subject,
+    Chunk, ChunkDigest, Epoch, Event, InstanceRecord, Kind, NewEvent, Operation, OperationId,
+    PlatformId, ServiceClass, ServiceName, Subject,
 };
 use lifecycle_core::platform::Declaration;
 use lifecycle_core::registry::{
@@ -405,6 +405,14 @@ impl Registry for Failing {
     async fn credential(&self, name: &str) -> Result<Option<Credential>> {
         self.inner.credential(name).await
     }
+    async fn chunk(&self, digest: ChunkDigest) -> Result<Option<Chunk>> {
+        self.inner.chunk(digest).await
+    }
+
+    async fn missing_chunks(&self, of: BTreeSet<ChunkDigest>) -> Result<BTreeSet<ChunkDigest>> {
+        self.inner.missing_chunks(of).await
+    }
+
     async fn operation(&self, id: OperationId) -> Result<Option<Operation>> {
         self.inner.operation(id).await
     }

@@ -6,9 +6,10 @@ use chrono::{DateTime, TimeDelta, Utc};
 use lifecycle_core::cloud::{CloudOperation, NodeChange};
 use lifecycle_core::code::CodeBaseRef;
 use lifecycle_core::model::{
-    BuildSource, ContainerId, Endpoint, EventKind, ImageSource, InstanceId, InstanceRecord,
-    InstanceState, NewEvent, NodeName, PlatformId, PlatformName, Protocol, Replica, ServiceClass,
-    ServiceName, ServiceSpec, SpecDigest, Subject,
+    BuildSource, Chunk, ContainerId, Endpoint, EventKind, FileContents, FileTree, ImageSource,
+    InstanceId, InstanceRecord, InstanceState, NewEvent, NodeName, PlatformId, PlatformName,
+    Protocol, Replica, ServiceClass, ServiceName, ServiceSpec, ShippedFile, ShippedMount,
+    SpecDigest, Subject,
 };
 use lifecycle_core::platform::{CloudSpec, Declaration, ManagerSpec};
 use lifecycle_core::registry::{Batch, Change, Credential, NodeRecord};
@@ -16,11 +17,12 @@ use lifecycle_core::secret::Sensitive;
 
 /// Secrets that must never be stored in plain text. There is one for each field that may contain a
 /// secret.
-pub(crate) const PLANTED: [&str; 4] = [
+pub(crate) const PLANTED: [&str; 5] = [
     "planted-in-environment",
     "planted-in-build-argument",
     "planted-in-credential",
     "planted-in-cloud-token",
+    "planted-in-mounted-file",
 ];
 
 pub(crate) fn at(second: u32) -> DateTime<Utc> {
@@ -49,6 +51,16 @@ pub(crate) fn declaration(replicas: u16) -> Declaration {
     service.replicas = replicas;
     let environment = &mut service.container.environment;
     environment.insert("PASSWORD".into(), Sensitive::new(PLANTED[0]));
+    service.container.files.push(ShippedMount {
+        target: "/etc/app".into(),
+        tree: FileTree::File(ShippedFile {
+            mode: 0o444,
+            uid: 0,
+            gid: 0,
+            contents: FileContents::Chunked(PLANTED[4].len() as u64),
+        }),
+        chunks: vec![chunk().digest()],
+    });
     Declaration {
         name: PlatformName::try_from("demo").unwrap(),
         id: PlatformId::new(uuid::Uuid::from_u128(7)),
@@ -63,6 +75,11 @@ pub(crate) fn declaration(replicas: u16) -> Declaration {
         network: lifecycle_core::platform::NetworkSpec::default(),
         deadlines: lifecycle_core::cloud::CloudDeadlines::default(),
     }
+}
+
+/// Returns the chunk that the declaration refers to.
+pub(crate) fn chunk() -> Chunk {
+    Chunk::new(PLANTED[4].into()).unwrap()
 }
 
 pub(crate) fn node(name: &str, why: Option<&str>) -> NodeRecord {
@@ -125,6 +142,7 @@ pub(crate) fn everything() -> Batch {
                 expected: None,
                 declaration: Box::new(declaration(2)),
             },
+            Change::PutChunk(chunk()),
             Change::PutNode(Box::new(node("vm1", None))),
             Change::PutInstance(Box::new(instance(1, "c1", 2))),
             Change::PutCredential {

@@ -33,7 +33,7 @@ pub(super) async fn run(
             format!("send `Connection: upgrade` and `Upgrade: {PROTOCOL}`"),
         ));
     };
-    let Whole(body) = Whole::from_request(request, &()).await?;
+    let Whole(body): Whole = Whole::from_request(request, &()).await?;
     let command: ExecV1 = serde_json::from_slice(&body)
         .map_err(|error| request::unreadable_body(&error, "send a command (`docs/api.md`)"))?;
     if command.command.is_empty() {

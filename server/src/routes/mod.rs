@@ -1,6 +1,7 @@
 //! The API's routes, one file per type of resource. The routes only translate between HTTP and
 //! [`ManagerApi`].
 
+mod chunks;
 mod events;
 mod exec;
 mod health;
@@ -66,6 +67,8 @@ pub(crate) fn router(api: Api) -> Router {
             "/v1/platform/plan",
             get(platform::recorded_plan).post(platform::plan),
         )
+        .route("/v1/chunks/missing", post(chunks::missing))
+        .route("/v1/chunks/{digest}", put(chunks::put))
         .route("/v1/image-logins", put(image_logins::replace))
         .route("/v1/nodes", get(nodes::list))
         .route("/v1/services", get(services::list))

@@ -2,7 +2,7 @@
 
 use axum::body::Bytes;
 use axum::extract::rejection::BytesRejection;
-use axum::extract::{FromRequest, FromRequestParts, Path, Query, Request};
+use axum::extract::{DefaultBodyLimit, FromRequest, FromRequestParts, Path, Query, Request};
 use axum::http::StatusCode;
 use axum::http::request::Parts;
 use serde::de::DeserializeOwned;
@@ -45,16 +45,18 @@ impl<S: Send + Sync, T: DeserializeOwned + Send> FromRequestParts<S> for Segment
     }
 }
 
-/// The whole body.
+/// The whole body, of at most `LIMIT` bytes.
 #[derive(Debug)]
-pub(super) struct Whole(pub(super) Bytes);
+pub(super) struct Whole<const LIMIT: usize = LARGEST_BODY>(pub(super) Bytes);
 
-impl<S: Send + Sync> FromRequest<S> for Whole {
+impl<S: Send + Sync, const LIMIT: usize> FromRequest<S> for Whole<LIMIT> {
     type Rejection = Problem;
 
-    async fn from_request(request: Request, state: &S) -> Result<Self, Problem> {
+    async fn from_request(mut request: Request, state: &S) -> Result<Self, Problem> {
+        DefaultBodyLimit::max(LIMIT).apply(&mut request);
         let body = Bytes::from_request(request, state).await;
-        body.map(Self).map_err(|rejection| rejected(&rejection))
+        body.map(Self)
+            .map_err(|rejection| rejected(&rejection, LIMIT))
     }
 }
 
@@ -69,9 +71,9 @@ pub(super) fn unreadable_body(error: &serde_json::Error, hint: &str) -> Problem 
     Problem::bad_request("the body", why, hint)
 }
 
-fn rejected(rejection: &BytesRejection) -> Problem {
+fn rejected(rejection: &BytesRejection, limit: usize) -> Problem {
     if rejection.status() == StatusCode::PAYLOAD_TOO_LARGE {
-        Problem::too_large(LARGEST_BODY)
+        Problem::too_large(limit)
     } else {
         Problem::bad_request(
             "the body",

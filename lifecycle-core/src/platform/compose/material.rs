@@ -222,5 +222,9 @@ fn mount(
     if let FileTree::File(file) = &mut tree {
         (file.mode, file.uid, file.gid) = (mode, uid, gid);
     }
-    Some(ShippedMount { target, tree })
+    Some(ShippedMount {
+        target,
+        tree,
+        chunks: Vec::new(),
+    })
 }

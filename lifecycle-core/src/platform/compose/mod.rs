@@ -30,13 +30,14 @@ use super::interpolation::Lookup;
 use super::tree::{Field, Node};
 use crate::code::DirectoryStore;
 use crate::model::{
-    NetworkMode, NodeName, NodeSpec, PlatformName, ServiceName, ServiceSpec, VolumeName,
+    Chunks, NetworkMode, NodeName, NodeSpec, PlatformName, ServiceName, ServiceSpec, VolumeName,
     VolumeOptions,
 };
 
 pub(super) use build::Build;
 use material::Materials;
 pub(super) use network::reserve_ports;
+pub(super) use shipped::MountedFiles;
 
 /// The information about the project that is needed to read services.
 pub(super) struct ProjectContext<'a> {
@@ -49,6 +50,8 @@ pub(super) struct ProjectContext<'a> {
     pub(super) nodes: &'a BTreeMap<NodeName, NodeSpec>,
     /// What services may still add to the declaration.
     pub(super) left: Left,
+    /// The mounted files that were read so far.
+    pub(super) files: MountedFiles,
 }
 
 /// The maximum number of services.
@@ -140,6 +143,8 @@ pub(super) struct Composition {
     pub(super) name: Option<PlatformName>,
     pub(super) services: BTreeMap<ServiceName, Draft>,
     pub(super) volumes: BTreeSet<VolumeName>,
+    /// The chunks of mounted files.
+    pub(super) chunks: Chunks,
 }
 
 impl Composition {
@@ -155,22 +160,24 @@ impl Composition {
     }
 }
 
-/// Limits the total size of mounted files, which are stored and sent with the declaration.
+/// Limits the total size of configs and secrets, which are part of the declaration.
 fn check_size(composition: &Composition, root: &Field<'_>, report: &mut Report) {
     let mounts = composition
         .services
         .values()
         .flat_map(|draft| &draft.spec.container.files);
-    let sum: u64 = mounts.map(|mount| shipped::size(&mount.tree)).sum();
-    if sum > shipped::MAX_TOTAL {
+    let sum: u64 = mounts
+        .map(|mount| shipped::declared_size(&mount.tree))
+        .sum();
+    if sum > shipped::MAX_SECRETS {
         report.problem_with_help(
             root.at,
             "services",
             format!(
-                "the files that services mount exceed {} MiB in total",
-                shipped::MAX_TOTAL >> 20
+                "the configs and secrets of all services exceed {} MiB in total",
+                shipped::MAX_SECRETS >> 20
             ),
-            "put large files into images",
+            "mount large files as a directory, or put them into images",
         );
     }
 }
@@ -268,6 +275,7 @@ pub(super) fn read(root: &Node, project: &ProjectContext<'_>, report: &mut Repor
     networks::warn_about_isolation(part("networks"), &memberships, report);
     composition.add_data_volumes(&declared);
     check_size(&composition, &root, report);
+    composition.chunks = project.files.chunks();
     composition
 }
 

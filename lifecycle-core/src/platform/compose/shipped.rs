@@ -1,28 +1,62 @@
-//! Reads the user's own files that services mount. The files are sent with the declaration.
+//! Reads the user's own files that services mount. Their contents become chunks, which are sent apart
+//! from the declaration; those of configs and secrets are part of the declaration.
 
+use std::cell::RefCell;
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use super::super::diagnostic::Report;
 use super::super::tree::Field;
 use super::ProjectContext;
-use crate::code::{DirectoryStore, read_tree};
+use crate::code::{DirectoryStore, read_chunked_tree, read_tree};
 use crate::error::Error;
-use crate::model::{FileTree, VolumeName};
+use crate::model::{ChunkDigest, Chunks, FileTree, VolumeName};
 
-/// The maximum size of one mount, in bytes.
-pub(super) const MAX_MOUNT: u64 = 1 << 20;
+/// The maximum size of one mount, and of all mounts together, in bytes. Equal contents count once.
+pub(super) const MAX_MOUNTS: u64 = 64 << 20;
 /// The maximum size of one config or secret, in bytes, as in Swarm mode.
 pub(super) const MAX_SECRET: u64 = 500 << 10;
-/// The maximum total size of the files of a declaration, in bytes.
-pub(super) const MAX_TOTAL: u64 = 16 << 20;
+/// The maximum total size of the configs and secrets of all services, in bytes.
+pub(super) const MAX_SECRETS: u64 = 16 << 20;
 
 /// Files that keep an otherwise empty directory in a Git repository.
 const PLACEHOLDERS: [&str; 3] = [".gitkeep", ".keep", ".gitignore"];
 
+/// The mounts that were read, by their paths.
+#[derive(Default)]
+pub(in super::super) struct MountedFiles(RefCell<Read>);
+
+#[derive(Default)]
+struct Read {
+    trees: BTreeMap<PathBuf, ChunkedTree>,
+    chunks: Chunks,
+}
+
+/// Files, with the digests of the chunks of their contents.
+type ChunkedTree = (FileTree, Vec<ChunkDigest>);
+
+impl MountedFiles {
+    /// Reads the files of a mount. Reads each path only once.
+    fn read(&self, path: &Path) -> Result<ChunkedTree, Error> {
+        let Read { trees, chunks } = &mut *self.0.borrow_mut();
+        if let Some(tree) = trees.get(path) {
+            return Ok(tree.clone());
+        }
+        let tree = read_chunked_tree(path, MAX_MOUNTS, chunks)?;
+        trees.insert(path.to_owned(), tree.clone());
+        Ok(tree)
+    }
+
+    /// Returns the chunks of all mounts.
+    pub(super) fn chunks(&self) -> Chunks {
+        self.0.borrow().chunks.clone()
+    }
+}
+
 /// The result of reading a relative path.
 pub(super) enum Found {
-    /// Files to send.
-    Files(FileTree),
+    /// Files to send, with the digests of their chunks.
+    Files(FileTree, Vec<ChunkDigest>),
     /// The path does not exist or is an empty directory. A data volume is mounted instead.
     Nothing,
 }
@@ -38,8 +72,8 @@ pub(super) fn find(
     if is_empty(&full) {
         return Some(Found::Nothing);
     }
-    match read_tree(&full, MAX_MOUNT) {
-        Ok(tree) => Some(Found::Files(tree)),
+    match project.files.read(&full) {
+        Ok((tree, chunks)) => Some(Found::Files(tree, chunks)),
         Err(error) => {
             reject(&error, item, report);
             None
@@ -116,22 +150,10 @@ pub(super) fn data_volume(path: &str) -> Option<VolumeName> {
     VolumeName::try_from(name).ok()
 }
 
-/// Returns the total size of the files in a tree, in bytes.
-pub(super) fn size(tree: &FileTree) -> u64 {
-    use crate::model::TreeEntry;
-    let of = |file: &crate::model::ShippedFile| {
-        file.contents.expose().map_or(0, |bytes| bytes.len() as u64)
-    };
-    match tree {
-        FileTree::File(file) => of(file),
-        FileTree::Directory(entries) => entries
-            .values()
-            .map(|entry| match entry {
-                TreeEntry::File(file) => of(file),
-                TreeEntry::Directory | TreeEntry::Link(_) => 0,
-            })
-            .sum(),
-    }
+/// Returns the total size of the files whose contents are part of the declaration, in bytes.
+pub(super) fn declared_size(tree: &FileTree) -> u64 {
+    let contents = tree.files().filter_map(|file| file.contents.expose().ok()?);
+    contents.map(|bytes| bytes.len() as u64).sum()
 }
 
 /// Converts an absolute path inside the project directory, such as `${PWD}/conf`, to a relative

@@ -430,7 +430,7 @@ fn path(
         }));
     };
     match shipped::find(&relative, item, project, report)? {
-        Found::Files(tree) => {
+        Found::Files(tree, chunks) => {
             if source.starts_with('~') {
                 let message = format!("`{source}` is sent to the node with the declaration");
                 report.warning(item.value_at(), &item.path, message);
@@ -448,6 +448,7 @@ fn path(
             Some(Mounted::Shipped(ShippedMount {
                 target: request.target,
                 tree,
+                chunks,
             }))
         }
         Found::Nothing
@@ -460,6 +461,7 @@ fn path(
             Some(Mounted::Shipped(ShippedMount {
                 target: request.target,
                 tree: FileTree::Directory(BTreeMap::new()),
+                chunks: Vec::new(),
             }))
         }
         Found::Nothing if request.only_read() || request.must_exist => {

@@ -20,6 +20,7 @@ mod session;
 mod take;
 mod write;
 
+use std::collections::BTreeSet;
 use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
@@ -46,7 +47,7 @@ use super::{
 };
 use crate::clock::Clock;
 use crate::error::{Error, Result};
-use crate::model::{Epoch, Operation, OperationId};
+use crate::model::{Chunk, ChunkDigest, Epoch, Operation, OperationId};
 use crate::secret::PlatformKey;
 
 /// The timeout of a call to a server that stops responding.
@@ -350,6 +351,26 @@ impl Registry for SqlRegistry {
             let credential = self.reader(&session).credential(name).await?;
             session.rollback().await.map_err(self.failed())?;
             Ok(credential)
+        })
+        .await
+    }
+
+    async fn chunk(&self, digest: ChunkDigest) -> Result<Option<Chunk>> {
+        self.bounded(async {
+            let session = self.read().await?;
+            let chunk = self.reader(&session).chunk(digest).await?;
+            session.rollback().await.map_err(self.failed())?;
+            Ok(chunk)
+        })
+        .await
+    }
+
+    async fn missing_chunks(&self, of: BTreeSet<ChunkDigest>) -> Result<BTreeSet<ChunkDigest>> {
+        self.bounded(async {
+            let session = self.read().await?;
+            let missing = self.reader(&session).missing_chunks(of).await?;
+            session.rollback().await.map_err(self.failed())?;
+            Ok(missing)
         })
         .await
     }

@@ -1,21 +1,21 @@
 //! Reads records from the database. Every function reads within one session, so its result is
 //! consistent.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use sea_orm::{
     ColumnTrait, DbErr, EntityTrait, PrimaryKeyTrait, QueryFilter, QueryOrder, QuerySelect,
 };
 
 use super::entity::{
-    SINGLE, credential, declaration, event, instance, instance_endpoint, node, operation, platform,
-    rejected, service_address, signed, unsigned,
+    SINGLE, chunk, credential, declaration, event, instance, instance_endpoint, node, operation,
+    platform, rejected, service_address, signed, unsigned,
 };
 use super::error::at;
 use super::session::Session;
-use super::write::counter;
+use super::write::{ROWS, counter};
 use crate::error::Result;
-use crate::model::{Endpoint, Generation, Operation, OperationId};
+use crate::model::{Chunk, ChunkDigest, Endpoint, Generation, Operation, OperationId};
 use crate::platform::Declaration;
 use crate::registry::{Credential, EventPage, Snapshot};
 use crate::secret::PlatformKey;
@@ -86,6 +86,37 @@ impl Reader<'_> {
     pub(super) async fn credential(&self, name: &str) -> Result<Option<Credential>> {
         let row = self.one::<credential::Entity>(name.to_owned()).await?;
         row.map(|row| row.open(self.key)).transpose()
+    }
+
+    pub(super) async fn chunk(&self, digest: ChunkDigest) -> Result<Option<Chunk>> {
+        let name = chunk::name(digest, self.key);
+        let row = self.one::<chunk::Entity>(name).await?;
+        row.map(|row| row.open(digest, self.key)).transpose()
+    }
+
+    pub(super) async fn missing_chunks(
+        &self,
+        of: BTreeSet<ChunkDigest>,
+    ) -> Result<BTreeSet<ChunkDigest>> {
+        let named = of.into_iter();
+        let mut missing: BTreeMap<String, ChunkDigest> = named
+            .map(|digest| (chunk::name(digest, self.key), digest))
+            .collect();
+        let names: Vec<String> = missing.keys().cloned().collect();
+        for some in names.chunks(ROWS) {
+            let found: Vec<String> = chunk::Entity::find()
+                .select_only()
+                .column(chunk::Column::Name)
+                .filter(chunk::Column::Name.is_in(some))
+                .into_tuple()
+                .all(self.session)
+                .await
+                .map_err(at(self.location))?;
+            for name in found {
+                missing.remove(&name);
+            }
+        }
+        Ok(missing.into_values().collect())
     }
 
     pub(super) async fn operation(&self, id: OperationId) -> Result<Option<Operation>> {

@@ -6,8 +6,8 @@ use sea_orm::{ColumnTrait, EntityTrait, PaginatorTrait, QueryFilter};
 
 use super::SqlRegistry;
 use super::entity::{
-    SINGLE, credential, declaration, event, event_counter, instance, node, operation, platform,
-    rejected, service, service_address,
+    SINGLE, chunk, credential, declaration, declared_chunk, event, event_counter, instance, node,
+    operation, platform, rejected, service, service_address,
 };
 use super::session::Session;
 use crate::error::{Error, Result};
@@ -105,6 +105,8 @@ impl SqlRegistry {
             return self.empty(session).await;
         }
         self.clear::<declaration::Entity>(session).await?;
+        self.clear::<declared_chunk::Entity>(session).await?;
+        self.clear::<chunk::Entity>(session).await?;
         self.clear::<credential::Entity>(session).await?;
         self.clear::<node::Entity>(session).await?;
         self.reset_platform(session).await
@@ -113,6 +115,8 @@ impl SqlRegistry {
     /// Deletes everything except the epoch.
     pub(super) async fn empty(&self, session: &Session) -> Result<()> {
         self.clear::<declaration::Entity>(session).await?;
+        self.clear::<declared_chunk::Entity>(session).await?;
+        self.clear::<chunk::Entity>(session).await?;
         self.clear::<credential::Entity>(session).await?;
         self.clear::<node::Entity>(session).await?;
         self.clear::<service::Entity>(session).await?;

@@ -1,15 +1,16 @@
 //! Writes the effect of a batch to the database. Each statement writes many rows.
 
 use chrono::{DateTime, Utc};
-use sea_orm::sea_query::{Expr, OnConflict};
+use sea_orm::sea_query::{Expr, OnConflict, Query};
 use sea_orm::{
     ActiveModelBehavior, ActiveModelTrait, ColumnTrait, Condition, DbErr, EntityTrait,
     IntoActiveModel, Iterable, PrimaryKeyToColumn, QueryFilter,
 };
 
 use super::entity::{
-    SINGLE, credential, declaration, event, event_counter, instance, instance_endpoint, node,
-    operation, platform, rejected, service, service_address, signed, unsigned,
+    SINGLE, chunk, credential, declaration, declared_chunk, event, event_counter, instance,
+    instance_endpoint, node, operation, platform, rejected, service, service_address, signed,
+    unsigned,
 };
 use super::error::at;
 use super::session::Session;
@@ -43,6 +44,7 @@ impl Writer<'_> {
         if let Some((generation, declared)) = effect.declarations.last() {
             self.current(*generation, declared).await?;
         }
+        self.chunks(effect).await?;
         self.nodes(effect).await?;
         self.instances(effect).await?;
         self.rejected(effect).await?;
@@ -137,6 +139,40 @@ impl Writer<'_> {
         let past = generation.0.saturating_sub(PAST_GENERATIONS);
         declaration::Entity::delete_many()
             .filter(declaration::Column::Generation.lt(signed(past)?))
+            .exec(self.session)
+            .await
+            .map_err(at(self.location))?;
+        // The rows of this generation may exist in a database that follows another one.
+        let replaced = Condition::any()
+            .add(declared_chunk::Column::Generation.lt(signed(past)?))
+            .add(declared_chunk::Column::Generation.eq(signed(generation.0)?));
+        declared_chunk::Entity::delete_many()
+            .filter(replaced)
+            .exec(self.session)
+            .await
+            .map_err(at(self.location))?;
+        let chunks = declared.chunks().into_iter();
+        let rows = chunks.map(|digest| declared_chunk::Model::of(generation, digest, self.key));
+        self.insert::<declared_chunk::Entity>(rows.collect::<Result<_>>()?, None)
+            .await
+    }
+
+    async fn chunks(&self, effect: &Effect) -> Result<()> {
+        for chunk in effect.chunks.values() {
+            // One row for each statement, because a row may be large.
+            let row = chunk::Model::of(chunk, stored(self.now), self.key)?;
+            self.upsert::<chunk::Entity>(vec![row]).await?;
+        }
+        let Some(before) = effect.delete_unused_chunks else {
+            return Ok(());
+        };
+        let used = Query::select()
+            .column(declared_chunk::Column::Name)
+            .from(declared_chunk::Entity)
+            .take();
+        chunk::Entity::delete_many()
+            .filter(chunk::Column::StoredAt.lt(before))
+            .filter(chunk::Column::Name.not_in_subquery(used))
             .exec(self.session)
             .await
             .map_err(at(self.location))?;

@@ -266,6 +266,7 @@ fn read(before: &str, key: &str, value: &str, after: &str) -> (Vec<String>, Vec<
         lookup: &lookup,
         nodes: &nodes,
         left: super::super::Left::default(),
+        files: super::super::MountedFiles::default(),
     };
     if let Some(root) = root {
         super::super::read(&root, &project, &mut report);

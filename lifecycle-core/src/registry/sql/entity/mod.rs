@@ -5,8 +5,10 @@
 
 #![expect(unreachable_pub, reason = "sea-orm's derive requires public types")]
 
+pub(super) mod chunk;
 pub(super) mod credential;
 pub(super) mod declaration;
+pub(super) mod declared_chunk;
 pub(super) mod event;
 pub(super) mod event_counter;
 pub(super) mod instance;

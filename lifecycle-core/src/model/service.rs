@@ -144,7 +144,7 @@ pub struct ContainerTemplate {
     /// credentials.
     #[serde(default)]
     pub api: Option<ApiAccess>,
-    /// Files from the declaration.
+    /// The user's own files.
     #[serde(default, skip_serializing_if = "is_default")]
     pub files: Vec<ShippedMount>,
     /// Mount points of unnamed volumes, which are deleted with the container.

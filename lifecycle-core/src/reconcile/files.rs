@@ -18,7 +18,7 @@ use crate::runtime::HostBind;
 
 use super::execute::node_directory;
 
-const WRITING: &str = "writing the declaration's files to the node";
+const WRITING: &str = "writing the mounted files to the node";
 
 /// The block size of a tar archive, in bytes.
 const BLOCK: u64 = 512;
@@ -262,7 +262,7 @@ fn wrong_sizes() -> Error {
 }
 
 fn packing_failed(error: std::io::Error) -> Error {
-    Error::io("packing the declaration's files", error)
+    Error::io("packing the mounted files", error)
 }
 
 /// Creates the parts of an archive.

@@ -27,19 +27,22 @@ use tower_service::Service as _;
 
 use super::{LARGEST_BODY, router};
 
+mod chunks;
 mod client;
 mod errors;
 mod gate;
 mod spans;
 
 /// Every route below `/v1`, and whether the read token permits the request.
-const ROUTES: [(&str, &str, bool); 19] = [
+const ROUTES: [(&str, &str, bool); 21] = [
     ("GET", "/v1/platform", true),
     ("PUT", "/v1/platform", false),
     ("DELETE", "/v1/platform", false),
     ("GET", "/v1/platform/plan", false),
     ("POST", "/v1/platform/plan", false),
     ("PUT", "/v1/image-logins", false),
+    ("POST", "/v1/chunks/missing", false),
+    ("PUT", "/v1/chunks/0123", false),
     ("GET", "/v1/nodes", true),
     ("GET", "/v1/services", true),
     ("GET", "/v1/services/web/endpoints", true),

@@ -1,9 +1,10 @@
 //! Tests that an embedded manager and a manager behind HTTP accept and reject the same changes.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use lifecycle_core::api::ManagerApi as _;
-use lifecycle_core::model::RolloutRequest;
+use lifecycle_core::model::{Chunk, RolloutRequest};
 use lifecycle_core::runtime::{ExecCommand, ImageLogin, ImageLogins, ImageRegistry};
 use lifecycle_core::secret::Sensitive;
 use lifecycle_core::{Error, Result};
@@ -16,6 +17,8 @@ use super::{ROUTES, Served};
 enum Write {
     Apply,
     ImageLogins,
+    MissingChunks,
+    Chunk,
     Plan,
     DeletePlatform,
     Restart,
@@ -24,9 +27,11 @@ enum Write {
     Exec,
 }
 
-const WRITES: [Write; 8] = [
+const WRITES: [Write; 10] = [
     Write::Apply,
     Write::ImageLogins,
+    Write::MissingChunks,
+    Write::Chunk,
     Write::Plan,
     Write::DeletePlatform,
     Write::Restart,
@@ -84,11 +89,20 @@ fn logins() -> ImageLogins {
     ImageLogins::from([(ImageRegistry::of("registry:5000/x"), token)])
 }
 
+fn chunk() -> Chunk {
+    Chunk::new("contents".into()).unwrap()
+}
+
 async fn embedded(served: &Served, write: Write) -> Result<()> {
     let manager = &served.manager;
     match write {
         Write::Apply => manager.apply(served.declaration.clone()).await.map(drop),
         Write::ImageLogins => manager.set_image_logins(&logins()).await,
+        Write::MissingChunks => {
+            let digests = BTreeSet::from([chunk().digest()]);
+            manager.missing_chunks(digests).await.map(drop)
+        }
+        Write::Chunk => manager.put_chunk(chunk()).await,
         Write::Plan => manager.plan(&served.declaration).map(drop),
         Write::DeletePlatform => manager.delete_platform(false).await.map(drop),
         Write::Restart => manager.restart("web", None).await.map(drop),
@@ -106,6 +120,11 @@ async fn over_http(served: &Served, write: Write) -> Result<()> {
     match write {
         Write::Apply => api.apply(&served.declaration).await.map(drop),
         Write::ImageLogins => api.set_image_logins(&logins()).await,
+        Write::MissingChunks => {
+            let digests = BTreeSet::from([chunk().digest()]);
+            api.missing_chunks(&digests).await.map(drop)
+        }
+        Write::Chunk => api.put_chunk(&chunk()).await,
         Write::Plan => api.plan(&served.declaration).await.map(drop),
         Write::DeletePlatform => api.delete_platform(false).await.map(drop),
         Write::Restart => api.restart("web", None).await.map(drop),
@@ -138,6 +157,7 @@ async fn an_embedded_manager_and_one_behind_http_reject_the_same_changes() {
                     write,
                     Write::Apply
                         | Write::ImageLogins
+                        | Write::Chunk
                         | Write::Plan
                         | Write::DeletePlatform
                         | Write::Restart

@@ -14,9 +14,13 @@ use lifecycle_core::sim::SimWorld;
 async fn main() -> lifecycle_core::Result<()> {
     let files = find(env!("CARGO_MANIFEST_DIR").as_ref(), &["embed.yaml".into()])?;
     let (world, id) = (SimWorld::new(7), PlatformId::new(RandomIds.uuid()));
-    let declaration = load(&files, id, &world.code()).await?.declaration;
-    let bootstrapper = world.bootstrapper(&declaration)?;
-    let outcome = bootstrapper.up(&declaration, UpOptions::default()).await?;
+    let loaded = load(&files, id, &world.code()).await?;
+    let bootstrapper = world.bootstrapper(&loaded.declaration)?;
+    let options = UpOptions {
+        chunks: loaded.chunks,
+        ..UpOptions::default()
+    };
+    let outcome = bootstrapper.up(&loaded.declaration, options).await?;
     for instance in outcome.services.iter().flat_map(|s| &s.instances) {
         println!(
             "{} is {}: {:?}",

@@ -25,9 +25,13 @@
 //! async fn main() -> lifecycle_core::Result<()> {
 //!     let files = find("../examples".as_ref(), &["embed.yaml".into()])?;
 //!     let (world, id) = (SimWorld::new(7), PlatformId::new(RandomIds.uuid()));
-//!     let declaration = load(&files, id, &world.code()).await?.declaration;
-//!     let bootstrapper = world.bootstrapper(&declaration)?;
-//!     let outcome = bootstrapper.up(&declaration, UpOptions::default()).await?;
+//!     let loaded = load(&files, id, &world.code()).await?;
+//!     let bootstrapper = world.bootstrapper(&loaded.declaration)?;
+//!     let options = UpOptions {
+//!         chunks: loaded.chunks,
+//!         ..UpOptions::default()
+//!     };
+//!     let outcome = bootstrapper.up(&loaded.declaration, options).await?;
 //!     assert!(outcome.failures.is_empty());
 //!     Ok(())
 //! }

@@ -27,6 +27,9 @@ const PROJECTS: [(&str, &[(&str, &str)]); 6] = [
     ("built-pair", &[("reader", "")]),
 ];
 
+/// The project whose service mounts the directory `conf`.
+const WITH_MOUNT: &str = "built-configured";
+
 /// Time limit for a container to write the expected output.
 const OUTPUT_TIMEOUT: Duration = Duration::from_secs(30);
 
@@ -42,7 +45,17 @@ fn published_projects_run_on_two_nodes() {
         project.remove_files();
         project.copy(&all.join(name));
         project.write("platform.toml", &nodes);
+        let numbers: Vec<String> = (0..2_000_000).map(|n| n.to_string()).collect();
+        let large = numbers.join("\n");
+        if name == WITH_MOUNT {
+            project.write("conf/large", &large);
+        }
         project.ends(0, &["-p", &project.name, "up"]);
+        if name == WITH_MOUNT {
+            let sum = "wc -c < /conf/large; tail -n 1 /conf/large";
+            let said = project.ends(0, &["exec", "reader", "--", "sh", "-c", sum]);
+            assert_eq!(said.stdout.trim(), format!("{}\n1999999", large.len()));
+        }
         let status = project.status();
         assert_eq!(status["platform"]["state"], "running", "{name}: {status}");
         assert_eq!(status["nodes"].as_array().unwrap().len(), 2, "{name}");

@@ -109,16 +109,13 @@ impl TreeReader<'_> {
         }
         let file = File::open(path).map_err(failed)?;
         let mut file = file.take(self.left + 1);
-        let (contents, size) = match &mut self.chunks {
-            Some(splitter) => {
-                let size = splitter.add(&mut file, path, self.limit)?;
-                (FileContents::Chunked(size), size)
-            }
-            None => {
-                let mut bytes = Vec::new();
-                let size = file.read_to_end(&mut bytes).map_err(failed)?;
-                (FileContents::new(bytes), size as u64)
-            }
+        let (contents, size) = if let Some(splitter) = &mut self.chunks {
+            let size = splitter.add(&mut file, path, self.limit)?;
+            (FileContents::Chunked(size), size)
+        } else {
+            let mut bytes = Vec::new();
+            let size = file.read_to_end(&mut bytes).map_err(failed)?;
+            (FileContents::new(bytes), size as u64)
         };
         let left = self.left.checked_sub(size);
         self.left = left.ok_or_else(|| too_large(path, self.limit))?;
@@ -190,6 +187,8 @@ impl Splitter<'_> {
 
 #[cfg(test)]
 mod tests {
+    use std::slice;
+
     use super::*;
 
     #[test]
@@ -233,7 +232,7 @@ mod tests {
     #[test]
     fn chunks_contain_the_files_one_after_the_other() {
         let root = tempfile::TempDir::new().unwrap();
-        let large: Vec<u8> = (0..3 * Chunk::SIZE / 2).map(|n| (n % 251) as u8).collect();
+        let large: Vec<u8> = (0..=250).cycle().take(3 * Chunk::SIZE / 2).collect();
         for (name, contents) in [("a", &large[..]), ("b", b"two"), ("c", b""), ("d", &large)] {
             fs::write(root.path().join(name), contents).unwrap();
         }
@@ -245,7 +244,12 @@ mod tests {
         let small = [FileContents::Chunked(3), FileContents::Chunked(0)];
         assert_eq!(
             sizes,
-            [&[large_size.clone()], &small[..], &[large_size]].concat()
+            [
+                slice::from_ref(&large_size),
+                &small,
+                slice::from_ref(&large_size)
+            ]
+            .concat()
         );
         let parts = digests.iter().map(|digest| chunks.get(digest).unwrap());
         let joined: Vec<u8> = parts.flat_map(|chunk| chunk.contents().to_vec()).collect();

@@ -457,7 +457,7 @@ mod tests {
 
     #[tokio::test]
     async fn chunks_are_streamed_into_the_files_of_each_mount() {
-        let large: Vec<u8> = (0..3 * Chunk::SIZE / 2).map(|n| (n % 251) as u8).collect();
+        let large: Vec<u8> = (0..=250).cycle().take(3 * Chunk::SIZE / 2).collect();
         let contents = [&large[..], b"small"].concat();
         let (registry, digests) = stored(&contents).await;
         let deep = format!("{}/{}", "d".repeat(120), "f".repeat(120));

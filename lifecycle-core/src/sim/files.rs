@@ -2,7 +2,6 @@
 //! bootstrapper uses have an effect. Each command is on its own line, with quoted paths.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::io::Read as _;
 
 use bytes::Bytes;
 
@@ -51,14 +50,18 @@ fn unpack(files: &mut Files, archive: &str) {
     };
     let mut reader = tar::Archive::new(contents.as_ref());
     for entry in reader.entries().into_iter().flatten().flatten() {
-        let mut entry = entry;
-        let path = entry.path().map(|path| path.display().to_string());
-        let mut bytes = Vec::new();
+        let Ok(path) = entry.path().map(|path| path.display().to_string()) else {
+            continue;
+        };
         let mode = entry.header().mode().unwrap_or_default();
-        if let (Ok(path), true) = (path, entry.header().entry_type().is_file())
-            && entry.read_to_end(&mut bytes).is_ok()
+        let range = usize::try_from(entry.raw_file_position())
+            .ok()
+            .zip(usize::try_from(entry.size()).ok())
+            .map(|(start, size)| start..start + size);
+        if let Some(range) = range.filter(|range| range.end <= contents.len())
+            && entry.header().entry_type().is_file()
         {
-            files.insert(joined(directory, &path), (mode, bytes.into()));
+            files.insert(joined(directory, &path), (mode, contents.slice(range)));
         }
     }
 }

@@ -168,13 +168,10 @@ impl NodeAccess for SimHost {
         let what = format!("put {}", file.path);
         let contents = file
             .contents
-            .try_fold(Vec::new(), |mut all, part| async move {
-                all.extend_from_slice(&part);
-                Ok(all)
-            })
+            .try_collect::<Vec<_>>()
             .await
             .map_err(|error| Error::io(format!("reading the contents of {}", file.path), error))?;
-        let contents = bytes::Bytes::from(contents);
+        let contents = bytes::Bytes::from(contents.concat());
         self.actor
             .call(self.call(what, true, self.quick()), |state, _| {
                 let machine = machine_of(state, self.machine, &self.node)?;

@@ -98,12 +98,10 @@ impl Reader<'_> {
         &self,
         of: BTreeSet<ChunkDigest>,
     ) -> Result<BTreeSet<ChunkDigest>> {
-        let named = of.into_iter();
-        let mut missing: BTreeMap<String, ChunkDigest> = named
-            .map(|digest| (chunk::name(digest, self.key), digest))
-            .collect();
-        let names: Vec<String> = missing.keys().cloned().collect();
-        for some in names.chunks(ROWS) {
+        let named = |digest| (chunk::name(digest, self.key), digest);
+        let mut missing: BTreeMap<String, ChunkDigest> = of.into_iter().map(named).collect();
+        let all: Vec<String> = missing.keys().cloned().collect();
+        for some in all.chunks(ROWS) {
             let found: Vec<String> = chunk::Entity::find()
                 .select_only()
                 .column(chunk::Column::Name)

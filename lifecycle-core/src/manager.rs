@@ -382,10 +382,11 @@ impl Manager {
             if let Err(error) = registry.prune_events(before, EVENTS_KEPT).await {
                 tracing::warn!(error = %error.chain(), "cannot delete old events");
             }
-            if chunks_deleted.elapsed() >= chunks::UNUSED_KEPT_FOR {
+            // Not while a declaration that refers to the chunks is being recorded.
+            if chunks_deleted.elapsed() >= chunks::UNUSED_KEPT_FOR
+                && let Ok(_writes) = self.epoch.try_lock()
+            {
                 chunks_deleted = tokio::time::Instant::now();
-                // Not while a declaration that refers to the chunks is being recorded.
-                let _writes = self.epoch.lock().await;
                 if let Err(error) = self.delete_unused_chunks(epoch).await {
                     tracing::warn!(error = %error.chain(), "cannot delete unused chunks");
                 }

@@ -107,10 +107,9 @@ async fn send(
     if !missing.is_empty() {
         return Err(missing_contents());
     }
-    let path = archive_path(directory);
     let failure = Arc::default();
     let file = HostFile {
-        path: path.clone(),
+        path: archive_path(directory),
         mode: 0o400,
         contents: Archive::new(mounts)?.stream(Arc::clone(registry), Arc::clone(&failure)),
     };
@@ -121,10 +120,7 @@ async fn send(
             .take();
         return Err(reading.unwrap_or(error));
     }
-    let script = format!(
-        "{}\nrm -f '{path}'",
-        script(directory, &format!("'{path}'"))
-    );
+    let script = unpack_script(directory);
     let unpack = HostCommand::new(script).as_root().within(UNPACKED_WITHIN);
     host.exec(unpack).await?.success(WRITING)?;
     Ok(())
@@ -135,6 +131,13 @@ fn missing_contents() -> Error {
         "the contents of the mounted files in the registry",
         "run `bootstrapper up`, which sends them again",
     )
+}
+
+/// Returns a script that unpacks the archive that was sent before, and removes it.
+fn unpack_script(directory: &str) -> String {
+    let path = archive_path(directory);
+    let unpack = script(directory, &format!("'{path}'"));
+    format!("{unpack}\nrm -f '{path}'")
 }
 
 /// Returns a script that unpacks `archive` into a temporary directory, then renames this directory
@@ -368,10 +371,10 @@ mod tests {
         }
     }
 
-    /// Runs the script as a node does, with the archive as input.
-    fn run(directory: &str, archive: &[u8]) -> bool {
+    /// Runs a script as a node does, with the archive as input.
+    fn run(script: &str, archive: &[u8]) -> bool {
         // Only root may set owners, so the test does not set them.
-        let script = script(directory, "-").replace("--same-owner", "--no-same-owner");
+        let script = script.replace("--same-owner", "--no-same-owner");
         let mut child = Command::new("sh")
             .args(["-c", &script])
             .stdin(Stdio::piped())
@@ -409,7 +412,7 @@ mod tests {
         std::fs::create_dir_all(node.path().join("files/demo-db-1-0123.part.abcdef")).unwrap();
         for _ in 0..2 {
             let archive = Archive::new(&mounts).unwrap().without_chunks();
-            assert!(run(&named, &archive));
+            assert!(run(&script(&named, "-"), &archive));
         }
         let mode = |path: &str| {
             let metadata = std::fs::symlink_metadata(directory.join(path)).unwrap();
@@ -477,13 +480,24 @@ mod tests {
         let node = tempfile::TempDir::new().unwrap();
         let directory = node.path().join("demo-db-1-0123");
         let archive = streamed(&[mount.clone(), other], &registry).await.unwrap();
-        assert!(run(&directory.display().to_string(), &archive));
+        let named = directory.display().to_string();
+        // In the second run, the directory exists already.
+        for _ in 0..2 {
+            std::fs::write(archive_path(&named), &archive).unwrap();
+            assert!(run(&unpack_script(&named), &[]));
+            assert_eq!(std::fs::read_dir(node.path()).unwrap().count(), 1);
+        }
         for top in ["0", "1"] {
             let read = |path: &str| std::fs::read(directory.join(top).join(path)).unwrap();
             assert_eq!(read(&deep), large);
             assert_eq!((read("empty"), read("small")), (vec![], b"small".to_vec()));
             assert_eq!(read("point"), b"declared");
         }
+
+        assert_eq!(
+            time_to_send(std::slice::from_ref(&mount)),
+            Duration::from_secs(20)
+        );
 
         // The sizes do not match the chunk.
         for size in [4, 6] {

@@ -6,8 +6,11 @@ use std::collections::BTreeSet;
 use std::time::Duration;
 
 use lifecycle_core::Error;
+use lifecycle_core::host::{HostCommand, NodeConnector as _};
 use lifecycle_core::model::{Chunk, ChunkDigest};
+use lifecycle_core::reconcile::execute::node_directory;
 use lifecycle_core::registry::Registry as _;
+use lifecycle_core::runtime::Owner;
 use lifecycle_core::secret::Sensitive;
 use lifecycle_core::sim::Edge;
 
@@ -114,6 +117,27 @@ async fn a_declaration_without_its_chunks_is_rejected() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn interrupted_requests_and_transfers_are_repeated() {
+    let mut stage = Stage::new(37).await;
+    let data = contents(3 * Chunk::SIZE, 0);
+    stage.mount("db", &data);
+    let lost = || Error::interrupted("the connection", None);
+    for call in [
+        "missing_chunks",
+        "put_chunk",
+        "put_chunk",
+        "manager: apply",
+        "/files/",
+    ] {
+        stage.world.faults().fail_next(call, lost());
+    }
+    let outcome = stage.up().await.unwrap();
+    assert_eq!(outcome.failures, [], "{}", stage.world.transcript());
+    let files = mounted(&stage);
+    assert!(matches!(&*files, [(_, on_node)] if *on_node == data));
+}
+
+#[tokio::test(start_paused = true)]
 async fn unused_chunks_are_deleted_later() {
     let mut stage = Stage::new(34).await;
     stage.mount("db", &contents(Chunk::SIZE, 0));
@@ -131,6 +155,26 @@ async fn unused_chunks_are_deleted_later() {
     assert_eq!(missing(&new).await.unwrap().len(), 0);
 }
 
+/// Removes a container and its files from its node.
+async fn remove_with_files(stage: &Stage, name: &str) {
+    let owner = Owner {
+        id: stage.declaration.id,
+        name: stage.declaration.name.clone(),
+    };
+    for node in stage.declaration.nodes.keys() {
+        let node = stage.world.node(node).unwrap();
+        let handle = stage.world.connector(&owner).connect(&node).await.unwrap();
+        let containers = stage.world.containers(&node.name).into_iter();
+        for container in containers.filter(|container| container.name.contains(name)) {
+            let runtime = &handle.runtime;
+            runtime.remove_container(&container.name).await.unwrap();
+            let directory = node_directory(owner.id);
+            let script = format!("rm -rf '{directory}/files/{}'", container.name);
+            handle.host.exec(HostCommand::new(script)).await.unwrap();
+        }
+    }
+}
+
 #[tokio::test(start_paused = true)]
 async fn a_lost_registry_gets_the_chunks_with_the_next_up() {
     let mut stage = Stage::new(35).await;
@@ -139,6 +183,13 @@ async fn a_lost_registry_gets_the_chunks_with_the_next_up() {
     stage.up().await.unwrap();
     let before = stage.containers();
     stage.databases().lose(CENTRAL);
+    // Agents accept tables of later epochs only.
+    let registry = stage.databases().at(CENTRAL);
+    for holder in ["one", "two"] {
+        let lease = registry.acquire_lease(holder, Duration::from_mins(1));
+        lease.await.unwrap();
+        registry.release_lease(holder).await.unwrap();
+    }
     stage.world.next_incarnation();
     // The manager continues with the declaration of the hand-over.
     let api = stage.api().await;
@@ -148,9 +199,26 @@ async fn a_lost_registry_gets_the_chunks_with_the_next_up() {
     let declared = stage.declaration.chunks();
     assert_eq!(api.missing_chunks(&declared).await.unwrap(), declared);
     assert_eq!(stage.containers(), before);
+
+    // A container with mounts cannot be created again until the chunks are sent.
+    remove_with_files(&stage, "-db-1-").await;
+    let reported = async {
+        loop {
+            let events = api.events(0).await.unwrap().events.into_iter();
+            let mut messages = events.map(|event| event.event.message);
+            if messages.any(|message| message.contains("contents of the mounted files")) {
+                break;
+            }
+            tokio::time::sleep(Duration::from_secs(1)).await;
+        }
+    };
+    tokio::time::timeout(Duration::from_mins(5), reported)
+        .await
+        .unwrap_or_else(|_| panic!("{}", stage.world.transcript()));
     let outcome = stage.up().await.unwrap();
     assert_eq!(outcome.failures, [], "{}", stage.world.transcript());
-    assert_eq!(stage.containers(), before);
+    assert_eq!(stage.containers().len(), before.len());
+    assert_eq!(mounted(&stage).len(), 1);
     let missing = api.missing_chunks(&declared).await.unwrap();
     assert_eq!(missing.len(), 0);
 }

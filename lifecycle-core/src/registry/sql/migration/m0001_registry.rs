@@ -93,18 +93,6 @@ fn tables() -> Vec<TableCreateStatement> {
             .col(timestamp_with_time_zone("created_at"))
             .take(),
         Table::create()
-            .table("declared_chunks")
-            .col(big_integer("generation"))
-            .col(text("name"))
-            .primary_key(Index::create().col("generation").col("name"))
-            .take(),
-        Table::create()
-            .table("chunks")
-            .col(text("name").primary_key())
-            .col(timestamp_with_time_zone("stored_at"))
-            .col(binary("sealed"))
-            .take(),
-        Table::create()
             .table("services")
             .col(text("name").primary_key())
             .col(text("class"))

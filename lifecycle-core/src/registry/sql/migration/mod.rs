@@ -1,6 +1,7 @@
 //! Migrates the tables to the current version. There is no downgrade: a database of a newer version
 //! is rejected and not changed.
 
+mod additions;
 mod m0001_registry;
 mod m0002_kinds;
 mod m0003_addresses;
@@ -60,7 +61,11 @@ pub(super) async fn up(transaction: &DatabaseTransaction, location: &str) -> Res
             hint: "use that version or a later version".into(),
         });
     }
-    Migrator::up(transaction, None).await.map_err(at(location))
+    Migrator::up(transaction, None)
+        .await
+        .map_err(at(location))?;
+    let manager = SchemaManager::new(transaction);
+    additions::up(&manager).await.map_err(at(location))
 }
 
 /// Returns the names of the applied migrations. Only reads the database, which may be of a newer

@@ -10,6 +10,7 @@ use lifecycle_core::{Error, Result};
 use url::Url;
 
 use crate::credential::Login;
+use crate::vm::Vm;
 
 /// The URL of Resource Manager in the public cloud.
 const PUBLIC: &str = "https://management.azure.com";
@@ -135,6 +136,17 @@ impl AzureOptions {
             existing: BTreeMap::new(),
             poll_every: Duration::from_secs(5),
         }
+    }
+
+    /// Returns the node that a VM of this platform is: according to its tag, the declared names of
+    /// existing VMs, or its name.
+    pub(crate) fn node_of(&self, vm: &Vm) -> Option<NodeName> {
+        let mut existing = self.existing.iter();
+        let declared = || {
+            let found = existing.find(|(_, name)| vm.name.eq_ignore_ascii_case(name));
+            found.map(|(node, _)| node.clone())
+        };
+        vm.tags.node().or_else(declared).or_else(|| vm.node())
     }
 
     /// Validates the options as far as possible without a request to Azure. Returns the URL of

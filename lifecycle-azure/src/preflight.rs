@@ -168,7 +168,7 @@ pub(crate) async fn check(
         .iter()
         .filter(|spec| {
             let is_there = |vm: &crate::vm::Vm| {
-                vm.tags.are_of(&options.owner) && vm.node().as_ref() == Some(&spec.name)
+                vm.tags.are_of(&options.owner) && options.node_of(vm).as_ref() == Some(&spec.name)
             };
             !there.iter().any(is_there)
         })

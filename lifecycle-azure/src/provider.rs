@@ -240,10 +240,7 @@ impl CloudProvider for Azure {
 
     async fn set_public_ports(&self, node: &NodeName, ports: &PublicPorts) -> Result<()> {
         let absent = || Error::not_found(format!("node {node}"));
-        let vm = self.vm(node).await?.ok_or_else(absent)?;
-        if !vm.tags.are_of(&self.options.owner) {
-            return Err(absent());
-        }
+        let vm = self.owned(node).await?.ok_or_else(absent)?;
         let (_, location) = self.addresses(&vm).await?;
         let location = location.ok_or_else(|| {
             Error::interrupted(
@@ -253,7 +250,11 @@ impl CloudProvider for Azure {
         })?;
         let nodes = async || {
             let nodes = self.nodes().await?;
-            Ok(nodes.into_iter().map(|node| node.name).collect())
+            let listed = nodes.into_iter().map(|node| node.name);
+            // The ports of an existing VM stay open although its tags were removed.
+            Ok(listed
+                .chain(self.options.existing.keys().cloned())
+                .collect())
         };
         self.shared.open_ports(node, &location, ports, nodes).await
     }

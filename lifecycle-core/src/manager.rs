@@ -288,7 +288,9 @@ impl Manager {
         registry
             .prune_events(now - EVENTS_KEPT_FOR, EVENTS_KEPT)
             .await?;
-        self.delete_unused_chunks(epoch).await?;
+        if let Err(error) = self.delete_unused_chunks(epoch).await {
+            tracing::warn!(error = %error.chain(), "cannot delete unused chunks");
+        }
         let open = registry.open_operations().await?;
         let deleting = open.iter().any(is_platform_deletion);
         self.take_operations(open);
@@ -416,7 +418,11 @@ impl Manager {
             if let Some(mirrors) = &self.options.mirrors {
                 mirrors.notify();
             }
-            if deleted && let Err(error) = self.end_platform_deletion().await {
+            // Nothing was ever declared, so there is nothing to remove.
+            let undeclared = self.target.borrow().is_none();
+            if (deleted || undeclared)
+                && let Err(error) = self.end_platform_deletion().await
+            {
                 return error;
             }
             tokio::select! {

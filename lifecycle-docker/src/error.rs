@@ -78,8 +78,8 @@ impl SshError {
             Self::HostKeyUnknown { .. } => Error::denied(
                 format!("the host key of {host}"),
                 why,
-                "wait until the node has booted and the provider reports the node's host key, or \
-                 delete the node and create it again",
+                "wait until the node has booted and the provider reports the node's host key, or, \
+                 if the platform created the node, delete the node and create it again",
             ),
             Self::HostCertificate => Error::denied(
                 format!("the host key of {host}"),

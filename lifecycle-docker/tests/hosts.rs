@@ -39,6 +39,7 @@ fn spec(machine: &TestHost, user: &str) -> HostsSpec {
         user: user.into(),
         host_keys: Vec::new(),
         membership: Membership::New,
+        id: None,
     };
     HostsSpec {
         hosts: BTreeMap::from([(node(), host)]),

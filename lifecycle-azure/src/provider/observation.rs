@@ -64,7 +64,7 @@ impl Azure {
                 // these resources again.
                 None => self.addresses(vm).await?,
             };
-            let name = vm.node().ok_or_else(|| {
+            let name = self.options.node_of(vm).ok_or_else(|| {
                 Error::corrupt(
                     format!("VM {} of this platform", vm.id),
                     format!(

@@ -30,7 +30,7 @@ impl Azure {
                 return self.unless_other_node(node, found).map(Some);
             }
             // According to its tags or, without tags, to its name.
-            let is_node = |vm: &Vm| vm.node().as_ref() == Some(node);
+            let is_node = |vm: &Vm| self.options.node_of(vm).as_ref() == Some(node);
             self.compute.find(is_node).await?
         };
         let (owned, others): (Vec<_>, Vec<_>) = named
@@ -59,11 +59,13 @@ impl Azure {
 
     /// Returns whether the VM is another node of this platform.
     fn is_other_node(&self, node: &NodeName, vm: &Vm) -> bool {
-        vm.tags.are_of(&self.options.owner) && vm.node().is_some_and(|other| other != *node)
+        let other = self.options.node_of(vm);
+        vm.tags.are_of(&self.options.owner) && other.is_some_and(|other| other != *node)
     }
 
     fn unless_other_node(&self, node: &NodeName, vm: Vm) -> Result<Vm> {
-        match vm.node().filter(|_| self.is_other_node(node, &vm)) {
+        let other = self.options.node_of(&vm);
+        match other.filter(|_| self.is_other_node(node, &vm)) {
             Some(other) => Err(Error::conflict(
                 format!("VM {}", vm.name),
                 format!(
@@ -79,7 +81,8 @@ impl Azure {
         match self.vm(node).await? {
             Some(vm) if !vm.tags.are_of(&self.options.owner) => Err(Error::conflict(
                 format!("VM {node}"),
-                "the VM exists, but does not carry this platform's id",
+                "the VM exists, but does not carry this platform's id; if the platform took it over, \
+                 `bootstrapper up` sets the tags again",
             )),
             found => Ok(found),
         }
@@ -97,7 +100,8 @@ impl Azure {
         };
         if !vm.tags.are_of(&self.options.owner) {
             let is_node = |other: &Vm| {
-                other.tags.are_of(&self.options.owner) && other.node().as_ref() == Some(node)
+                other.tags.are_of(&self.options.owner)
+                    && self.options.node_of(other).as_ref() == Some(node)
             };
             if let Some(other) = self.compute.find(is_node).await?.first() {
                 return Err(Error::conflict(

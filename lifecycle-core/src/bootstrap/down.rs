@@ -11,7 +11,8 @@ use crate::cloud::{
     CloudDeadlines, NodeChange, ObservedNode, Power, carry_out, carry_out_with_progress,
 };
 use crate::error::{Error, Result, Retry};
-use crate::model::{Existing, NodeName, PlatformId};
+use crate::model::{NodeName, PlatformId};
+use crate::platform::HostSpec;
 use crate::reconcile::clear::clear;
 
 /// How long the manager may take to remove everything that it manages.
@@ -154,8 +155,8 @@ impl Bootstrapper {
         let clear = async {
             match self.backends.connector.connect(node).await {
                 Ok(handle) => clear(&handle, *platform, &node.name, *volumes).await?,
-                // The take-over or the release of the VM was interrupted.
-                Err(Error::Denied { .. }) if self.is_existing_vm(&node.name).await? => {}
+                // The VM was marked, but never taken over.
+                Err(Error::Denied { .. }) if self.is_new_vm(&node.name).await? => {}
                 Err(error) => return Err(error),
             }
             // Once released, the machine rejects this platform's account.
@@ -177,10 +178,10 @@ impl Bootstrapper {
         self.stage(what, CLEARED_WITHIN).run(clear).await
     }
 
-    async fn is_existing_vm(&self, node: &NodeName) -> Result<bool> {
+    async fn is_new_vm(&self, node: &NodeName) -> Result<bool> {
         let placed = self.state.placement().await?;
         let host = placed.as_ref().and_then(|placed| placed.cloud.host(node));
-        Ok(host.is_some_and(|host| host.existing() == Existing::Vm))
+        Ok(host.is_some_and(HostSpec::is_new_vm))
     }
 }
 

@@ -1,15 +1,16 @@
 //! Takes over existing machines as nodes, and forgets machines that were released.
 
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 use futures_util::{StreamExt as _, stream};
 
 use super::Bootstrapper;
 use super::progress::Progress;
-use crate::cloud::ObservedNode;
+use crate::cloud::{NodeChange, ObservedNode, carry_out};
 use crate::error::Result;
 use crate::model::NodeName;
-use crate::platform::Declaration;
+use crate::platform::{Declaration, HostSpec};
 
 /// How long taking over one machine may take, including the installation of sudo.
 const TAKEN_OVER_WITHIN: Duration = Duration::from_mins(5);
@@ -19,11 +20,16 @@ const PARALLEL: usize = 8;
 
 impl Bootstrapper {
     /// Makes each declared machine that exists already a node of this platform, and pins its host
-    /// keys. A machine that is a node already remains unchanged.
-    pub(super) async fn take_over_machines(&self, declaration: &mut Declaration) -> Result<()> {
+    /// keys. A machine that is a node already remains unchanged. Returns the nodes that were not
+    /// nodes before.
+    pub(super) async fn take_over_machines(
+        &self,
+        declaration: &mut Declaration,
+    ) -> Result<BTreeSet<NodeName>> {
+        self.release_new_vms(declaration).await?;
         let existing = |node: &NodeName| declaration.cloud.host(node).is_some();
         if !declaration.nodes.keys().any(existing) {
-            return Ok(());
+            return Ok(BTreeSet::new());
         }
         let listed = self.list_nodes().await?;
         let is_listed = |node: &NodeName| listed.iter().any(|machine| machine.name == *node);
@@ -31,6 +37,8 @@ impl Bootstrapper {
             .filter(|node| existing(node))
             .map(|node| (node.clone(), is_listed(node)))
             .collect();
+        let new = nodes.iter().filter(|(_, is_listed)| !is_listed);
+        let new = new.map(|(node, _)| node.clone()).collect();
         // Let each take-over end, and record all that succeeded.
         let taken: Vec<Result<ObservedNode>> = stream::iter(nodes)
             .map(async |(node, is_listed)| self.take_over(&node, is_listed, declaration).await)
@@ -45,7 +53,29 @@ impl Bootstrapper {
             }
         }
         self.store_placement(declaration).await?;
-        failed
+        failed.map(|()| new)
+    }
+
+    /// Releases the VMs that are no longer declared and whose take-over has failed. The manager
+    /// cannot log in to them.
+    async fn release_new_vms(&self, declaration: &mut Declaration) -> Result<()> {
+        let removed = declaration.cloud.removed_hosts();
+        let is_new = |node: &&NodeName| {
+            declaration
+                .cloud
+                .host(node)
+                .is_some_and(HostSpec::is_new_vm)
+        };
+        let removed: Vec<NodeName> = removed.filter(is_new).cloned().collect();
+        for node in removed {
+            if self.list_nodes().await?.iter().any(|vm| vm.name == node) {
+                let release = NodeChange::Delete { node: node.clone() };
+                carry_out(self.backends.cloud.as_ref(), release, TAKEN_OVER_WITHIN).await?;
+            }
+            declaration.cloud.forget(&node);
+            self.store_placement(declaration).await?;
+        }
+        Ok(())
     }
 
     /// Takes one machine over, and reports this unless the machine is listed already.

@@ -147,12 +147,12 @@ impl Bootstrapper {
         // Store the cloud before taking machines over, so that `down` finds them.
         self.store_placement(declaration).await?;
         let mut declaration = declaration.clone();
-        self.take_over_machines(&mut declaration).await?;
+        let new = self.take_over_machines(&mut declaration).await?;
         let declaration = &declaration;
         let reporter = self.reporter_with_estimates(declaration).await;
         let (reporter, clock) = (reporter.as_ref(), self.backends.clock.as_ref());
         let nodes = self
-            .nodes(declaration, options.all_nodes, (reporter, clock))
+            .nodes(declaration, &new, options.all_nodes, (reporter, clock))
             .await?;
         let prepared = async {
             let machine = self.manager_machine(declaration).await?;
@@ -180,9 +180,17 @@ impl Bootstrapper {
         )
         .repeat(|| client.set_image_logins(logins))
         .await?;
-        self.send_files(client.as_ref(), declaration, &options.chunks)
-            .await?;
-        let (cursor, applied) = self.apply(client.as_ref(), declaration).await?;
+        let send_files = || self.send_files(client.as_ref(), declaration, &options.chunks);
+        send_files().await?;
+        let accepted = match self.apply(client.as_ref(), declaration).await {
+            // The manager may have deleted chunks of an earlier `up` after it listed them.
+            Err(Error::Conflict { .. }) if !declaration.chunks().is_empty() => {
+                send_files().await?;
+                self.apply(client.as_ref(), declaration).await
+            }
+            accepted => accepted,
+        };
+        let (cursor, applied) = accepted?;
         let file = Handover::declaration_file(declaration)?;
         self.wait("the declaration on the manager's node", NODE_ANSWERS_WITHIN)
             .until(node.host.put(file))
@@ -313,8 +321,9 @@ impl Bootstrapper {
             ),
             hint: format!(
                 "copy {} from the machine that started the platform, and make it readable only by \
-                 you; if the secrets are lost, delete these nodes in the cloud, then run \
-                 `bootstrapper up` to create them again; nothing was changed",
+                 you; if the secrets are lost, delete the nodes that the platform created in the \
+                 cloud, remove the tags `lifecycle.*` and the account `lifecycle` from others, then \
+                 run `bootstrapper up`; nothing was changed",
                 kept_in.display()
             ),
         }))

@@ -1,6 +1,7 @@
 //! Creates, starts and prepares nodes before the manager runs, with the control loop of a platform
 //! without services.
 
+use std::collections::BTreeSet;
 use std::convert::Infallible;
 use std::sync::Arc;
 use std::time::Duration;
@@ -43,12 +44,13 @@ pub(super) struct Nodes<'a> {
 }
 
 impl Bootstrapper {
-    /// Ensures that the manager's node is running and has Docker. If the platform has no nodes yet,
-    /// the creation of the other nodes has begun as well; with `all_nodes`, they are also
-    /// running and have Docker.
+    /// Ensures that the manager's node is running and has Docker. If the platform has no nodes yet
+    /// except `new` ones, which exist already, the creation of the other nodes has begun as well; with
+    /// `all_nodes`, they are also running and have Docker.
     pub(super) async fn nodes<'a>(
         &self,
         declaration: &Declaration,
+        new: &BTreeSet<NodeName>,
         all_nodes: bool,
         (reporter, clock): (&'a dyn Reporter, &'a dyn Clock),
     ) -> Result<Nodes<'a>> {
@@ -58,7 +60,8 @@ impl Bootstrapper {
         let mut manager_node = desired.clone();
         manager_node.nodes.retain(|name, _| name == manager);
         // Only the manager knows whether a failed node of an existing platform may be replaced.
-        if !self.list_nodes().await?.is_empty() {
+        let listed = self.list_nodes().await?;
+        if listed.iter().any(|machine| !new.contains(&machine.name)) {
             desired.nodes.clone_from(&manager_node.nodes);
         }
         let mut backends = self.backends.clone();

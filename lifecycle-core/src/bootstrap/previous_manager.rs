@@ -2,8 +2,8 @@
 //! the new manager does not answer, the files are restored. A registry in a database is not copied,
 //! because it has other readers and its own backups.
 
-use super::Bootstrapper;
 use super::handover::handover_directory;
+use super::{Bootstrapper, NODE_ANSWERS_WITHIN};
 use crate::error::Result;
 use crate::host::{HostCommand, NodeHandle};
 use crate::model::PlatformId;
@@ -118,7 +118,9 @@ impl PreviousFiles {
     }
 
     async fn run(&self, node: &NodeHandle, script: Vec<String>, what: &str) -> Result<()> {
+        // The registry may be large.
         let command = HostCommand::new(script.join("\n")).as_root();
+        let command = command.within(NODE_ANSWERS_WITHIN);
         node.host.exec(command).await?.success(what)?;
         Ok(())
     }

@@ -34,7 +34,7 @@ pub(crate) use inline::with_file;
 pub use pack::{FileContent, Packed, pack, pack_entries};
 pub use published::PublishedStore;
 pub use publishing::{CodePublisher, Published};
-pub(crate) use tree::{read_chunked_tree, read_tree};
+pub(crate) use tree::{read_chunked_tree, read_small_tree, read_tree};
 
 /// A store of code bases.
 ///

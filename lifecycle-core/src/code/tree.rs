@@ -17,12 +17,16 @@ const MAX_ENTRIES: usize = 4096;
 /// the total size exceeds `limit` bytes. Keeps contents and executable bits, but not owners and
 /// times.
 pub(crate) fn read_tree(path: &Path, limit: u64) -> Result<FileTree> {
-    let mut reader = TreeReader {
-        left: limit,
-        limit,
-        chunks: None,
-    };
-    reader.tree(path)
+    TreeReader::new(limit, None).tree(path)
+}
+
+/// Reads like [`read_tree`], but returns `None` if the total size exceeds `limit` bytes.
+pub(crate) fn read_small_tree(path: &Path, limit: u64) -> Result<Option<FileTree>> {
+    let mut reader = TreeReader::new(limit, None);
+    match reader.tree(path) {
+        Err(_) if reader.is_exceeded => Ok(None),
+        tree => tree.map(Some),
+    }
 }
 
 /// Reads like [`read_tree`], but the contents are in chunks, which are added to `chunks`. Returns the
@@ -32,15 +36,12 @@ pub(crate) fn read_chunked_tree(
     limit: u64,
     chunks: &mut Chunks,
 ) -> Result<(FileTree, Vec<ChunkDigest>)> {
-    let mut reader = TreeReader {
-        left: limit,
-        limit,
-        chunks: Some(Splitter {
-            into: chunks,
-            part: Vec::new(),
-            digests: Vec::new(),
-        }),
+    let splitter = Splitter {
+        into: chunks,
+        part: Vec::new(),
+        digests: Vec::new(),
     };
+    let mut reader = TreeReader::new(limit, Some(splitter));
     let tree = reader.tree(path)?;
     let Some(mut splitter) = reader.chunks else {
         return Ok((tree, Vec::new()));
@@ -55,11 +56,22 @@ struct TreeReader<'a> {
     /// How many bytes may still be read.
     left: u64,
     limit: u64,
+    /// Whether the files are larger than the limit.
+    is_exceeded: bool,
     /// Receives the contents; otherwise, they become part of the tree.
     chunks: Option<Splitter<'a>>,
 }
 
-impl TreeReader<'_> {
+impl<'a> TreeReader<'a> {
+    fn new(limit: u64, chunks: Option<Splitter<'a>>) -> Self {
+        Self {
+            left: limit,
+            limit,
+            is_exceeded: false,
+            chunks,
+        }
+    }
+
     fn tree(&mut self, path: &Path) -> Result<FileTree> {
         let metadata = fs::metadata(path)
             .map_err(|error| Error::io(format!("reading `{}`", path.display()), error))?;
@@ -105,6 +117,7 @@ impl TreeReader<'_> {
         })?;
         // Reject a large file before it is read.
         if found.len() > self.left {
+            self.is_exceeded = true;
             return Err(too_large(path, self.limit));
         }
         let file = File::open(path).map_err(failed)?;
@@ -117,8 +130,11 @@ impl TreeReader<'_> {
             let size = file.read_to_end(&mut bytes).map_err(failed)?;
             (FileContents::new(bytes), size as u64)
         };
-        let left = self.left.checked_sub(size);
-        self.left = left.ok_or_else(|| too_large(path, self.limit))?;
+        let Some(left) = self.left.checked_sub(size) else {
+            self.is_exceeded = true;
+            return Err(too_large(path, self.limit));
+        };
+        self.left = left;
         Ok(ShippedFile {
             mode: if executable { 0o755 } else { 0o644 },
             uid: 0,

@@ -49,6 +49,10 @@ pub struct HostSpec {
     pub host_keys: Vec<String>,
     #[serde(default)]
     pub membership: Membership,
+    /// The cloud's id of the VM that the platform has taken over. Another VM with the same name is
+    /// another machine.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub id: Option<String>,
 }
 
 /// Whether a host belongs to the platform, as far as the files and the previous `up` show.
@@ -71,6 +75,11 @@ impl HostSpec {
             HostPlace::Address { address, .. } => address,
             HostPlace::Vm { vm } => vm,
         }
+    }
+
+    /// Returns whether the machine is a VM that the platform may have marked, but has not taken over.
+    pub fn is_new_vm(&self) -> bool {
+        self.existing() == Existing::Vm && self.id.is_none()
     }
 
     /// Returns what kind of node the machine is.
@@ -135,6 +144,7 @@ impl HostsSpec {
                 continue;
             };
             host.membership = membership;
+            host.id.clone_from(&before.id);
             let has_moved = !host.is_at(before);
             if host.host_keys.is_empty() || has_moved && membership == Membership::Member {
                 host.host_keys.clone_from(&before.host_keys);
@@ -149,6 +159,7 @@ impl HostsSpec {
             && !machine.ssh.host_keys.is_empty()
         {
             host.membership = Membership::Member;
+            host.id = (host.existing() == Existing::Vm).then(|| machine.provider_id.clone());
             host.host_keys.clone_from(&machine.ssh.host_keys);
         }
     }

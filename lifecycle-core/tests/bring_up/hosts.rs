@@ -20,6 +20,7 @@ async fn stage(seed: u64) -> Stage {
         user: "ops".into(),
         host_keys: Vec::new(),
         membership: Membership::New,
+        id: None,
     };
     let nodes = stage.declaration.nodes.values();
     let hosts: BTreeMap<_, _> = nodes

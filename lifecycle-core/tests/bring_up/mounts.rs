@@ -261,3 +261,17 @@ async fn files_are_complete_after_a_crash_at_any_effect() {
         }
     }
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_platform_whose_declaration_was_never_accepted_is_removed_at_once() {
+    let mut stage = Stage::new(38).await;
+    stage.mount("db", &contents(Chunk::SIZE, 0));
+    stage.chunks = lifecycle_core::model::Chunks::default();
+    stage.up().await.unwrap_err();
+    let began = tokio::time::Instant::now();
+    stage.down().await.unwrap();
+    let took = began.elapsed();
+    assert!(took < Duration::from_mins(5), "{took:?}");
+    let mut nodes = stage.declaration.nodes.keys();
+    assert!(nodes.all(|node| stage.world.node(node).is_none()));
+}

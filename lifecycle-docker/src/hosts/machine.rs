@@ -246,6 +246,17 @@ impl Machine {
         }))
     }
 
+    /// Returns whether a VM with the declared name is another one than the platform has taken over.
+    pub(super) fn is_another(&self, vm: &ObservedNode) -> bool {
+        let id = self.spec.id.as_ref();
+        id.is_some_and(|id| *id != vm.provider_id)
+    }
+
+    /// Returns whether the machine is a VM that the platform has not taken over.
+    pub(super) fn is_new_vm(&self) -> bool {
+        self.spec.is_new_vm()
+    }
+
     pub(super) fn is_released(&self) -> bool {
         self.known().is_released
     }

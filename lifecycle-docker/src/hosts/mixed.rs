@@ -95,7 +95,8 @@ impl MixedCloud {
             if !is_member || is_listed || machine.is_released() {
                 continue;
             }
-            let Some(vm) = self.cloud.get(node).await? else {
+            let vm = self.cloud.get(node).await?;
+            let Some(vm) = vm.filter(|vm| !machine.is_another(vm)) else {
                 continue;
             };
             machine.use_addresses(&vm.addresses);
@@ -116,7 +117,8 @@ impl MixedCloud {
             let change = NodeChange::Delete { node };
             carry_out(self.cloud.as_ref(), change, RELEASED_WITHIN).await?;
         }
-        let Some(vm) = self.cloud.get(node).await? else {
+        let vm = self.cloud.get(node).await?;
+        let Some(vm) = vm.filter(|vm| !machine.is_another(vm)) else {
             return Ok(());
         };
         machine.use_addresses(&vm.addresses);
@@ -129,8 +131,8 @@ impl MixedCloud {
             Err(error) => Err(error),
         };
         match released {
-            // There is no account, or nobody can log in any more.
-            Err(error @ Error::Denied { .. }) => {
+            // The account was never created.
+            Err(error @ Error::Denied { .. }) if machine.is_new_vm() => {
                 tracing::warn!(error = %error.chain(), "an existing VM is released as it is");
                 Ok(())
             }
@@ -142,7 +144,8 @@ impl MixedCloud {
     async fn problem_of_vm(&self, node: &NodeName, machine: &Machine) -> Result<Option<String>> {
         let Some(vm) = self.cloud.get(node).await? else {
             return Ok(Some(format!(
-                "{} does not exist, or is a node already: check `existing`",
+                "{} does not exist, or belongs to another platform or node (see its tags \
+                 `lifecycle.*`): check `existing`",
                 machine.host()
             )));
         };

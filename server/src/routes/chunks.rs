@@ -18,7 +18,7 @@ use crate::problem::Problem;
 pub(super) async fn missing(
     _: Admin,
     State(api): State<Api>,
-    Whole(body): Whole,
+    Whole(body): Whole<{ Chunk::SIZE }>,
 ) -> Result<Json<BTreeSet<ChunkDigest>>, Problem> {
     let digests = serde_json::from_slice(&body).map_err(|error| {
         request::unreadable_body(&error, "send an array of SHA-256 digests (docs/api.md)")

@@ -160,7 +160,7 @@ impl Composition {
     }
 }
 
-/// Limits the total size of configs and secrets, which are part of the declaration.
+/// Limits the total size of the contents that are part of the declaration.
 fn check_size(composition: &Composition, root: &Field<'_>, report: &mut Report) {
     let mounts = composition
         .services
@@ -169,15 +169,15 @@ fn check_size(composition: &Composition, root: &Field<'_>, report: &mut Report) 
     let sum: u64 = mounts
         .map(|mount| shipped::declared_size(&mount.tree))
         .sum();
-    if sum > shipped::MAX_SECRETS {
+    if sum > shipped::MAX_DECLARED {
         report.problem_with_help(
             root.at,
             "services",
             format!(
-                "the configs and secrets of all services exceed {} MiB in total",
-                shipped::MAX_SECRETS >> 20
+                "the configs, secrets and small mounts of all services exceed {} MiB in total",
+                shipped::MAX_DECLARED >> 20
             ),
-            "mount large files as a directory, or put them into images",
+            "mount the files together as one directory, or put them into images",
         );
     }
 }

@@ -1,5 +1,5 @@
-//! Reads the user's own files that services mount. Their contents become chunks, which are sent apart
-//! from the declaration; those of configs and secrets are part of the declaration.
+//! Reads the user's own files that services mount. Large contents become chunks, which are sent apart
+//! from the declaration; those of small mounts, configs and secrets are part of the declaration.
 
 use std::cell::RefCell;
 use std::collections::BTreeMap;
@@ -8,16 +8,19 @@ use std::path::{Path, PathBuf};
 use super::super::diagnostic::Report;
 use super::super::tree::Field;
 use super::ProjectContext;
-use crate::code::{DirectoryStore, read_chunked_tree, read_tree};
+use crate::code::{DirectoryStore, read_chunked_tree, read_small_tree, read_tree};
 use crate::error::Error;
 use crate::model::{ChunkDigest, Chunks, FileTree, VolumeName};
 
 /// The maximum size of one mount, and of all mounts together, in bytes. Equal contents count once.
 pub(super) const MAX_MOUNTS: u64 = 64 << 20;
+/// The maximum size of a mount whose contents are part of the declaration, in bytes. A change of this
+/// number changes the digests of specifications.
+const INLINE: u64 = 64 << 10;
 /// The maximum size of one config or secret, in bytes, as in Swarm mode.
 pub(super) const MAX_SECRET: u64 = 500 << 10;
-/// The maximum total size of the configs and secrets of all services, in bytes.
-pub(super) const MAX_SECRETS: u64 = 16 << 20;
+/// The maximum total size of the contents that are part of the declaration, in bytes.
+pub(super) const MAX_DECLARED: u64 = 16 << 20;
 
 /// Files that keep an otherwise empty directory in a Git repository.
 const PLACEHOLDERS: [&str; 3] = [".gitkeep", ".keep", ".gitignore"];
@@ -42,7 +45,10 @@ impl MountedFiles {
         if let Some(tree) = trees.get(path) {
             return Ok(tree.clone());
         }
-        let tree = read_chunked_tree(path, MAX_MOUNTS, chunks)?;
+        let tree = match read_small_tree(path, INLINE)? {
+            Some(small) => (small, Vec::new()),
+            None => read_chunked_tree(path, MAX_MOUNTS, chunks)?,
+        };
         trees.insert(path.to_owned(), tree.clone());
         Ok(tree)
     }

@@ -146,6 +146,7 @@ pub(super) fn read(
         user: user?,
         host_keys,
         membership: Membership::New,
+        id: None,
     };
     Some((host, login))
 }

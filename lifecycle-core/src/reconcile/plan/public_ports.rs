@@ -42,8 +42,10 @@ impl<'a> Planning<'a> {
                 continue;
             }
             let mut ports = self.public_ports_of(view, placed.get(node));
-            if view.may_run_unseen() {
-                // Containers of other services may still have the ports.
+            let is_declared = self.declared.nodes.contains_key(node);
+            if view.may_run_unseen() || !is_declared {
+                // Containers of other services may still have the ports. An undeclared node gets no
+                // more open ports.
                 ports.0.retain(|port| machine.open_ports.may_contain(port));
             }
             if machine.open_ports.are(&ports) {

@@ -142,12 +142,8 @@ impl Writer<'_> {
             .exec(self.session)
             .await
             .map_err(at(self.location))?;
-        // The rows of this generation may exist in a database that follows another one.
-        let replaced = Condition::any()
-            .add(declared_chunk::Column::Generation.lt(signed(past)?))
-            .add(declared_chunk::Column::Generation.eq(signed(generation.0)?));
+        // Containers are only created from the current declaration.
         declared_chunk::Entity::delete_many()
-            .filter(replaced)
             .exec(self.session)
             .await
             .map_err(at(self.location))?;

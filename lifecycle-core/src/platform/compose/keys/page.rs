@@ -59,9 +59,10 @@ show the public addresses. A public port needs a fixed host port (`8080:80`). Po
 (`./nginx.conf:/etc/nginx/nginx.conf`), a config or a secret are read where the command runs and sent to the manager,
 which stores them encrypted in the registry. Before the container is created, the contents are written to a root-owned
 directory on the node. They are mounted **read-only**. The contents are part of the container's specification: if a file
-changes, the containers that mount the file are replaced. The limits are 64 MiB for all mounts together, where equal
-contents count once, 500 KiB for a config or secret, and 16 MiB for the configs and secrets of all services. `up` sends
-only the parts of mounts that the manager does not have. A `.dockerignore` in a mounted directory applies. Files keep
+changes, the containers that mount the file are replaced. The limits are 64 MiB for all mounts together, where a path
+that several services mount counts once, 500 KiB for a config or secret, and 16 MiB for the configs, the secrets and the
+mounts up to 64 KiB of all services. Of larger mounts, `up` sends only the parts that the manager does not have. A
+`.dockerignore` in a mounted directory applies. Files keep
 the executable bit and are owned by root. If another mount is below a mounted directory (`./web:/app` with
 `/app/node_modules`), the directory gets an empty entry as its mount point. A config or secret that no service mounts
 need not exist. In these paths, and in `env_file`, `build.context`, `extends.file` and `include`, `~` is your home

@@ -151,7 +151,7 @@ async fn existing_machines_pass_the_cloud_suite() {
 
 #[tokio::test]
 async fn a_machine_is_taken_over_once_and_without_the_password_afterwards() {
-    let machine = TestHost::bare().await;
+    let machine = TestHost::alone().await;
     let mut platform = Platform::new(&machine, "ops", password(PASSWORD));
     let adopted = platform.provider().adopt(&node()).await.unwrap();
     assert_eq!(adopted.ssh.user, "lifecycle");

@@ -203,7 +203,7 @@ async fn authenticates_by_key_or_password() {
 
 #[tokio::test]
 async fn rejects_a_host_with_another_key() {
-    let mut machine = TestHost::bare().await;
+    let mut machine = TestHost::alone().await;
     let unknown = SshTarget {
         host_keys: Vec::new(),
         ..machine.target()

@@ -687,3 +687,20 @@ fn a_dependent_service_waits_for_replicas_that_were_jobs_before() {
         world.walk(&after, &mut chooser(seed));
     }
 }
+
+#[test]
+fn a_completed_job_stays_completed_beside_a_container_that_started_later() {
+    let mut job = service("job");
+    job.restart = None;
+    let app = service("app").needs("job", DependencyCondition::ServiceCompletedSuccessfully);
+    let declared = declared(&NODES, vec![job, app]);
+    let mut world = World::empty();
+    world.settle(&declared);
+    world.now += TimeDelta::seconds(5);
+    let running = ContainerState::Running { health: None };
+    let node = super::builder::node_name("n2");
+    world.leave(&node, &instance("job", 1), &"f0".repeat(32), running);
+    let plan = world.walk(&declared, &mut |_| 0);
+    assert!(plan.held.is_empty(), "{:#?}", plan.held);
+    assert_eq!(world.of(&instance("job", 1)).count(), 1);
+}

@@ -19,7 +19,7 @@ pub enum Origin {
     Api,
 }
 
-/// What a node is, if the platform does not create it.
+/// The kind of a node that the platform does not create.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Existing {

@@ -34,7 +34,7 @@ pub struct MixedCloud {
     hosts: Hosts,
 }
 
-/// What a node is.
+/// The kind of a node.
 enum Kind<'m> {
     OfCloud,
     Vm(&'m Machine),
@@ -243,7 +243,7 @@ impl CloudProvider for MixedCloud {
         machine.use_addresses(&vm.addresses);
         let platform = self.hosts.owner.id;
         let standing = if is_new {
-            // Nothing is known about the machine yet, whatever was recorded about the node.
+            // The record of the node may be about another machine, so log in to this one.
             let inspected = machine.inspected(platform).await?;
             inspected.ok_or_else(|| machine.no_login())?
         } else {

@@ -597,7 +597,7 @@ impl<'a> Planning<'a> {
                 ..replica
             };
             let (status, up) = self.keep_running(replica, previous, &[], dependencies, None);
-            // What an earlier specification completed does not count for dependent services.
+            // A container of an earlier specification that completed starts no dependent services.
             let up = if previous.is_running() {
                 up
             } else {

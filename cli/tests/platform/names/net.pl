@@ -3,8 +3,9 @@
 #   net.pl tcp PORT    sends its name and host to each client. Listens after $DELAY seconds, or once the
 #                      file $AFTER exists. On SIGTERM, prints the time in milliseconds and exits.
 #   net.pl udp PORT    answers each datagram with the datagram's text, its name, and its host
-#   net.pl watch NAME:PORT…    connects to each server once, with glibc's resolver and with musl's, prints
-#                              what the server sends, and then sleeps
+#   net.pl watch NAME:PORT…    connects to each server, with glibc's resolver and with musl's, prints what
+#                              the server sends, and then sleeps. Repeats a connection that was reset
+#                              because the server did not listen in time.
 #   net.pl dial NAME:PORT [TIMES]    connects and prints what the server sends
 #   net.pl hold NAME:PORT SECONDS    connects, keeps the connection open, and prints the time in milliseconds
 #                                    before it closes the connection
@@ -32,6 +33,14 @@ sub dial {
     return $said;
 }
 
+sub answer {
+    my ($connect) = @_;
+    while (1) {
+        my $said = $connect->();
+        return $said unless $said =~ /^(gave up|said nothing)/;
+    }
+}
+
 if ($mode eq 'tcp') {
     $SIG{TERM} = sub { printf "ended %.0f\n", 1000 * time; exit };
     if (my $file = $ENV{AFTER}) {
@@ -53,9 +62,9 @@ elsif ($mode eq 'udp') {
 }
 elsif ($mode eq 'watch') {
     for my $target (@arguments) {
-        print "glibc $target: ", dial($target), "\n";
         my ($name, $port) = split /:/, $target;
-        print "musl $target: ", `/dial $name $port`;
+        print "glibc $target: ", answer(sub { dial($target) . "\n" });
+        print "musl $target: ", answer(sub { `/dial $name $port` });
     }
     sleep;
 }

@@ -201,6 +201,10 @@ fn with_hosts(cloud: Arc<dyn CloudProvider>, hosts: Option<Hosts>) -> Arc<dyn Cl
 fn connector(parts: &Parts<'_>, owner: Owner) -> Result<SshConnector> {
     let own = SshCredential::PrivateKey(parts.secrets.ssh.private.clone());
     let connector = SshConnector::new(own.clone(), owner, AddressChoice::PublicThenPrivate);
+    let connector = match parts.cloud {
+        CloudSpec::Local { .. } => connector,
+        _ => connector.with_private_ports(),
+    };
     let Some(jump_host) = &parts.access.jump_host else {
         return Ok(connector);
     };

@@ -46,6 +46,7 @@ impl AddressChoice {
 struct Identity {
     boot_id: Option<String>,
     address: IpAddr,
+    private: Option<IpAddr>,
     through_jump: bool,
     port: u16,
     user: String,
@@ -68,6 +69,7 @@ pub struct SshConnector {
     addresses: AddressChoice,
     timings: SshTimings,
     jump: Option<Arc<Jump>>,
+    binds_privately: bool,
     known: Mutex<HashMap<NodeName, Known>>,
 }
 
@@ -80,6 +82,7 @@ impl SshConnector {
             addresses,
             timings: SshTimings::default(),
             jump: None,
+            binds_privately: false,
             known: Mutex::new(HashMap::new()),
         }
     }
@@ -89,6 +92,14 @@ impl SshConnector {
     pub fn with_timings(mut self, timings: SshTimings) -> Self {
         self.timings = timings;
         self.jump = self.jump.map(|jump| Arc::new(jump.with_timings(timings)));
+        self
+    }
+
+    /// Binds the host ports that the platform chooses for containers to the private address of their
+    /// node only ([`DockerEngine::bound_to`]).
+    #[must_use]
+    pub fn with_private_ports(mut self) -> Self {
+        self.binds_privately = true;
         self
     }
 
@@ -115,6 +126,7 @@ impl SshConnector {
         let identity = Identity {
             boot_id: node.boot_id.clone(),
             address,
+            private: node.addresses.private,
             through_jump: jump.is_some(),
             port: node.ssh.port,
             user: node.ssh.user.clone(),
@@ -137,11 +149,12 @@ impl SshConnector {
         let access = SshAccess::through(jump, target, &self.credential, self.timings)?;
         let access = Arc::new(access);
         let engine = DockerEngine::over_ssh(Arc::clone(&access), self.owner.clone())?;
+        let private = identity.private.filter(|_| self.binds_privately);
         let opened = Known {
             identity,
             handle: NodeHandle {
                 host: Arc::clone(&access) as _,
-                runtime: Arc::new(engine),
+                runtime: Arc::new(engine.bound_to(private)),
             },
             access,
         };

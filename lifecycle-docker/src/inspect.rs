@@ -1,5 +1,7 @@
 //! Converts the engine's descriptions of containers and images to the core's types.
 
+use std::net::IpAddr;
+
 use bollard::models::{
     ContainerInspectResponse, ContainerStateStatusEnum, HealthConfig, HealthStatusEnum,
     ImageInspect, PortBinding, PortMap,
@@ -22,10 +24,21 @@ pub(crate) fn is_being_removed(found: &ContainerInspectResponse) -> bool {
     )
 }
 
+/// Returns the address at which the container's chosen host ports are bound; `None` if they are bound
+/// at all addresses.
+pub(crate) fn address(found: &ContainerInspectResponse) -> Option<IpAddr> {
+    let labels = found.config.as_ref()?.labels.as_ref()?;
+    labels.get(labels::ADDRESS)?.parse().ok()
+}
+
 /// Converts a container of the platform. Returns `None` for a role that the core does not manage,
 /// and for a container that is being removed. Returns a container whose removal has failed, so that
-/// it is removed again.
-pub(crate) fn container(found: ContainerInspectResponse) -> Result<Option<ObservedContainer>> {
+/// it is removed again. The container's ports are those that other nodes reach: those bound at
+/// `address` or at all addresses.
+pub(crate) fn container(
+    found: ContainerInspectResponse,
+    address: Option<IpAddr>,
+) -> Result<Option<ObservedContainer>> {
     let name = found.name.unwrap_or_default();
     let name = name.trim_start_matches('/').to_owned();
     let damaged = |why: &str| Error::corrupt(format!("container {name}"), why);
@@ -76,6 +89,7 @@ pub(crate) fn container(found: ContainerInspectResponse) -> Result<Option<Observ
     exposed.sort_unstable();
     exposed.dedup();
     // A stopped container has no bound ports, so use the ports with which it was created.
+    let host_ports = |map: &PortMap| host_ports(map, address);
     let ports = match bound.as_ref().map(host_ports) {
         // On the node's own network, every exposed port is open on the node without a binding.
         _ if on_the_nodes_network => exposed.iter().map(|(port, p)| (*port, *p, *port)).collect(),
@@ -160,15 +174,16 @@ fn exposed(ports: Option<&[String]>) -> Vec<(u16, Protocol)> {
     ports
 }
 
-/// Returns each binding once. Engines list a port's IPv4 binding and IPv6 binding separately.
-fn host_ports(map: &PortMap) -> Vec<(u16, Protocol, u16)> {
+/// Returns each binding that other nodes reach once. Engines list a port's IPv4 binding and IPv6
+/// binding separately.
+fn host_ports(map: &PortMap, address: Option<IpAddr>) -> Vec<(u16, Protocol, u16)> {
     let mut ports: Vec<_> = map
         .iter()
         .filter_map(|(container, bindings)| Some((port(container)?, bindings.as_ref()?)))
         .flat_map(|((container, protocol), bindings)| {
             bindings
                 .iter()
-                .filter(|binding| is_on_every_address(binding))
+                .filter(|binding| is_reached(binding, address))
                 .filter_map(|b| b.host_port.as_ref()?.parse().ok())
                 .map(move |host: u16| (container, protocol, host))
         })
@@ -178,13 +193,12 @@ fn host_ports(map: &PortMap) -> Vec<(u16, Protocol, u16)> {
     ports
 }
 
-/// Returns whether the binding covers all of the node's addresses. A port that is bound to a single
-/// address cannot be reached from other nodes.
-fn is_on_every_address(binding: &PortBinding) -> bool {
-    matches!(
-        binding.host_ip.as_deref(),
-        None | Some("" | "0.0.0.0" | "::")
-    )
+/// Returns whether other nodes, which use `address`, reach the binding.
+fn is_reached(binding: &PortBinding, address: Option<IpAddr>) -> bool {
+    match binding.host_ip.as_deref() {
+        None | Some("" | "0.0.0.0" | "::") => true,
+        Some(bound) => address.is_some() && bound.parse().ok() == address,
+    }
 }
 
 fn has_healthcheck(check: Option<&HealthConfig>) -> bool {
@@ -255,7 +269,7 @@ mod tests {
             "lifecycle.spec-digest": "0123456789abcdef",
             "lifecycle.spec-version": "1"
         });
-        let read = container(inspected(&labels)).unwrap().unwrap();
+        let read = container(inspected(&labels), None).unwrap().unwrap();
         assert_eq!(read.name, "demo-123456-db-1-0123456789ab");
         assert!(matches!(&read.role, Role::Instance(id) if id.to_string() == "db-1"));
         assert_eq!(read.digest.as_str(), "0123456789abcdef");
@@ -273,12 +287,29 @@ mod tests {
     }
 
     #[test]
+    fn other_nodes_reach_ports_at_all_addresses_and_at_their_address_of_the_node() {
+        let bindings = json!({ "80/tcp": [
+            { "HostIp": "", "HostPort": "8080" },
+            { "HostIp": "127.0.0.1", "HostPort": "8081" },
+            { "HostIp": "10.0.0.7", "HostPort": "20001" }
+        ] });
+        let bindings: PortMap = serde_json::from_value(bindings).unwrap();
+        let hosts = |address: Option<[u8; 4]>| {
+            let ports = host_ports(&bindings, address.map(IpAddr::from));
+            ports.iter().map(|port| port.2).collect::<Vec<_>>()
+        };
+        assert_eq!(hosts(Some([10, 0, 0, 7])), [8080, 20_001]);
+        assert_eq!(hosts(Some([10, 0, 0, 8])), [8080]);
+        assert_eq!(hosts(None), [8080]);
+    }
+
+    #[test]
     fn skips_other_roles_and_rejects_damaged_labels() {
         let node = json!({ "lifecycle.role": "node" });
-        assert_eq!(container(inspected(&node)).unwrap(), None);
+        assert_eq!(container(inspected(&node), None).unwrap(), None);
         let damaged = json!({ "lifecycle.role": "instance", "lifecycle.service": "db" });
         assert!(matches!(
-            container(inspected(&damaged)),
+            container(inspected(&damaged), None),
             Err(Error::Corrupt { .. })
         ));
     }
@@ -297,10 +328,10 @@ mod tests {
         };
         let removing = with(ContainerStateStatusEnum::REMOVING);
         assert!(is_being_removed(&removing));
-        assert_eq!(container(removing).unwrap(), None);
+        assert_eq!(container(removing, None).unwrap(), None);
         let dead = with(ContainerStateStatusEnum::DEAD);
         assert!(is_being_removed(&dead));
-        assert!(container(dead).unwrap().is_some());
+        assert!(container(dead, None).unwrap().is_some());
         assert!(!is_being_removed(&with(ContainerStateStatusEnum::EXITED)));
     }
 

@@ -22,6 +22,9 @@ pub(crate) const SPEC_VERSION: &str = "lifecycle.spec-version";
 /// The ports that a container which joins the network of another one exposes: `80/tcp,53/udp`. The
 /// engine does not store them.
 pub(crate) const EXPOSED: &str = "lifecycle.exposed";
+/// The node's address at which a container's chosen host ports are bound; absent if they are bound at
+/// all addresses.
+pub(crate) const ADDRESS: &str = "lifecycle.address";
 /// The name of the node that a local node's container represents.
 pub(crate) const NODE: &str = "lifecycle.node";
 /// The name of a volume in the declaration.

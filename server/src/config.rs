@@ -43,11 +43,7 @@ pub(crate) async fn backends(
     let backends = Backends {
         registry: Arc::new(registry),
         cloud: cloud(handover, &owner)?,
-        connector: Arc::new(SshConnector::new(
-            SshCredential::PrivateKey(handover.ssh_private.clone()),
-            owner,
-            AddressChoice::Private,
-        )),
+        connector: Arc::new(connector(handover, owner)),
         preparer: Arc::new(DebianPreparer),
         probe: Arc::new(SocketReadiness),
         code: code(handover)?,
@@ -59,6 +55,16 @@ pub(crate) async fn backends(
         }),
     };
     Ok((backends, mirrors))
+}
+
+fn connector(handover: &Handover, owner: Owner) -> SshConnector {
+    let own = SshCredential::PrivateKey(handover.ssh_private.clone());
+    let connector = SshConnector::new(own, owner, AddressChoice::Private);
+    match handover.config.cloud {
+        // A local node has no other address.
+        CloudSpec::Local { .. } => connector,
+        _ => connector.with_private_ports(),
+    }
 }
 
 /// Opens the registry: the central database if the handover specifies one, otherwise a file in

@@ -55,6 +55,15 @@ fn a_platform_on_existing_machines() {
     for machine in &machines {
         assert!(machine.answers(8080), "{}", machine.name);
     }
+    // Other nodes reach a container at a port that is bound at the private address only.
+    let bound = "docker ps --filter label=lifecycle.service=web --format '{{.Ports}}'";
+    let bound = one.exec(bound);
+    let chosen = bound.split(", ").filter(|port| !port.contains(":8080->"));
+    let expected = format!("{}:2", one.address());
+    assert!(
+        chosen.clone().count() == 1 && chosen.clone().all(|port| port.starts_with(&expected)),
+        "{bound}"
+    );
     let status = project.status();
     assert_eq!(status["nodes"].as_array().unwrap().len(), 3);
 

@@ -163,6 +163,12 @@ fn assert_all_names_work(project: &Project, a: &Node, b: &Node) {
         .read_line(&mut line)
         .unwrap();
     assert!(line.starts_with("web "), "{line}");
+    // Containers cannot reach the cloud's metadata service.
+    let client = a.service("client").id;
+    for address in ["169.254.169.254", "168.63.129.16"] {
+        let output = a.call(&["docker", "exec", &client, "/dial", address, "80"]);
+        assert_eq!(output.stdout, "failed to connect: Connection refused\n");
+    }
     // The node's own resolver resolves all other names. In this test, Docker's resolver knows the
     // nodes' containers.
     let name = docker(&["inspect", "--format", "{{.Name}}", &b.container]);

@@ -172,6 +172,10 @@ pub struct ContainerTemplate {
     /// Ports published at one host port of several.
     #[serde(default, skip_serializing_if = "is_default")]
     pub port_choices: Vec<PortChoice>,
+    /// Whether the containers may use the cloud's metadata service, which hands out the credentials of
+    /// the VM's identity. Containers on the node's network always may.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub metadata_service: bool,
     /// Variables of the image that the containers do not get.
     #[serde(default, skip_serializing_if = "is_default")]
     pub unset: BTreeSet<String>,

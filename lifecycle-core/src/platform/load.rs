@@ -157,6 +157,9 @@ impl Draft {
             composition = compose::read(&root, &project, &mut report);
             let used = validate::platform_ports(settings.manager.as_ref());
             compose::reserve_ports(&mut composition.services, used);
+            if let Some(manager) = &settings.manager {
+                compose::keep_metadata_from(&manager.node, &mut composition.services);
+            }
             if readable {
                 validate::check(&root, &composition.services, &settings, &mut report);
             }

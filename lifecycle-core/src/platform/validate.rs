@@ -268,7 +268,17 @@ impl<'a> Check<'a> {
             return;
         }
         for spec in self.specs() {
-            if self.allowed_nodes(spec).is_empty() {
+            if self.allowed_nodes(spec).is_empty() && spec.container.metadata_service {
+                let (at, path) = self.locate(&spec.name, &["x-lifecycle", "metadata"]);
+                report.problem_with_help(
+                    at,
+                    &path,
+                    "no node that satisfies the constraints of the service may run it: the \
+                     manager's node does not give services access to the metadata service, because \
+                     its identity controls the platform",
+                    "add a node, or change the constraints",
+                );
+            } else if self.allowed_nodes(spec).is_empty() {
                 let (at, path) = self.locate(&spec.name, &["deploy", "placement", "constraints"]);
                 let nodes: Vec<&str> = self.settings.nodes.keys().map(NodeName::as_str).collect();
                 report.problem_with_help(

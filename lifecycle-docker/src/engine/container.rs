@@ -15,6 +15,7 @@ use lifecycle_core::model::{DEFAULT_STOP_GRACE, Protocol, PublishedPort, VolumeM
 use lifecycle_core::runtime::{ContainerSpec, ObservedContainer};
 use lifecycle_core::{Error, Result};
 
+use super::bound;
 use super::port::{self, HostPort};
 use super::{DockerEngine, QUICK, spec, transport};
 use crate::{inspect, labels};
@@ -34,6 +35,8 @@ enum Started {
     Yes,
     /// A host port is already in use; contains the engine's message.
     PortTaken(String),
+    /// The host does not have an address at which a port is bound.
+    AddressMissing(Error),
 }
 
 impl DockerEngine {
@@ -64,7 +67,7 @@ impl DockerEngine {
     /// Returns the container with this name or id, if it exists and belongs to the platform.
     pub(super) async fn observe(&self, container: &str) -> Result<Option<ObservedContainer>> {
         match self.inspect(container).await? {
-            Some(found) if self.owns(&found) => inspect::container(found),
+            Some(found) if self.owns(&found) => inspect::container(found, self.bound.reached()),
             Some(_) | None => Ok(None),
         }
     }
@@ -134,6 +137,9 @@ impl DockerEngine {
     }
 
     pub(super) async fn ensure(&self, spec: &ContainerSpec) -> Result<ObservedContainer> {
+        if !spec.host_network {
+            self.metadata.block().await?;
+        }
         let mut found = self.owned(&spec.name).await?;
         if found.as_ref().is_some_and(inspect::is_being_removed) {
             // Wait until the container is gone. Until then, it cannot be started, and its name is
@@ -145,15 +151,24 @@ impl DockerEngine {
             same_digest(spec, &found)?;
         } else {
             self.ensure_volumes(spec).await?;
+            if spec.template.metadata_service {
+                self.ensure_metadata_network().await?;
+            }
             self.create(spec, &BTreeSet::new()).await?;
         }
         let mut taken = BTreeSet::new();
         for _ in 0..PORT_TRIES {
-            let Started::PortTaken(message) = self.start(&spec.name).await? else {
-                return self.observed(&spec.name).await;
-            };
-            self.recreate_with_other_ports(spec, &message, &mut taken)
-                .await?;
+            match self.start(&spec.name).await? {
+                Started::Yes => return self.observed(&spec.name).await,
+                Started::PortTaken(message) => {
+                    self.recreate_with_other_ports(spec, &message, &mut taken)
+                        .await?;
+                }
+                Started::AddressMissing(error) => {
+                    self.recreate_at_another_address(spec, error, &taken)
+                        .await?;
+                }
+            }
         }
         Err(Error::exhausted(
             format!("host ports for container {}", spec.name),
@@ -182,6 +197,33 @@ impl DockerEngine {
         taken.extend(conflicts);
         taken.extend(self.published().await?);
         tracing::debug!(container = spec.name, message, "trying another host port");
+        self.delete(&spec.name).await?;
+        self.create(spec, taken).await
+    }
+
+    /// Re-creates a container whose chosen ports are bound at an address that the host does not
+    /// have: the node's earlier address, or one that the network translates. Returns `error` if the
+    /// address is a declared one.
+    async fn recreate_at_another_address(
+        &self,
+        spec: &ContainerSpec,
+        error: Error,
+        taken: &BTreeSet<HostPort>,
+    ) -> Result<()> {
+        let found = self.existing(&spec.name).await?;
+        let message = error.to_string();
+        let Some(address) = inspect::address(&found).filter(|ip| bound::names(&message, *ip))
+        else {
+            return Err(error);
+        };
+        if self.bound.for_new() == Some(address) {
+            self.bound.set_absent();
+            tracing::warn!(
+                %address,
+                "the node does not have its private address itself, so container ports are bound \
+                 at all its addresses"
+            );
+        }
         self.delete(&spec.name).await?;
         self.create(spec, taken).await
     }
@@ -271,7 +313,7 @@ impl DockerEngine {
             .build();
         let create = self.docker.create_container(
             Some(options),
-            spec::create_body(spec, &ports, joined.as_deref()),
+            spec::create_body(spec, &ports, self.bound.for_new(), joined.as_deref()),
         );
         match self.within(PATIENT, &what, create).await {
             Ok(_) => Ok(()),
@@ -295,13 +337,16 @@ impl DockerEngine {
             {
                 Ok(Started::PortTaken(why))
             }
+            Err(error @ Error::Failed { .. }) if bound::is_missing(&error.to_string()) => {
+                Ok(Started::AddressMissing(error))
+            }
             Err(error) => Err(error),
         }
     }
 
     async fn observed(&self, name: &str) -> Result<ObservedContainer> {
         let found = self.existing(name).await?;
-        inspect::container(found)?.ok_or_else(|| {
+        inspect::container(found, self.bound.reached())?.ok_or_else(|| {
             Error::conflict(
                 format!("container {name}"),
                 "the container has an unknown role or is being removed",
@@ -317,12 +362,14 @@ impl DockerEngine {
 
     pub(super) async fn start_existing(&self, name: &str) -> Result<()> {
         self.existing(name).await?;
+        self.metadata.block().await?;
         match self.start(name).await? {
             Started::Yes => Ok(()),
             Started::PortTaken(why) => Err(Error::conflict(
                 format!("a host port of container {name}"),
                 why,
             )),
+            Started::AddressMissing(error) => Err(error),
         }
     }
 

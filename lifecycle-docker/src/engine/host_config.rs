@@ -2,6 +2,7 @@
 //! devices, limits.
 
 use std::collections::{BTreeMap, HashMap};
+use std::net::IpAddr;
 
 use bollard::models::{
     DeviceMapping as EngineDevice, DeviceRequest as EngineRequest, HostConfig,
@@ -16,6 +17,7 @@ use lifecycle_core::model::{
 };
 use lifecycle_core::runtime::{ContainerSpec, Role};
 
+use super::metadata;
 use super::spec::{port_key, volume_name};
 
 /// The prefix of the network mode of a container that joins the network of another one; the id of
@@ -28,11 +30,13 @@ const LOG_FILES: &str = "3";
 /// The default log driver. The limits above apply only to this driver.
 const LOG_DRIVER: &str = "json-file";
 
-/// Returns the complete host configuration. `ports` maps container ports to host ports; `joined` is
-/// the id of the container whose network the container joins.
+/// Returns the complete host configuration. `ports` maps container ports to host ports, which are
+/// bound at `address`, or else at all addresses; `joined` is the id of the container whose network the
+/// container joins.
 pub(super) fn host_config(
     spec: &ContainerSpec,
     ports: &BTreeMap<(u16, Protocol), u16>,
+    address: Option<IpAddr>,
     joined: Option<&str>,
 ) -> HostConfig {
     let template = &spec.template;
@@ -41,8 +45,12 @@ pub(super) fn host_config(
         _ if spec.host_network => Some("host".to_owned()),
         (None, NetworkMode::Host) => Some("host".to_owned()),
         (None, NetworkMode::None) => Some("none".to_owned()),
+        (None, NetworkMode::Platform) if template.metadata_service => {
+            Some(metadata::network_name(&spec.owner))
+        }
         (None, NetworkMode::Platform | NetworkMode::Service(_)) => None,
     };
+    let is_bridged = network_mode.is_none() || template.metadata_service;
     let mut config = HostConfig {
         mounts: Some(mounts(spec)),
         binds: some(template.node_paths.iter().filter_map(bind_line).collect()),
@@ -53,8 +61,8 @@ pub(super) fn host_config(
                 .map(|mount| (mount.target.clone(), mount.options.clone()))
                 .collect(),
         ),
-        port_bindings: Some(if network_mode.is_none() {
-            bindings(template, ports)
+        port_bindings: Some(if is_bridged {
+            bindings(template, ports, address)
         } else {
             PortMap::new()
         }),
@@ -107,23 +115,28 @@ fn signed(value: u64) -> i64 {
     i64::try_from(value).unwrap_or(i64::MAX)
 }
 
-/// Returns the bindings of all container ports and of the published ports.
-fn bindings(template: &ContainerTemplate, ports: &BTreeMap<(u16, Protocol), u16>) -> PortMap {
+/// Returns the bindings of all container ports, at `address`, and of the published ports.
+fn bindings(
+    template: &ContainerTemplate,
+    ports: &BTreeMap<(u16, Protocol), u16>,
+    address: Option<IpAddr>,
+) -> PortMap {
     let mut map: BTreeMap<(u16, Protocol), Vec<EngineBinding>> = BTreeMap::new();
-    let binding = |host_ip: Option<String>, host: u16| EngineBinding {
-        host_ip,
+    let binding = |host_ip: Option<IpAddr>, host: u16| EngineBinding {
+        host_ip: host_ip.map(|ip| ip.to_string()),
         host_port: Some(host.to_string()),
     };
     for (container, host) in ports {
         map.entry(*container)
             .or_default()
-            .push(binding(None, *host));
+            .push(binding(address, *host));
     }
     for port in &template.ports {
         let key = (port.container_port, port.protocol);
         let Some(host) = port.host_port else { continue };
-        let host_ip = port.host_ip.map(|ip| ip.to_string());
-        map.entry(key).or_default().push(binding(host_ip, host));
+        map.entry(key)
+            .or_default()
+            .push(binding(port.host_ip, host));
     }
     map.into_iter()
         .map(|(container, bindings)| (port_key(container), Some(bindings)))

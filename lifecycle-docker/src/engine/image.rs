@@ -100,6 +100,7 @@ impl DockerEngine {
         progress: &(dyn for<'a> Fn(&'a str) + Send + Sync),
     ) -> Result<ImageInfo> {
         let what = format!("building image {}", request.tag);
+        self.metadata.block().await?;
         let arguments: HashMap<String, String> = request
             .args
             .iter()

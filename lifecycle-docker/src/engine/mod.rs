@@ -1,10 +1,12 @@
 //! Implements [`ContainerRuntime`] with one node's Docker engine, restricted to one platform.
 
+mod bound;
 mod container;
 mod credentials;
 mod exec;
 mod host_config;
 mod image;
+mod metadata;
 mod output;
 mod port;
 mod spec;
@@ -12,6 +14,7 @@ mod transport;
 
 use std::fmt;
 use std::future::Future;
+use std::net::IpAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -32,9 +35,12 @@ use lifecycle_core::runtime::{
 use lifecycle_core::{Error, Result};
 
 pub(crate) use host_config::JOINED;
+pub(crate) use metadata::UNBLOCK;
 
 use crate::error;
 use crate::ssh::{Share, SshAccess};
+use bound::BoundAddress;
+use metadata::Metadata;
 use output::LogLines;
 use transport::Route;
 
@@ -63,6 +69,8 @@ pub struct DockerEngine {
     docker: Docker,
     streams: Docker,
     owner: Owner,
+    bound: BoundAddress,
+    metadata: Metadata,
 }
 
 impl fmt::Debug for DockerEngine {
@@ -83,8 +91,16 @@ impl DockerEngine {
     /// Creates a client that reaches a host's engine over SSH. The client forwards the engine's
     /// socket. If forwarding is forbidden or the account lacks permission, the client runs `docker
     /// system dial-stdio` as root instead.
+    ///
+    /// Before the first container or build, the client blocks the cloud's metadata service for the
+    /// host's containers, except those whose template has
+    /// [`metadata_service`](lifecycle_core::model::ContainerTemplate::metadata_service).
     pub fn over_ssh(access: Arc<SshAccess>, owner: Owner) -> Result<Self> {
-        Self::new(Route::over_ssh(access), owner)
+        let metadata = Metadata::of(Arc::clone(&access));
+        Ok(Self {
+            metadata,
+            ..Self::new(Route::over_ssh(access), owner)?
+        })
     }
 
     fn new(route: Route, owner: Owner) -> Result<Self> {
@@ -93,7 +109,19 @@ impl DockerEngine {
             docker: transport::client(Arc::clone(&route), Share::Shared)?,
             streams: transport::client(route, Share::Alone)?,
             owner,
+            bound: BoundAddress::default(),
+            metadata: Metadata::default(),
         })
+    }
+
+    /// Binds the host ports that the platform chooses to `address` only, the address at which other
+    /// nodes reach this node. By default, they are bound at all addresses. Declared host ports keep
+    /// their declared address. If the host does not have `address`, because the network translates
+    /// addresses, these ports are bound at all addresses.
+    #[must_use]
+    pub fn bound_to(mut self, address: Option<IpAddr>) -> Self {
+        self.bound = BoundAddress::new(address);
+        self
     }
 
     /// Waits for the response to a call, for at most `limit`.

@@ -1,6 +1,7 @@
 //! Converts the core's container specification to the engine's API types.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::net::IpAddr;
 use std::time::Duration;
 
 use bollard::models::{ContainerCreateBody, HealthConfig};
@@ -80,11 +81,13 @@ pub(super) fn container_labels(spec: &ContainerSpec) -> HashMap<String, String> 
     labels
 }
 
-/// Returns the body of a create request. `ports` maps container ports to host ports; `joined` is the
-/// id of the container whose network the container joins.
+/// Returns the body of a create request. `ports` maps container ports to host ports, which are bound
+/// at `address`, or else at all addresses; `joined` is the id of the container whose network the
+/// container joins.
 pub(super) fn create_body(
     spec: &ContainerSpec,
     ports: &BTreeMap<(u16, Protocol), u16>,
+    address: Option<IpAddr>,
     joined: Option<&str>,
 ) -> ContainerCreateBody {
     let template = &spec.template;
@@ -94,9 +97,13 @@ pub(super) fn create_body(
     let connection = Some(&template.connection).filter(|_| joined.is_none());
     let unset = template.unset.iter();
     let unset = unset.filter(|name| !template.environment.contains_key(*name));
+    let mut labels = container_labels(spec);
+    if let Some(address) = address.filter(|_| !ports.is_empty()) {
+        labels.insert(labels::ADDRESS.to_owned(), address.to_string());
+    }
     ContainerCreateBody {
         image: Some(spec.image.clone()),
-        labels: Some(container_labels(spec)),
+        labels: Some(labels),
         env: Some(
             template
                 .environment
@@ -127,7 +134,7 @@ pub(super) fn create_body(
         stop_signal: template.terminal.stop_signal.clone(),
         open_stdin: template.terminal.stdin_open.then_some(true),
         tty: template.terminal.tty.then_some(true),
-        host_config: Some(host_config(spec, ports, joined)),
+        host_config: Some(host_config(spec, ports, address, joined)),
         ..ContainerCreateBody::default()
     }
 }
@@ -214,7 +221,7 @@ mod tests {
         let labels = container_labels(&spec);
         assert_eq!(labels["mine"], "yes");
         assert_eq!(labels[labels::PLATFORM_ID], spec.owner.id.to_string());
-        let read = inspect::container(ContainerInspectResponse {
+        let found = ContainerInspectResponse {
             name: Some(format!("/{}", spec.name)),
             config: Some(ContainerConfig {
                 labels: Some(labels),
@@ -225,7 +232,8 @@ mod tests {
                 ..ContainerState::default()
             }),
             ..ContainerInspectResponse::default()
-        });
+        };
+        let read = inspect::container(found, None);
         let read = read.unwrap().unwrap();
         assert_eq!(read.name, spec.name);
         assert_eq!(read.role, spec.role);
@@ -237,7 +245,12 @@ mod tests {
     fn declares_all_ports_and_no_restart_policy() {
         let mut spec = spec();
         spec.ports.insert((80, Protocol::Tcp), 8080);
-        let body = create_body(&spec, &BTreeMap::from([((80, Protocol::Tcp), 8080)]), None);
+        let body = create_body(
+            &spec,
+            &BTreeMap::from([((80, Protocol::Tcp), 8080)]),
+            None,
+            None,
+        );
         assert_eq!(body.exposed_ports.unwrap(), ["5432/tcp", "80/tcp"]);
         let host = body.host_config.unwrap();
         assert_eq!(
@@ -256,12 +269,12 @@ mod tests {
         spec.joins = Some("demo-123456-vpn-1-0123456789ab".into());
         spec.template.connection.hostname = Some("db".into());
         spec.template.connection.dns = vec!["192.0.2.1".into()];
-        let body = create_body(&spec, &BTreeMap::new(), Some("0abc"));
+        let body = create_body(&spec, &BTreeMap::new(), None, Some("0abc"));
         assert_eq!((body.hostname, body.exposed_ports), (None, None));
         let host = body.host_config.unwrap();
         assert_eq!((host.dns, host.port_bindings), (None, Some(HashMap::new())));
         assert_eq!(host.network_mode.as_deref(), Some("container:0abc"));
-        let read = inspect::container(ContainerInspectResponse {
+        let found = ContainerInspectResponse {
             name: Some(format!("/{}", spec.name)),
             config: Some(ContainerConfig {
                 labels: body.labels,
@@ -276,7 +289,8 @@ mod tests {
                 ..ContainerState::default()
             }),
             ..ContainerInspectResponse::default()
-        });
+        };
+        let read = inspect::container(found, None);
         let read = read.unwrap().unwrap();
         assert_eq!(read.joins, Some(ContainerId("0abc".into())));
         assert_eq!(read.exposed, [(5432, Protocol::Tcp)]);
@@ -289,7 +303,7 @@ mod tests {
         let variable = ("A".to_owned(), value);
         spec.template.environment = [variable].into();
         spec.template.unset = ["A", "B"].map(str::to_owned).into();
-        let body = create_body(&spec, &BTreeMap::new(), None);
+        let body = create_body(&spec, &BTreeMap::new(), None, None);
         assert_eq!(body.env.unwrap(), ["A=1", "B"]);
     }
 

@@ -8,6 +8,8 @@ use lifecycle_core::host::HostOutput;
 use lifecycle_core::model::{NodeName, PlatformId};
 use lifecycle_core::runtime::Owner;
 
+use crate::engine::UNBLOCK;
+use crate::labels::PLATFORM_ID;
 use crate::ssh::quote;
 
 /// The account of the platform on each machine.
@@ -69,11 +71,14 @@ pub(super) fn script(owner: &Owner, node: &NodeName, public_key: &str) -> String
     )
 }
 
-/// Returns the script that removes the platform's files and its account from a machine. The account
-/// itself may run the script.
+/// Returns the script that removes the platform's networks, firewall rules, files and account from a
+/// machine. The account itself may run the script.
 pub(super) fn release(platform: PlatformId) -> String {
     format!(
         "trap '' HUP PIPE TERM; umask 077\n\
+         networks=$(docker network ls --quiet --filter label={PLATFORM_ID}={platform} 2>/dev/null)\n\
+         [ -z \"$networks\" ] || docker network rm $networks >/dev/null\n\
+         {UNBLOCK}\n\
          rm -rf '/var/lib/lifecycle/{platform}' && rm -f {SUDOERS} {SUDOERS}.new {MARKER} {MARKER}.* && \
          {{ rmdir /var/lib/lifecycle 2>/dev/null; \
             userdel --force --remove {ACCOUNT} >/dev/null 2>&1; \

@@ -1,6 +1,7 @@
 //! Publishes and starts the IoT example on a simulated Azure, and checks that `down` removes
 //! everything.
 
+use std::collections::BTreeMap;
 use std::io::{Read as _, Write as _};
 use std::net::{IpAddr, SocketAddr, TcpStream};
 use std::path::Path;
@@ -12,7 +13,7 @@ use super::simulated::SimulatedAzure;
 use crate::docker::{Belongings, Node};
 use crate::document::{assert_documented_shape, endpoints, instance, instances};
 use crate::project::Project;
-use crate::subprocess::until;
+use crate::subprocess::{Finished, until};
 
 /// Time limit for a connection attempt, which would hang if a firewall drops the packets.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(1);
@@ -74,6 +75,37 @@ fn page(node: &Node, ip: &str, port: u64, path: &str) -> String {
         "exec 3<>/dev/tcp/{ip}/{port}; printf 'GET {path} HTTP/1.0\\r\\n\\r\\n' >&3; cat <&3"
     );
     node.call(&["timeout", "10", "bash", "-c", &script]).stdout
+}
+
+/// Declares that the containers of `sensor-controller` may use the metadata service.
+fn with_metadata(compose: &str) -> String {
+    let placement = "node.labels.zone == edge";
+    let (before, rest) = compose.split_once(placement).unwrap();
+    let code = "      code: iot\n";
+    let rest = rest.replacen(code, &format!("{code}      metadata: true\n"), 1);
+    format!("{before}{placement}{rest}")
+}
+
+/// Requests a token from the metadata service, in the network of a service's container.
+fn token(node: &Node, service: &str) -> Finished {
+    let container = node.service(service).id;
+    let request = "exec 3<>/dev/tcp/169.254.169.254/80 && printf '%s\\r\\n' \
+                   'GET /metadata/identity/oauth2/token?api-version=2018-02-01&resource=https://management.azure.com/ HTTP/1.0' \
+                   'Metadata: true' '' >&3 && cat <&3";
+    let process = format!("docker inspect --format '{{{{.State.Pid}}}}' {container}");
+    let script = format!("nsenter --net=/proc/$({process})/ns/net timeout 10 bash -c \"$1\"");
+    node.call(&["sh", "-c", &script, "sh", request])
+}
+
+/// Only containers of services that declare it reach the metadata service.
+fn the_metadata_service_is_blocked(status: &Value, machines: &BTreeMap<String, Node>) {
+    let edge = instance(status, "sensor-controller")["node"]
+        .as_str()
+        .unwrap();
+    let allowed = token(&machines[edge], "sensor-controller");
+    assert!(allowed.stdout.contains("access_token"), "{allowed:?}");
+    let blocked = token(&machines["hub"], "sensor-manager");
+    assert!(blocked.stderr.contains("Connection refused"), "{blocked:?}");
 }
 
 fn is_open(address: IpAddr, port: u16) -> bool {
@@ -196,6 +228,10 @@ fn azure_end_to_end() {
         azure.platform_toml("")
     );
     project.write("platform.toml", &toml);
+    project.write(
+        "compose.yaml",
+        &with_metadata(&project.read("compose.yaml")),
+    );
     project.ends(0, &["doctor"]);
     project.ends(0, &["publish"]);
     let up = project.ends(0, &["up"]);
@@ -215,6 +251,7 @@ fn azure_end_to_end() {
         let reading = page(hub, ip, *port, "/readings/garden.light");
         reading.contains("\"value\"").then_some(())
     });
+    the_metadata_service_is_blocked(&status, &machines);
     only_ssh_is_open(&status, &[]);
     public_ports_are_opened_and_closed(&project);
     all_commands_work(&project);

@@ -1,14 +1,20 @@
 //! Reads `x-lifecycle` of a service: settings that Compose does not have.
 
+use std::collections::BTreeMap;
+
 use super::super::diagnostic::Report;
 use super::super::tree::Field;
-use super::value;
-use crate::model::{ApiAccess, HttpReadiness, NetworkMode, ServiceClass, ServiceSpec, Starts};
+use super::{Draft, value};
+use crate::model::{
+    ApiAccess, Constraint, ConstraintOperator, HttpReadiness, NetworkMode, NodeName, ServiceClass,
+    ServiceName, ServiceSpec, Starts,
+};
 
-const KEYS: [&str; 7] = [
+const KEYS: [&str; 8] = [
     "api",
     "class",
     "code",
+    "metadata",
     "public",
     "ready",
     "ready_within",
@@ -44,6 +50,17 @@ pub(super) fn read<'a>(
                 spec.public = field.boolean(report).unwrap_or_default();
                 check_public(&field, spec, report);
             }
+            "metadata" => {
+                let metadata = field.boolean(report).unwrap_or_default();
+                let mode = &spec.container.connection.mode;
+                if metadata && *mode != NetworkMode::Platform {
+                    let problem = "the service has a `network_mode`";
+                    let help = "remove `metadata`: with `host`, a container can always reach the \
+                                metadata service, and with `service:`, the other service decides";
+                    field.problem_with_help(report, problem, help);
+                }
+                spec.container.metadata_service = metadata;
+            }
             "ready" => spec.ready = readiness(&field, report),
             "ready_within" => {
                 if let Some(limit) = field.parse(report, value::duration) {
@@ -57,6 +74,22 @@ pub(super) fn read<'a>(
         }
     }
     code
+}
+
+/// Keeps services that may use the metadata service off the manager's node, whose identity controls the
+/// platform.
+pub(in super::super) fn keep_metadata_from(
+    manager: &NodeName,
+    services: &mut BTreeMap<ServiceName, Draft>,
+) {
+    let users = services.values_mut().map(|draft| &mut draft.spec);
+    for spec in users.filter(|spec| spec.container.metadata_service) {
+        spec.constraints.push(Constraint {
+            key: "node.hostname".to_owned(),
+            operator: ConstraintOperator::NotEqual,
+            value: manager.to_string(),
+        });
+    }
 }
 
 /// Rejects `public` if none of the service's ports can be opened.

@@ -55,6 +55,11 @@ replica, and closed again when the service is removed, moves to another node, or
 show the public addresses. A public port needs a fixed host port (`8080:80`). Ports at a loopback address
 (`127.0.0.1:8080:80`) stay closed. Adding or removing `public` replaces no container. Local nodes have no firewall.
 
+**The metadata service.** Clouds serve the credentials of a VM's identity at 169.254.169.254. Containers and builds cannot
+reach this address, nor 168.63.129.16 except for DNS. With `x-lifecycle: {metadata: true}`, the containers of a service
+can; they never run on the manager's node, whose identity controls the platform. Containers with `network_mode: host` can
+always reach these addresses.
+
 **Files next to the Compose file.** Nodes have no copy of your directory. Therefore, the contents of a relative path
 (`./nginx.conf:/etc/nginx/nginx.conf`), a config or a secret are read where the command runs and sent to the manager,
 which stores them encrypted in the registry. Before the container is created, the contents are written to a root-owned
@@ -190,6 +195,7 @@ Settings that Compose does not have are under `x-lifecycle` of a service:
 | `starts` | `last`: the service starts after all services without `starts: last` |
 | `api` | `read`: the containers of the service get read access to the manager's API |
 | `public` | `true`: the published ports of the service are reachable from outside, see above |
+| `metadata` | `true`: the containers can use the cloud's metadata service; the service does not run on the manager's node, see above |
 | `ready` | when the service is ready: `{port: 8080, path: /health}` or `http://:8080/health`; the port must be in `ports` or `expose` |
 | `ready_within` | how long an instance may take to become ready; default 5 minutes |
 ";

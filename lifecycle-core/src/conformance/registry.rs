@@ -46,6 +46,7 @@ pub async fn all(backend: &dyn Backend) -> Result<()> {
     batch::a_new_registry_is_empty(&*backend.fresh().await?).await?;
     batch::a_batch_is_atomic(&*backend.fresh().await?).await?;
     batch::a_stale_epoch_is_rejected(backend).await?;
+    batch::an_epoch_is_raised(backend).await?;
     batch::changes_apply_in_order(&*backend.fresh().await?).await?;
     record::a_declaration_creates_the_next_generation(&*backend.fresh().await?).await?;
     record::an_identical_declaration_creates_no_generation(&*backend.fresh().await?).await?;

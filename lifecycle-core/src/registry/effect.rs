@@ -10,7 +10,7 @@ use chrono::{DateTime, SubsecRound, Utc};
 use super::{Change, Credential, NodeRecord, RejectedSpec, Snapshot};
 use crate::error::{Error, Result};
 use crate::model::{
-    Chunk, ChunkDigest, ContainerId, Generation, InstanceId, InstanceRecord, InstanceState,
+    Chunk, ChunkDigest, ContainerId, Epoch, Generation, InstanceId, InstanceRecord, InstanceState,
     NewEvent, NodeName, Operation, OperationId, OperationState, ServiceName,
 };
 use crate::platform::{Declaration, ManagerEndpoint};
@@ -31,6 +31,8 @@ pub struct Effect {
     pub manager: Option<ManagerEndpoint>,
     pub addresses: Option<BTreeMap<ServiceName, Ipv4Addr>>,
     pub first_round_done: bool,
+    /// The next epoch is later than this one.
+    pub epoch_above: Option<Epoch>,
 }
 
 impl Effect {
@@ -86,6 +88,9 @@ impl Effect {
             Change::PutManager(endpoint) => self.manager = Some(endpoint),
             Change::PutAddresses(addresses) => self.addresses = Some(addresses),
             Change::MarkFirstRoundDone => self.first_round_done = true,
+            Change::RaiseEpoch { above } => {
+                self.epoch_above = self.epoch_above.max(Some(above));
+            }
         }
         Ok(())
     }
@@ -134,8 +139,8 @@ impl Snapshot {
         Ok(())
     }
 
-    /// Applies an effect, except for operations, credentials and chunks, which a snapshot does not
-    /// contain.
+    /// Applies an effect, except for operations, credentials, chunks and the epoch, which a snapshot
+    /// does not contain.
     pub(super) fn take(&mut self, effect: Effect) {
         if let Some(declared) = effect.declarations.into_iter().next_back() {
             self.declaration = Some(declared);
@@ -191,7 +196,8 @@ impl Change {
             | Self::PutCredential { .. }
             | Self::PutManager(_)
             | Self::PutAddresses(_)
-            | Self::MarkFirstRoundDone => {}
+            | Self::MarkFirstRoundDone
+            | Self::RaiseEpoch { .. } => {}
         }
         self
     }

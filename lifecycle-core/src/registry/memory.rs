@@ -84,6 +84,9 @@ impl State {
         let now = stored(now);
         self.chunks
             .extend(put.map(|(digest, chunk)| (digest, (now, chunk))));
+        if let Some(above) = effect.epoch_above {
+            self.epoch = self.epoch.max(above.next());
+        }
         let before = effect.delete_unused_chunks;
         self.snapshot.take(effect);
         if let Some(before) = before {
@@ -113,7 +116,7 @@ impl Registry for MemoryRegistry {
                     until: held.until,
                 });
             }
-            _ => state.epoch.0 += 1,
+            _ => state.epoch = state.epoch.next(),
         }
         state.held = Some(Held {
             holder: holder.to_owned(),

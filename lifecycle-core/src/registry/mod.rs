@@ -150,6 +150,9 @@ pub enum Change {
     PutAddresses(BTreeMap<ServiceName, Ipv4Addr>),
     /// Records that the first round after the first declaration has ended.
     MarkFirstRoundDone,
+    /// Ends the current epoch. The holder of the lease continues with the epoch after `above`, or with
+    /// the current epoch if that is later.
+    RaiseEpoch { above: Epoch },
 }
 
 /// Changes and events that a registry records atomically.
@@ -259,6 +262,8 @@ pub enum EventPage {
 /// - A `commit` whose epoch is not the current epoch fails with [`crate::Error::StaleEpoch`] and
 ///   changes nothing. A `commit` with a `Declare` that does not expect the current generation fails
 ///   with [`crate::Error::Conflict`] and changes nothing.
+/// - After a `RaiseEpoch`, only the new epoch is current. The holder of the lease gets it when it
+///   renews the lease.
 /// - A `Declare` with a declaration that equals the current one succeeds and creates no generation,
 ///   regardless of `expected`. A call whose response was lost can therefore be repeated.
 /// - Times are stored with microsecond precision.

@@ -1,8 +1,9 @@
 //! Tests platforms that store the registry, or parts of it, in databases.
 
+use std::time::Duration;
+
 use lifecycle_core::error::Error;
-use lifecycle_core::model::Kind;
-use lifecycle_core::model::ServiceClass;
+use lifecycle_core::model::{EventKind, Kind, ServiceClass, ServiceName};
 use lifecycle_core::registry::Registry;
 use lifecycle_core::secret::Sensitive;
 
@@ -87,6 +88,67 @@ async fn another_url_replaces_only_the_manager_and_fills_its_database() {
         instances(&previous)
     );
     assert_eq!(stage.containers().len(), 7);
+}
+
+/// Adds a service that is like `api`.
+fn add_service(stage: &mut Stage, name: &str) {
+    let services = &mut stage.declaration.services;
+    let mut added = services[&ServiceName::try_from("api").unwrap()].clone();
+    added.container.ports.clear();
+    services.insert(ServiceName::try_from(name).unwrap(), added);
+}
+
+/// Returns the messages about raised epochs.
+async fn raised_epochs(stage: &Stage) -> Vec<String> {
+    let events = stage.api().await.events(0).await.unwrap().events;
+    let raised = events.into_iter().map(|event| event.event);
+    let raised = raised.filter(|event| event.kind == EventKind::EpochRaised);
+    raised.map(|event| event.message).collect()
+}
+
+/// Brings the platform up, and crashes the manager so often that the agents have a later epoch than a
+/// new registry.
+async fn with_later_epochs(stage: &Stage) {
+    for _ in 0..3 {
+        stage.up().await.unwrap();
+        assert_eq!(raised_epochs(stage).await, [""; 0]);
+        stage.world.next_incarnation();
+    }
+}
+
+/// Adds a service. `up` must end within two minutes. Returns the messages about raised epochs.
+async fn up_with_another_service(stage: &mut Stage) -> Vec<String> {
+    add_service(stage, "late");
+    let up = tokio::time::timeout(Duration::from_mins(2), stage.up()).await;
+    let outcome = up.unwrap_or_else(|_| panic!("{}", stage.world.transcript()));
+    assert_eq!(outcome.unwrap().failures, []);
+    assert_eq!(stage.world.violations(), []);
+    raised_epochs(stage).await
+}
+
+/// A lost registry starts at the first epoch, but the agents have tables of a later one.
+#[tokio::test(start_paused = true)]
+async fn names_of_new_services_resolve_after_the_registry_was_lost() {
+    let mut stage = stage(26).await;
+    with_later_epochs(&stage).await;
+    stage.databases().lose(CENTRAL);
+    stage.world.next_incarnation();
+    let raised = up_with_another_service(&mut stage).await;
+    assert!(!raised.is_empty(), "{}", stage.world.transcript());
+    assert!(
+        raised[0].contains("than this manager (epoch 1)"),
+        "{raised:?}"
+    );
+    assert_eq!(stage.world.violations(), []);
+}
+
+/// The registry in another database also starts at the first epoch.
+#[tokio::test(start_paused = true)]
+async fn names_of_new_services_resolve_after_the_registry_was_replaced() {
+    let mut stage = stage(27).await;
+    with_later_epochs(&stage).await;
+    stage.registry.central = Some(Sensitive::new(OTHER));
+    assert!(!up_with_another_service(&mut stage).await.is_empty());
 }
 
 #[tokio::test(start_paused = true)]

@@ -12,7 +12,7 @@ use crate::model::{
     ContainerId, Epoch, Generation, InstanceRecord, InstanceState, OperationState, Protocol,
     Replica,
 };
-use crate::registry::{Batch, Change, Credential, EventPage, Registry, Snapshot};
+use crate::registry::{Batch, Change, Credential, EventPage, Lease, Registry, Snapshot};
 use crate::secret::Sensitive;
 
 /// # Panics
@@ -89,6 +89,28 @@ pub async fn a_stale_epoch_is_rejected(backend: &dyn Backend) -> Result<()> {
     let nodes: Vec<String> = node_names(&registry.snapshot().await?);
     assert_eq!(nodes, ["a"]);
     assert_eq!(registry.events(0, 10).await?, EventPage::Events(Vec::new()));
+    Ok(())
+}
+
+/// # Panics
+/// If the epoch is not raised, is lowered, or if the lease changes its holder.
+pub async fn an_epoch_is_raised(backend: &dyn Backend) -> Result<()> {
+    let registry = backend.fresh().await?;
+    let first = held(registry.acquire_lease("first", backend.ttl()).await?);
+    let later = Epoch(first.0 + 5);
+    let raise = |above| Batch::of(Change::RaiseEpoch { above }).event(event("raised", 0));
+    let committed = registry.commit(first, raise(later)).await?;
+    assert_eq!(committed.events.len(), 1);
+    let next = later.next();
+    stale(registry.commit(first, Batch::default()).await, first, next);
+    let lease = registry.acquire_lease("first", backend.ttl()).await?;
+    assert_eq!(lease, Lease::Held(next), "the holder keeps the lease");
+    registry.commit(next, raise(first)).await?;
+    let lease = registry.acquire_lease("first", backend.ttl()).await?;
+    assert_eq!(lease, Lease::Held(next), "an epoch is never lowered");
+    registry.release_lease("first").await?;
+    let lease = registry.acquire_lease("second", backend.ttl()).await?;
+    assert_eq!(lease, Lease::Held(next.next()));
     Ok(())
 }
 

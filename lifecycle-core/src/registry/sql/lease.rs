@@ -82,13 +82,28 @@ pub(super) async fn release(session: &Session, holder: Option<&str>) -> Result<(
 
 /// Sets the epoch in a per-kind database. The lease itself is in the central registry.
 pub(super) async fn lead_by(session: &Session, epoch: Epoch) -> Result<(), DbErr> {
-    let number = i64::try_from(epoch.0).map_err(|error| DbErr::Type(error.to_string()))?;
     Entity::update_many()
-        .col_expr(Column::Epoch, Expr::value(number))
+        .col_expr(Column::Epoch, Expr::value(number(epoch)?))
         .filter(Column::Name.eq(MANAGER))
         .exec(session)
         .await?;
     Ok(())
+}
+
+/// Raises the epoch above `above`, unless it is already later.
+pub(super) async fn raise_epoch(session: &Session, above: Epoch) -> Result<(), DbErr> {
+    let next = number(above.next())?;
+    Entity::update_many()
+        .col_expr(Column::Epoch, Expr::value(next))
+        .filter(Column::Name.eq(MANAGER))
+        .filter(Column::Epoch.lt(next))
+        .exec(session)
+        .await?;
+    Ok(())
+}
+
+fn number(epoch: Epoch) -> Result<i64, DbErr> {
+    i64::try_from(epoch.0).map_err(|error| DbErr::Type(error.to_string()))
 }
 
 fn missing() -> DbErr {

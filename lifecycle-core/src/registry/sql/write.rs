@@ -13,6 +13,7 @@ use super::entity::{
     unsigned,
 };
 use super::error::at;
+use super::lease;
 use super::session::Session;
 use crate::error::Result;
 use crate::model::{Event, Generation, NewEvent};
@@ -58,6 +59,11 @@ impl Writer<'_> {
             .map(|(name, credential)| credential::Model::of(name, credential, self.key));
         self.upsert::<credential::Entity>(credentials.collect::<Result<_>>()?)
             .await?;
+        if let Some(above) = effect.epoch_above {
+            lease::raise_epoch(self.session, above)
+                .await
+                .map_err(at(self.location))?;
+        }
         self.platform(effect).await
     }
 

@@ -153,6 +153,7 @@ fn view(name: &NodeName, number: u32, state: EngineState) -> NodeView {
             created: true,
             open_ports: OpenPorts::default(),
         },
+        strangers: Vec::new(),
         readiness: state
             .containers
             .iter()

@@ -17,8 +17,8 @@ use tokio::io::AsyncWrite;
 
 use crate::error::Result;
 use crate::model::{
-    BuildOptions, ContainerId, ContainerTemplate, InstanceId, Protocol, Replica, SpecDigest,
-    VolumeName,
+    BuildOptions, ContainerId, ContainerTemplate, InstanceId, PlatformId, Protocol, Replica,
+    SpecDigest, VolumeName,
 };
 use crate::secret::Sensitive;
 use crate::stream::ByteStream;
@@ -218,6 +218,18 @@ pub struct ObservedContainer {
 }
 
 impl ObservedContainer {
+    /// Returns whether a container with the labels of an instance also has the name of one. A container
+    /// that was renamed, or created from the image or labels of another one, has not. Ignores the
+    /// platform's name at the beginning of the container's name, because the platform may be renamed.
+    pub fn has_name_of_instance(&self, platform: PlatformId) -> bool {
+        let Role::Instance(id) = &self.role else {
+            return true;
+        };
+        let (short, digest) = (platform.short(), self.digest.short());
+        let end = format!("-{short}-{}-{}-{digest}", id.service, id.replica);
+        self.name.ends_with(&end)
+    }
+
     /// Returns whether the current or last run of this container joined an earlier run of the
     /// network of `joined`, and `joined` was started again before this run ended. Such a run has no
     /// network.

@@ -29,7 +29,7 @@ use super::redirect::Redirects;
 use super::report::Reporter;
 use super::resolvers::{ResolvConf, for_containers, write_in_place};
 use super::service::{Backend, Service, Targets};
-use super::store::{Lock, Store};
+use super::store::{CHECK_EVERY, Lock, Store};
 use super::tcp::{self, Forwarding};
 use super::udp::{self, Bounds};
 use super::workers::Workers;
@@ -153,6 +153,8 @@ impl Engine {
     ) -> (Self, UnixStream) {
         let mut again = interval(TRY_AGAIN);
         again.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut check = interval(CHECK_EVERY);
+        check.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
             tokio::select! {
                 Some(command) = commands.recv() => {
@@ -166,6 +168,8 @@ impl Engine {
                 },
                 () = Previous::ended(self.previous.as_ref()) => self.previous = None,
                 Ok(()) = self.resolvers.changed() => self.write_resolv_conf(),
+                // Another process may have changed the file.
+                _ = check.tick() => self.write_resolv_conf(),
                 _ = again.tick() => {
                     self.resume().await;
                     self.listen_to_missing();
@@ -277,6 +281,8 @@ impl Engine {
                 let key = (listed.instance.clone(), listed.container.clone());
                 gone.remove(&key);
                 let known = self.backends.get(&key).and_then(Weak::upgrade);
+                // The node responds again.
+                let known = known.filter(|backend| !backend.is_lost());
                 let backend = known.unwrap_or_else(|| {
                     let changed = Arc::clone(&self.reporter.wake);
                     let new = Backend::new(key.0.clone(), key.1.clone(), changed);
@@ -301,10 +307,13 @@ impl Engine {
             service.targets.send_replace(Arc::new(targets));
         }
         // Backends that are no longer in the table get no new connections. Open connections may
-        // finish.
+        // finish, unless the backend's node does not respond.
         for backend in gone.values().filter_map(Weak::upgrade) {
             backend.ready.store(false, Ordering::Relaxed);
             backend.draining.store(false, Ordering::Relaxed);
+            if table.lost.contains_key(&backend.container) {
+                backend.lose();
+            }
         }
         self.reporter.in_force(table.epoch, table.version, draining);
     }

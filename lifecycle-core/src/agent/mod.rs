@@ -151,8 +151,9 @@ enum Start {
 ///
 /// # Errors
 /// [`Error::Io`] if the state directory cannot be used or no thread can be started;
-/// [`Error::Failed`] if the handover from the running agent is interrupted. Later failures are
-/// reported or logged, and retried.
+/// [`Error::Failed`] if the handover from the running agent is interrupted, or if the lock or the
+/// control socket is removed: the agent must then be started again. Later failures are reported or
+/// logged, and retried.
 pub async fn run(options: AgentOptions) -> Result<()> {
     let options = Arc::new(options);
     socket::raise_limit();
@@ -210,6 +211,10 @@ pub async fn run(options: AgentOptions) -> Result<()> {
         handed_over = engine.run(incoming, next, &lock) => handed_over,
         ended = tasks.join_next() => return Err(unexpected_end(ended)),
         ended = background.join_next() => return Err(unexpected_end(ended)),
+        () = store.removed(CONTROL_SOCKET) => {
+            let why = "another process has removed files from its state directory";
+            return Err(Error::failed("the agent", why));
+        }
     };
     tasks.shutdown().await;
     drop(lock);

@@ -8,7 +8,7 @@
 use std::cell::RefCell;
 use std::future::poll_fn;
 use std::io;
-use std::pin::Pin;
+use std::pin::{Pin, pin};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
@@ -17,7 +17,7 @@ use bytes::{Buf as _, Bytes};
 use tokio::io::{AsyncRead as _, AsyncWrite as _, ReadBuf};
 use tokio::net::TcpStream;
 
-use super::service::Figures;
+use super::service::{Backend, Figures};
 use super::socket;
 
 /// The maximum number of bytes per read.
@@ -35,16 +35,27 @@ pub(super) fn with_buffer<T>(use_it: impl FnOnce(&mut [u8]) -> T) -> T {
     BUFFER.with_borrow_mut(|buffer| use_it(buffer))
 }
 
-/// Copies bytes in both directions until both have ended. If one connection breaks, resets both.
+/// Copies bytes in both directions until both have ended. If one connection breaks or the backend is
+/// lost, resets both.
 pub(super) async fn carry(
     mut client: TcpStream,
-    mut backend: TcpStream,
+    (mut backend, container): (TcpStream, &Backend),
     vanished_after: Duration,
     figures: &Figures,
 ) {
     let (mut there, mut back) = (Direction::default(), Direction::default());
     let mut is_watched = false;
+    let mut lost = pin!(container.lost());
+    let mut waits = false;
     let carried = poll_fn(|cx| {
+        // Each poll locks the list of waiting connections, so only the first one adds this one.
+        if !waits {
+            waits = true;
+            let _ = lost.as_mut().poll(cx);
+        }
+        if container.is_lost() {
+            return Poll::Ready(Err(io::ErrorKind::ConnectionReset.into()));
+        }
         let is_there = there.poll(
             cx,
             (&mut client, &mut backend),

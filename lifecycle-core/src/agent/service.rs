@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::time::Duration;
 
+use tokio::sync::futures::Notified;
 use tokio::sync::{Notify, Semaphore, watch};
 use tokio::time::Instant;
 
@@ -108,6 +109,10 @@ pub(super) struct Backend {
     /// Whether the table lists this backend and does not mark it as draining.
     pub(super) ready: AtomicBool,
     open: AtomicU64,
+    /// Whether the backend's node does not respond, so that open connections are reset.
+    is_lost: AtomicBool,
+    /// Notified when the backend is lost.
+    lost: Notify,
     /// Notified when `open` decreases while the backend is draining.
     changed: Arc<Notify>,
     since: Instant,
@@ -124,6 +129,8 @@ impl Backend {
             draining: AtomicBool::new(false),
             ready: AtomicBool::new(true),
             open: AtomicU64::new(0),
+            is_lost: AtomicBool::new(false),
+            lost: Notify::new(),
             changed,
             since: Instant::now(),
             suspect_until: AtomicU64::new(0),
@@ -138,6 +145,21 @@ impl Backend {
     /// Returns whether the backend may receive new connections.
     pub(super) fn takes_new(&self) -> bool {
         self.ready.load(Ordering::Relaxed)
+    }
+
+    /// Resets the open connections, because the backend's node does not respond.
+    pub(super) fn lose(&self) {
+        self.is_lost.store(true, Ordering::Relaxed);
+        self.lost.notify_waiters();
+    }
+
+    pub(super) fn is_lost(&self) -> bool {
+        self.is_lost.load(Ordering::Relaxed)
+    }
+
+    /// Returns a future that is woken when the backend is lost.
+    pub(super) fn lost(&self) -> Notified<'_> {
+        self.lost.notified()
     }
 
     /// Records that the backend did not accept a connection.

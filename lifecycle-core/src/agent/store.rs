@@ -5,8 +5,10 @@ use std::io::{self, Write as _};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use tokio::net::UnixListener;
+use tokio::time::sleep;
 
 use crate::error::{Error, Result};
 use crate::network::Table;
@@ -16,6 +18,9 @@ const LOCK: &str = "lock";
 
 /// The file that contains the name of the agent that is to serve. The manager writes it.
 const CURRENT: &str = "current";
+
+/// The interval at which the agent checks its state directory.
+pub(super) const CHECK_EVERY: Duration = Duration::from_secs(2);
 
 /// The state directory.
 #[derive(Debug, Clone)]
@@ -85,6 +90,26 @@ impl Store {
         let listener = UnixListener::bind(&path).map_err(failed)?;
         fs::set_permissions(&path, fs::Permissions::from_mode(0o600)).map_err(failed)?;
         Ok(listener)
+    }
+
+    /// Waits until another process has removed the lock or a socket named `name`. Without the lock, a
+    /// second agent would serve. Missing for a moment does not count: an agent replaces the sockets of
+    /// the previous one.
+    pub(super) async fn removed(&self, name: &str) {
+        let is_missing = || {
+            let paths = [self.path(LOCK), self.path(name)];
+            paths.iter().any(|path| !path.exists())
+        };
+        loop {
+            sleep(CHECK_EVERY).await;
+            if !is_missing() {
+                continue;
+            }
+            sleep(CHECK_EVERY).await;
+            if is_missing() {
+                return;
+            }
+        }
     }
 
     /// Reads the last active table. Ignores a table that cannot be read: the manager will send it

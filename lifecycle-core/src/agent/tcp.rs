@@ -108,13 +108,14 @@ impl Connection {
             // Box the waiting future, so that only connections that wait use memory for it.
             None => Box::pin(self.wait(&client)).await,
         };
-        let Some((backend, _lease)) = found else {
+        let Some((backend, lease)) = found else {
             // Reset the connection: a client could mistake a normal close for an empty response.
             drop(client.set_zero_linger());
             return;
         };
         let _open = Counted::new(&self.service.figures.open);
         let vanished_after = self.forwarding.vanished_after;
+        let backend = (backend, lease.backend.as_ref());
         pump::carry(client, backend, vanished_after, &self.service.figures).await;
     }
 

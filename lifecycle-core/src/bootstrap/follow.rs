@@ -296,6 +296,8 @@ impl<'a> Following<'a> {
             | EventKind::NoReadyEndpoint
             | EventKind::CannotListen
             | EventKind::DatabaseAvailable
+            | EventKind::EpochRaised
+            | EventKind::StrangerFound
             | EventKind::Unknown => self.reporter.report(Progress::Note { text: message }),
             EventKind::Declared
             | EventKind::Planned

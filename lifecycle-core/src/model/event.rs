@@ -64,8 +64,13 @@ pub enum EventKind {
     NoReadyEndpoint,
     /// An agent cannot listen on an address, because another process on the node uses it.
     CannotListen,
+    /// A container has the labels of an instance, but another name. It is not managed.
+    StrangerFound,
     /// The manager acquired the lease.
     Leading,
+    /// An agent has a later table than the manager, because the registry was lost or replaced. The
+    /// manager continues with an epoch after the agent's.
+    EpochRaised,
     /// A restart was requested.
     RestartRequested,
     /// A restart has ended, successfully or not.

@@ -31,6 +31,10 @@ pub struct Table {
     /// The published TCP ports whose new connections the agents forward, in place of the engine.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub redirects: Vec<Redirect>,
+    /// The containers that were backends when their node stopped responding, by name, with that node.
+    /// The agents reset the open connections to them.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub lost: BTreeMap<String, NodeName>,
 }
 
 impl Table {

@@ -21,7 +21,7 @@ mod retry;
 mod round;
 mod wakeup;
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -45,7 +45,7 @@ use super::watch::{WatchPolicy, Watcher};
 use crate::cloud::{CloudOperation, Firewall};
 use crate::error::{Error, Result, Retry};
 use crate::model::{
-    ContainerRun, Epoch, InstanceId, NewEvent, NodeName, RolloutControl, ServiceName,
+    ContainerId, ContainerRun, Epoch, InstanceId, NewEvent, NodeName, RolloutControl, ServiceName,
 };
 use crate::network::Report;
 use crate::registry::Snapshot;
@@ -138,6 +138,8 @@ pub struct Driver {
     /// The last known node of each replica, as recorded in the registry.
     last_seen: Arc<BTreeMap<InstanceId, NodeName>>,
     events: Vec<NewEvent>,
+    /// The containers that were reported by `report_strangers`.
+    strangers: BTreeSet<ContainerId>,
     jitter: StdRng,
 }
 
@@ -229,6 +231,7 @@ impl Driver {
             latest: None,
             last_seen,
             events: Vec::new(),
+            strangers: BTreeSet::new(),
             jitter: StdRng::seed_from_u64(seed),
         }
     }
@@ -296,6 +299,7 @@ impl Driver {
         target: Target,
         input: PlanningInput,
     ) -> Result<Option<DateTime<Utc>>> {
+        self.report_strangers(&input.observed, input.now);
         let plan = plan(&input);
         self.update_agents(&target, &input.observed, &[]);
         self.announce(&plan, input.now);

@@ -45,7 +45,6 @@ const LONGEST_LINE: usize = 64 * 1024;
 #[derive(Debug)]
 pub(super) struct Feeder {
     shared: Arc<Shared>,
-    epoch: Epoch,
     tables: watch::Sender<Option<Arc<Table>>>,
     /// The first table version that contains all current names.
     named_since: u64,
@@ -55,6 +54,7 @@ pub(super) struct Feeder {
 #[derive(Debug)]
 struct Shared {
     backends: Backends,
+    epoch: Epoch,
     platform: watch::Sender<Option<PlatformId>>,
     agents: watch::Sender<Agents>,
     changed: Notify,
@@ -84,7 +84,7 @@ impl Drop for Feed {
 
 impl Feeder {
     /// Creates a feeder. Agents' reports are sent to `reports`, except those that the feeder handles
-    /// itself: about tables and about draining instances.
+    /// itself: about its own tables, and about draining instances.
     pub(super) fn new(
         backends: Backends,
         epoch: Epoch,
@@ -93,12 +93,12 @@ impl Feeder {
         Self {
             shared: Arc::new(Shared {
                 backends,
+                epoch,
                 platform: watch::Sender::new(None),
                 agents: watch::Sender::default(),
                 changed: Notify::new(),
                 reports,
             }),
-            epoch,
             tables: watch::Sender::new(None),
             named_since: 0,
             feeds: BTreeMap::new(),
@@ -114,7 +114,7 @@ impl Feeder {
     pub(super) fn update(&mut self, platform: PlatformId, mut table: Table) {
         self.shared.platform.send_replace(Some(platform));
         let latest = self.tables.borrow().clone();
-        table.epoch = self.epoch;
+        table.epoch = self.shared.epoch;
         table.version = latest.as_ref().map_or(0, |latest| latest.version);
         if latest.as_deref() == Some(&table) {
             return;
@@ -309,7 +309,8 @@ async fn feed_once(
                 Some(Ok(ExecOutput::Stdout(bytes))) => {
                     received.extend_from_slice(&bytes);
                     while let Some(line) = lines.decode(&mut received).map_err(|error| unread(&error))? {
-                        let report = handle_report(shared, node, &line)?;
+                        let latest = tables.borrow().as_ref().map_or(0, |table| table.version);
+                        let report = handle_report(shared, node, latest, &line)?;
                         if awaited.is_some_and(|(version, _)| report >= version) {
                             awaited = None;
                         }
@@ -365,8 +366,9 @@ fn late() -> Error {
     }
 }
 
-/// Handles one line from an agent; returns the table version that the line reports.
-fn handle_report(shared: &Shared, node: &NodeName, line: &str) -> Result<u64> {
+/// Handles one line from an agent; returns the table version that the line reports. `latest` is the
+/// version of the latest table.
+fn handle_report(shared: &Shared, node: &NodeName, latest: u64, line: &str) -> Result<u64> {
     let report: Report = serde_json::from_str(line).map_err(|error| unread(&error))?;
     let version = report.version;
     shared.agents.send_modify(|agents| {
@@ -377,10 +379,11 @@ fn handle_report(shared: &Shared, node: &NodeName, line: &str) -> Result<u64> {
     match &report.kind {
         ReportKind::Accepted => shared.accepted(node, version, report.agent),
         ReportKind::Refused { why } => {
-            return Err(Error::Conflict {
-                what: "the agent rejected its table".into(),
-                why: why.clone(),
-            });
+            let rejected = Error::conflict("the agent rejected its table", why);
+            if (report.epoch, version) > (shared.epoch, latest) {
+                drop(shared.reports.send((node.clone(), report)));
+            }
+            return Err(rejected);
         }
         ReportKind::Draining {
             container, open, ..

@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 use crate::cloud::{ObservedNode, Power};
 use crate::model::{ContainerId, NodeName};
 use crate::registry::Unknown;
-use crate::runtime::{EngineInfo, EngineState};
+use crate::runtime::{EngineInfo, EngineState, ObservedContainer};
 
 /// What exists, according to the cloud, the engines and the agents.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
@@ -58,6 +58,10 @@ pub struct NodeView {
     /// The readiness of the node's containers, according to the manager's checks.
     #[serde(default)]
     pub readiness: BTreeMap<ContainerId, Readiness>,
+    /// The containers that have the labels of an instance, but another name. They are reported and
+    /// otherwise ignored; `engine` does not contain them.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub strangers: Vec<ObservedContainer>,
 }
 
 /// An observed engine.
@@ -86,6 +90,7 @@ impl NodeView {
             engine: EngineView::NotAsked,
             not_responding: None,
             readiness: BTreeMap::new(),
+            strangers: Vec::new(),
         }
     }
 

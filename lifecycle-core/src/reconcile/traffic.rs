@@ -1,11 +1,12 @@
 //! Computes where agents forward connections to service addresses.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::{Ipv4Addr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 
 use super::declared::{Agents, Declared};
 use super::endpoints::{internal, reachable};
-use super::observe::{NodeView, Observed, Readiness};
+use super::observe::{EngineView, NodeView, Observed, Readiness};
+use crate::cloud::Power;
 use crate::model::{ContainerId, Epoch, ImageSource, NodeName, Protocol, ServiceName};
 use crate::network::{Backend, Redirect, ServiceEntry, Table};
 use crate::runtime::{ContainerState, EngineState, ObservedContainer, Role};
@@ -70,8 +71,37 @@ pub(super) fn table(
         block: network.block,
         wait: network.wait,
         redirects: redirects(declared, observed, stopping, previous),
+        lost: lost(observed, previous),
         services,
     })
+}
+
+/// Returns the containers on nodes that do not respond or are stopped: those that `previous` lists as
+/// backends at an address of such a node, or already as lost.
+fn lost(observed: &Observed, previous: Option<&Table>) -> BTreeMap<String, NodeName> {
+    let Some(previous) = previous else {
+        return BTreeMap::new();
+    };
+    let is_lost = |view: &NodeView| {
+        matches!(view.engine, EngineView::Unknown(_)) || view.machine.power == Power::Stopped
+    };
+    let nodes = observed.nodes.iter().filter(|(_, view)| is_lost(view));
+    let nodes: BTreeMap<IpAddr, &NodeName> = nodes
+        .filter_map(|(name, view)| Some((view.machine.addresses.private?, name)))
+        .collect();
+    if nodes.is_empty() {
+        return BTreeMap::new();
+    }
+    let before = previous.lost.iter();
+    let before = before.filter(|(_, node)| nodes.values().any(|lost| lost == node));
+    let before = before.map(|(container, node)| (container.clone(), node.clone()));
+    let backends = previous.services.values().flat_map(|entry| &entry.backends);
+    let newly = backends.filter_map(|backend| {
+        let mut addresses = backend.endpoints.values();
+        let node = addresses.find_map(|at| nodes.get(&at.ip()))?;
+        Some((backend.container.clone(), (*node).clone()))
+    });
+    before.chain(newly).collect()
 }
 
 /// Returns the published ports that the agents forward: those of a service that has a container on
@@ -220,13 +250,12 @@ mod tests {
     use std::sync::Arc;
 
     use super::*;
-    use crate::cloud::{ObservedNode, OpenPorts, Power, SshAddress};
+    use crate::cloud::{ObservedNode, OpenPorts, SshAddress};
     use crate::model::{
         Addresses, Generation, InstanceId, NodeSpec, PlatformId, PublishedPort, Replica,
         ServiceSpec, SpecDigest,
     };
     use crate::platform::{CloudSpec, Declaration, ManagerSpec, NetworkSpec};
-    use crate::reconcile::observe::EngineView;
     use crate::registry::Unknown;
     use crate::runtime::EngineInfo;
     use crate::secret::PlatformKey;
@@ -427,6 +456,7 @@ mod tests {
             wait: std::time::Duration::from_secs(30),
             services: BTreeMap::new(),
             redirects: before.clone(),
+            lost: BTreeMap::new(),
         };
         let unknown = observed(None);
         assert_eq!(redirects_of(&unknown, Some(&previous)), before);
@@ -434,5 +464,37 @@ mod tests {
         assert_eq!(previous.for_node(&node()).redirects, before);
         let other = NodeName::try_from("n2").unwrap();
         assert!(previous.for_node(&other).redirects.is_empty());
+    }
+
+    #[test]
+    fn backends_on_a_node_that_does_not_respond_are_lost_until_it_responds() {
+        let at = |observed: &mut Observed, address: Option<[u8; 4]>| {
+            let view = observed.nodes.get_mut(&node()).unwrap();
+            Arc::make_mut(view).machine.addresses.private = address.map(IpAddr::from);
+        };
+        let runs = [container("web", &[23_000], Some(true))];
+        let (mut known, mut unknown) = (observed(Some(&runs)), observed(None));
+        for observed in [&mut known, &mut unknown] {
+            at(observed, Some([10, 0, 0, 4]));
+        }
+        let addresses = [("web".parse().unwrap(), Ipv4Addr::new(10, 210, 0, 2))];
+        let network = NetworkSpec::default();
+        let key = PlatformKey::from_hex(&"5a".repeat(32)).unwrap();
+        let agents = Agents::new("manager:1".into(), network, addresses.into(), &key).unwrap();
+        let declared = declared(&[("web", 8080)]).with_agents(agents);
+        let next = |observed: &Observed, previous: Option<&Table>| {
+            table(&declared, observed, &BTreeSet::new(), previous).unwrap()
+        };
+        let first = next(&known, None);
+        assert!(first.lost.is_empty(), "{first:?}");
+        let container = runs[0].0.name.clone();
+        let lost = BTreeMap::from([(container, node())]);
+        let second = next(&unknown, Some(&first));
+        assert_eq!(second.lost, lost);
+        // The node stays lost, although its backend is no longer listed.
+        let third = next(&unknown, Some(&second));
+        assert_eq!(third.lost, lost);
+        assert!(next(&known, Some(&third)).lost.is_empty());
+        assert!(next(&unknown, None).lost.is_empty());
     }
 }

@@ -30,8 +30,8 @@ pub struct WatchPolicy {
     pub node_timeout: Duration,
     /// How long the cloud may take to list its nodes.
     pub cloud_timeout: Duration,
-    /// How many polls in a row must fail before a node counts as unknown. Until then, the node's
-    /// endpoints stay published.
+    /// How many polls or pings in a row must fail before a node counts as unknown. Until then, the
+    /// node's endpoints stay published.
     pub failures_before_unknown: u32,
     /// How long a node must have been unreachable before it counts as unknown. Both this limit and
     /// `failures_before_unknown` must be reached.
@@ -45,6 +45,8 @@ pub struct WatchPolicy {
     pub cloud_interval: Duration,
     /// How often the readiness of a ready container is checked.
     pub check_interval: Duration,
+    /// How often a node is pinged.
+    pub ping_interval: Duration,
     /// How often a changing node or a starting container is polled.
     pub eager_interval: Duration,
 }
@@ -54,12 +56,15 @@ impl Default for WatchPolicy {
         Self {
             node_timeout: Duration::from_secs(20),
             cloud_timeout: Duration::from_mins(1),
-            failures_before_unknown: 3,
+            failures_before_unknown: 2,
             unknown_after: Duration::from_secs(5),
             again_timeout: Duration::from_secs(5),
             node_interval: Duration::from_secs(30),
             cloud_interval: Duration::from_secs(30),
             check_interval: Duration::from_secs(10),
+            // A node that stops responding counts as unknown after two time limits of 5 seconds, so
+            // within 15 seconds.
+            ping_interval: Duration::from_secs(4),
             eager_interval: Duration::from_millis(300),
         }
     }

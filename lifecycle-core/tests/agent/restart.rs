@@ -2,6 +2,7 @@
 
 use std::time::{Duration, Instant};
 
+use lifecycle_core::agent::RESOLV_CONF;
 use lifecycle_core::model::Protocol;
 use lifecycle_core::network::{ReportKind, Table};
 
@@ -69,4 +70,38 @@ async fn a_second_agent_waits_for_the_first_one_to_end() {
     let mut feeder = node.feeder().await;
     feeder.accept(&table(103, 2)).await;
     second.abort();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_containers_resolv_conf_is_restored() {
+    let node = Node::start();
+    let mut feeder = node.feeder().await;
+    feeder.accept(&table(106, 1)).await;
+    let path = node.options.state.join(RESOLV_CONF);
+    let whole = std::fs::read_to_string(&path).unwrap();
+    assert!(whole.contains("nameserver 127.106."), "{whole}");
+    let emptied = || std::fs::write(&path, "").unwrap();
+    let removed = || std::fs::remove_file(&path).unwrap();
+    for damage in [&emptied as &dyn Fn(), &removed] {
+        damage();
+        let restored = async {
+            while std::fs::read_to_string(&path).is_ok_and(|text| text != whole) || !path.exists() {
+                tokio::time::sleep(Duration::from_millis(20)).await;
+            }
+        };
+        let restored = tokio::time::timeout(Duration::from_secs(20), restored).await;
+        restored.unwrap();
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_agent_ends_if_its_state_is_removed() {
+    let node = Node::without_agent(|_| {});
+    let agent = tokio::spawn(lifecycle_core::agent::run(node.options.clone()));
+    let mut feeder = node.feeder().await;
+    feeder.accept(&table(107, 1)).await;
+    std::fs::remove_dir_all(&node.options.state).unwrap();
+    let ended = tokio::time::timeout(Duration::from_secs(20), agent).await;
+    let error = ended.unwrap().unwrap().unwrap_err();
+    assert!(error.to_string().contains("state directory"), "{error}");
 }

@@ -207,6 +207,7 @@ pub(crate) fn table(block: u8, version: u64) -> Table {
         block: format!("127.{block}.0.0/16").parse().unwrap(),
         wait: Duration::from_secs(10),
         redirects: Vec::new(),
+        lost: BTreeMap::new(),
         services: BTreeMap::new(),
     }
 }

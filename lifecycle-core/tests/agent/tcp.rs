@@ -293,3 +293,31 @@ async fn a_slow_reader_slows_its_sender_without_data_loss() {
     sender.await.unwrap();
     assert_eq!(client.read(&mut buffer).await.unwrap(), 0);
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn connections_to_a_lost_backend_are_reset() {
+    let (node, mut feeder, mut at, listener) = before(89).await;
+    let mut client = TcpStream::connect(to(&at)).await.unwrap();
+    client.write_all(b"request").await.unwrap();
+    let (mut server, _) = listener.accept().await.unwrap();
+    let mut request = [0; 7];
+    server.read_exact(&mut request).await.unwrap();
+    // The node of the backend does not respond: no packet arrives from it any more.
+    let backends = std::mem::take(&mut at.services.get_mut(&name("web")).unwrap().backends);
+    let lost = backends[0].container.clone();
+    at.lost.insert(lost, "n1".parse().unwrap());
+    feeder.accept(at.next()).await;
+    let read = timeout(PATIENCE, client.read(&mut request)).await.unwrap();
+    assert_eq!(read.unwrap_err().kind(), ErrorKind::ConnectionReset);
+    node.until("open{service=\"web\"}", 0).await;
+    // The node responds again.
+    at.lost.clear();
+    at.services.get_mut(&name("web")).unwrap().backends = backends;
+    feeder.accept(at.next()).await;
+    let mut client = TcpStream::connect(to(&at)).await.unwrap();
+    client.write_all(b"request").await.unwrap();
+    let (mut server, _) = listener.accept().await.unwrap();
+    server.read_exact(&mut request).await.unwrap();
+    server.write_all(&request).await.unwrap();
+    client.read_exact(&mut request).await.unwrap();
+}

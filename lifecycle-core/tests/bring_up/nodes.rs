@@ -1,5 +1,7 @@
 //! Tests which nodes are created before the manager starts.
 
+use std::time::Duration;
+
 use lifecycle_core::Error;
 use lifecycle_core::model::NodeName;
 use lifecycle_core::runtime::Role;
@@ -49,7 +51,6 @@ async fn only_the_manager_creates_other_nodes_of_an_existing_platform() {
         stage.declaration.manager.node.clone(),
         NodeName::try_from("n2").unwrap(),
     );
-    stage.world.faults().destroy(&second).unwrap();
     let containers = stage.world.containers(&first).into_iter();
     let manager = containers.map(|one| (one.role, one.name));
     let (_, manager) = { manager }
@@ -57,6 +58,9 @@ async fn only_the_manager_creates_other_nodes_of_an_existing_platform() {
         .unwrap();
     let faults = stage.world.faults();
     faults.remove_container(&first, &manager).unwrap();
+    // The manager must not notice that the node is gone.
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    faults.destroy(&second).unwrap();
     let before = stage.world.effects().len();
     let outcome = stage.up().await.unwrap();
     assert_eq!(outcome.failures, [], "{}", stage.world.transcript());

@@ -344,7 +344,7 @@ async fn services_start_in_order_after_all_nodes_rebooted() {
 
 #[tokio::test(start_paused = true)]
 async fn unresponsive_node_is_unknown_and_delays_no_other() {
-    for (seed, paused) in [(1, true), (2, false), (3, true)] {
+    for (seed, paused) in [(1, true), (2, false), (3, true), (4, true), (23, true)] {
         let stage = up(seed).await;
         let before = stage.records().await;
         let faults = stage.world.faults();
@@ -353,11 +353,19 @@ async fn unresponsive_node_is_unknown_and_delays_no_other() {
         let elsewhere = before.values().find(|r| r.node != other.node);
         let unreachable = elsewhere.unwrap().node.clone();
         let since = stage.world.effects().len();
+        // The outage begins at another moment between two pings for each seed.
+        stage
+            .pass(Duration::from_millis(1300) * u32::try_from(seed).unwrap())
+            .await;
+        let cursor = stage.last_event().await;
         if paused {
             faults.pause(&unreachable).unwrap();
         } else {
             faults.partition(&unreachable).unwrap();
         }
+        stage.pass(Duration::from_secs(15)).await;
+        let events = stage.events(EventKind::NodeUnknown, cursor).await;
+        assert_eq!(events.len(), 1, "seed {seed}: {events:#?}");
         stage.pass(Duration::from_mins(2)).await;
         let nodes = stage.registry.snapshot().await.unwrap().nodes;
         let unknown = nodes[&unreachable].unknown.clone().unwrap();

@@ -26,3 +26,4 @@ mod requests;
 mod retry;
 mod scale;
 mod stage;
+mod strangers;

@@ -857,6 +857,7 @@ impl Machine {
                 created: self.created,
                 open_ports: self.open_ports.clone(),
             },
+            strangers: Vec::new(),
             readiness: match &engine {
                 EngineView::Known { .. } => self
                     .state

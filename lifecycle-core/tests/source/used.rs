@@ -24,18 +24,6 @@ use crate::{files_below, is_rust, root};
 /// Symbols that exist for programs outside this repository, with the reason for each group.
 const PUBLIC: &[(&str, &[&str])] = &[
     (
-        "other crates, and their tests, construct values of non-exhaustive types",
-        &[
-            "lifecycle-core::api::wire::InstanceV1::new",
-            "lifecycle-core::api::wire::NodeV1::new",
-            "lifecycle-core::api::wire::RestartV1::replacing",
-            "lifecycle-core::api::wire::ServiceV1::new",
-            "lifecycle-core::conformance::errors::one_of_each",
-            "lifecycle-core::error::Error::overdue",
-            "lifecycle-core::error::Error::stale_epoch",
-        ],
-    ),
-    (
         "variants of `Error` and wire types may get fields, so other crates use constructors",
         &[
             "lifecycle-core::api::wire::InstanceV1::new",
@@ -43,7 +31,6 @@ const PUBLIC: &[(&str, &[&str])] = &[
             "lifecycle-core::api::wire::RestartV1::replacing",
             "lifecycle-core::api::wire::ServiceV1::new",
             "lifecycle-core::error::Error::overdue",
-            "lifecycle-core::error::Error::stale_epoch",
         ],
     ),
     (
@@ -89,7 +76,6 @@ const PUBLIC: &[(&str, &[&str])] = &[
             "lifecycle-core::sim::behaviour::Behaviour::ready_after",
             "lifecycle-core::sim::behaviour::Behaviour::unhealthy_after",
             "lifecycle-core::sim::behaviour::Behaviour::with_healthcheck",
-            "lifecycle-core::sim::databases::SimDatabases::lose",
             "lifecycle-core::sim::fault::Edge::After",
             "lifecycle-core::sim::fault::Faults::budget",
             "lifecycle-core::sim::fault::Faults::crash_at",

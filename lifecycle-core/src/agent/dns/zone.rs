@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::net::Ipv4Addr;
 
 use hickory_proto::op::{Edns, Header, Message, MessageType, OpCode, Query, ResponseCode};
-use hickory_proto::rr::rdata::{A, PTR};
+use hickory_proto::rr::rdata::{A, PTR, SOA};
 use hickory_proto::rr::{DNSClass, Name, RData, Record, RecordType};
 use hickory_proto::serialize::binary::{BinDecodable as _, BinDecoder};
 
@@ -14,6 +14,12 @@ use crate::network::{Block, Table};
 /// The time to live of an answer, in seconds. Short, because the address of a removed service may
 /// be reassigned.
 const TTL: u32 = 10;
+
+/// The times of the zone's SOA record, in seconds. There are no secondary servers, which would use
+/// them.
+const REFRESH: i32 = 3600;
+const RETRY: i32 = 600;
+const EXPIRE: i32 = 86_400;
 
 /// The maximum UDP payload size that EDNS answers announce, as RFC 9715 recommends.
 const PAYLOAD: u16 = 1232;
@@ -44,6 +50,8 @@ pub(in crate::agent) struct Zone {
     reverse: HashMap<Ipv4Addr, String>,
     domain: String,
     block: Option<Block>,
+    /// The version of the table.
+    serial: u32,
 }
 
 impl Zone {
@@ -71,6 +79,7 @@ impl Zone {
             reverse,
             domain,
             block: Some(table.block),
+            serial: u32::try_from(table.version).unwrap_or(u32::MAX),
         }
     }
 
@@ -88,22 +97,44 @@ impl Zone {
         let Some(question) = question else {
             return failing(query, ResponseCode::FormErr);
         };
-        match self.answer(&question) {
-            Some((code, records)) => {
-                let mut message = response(&head, code);
-                message.metadata.authoritative = true;
-                // Answer with EDNS if the client uses it.
-                if Message::from_vec(query).is_ok_and(|query| query.edns.is_some()) {
-                    let mut edns = Edns::new();
-                    edns.set_max_payload(PAYLOAD);
-                    message.set_edns(edns);
-                }
-                message.add_query(question);
-                message.add_answers(records);
-                message.to_vec().map_or(Verdict::Ignore, Verdict::Answer)
+        let edns = Message::from_vec(query).ok().and_then(|query| query.edns);
+        let mut message = if edns.as_ref().is_some_and(|edns| edns.version() > 0) {
+            // RFC 6891, section 6.1.3: the response contains the highest supported version.
+            response(&head, ResponseCode::BADVERS)
+        } else {
+            let Some((code, records)) = self.answer(&question) else {
+                return Verdict::Forward;
+            };
+            let mut message = response(&head, code);
+            message.metadata.authoritative = true;
+            if records.is_empty() {
+                message.add_authorities(self.authority(question.name()));
             }
-            None => Verdict::Forward,
+            message.add_answers(records);
+            message
+        };
+        // Answer with EDNS if the client uses it.
+        if edns.is_some() {
+            let mut edns = Edns::new();
+            edns.set_max_payload(PAYLOAD);
+            message.set_edns(edns);
         }
+        message.add_query(question);
+        message.to_vec().map_or(Verdict::Ignore, Verdict::Answer)
+    }
+
+    /// Returns the SOA record of a negative answer about `name`, which limits how long clients cache
+    /// the answer (RFC 2308). A name outside the platform's domain is a zone of its own.
+    fn authority(&self, name: &Name) -> Option<Record> {
+        let domain = Name::from_ascii(format!("{}.", self.domain)).ok()?;
+        let zone = if domain.zone_of(name) {
+            domain.clone()
+        } else {
+            name.clone()
+        };
+        let mailbox = domain.prepend_label("hostmaster").ok()?;
+        let soa = SOA::new(domain, mailbox, self.serial, REFRESH, RETRY, EXPIRE, TTL);
+        Some(Record::from_rdata(zone, TTL, RData::SOA(soa)))
     }
 
     /// Returns the response code and the records for a question; `None` if the name is outside the
@@ -210,6 +241,7 @@ mod tests {
         Zone::new(&table)
     }
 
+    /// Asks for a record. Checks that exactly the negative answers have a SOA record.
     fn ask(zone: &Zone, name: &str, kind: RecordType) -> Option<(ResponseCode, Vec<String>)> {
         let mut message = Message::query();
         message.metadata.recursion_desired = true;
@@ -225,7 +257,11 @@ mod tests {
                     assert_eq!(record.name, name);
                     record.data.to_string()
                 });
-                Some((answer.metadata.response_code, records.collect()))
+                let records: Vec<String> = records.collect();
+                let authorities = &answer.authorities;
+                assert_eq!(authorities.len(), usize::from(records.is_empty()));
+                assert!(authorities.iter().all(|soa| soa.name.zone_of(&name)));
+                Some((answer.metadata.response_code, records))
             }
             Verdict::Forward => None,
             Verdict::Ignore => panic!("{name} was not recognized as a query"),
@@ -299,6 +335,57 @@ mod tests {
             panic!("no answer");
         };
         assert!(Message::from_vec(&answer).unwrap().edns.is_some());
+    }
+
+    #[test]
+    fn negative_answers_limit_how_long_they_are_cached() {
+        let zone = zone();
+        for (name, owner) in [
+            ("x.my_demo.internal", "my_demo.internal."),
+            ("db.my_demo.internal", "my_demo.internal."),
+            ("DB", "DB."),
+            ("9.0.80.127.in-addr.arpa", "9.0.80.127.in-addr.arpa."),
+        ] {
+            let mut message = Message::query();
+            let asked = Name::from_ascii(format!("{name}.")).unwrap();
+            message.add_query(Query::query(asked, RecordType::AAAA));
+            let Verdict::Answer(answer) = zone.judge(&message.to_vec().unwrap()) else {
+                panic!("no answer");
+            };
+            let answer = Message::from_vec(&answer).unwrap();
+            let soa = &answer.authorities[0];
+            assert_eq!((soa.name.to_ascii().as_str(), soa.ttl), (owner, TTL));
+            let RData::SOA(soa) = &soa.data else {
+                panic!("{soa}");
+            };
+            assert_eq!((soa.minimum, soa.serial), (TTL, 1));
+        }
+    }
+
+    #[test]
+    fn an_unknown_version_of_edns_is_rejected() {
+        for (name, version, expected) in [
+            ("db.", 1, ResponseCode::BADVERS),
+            ("debian.org.", 255, ResponseCode::BADVERS),
+            ("db.", 0, ResponseCode::NoError),
+        ] {
+            let mut message = Message::query();
+            message.add_query(Query::query(Name::from_ascii(name).unwrap(), RecordType::A));
+            let mut edns = Edns::new();
+            edns.set_version(version);
+            message.set_edns(edns);
+            let Verdict::Answer(answer) = zone().judge(&message.to_vec().unwrap()) else {
+                panic!("no answer");
+            };
+            let answer = Message::from_vec(&answer).unwrap();
+            assert_eq!(
+                u16::from(answer.metadata.response_code),
+                u16::from(expected)
+            );
+            assert_eq!(answer.edns.map(|edns| edns.version()), Some(0), "{name}");
+            let is_rejected = expected == ResponseCode::BADVERS;
+            assert_eq!(answer.answers.is_empty(), is_rejected, "{name}");
+        }
     }
 
     proptest! {

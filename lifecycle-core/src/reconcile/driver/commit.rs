@@ -10,9 +10,11 @@ use super::history::last_seen;
 use crate::error::Result;
 use crate::model::{ContainerId, EventKind, NewEvent, Subject};
 use crate::reconcile::input::PlanningInput;
+use crate::reconcile::observe::Observed;
 use crate::reconcile::record::{UnderWay, record};
 use crate::reconcile::step::{Action, Plan, Step, StepId};
 use crate::registry::Change;
+use crate::runtime::Role;
 
 /// The maximum number of steps, and of held subjects, in one event.
 const LISTED: usize = 100;
@@ -42,6 +44,33 @@ impl Driver {
             },
             data,
         });
+    }
+
+    /// Records an event for each container that has the labels of an instance, but another name, once
+    /// per leader.
+    pub(super) fn report_strangers(&mut self, observed: &Observed, now: DateTime<Utc>) {
+        for (node, view) in &observed.nodes {
+            for stranger in &view.strangers {
+                let Role::Instance(id) = &stranger.role else {
+                    continue;
+                };
+                if !self.strangers.insert(stranger.id.clone()) {
+                    continue;
+                }
+                let name = &stranger.name;
+                self.events.push(NewEvent {
+                    at: now,
+                    kind: EventKind::StrangerFound,
+                    subject: Subject::Node(node.clone()),
+                    message: format!(
+                        "the container {name} on {node} has the labels of {id}, but was not created \
+                         or was renamed by someone else: the platform ignores it; remove it with \
+                         `docker rm --force {name}`"
+                    ),
+                    data: serde_json::json!({ "node": node, "container": name, "instance": id }),
+                });
+            }
+        }
     }
 
     pub(super) async fn commit(&mut self, input: &PlanningInput, plan: &Plan) -> Result<()> {

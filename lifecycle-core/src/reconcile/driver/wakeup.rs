@@ -118,7 +118,7 @@ impl Driver {
             }
             Wakeup::Observation | Wakeup::Agents => self.gather().await,
             Wakeup::Report(node, report) => {
-                self.handle_report(&node, report);
+                self.handle_report(&node, report).await?;
                 self.gather().await
             }
             Wakeup::Due => match self.pace {

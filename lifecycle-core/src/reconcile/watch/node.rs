@@ -10,7 +10,7 @@ use chrono::{DateTime, Utc};
 use futures_util::stream::BoxStream;
 use futures_util::{FutureExt, StreamExt};
 use tokio::sync::{Notify, watch};
-use tokio::time::{Instant, sleep_until, timeout};
+use tokio::time::{Instant, sleep, sleep_until, timeout};
 
 use super::Shared;
 use crate::cloud::{ObservedNode, Power};
@@ -40,6 +40,9 @@ pub(super) struct NodeWatch {
 }
 
 type Events = BoxStream<'static, Result<EngineEvent>>;
+
+/// The engine's properties, its events, and everything on it.
+type Contents = (EngineInfo, Events, EngineState);
 
 enum State {
     /// Everything on the node must be listed. Contains the outage if previous attempts failed.
@@ -164,7 +167,15 @@ impl NodeWatch {
             Some(_) => policy.again_timeout.min(policy.node_timeout),
         };
         let began = Instant::now();
-        match self.within(limit, self.ask(&machine, as_of)).await {
+        let answer = async {
+            let Some(handle) = self.within(limit, self.reach(&machine)).await? else {
+                return Ok(None);
+            };
+            let contents = contents(&handle);
+            let contents = self.while_answering(&handle, contents).await?;
+            Ok(Some(self.following(&machine, handle, contents, as_of)))
+        };
+        match answer.await {
             Ok(Some(mut following)) => {
                 self.check(&mut following, None).await;
                 self.publish_following(&following);
@@ -187,23 +198,27 @@ impl NodeWatch {
         }
     }
 
-    /// Lists everything on the engine; returns `None` if the host answers but no engine does.
-    async fn ask(&self, machine: &ObservedNode, as_of: u64) -> Result<Option<Following>> {
+    /// Connects to the node; returns `None` if the host answers but no engine does.
+    async fn reach(&self, machine: &ObservedNode) -> Result<Option<NodeHandle>> {
         let handle = self.shared.backends.connector.connect(machine).await?;
-        let info = match handle.runtime.info().await {
-            Ok(info) => info,
-            Err(error) => {
-                let answers = HostCommand::new("true").within(HOST_ANSWERS_WITHIN);
-                handle.host.exec(answers).await?;
-                tracing::debug!(node = %self.name, error = %error.chain(), "no engine responds");
-                return Ok(None);
-            }
-        };
-        // Open the stream before listing, so that changes during the listing are not missed.
-        let events = handle.runtime.events().await?;
-        let state = handle.runtime.state().await?;
+        if let Err(error) = handle.runtime.ping().await {
+            let answers = HostCommand::new("true").within(HOST_ANSWERS_WITHIN);
+            handle.host.exec(answers).await?;
+            tracing::debug!(node = %self.name, error = %error.chain(), "no engine responds");
+            return Ok(None);
+        }
+        Ok(Some(handle))
+    }
+
+    fn following(
+        &self,
+        machine: &ObservedNode,
+        handle: NodeHandle,
+        (info, events, state): Contents,
+        as_of: u64,
+    ) -> Following {
         let now = Instant::now();
-        Ok(Some(Following {
+        Following {
             machine: machine.clone(),
             handle,
             events: Some(events),
@@ -212,8 +227,8 @@ impl NodeWatch {
             as_of,
             list_at: now + self.shared.policy.node_interval,
             check_at: now,
-            ping_at: now + self.shared.policy.check_interval,
-        }))
+            ping_at: now + self.shared.policy.ping_interval,
+        }
     }
 
     /// Handles the next wakeup while the engine's contents are known.
@@ -227,8 +242,15 @@ impl NodeWatch {
                 return Some(self.list_again(*following).await);
             }
             Wakeup::Due if Instant::now() >= following.ping_at => {
-                if !self.ping(&mut following).await {
-                    return Some(State::Listing(None));
+                let (began, since) = (Instant::now(), self.shared.backends.clock.now());
+                if let Err(error) = self.ping(&mut following).await {
+                    let outage = Outage {
+                        began,
+                        since,
+                        failures: 1,
+                    };
+                    self.publish_outage(&outage, &error, following.as_of);
+                    return Some(State::Listing(Some(outage)));
                 }
             }
             Wakeup::Due | Wakeup::Declared => self.check(&mut following, None).await,
@@ -254,26 +276,53 @@ impl NodeWatch {
             return State::Listing(None);
         }
         // `info` is still valid: an engine restart would have ended the stream of events.
+        let (began, since) = (Instant::now(), self.shared.backends.clock.now());
         let state = following.handle.runtime.state();
-        let Ok(state) = self.within(self.shared.policy.node_timeout, state).await else {
-            return State::Listing(None);
+        let Ok(state) = self.while_answering(&following.handle, state).await else {
+            return State::Listing(Some(Outage {
+                began,
+                since,
+                failures: 1,
+            }));
         };
         following.state = state;
         following.as_of = as_of;
         let now = Instant::now();
         following.list_at = now + self.shared.policy.node_interval;
-        following.ping_at = now + self.shared.policy.check_interval;
+        following.ping_at = now + self.shared.policy.ping_interval;
         self.check(&mut following, None).await;
         self.publish_following(&following);
         State::Following(Box::new(following))
     }
 
-    /// Returns whether the engine still answers. An open event stream does not show this.
-    async fn ping(&self, following: &mut Following) -> bool {
+    /// Checks that the engine still answers. An open event stream does not show this.
+    async fn ping(&self, following: &mut Following) -> Result<()> {
         let limit = self.shared.policy.again_timeout;
         let answer = self.within(limit, following.handle.runtime.ping()).await;
-        following.ping_at = Instant::now() + self.shared.policy.check_interval;
-        answer.is_ok()
+        following.ping_at = Instant::now() + self.shared.policy.ping_interval;
+        answer
+    }
+
+    /// Waits for an answer for up to the node's time limit, but only while the engine answers pings.
+    async fn while_answering<T>(
+        &self,
+        handle: &NodeHandle,
+        ask: impl Future<Output = Result<T>>,
+    ) -> Result<T> {
+        let policy = &self.shared.policy;
+        let unanswered = async {
+            loop {
+                sleep(policy.ping_interval).await;
+                let ping = handle.runtime.ping();
+                if let Err(error) = self.within(policy.again_timeout, ping).await {
+                    return error;
+                }
+            }
+        };
+        tokio::select! {
+            answer = self.within(policy.node_timeout, ask) => answer,
+            error = unanswered => Err(error),
+        }
     }
 
     async fn within<T>(&self, limit: Duration, ask: impl Future<Output = Result<T>>) -> Result<T> {
@@ -294,7 +343,7 @@ impl NodeWatch {
         for id in changed {
             let runtime = &following.handle.runtime;
             let asked = runtime.container(&id.0);
-            let found = self.within(self.shared.policy.node_timeout, asked).await?;
+            let found = self.while_answering(&following.handle, asked).await?;
             let containers = &mut following.state.containers;
             containers.retain(|container| container.id != *id);
             containers.extend(found);
@@ -331,16 +380,27 @@ impl NodeWatch {
     }
 
     fn publish_following(&self, following: &Following) {
-        let view = EngineView::Known {
-            info: following.info.clone(),
-            state: following.state.clone(),
+        let mut state = following.state.clone();
+        let platform = self.shared.declared.borrow().as_ref().map(|d| d.owner.id);
+        let is_stranger = |container: &mut ObservedContainer| {
+            platform.is_some_and(|platform| !container.has_name_of_instance(platform))
         };
-        self.publish(view, following.as_of);
+        let strangers = state.containers.extract_if(.., is_stranger).collect();
+        let info = following.info.clone();
+        self.publish_with(
+            EngineView::Known { info, state },
+            strangers,
+            following.as_of,
+        );
     }
 
     /// Publishes a view of the engine. To save plans, notifies subscribers only of a change or a
     /// requested observation.
     fn publish(&self, engine: EngineView, as_of: u64) {
+        self.publish_with(engine, Vec::new(), as_of);
+    }
+
+    fn publish_with(&self, engine: EngineView, strangers: Vec<ObservedContainer>, as_of: u64) {
         let mut views = self.shared.views();
         let readiness = match &engine {
             EngineView::Known { state, .. } => views.liveness.readiness_of(&state.containers),
@@ -354,6 +414,7 @@ impl NodeWatch {
                 engine,
                 not_responding: None,
                 readiness,
+                strangers,
             };
             is_awaited = *slot.view != view || slot.as_of < slot.request.max(1);
             if *slot.view != view {
@@ -390,6 +451,15 @@ impl NodeWatch {
         // Poll the cloud too: the VM may have stopped, or its address may have changed.
         self.shared.cloud_requested.notify_one();
     }
+}
+
+/// Lists everything on an engine.
+async fn contents(handle: &NodeHandle) -> Result<Contents> {
+    let info = handle.runtime.info().await?;
+    // Open the stream before listing, so that changes during the listing are not missed.
+    let events = handle.runtime.events().await?;
+    let state = handle.runtime.state().await?;
+    Ok((info, events, state))
 }
 
 impl Following {

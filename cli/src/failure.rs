@@ -59,6 +59,9 @@ pub(crate) enum Failure {
     /// A command in a container exited with this code; this process exits with the same code.
     #[error("the command ended with exit code {0}")]
     CommandEnded(u8),
+    /// The connection to a running command in a container ended before the command.
+    #[error(transparent)]
+    CommandCut(Error),
     /// The reader closed standard output, which is not an error.
     #[error("standard output was closed")]
     OutputClosed,
@@ -70,6 +73,7 @@ impl Failure {
         ExitCode::from(match self {
             Self::OutputClosed => ExitStatus::Done.code(),
             Self::Failed(_)
+            | Self::CommandCut(_)
             | Self::Services(_)
             | Self::Refused
             | Self::ChecksFailed(_)
@@ -88,7 +92,10 @@ impl Failure {
     /// Returns the error message, with its causes.
     pub(crate) fn message(&self) -> String {
         match self {
-            Self::Failed(error) | Self::NoFiles(error) | Self::NoSecrets(error) => error.chain(),
+            Self::Failed(error)
+            | Self::NoFiles(error)
+            | Self::NoSecrets(error)
+            | Self::CommandCut(error) => error.chain(),
             other => other.to_string(),
         }
     }
@@ -143,6 +150,11 @@ impl Failure {
             Self::Interrupted => "run the same command again to continue; until then, running \
                                   services and a started manager keep running"
                 .into(),
+            Self::CommandCut(_) => {
+                "the command may have done a part of its work, so check that before you run it \
+                 again; `bootstrapper status` shows whether the manager responds"
+                    .into()
+            }
             Self::OutputClosed | Self::CommandEnded(_) => "run the same command again".into(),
         }
     }

@@ -18,7 +18,7 @@ pub(crate) fn is_available() -> bool {
     std::io::stdin().is_terminal() && std::io::stdout().is_terminal()
 }
 
-/// Returns the size of the terminal.
+/// Returns the size of the terminal; `None` if the terminal does not know its size.
 pub(crate) fn size() -> Option<TerminalSize> {
     let (width, height) = terminal_size::terminal_size()?;
     Some(TerminalSize {

@@ -157,6 +157,8 @@ pub struct Manager {
     retries: std::sync::Mutex<retry::Retries>,
     /// Wakes `follow` when an operation is accepted, even if the round does not change.
     accepted: Notify,
+    /// Becomes true when running commands must end. Each of them keeps a receiver.
+    stopping: watch::Sender<bool>,
 }
 
 impl Manager {
@@ -172,6 +174,7 @@ impl Manager {
             operations: std::sync::Mutex::default(),
             retries: std::sync::Mutex::default(),
             accepted: Notify::new(),
+            stopping: watch::Sender::new(false),
         })
     }
 

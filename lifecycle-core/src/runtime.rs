@@ -331,6 +331,24 @@ pub struct TerminalSize {
     pub rows: u16,
 }
 
+impl TerminalSize {
+    /// The size of a terminal whose size is unknown.
+    pub const DEFAULT: Self = Self {
+        columns: 80,
+        rows: 24,
+    };
+
+    /// Replaces zeros, which terminals report if they do not know their size: engines reject them.
+    #[must_use]
+    pub fn or_default(self) -> Self {
+        let known = |number: u16, default| if number == 0 { default } else { number };
+        Self {
+            columns: known(self.columns, Self::DEFAULT.columns),
+            rows: known(self.rows, Self::DEFAULT.rows),
+        }
+    }
+}
+
 /// Output of a command in a container.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum ExecOutput {
@@ -342,10 +360,11 @@ pub enum ExecOutput {
     Exit(i64),
 }
 
-/// A running command in a container. Dropping this value closes the command's input and output; a
-/// command that ignores both keeps running.
+/// A running command in a container. Dropping this value closes the command's input and output;
+/// the command keeps running until it ends by itself, or until [`ContainerRuntime::end_exec`].
 pub struct ExecSession {
-    /// The engine's id of the session, for [`ContainerRuntime::resize_exec`].
+    /// The engine's id of the session, for [`ContainerRuntime::resize_exec`] and
+    /// [`ContainerRuntime::end_exec`].
     pub id: String,
     /// The standard input; shutting it down signals end of input.
     pub input: Box<dyn AsyncWrite + Send + Unpin>,
@@ -462,6 +481,10 @@ pub trait ContainerRuntime: Debug + Send + Sync + 'static {
 
     /// Sets the size of a command's terminal. Returns Ok if the command has ended.
     async fn resize_exec(&self, id: &str, size: TerminalSize) -> Result<()>;
+
+    /// Ends the processes of a command and of its session: signals them as if their terminal was
+    /// closed, and kills those that do not end. Returns Ok if the command has ended.
+    async fn end_exec(&self, id: &str) -> Result<()>;
 
     /// Returns the events of the platform's containers from now on; the stream ends when the engine
     /// stops.

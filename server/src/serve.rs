@@ -66,7 +66,10 @@ pub(crate) async fn run(directory: &Path) -> Result<()> {
         error = renew(&tls, issue) => Err(error),
         stopped = stop_signal() => {
             handle.graceful_shutdown(Some(LAST_REQUESTS));
-            stopped.and(server.await.map_err(failed))
+            // The connections of commands no longer belong to the server.
+            let commands = tokio::time::timeout(LAST_REQUESTS, manager.end_commands());
+            let (served, _) = tokio::join!(&mut server, commands);
+            stopped.and(served.map_err(failed))
         }
     };
     // Release the lease, so that the next manager does not have to wait until the lease expires.

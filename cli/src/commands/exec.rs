@@ -3,7 +3,7 @@
 use futures_util::StreamExt as _;
 use lifecycle_core::Error;
 use lifecycle_core::manager::Conversation;
-use lifecycle_core::runtime::{ExecCommand, ExecOutput};
+use lifecycle_core::runtime::{ExecCommand, ExecOutput, TerminalSize};
 
 use crate::arguments::{Arguments, Exec};
 use crate::failure::Failure;
@@ -19,7 +19,7 @@ pub(crate) async fn run(arguments: &Arguments, options: &Exec) -> Result<(), Fai
         command: options.command.clone(),
         user: options.user.clone(),
         working_dir: options.workdir.clone(),
-        terminal: terminal::size().filter(|_| has_terminal),
+        terminal: has_terminal.then(|| terminal::size().unwrap_or(TerminalSize::DEFAULT)),
     };
     let name = match options.index {
         Some(index) => format!("{}-{index}", options.name),
@@ -33,7 +33,7 @@ pub(crate) async fn run(arguments: &Arguments, options: &Exec) -> Result<(), Fai
     terminal::read(input.clone());
     let output_ended = async {
         while let Some(piece) = output.next().await {
-            match piece? {
+            match piece.map_err(cut)? {
                 ExecOutput::Stdout(bytes) => printer::raw(&bytes, false)?,
                 ExecOutput::Stderr(bytes) => printer::raw(&bytes, true)?,
                 ExecOutput::Exit(code) => return Ok::<i64, Failure>(code),
@@ -54,5 +54,13 @@ pub(crate) async fn run(arguments: &Arguments, options: &Exec) -> Result<(), Fai
     match code? {
         0 => Ok(()),
         code => Err(Failure::CommandEnded(u8::try_from(code).unwrap_or(u8::MAX))),
+    }
+}
+
+/// Converts an error after the start of the command.
+fn cut(error: Error) -> Failure {
+    match error {
+        Error::Interrupted { .. } | Error::Unreachable { .. } => Failure::CommandCut(error),
+        error => error.into(),
     }
 }

@@ -124,7 +124,7 @@ impl Document {
     /// failure.
     pub(crate) fn of(failure: &Failure) -> Option<Self> {
         let kind = match failure {
-            Failure::Failed(_) => Kind::Failed,
+            Failure::Failed(_) | Failure::CommandCut(_) => Kind::Failed,
             Failure::NoSecrets(_) => Kind::NoSecrets,
             Failure::NoFiles(_) => Kind::Files {
                 problems: Vec::new(),

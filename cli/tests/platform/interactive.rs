@@ -2,11 +2,15 @@
 //! same platform to save time.
 
 use std::collections::BTreeSet;
+use std::io::{BufRead as _, BufReader};
+use std::process::Stdio;
 
 use serde_json::Value;
 
+use crate::load::TIMEOUT;
 use crate::project::Project;
 use crate::schema;
+use crate::subprocess::until;
 use crate::terminal::{COLUMNS, OnTerminal};
 
 const COMPOSE: &str = r#"
@@ -158,6 +162,14 @@ fn exec_runs_a_command_in_a_container(project: &Project) {
     shell.interrupts();
     shell.types("exit 5\r");
     shell.ends(5);
+    // A command can end before its terminal gets its size.
+    for _ in 0..10 {
+        on_terminal(project, &["exec", "quiet", "--", "sh", "-c", "exit 7"]).ends(7);
+    }
+    let size = ["exec", "quiet", "--", "stty", "size"];
+    let shown = OnTerminal::with_size(project.command(&size), 0, 0).ends(0);
+    assert_eq!(shown.trim(), "24 80", "a terminal without a size");
+    commands_end_with_their_client(project);
 
     let apart = project.ends(
         3,
@@ -184,6 +196,37 @@ fn exec_runs_a_command_in_a_container(project: &Project) {
         "{code:?}: {}",
         lacks.stderr
     );
+}
+
+/// Runs a command whose client ends first, and one whose manager ends first.
+fn commands_end_with_their_client(project: &Project) {
+    let node = project.node();
+    let wait = |until: &str| node.exec(&["timeout", "60", "sh", "-c", until]);
+    let mut yes = project.command(&["exec", "quiet", "--", "sh", "-c", "yes; true"]);
+    let mut client = yes.stdout(Stdio::piped()).spawn().unwrap();
+    let mut line = String::new();
+    let mut output = BufReader::new(client.stdout.take().unwrap());
+    output.read_line(&mut line).unwrap();
+    assert_eq!(line, "y\n");
+    wait("until pgrep -x yes; do sleep 0.1; done");
+    // The client ends when it cannot write the next line.
+    drop(output);
+    assert!(client.wait().unwrap().success());
+    wait("while pgrep -x yes; do sleep 0.1; done");
+
+    let cut = project.start(&["exec", "quiet", "--", "sh", "-c", "exec sleep 4321"]);
+    wait("until pgrep -f '^sleep 4321'; do sleep 0.1; done");
+    let manager = node.inspect("lifecycle.role=manager");
+    node.exec(&["kill", "-TERM", &manager["State"]["Pid"].to_string()]);
+    let cut = cut.finish(TIMEOUT);
+    assert_eq!(cut.status.code(), Some(125), "{}", cut.stderr);
+    for expected in ["the manager is stopping", "hint: the command may have done"] {
+        assert!(cut.stderr.contains(expected), "{expected}: {}", cut.stderr);
+    }
+    wait("while pgrep -f '^sleep 4321'; do sleep 0.1; done");
+    until("the manager is running again", TIMEOUT, || {
+        (project.call(&["status"]).status.code() == Some(0)).then_some(())
+    });
 }
 
 fn a_service_is_restarted(project: &Project) {

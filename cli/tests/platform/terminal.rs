@@ -62,8 +62,13 @@ impl Seen {
 impl OnTerminal {
     /// Starts a command on a terminal with 80 columns.
     pub(crate) fn start(command: Command) -> Self {
+        Self::with_size(command, COLUMNS.get(), ROWS.get())
+    }
+
+    /// Starts a command on a terminal of this size.
+    pub(crate) fn with_size(command: Command, columns: u16, rows: u16) -> Self {
         let (pty, pts) = pty_process::blocking::open().unwrap();
-        pty.resize(Size::new(ROWS.get(), COLUMNS.get())).unwrap();
+        pty.resize(Size::new(rows, columns)).unwrap();
         let child = pty_process::blocking::Command::from(command)
             .spawn(pts)
             .unwrap();

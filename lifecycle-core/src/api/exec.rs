@@ -210,7 +210,9 @@ fn receive<T: AsyncRead + AsyncWrite + Send + 'static>(
         let output = match frames.next().await {
             Some(Ok(frame)) => read_output(frame.freeze()),
             Some(Err(error)) => Err(broken(&error.to_string())),
-            None => Err(broken("the connection ended before the command finished")),
+            None => Err(broken(
+                "the manager, or the connection to it, ended before the command finished",
+            )),
         };
         let goes_on = matches!(output, Ok(ExecOutput::Stdout(_) | ExecOutput::Stderr(_)));
         Some((output, goes_on.then_some((frames, pump))))

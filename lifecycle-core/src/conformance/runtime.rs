@@ -5,6 +5,7 @@
     reason = "each check panics if the engine fails it"
 )]
 
+mod commands;
 mod images;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -14,6 +15,7 @@ use std::time::Duration;
 
 use futures_util::StreamExt;
 
+pub use commands::commands_run_in_containers;
 pub use images::{
     images_are_built_and_removed, images_are_copied, images_are_found_by_name,
     images_have_several_names, unchanged_images_keep_their_id,
@@ -25,8 +27,8 @@ use crate::model::{
     SpecDigest, VolumeMount, VolumeName,
 };
 use crate::runtime::{
-    ContainerRuntime, ContainerSpec, ContainerState, ExecCommand, ExecOutput, LogLine, LogOptions,
-    ObservedContainer, Owner, Role,
+    ContainerRuntime, ContainerSpec, ContainerState, LogLine, LogOptions, ObservedContainer, Owner,
+    Role,
 };
 
 /// The time limit of each operation.
@@ -590,49 +592,6 @@ pub async fn logs_separate_the_streams(fixture: &RuntimeFixture) {
     };
     assert_eq!(fixture.logs(&spec.name, tail).await.len(), 1, "tail 1");
     fixture.remove(&spec.name).await;
-}
-
-/// Checks that a command in a container reports its output by stream, and its exit code last.
-pub async fn commands_run_in_containers(fixture: &RuntimeFixture) {
-    let runtime = &fixture.runtime;
-    let spec = fixture.container("exec", &fixture.runs_long);
-    let name = &spec.name;
-    let absent = runtime.exec(name, &ExecCommand::new(["true"])).await;
-    is_not_found("a command in an absent container", &absent.map(drop));
-    fixture.ensure(&spec).await;
-    let run = async |command: &[String]| {
-        let command = ExecCommand::new(command);
-        let session = done("exec", runtime.exec(name, &command).await);
-        let (mut out, mut err, mut code) = (Vec::new(), Vec::new(), None);
-        let read = async {
-            let mut output = session.output;
-            while let Some(piece) = output.next().await {
-                assert_eq!(code, None, "the exit code comes last");
-                match done("a piece", piece) {
-                    ExecOutput::Stdout(bytes) => out.extend_from_slice(&bytes),
-                    ExecOutput::Stderr(bytes) => err.extend_from_slice(&bytes),
-                    ExecOutput::Exit(ended) => code = Some(ended),
-                }
-            }
-        };
-        in_time("a command in a container", read).await;
-        (
-            String::from_utf8_lossy(&out).into_owned(),
-            String::from_utf8_lossy(&err).into_owned(),
-            code,
-        )
-    };
-    let output_of = run(&fixture.prints).await;
-    assert_eq!(output_of, ("out\n".to_owned(), "err\n".to_owned(), Some(0)));
-    assert_eq!(run(&fixture.exits_3).await.2, Some(3));
-    assert_eq!(run(&fixture.exits_0).await.2, Some(0));
-    fixture.stop(name).await;
-    let stopped = runtime.exec(name, &ExecCommand::new(["true"])).await;
-    assert!(
-        matches!(stopped, Err(Error::Conflict { .. })),
-        "a command in a stopped container: {stopped:?}"
-    );
-    fixture.remove(name).await;
 }
 
 /// Checks that the engine reports the exit of a container as an event with the container's id. For

@@ -1,13 +1,13 @@
 //! Runs commands in a replica's container: chooses the container, and connects the caller with the
-//! command until either side ends.
+//! command until either side ends. When the caller ends first, the command's processes are ended.
 
 use std::sync::Arc;
 
 use bytes::Bytes;
 use futures_util::StreamExt;
-use futures_util::stream::BoxStream;
-use tokio::io::AsyncWriteExt;
-use tokio::sync::mpsc;
+use futures_util::stream::{self, BoxStream};
+use tokio::io::{AsyncWrite, AsyncWriteExt};
+use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
 
 use super::Manager;
@@ -31,7 +31,8 @@ pub enum CommandInput {
     Resize(TerminalSize),
 }
 
-/// The input and output of a running command. Dropping this value closes both.
+/// The input and output of a running command. Dropping this value closes both, and ends the
+/// command's processes.
 pub struct Conversation {
     pub input: mpsc::Sender<CommandInput>,
     /// The last item is the exit code, or an error.
@@ -75,7 +76,14 @@ impl Manager {
         let container = Arc::clone(&record.container.0);
         let handle = Source::of(self, record, recorded).handle().await?;
         let session = handle.runtime.exec(&container, command).await?;
-        Ok(converse(handle, session))
+        Ok(converse(handle, session, self.stopping.subscribe()))
+    }
+
+    /// Ends all running commands, and waits until their processes were signaled. Call this method
+    /// when the process is about to exit: later, nobody could end them.
+    pub async fn end_commands(&self) {
+        self.stopping.send_replace(true);
+        self.stopping.closed().await;
     }
 }
 
@@ -89,51 +97,128 @@ fn merit(record: &InstanceRecord) -> (u8, std::cmp::Reverse<InstanceId>) {
     (runs, std::cmp::Reverse(record.id.clone()))
 }
 
-fn converse(handle: NodeHandle, session: ExecSession) -> Conversation {
-    let (input, mut given) = mpsc::channel(BUFFERED);
+/// A running command. Dropping it before the command has ended ends the command's processes.
+struct Running {
+    /// Writes the input. Dropping the set aborts the task.
+    _pump: JoinSet<()>,
+    output: BoxStream<'static, Result<ExecOutput>>,
+    session: Session,
+    /// Whether the last item was returned.
+    is_over: bool,
+}
+
+/// The engine's session of a command.
+struct Session {
+    handle: NodeHandle,
+    id: String,
+    /// Becomes true when the manager is about to stop, which waits until all receivers are gone.
+    stopping: watch::Receiver<bool>,
+    has_ended: bool,
+}
+
+impl Drop for Session {
+    fn drop(&mut self) {
+        if self.has_ended {
+            return;
+        }
+        let Self {
+            handle,
+            id,
+            stopping,
+            ..
+        } = self;
+        let (handle, id, stopping) = (handle.clone(), std::mem::take(id), stopping.clone());
+        if let Ok(tasks) = tokio::runtime::Handle::try_current() {
+            tasks.spawn(async move {
+                if let Err(error) = handle.runtime.end_exec(&id).await {
+                    tracing::warn!(error = %error.chain(), "cannot end a command whose client is gone");
+                }
+                drop(stopping);
+            });
+        }
+    }
+}
+
+impl Running {
+    async fn next(mut self) -> Option<(Result<ExecOutput>, Self)> {
+        if self.is_over {
+            return None;
+        }
+        let piece = tokio::select! {
+            // A command may write without a pause, so check first whether the manager is stopping.
+            biased;
+            _ = self.session.stopping.wait_for(|stopping| *stopping) => {
+                Some(Err(Error::interrupted("the command", Some("the manager is stopping".into()))))
+            }
+            piece = self.output.next() => piece,
+        };
+        self.session.has_ended |= matches!(piece, Some(Ok(ExecOutput::Exit(_))));
+        self.is_over = !matches!(
+            piece,
+            Some(Ok(ExecOutput::Stdout(_) | ExecOutput::Stderr(_)))
+        );
+        piece.map(|piece| (piece, self))
+    }
+}
+
+fn converse(
+    handle: NodeHandle,
+    session: ExecSession,
+    stopping: watch::Receiver<bool>,
+) -> Conversation {
+    let (input, given) = mpsc::channel(BUFFERED);
     let ExecSession {
         id,
-        input: mut stdin,
+        input: stdin,
         output,
     } = session;
-    // Dropping the set aborts the task.
     let mut pump = JoinSet::new();
-    pump.spawn(async move {
-        let mut open = true;
-        while let Some(piece) = given.recv().await {
-            let done = match piece {
-                CommandInput::Data(bytes) if open => match stdin.write_all(&bytes).await {
-                    Ok(()) => stdin.flush().await,
-                    failed => failed,
-                },
-                CommandInput::End if open => {
-                    open = false;
-                    stdin.shutdown().await
-                }
-                CommandInput::Data(_) | CommandInput::End => Ok(()),
-                CommandInput::Resize(size) => {
-                    if let Err(error) = handle.runtime.resize_exec(&id, size).await {
-                        tracing::debug!(error = %error.chain(), "cannot resize the terminal of a command");
-                    }
-                    Ok(())
-                }
-            };
-            // A failed write means that the command reads no more input. Continue, because the
-            // command can still write output.
-            open &= done.is_ok();
-        }
-        // The caller may still read the output. Keep this task alive, because it owns the handle of
-        // the node.
-        drop(stdin);
-        std::future::pending::<()>().await;
-    });
+    pump.spawn(feed(handle.clone(), id.clone(), stdin, given));
+    let running = Running {
+        _pump: pump,
+        output,
+        session: Session {
+            handle,
+            id,
+            stopping,
+            has_ended: false,
+        },
+        is_over: false,
+    };
     Conversation {
         input,
-        output: output
-            .inspect(move |_| {
-                // Dropping the output aborts the task.
-                let _ = &pump;
-            })
-            .boxed(),
+        output: stream::unfold(running, Running::next).boxed(),
+    }
+}
+
+/// Passes the input to a command.
+async fn feed(
+    handle: NodeHandle,
+    id: String,
+    mut stdin: Box<dyn AsyncWrite + Send + Unpin>,
+    mut given: mpsc::Receiver<CommandInput>,
+) {
+    let mut open = true;
+    while let Some(piece) = given.recv().await {
+        let done = match piece {
+            CommandInput::Data(bytes) if open => match stdin.write_all(&bytes).await {
+                Ok(()) => stdin.flush().await,
+                failed => failed,
+            },
+            CommandInput::End if open => {
+                open = false;
+                stdin.shutdown().await
+            }
+            CommandInput::Data(_) | CommandInput::End => Ok(()),
+            CommandInput::Resize(size) => {
+                if let Err(error) = handle.runtime.resize_exec(&id, size).await {
+                    tracing::debug!(error = %error.chain(), "cannot resize the terminal of a command");
+                }
+                Ok(())
+            }
+        };
+        // If writing fails, the command reads no more input. Continue, because the command can
+        // still write output, and its terminal can change.
+        open &= done.is_ok();
     }
 }

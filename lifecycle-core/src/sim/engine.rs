@@ -193,6 +193,9 @@ pub(super) struct Engine {
     events: VecDeque<(u64, PlatformId, EngineEvent)>,
     event_count: u64,
     created_count: u64,
+    command_count: u64,
+    /// The ids of commands that were ended by a call.
+    ended_commands: BTreeSet<String>,
 }
 
 /// The machine on which an engine runs.
@@ -204,6 +207,20 @@ pub(super) struct Here<'a> {
 }
 
 impl Engine {
+    /// Returns a new id for a command in a container.
+    pub(super) fn new_command(&mut self, container: &str) -> String {
+        self.command_count += 1;
+        format!("exec {} in {container}", self.command_count)
+    }
+
+    pub(super) fn end_command(&mut self, id: &str) {
+        self.ended_commands.insert(id.to_owned());
+    }
+
+    pub(super) fn has_ended_command(&self, id: &str) -> bool {
+        self.ended_commands.contains(id)
+    }
+
     pub(super) fn next_due(&self) -> Option<Instant> {
         self.containers
             .values()

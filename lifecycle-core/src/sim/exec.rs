@@ -19,6 +19,9 @@ use crate::runtime::{ExecOutput, ExecSession, LogLine, Role};
 /// The size of the buffer for a command's input and output, in bytes.
 const BUFFER: usize = 64 * 1024;
 
+/// The exit code of a command that was ended by the signal HUP.
+const HUNG_UP: i64 = 129;
+
 /// The container in which a command runs.
 pub(super) struct Host {
     pub(super) role: Role,
@@ -51,7 +54,7 @@ pub(super) fn start(
     } else if feeds {
         run_feed(runtime, container, BufReader::new(theirs).lines())?
     } else {
-        run_to_end(simulate(command), theirs)
+        run_to_end(runtime, id.clone(), simulate(command), theirs)
     };
     Ok(ExecSession {
         id,
@@ -61,6 +64,8 @@ pub(super) fn start(
 }
 
 fn run_to_end(
+    runtime: SimRuntime,
+    id: String,
     performance: Simulated,
     input: DuplexStream,
 ) -> BoxStream<'static, Result<ExecOutput>> {
@@ -75,15 +80,22 @@ fn run_to_end(
                 ExecOutput::Stdout(text)
             })
         });
-    let end = stream::once(async move {
+    let own_end = async move {
         if let Some(exit) = performance.exit {
             sleep(exit.after).await;
-            return Ok(ExecOutput::Exit(exit.code));
+            return exit.code;
         }
         // The command runs until its input is closed.
         let mut lines = BufReader::new(input).lines();
         while let Ok(Some(_)) = lines.next_line().await {}
-        Ok(ExecOutput::Exit(0))
+        0
+    };
+    let end = stream::once(async move {
+        tokio::select! {
+            biased;
+            code = own_end => Ok(ExecOutput::Exit(code)),
+            ended = runtime.command_ended(&id) => ended.map(|()| ExecOutput::Exit(HUNG_UP)),
+        }
     });
     stream::iter(output).chain(end).boxed()
 }

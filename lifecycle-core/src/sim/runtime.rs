@@ -170,6 +170,21 @@ impl SimRuntime {
         self.watch()
     }
 
+    /// Waits until a command in a container is ended by a call.
+    pub(super) async fn command_ended(&self, id: &str) -> Result<()> {
+        let mut signal = self.watch()?;
+        let ended = self
+            .await_in_engine(&mut signal, |engine| {
+                if engine.has_ended_command(id) {
+                    Search::Found(())
+                } else {
+                    Search::NotYet
+                }
+            })
+            .await?;
+        ended.ok_or_else(|| self.unreachable())
+    }
+
     /// Returns the reports of the agent in `container` about its draining containers. Empty while the
     /// agent cannot send reports.
     pub(super) async fn draining(&self, container: &str) -> Vec<Report> {
@@ -547,7 +562,7 @@ impl ContainerRuntime for SimRuntime {
     async fn exec(&self, container: &str, command: &ExecCommand) -> Result<ExecSession> {
         let owner = self.owner.id;
         let call = self.call(format!("exec in {container}"), |l| l.node_call);
-        let (name, host) = self
+        let (id, name, host) = self
             .at_engine(call, |engine, _, _, _, _| {
                 let found = engine.find(container);
                 let found = found.filter(|found| found.owner() == owner);
@@ -558,16 +573,25 @@ impl ContainerRuntime for SimRuntime {
                     runs: found.is_running(),
                     serving: engine.serving_agent(owner).map(str::to_owned),
                 };
-                Ok(Done::unchanged((found.spec.name.clone(), host)))
+                let name = found.spec.name.clone();
+                Ok(Done::unchanged((engine.new_command(&name), name, host)))
             })
             .await?;
-        let id = format!("exec in {name}");
         exec::start(self.clone(), name, &host, &command.command, id)
     }
 
     async fn resize_exec(&self, _: &str, _: TerminalSize) -> Result<()> {
         // The simulation ignores terminal sizes.
         Ok(())
+    }
+
+    async fn end_exec(&self, id: &str) -> Result<()> {
+        let call = self.call(format!("end {id}"), |l| l.node_call);
+        self.at_engine(call, |engine, _, _, _, _| {
+            engine.end_command(id);
+            Ok(Done::changed(()))
+        })
+        .await
     }
 
     async fn events(&self) -> Result<BoxStream<'static, Result<EngineEvent>>> {

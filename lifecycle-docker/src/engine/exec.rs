@@ -1,7 +1,10 @@
 //! Runs commands in a running container.
 
+use std::time::Duration;
+
 use bollard::container::LogOutput;
 use bollard::exec::{CreateExecOptions, ResizeExecOptions, StartExecOptions, StartExecResults};
+use bollard::models::ExecInspectResponse;
 use futures_util::{StreamExt, stream};
 use lifecycle_core::runtime::{ExecCommand, ExecOutput, ExecSession, TerminalSize};
 use lifecycle_core::{Error, Result};
@@ -11,6 +14,13 @@ use crate::error;
 
 /// The largest number of bytes per read of a command's output.
 const CHUNK: usize = 32 * 1024;
+
+/// The first and the longest pause between two queries of a command's exit code.
+const FIRST_POLL: Duration = Duration::from_millis(20);
+const LAST_POLL: Duration = Duration::from_secs(1);
+
+/// Time limit for ending a command's processes, which get some seconds before they are killed.
+const ENDS_WITHIN: Duration = Duration::from_secs(30);
 
 impl DockerEngine {
     pub(super) async fn run(&self, container: &str, command: &ExecCommand) -> Result<ExecSession> {
@@ -46,8 +56,11 @@ impl DockerEngine {
                 "the engine returned no connection for the command",
             ));
         };
-        if let Some(size) = command.terminal {
-            self.resize(&id, size).await?;
+        // A command that has ended cannot be resized, and must still return its exit code.
+        if let Some(size) = command.terminal
+            && let Err(error) = self.resize(&id, size).await
+        {
+            tracing::debug!(error = %error.chain(), "cannot set the size of a command's terminal");
         }
         let pieces = {
             let what = what.clone();
@@ -71,20 +84,42 @@ impl DockerEngine {
         })
     }
 
-    /// Returns the exit code of a command whose output has ended.
+    /// Returns the exit code of a command whose output has ended. The command may run for some time
+    /// without output, and the engine records its exit code a moment after the output's end.
     async fn exit_code(&self, id: &str, what: &str) -> Result<ExecOutput> {
-        let inspect = self.docker.inspect_exec(id);
-        let found = self.within(QUICK, what, inspect).await?;
-        match found.exit_code {
-            Some(code) => Ok(ExecOutput::Exit(code)),
-            None => Err(Error::interrupted(
-                what,
-                Some("the connection ended before the command finished".into()),
-            )),
+        let mut pause = FIRST_POLL;
+        loop {
+            let found = self.inspected(id, what).await?;
+            if let Some(code) = found.exit_code
+                && found.running != Some(true)
+            {
+                return Ok(ExecOutput::Exit(code));
+            }
+            let container = found.container_id.unwrap_or_default();
+            let runs = self.observe(&container).await?;
+            if !runs.is_some_and(|container| container.state.is_running()) {
+                // The command may have ended together with its container.
+                let last = self.inspected(id, what).await?;
+                return match last.exit_code {
+                    Some(code) if last.running != Some(true) => Ok(ExecOutput::Exit(code)),
+                    _ => Err(Error::interrupted(
+                        what,
+                        Some("the container ended before the command finished".into()),
+                    )),
+                };
+            }
+            tokio::time::sleep(pause).await;
+            pause = (pause * 2).min(LAST_POLL);
         }
     }
 
+    async fn inspected(&self, id: &str, what: &str) -> Result<ExecInspectResponse> {
+        let inspect = self.docker.inspect_exec(id);
+        self.within(QUICK, what, inspect).await
+    }
+
     pub(super) async fn resize(&self, id: &str, size: TerminalSize) -> Result<()> {
+        let size = size.or_default();
         let resize = self.docker.resize_exec(
             id,
             ResizeExecOptions {
@@ -96,7 +131,56 @@ impl DockerEngine {
         match self.within(QUICK, what, resize).await {
             // A command that has exited has no terminal.
             Ok(()) | Err(Error::NotFound { .. } | Error::Conflict { .. }) => Ok(()),
-            Err(error) => Err(error),
+            // Engines also report the resize of an exited command as their own failure.
+            Err(error) => match self.inspected(id, what).await {
+                Ok(found) if found.running != Some(true) => Ok(()),
+                _ => Err(error),
+            },
         }
     }
+
+    /// Ends the processes of a command's session. The engine has no call for this, so signal the
+    /// processes on its machine.
+    pub(super) async fn end(&self, id: &str) -> Result<()> {
+        let what = "ending a command in a container";
+        let found = match self.inspected(id, what).await {
+            Ok(found) => found,
+            Err(Error::NotFound { .. }) => return Ok(()),
+            Err(error) => return Err(error),
+        };
+        let (Some(pid), Some(container)) = (found.pid.filter(|pid| *pid > 0), found.container_id)
+        else {
+            return Ok(());
+        };
+        let script = ending(pid, &container);
+        let output = self.route.run_on_host(&script, ENDS_WITHIN).await?;
+        output.success(what).map(drop)
+    }
+}
+
+/// Returns the script that ends all processes of a session in a container. The engine starts each
+/// command as the leader of a session. A process belongs to the container if the name of its
+/// control group contains the container's id; this excludes processes that got a used number.
+fn ending(session: i64, container: &str) -> String {
+    format!(
+        "signal() {{
+    left=
+    for stat in /proc/[0-9]*/stat; do
+        read -r line 2>/dev/null < \"$stat\" || continue
+        set -- \"$1\" ${{line##*) }}
+        [ \"$5\" = {session} ] && [ \"$2\" != Z ] || continue
+        process=${{stat%/stat}}
+        grep -q {container} \"$process/cgroup\" 2>/dev/null || continue
+        left=1
+        for name in $1; do kill -\"$name\" \"${{process#/proc/}}\" 2>/dev/null; done
+    done
+    [ -n \"$left\" ]
+}}
+signal 'HUP TERM CONT' || exit 0
+for n in 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15 16 17 18 19 20; do
+    sleep 0.2
+    signal '' || exit 0
+done
+signal KILL || true"
+    )
 }

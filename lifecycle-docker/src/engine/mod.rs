@@ -71,6 +71,7 @@ pub struct DockerEngine {
     owner: Owner,
     bound: BoundAddress,
     metadata: Metadata,
+    route: Arc<Route>,
 }
 
 impl fmt::Debug for DockerEngine {
@@ -107,10 +108,11 @@ impl DockerEngine {
         let route = Arc::new(route);
         Ok(Self {
             docker: transport::client(Arc::clone(&route), Share::Shared)?,
-            streams: transport::client(route, Share::Alone)?,
+            streams: transport::client(Arc::clone(&route), Share::Alone)?,
             owner,
             bound: BoundAddress::default(),
             metadata: Metadata::default(),
+            route,
         })
     }
 
@@ -283,6 +285,10 @@ impl ContainerRuntime for DockerEngine {
 
     async fn resize_exec(&self, id: &str, size: TerminalSize) -> Result<()> {
         self.resize(id, size).await
+    }
+
+    async fn end_exec(&self, id: &str) -> Result<()> {
+        self.end(id).await
     }
 
     async fn events(&self) -> Result<BoxStream<'static, Result<EngineEvent>>> {

@@ -15,7 +15,7 @@ use hyper::Uri;
 use hyper_util::client::legacy::Client;
 use hyper_util::client::legacy::connect::{Connected, Connection};
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
-use lifecycle_core::host::Duplex;
+use lifecycle_core::host::{Duplex, HostCommand, HostOutput, NodeAccess};
 use lifecycle_core::{Error, Result};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::UnixStream;
@@ -75,6 +75,34 @@ impl Route {
         match self {
             Self::Local(_) => 0,
             Self::Ssh { access, .. } => access.generation(),
+        }
+    }
+
+    /// Runs a shell script as root on the engine's machine.
+    pub(super) async fn run_on_host(&self, script: &str, limit: Duration) -> Result<HostOutput> {
+        match self {
+            Self::Local(_) => {
+                let mut shell = tokio::process::Command::new("sh");
+                let run = shell.args(["-c", script]).kill_on_drop(true).output();
+                let what = "a command on this machine";
+                let output = tokio::time::timeout(limit, run)
+                    .await
+                    .map_err(|_| Error::timed_out(what, limit))?
+                    .map_err(|error| Error::io(what, error))?;
+                Ok(HostOutput {
+                    code: output
+                        .status
+                        .code()
+                        .and_then(|c| c.try_into().ok())
+                        .unwrap_or(255),
+                    stdout: String::from_utf8_lossy(&output.stdout).into_owned(),
+                    stderr: String::from_utf8_lossy(&output.stderr).into_owned(),
+                })
+            }
+            Self::Ssh { access, .. } => {
+                let command = HostCommand::new(script).as_root().within(limit);
+                access.exec(command).await
+            }
         }
     }
 

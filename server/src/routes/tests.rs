@@ -29,6 +29,7 @@ use super::{LARGEST_BODY, router};
 
 mod chunks;
 mod client;
+mod commands;
 mod errors;
 mod gate;
 mod spans;

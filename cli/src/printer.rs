@@ -75,6 +75,11 @@ pub(crate) fn warning(text: &str) {
     message(&format!("{} {text}", paint(Tone::Caution, "warning:")));
 }
 
+/// Prints what has happened, apart from the command's data.
+pub(crate) fn note(text: &str) {
+    message(&format!("{} {text}", paint(Tone::Accent, "note:")));
+}
+
 /// The maximum number of warnings that are printed.
 const WARNINGS: usize = 50;
 

@@ -3,6 +3,7 @@
 
 mod chunks;
 mod exec;
+mod follow;
 mod image_logins;
 mod operations;
 mod output;

@@ -289,7 +289,7 @@ impl LogOptions {
 }
 
 /// A line of a container's output.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct LogLine {
     /// Whether the line was written to standard error.
@@ -299,6 +299,9 @@ pub struct LogLine {
     /// When the line was written, if requested.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub at: Option<DateTime<Utc>>,
+    /// Whether the line was too long and was cut. Its next part follows as another line.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub cut: bool,
 }
 
 /// A command to run in a running container.

@@ -34,6 +34,8 @@ pub(crate) async fn run(arguments: &Arguments, options: &Logs) -> Result<(), Fai
         let line = line?;
         if arguments.json {
             printer::record(&line)?;
+        } else if line.continues {
+            printer::note(&format!("{}: {}", line.instance, line.line.text));
         } else if line.notice {
             printer::warning(&format!("{}: {}", line.instance, line.line.text));
         } else {
@@ -48,7 +50,16 @@ fn text(line: &ServiceLogLine, names: &mut Names) -> String {
         let at = at.format("%FT%T%.3fZ").to_string();
         format!("{} ", paint(Tone::Faint, &at))
     });
-    format!("{} {at}{}", names.prefix(&line.instance), line.line.text)
+    let cut = if line.line.cut {
+        paint(Tone::Caution, " [cut: the line is too long and continues]")
+    } else {
+        String::new()
+    };
+    format!(
+        "{} {at}{}{cut}",
+        names.prefix(&line.instance),
+        line.line.text
+    )
 }
 
 /// Formats the names of replicas: each in a color, and all padded to the same width.

@@ -231,6 +231,10 @@ fn commands_end_with_their_client(project: &Project) {
 
 fn a_service_is_restarted(project: &Project) {
     let before = instances(&project.status());
+    let logs = on_terminal(project, &["logs", "-f", "talker"]);
+    for replica in ["talker-1", "talker-2"] {
+        logs.shows(&format!("{replica} | talker starts"));
+    }
     let restart = on_terminal(project, &["restart", "talker"]);
     let shown = restart.ends(0);
     for said in [
@@ -246,6 +250,14 @@ fn a_service_is_restarted(project: &Project) {
         let is_same_run = before["started_at"] == after["started_at"];
         assert_eq!(is_same_run, before["id"] == "quiet-1", "{before} {after}");
     }
+    logs.shows("note: talker-2: the container was started again");
+    until("both replicas write again", TIMEOUT, || {
+        let starts = logs.text().matches("| talker starts").count();
+        assert!(starts <= 4, "{}", logs.text());
+        (starts == 4).then_some(())
+    });
+    logs.interrupts();
+    logs.ends(130);
 }
 
 fn instances(status: &Value) -> Vec<Value> {

@@ -116,6 +116,11 @@ impl OnTerminal {
         }
     }
 
+    /// Returns all output so far, without its escape sequences.
+    pub(crate) fn text(&self) -> String {
+        self.screen.seen.lock().unwrap().text()
+    }
+
     /// Presses keys.
     pub(crate) fn types(&self, keys: &str) {
         (&*self.keyboard).write_all(keys.as_bytes()).unwrap();

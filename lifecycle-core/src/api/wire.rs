@@ -471,22 +471,28 @@ pub struct ServiceLogLine {
     #[serde(flatten)]
     pub line: LogLine,
     /// Whether the line is from the manager, not from the instance. Such a line contains the reason
-    /// why the rest of the output is unavailable.
+    /// why the rest of the output is unavailable, or, in a followed output, what has happened to the
+    /// instance: its container ended, was started again, or was replaced.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub notice: bool,
+    /// Whether the output goes on after this line from the manager.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub continues: bool,
 }
 
 impl From<InstanceOutput> for ServiceLogLine {
     fn from(output: InstanceOutput) -> Self {
-        let (line, notice) = match output.output {
-            Output::Line(line) => (line, false),
+        let of_manager = |text| LogLine {
+            stderr: true,
+            text,
+            ..LogLine::default()
+        };
+        let (line, notice, continues) = match output.output {
+            Output::Line(line) => (line, false, false),
+            Output::Changed { what } => (of_manager(what), true, true),
             Output::Unavailable { why } => {
-                let line = LogLine {
-                    at: None,
-                    stderr: true,
-                    text: format!("the rest of the output is unavailable: {why}"),
-                };
-                (line, true)
+                let text = format!("the rest of the output is unavailable: {why}");
+                (of_manager(text), true, false)
             }
         };
         Self {
@@ -494,6 +500,7 @@ impl From<InstanceOutput> for ServiceLogLine {
             container: output.container.to_string(),
             line,
             notice,
+            continues,
         }
     }
 }

@@ -578,9 +578,9 @@ pub async fn logs_separate_the_streams(fixture: &RuntimeFixture) {
     followed.sort_by_key(|line| line.stderr);
     lines.sort_by_key(|line| line.stderr);
     let line = |stderr, text: &str| LogLine {
-        at: None,
         stderr,
         text: text.to_owned(),
+        ..LogLine::default()
     };
     let expected = [line(false, "out"), line(true, "err")];
     assert_eq!(lines, expected);

@@ -5,14 +5,16 @@ use std::time::Duration;
 
 use futures_util::stream::{self, BoxStream};
 use futures_util::{StreamExt, TryStreamExt};
+use tokio::sync::watch;
 
-use super::Manager;
+use super::{Manager, follow};
 use crate::cloud::ObservedNode;
 use crate::error::{Error, Result};
 use crate::host::{NodeConnector, NodeHandle};
 use crate::model::{ContainerId, InstanceRecord, NodeName, ServiceName};
-use crate::reconcile::{EngineView, Observed};
-use crate::runtime::{LogLine, LogOptions};
+use crate::reconcile::{EngineView, Observed, Round};
+use crate::registry::Registry;
+use crate::runtime::{LogLine, LogOptions, ObservedContainer};
 
 /// How long a node may take before it starts to send an instance's output.
 const BEGINS_WITHIN: Duration = Duration::from_secs(15);
@@ -21,6 +23,10 @@ const BEGINS_WITHIN: Duration = Duration::from_secs(15);
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Output {
     Line(LogLine),
+    /// Something happened to the instance. Its output continues.
+    Changed {
+        what: String,
+    },
     /// The rest of the output is unavailable.
     Unavailable {
         why: String,
@@ -48,10 +54,50 @@ pub(super) struct Source {
     connector: Arc<dyn NodeConnector>,
 }
 
+/// What [`follow`] needs from the manager.
+#[derive(Clone)]
+pub(super) struct Sources {
+    pub(super) registry: Arc<dyn Registry>,
+    pub(super) rounds: watch::Receiver<Arc<Round>>,
+    connector: Arc<dyn NodeConnector>,
+}
+
+impl Sources {
+    fn of(manager: &Manager) -> Self {
+        Self {
+            registry: Arc::clone(&manager.backends.registry),
+            rounds: manager.rounds(),
+            connector: Arc::clone(&manager.backends.connector),
+        }
+    }
+
+    /// Returns the source of a recorded container.
+    pub(super) async fn source(&self, node: &NodeName, container: &ContainerId) -> Result<Source> {
+        let observed = self.rounds.borrow().observed();
+        let recorded = if observed.nodes.contains_key(node) {
+            None
+        } else {
+            let mut snapshot = self.registry.snapshot().await?;
+            snapshot
+                .nodes
+                .remove(node)
+                .and_then(|record| record.observed)
+        };
+        Ok(Source {
+            node: node.clone(),
+            container: container.clone(),
+            observed,
+            recorded,
+            connector: Arc::clone(&self.connector),
+        })
+    }
+}
+
 impl Manager {
     /// Returns the output of all instances of a service, interleaved as it arrives. If the output
     /// of an instance becomes unavailable, the last item of that instance is the reason; the other
-    /// instances continue.
+    /// instances continue. A followed output goes on through restarts, replacements and moves of
+    /// instances, and through outages of nodes; it ends when all instances have completed.
     pub async fn logs(
         &self,
         service: &ServiceName,
@@ -70,6 +116,10 @@ impl Manager {
                 service.as_str(),
                 known.map(ServiceName::as_str),
             ));
+        }
+        if options.follow {
+            let sources = Sources::of(self);
+            return Ok(follow::output(sources, service.clone(), options, &snapshot));
         }
         let records = snapshot.instances.into_values();
         let of_service = records.filter(|record| record.id.service == *service);
@@ -139,12 +189,26 @@ impl Source {
             .unwrap_or_else(|_| Err(self.late()))
     }
 
-    async fn lines(self, options: LogOptions) -> Result<BoxStream<'static, Result<LogLine>>> {
+    pub(super) async fn lines(
+        self,
+        options: LogOptions,
+    ) -> Result<BoxStream<'static, Result<LogLine>>> {
         let first = async {
             let handle = self.handle().await?;
             handle.runtime.logs(&self.container.0, options).await
         };
         tokio::time::timeout(BEGINS_WITHIN, first)
+            .await
+            .unwrap_or_else(|_| Err(self.late()))
+    }
+
+    /// Returns the container's current state; `None` if it was removed.
+    pub(super) async fn container(self) -> Result<Option<ObservedContainer>> {
+        let seen = async {
+            let handle = self.handle().await?;
+            handle.runtime.container(&self.container.0).await
+        };
+        tokio::time::timeout(BEGINS_WITHIN, seen)
             .await
             .unwrap_or_else(|_| Err(self.late()))
     }

@@ -149,9 +149,9 @@ fn statement(words: &[&str], lines: &mut Vec<LogLine>, passed: &mut Duration) ->
                 words => (false, words),
             };
             lines.push(LogLine {
-                at: None,
                 stderr,
                 text: words.join(" ").replace(['"', '\''], ""),
+                ..LogLine::default()
             });
             Then::Continues
         }

@@ -4,6 +4,7 @@
 mod commands;
 mod hosts;
 mod image_logins;
+mod logs;
 mod mounts;
 mod nodes;
 mod registry;

@@ -153,7 +153,8 @@ impl DockerEngine {
                 }
             };
             if let Some(text) = step.stream {
-                lines.push(text.as_bytes()).iter().for_each(|l| report(l));
+                let lines = lines.push(text.as_bytes());
+                lines.iter().for_each(|line| report(&line.text));
             }
             // Omit the progress of a pull within the build: the builder reports it many times per
             // second.
@@ -168,7 +169,7 @@ impl DockerEngine {
             }
         }
         if let Some(rest) = lines.finish() {
-            report(&rest);
+            report(&rest.text);
         }
         let Some(why) = failed else {
             let unnamed = || Error::failed(&what, "the engine does not report the image's id");

@@ -263,7 +263,10 @@ impl ContainerRuntime for DockerEngine {
                     };
                     cut.into_iter().map(Ok).collect()
                 }
-                Some(Err(error)) => vec![Err(error::engine(&what, error))],
+                Some(Err(error)) => {
+                    lines.forget();
+                    vec![Err(error::engine(&what, error))]
+                }
                 None => lines.finish().into_iter().map(Ok).collect(),
             };
             async move { Some(stream::iter(cut)) }

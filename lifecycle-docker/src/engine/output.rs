@@ -17,32 +17,49 @@ pub(super) struct Lines {
     rest: Vec<u8>,
 }
 
+/// A line, or a part of a line that is too long.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct Line {
+    pub(super) text: String,
+    /// Whether the next part of the line follows.
+    cut: bool,
+}
+
 impl Lines {
     /// Returns the lines that `bytes` completes.
-    pub(super) fn push(&mut self, bytes: &[u8]) -> Vec<String> {
+    pub(super) fn push(&mut self, bytes: &[u8]) -> Vec<Line> {
         let mut lines = Vec::new();
         let mut bytes = bytes;
         while let Some(end) = bytes.iter().position(|b| *b == b'\n') {
             self.rest.extend_from_slice(&bytes[..end]);
             bytes = &bytes[end + 1..];
-            lines.push(self.cut());
+            lines.push(self.end());
         }
         self.rest.extend_from_slice(bytes);
         if self.rest.len() > LONGEST_LINE {
-            lines.push(self.cut());
+            // Do not cut within a character.
+            let whole = match std::str::from_utf8(&self.rest) {
+                Err(error) if error.error_len().is_none() => error.valid_up_to(),
+                _ => self.rest.len(),
+            };
+            let next = self.rest.split_off(whole);
+            let text = self.end().text;
+            lines.push(Line { text, cut: true });
+            self.rest = next;
         }
         lines
     }
 
     /// Returns the text after the last line break, at the end of the stream.
-    pub(super) fn finish(&mut self) -> Option<String> {
-        (!self.rest.is_empty()).then(|| self.cut())
+    pub(super) fn finish(&mut self) -> Option<Line> {
+        (!self.rest.is_empty()).then(|| self.end())
     }
 
-    fn cut(&mut self) -> String {
+    fn end(&mut self) -> Line {
         let line = std::mem::take(&mut self.rest);
         let text = String::from_utf8_lossy(&line);
-        text.trim_end_matches('\r').to_owned()
+        let text = text.trim_end_matches('\r').to_owned();
+        Line { text, cut: false }
     }
 }
 
@@ -83,9 +100,14 @@ impl LogLines {
         };
         side.at = side.at.or(at);
         let mut lines = Vec::new();
-        for text in side.lines.push(bytes) {
+        for Line { text, cut } in side.lines.push(bytes) {
             let at = std::mem::replace(&mut side.at, at);
-            lines.push(LogLine { stderr, text, at });
+            lines.push(LogLine {
+                stderr,
+                text,
+                at,
+                cut,
+            });
         }
         if side.lines.rest.is_empty() {
             side.at = None;
@@ -96,7 +118,12 @@ impl LogLines {
     /// Adds a piece of a terminal's output, which is not split into messages.
     pub(super) fn push_terminal(&mut self, bytes: &[u8]) -> Vec<LogLine> {
         let lines = self.stdout.lines.push(bytes).into_iter();
-        lines.map(|text| of_terminal(text, self.stamped)).collect()
+        lines.map(|line| of_terminal(line, self.stamped)).collect()
+    }
+
+    /// Forgets incomplete lines, when the stream has broken. They are complete in the next stream.
+    pub(super) fn forget(&mut self) {
+        *self = Self::new(self.stamped);
     }
 
     pub(super) fn finish(&mut self) -> Vec<LogLine> {
@@ -104,25 +131,30 @@ impl LogLines {
         let mut rest = Vec::new();
         for (stderr, side) in [(false, &mut self.stdout), (true, &mut self.stderr)] {
             let at = side.at.take();
-            rest.extend(side.lines.finish().map(|text| match at {
-                Some(_) => LogLine { stderr, text, at },
-                None if stderr => LogLine { stderr, text, at },
-                None => of_terminal(text, stamped),
+            rest.extend(side.lines.finish().map(|line| match at {
+                None if !stderr => of_terminal(line, stamped),
+                at => LogLine {
+                    stderr,
+                    text: line.text,
+                    at,
+                    cut: line.cut,
+                },
             }));
         }
         rest
     }
 }
 
-fn of_terminal(text: String, stamped: bool) -> LogLine {
-    let (at, text) = match stamp(text.as_bytes()) {
+fn of_terminal(line: Line, stamped: bool) -> LogLine {
+    let (at, text) = match stamp(line.text.as_bytes()) {
         Some((at, rest)) if stamped => (Some(at), String::from_utf8_lossy(rest).into_owned()),
-        _ => (None, text),
+        _ => (None, line.text),
     };
     LogLine {
         stderr: false,
         text,
         at,
+        cut: line.cut,
     }
 }
 
@@ -169,8 +201,9 @@ mod tests {
         let text = "one\r\ntwo\n\nthree".as_bytes();
         for size in 1..text.len() {
             let mut lines = Lines::default();
-            let mut got: Vec<String> = text.chunks(size).flat_map(|c| lines.push(c)).collect();
+            let mut got: Vec<Line> = text.chunks(size).flat_map(|c| lines.push(c)).collect();
             got.extend(lines.finish());
+            let got: Vec<&str> = got.iter().map(|line| line.text.as_str()).collect();
             assert_eq!(got, ["one", "two", "", "three"], "pieces of {size}");
         }
     }
@@ -180,14 +213,30 @@ mod tests {
         let mut lines = Lines::default();
         let text = "grün\n".as_bytes();
         assert!(lines.push(&text[..3]).is_empty());
-        assert_eq!(lines.push(&text[3..]), ["grün"]);
+        let got = lines.push(&text[3..]);
+        assert_eq!((got[0].text.as_str(), got[0].cut), ("grün", false));
     }
 
     #[test]
-    fn returns_an_endless_line_in_parts() {
-        let mut lines = Lines::default();
-        assert_eq!(lines.push(&vec![b'x'; LONGEST_LINE + 1]).len(), 1);
-        assert_eq!(lines.finish(), None);
+    fn returns_an_endless_line_in_parts_that_are_marked_as_cut() {
+        let mut lines = LogLines::default();
+        // The last byte is the first half of a character.
+        let mut bytes = vec![b'x'; LONGEST_LINE];
+        bytes.extend_from_slice(&"ü".as_bytes()[..1]);
+        let first = lines.push(false, &bytes);
+        assert_eq!(first.len(), 1);
+        assert_eq!((first[0].text.len(), first[0].cut), (LONGEST_LINE, true));
+        let rest = lines.push(false, &[&"ü".as_bytes()[1..], b" end\n"].concat());
+        assert_eq!((rest[0].text.as_str(), rest[0].cut), ("ü end", false));
+        assert!(lines.finish().is_empty());
+    }
+
+    #[test]
+    fn a_broken_stream_returns_no_incomplete_line() {
+        let mut lines = LogLines::new(true);
+        lines.push(false, b"2026-01-02T03:04:05.000000001Z incompl");
+        lines.forget();
+        assert!(lines.finish().is_empty());
     }
 
     #[test]
@@ -199,7 +248,7 @@ mod tests {
             [LogLine {
                 stderr: true,
                 text: "err".into(),
-                at: None,
+                ..LogLine::default()
             }]
         );
         assert_eq!(
@@ -207,7 +256,7 @@ mod tests {
             [LogLine {
                 stderr: false,
                 text: "out put".into(),
-                at: None,
+                ..LogLine::default()
             }]
         );
         assert_eq!(
@@ -215,7 +264,7 @@ mod tests {
             [LogLine {
                 stderr: false,
                 text: "rest".into(),
-                at: None,
+                ..LogLine::default()
             }]
         );
     }

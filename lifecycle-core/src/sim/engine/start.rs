@@ -172,8 +172,8 @@ impl Engine {
         if performance.lines.is_empty() {
             container.log.push(LogLine {
                 at: Some(rules.date(at)),
-                stderr: false,
                 text: format!("{service}: start {} on {}", container.starts, here.node),
+                ..LogLine::default()
             });
         } else {
             let written = performance.lines.into_iter().map(|line| LogLine {

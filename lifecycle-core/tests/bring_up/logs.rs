@@ -1,0 +1,136 @@
+//! Tests that a followed output goes on through restarts, replacements and moves, with each line
+//! exactly once.
+#![expect(clippy::unwrap_used, reason = "tests")]
+
+use std::time::Duration;
+
+use futures_util::StreamExt;
+use futures_util::stream::BoxStream;
+use lifecycle_core::Result;
+use lifecycle_core::api::tail;
+use lifecycle_core::api::wire::ServiceLogLine;
+use lifecycle_core::model::{DependencyCondition, ServiceName};
+use lifecycle_core::runtime::LogOptions;
+
+use crate::stage::Stage;
+
+/// An output that is followed, and its lines so far.
+struct Followed {
+    lines: BoxStream<'static, Result<ServiceLogLine>>,
+    seen: Vec<String>,
+}
+
+impl Followed {
+    async fn of(stage: &Stage, services: &[&str], tail: Option<u32>) -> Self {
+        let services = services.iter().map(|name| ServiceName::try_from(*name));
+        let services: Vec<ServiceName> = services.map(Result::unwrap).collect();
+        let options = LogOptions {
+            follow: true,
+            tail,
+            ..LogOptions::default()
+        };
+        let api = stage.api().await;
+        let (_, lines) = tail::logs(api.as_ref(), &services, &options).await.unwrap();
+        Self {
+            lines,
+            seen: Vec::new(),
+        }
+    }
+
+    /// Reads until a line contains `text`.
+    async fn shows(&mut self, text: &str) {
+        let read = async {
+            while let Some(line) = self.lines.next().await {
+                let line = line.unwrap();
+                assert_eq!(line.notice, line.continues, "{line:?}");
+                let mark = if line.notice { "note: " } else { "" };
+                self.seen
+                    .push(format!("{}: {mark}{}", line.instance, line.line.text));
+                if line.line.text.contains(text) {
+                    return true;
+                }
+            }
+            false
+        };
+        let shown = tokio::time::timeout(Duration::from_mins(10), read).await;
+        assert_eq!(shown, Ok(true), "{text:?} is not in {:#?}", self.seen);
+    }
+
+    fn count(&self, text: &str) -> usize {
+        self.seen.iter().filter(|line| line.contains(text)).count()
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_output_of_a_restarted_container_goes_on() {
+    let stage = Stage::new(71).await;
+    stage.up().await.unwrap();
+    // One output of a service, one of all services, and one of new lines only.
+    let one = Followed::of(&stage, &["db"], None).await;
+    let all = Followed::of(&stage, &[], None).await;
+    let new = Followed::of(&stage, &["db"], Some(0)).await;
+    stage.restart("db").await.unwrap();
+    stage.restart("db").await.unwrap();
+    for (mut followed, first) in [(one, 1), (all, 1), (new, 0)] {
+        followed.shows("db: start 3 ").await;
+        assert_eq!(
+            followed.count("db: start 1 "),
+            first,
+            "{:#?}",
+            followed.seen
+        );
+        assert_eq!(followed.count("db: start 2 "), 1, "{:#?}", followed.seen);
+        let again = "db-1: note: the container was started again";
+        assert_eq!(followed.count(again), 2, "{:#?}", followed.seen);
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_output_of_a_replaced_or_moved_instance_goes_on() {
+    let mut stage = Stage::new(72).await;
+    stage.pin("db", "n1");
+    stage.up().await.unwrap();
+    let mut followed = Followed::of(&stage, &["db"], None).await;
+    stage.command("db", "echo second; sleep infinity");
+    stage.up().await.unwrap();
+    followed.shows("second").await;
+    assert_eq!(
+        followed.count("was replaced; its output continues"),
+        1,
+        "{:#?}",
+        followed.seen
+    );
+
+    let spec = stage
+        .declaration
+        .services
+        .get_mut(&ServiceName::try_from("db").unwrap());
+    spec.unwrap().constraints.clear();
+    stage.pin("db", "n2");
+    stage.up().await.unwrap();
+    followed.shows("moved from n1 to n2").await;
+    followed.shows("second").await;
+    assert_eq!(followed.count("db: start 1 "), 1, "{:#?}", followed.seen);
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_output_of_a_completed_job_ends() {
+    let mut stage = Stage::new(73).await;
+    stage.command("db", "echo done; exit 0");
+    let api = stage
+        .declaration
+        .services
+        .get_mut(&ServiceName::try_from("api").unwrap());
+    let on_db = DependencyCondition::ServiceCompletedSuccessfully;
+    api.unwrap()
+        .depends_on
+        .insert(ServiceName::try_from("db").unwrap(), on_db);
+    stage.up().await.unwrap();
+    let followed = Followed::of(&stage, &["db"], None).await;
+    let lines: Vec<_> = followed
+        .lines
+        .map(|line| line.unwrap().line.text)
+        .collect()
+        .await;
+    assert_eq!(lines, ["done"]);
+}

@@ -134,7 +134,7 @@ impl Failure {
                 "remove these keys, or ignore them with --accept-unsupported".into()
             }
             Self::Services(outcome) => {
-                let failed = outcome.failures.first().map_or("", |f| f.instance.as_str());
+                let failed = outcome.first_cause().map_or("", |f| f.instance.as_str());
                 let service = failed.rsplit_once('-').map_or(failed, |(name, _)| name);
                 format!(
                     "find the cause with `bootstrapper logs {service}` and fix it, then run \

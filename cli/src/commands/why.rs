@@ -63,6 +63,12 @@ fn text(why: &WhyV1) -> String {
     section("decided", decided.collect());
     let evidence = why.evidence.iter().map(commands::events::text);
     section("evidence", evidence.collect());
+    for output in &why.output {
+        section(
+            &format!("last output of {}", output.about),
+            output.lines.clone(),
+        );
+    }
     lines.join("\n")
 }
 

@@ -105,6 +105,9 @@ struct NotUp {
     id: String,
     /// Why the replica does not run as declared.
     why: String,
+    /// The service that the replica waits for; absent if the replica itself failed.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    waits_for: Option<String>,
     /// The last lines of the replica's output.
     last_lines: Vec<String>,
 }
@@ -182,6 +185,7 @@ impl From<&ServiceFailure> for NotUp {
         Self {
             id: failure.instance.clone(),
             why: failure.why.clone(),
+            waits_for: failure.waits_for.as_ref().map(ToString::to_string),
             last_lines: failure.last_lines.clone(),
         }
     }

@@ -19,7 +19,13 @@ fn a_failing_service_is_reported_and_fixed() {
     x-lifecycle:
       ready_within: 10s
 "#;
-    project.compose(&format!("{broken}{OTHER}"));
+    let dependent = r#"
+  app:
+    image: debian:bookworm-slim
+    command: [sleep, infinity]
+    depends_on: {broken: {condition: service_healthy}}
+"#;
+    project.compose(&format!("{broken}{OTHER}{dependent}"));
     let failed = project.ends(1, &["--json", "up"]);
     for text in [
         "broken-1: ",
@@ -31,6 +37,13 @@ fn a_failing_service_is_reported_and_fixed() {
     }
     let status = project.status();
     assert_eq!(status["platform"]["state"], "degraded");
+    let why = project.ends(0, &["why", "app"]).stdout;
+    for text in [
+        "waits for broken to be ready, but broken-1 failed",
+        "the flux is missing",
+    ] {
+        assert!(why.contains(text), "{text}: {why}");
+    }
     let state = |name: &str| {
         let services = project.status()["services"].clone();
         let services = services.as_array().unwrap().clone();

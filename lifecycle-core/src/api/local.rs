@@ -13,7 +13,7 @@ use super::wire::{
     AppliedV1, EventsV1, NodeV1, OperationV1, PlatformV1, ProgressV1, RestartV1, RetriedV1,
     ServiceLogLine, ServiceV1,
 };
-use super::{ManagerApi, view, why};
+use super::{ManagerApi, last_output, view, why};
 use crate::error::{Error, Result};
 use crate::manager::{Conversation, Manager};
 use crate::model::{Chunk, ChunkDigest, OperationId, RolloutRequest, ServiceName};
@@ -139,7 +139,9 @@ impl ManagerApi for LocalApi {
         let snapshot = self.0.snapshot().await?;
         let subject = snapshot.subject_named(name)?;
         let events = self.0.latest_events(EVENTS_SEARCHED).await?;
-        Ok(why::why(subject, &snapshot, &self.round(), &events))
+        let mut why = why::why(subject, &snapshot, &self.round(), &events);
+        last_output::add(&mut why, &self.0).await;
+        Ok(why)
     }
 
     async fn exec(&self, name: &str, command: ExecCommand) -> Result<Conversation> {

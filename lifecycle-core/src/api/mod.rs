@@ -4,6 +4,7 @@
 pub mod authority;
 pub mod client;
 pub mod exec;
+mod last_output;
 pub mod local;
 pub mod problem;
 mod service;

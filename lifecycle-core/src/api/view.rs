@@ -11,7 +11,7 @@ use super::wire::{
 use crate::cloud::Power;
 use crate::model::{
     InstanceId, InstanceRecord, InstanceState, NodeName, Operation, OperationState, PlatformId,
-    PlatformName, Replica, ServiceSpec,
+    PlatformName, Replica, ServiceSpec, Subject,
 };
 use crate::reconcile::{HeldBy, Plan, Round};
 use crate::registry::Snapshot;
@@ -188,14 +188,9 @@ fn closed_ports(
 fn instance(id: &InstanceId, record: Option<&InstanceRecord>, round: &Round) -> InstanceV1 {
     let planned = round.plan.instances.get(id);
     let state = shown_state(record.map(|r| &r.state), planned.map(|p| &p.state));
-    let held = || {
-        round
-            .plan
-            .held
-            .iter()
-            .find(|h| h.subject == crate::model::Subject::Instance(id.clone()))
-            .map(|h| h.by.to_string())
-    };
+    let subject = Subject::Instance(id.clone());
+    let held = round.plan.held.iter().find(|h| h.subject == subject);
+    let held = held.map(|held| &held.by);
     let is_up =
         |state: &InstanceState| matches!(state, InstanceState::Ready | InstanceState::Completed);
     // The container of an earlier specification may be ready although the replica is not started
@@ -212,7 +207,10 @@ fn instance(id: &InstanceId, record: Option<&InstanceRecord>, round: &Round) -> 
         // The plan contains the reason why a ready replica still has its previous specification.
         why: InstanceV1::why_of(&state)
             .or_else(|| planned.and_then(|p| InstanceV1::why_of(&p.state)))
-            .or_else(|| (!is_as_declared).then(held).flatten()),
+            .or_else(|| held.filter(|_| !is_as_declared).map(HeldBy::to_string)),
+        waits_for: held
+            .filter(|_| !is_as_declared)
+            .and_then(|by| by.dependency().cloned()),
         started_at: record.and_then(|r| r.started_at),
         ready_at: record.and_then(|r| r.ready_at),
         endpoints: record
@@ -307,7 +305,7 @@ mod tests {
     use crate::cloud::{ObservedNode, OpenPorts, SshAddress};
     use crate::model::{
         Addresses, ContainerId, ImageSource, Protocol, PublicPort, PublishedPort, ServiceName,
-        SpecDigest, Subject,
+        SpecDigest,
     };
     use crate::reconcile::{Held, StepId};
     use crate::registry::NodeRecord;

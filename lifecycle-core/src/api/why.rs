@@ -6,6 +6,8 @@ use std::collections::{BTreeSet, VecDeque};
 
 use serde::{Deserialize, Serialize};
 
+pub use super::last_output::LastOutputV1;
+
 use crate::model::{
     DependencyCondition, Event, Generation, ImageSource, InstanceId, InstanceState, NodeName,
     Replica, ServiceName, ServiceSpec, Subject,
@@ -41,6 +43,10 @@ pub struct WhyV1 {
     pub decided: Vec<DecisionV1>,
     /// The latest events about the subject and about the causes of its delay, oldest first.
     pub evidence: Vec<Event>,
+    /// The last lines of the output of replicas that failed: of the subject, or of those because of
+    /// which it waits.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub output: Vec<LastOutputV1>,
 }
 
 /// A declared or observed fact.
@@ -113,6 +119,7 @@ pub fn why(subject: Subject, snapshot: &Snapshot, round: &Round, events: &[Event
         observed: own.iter().flat_map(|part| known.observed(part)).collect(),
         decided,
         evidence,
+        output: Vec::new(),
         subject,
     }
 }
@@ -366,7 +373,7 @@ impl Known<'_> {
     fn causes(&self, held: &Held) -> Vec<Subject> {
         match &held.by {
             HeldBy::Dependency { service, .. }
-            | HeldBy::StartsLast { service }
+            | HeldBy::StartsLast { service, .. }
             | HeldBy::StopsAfter { service }
             | HeldBy::ReplacedAfterService { service } => vec![Subject::Service(service.clone())],
             HeldBy::Node { node }

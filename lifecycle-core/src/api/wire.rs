@@ -212,6 +212,9 @@ pub struct InstanceV1 {
     /// still runs with its previous declaration.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub why: Option<String>,
+    /// The service that the replica waits for before it is started, or started again.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub waits_for: Option<ServiceName>,
     /// When the engine started the replica's container.
     #[serde(serialize_with = "crate::clock::six_digits::optional")]
     pub started_at: Option<DateTime<Utc>>,
@@ -306,6 +309,7 @@ impl InstanceV1 {
             node: None,
             state,
             why: None,
+            waits_for: None,
             started_at: None,
             ready_at: None,
             endpoints: Vec::new(),

@@ -17,7 +17,7 @@ use crate::api::wire::{
 };
 use crate::clock::Clock;
 use crate::error::{Error, Result, Retry};
-use crate::model::{Event, EventKind, OperationId};
+use crate::model::{Event, EventKind, OperationId, ServiceName};
 use crate::reconcile::RunningStep;
 use crate::runtime::LogOptions;
 
@@ -48,8 +48,18 @@ pub struct ServiceFailure {
     /// `<service>-<replica>`.
     pub instance: String,
     pub why: String,
+    /// The service that the replica waits for. The cause is one of that service's failures.
+    pub waits_for: Option<ServiceName>,
     /// The last lines of the replica's output.
     pub last_lines: Vec<String>,
+}
+
+impl Outcome {
+    /// Returns the failure that is not a consequence of another one.
+    pub fn first_cause(&self) -> Option<&ServiceFailure> {
+        let mut causes = self.failures.iter().filter(|f| f.waits_for.is_none());
+        causes.next().or(self.failures.first())
+    }
 }
 
 /// Follows the manager until `generation` has settled, and reports events after `cursor`. Returns
@@ -160,6 +170,7 @@ async fn failure(
             .why
             .clone()
             .unwrap_or_else(|| format!("the replica is {}", instance.state)),
+        waits_for: instance.waits_for.clone(),
         last_lines,
     }
 }

@@ -45,6 +45,7 @@ pub use observe::{EngineView, NodeView, Observed, Readiness};
 pub use observe_once::observe_once;
 pub use plan::{Policy, plan};
 pub use step::{
-    Action, Held, HeldBy, InstanceStatus, Plan, Reason, RolloutProgress, RolloutState, Step, StepId,
+    Action, FailedReplica, Held, HeldBy, InstanceStatus, Plan, Reason, RolloutProgress,
+    RolloutState, Step, StepId,
 };
 pub use watch::WatchPolicy;

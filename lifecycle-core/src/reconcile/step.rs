@@ -300,11 +300,17 @@ pub enum HeldBy {
         service: ServiceName,
         /// The condition that the service has to meet first.
         condition: DependencyCondition,
+        /// The failure because of which the condition is not met; absent if nothing has failed.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        failed: Option<FailedReplica>,
     },
     /// The service starts last, and another service is not up yet.
     StartsLast {
         /// One of the services that are not up.
         service: ServiceName,
+        /// The failure because of which the service is not up; absent if nothing has failed.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        failed: Option<FailedReplica>,
     },
     /// A step failed and is retried later.
     Backoff {
@@ -375,7 +381,48 @@ pub enum HeldBy {
     },
 }
 
+/// The failure of a replica that others wait for.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+pub struct FailedReplica {
+    /// The replica that failed.
+    pub replica: InstanceId,
+    /// Why it failed.
+    pub why: String,
+}
+
+/// The end of a text that contains a failure, if there is one.
+struct Because<'a>(&'a Option<FailedReplica>);
+
+impl fmt::Display for Because<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.0 {
+            Some(FailedReplica { replica, why }) if why.starts_with("failed ") => {
+                write!(f, ", but {replica} {why}")
+            }
+            Some(FailedReplica { replica, why }) => write!(f, ", but {replica} failed: {why}"),
+            None => Ok(()),
+        }
+    }
+}
+
 impl HeldBy {
+    /// Returns the service that is not up yet, if the cause is a dependency on it.
+    pub fn dependency(&self) -> Option<&ServiceName> {
+        match self {
+            Self::Dependency { service, .. } | Self::StartsLast { service, .. } => Some(service),
+            _ => None,
+        }
+    }
+
+    /// Returns the failure because of which a dependency is not up, if there is one.
+    pub(crate) fn failed_dependency(&self) -> Option<&FailedReplica> {
+        match self {
+            Self::Dependency { failed, .. } | Self::StartsLast { failed, .. } => failed.as_ref(),
+            _ => None,
+        }
+    }
+
     /// Returns the time since which the cause has existed, if it is known.
     pub fn since(&self) -> Option<DateTime<Utc>> {
         match self {
@@ -425,14 +472,22 @@ impl fmt::Display for HeldBy {
                 write!(f, "port {port} is already used by {holder}")
             }
             Self::NotReadyYet { .. } => f.write_str("running, but not ready yet"),
-            Self::Dependency { service, condition } => match condition {
-                DependencyCondition::ServiceStarted => write!(f, "waits for {service} to start"),
-                DependencyCondition::ServiceHealthy => write!(f, "waits for {service} to be ready"),
-                DependencyCondition::ServiceCompletedSuccessfully => {
-                    write!(f, "waits for {service} to complete")
-                }
-            },
-            Self::StartsLast { service } => write!(f, "starts last, and {service} is not up yet"),
+            Self::Dependency {
+                service,
+                condition,
+                failed,
+            } => {
+                let to = match condition {
+                    DependencyCondition::ServiceStarted => "start",
+                    DependencyCondition::ServiceHealthy => "be ready",
+                    DependencyCondition::ServiceCompletedSuccessfully => "complete",
+                };
+                write!(f, "waits for {service} to {to}{}", Because(failed))
+            }
+            Self::StartsLast { service, failed } => {
+                let because = Because(failed);
+                write!(f, "starts last, and {service} is not up yet{because}")
+            }
             Self::RestartsAfter { replica } => write!(f, "restarts once {replica} is up again"),
             Self::ReplacedAfter { replica } => {
                 write!(f, "is replaced after {replica}")

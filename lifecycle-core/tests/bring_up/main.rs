@@ -2,6 +2,7 @@
 //! before and after every effect.
 
 mod commands;
+mod dependencies;
 mod hosts;
 mod image_logins;
 mod logs;

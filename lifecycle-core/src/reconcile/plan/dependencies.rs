@@ -4,9 +4,9 @@
 use std::collections::BTreeSet;
 
 use super::{Blocked, Planning, Up};
-use crate::model::{DependencyCondition, ServiceName, Starts};
+use crate::model::{DependencyCondition, InstanceState, ServiceName, Starts, Subject};
 use crate::reconcile::declared::DeclaredService;
-use crate::reconcile::step::{HeldBy, StepId};
+use crate::reconcile::step::{FailedReplica, HeldBy, StepId};
 
 /// The steps to wait for, or the dependency that no step can bring up.
 pub(super) type Dependencies = Result<BTreeSet<StepId>, Blocked>;
@@ -25,9 +25,9 @@ impl Planning<'_> {
             if joins == Some(name) {
                 continue;
             }
-            let by = || dependency(name, *condition);
+            let by = |failed| dependency(name, *condition, failed);
             let service = self.index.service(name);
-            let service = service.ok_or_else(|| Blocked::new(by(), true))?;
+            let service = service.ok_or_else(|| Blocked::new(by(None), true))?;
             let is_up = |up: &Up| is_met(*condition, *up);
             self.await_replicas(service.positions(), &is_up, &by, &mut steps)?;
         }
@@ -37,8 +37,9 @@ impl Planning<'_> {
                     continue;
                 }
                 let is_up = |up: &Up| up.ready || up.completed;
-                let by = || HeldBy::StartsLast {
+                let by = |failed| HeldBy::StartsLast {
                     service: other.name.clone(),
+                    failed,
                 };
                 self.await_replicas(other.positions(), &is_up, &by, &mut steps)?;
             }
@@ -61,7 +62,7 @@ impl Planning<'_> {
             && let Some(condition) = service.spec.depends_on.get(name)
             && *condition != DependencyCondition::ServiceStarted
         {
-            let by = || dependency(name, *condition);
+            let by = |failed| dependency(name, *condition, failed);
             self.await_replicas([target], &|up| is_met(*condition, *up), &by, &mut steps)?;
         }
         Ok(steps)
@@ -72,7 +73,7 @@ impl Planning<'_> {
         &self,
         positions: impl IntoIterator<Item = usize>,
         is_up: &dyn Fn(&Up) -> bool,
-        by: &dyn Fn() -> HeldBy,
+        by: &dyn Fn(Option<FailedReplica>) -> HeldBy,
         steps: &mut BTreeSet<StepId>,
     ) -> Result<(), Blocked> {
         let mut awaited: Vec<&StepId> = Vec::new();
@@ -86,13 +87,35 @@ impl Planning<'_> {
                 continue;
             }
             let status = self.statuses[position].as_ref();
-            return Err(Blocked::new(by(), status.is_some_and(|s| s.settled)));
+            let by = by(self.failure_at(position));
+            return Err(Blocked::new(by, status.is_some_and(|s| s.settled)));
         }
         if awaited.len() > MANY_REPLICAS {
             awaited.drain(..awaited.len() - 1);
         }
         steps.extend(awaited.into_iter().cloned());
         Ok(())
+    }
+}
+
+impl Planning<'_> {
+    /// Returns why a replica that was planned is not up, if it failed, or if one that it waits for
+    /// failed.
+    pub(super) fn failure_at(&self, position: usize) -> Option<FailedReplica> {
+        let replica = &self.index.replicas[position];
+        let status = self.statuses[position].as_ref()?;
+        if let InstanceState::Failed { why } = &status.state {
+            return Some(FailedReplica {
+                replica: replica.clone(),
+                why: why.clone(),
+            });
+        }
+        if !status.settled {
+            return None;
+        }
+        let subject = Subject::Instance(replica.clone());
+        let mut held = self.plan.held.iter().filter(|held| held.subject == subject);
+        held.find_map(|held| held.by.failed_dependency().cloned())
     }
 }
 
@@ -104,9 +127,14 @@ fn is_met(condition: DependencyCondition, up: Up) -> bool {
     }
 }
 
-fn dependency(service: &ServiceName, condition: DependencyCondition) -> HeldBy {
+fn dependency(
+    service: &ServiceName,
+    condition: DependencyCondition,
+    failed: Option<FailedReplica>,
+) -> HeldBy {
     HeldBy::Dependency {
         service: service.clone(),
         condition,
+        failed,
     }
 }

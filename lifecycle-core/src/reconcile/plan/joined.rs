@@ -126,6 +126,7 @@ impl<'a> Planning<'a> {
         let by = HeldBy::Dependency {
             service: service.unwrap_or(&replica.id.service).clone(),
             condition: DependencyCondition::ServiceStarted,
+            failed: target.and_then(|target| self.failure_at(target)),
         };
         Err(Blocked::new(
             by,

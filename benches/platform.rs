@@ -106,6 +106,7 @@ pub fn settled(declared: &Arc<Declared>) -> PlanningInput {
             ports: vec![(80, Protocol::Tcp, 20_080)],
             exposed: Vec::new(),
             has_healthcheck: false,
+            failed_check: None,
             joins: None,
         });
     }

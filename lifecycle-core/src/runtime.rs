@@ -215,6 +215,9 @@ pub struct ObservedContainer {
     pub exposed: Vec<(u16, Protocol)>,
     /// Whether the engine runs a health check for the container.
     pub has_healthcheck: bool,
+    /// How the last health check failed, with the end of its output. `None` if it passed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub failed_check: Option<String>,
 }
 
 impl ObservedContainer {
@@ -498,11 +501,21 @@ pub trait ContainerRuntime: Debug + Send + Sync + 'static {
 ///
 /// # Guarantees
 /// A check changes nothing, and ends within `timeout`.
+///
+/// # Errors
+/// Why the check failed, in a few words for the user: for example `connection refused`, or that
+/// there was no response within `timeout`.
 #[async_trait]
 pub trait ReadinessProbe: Debug + Send + Sync + 'static {
-    /// Returns whether a TCP connection can be opened.
-    async fn tcp(&self, ip: IpAddr, port: u16, timeout: Duration) -> bool;
+    /// Checks that a TCP connection can be opened.
+    async fn tcp(&self, ip: IpAddr, port: u16, timeout: Duration) -> Result<(), String>;
 
-    /// Returns whether `GET path` returns a status from 200 to 399.
-    async fn http(&self, ip: IpAddr, port: u16, path: &str, timeout: Duration) -> bool;
+    /// Checks that `GET path` returns a status from 200 to 399.
+    async fn http(
+        &self,
+        ip: IpAddr,
+        port: u16,
+        path: &str,
+        timeout: Duration,
+    ) -> Result<(), String>;
 }

@@ -109,6 +109,7 @@ pub(crate) fn container(
         ports,
         exposed,
         has_healthcheck,
+        failed_check: state.health.as_ref().and_then(failed_check),
         name,
     }))
 }
@@ -215,6 +216,32 @@ fn health(status: Option<HealthStatusEnum>) -> Option<Health> {
         HealthStatusEnum::UNHEALTHY => Some(Health::Unhealthy),
         HealthStatusEnum::EMPTY | HealthStatusEnum::NONE => None,
     }
+}
+
+/// The maximum length of a health check's output in a message, in characters.
+const LONGEST_OUTPUT: usize = 200;
+
+/// Describes the last health check, unless it passed.
+fn failed_check(health: &bollard::models::Health) -> Option<String> {
+    let last = health.log.as_ref()?.last()?;
+    let code = last.exit_code.filter(|code| *code != 0)?;
+    let output = last.output.as_deref().unwrap_or_default().trim();
+    let lines: Vec<&str> = output.lines().map(str::trim).collect();
+    let output = lines.join(" / ");
+    let skipped = output.chars().count().saturating_sub(LONGEST_OUTPUT);
+    let output: String = output.chars().skip(skipped).collect();
+    // The engine reports a check that it has ended with a negative code, and the time limit in its
+    // output.
+    let what = if code < 0 {
+        "its health check timed out".to_owned()
+    } else {
+        format!("its health check failed with exit code {code}")
+    };
+    Some(if output.is_empty() {
+        what
+    } else {
+        format!("{what}: {output}")
+    })
 }
 
 /// Parses the engine's timestamp, and truncates it to microseconds, as the registry does. Returns
@@ -359,6 +386,31 @@ mod tests {
         ));
         let empty = ImageInspect::default();
         assert!(!is_same_image(&empty, &empty), "an image without layers");
+    }
+
+    #[test]
+    fn a_failed_health_check_is_described() {
+        let described = |code: i64, output: &str| {
+            let health = json!({ "Status": "unhealthy", "Log": [
+                { "ExitCode": 0, "Output": "fine" },
+                { "ExitCode": code, "Output": output }
+            ] });
+            failed_check(&serde_json::from_value(health).unwrap())
+        };
+        assert_eq!(described(0, "fine"), None);
+        assert_eq!(
+            described(7, "cannot connect\nto the database\n").unwrap(),
+            "its health check failed with exit code 7: cannot connect / to the database"
+        );
+        assert_eq!(
+            described(-1, "Health check exceeded timeout (1s)").unwrap(),
+            "its health check timed out: Health check exceeded timeout (1s)"
+        );
+        assert_eq!(
+            described(1, "").unwrap(),
+            "its health check failed with exit code 1"
+        );
+        assert!(described(1, &"x".repeat(5_000)).unwrap().len() < 300);
     }
 
     #[test]

@@ -195,8 +195,10 @@ async fn replaces_a_taken_host_port_or_reports_it() {
     let mut lines = engine.logs(&second.name, follow).await.unwrap();
     assert_eq!(lines.next().await.unwrap().unwrap().text, "listening");
     let limit = Duration::from_secs(5);
-    assert!(SocketReadiness.tcp(machine.address, 20_002, limit).await);
-    assert!(!SocketReadiness.tcp(machine.address, 20_009, limit).await);
+    let open = SocketReadiness.tcp(machine.address, 20_002, limit).await;
+    assert_eq!(open, Ok(()));
+    let closed = SocketReadiness.tcp(machine.address, 20_009, limit).await;
+    assert_eq!(closed, Err("connection refused".to_owned()));
 }
 
 /// Checks that thirty concurrent streams over a stock SSH server stay open, and that each gets its

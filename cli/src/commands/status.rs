@@ -248,7 +248,7 @@ fn unknown(node: &NodeV1) -> Option<String> {
 fn up_for(instance: &InstanceV1) -> String {
     let runs = matches!(
         instance.state,
-        InstanceStateV1::Starting | InstanceStateV1::Ready
+        InstanceStateV1::Starting | InstanceStateV1::Ready | InstanceStateV1::Unhealthy
     );
     let Some(started) = instance.started_at.filter(|_| runs) else {
         return String::new();

@@ -468,7 +468,9 @@ fn status_of(id: &InstanceId, status: &InstanceStatus) -> DecisionV1 {
         .as_ref()
         .map_or_else(String::new, |node| format!(" on {node}"));
     let why = match &status.state {
-        InstanceState::Failed { why } | InstanceState::Unknown { why, .. } => format!(": {why}"),
+        InstanceState::Failed { why }
+        | InstanceState::Unhealthy { why }
+        | InstanceState::Unknown { why, .. } => format!(": {why}"),
         _ => String::new(),
     };
     DecisionV1 {
@@ -533,7 +535,19 @@ fn container_text(
             };
             let ready = match readiness {
                 Some(Readiness::Ready { at }) => format!(", ready since {}", at.format("%H:%M:%S")),
-                Some(Readiness::Waiting { .. }) | None => ", not ready".to_owned(),
+                Some(Readiness::Waiting {
+                    since,
+                    was_ready,
+                    why,
+                }) => {
+                    let since = match was_ready {
+                        true => format!(" since {}", since.format("%H:%M:%S")),
+                        false => String::new(),
+                    };
+                    let why = why.as_ref().map(|why| format!(" ({why})"));
+                    format!(", not ready{since}{}", why.unwrap_or_default())
+                }
+                None => ", not ready (not checked yet)".to_owned(),
             };
             format!("runs{since}{health}{ready}")
         }

@@ -235,6 +235,8 @@ pub enum InstanceStateV1 {
     Starting,
     /// The replica's readiness check passed.
     Ready,
+    /// The replica was ready, and its readiness check does not pass any more.
+    Unhealthy,
     /// The replica ended with exit code 0, and its dependents wait for its completion.
     Completed,
     /// The replica's container is not running, or the replica has no container.
@@ -258,6 +260,7 @@ impl From<&InstanceState> for InstanceStateV1 {
         match state {
             InstanceState::Starting => Self::Starting,
             InstanceState::Ready => Self::Ready,
+            InstanceState::Unhealthy { .. } => Self::Unhealthy,
             InstanceState::Completed => Self::Completed,
             InstanceState::Stopped => Self::Stopped,
             InstanceState::Failed { .. } => Self::Failed,
@@ -319,7 +322,9 @@ impl InstanceV1 {
     /// Returns the reason that a state contains.
     pub(crate) fn why_of(state: &InstanceState) -> Option<String> {
         match state {
-            InstanceState::Failed { why } | InstanceState::Unknown { why, .. } => Some(why.clone()),
+            InstanceState::Failed { why }
+            | InstanceState::Unhealthy { why }
+            | InstanceState::Unknown { why, .. } => Some(why.clone()),
             InstanceState::Starting
             | InstanceState::Ready
             | InstanceState::Completed

@@ -305,11 +305,17 @@ mod tests {
 
     #[async_trait]
     impl ReadinessProbe for Unavailable {
-        async fn tcp(&self, _: std::net::IpAddr, _: u16, _: Duration) -> bool {
-            false
+        async fn tcp(&self, _: std::net::IpAddr, _: u16, _: Duration) -> Result<(), String> {
+            Err("not probed".to_owned())
         }
-        async fn http(&self, _: std::net::IpAddr, _: u16, _: &str, _: Duration) -> bool {
-            false
+        async fn http(
+            &self,
+            _: std::net::IpAddr,
+            _: u16,
+            _: &str,
+            _: Duration,
+        ) -> Result<(), String> {
+            Err("not probed".to_owned())
         }
     }
 

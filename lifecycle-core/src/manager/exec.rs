@@ -91,7 +91,7 @@ impl Manager {
 fn merit(record: &InstanceRecord) -> (u8, std::cmp::Reverse<InstanceId>) {
     let runs = match record.state {
         InstanceState::Ready => 2,
-        InstanceState::Starting => 1,
+        InstanceState::Starting | InstanceState::Unhealthy { .. } => 1,
         _ => 0,
     };
     (runs, std::cmp::Reverse(record.id.clone()))

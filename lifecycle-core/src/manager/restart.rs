@@ -287,7 +287,9 @@ fn outcome<'a>(replaces: &'a BTreeMap<InstanceId, ContainerRun>, round: &Round) 
         }
         if status.settled && !is_up && !waits {
             let why = match &status.state {
-                InstanceState::Failed { why } | InstanceState::Unknown { why, .. } => why.clone(),
+                InstanceState::Failed { why }
+                | InstanceState::Unhealthy { why }
+                | InstanceState::Unknown { why, .. } => why.clone(),
                 state => format!("the replica is {}", state.word()),
             };
             return Progress::Failed { id, why };

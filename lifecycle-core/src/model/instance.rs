@@ -61,6 +61,11 @@ pub enum InstanceState {
     Starting,
     /// The instance's readiness check has passed.
     Ready,
+    /// The instance was ready, and its readiness check does not pass any more.
+    Unhealthy {
+        /// Why the last check failed.
+        why: String,
+    },
     /// The instance's container exited with code 0, and other services depend on its completion.
     Completed,
     /// The instance's container is not running.
@@ -85,6 +90,7 @@ impl InstanceState {
         match self {
             Self::Starting => "starting",
             Self::Ready => "ready",
+            Self::Unhealthy { .. } => "unhealthy",
             Self::Completed => "completed",
             Self::Stopped => "stopped",
             Self::Failed { .. } => "failed",

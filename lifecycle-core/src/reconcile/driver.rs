@@ -182,7 +182,7 @@ impl Driver {
     ) -> Self {
         options.policy.opens_ports &= backends.cloud.capabilities().firewall == Firewall::Managed;
         let declared = watch::Sender::new(None);
-        let liveness = Liveness::recall(registry.instances.values());
+        let liveness = Liveness::recall(registry.instances.values(), backends.clock.now());
         let watcher = Watcher::start(
             backends.clone(),
             options.watch.clone(),

@@ -180,6 +180,7 @@ mod tests {
             ports: bound.collect(),
             exposed: Vec::new(),
             has_healthcheck: false,
+            failed_check: None,
             joins: None,
         };
         let ip = Some([10, 0, 0, 4].into());

@@ -73,8 +73,8 @@ impl<'a> Seen<'a> {
         self.container.state.is_running()
     }
 
-    pub(super) fn readiness(&self) -> Option<Readiness> {
-        self.view.readiness.get(&self.container.id).copied()
+    pub(super) fn readiness(&self) -> Option<&'a Readiness> {
+        self.view.readiness.get(&self.container.id)
     }
 }
 

@@ -12,7 +12,7 @@ use super::input::Endings;
 use super::observe::Readiness;
 use super::watch::WatchPolicy;
 use crate::cloud::ObservedNode;
-use crate::model::{ContainerId, InstanceRecord, NodeName, Protocol};
+use crate::model::{ContainerId, InstanceRecord, InstanceState, NodeName, Protocol};
 use crate::runtime::{
     ContainerState, EngineState, Health, ObservedContainer, ReadinessProbe, Role,
 };
@@ -41,14 +41,18 @@ const PART_OF_START: u32 = 20;
 const RUN_WITHOUT_CHECK: chrono::TimeDelta = chrono::TimeDelta::seconds(1);
 
 /// The result of one readiness check.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Answer {
     Ready,
     /// The container is running, and there is nothing to check.
     Runs,
-    NotReady,
+    NotReady {
+        why: String,
+    },
     /// The engine reports that the container's health check failed too many times.
-    Unhealthy,
+    Unhealthy {
+        why: String,
+    },
     /// The container has no readiness: it is not running, or it is an agent or the manager.
     NotAsked,
 }
@@ -68,13 +72,17 @@ pub(super) async fn answers(
     else {
         return Answer::NotAsked;
     };
-    let ready = |yes| if yes { Answer::Ready } else { Answer::NotReady };
+    let not_ready = |why: &str| Answer::NotReady {
+        why: why.to_owned(),
+    };
     let service = declared.services.get(&id.service);
     if node.addresses.private.is_none() {
-        return Answer::NotReady;
+        return not_ready("its node has no private address");
     }
     if has_no_network(state, container) {
-        return Answer::Unhealthy;
+        return Answer::Unhealthy {
+            why: "it has lost the network that it joins".to_owned(),
+        };
     }
     // The declared host ports may be redirected to the agent, which accepts connections.
     let endpoints = internal(
@@ -86,15 +94,24 @@ pub(super) async fn answers(
     let mut tcp = endpoints.filter(|endpoint| endpoint.protocol == Protocol::Tcp);
     if let Some(http) = service.and_then(|service| service.spec.ready.as_ref()) {
         let Some(at) = tcp.find(|endpoint| endpoint.container_port == http.port) else {
-            return Answer::NotReady;
+            return not_ready(&format!("the node does not publish its port {}", http.port));
         };
-        return ready(probe.http(at.ip, at.port, &http.path, CHECK_TIMEOUT).await);
+        let answer = probe.http(at.ip, at.port, &http.path, CHECK_TIMEOUT).await;
+        return match answer {
+            Ok(()) => Answer::Ready,
+            Err(why) => not_ready(&format!("GET :{}{}: {why}", http.port, http.path)),
+        };
     }
     if container.has_healthcheck {
+        let failed = container.failed_check.as_deref();
         return match health {
             Some(Health::Healthy) => Answer::Ready,
-            Some(Health::Unhealthy) => Answer::Unhealthy,
-            Some(Health::Starting) | None => Answer::NotReady,
+            Some(Health::Unhealthy) => Answer::Unhealthy {
+                why: failed.unwrap_or("its health check failed").to_owned(),
+            },
+            Some(Health::Starting) | None => {
+                not_ready(failed.unwrap_or("its health check has not passed yet"))
+            }
         };
     }
     if declared.is_joined(&id.service) {
@@ -102,13 +119,19 @@ pub(super) async fn answers(
         return Answer::Runs;
     }
     let checks: Vec<_> = tcp
-        .map(|at| probe.tcp(at.ip, at.port, CHECK_TIMEOUT))
+        .map(|at| async move {
+            let answer = probe.tcp(at.ip, at.port, CHECK_TIMEOUT).await;
+            answer.map_err(|why| format!("port {}: {why}", at.container_port))
+        })
         .collect();
     if checks.is_empty() {
         return Answer::Runs;
     }
     let all = futures_util::future::join_all(checks).await;
-    ready(all.into_iter().all(|ok| ok))
+    match all.into_iter().find_map(Result::err) {
+        None => Answer::Ready,
+        Some(why) => Answer::NotReady { why },
+    }
 }
 
 /// Tracks the readiness and the endings of all containers.
@@ -134,15 +157,23 @@ type Ending = Option<DateTime<Utc>>;
 
 impl Liveness {
     /// Restores the readiness of containers from the registry's records, so that a restart of the
-    /// manager does not change `ready_at`.
-    pub(super) fn recall<'a>(records: impl Iterator<Item = &'a InstanceRecord>) -> Self {
+    /// manager changes neither `ready_at` nor the state of unhealthy containers. `now` is the
+    /// current time.
+    pub(super) fn recall<'a>(
+        records: impl Iterator<Item = &'a InstanceRecord>,
+        now: DateTime<Utc>,
+    ) -> Self {
         let runs = records
             .filter_map(|record| {
-                let ready_at = record.ready_at?;
+                let readiness = match (&record.state, record.ready_at) {
+                    (InstanceState::Unhealthy { why }, _) => no_longer_ready(now, why.clone()),
+                    (_, Some(at)) => Readiness::Ready { at },
+                    (_, None) => return None,
+                };
                 let run = Run {
                     started_at: record.started_at,
-                    observed_at: ready_at,
-                    readiness: Readiness::Ready { at: ready_at },
+                    observed_at: record.ready_at.unwrap_or(now),
+                    readiness,
                     failures: 0,
                 };
                 Some((record.container.clone(), run))
@@ -161,7 +192,7 @@ impl Liveness {
     ) -> BTreeMap<ContainerId, Readiness> {
         let readiness = |c: &ObservedContainer| {
             let run = self.runs.get(&c.id)?;
-            Some((c.id.clone(), run.readiness))
+            Some((c.id.clone(), run.readiness.clone()))
         };
         containers.iter().filter_map(readiness).collect()
     }
@@ -186,9 +217,9 @@ impl Liveness {
             .filter(|c| matches!(c.state, ContainerState::Running { .. }));
         let waits = running.filter_map(|container| {
             let run = self.runs.get(&container.id)?;
-            Some(match run.readiness {
-                Readiness::Waiting { since } => {
-                    let waited = (now - since).to_std().unwrap_or_default();
+            Some(match &run.readiness {
+                Readiness::Waiting { since, .. } => {
+                    let waited = (now - *since).to_std().unwrap_or_default();
                     (waited / PART_OF_START).max(policy.eager_interval)
                 }
                 Readiness::Ready { .. } if run.failures > 0 => CHECK_AGAIN,
@@ -203,7 +234,7 @@ impl Liveness {
     pub(super) fn forgive(&mut self, container: &ContainerId, now: DateTime<Utc>) {
         self.endings.remove(container);
         if let Some(run) = self.runs.get_mut(container)
-            && let Readiness::Waiting { since } = &mut run.readiness
+            && let Readiness::Waiting { since, .. } = &mut run.readiness
         {
             *since = now;
         }
@@ -229,46 +260,56 @@ impl Liveness {
         let run = self.runs.entry(container.id.clone()).or_insert(Run {
             started_at: container.started_at,
             observed_at: now,
-            readiness: Readiness::Waiting {
-                since: container.started_at.unwrap_or(now),
-            },
+            readiness: Readiness::starting(container.started_at.unwrap_or(now)),
             failures: 0,
         });
         if run.started_at != container.started_at {
-            // A restart does not reset the time limit of a container that is not ready.
-            let since = match run.readiness {
-                Readiness::Waiting { since } => since,
-                Readiness::Ready { .. } => container.started_at.unwrap_or(now),
+            // A restart does not reset the time limit of a container that has not been ready.
+            let since = match &run.readiness {
+                Readiness::Waiting {
+                    since,
+                    was_ready: false,
+                    ..
+                } => *since,
+                Readiness::Waiting { .. } | Readiness::Ready { .. } => {
+                    container.started_at.unwrap_or(now)
+                }
             };
             *run = Run {
                 started_at: container.started_at,
                 observed_at: now,
-                readiness: Readiness::Waiting { since },
+                readiness: Readiness::starting(since),
                 failures: 0,
             };
         }
         let answer = match answer {
             Answer::Runs if now - run.observed_at >= RUN_WITHOUT_CHECK => Answer::Ready,
-            Answer::Runs => Answer::NotReady,
+            Answer::Runs => Answer::NotReady {
+                why: "it has just been started".to_owned(),
+            },
             answer => answer,
         };
-        match (answer, run.readiness) {
+        match (answer, &mut run.readiness) {
             (Answer::Ready, Readiness::Waiting { .. }) => {
                 run.readiness = Readiness::Ready { at: now };
                 run.failures = 0;
             }
             (Answer::Ready, Readiness::Ready { .. }) => run.failures = 0,
-            (Answer::NotReady, Readiness::Ready { .. }) => {
+            (Answer::NotReady { why }, Readiness::Ready { .. }) => {
                 run.failures += 1;
                 if run.failures >= FAILURES_BEFORE_NOT_READY {
-                    run.readiness = Readiness::Waiting { since: now };
+                    run.readiness = no_longer_ready(now, why);
                 }
             }
-            (Answer::Unhealthy, Readiness::Ready { .. }) => {
-                run.readiness = Readiness::Waiting { since: now };
+            (Answer::Unhealthy { why }, Readiness::Ready { .. }) => {
+                run.readiness = no_longer_ready(now, why);
             }
-            (Answer::NotReady | Answer::Unhealthy, Readiness::Waiting { .. })
-            | (Answer::Runs | Answer::NotAsked, _) => {}
+            (Answer::NotReady { why: new } | Answer::Unhealthy { why: new }, waiting) => {
+                if let Readiness::Waiting { why, .. } = waiting {
+                    *why = Some(new);
+                }
+            }
+            (Answer::Runs | Answer::NotAsked, _) => {}
         }
     }
 
@@ -318,6 +359,14 @@ impl Liveness {
     }
 }
 
+fn no_longer_ready(since: DateTime<Utc>, why: String) -> Readiness {
+    Readiness::Waiting {
+        since,
+        was_ready: true,
+        why: Some(why),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -344,6 +393,7 @@ mod tests {
             ports: Vec::new(),
             exposed: Vec::new(),
             has_healthcheck: false,
+            failed_check: None,
             joins: None,
         }
     }
@@ -353,6 +403,12 @@ mod tests {
             service: ServiceName::try_from("web").unwrap(),
             replica: Replica(1),
         }))
+    }
+
+    fn not_ready() -> Answer {
+        Answer::NotReady {
+            why: "port 80: connection refused".to_owned(),
+        }
     }
 
     fn next_check(liveness: &Liveness, container: &ObservedContainer, now: i64) -> Duration {
@@ -375,7 +431,7 @@ mod tests {
     fn a_starting_container_is_checked_often_at_first_and_a_ready_one_seldom() {
         let container = instance();
         let mut liveness = Liveness::default();
-        liveness.note(&container, Answer::NotReady, at(0));
+        liveness.note(&container, not_ready(), at(0));
         assert_eq!(next_check(&liveness, &container, 1), EAGER);
         let later = next_check(&liveness, &container, 60);
         assert_eq!(later, Duration::from_secs(3));
@@ -413,14 +469,40 @@ mod tests {
         let mut liveness = Liveness::default();
         liveness.note(&container, Answer::Ready, at(1));
         for _ in 0..2 {
-            liveness.note(&container, Answer::NotReady, at(2));
+            liveness.note(&container, not_ready(), at(2));
             assert!(is_ready(&liveness));
             assert_eq!(next_check(&liveness, &container, 2), CHECK_AGAIN);
         }
-        liveness.note(&container, Answer::NotReady, at(4));
+        liveness.note(&container, not_ready(), at(4));
         assert!(!is_ready(&liveness));
         liveness.note(&container, Answer::Ready, at(5));
-        liveness.note(&container, Answer::Unhealthy, at(6));
-        assert!(!is_ready(&liveness));
+        let why = "its health check failed with exit code 1".to_owned();
+        liveness.note(&container, Answer::Unhealthy { why: why.clone() }, at(6));
+        let readiness = liveness.readiness_of(std::slice::from_ref(&container));
+        let unhealthy = Readiness::Waiting {
+            since: at(6),
+            was_ready: true,
+            why: Some(why),
+        };
+        assert_eq!(readiness[&container.id], unhealthy);
+        // The latest reason is shown, and another run is a new start.
+        liveness.note(&container, not_ready(), at(7));
+        let readiness = liveness.readiness_of(std::slice::from_ref(&container));
+        assert!(
+            matches!(&readiness[&container.id], Readiness::Waiting { why: Some(why), .. }
+            if why == "port 80: connection refused")
+        );
+        let mut again = container.clone();
+        again.started_at = Some(at(8));
+        liveness.note(&again, Answer::NotAsked, at(8));
+        liveness.note(&again, Answer::Runs, at(8));
+        let readiness = liveness.readiness_of(std::slice::from_ref(&again));
+        assert!(matches!(
+            &readiness[&again.id],
+            Readiness::Waiting {
+                was_ready: false,
+                ..
+            }
+        ));
     }
 }

@@ -117,7 +117,7 @@ impl NodeView {
 }
 
 /// Whether a running container is ready.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case", tag = "is")]
 pub enum Readiness {
     /// The container's check has not passed yet, or no longer passes.
@@ -125,7 +125,24 @@ pub enum Readiness {
         /// The time since which the container has not been ready. A restart of the container does
         /// not reset this time.
         since: DateTime<Utc>,
+        /// Whether the container was ready before in this run.
+        #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+        was_ready: bool,
+        /// Why the last check failed.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        why: Option<String>,
     },
     /// The container's check passed.
     Ready { at: DateTime<Utc> },
+}
+
+impl Readiness {
+    /// Returns the readiness of a container that was not ready yet, and was not checked yet.
+    pub fn starting(since: DateTime<Utc>) -> Self {
+        Self::Waiting {
+            since,
+            was_ready: false,
+            why: None,
+        }
+    }
 }

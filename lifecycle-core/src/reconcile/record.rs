@@ -233,10 +233,14 @@ impl Recording<'_> {
                 format!("{} is ready {place}", record.id),
             );
         } else if was_ready && !is_ready {
+            let why = match &record.state {
+                InstanceState::Unhealthy { why } => format!("unhealthy: {why}"),
+                state => state.word().to_owned(),
+            };
             self.event(
                 EventKind::NotReady,
                 subject,
-                format!("{} is no longer ready: {}", record.id, record.state.word()),
+                format!("{} is no longer ready: {why}", record.id),
             );
         } else if let InstanceState::Failed { why } = &record.state
             && old.is_none_or(|o| !matches!(o.state, InstanceState::Failed { .. }))

@@ -7,6 +7,9 @@ use super::step::InstanceStatus;
 use crate::model::InstanceState;
 use crate::runtime::{ContainerState, ObservedContainer};
 
+/// Why a container is unhealthy, if its check reported no reason.
+const NO_LONGER: &str = "its readiness check no longer passes";
+
 /// The planner's conclusion about a replica, in addition to what its container shows.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(super) enum Verdict {
@@ -62,15 +65,22 @@ pub(super) fn of_planned_container(
 }
 
 fn of_container(view: &NodeView, container: &ObservedContainer, verdict: Verdict) -> InstanceState {
-    let is_ready = matches!(
-        view.readiness.get(&container.id),
-        Some(Readiness::Ready { .. })
-    );
+    let readiness = view.readiness.get(&container.id);
+    let is_ready = matches!(readiness, Some(Readiness::Ready { .. }));
     match (&container.state, verdict) {
         (ContainerState::Running { .. }, _) if is_ready => InstanceState::Ready,
         (ContainerState::Exited { code: 0, .. }, Verdict::Completed) => InstanceState::Completed,
         (_, Verdict::Failed { why }) => InstanceState::Failed { why },
-        (ContainerState::Running { .. }, _) => InstanceState::Starting,
+        (ContainerState::Running { .. }, _) => match readiness {
+            Some(Readiness::Waiting {
+                was_ready: true,
+                why,
+                ..
+            }) => InstanceState::Unhealthy {
+                why: why.clone().unwrap_or_else(|| NO_LONGER.to_owned()),
+            },
+            _ => InstanceState::Starting,
+        },
         (
             ContainerState::Exited { .. } | ContainerState::Created | ContainerState::Paused,
             Verdict::Open | Verdict::Completed | Verdict::NotStarted,

@@ -289,10 +289,16 @@ pub enum HeldBy {
         /// The replica that has the port.
         holder: InstanceId,
     },
-    /// The container is running but not ready yet.
+    /// The container is running but not ready yet, or not ready any more.
     NotReadyYet {
-        /// When the container started.
+        /// When the container started, or when it was no longer ready.
         since: Option<DateTime<Utc>>,
+        /// Whether the container was ready before.
+        #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+        was_ready: bool,
+        /// Why the last check failed.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        why: Option<String>,
     },
     /// A service that this one depends on is not up yet.
     Dependency {
@@ -430,7 +436,7 @@ impl HeldBy {
             | Self::NodeUnknown { since, .. }
             | Self::NodeNotResponding { since, .. }
             | Self::Agent { since, .. } => Some(*since),
-            Self::NodeChanging { since, .. } | Self::NotReadyYet { since } => *since,
+            Self::NodeChanging { since, .. } | Self::NotReadyYet { since, .. } => *since,
             _ => None,
         }
     }
@@ -471,7 +477,14 @@ impl fmt::Display for HeldBy {
             Self::Port { port, holder } => {
                 write!(f, "port {port} is already used by {holder}")
             }
-            Self::NotReadyYet { .. } => f.write_str("running, but not ready yet"),
+            Self::NotReadyYet { was_ready, why, .. } => {
+                let when = if *was_ready { "any more" } else { "yet" };
+                write!(f, "running, but not ready {when}")?;
+                match why {
+                    Some(why) => write!(f, ": {why}"),
+                    None => Ok(()),
+                }
+            }
             Self::Dependency {
                 service,
                 condition,

@@ -323,6 +323,7 @@ mod tests {
                 .collect(),
             exposed: Vec::new(),
             has_healthcheck: false,
+            failed_check: None,
             joins: None,
         };
         (container, ready == Some(true))
@@ -363,7 +364,7 @@ mod tests {
             let readiness = if *is_ready {
                 Readiness::Ready { at: since }
             } else {
-                Readiness::Waiting { since }
+                Readiness::starting(since)
             };
             view.readiness.insert(container.id.clone(), readiness);
         }

@@ -164,6 +164,10 @@ impl Container {
                 }),
             },
         };
+        let unhealthy = ContainerState::Running {
+            health: Some(Health::Unhealthy),
+        };
+        let is_unhealthy = state == unhealthy;
         ObservedContainer {
             id: self.id.clone(),
             name: self.spec.name.clone(),
@@ -177,6 +181,7 @@ impl Container {
             ports: self.host_ports.iter().copied().collect(),
             exposed: self.exposed.iter().copied().collect(),
             has_healthcheck: self.has_healthcheck,
+            failed_check: is_unhealthy.then(|| "its health check failed with exit code 1".into()),
             joins: self.joins.clone(),
         }
     }

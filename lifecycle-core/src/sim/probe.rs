@@ -27,7 +27,7 @@ impl SimProbe {
         Self { actor }
     }
 
-    async fn ask(&self, ip: IpAddr, port: u16, timeout: Duration) -> bool {
+    async fn ask(&self, ip: IpAddr, port: u16, timeout: Duration) -> Result<(), String> {
         self.actor.outlive().await;
         let takes = {
             let mut state = self.actor.world().lock();
@@ -41,15 +41,17 @@ impl SimProbe {
                 chance.between(span, &purpose, machine.calls)
             })
         };
+        let late = || format!("timed out: no response within {timeout:?}");
         sleep(takes.unwrap_or(timeout).min(timeout)).await;
         self.actor.outlive().await;
         match self.answer(ip, port) {
-            Answer::Yes => takes.is_some_and(|takes| takes < timeout),
-            Answer::Refused => false,
+            Answer::Yes if takes.is_some_and(|takes| takes < timeout) => Ok(()),
+            Answer::Yes => Err(late()),
+            Answer::Refused => Err("connection refused".to_owned()),
             Answer::Outage => {
                 let passed = takes.unwrap_or(timeout);
                 sleep(timeout.saturating_sub(passed)).await;
-                false
+                Err(late())
             }
         }
     }
@@ -68,11 +70,17 @@ impl SimProbe {
 
 #[async_trait]
 impl ReadinessProbe for SimProbe {
-    async fn tcp(&self, ip: IpAddr, port: u16, timeout: Duration) -> bool {
+    async fn tcp(&self, ip: IpAddr, port: u16, timeout: Duration) -> Result<(), String> {
         self.ask(ip, port, timeout).await
     }
 
-    async fn http(&self, ip: IpAddr, port: u16, _path: &str, timeout: Duration) -> bool {
+    async fn http(
+        &self,
+        ip: IpAddr,
+        port: u16,
+        _path: &str,
+        timeout: Duration,
+    ) -> Result<(), String> {
         self.ask(ip, port, timeout).await
     }
 }

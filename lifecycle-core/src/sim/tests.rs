@@ -172,10 +172,13 @@ async fn a_bare_node_can_be_created_prepared_and_used() {
     assert_eq!(container.ports, [(80, Protocol::Tcp, 20_100)]);
     let (ip, probe) = (observed.addresses.private.unwrap(), world.probe());
     let second = Duration::from_secs(1);
-    assert!(!probe.tcp(ip, 20_101, second).await);
+    assert_eq!(
+        probe.tcp(ip, 20_101, second).await,
+        Err("connection refused".to_owned())
+    );
     tokio::time::sleep(Duration::from_secs(2)).await;
-    assert!(probe.tcp(ip, 20_100, second).await);
-    assert!(probe.http(ip, 20_100, "/", second).await);
+    assert_eq!(probe.tcp(ip, 20_100, second).await, Ok(()));
+    assert_eq!(probe.http(ip, 20_100, "/", second).await, Ok(()));
     assert_eq!(world.violations(), []);
 }
 
@@ -592,7 +595,7 @@ async fn handles_thousands_of_nodes() {
             }
             tokio::time::sleep(Duration::from_secs(3)).await;
             let (ip, probe) = (observed.addresses.private.unwrap(), world.probe());
-            assert!(probe.tcp(ip, 20_000, Duration::from_secs(1)).await);
+            assert_eq!(probe.tcp(ip, 20_000, Duration::from_secs(1)).await, Ok(()));
             runtime.state().await.unwrap().containers.len()
         }
     });

@@ -13,6 +13,7 @@ mod restart;
 mod rollouts;
 mod spans;
 mod stage;
+mod unhealthy;
 mod upgrade;
 mod waits;
 

@@ -45,11 +45,11 @@ struct NoProbes;
 
 #[async_trait]
 impl ReadinessProbe for NoProbes {
-    async fn tcp(&self, ip: IpAddr, port: u16, _: Duration) -> bool {
+    async fn tcp(&self, ip: IpAddr, port: u16, _: Duration) -> Result<(), String> {
         panic!("{ip}:{port} was probed from the operator's machine");
     }
 
-    async fn http(&self, ip: IpAddr, port: u16, path: &str, _: Duration) -> bool {
+    async fn http(&self, ip: IpAddr, port: u16, path: &str, _: Duration) -> Result<(), String> {
         panic!("{ip}:{port}{path} was probed from the operator's machine");
     }
 }

@@ -93,6 +93,7 @@ impl Fleet {
             ports: Vec::new(),
             exposed: Vec::new(),
             has_healthcheck: false,
+            failed_check: None,
             joins: None,
         });
     }

@@ -177,6 +177,7 @@ impl World {
                 ports: Vec::new(),
                 exposed: Vec::new(),
                 has_healthcheck: false,
+                failed_check: None,
                 joins: None,
             });
             let serving = Some(declared.agent_container(agents));
@@ -315,6 +316,7 @@ impl World {
             ports: Vec::new(),
             exposed: Vec::new(),
             has_healthcheck: false,
+            failed_check: None,
             joins: None,
         });
         container
@@ -582,11 +584,10 @@ impl World {
         container.started_at = Some(now);
         let container = container.id.clone();
         let since = match self.readiness.get(&container) {
-            Some(Readiness::Waiting { since }) if lazy => *since,
+            Some(Readiness::Waiting { since, .. }) if lazy => *since,
             _ => now,
         };
-        self.readiness
-            .insert(container, Readiness::Waiting { since });
+        self.readiness.insert(container, Readiness::starting(since));
         self.last_seen.insert(id.clone(), node.clone());
     }
 
@@ -693,7 +694,7 @@ impl World {
                         at: Some(now),
                     };
                 } else if has_no_network(&state, container) {
-                    let waiting = Readiness::Waiting { since: now };
+                    let waiting = Readiness::starting(now);
                     self.readiness.insert(container.id.clone(), waiting);
                 } else if !self.never_ready.contains(&container.digest) {
                     let ready = self.readiness.get(&container.id);
@@ -863,7 +864,7 @@ impl Machine {
                     .state
                     .containers
                     .iter()
-                    .filter_map(|c| Some((c.id.clone(), *known.get(&c.id)?)))
+                    .filter_map(|c| Some((c.id.clone(), known.get(&c.id)?.clone())))
                     .collect(),
                 _ => BTreeMap::new(),
             },

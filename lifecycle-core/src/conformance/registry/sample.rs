@@ -211,6 +211,9 @@ pub(super) async fn populate(registry: &dyn Registry, epoch: Epoch) -> Result<Sn
     let states = [
         InstanceState::Ready,
         InstanceState::Starting,
+        InstanceState::Unhealthy {
+            why: "port 80: connection refused".into(),
+        },
         InstanceState::Completed,
         InstanceState::Stopped,
         InstanceState::Failed {

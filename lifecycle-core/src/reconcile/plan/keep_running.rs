@@ -35,17 +35,31 @@ impl<'a> Planning<'a> {
         }
         match &container.state {
             ContainerState::Running { .. } => {
-                let since = match seen.readiness() {
+                let (since, was_ready, why) = match seen.readiness() {
                     Some(Readiness::Ready { .. }) => return planned(Verdict::Open, true),
-                    Some(Readiness::Waiting { since }) => since,
-                    None => container.started_at.unwrap_or(self.now),
+                    Some(Readiness::Waiting {
+                        since,
+                        was_ready,
+                        why,
+                    }) => (*since, *was_ready, why.clone()),
+                    None => (container.started_at.unwrap_or(self.now), false, None),
                 };
                 if self.has_passed(since, service.spec.ready_within) {
                     let limit = humantime::format_duration(service.spec.ready_within);
-                    let failed = self.fail(replica, format!("not ready within {limit}"));
+                    let because = why.map_or_else(String::new, |why| format!(": {why}"));
+                    let what = if was_ready {
+                        format!("no longer ready for {limit}{because}")
+                    } else {
+                        format!("not ready within {limit}{because}")
+                    };
+                    let failed = self.fail(replica, what);
                     return planned(failed, true);
                 }
-                let by = HeldBy::NotReadyYet { since: Some(since) };
+                let by = HeldBy::NotReadyYet {
+                    since: Some(since),
+                    was_ready,
+                    why,
+                };
                 self.hold(Subject::Instance(replica.id.clone()), by);
                 match endings(&seen) {
                     Some((times, _)) if times >= self.policy.endings_before_failed => {

@@ -403,7 +403,7 @@ impl<'a> Planning<'a> {
         };
         match target.container.state {
             ContainerState::Running { .. } => match target.readiness() {
-                Some(Readiness::Ready { at }) => match later(at, rollout.monitor()) {
+                Some(Readiness::Ready { at }) => match later(*at, rollout.monitor()) {
                     Some(at) if at <= self.now => Stage::Replaced { at },
                     _ => Stage::Replacing,
                 },
@@ -649,7 +649,7 @@ impl<'a> Planning<'a> {
 
     /// If a ready replica is still being monitored, records this. Returns whether it is.
     pub(super) fn is_monitored(&mut self, replica: PlacedReplica<'a>, current: Seen<'a>) -> bool {
-        let Some(Readiness::Ready { at }) = current.readiness() else {
+        let Some(&Readiness::Ready { at }) = current.readiness() else {
             return false;
         };
         if self.rollout.is_replaced(replica.position) {

@@ -37,7 +37,9 @@ impl Model {
             | InstanceState::Ready
             | InstanceState::Completed
             | InstanceState::Stopped => (None, None),
-            InstanceState::Failed { why } => (Some(why.clone()), None),
+            InstanceState::Failed { why } | InstanceState::Unhealthy { why } => {
+                (Some(why.clone()), None)
+            }
             InstanceState::Unknown { since, why } => (Some(why.clone()), Some(*since)),
         };
         Self {
@@ -62,6 +64,7 @@ impl Model {
             ("completed", None, None) => InstanceState::Completed,
             ("stopped", None, None) => InstanceState::Stopped,
             ("failed", Some(why), None) => InstanceState::Failed { why },
+            ("unhealthy", Some(why), None) => InstanceState::Unhealthy { why },
             ("unknown", Some(why), Some(since)) => InstanceState::Unknown { since, why },
             (other, ..) => return Err(damaged(WHAT, format!("its state is `{other}`"))),
         };

@@ -107,6 +107,7 @@ pub fn settled(declared: &Arc<Declared>) -> PlanningInput {
             exposed: Vec::new(),
             has_healthcheck: false,
             failed_check: None,
+            out_of_memory: None,
             joins: None,
         });
     }

@@ -1,5 +1,6 @@
 //! Defines the trait for the container engine of one node.
 
+mod exit;
 mod image_login;
 mod manager_image;
 
@@ -23,6 +24,8 @@ use crate::model::{
 use crate::secret::Sensitive;
 use crate::stream::ByteStream;
 
+pub use exit::OutOfMemory;
+pub(crate) use exit::exit_text;
 pub use image_login::{ImageLogin, ImageLogins, ImageRegistry};
 pub use manager_image::{ManagerImage, StaticBinary};
 
@@ -218,6 +221,9 @@ pub struct ObservedContainer {
     /// How the last health check failed, with the end of its output. `None` if it passed.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub failed_check: Option<String>,
+    /// Set if the last run was killed because its memory was exhausted.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub out_of_memory: Option<OutOfMemory>,
 }
 
 impl ObservedContainer {

@@ -8,7 +8,9 @@ use bollard::models::{
 };
 use chrono::{DateTime, SubsecRound as _, Utc};
 use lifecycle_core::model::{ContainerId, InstanceId, Protocol, Replica, ServiceName, SpecDigest};
-use lifecycle_core::runtime::{ContainerState, Health, ImageInfo, ObservedContainer, Role};
+use lifecycle_core::runtime::{
+    ContainerState, Health, ImageInfo, ObservedContainer, OutOfMemory, Role,
+};
 use lifecycle_core::{Error, Result};
 
 use crate::engine::JOINED;
@@ -80,6 +82,15 @@ pub(crate) fn container(
     let bound = found.network_settings.and_then(|n| n.ports);
     let host_config = found.host_config.unwrap_or_default();
     let on_the_nodes_network = host_config.network_mode.as_deref() == Some("host");
+    let has_ended = matches!(observed, ContainerState::Exited { .. });
+    let out_of_memory = (has_ended && state.oom_killed == Some(true)).then(|| {
+        let limit = host_config
+            .memory
+            .and_then(|bytes| u64::try_from(bytes).ok());
+        OutOfMemory {
+            limit: limit.filter(|bytes| *bytes > 0),
+        }
+    });
     let declared = host_config.port_bindings;
     let mode = host_config.network_mode.as_deref().unwrap_or_default();
     let joins = mode.strip_prefix(JOINED);
@@ -110,6 +121,7 @@ pub(crate) fn container(
         exposed,
         has_healthcheck,
         failed_check: state.health.as_ref().and_then(failed_check),
+        out_of_memory,
         name,
     }))
 }
@@ -328,6 +340,28 @@ mod tests {
         assert_eq!(hosts(Some([10, 0, 0, 7])), [8080, 20_001]);
         assert_eq!(hosts(Some([10, 0, 0, 8])), [8080]);
         assert_eq!(hosts(None), [8080]);
+    }
+
+    #[test]
+    fn a_container_that_exceeded_its_memory_limit_shows_the_limit() {
+        let labels = json!({
+            "lifecycle.role": "instance",
+            "lifecycle.service": "db",
+            "lifecycle.replica": "1"
+        });
+        let mut found = inspected(&labels);
+        found.host_config = serde_json::from_value(json!({ "Memory": 64 << 20 })).unwrap();
+        let state = found.state.as_mut().unwrap();
+        state.oom_killed = Some(true);
+        // A process of the container was killed, but not the container.
+        let running = container(found.clone(), None).unwrap().unwrap();
+        assert_eq!(running.out_of_memory, None);
+        let state = found.state.as_mut().unwrap();
+        state.status = Some(ContainerStateStatusEnum::EXITED);
+        state.exit_code = Some(137);
+        let ended = container(found, None).unwrap().unwrap();
+        let limit = Some(64 << 20);
+        assert_eq!(ended.out_of_memory, Some(OutOfMemory { limit }));
     }
 
     #[test]

@@ -134,6 +134,7 @@ pub(crate) fn tables(nodes: &[NodeV1], services: &[ServiceV1], width: Option<usi
         if let Some(why) = &instance.why {
             whys.push(format!("{}: {}: {why}", instance.id, instance.state));
         }
+        whys.extend(ended(instance));
     }
     let mut text = format!("{nodes}\n\n{}", table.text(width));
     if let Some(public) = public_table(services) {
@@ -163,6 +164,15 @@ fn public_table(services: &[ServiceV1]) -> Option<Table> {
         table.row("ready", cells);
     }
     Some(table)
+}
+
+/// Returns a line about the ends of a replica's container.
+fn ended(instance: &InstanceV1) -> Option<String> {
+    let ended = instance.ended.as_ref()?;
+    let last = ended.last.as_ref();
+    let last = last.map_or_else(String::new, |last| format!(", the last time with {last}"));
+    let id = &instance.id;
+    Some(format!("{id}: its container ended {}×{last}", ended.count))
 }
 
 /// Returns a line for each service that is being rolled out.

@@ -74,3 +74,35 @@ fn a_failing_service_is_reported_and_fixed() {
     assert_eq!(project.node().service("other"), other);
     project.ends(0, &["down", "--yes"]);
 }
+
+/// A service that needs more memory than its limit. Each of its ends must be reported with the
+/// reason.
+#[test]
+fn a_service_that_exceeds_its_memory_limit_is_reported() {
+    let project = Project::new();
+    project.compose(
+        r#"
+  hungry:
+    image: debian:bookworm-slim
+    command: [perl, -e, "sleep 1; my $$x = 'x' x 300_000_000; sleep 60"]
+    mem_limit: 16m
+    memswap_limit: 16m
+    x-lifecycle:
+      ready_within: 10s
+"#,
+    );
+    let killed = "exit code 137 (SIGKILL), killed because it exceeded its memory limit of 16 MiB";
+    let failed = project.ends(1, &["up"]);
+    assert!(failed.stderr.contains(killed), "{}", failed.stderr);
+    let status = project.ends(0, &["status"]).stdout;
+    let ended = "hungry-1: its container ended ";
+    assert!(
+        status.contains(ended) && status.contains(killed),
+        "{status}"
+    );
+    let why = project.ends(0, &["why", "hungry"]).stdout;
+    let (before, evidence) = why.split_once("evidence\n").unwrap();
+    assert!(before.contains(killed), "{why}");
+    assert!(evidence.contains(killed), "{why}");
+    project.ends(0, &["down", "--yes"]);
+}

@@ -4,9 +4,9 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::wire::{
-    AddressesV1, DockerV1, EndpointV1, InstanceStateV1, InstanceV1, ManagerV1, NodeStateV1, NodeV1,
-    OperationStateV1, OperationV1, PlatformState, PlatformV1, ProgressV1, PublicAddressV1,
-    ServiceV1, WaitV1,
+    AddressesV1, DockerV1, EndedV1, EndpointV1, InstanceStateV1, InstanceV1, ManagerV1,
+    NodeStateV1, NodeV1, OperationStateV1, OperationV1, PlatformState, PlatformV1, ProgressV1,
+    PublicAddressV1, ServiceV1, WaitV1,
 };
 use crate::cloud::Power;
 use crate::model::{
@@ -211,6 +211,10 @@ fn instance(id: &InstanceId, record: Option<&InstanceRecord>, round: &Round) -> 
         waits_for: held
             .filter(|_| !is_as_declared)
             .and_then(|by| by.dependency().cloned()),
+        ended: round.input.as_ref().and_then(|input| {
+            let endings = input.history.endings.get(&record?.container)?;
+            (endings.recent > 0).then(|| EndedV1::new(endings.recent, endings.last.clone()))
+        }),
         started_at: record.and_then(|r| r.started_at),
         ready_at: record.and_then(|r| r.ready_at),
         endpoints: record

@@ -14,8 +14,8 @@ use crate::model::{
 };
 use crate::platform::Declaration;
 use crate::reconcile::{
-    EngineView, Held, HeldBy, History, InstanceStatus, Observed, Readiness, RolloutProgress, Round,
-    Step,
+    Endings, EngineView, Held, HeldBy, History, InstanceStatus, Observed, Readiness,
+    RolloutProgress, Round, Step,
 };
 use crate::registry::Snapshot;
 use crate::runtime::{ContainerState, Health, ObservedContainer, Role};
@@ -209,8 +209,8 @@ impl Known<'_> {
             for container in containers {
                 if container.role == Role::Instance(id.clone()) {
                     let readiness = view.readiness.get(&container.id);
-                    let times = self.history.endings.get(&container.id).map(|e| e.times);
-                    lines.push(container_text(node, container, readiness, times));
+                    let endings = self.history.endings.get(&container.id);
+                    lines.push(container_text(node, container, readiness, endings));
                 }
             }
         }
@@ -518,7 +518,7 @@ fn container_text(
     node: &NodeName,
     container: &ObservedContainer,
     readiness: Option<&Readiness>,
-    endings: Option<u32>,
+    endings: Option<&Endings>,
 ) -> String {
     let state = match &container.state {
         ContainerState::Created => "was created but never started".to_owned(),
@@ -552,14 +552,23 @@ fn container_text(
             format!("runs{since}{health}{ready}")
         }
         ContainerState::Paused => "is paused".into(),
-        ContainerState::Exited { code, at } => {
+        ContainerState::Exited { at, .. } => {
             let at = at.map(|at| format!(" at {}", at.format("%H:%M:%S")));
-            format!("ended with exit code {code}{}", at.unwrap_or_default())
+            let exit = container.exit().unwrap_or_default();
+            format!("ended{} with {exit}", at.unwrap_or_default())
         }
     };
     let endings = match endings {
-        None | Some(0) => String::new(),
-        Some(times) => format!("; the container has exited on its own {times}×"),
+        Some(endings) if endings.recent > 0 => {
+            let last = endings.last.as_ref();
+            let last = last.map(|last| format!(", the last time with {last}"));
+            format!(
+                "; the container has exited on its own {}×{}",
+                endings.recent,
+                last.unwrap_or_default()
+            )
+        }
+        Some(_) | None => String::new(),
     };
     format!("container {} on {node} {state}{endings}", container.name)
 }

@@ -215,6 +215,9 @@ pub struct InstanceV1 {
     /// The service that the replica waits for before it is started, or started again.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub waits_for: Option<ServiceName>,
+    /// How often the replica's container ended by itself; absent if it did not.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ended: Option<EndedV1>,
     /// When the engine started the replica's container.
     #[serde(serialize_with = "crate::clock::six_digits::optional")]
     pub started_at: Option<DateTime<Utc>>,
@@ -223,6 +226,25 @@ pub struct InstanceV1 {
     pub ready_at: Option<DateTime<Utc>>,
     /// The addresses of the replica's ports; empty unless the replica is ready.
     pub endpoints: Vec<EndpointV1>,
+}
+
+/// How often the container of a replica ended by itself.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+#[non_exhaustive]
+pub struct EndedV1 {
+    /// How often it ended since it was last ready for ten minutes.
+    pub count: u32,
+    /// How it ended the last time: its exit code, the signal, and whether its memory was exhausted.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub last: Option<String>,
+}
+
+impl EndedV1 {
+    /// Creates the description of this number of ends.
+    pub(crate) fn new(count: u32, last: Option<String>) -> Self {
+        Self { count, last }
+    }
 }
 
 /// The state of a replica.
@@ -313,6 +335,7 @@ impl InstanceV1 {
             state,
             why: None,
             waits_for: None,
+            ended: None,
             started_at: None,
             ready_at: None,
             endpoints: Vec::new(),

@@ -181,6 +181,7 @@ mod tests {
             exposed: Vec::new(),
             has_healthcheck: false,
             failed_check: None,
+            out_of_memory: None,
             joins: None,
         };
         let ip = Some([10, 0, 0, 4].into());

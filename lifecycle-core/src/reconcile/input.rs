@@ -95,4 +95,11 @@ pub struct Endings {
     pub times: u32,
     /// When the container may be started again.
     pub again_at: DateTime<Utc>,
+    /// How often the container ended by itself since it was last ready for ten minutes. The pauses
+    /// before its restarts grow with this number.
+    #[serde(default)]
+    pub recent: u32,
+    /// How the last run ended.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub last: Option<String>,
 }

@@ -23,8 +23,11 @@ const CHECK_TIMEOUT: Duration = Duration::from_secs(1);
 /// How many checks in a row must fail before a ready container is no longer ready.
 const FAILURES_BEFORE_NOT_READY: u32 = 3;
 
-/// A run of at least this length resets the count of endings, as in Docker.
+/// A run of at least this length resets the count of endings in a row, as in Docker.
 const RUN_THAT_RESETS: chrono::TimeDelta = chrono::TimeDelta::seconds(10);
+
+/// A run that was ready for at least this time resets the pauses before restarts.
+const READY_THAT_RESETS: chrono::TimeDelta = chrono::TimeDelta::minutes(10);
 
 /// The longest pause before an ended container is started again.
 const LONGEST_PAUSE: Duration = Duration::from_mins(1);
@@ -140,6 +143,8 @@ pub(super) struct Liveness {
     runs: BTreeMap<ContainerId, Run>,
     endings: BTreeMap<ContainerId, (Endings, Ending)>,
     on_node: BTreeMap<NodeName, BTreeSet<ContainerId>>,
+    /// The containers that the manager stops. Their ends are not counted.
+    stopping: BTreeSet<ContainerId>,
 }
 
 /// One run of a container, from its start.
@@ -150,6 +155,15 @@ struct Run {
     observed_at: DateTime<Utc>,
     readiness: Readiness,
     failures: u32,
+    /// Whether the run was ready for so long that the pauses before restarts start again.
+    is_steady: bool,
+}
+
+impl Run {
+    fn update_steady(&mut self, now: DateTime<Utc>) {
+        self.is_steady |=
+            matches!(self.readiness, Readiness::Ready { at } if now - at >= READY_THAT_RESETS);
+    }
 }
 
 /// The start time of the last run whose ending was counted.
@@ -175,6 +189,7 @@ impl Liveness {
                     observed_at: record.ready_at.unwrap_or(now),
                     readiness,
                     failures: 0,
+                    is_steady: false,
                 };
                 Some((record.container.clone(), run))
             })
@@ -240,6 +255,11 @@ impl Liveness {
         }
     }
 
+    /// Records that the manager is about to stop a container.
+    pub(super) fn expect_end(&mut self, container: &ContainerId) {
+        self.stopping.insert(container.clone());
+    }
+
     /// Processes one observation of a container.
     pub(super) fn note(
         &mut self,
@@ -262,8 +282,11 @@ impl Liveness {
             observed_at: now,
             readiness: Readiness::starting(container.started_at.unwrap_or(now)),
             failures: 0,
+            is_steady: false,
         });
+        run.update_steady(now);
         if run.started_at != container.started_at {
+            self.stopping.remove(&container.id);
             // A restart does not reset the time limit of a container that has not been ready.
             let since = match &run.readiness {
                 Readiness::Waiting {
@@ -280,6 +303,7 @@ impl Liveness {
                 observed_at: now,
                 readiness: Readiness::starting(since),
                 failures: 0,
+                is_steady: false,
             };
         }
         let answer = match answer {
@@ -328,11 +352,23 @@ impl Liveness {
         let before = previous
             .filter(|_| !ran_long)
             .map_or(0, |(endings, _)| endings.times);
+        let run = self.runs.get_mut(&container.id);
+        let run = run.filter(|run| run.started_at == container.started_at);
+        let was_steady = run.is_some_and(|run| {
+            run.update_steady(now);
+            run.is_steady
+        });
+        let recent_before = previous
+            .filter(|_| !was_steady)
+            .map_or(0, |(endings, _)| endings.recent);
+        let is_requested = self.stopping.remove(&container.id);
+        let recent = recent_before.saturating_add(u32::from(!is_requested));
         // The first restart is immediate; the next ones wait 1 s, 2 s, 4 s and so on, up to a
         // minute.
-        let pause = match before {
-            0 => Duration::ZERO,
-            n => Duration::from_secs(1 << (n - 1).min(6)).min(LONGEST_PAUSE),
+        let pause = match recent {
+            0 | 1 => Duration::ZERO,
+            _ if is_requested => Duration::ZERO,
+            n => Duration::from_secs(1 << (n - 2).min(6)).min(LONGEST_PAUSE),
         };
         let again_at = chrono::TimeDelta::from_std(pause)
             .ok()
@@ -341,6 +377,8 @@ impl Liveness {
         let endings = Endings {
             times: before + 1,
             again_at,
+            recent,
+            last: container.exit(),
         };
         self.endings.insert(container.id.clone(), (endings, ending));
     }
@@ -355,6 +393,7 @@ impl Liveness {
         for gone in before.difference(&now) {
             self.runs.remove(gone);
             self.endings.remove(gone);
+            self.stopping.remove(gone);
         }
     }
 }
@@ -394,6 +433,7 @@ mod tests {
             exposed: Vec::new(),
             has_healthcheck: false,
             failed_check: None,
+            out_of_memory: None,
             joins: None,
         }
     }
@@ -504,5 +544,43 @@ mod tests {
                 ..
             }
         ));
+    }
+
+    /// Runs a container once: it is ready after a second, and ends `ready` seconds later, by itself
+    /// or because the manager stops it. Returns the pause before the next run.
+    fn run_once(liveness: &mut Liveness, start: i64, ready: i64, is_stopped: bool) -> i64 {
+        let mut container = instance();
+        container.started_at = Some(at(start));
+        liveness.note(&container, Answer::Ready, at(start + 1));
+        let end = start + 1 + ready;
+        if is_stopped {
+            liveness.expect_end(&container.id);
+        }
+        container.state = ContainerState::Exited {
+            code: 137,
+            at: Some(at(end)),
+        };
+        // The engine reports the end more than once.
+        for _ in 0..2 {
+            liveness.note(&container, Answer::NotAsked, at(end));
+        }
+        let endings = &liveness.endings()[&container.id];
+        assert_eq!(endings.last.as_deref(), Some("exit code 137 (SIGKILL)"));
+        (endings.again_at - at(end)).num_seconds()
+    }
+
+    #[test]
+    fn pauses_before_restarts_grow_until_a_run_was_ready_for_ten_minutes() {
+        let mut liveness = Liveness::default();
+        let pauses = [0, 1, 2, 4, 8];
+        for (n, pause) in (0..).zip(pauses) {
+            // A run of almost ten minutes does not reset the pauses.
+            assert_eq!(run_once(&mut liveness, n * 1_000, 599, false), pause);
+        }
+        // A stop by the manager is not counted, and does not delay the next start.
+        assert_eq!(run_once(&mut liveness, 10_000, 60, true), 0);
+        assert_eq!(run_once(&mut liveness, 11_000, 60, false), 16);
+        assert_eq!(run_once(&mut liveness, 12_000, 600, false), 0);
+        assert_eq!(run_once(&mut liveness, 13_000, 60, false), 1);
     }
 }

@@ -129,7 +129,7 @@ impl Recording<'_> {
         for (node, view, id, container) in containers() {
             known += usize::from(before.instances.contains_key(&container.id));
             let record = self.instance_record(id, node, view, container);
-            self.put_instance(record);
+            self.put_instance(record, Some(container));
         }
         if known == before.instances.len() {
             return;
@@ -169,7 +169,7 @@ impl Recording<'_> {
         if !keeps_state {
             record.endpoints = Vec::new();
             record.state = state::without_container(view, Verdict::Open);
-            self.put_instance(record);
+            self.put_instance(record, None);
         }
     }
 
@@ -208,7 +208,7 @@ impl Recording<'_> {
         }
     }
 
-    fn put_instance(&mut self, record: InstanceRecord) {
+    fn put_instance(&mut self, record: InstanceRecord, container: Option<&ObservedContainer>) {
         let old = self.before.instances.get(&record.container);
         if old == Some(&record) {
             return;
@@ -235,7 +235,14 @@ impl Recording<'_> {
         } else if was_ready && !is_ready {
             let why = match &record.state {
                 InstanceState::Unhealthy { why } => format!("unhealthy: {why}"),
-                state => state.word().to_owned(),
+                state => {
+                    let stopped = self.under_way.stopping.contains(&record.container);
+                    let exit = container.filter(|_| !stopped).and_then(|c| c.exit());
+                    exit.map_or_else(
+                        || state.word().to_owned(),
+                        |exit| format!("its container ended with {exit}"),
+                    )
+                }
             };
             self.event(
                 EventKind::NotReady,

@@ -16,6 +16,7 @@ use crate::model::{
     ServiceName, Subject, VolumeName,
 };
 use crate::registry::RejectedSpec;
+use crate::runtime::exit_text;
 
 pub use action::Action;
 pub(crate) use action::Work;
@@ -77,6 +78,9 @@ pub enum Reason {
         code: i64,
         /// How often in a row the container has ended.
         times: u32,
+        /// Whether the container was killed because its memory was exhausted.
+        #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+        out_of_memory: bool,
     },
     /// The service's declaration changed.
     SpecChanged {
@@ -163,11 +167,23 @@ impl fmt::Display for Reason {
                 "declared, but the replica has no container; its volume {volume} is on this node"
             ),
             Self::NeverStarted => f.write_str("its container was created but never started"),
-            Self::Ended { code, times } => write!(
-                f,
-                "its container ended with exit code {code} ({times}×), and its restart policy \
-                 starts it again"
-            ),
+            Self::Ended {
+                code,
+                times,
+                out_of_memory,
+            } => {
+                let exit = exit_text(*code);
+                let killed = if *out_of_memory {
+                    ", killed because its memory was exhausted"
+                } else {
+                    ""
+                };
+                write!(
+                    f,
+                    "its container ended with {exit}{killed} ({times}×), and its restart policy \
+                     starts it again"
+                )
+            }
             Self::SpecChanged { from, to } => {
                 write!(f, "its declaration changed: {from} runs, {to} is declared")
             }

@@ -324,6 +324,7 @@ mod tests {
             exposed: Vec::new(),
             has_healthcheck: false,
             failed_check: None,
+            out_of_memory: None,
             joins: None,
         };
         (container, ready == Some(true))

@@ -192,6 +192,11 @@ impl Watcher {
         }
     }
 
+    /// Records that the manager is about to stop a container.
+    pub(super) fn expect_end(&self, container: &ContainerId) {
+        self.shared.views().liveness.expect_end(container);
+    }
+
     /// Returns whether the node's engine has been listed since this request; true for a node that
     /// is gone.
     pub(super) fn has_seen_node(&self, node: &NodeName, request: u64) -> bool {

@@ -182,6 +182,7 @@ impl Container {
             exposed: self.exposed.iter().copied().collect(),
             has_healthcheck: self.has_healthcheck,
             failed_check: is_unhealthy.then(|| "its health check failed with exit code 1".into()),
+            out_of_memory: None,
             joins: self.joins.clone(),
         }
     }

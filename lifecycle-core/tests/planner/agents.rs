@@ -94,6 +94,7 @@ impl Fleet {
             exposed: Vec::new(),
             has_healthcheck: false,
             failed_check: None,
+            out_of_memory: None,
             joins: None,
         });
     }

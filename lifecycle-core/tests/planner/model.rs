@@ -178,6 +178,7 @@ impl World {
                 exposed: Vec::new(),
                 has_healthcheck: false,
                 failed_check: None,
+                out_of_memory: None,
                 joins: None,
             });
             let serving = Some(declared.agent_container(agents));
@@ -317,6 +318,7 @@ impl World {
             exposed: Vec::new(),
             has_healthcheck: false,
             failed_check: None,
+            out_of_memory: None,
             joins: None,
         });
         container

@@ -128,6 +128,8 @@ fn backs_off_when_a_container_keeps_ending() {
     let endings = |times| Endings {
         times,
         again_at: now + TimeDelta::seconds(4),
+        recent: times,
+        last: None,
     };
     world.endings.insert(container.clone(), endings(3));
     let third = world.plan(&shop_declared());

@@ -35,6 +35,9 @@ impl Driver {
             let Some(latest) = &self.latest else {
                 break;
             };
+            if let Some(container) = step.action.ended_container() {
+                self.watcher.expect_end(container);
+            }
             let execution = self.execution(&step.action, &latest.target, &latest.input.observed);
             self.spawn(step.action, execution, now);
         }

@@ -113,6 +113,7 @@ impl<'a> Planning<'a> {
         let container = seen.container;
         let up = self.up_of(&seen);
         let planned = |verdict, settled| (status(replica, Some(&seen), verdict, settled), up);
+        let exit = container.exit().unwrap_or_default();
         let (times, again_at) = endings(&seen).unwrap_or((1, self.now));
         let stays_ended = match replica.service.restart {
             RestartPolicy::Always | RestartPolicy::UnlessStopped => false,
@@ -125,13 +126,12 @@ impl<'a> Planning<'a> {
             return planned(Verdict::Completed, true);
         }
         if stays_ended {
-            let why = format!("its container ended with exit code {code}");
+            let why = format!("its container ended with {exit}");
             let failed = self.fail(replica, why);
             return planned(failed, true);
         }
-        let failed = (times >= self.policy.endings_before_failed).then(|| {
-            format!("its container ended {times}× in a row, the last time with exit code {code}")
-        });
+        let failed = (times >= self.policy.endings_before_failed)
+            .then(|| format!("its container ended {times}× in a row, the last time with {exit}"));
         if again_at > self.now {
             self.changes_at(again_at);
             let start = Action::StartInstance {
@@ -144,7 +144,7 @@ impl<'a> Planning<'a> {
                 step: start.id(),
                 until: again_at,
                 failures: times,
-                why: format!("its container ended with exit code {code}"),
+                why: format!("its container ended with {exit}"),
             };
             self.hold(Subject::Instance(replica.id.clone()), by);
             return match failed {
@@ -152,7 +152,12 @@ impl<'a> Planning<'a> {
                 None => planned(Verdict::Open, false),
             };
         }
-        let reason = Reason::Ended { code, times };
+        let out_of_memory = container.out_of_memory.is_some();
+        let reason = Reason::Ended {
+            code,
+            times,
+            out_of_memory,
+        };
         self.start_again(replica, seen, others, dependencies, reason, failed)
     }
 

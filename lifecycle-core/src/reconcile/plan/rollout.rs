@@ -643,7 +643,8 @@ impl<'a> Planning<'a> {
         let stopped = others.iter().any(|other| was_stopped_for(&current, other));
         (!monitor.is_zero() && !stopped && later(started_at, monitor)? >= at).then(|| {
             let monitor = humantime::format_duration(monitor);
-            format!("its container ended with exit code {code} within {monitor}")
+            let exit = current.container.exit().unwrap_or_default();
+            format!("its container ended with {exit} within {monitor}")
         })
     }
 

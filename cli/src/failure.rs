@@ -28,12 +28,19 @@ pub(crate) enum Failure {
     Files(Diagnostics),
     /// The Compose files contain unsupported keys that affect how services behave.
     #[error(
-        "the Compose files contain {} unsupported keys that affect how services behave",
-        .0.len()
+        "the Compose files contain {} how services behave",
+        counted(.0.len(), "unsupported key that affects", "unsupported keys that affect")
     )]
     Unsupported(Vec<UnsupportedKey>),
     /// Some instances do not run as declared.
-    #[error("{} instances of the platform do not run as declared", .0.failures.len())]
+    #[error(
+        "{} as declared",
+        counted(
+            .0.failures.len(),
+            "instance of the platform does not run",
+            "instances of the platform do not run"
+        )
+    )]
     Services(Outcome),
     /// Confirmation is needed, but there is no terminal for the question.
     #[error(
@@ -45,7 +52,7 @@ pub(crate) enum Failure {
     #[error("{} already exists", .0.display())]
     Exists(PathBuf),
     /// `doctor` has found and printed this many problems.
-    #[error("{0} checks failed")]
+    #[error("{} failed", counted(*.0, "check", "checks"))]
     ChecksFailed(usize),
     /// The JSON document on standard output already reports the failure.
     #[error("the command failed")]
@@ -160,6 +167,11 @@ impl Failure {
     }
 }
 
+/// Returns a number with its noun in the singular or in the plural.
+fn counted(number: usize, one: &str, many: &str) -> String {
+    format!("{number} {}", if number == 1 { one } else { many })
+}
+
 fn last_words(failed: &ServiceFailure) -> impl Iterator<Item = String> {
     let head = format!("{}: {}", failed.instance, failed.why);
     let lines = failed.last_lines.iter().map(|line| format!("    {line}"));
@@ -173,4 +185,35 @@ fn general(error: &Error) -> String {
         Retry::Replan | Retry::Never => "fix the cause, then run the same command again",
     };
     format!("{what}; set LIFECYCLE_LOG=debug to see details")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn numbers_have_the_right_form_of_their_noun() {
+        let message = |count| Failure::ChecksFailed(count).to_string();
+        assert_eq!(
+            (message(1), message(2)),
+            ("1 check failed".into(), "2 checks failed".into())
+        );
+        let failure = ServiceFailure {
+            instance: "web-1".into(),
+            why: "x".into(),
+            waits_for: None,
+            last_lines: Vec::new(),
+        };
+        let message = |failures: Vec<ServiceFailure>| {
+            Failure::Services(Outcome {
+                failures,
+                ..Outcome::default()
+            })
+            .to_string()
+        };
+        let one = "1 instance of the platform does not run as declared";
+        assert_eq!(message(vec![failure.clone()]), one);
+        let two = "2 instances of the platform do not run as declared";
+        assert_eq!(message(vec![failure.clone(), failure]), two);
+    }
 }

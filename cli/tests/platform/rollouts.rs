@@ -179,7 +179,10 @@ fn a_failed_version_is_rolled_back(loaded: &mut Loaded) {
     let Finished { status, stderr, .. } = &rollout.up;
     assert_eq!(status.code(), Some(1), "{stderr}");
     let output = format!("\n    version {} cannot read its cache\n", loaded.version);
-    for text in ["web-1: not ready within 3s", &output] {
+    for text in [
+        "web-1: its new specification failed: not ready within 3s",
+        &output,
+    ] {
         assert!(stderr.contains(text), "{text}: {stderr}");
     }
     let versions = rollout.report.versions().into_keys();

@@ -206,7 +206,14 @@ fn instance(id: &InstanceId, record: Option<&InstanceRecord>, round: &Round) -> 
         state: InstanceStateV1::from(&state),
         // The plan contains the reason why a ready replica still has its previous specification.
         why: InstanceV1::why_of(&state)
-            .or_else(|| planned.and_then(|p| InstanceV1::why_of(&p.state)))
+            .or_else(|| {
+                let why = planned.and_then(|p| InstanceV1::why_of(&p.state))?;
+                Some(if is_up(&state) {
+                    format!("its new specification failed: {why}")
+                } else {
+                    why
+                })
+            })
             .or_else(|| held.filter(|_| !is_as_declared).map(HeldBy::to_string)),
         waits_for: held
             .filter(|_| !is_as_declared)

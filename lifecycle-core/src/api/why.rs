@@ -261,9 +261,9 @@ impl Known<'_> {
             EngineView::NotAsked => "the node's engine has not been polled yet".into(),
             EngineView::Missing => "the node responds, but its Docker engine does not".into(),
             EngineView::Known { info, state } => format!(
-                "Docker {} responds; {} containers of this platform",
+                "Docker {} responds; {} of this platform",
                 info.version,
-                state.containers.len()
+                counted(state.containers.len(), "container")
             ),
             EngineView::Unknown(unknown) => format!(
                 "the node has been unreachable since {}: {}",
@@ -302,11 +302,14 @@ impl Known<'_> {
             }
             let mut next = Vec::new();
             for held in plan.held.iter().filter(|held| held.subject == subject) {
-                decided.push(DecisionV1 {
+                let decision = DecisionV1 {
                     about: subject.clone(),
                     text: format!("held: {}", held.by),
                     data: DecisionData::Held(held.by.clone()),
-                });
+                };
+                if !decided.contains(&decision) {
+                    decided.push(decision);
+                }
                 next.extend(self.causes(held));
             }
             if let Subject::Instance(id) = &subject
@@ -356,8 +359,8 @@ impl Known<'_> {
             ),
             None if step.needs.is_empty() => format!("next: {}: {}", step.action, step.reason),
             None => format!(
-                "planned, after {} other steps: {}: {}",
-                step.needs.len(),
+                "planned, after {}: {}: {}",
+                counted(step.needs.len(), "other step"),
                 step.action,
                 step.reason
             ),
@@ -431,12 +434,17 @@ impl Known<'_> {
         let first = match (failed, step, held) {
             (Some(why), _, _) => format!("failed: {why}"),
             (None, Some(step), _) => step.text.clone(),
+            (None, None, Some(held)) if held.about == *subject => held.text.clone(),
             (None, None, Some(held)) => format!("{}: {}", held.about, held.text),
             (None, None, None) => "as declared; there is nothing to do".into(),
         };
         match (subject, instances.len()) {
             (Subject::Service(name), all) => {
-                format!("{name}: {up} of {all} replicas are up; {first}")
+                let replicas = match all {
+                    1 => "replica is",
+                    _ => "replicas are",
+                };
+                format!("{name}: {up} of {all} {replicas} up; {first}")
             }
             (subject, _) => format!("{subject}: {first}"),
         }
@@ -485,10 +493,7 @@ fn service_facts(generation: Generation, spec: &ServiceSpec) -> Vec<String> {
         ImageSource::Build(build) => format!("built from the code base {}", build.code.name),
         ImageSource::Image(image) => format!("image {image}"),
     };
-    let replicas = match spec.replicas {
-        1 => "1 replica".to_owned(),
-        n => format!("{n} replicas"),
-    };
+    let replicas = counted(spec.replicas.into(), "replica");
     let mut lines = vec![format!("generation {generation}: {replicas}, {source}")];
     for (service, condition) in &spec.depends_on {
         lines.push(match condition {
@@ -540,9 +545,10 @@ fn container_text(
                     was_ready,
                     why,
                 }) => {
-                    let since = match was_ready {
-                        true => format!(" since {}", since.format("%H:%M:%S")),
-                        false => String::new(),
+                    let since = if *was_ready {
+                        format!(" since {}", since.format("%H:%M:%S"))
+                    } else {
+                        String::new()
                     };
                     let why = why.as_ref().map(|why| format!(" ({why})"));
                     format!(", not ready{since}{}", why.unwrap_or_default())
@@ -571,6 +577,12 @@ fn container_text(
         Some(_) | None => String::new(),
     };
     format!("container {} on {node} {state}{endings}", container.name)
+}
+
+/// Returns a number with its noun in the right form.
+fn counted(number: usize, noun: &str) -> String {
+    let plural = if number == 1 { "" } else { "s" };
+    format!("{number} {noun}{plural}")
 }
 
 fn short(id: &str) -> &str {
@@ -637,5 +649,12 @@ mod tests {
                 &Subject::Node(node)
             ]
         );
+    }
+
+    #[test]
+    fn a_number_has_its_noun_in_the_right_form() {
+        assert_eq!(counted(0, "container"), "0 containers");
+        assert_eq!(counted(1, "container"), "1 container");
+        assert_eq!(counted(2, "container"), "2 containers");
     }
 }

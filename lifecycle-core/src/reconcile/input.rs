@@ -99,6 +99,9 @@ pub struct Endings {
     /// before its restarts grow with this number.
     #[serde(default)]
     pub recent: u32,
+    /// Whether the manager ended the last run because it was unhealthy.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub was_unhealthy: bool,
     /// How the last run ended.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub last: Option<String>,

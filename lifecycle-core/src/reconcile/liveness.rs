@@ -143,8 +143,17 @@ pub(super) struct Liveness {
     runs: BTreeMap<ContainerId, Run>,
     endings: BTreeMap<ContainerId, (Endings, Ending)>,
     on_node: BTreeMap<NodeName, BTreeSet<ContainerId>>,
-    /// The containers that the manager stops. Their ends are not counted.
-    stopping: BTreeSet<ContainerId>,
+    /// The containers that the manager stops, and why.
+    stopping: BTreeMap<ContainerId, Stop>,
+}
+
+/// Why the manager stops a container.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Stop {
+    /// It is replaced, removed, or restarted on request. The end is not counted.
+    Planned,
+    /// It is unhealthy. The end is counted, as if the container had ended by itself.
+    Unhealthy,
 }
 
 /// One run of a container, from its start.
@@ -256,8 +265,8 @@ impl Liveness {
     }
 
     /// Records that the manager is about to stop a container.
-    pub(super) fn expect_end(&mut self, container: &ContainerId) {
-        self.stopping.insert(container.clone());
+    pub(super) fn expect_end(&mut self, container: &ContainerId, stop: Stop) {
+        self.stopping.insert(container.clone(), stop);
     }
 
     /// Processes one observation of a container.
@@ -361,7 +370,8 @@ impl Liveness {
         let recent_before = previous
             .filter(|_| !was_steady)
             .map_or(0, |(endings, _)| endings.recent);
-        let is_requested = self.stopping.remove(&container.id);
+        let stop = self.stopping.remove(&container.id);
+        let is_requested = stop == Some(Stop::Planned);
         let recent = recent_before.saturating_add(u32::from(!is_requested));
         // The first restart is immediate; the next ones wait 1 s, 2 s, 4 s and so on, up to a
         // minute.
@@ -378,7 +388,11 @@ impl Liveness {
             times: before + 1,
             again_at,
             recent,
-            last: container.exit(),
+            was_unhealthy: stop == Some(Stop::Unhealthy),
+            last: container.exit().map(|exit| match stop {
+                Some(Stop::Unhealthy) => format!("{exit}, stopped because it was unhealthy"),
+                Some(Stop::Planned) | None => exit,
+            }),
         };
         self.endings.insert(container.id.clone(), (endings, ending));
     }
@@ -554,7 +568,7 @@ mod tests {
         liveness.note(&container, Answer::Ready, at(start + 1));
         let end = start + 1 + ready;
         if is_stopped {
-            liveness.expect_end(&container.id);
+            liveness.expect_end(&container.id, Stop::Planned);
         }
         container.state = ContainerState::Exited {
             code: 137,

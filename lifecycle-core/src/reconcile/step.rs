@@ -107,6 +107,12 @@ pub enum Reason {
     NotDeclared,
     /// A restart was requested.
     RestartRequested,
+    /// The container's health check failed after the container was ready. The restart policy starts
+    /// the container again.
+    Unhealthy {
+        /// How the check failed.
+        why: String,
+    },
     /// The container joins the network of another one, which stops, too.
     NetworkEnds {
         /// The replica whose network the container joins.
@@ -192,6 +198,10 @@ impl fmt::Display for Reason {
             Self::Superseded => f.write_str("the container that replaces it is ready"),
             Self::NotDeclared => f.write_str("no longer declared"),
             Self::RestartRequested => f.write_str("a restart was requested"),
+            Self::Unhealthy { why } => write!(
+                f,
+                "it is unhealthy ({why}), and its restart policy starts it again"
+            ),
             Self::NetworkEnds { replica } => {
                 write!(f, "it joins the network of {replica}, which stops")
             }

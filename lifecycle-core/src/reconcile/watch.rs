@@ -17,7 +17,7 @@ use tokio::task::{AbortHandle, JoinSet};
 use super::backends::Backends;
 use super::declared::Declared;
 use super::input::Endings;
-use super::liveness::Liveness;
+use super::liveness::{Liveness, Stop};
 use super::observe::{NodeView, Observed};
 use crate::cloud::ObservedNode;
 use crate::model::{ContainerId, NodeName};
@@ -193,8 +193,8 @@ impl Watcher {
     }
 
     /// Records that the manager is about to stop a container.
-    pub(super) fn expect_end(&self, container: &ContainerId) {
-        self.shared.views().liveness.expect_end(container);
+    pub(super) fn expect_end(&self, container: &ContainerId, stop: Stop) {
+        self.shared.views().liveness.expect_end(container, stop);
     }
 
     /// Returns whether the node's engine has been listed since this request; true for a node that

@@ -5,7 +5,7 @@
 use std::time::Duration;
 
 use lifecycle_core::api::wire::{InstanceStateV1, InstanceV1};
-use lifecycle_core::model::EventKind;
+use lifecycle_core::model::{EventKind, RestartPolicy, ServiceName};
 use lifecycle_core::sim::Behaviour;
 
 use crate::stage::Stage;
@@ -14,6 +14,12 @@ async fn db(stage: &Stage) -> InstanceV1 {
     let services = stage.api().await.services().await.unwrap();
     let found = services.into_iter().find(|s| s.name.as_str() == "db");
     found.unwrap().instances.remove(0)
+}
+
+/// Declares the restart policy of `db`.
+fn restarts(stage: &mut Stage, policy: RestartPolicy) {
+    let name = ServiceName::try_from("db").unwrap();
+    stage.declaration.services.get_mut(&name).unwrap().restart = Some(policy);
 }
 
 /// Waits until the replica of `db` has this state.
@@ -40,7 +46,8 @@ async fn an_instance_that_is_no_longer_ready_is_unhealthy_with_the_reason() {
         (checked, "its health check failed with exit code 1"),
         (Behaviour::default(), "port 5432: connection refused"),
     ] {
-        let stage = Stage::new(91).await;
+        let mut stage = Stage::new(91).await;
+        restarts(&mut stage, RestartPolicy::No);
         let after = Duration::from_mins(10);
         stage.world.behave("db", behaviour.unhealthy_after(after));
         stage.up().await.unwrap();
@@ -77,4 +84,49 @@ async fn an_instance_that_does_not_become_ready_shows_the_reason() {
         cause.why.ends_with("port 5432: connection refused"),
         "{cause:?}"
     );
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_unhealthy_instance_is_restarted_as_its_policy_declares() {
+    let max_retries = None;
+    for policy in [
+        RestartPolicy::Always,
+        RestartPolicy::OnFailure { max_retries },
+    ] {
+        let mut stage = Stage::new(93).await;
+        restarts(&mut stage, policy);
+        let behaviour = Behaviour::default().with_healthcheck();
+        let after = Duration::from_mins(2);
+        stage.world.behave("db", behaviour.unhealthy_after(after));
+        stage.up().await.unwrap();
+        let first = db(&stage).await;
+        let mut starts = vec![first.started_at.unwrap()];
+        let watched = async {
+            while starts.len() < 5 {
+                tokio::time::sleep(Duration::from_secs(1)).await;
+                let now = db(&stage).await;
+                assert_eq!(now.container, first.container, "the container was replaced");
+                starts.extend(now.started_at.filter(|at| !starts.contains(at)));
+            }
+        };
+        let watched = tokio::time::timeout(Duration::from_hours(1), watched).await;
+        assert!(watched.is_ok(), "{starts:?}\n{}", stage.world.transcript());
+        let runs = starts
+            .windows(2)
+            .map(|pair| (pair[1] - pair[0]).num_seconds());
+        let runs: Vec<i64> = runs.collect();
+        assert!(
+            runs.is_sorted() && runs[3] >= runs[0] + 3,
+            "the pauses do not grow: {runs:?}"
+        );
+        let ended = db(&stage).await.ended.unwrap();
+        assert_eq!(ended.count, 4);
+        let planned = stage.api().await.events(0).await.unwrap().events;
+        let planned = planned
+            .iter()
+            .filter(|e| e.event.kind == EventKind::Planned);
+        let mut steps = planned.flat_map(|e| e.event.data["steps"].as_array().cloned());
+        let is_unhealthy = |step: &serde_json::Value| step["reason"]["because"] == "unhealthy";
+        assert!(steps.any(|steps| steps.iter().any(is_unhealthy)));
+    }
 }

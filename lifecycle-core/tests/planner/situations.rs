@@ -129,6 +129,7 @@ fn backs_off_when_a_container_keeps_ending() {
         times,
         again_at: now + TimeDelta::seconds(4),
         recent: times,
+        was_unhealthy: false,
         last: None,
     };
     world.endings.insert(container.clone(), endings(3));

@@ -231,7 +231,7 @@ pub(super) const SERVICE: &[Key] = &[
     supported("read_only", ""),
     supported(
         "restart",
-        "the manager restarts containers; default `always`",
+        "the manager restarts containers that end or whose health check fails; default `always`",
     ),
     supported("runtime", ""),
     supported("scale", "same as `deploy.replicas`"),

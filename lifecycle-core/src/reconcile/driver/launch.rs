@@ -13,8 +13,9 @@ use crate::error::Result;
 use crate::model::{EventKind, InstanceId, InstanceRecord};
 use crate::reconcile::execute::Execution;
 use crate::reconcile::feeder::Drain;
+use crate::reconcile::liveness::Stop;
 use crate::reconcile::observe::Observed;
-use crate::reconcile::step::{Action, Step};
+use crate::reconcile::step::{Action, Reason, Step};
 use crate::registry::{Batch, Change};
 use crate::runtime::Role;
 
@@ -36,7 +37,11 @@ impl Driver {
                 break;
             };
             if let Some(container) = step.action.ended_container() {
-                self.watcher.expect_end(container);
+                let stop = match &step.reason {
+                    Reason::Unhealthy { .. } => Stop::Unhealthy,
+                    _ => Stop::Planned,
+                };
+                self.watcher.expect_end(container, stop);
             }
             let execution = self.execution(&step.action, &latest.target, &latest.input.observed);
             self.spawn(step.action, execution, now);

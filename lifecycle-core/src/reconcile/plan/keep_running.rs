@@ -1,6 +1,8 @@
 //! Keeps containers running: starts containers that were never started, and starts ended containers
 //! again if their restart policy requires this.
 
+use std::collections::BTreeSet;
+
 use chrono::{DateTime, Utc};
 
 use super::dependencies::Dependencies;
@@ -11,7 +13,7 @@ use crate::reconcile::index::Seen;
 use crate::reconcile::observe::Readiness;
 use crate::reconcile::state::Verdict;
 use crate::reconcile::step::{Action, HeldBy, InstanceStatus, Reason};
-use crate::runtime::ContainerState;
+use crate::runtime::{ContainerState, Health};
 
 impl<'a> Planning<'a> {
     /// Keeps the container `seen` running. If a rollback restores the container, `restoring` is the
@@ -35,6 +37,13 @@ impl<'a> Planning<'a> {
         }
         match &container.state {
             ContainerState::Running { .. } => {
+                // While the replica is being replaced, the rollout decides what happens to it.
+                if let Some(why) = unhealthy(replica, &seen).filter(|_| others.is_empty()) {
+                    let reason = Reason::Unhealthy { why };
+                    let stop = self.stop(replica.id, seen, &reason, BTreeSet::new());
+                    let settled = matches!(stop, Gate::Blocked(blocked) if blocked.settled);
+                    return planned(Verdict::Open, settled);
+                }
                 let (since, was_ready, why) = match seen.readiness() {
                     Some(Readiness::Ready { .. }) => return planned(Verdict::Open, true),
                     Some(Readiness::Waiting {
@@ -113,13 +122,15 @@ impl<'a> Planning<'a> {
         let container = seen.container;
         let up = self.up_of(&seen);
         let planned = |verdict, settled| (status(replica, Some(&seen), verdict, settled), up);
-        let exit = container.exit().unwrap_or_default();
+        let last = seen.endings.and_then(|endings| endings.last.clone());
+        let exit = last.or_else(|| container.exit()).unwrap_or_default();
         let (times, again_at) = endings(&seen).unwrap_or((1, self.now));
         let stays_ended = match replica.service.restart {
             RestartPolicy::Always | RestartPolicy::UnlessStopped => false,
             RestartPolicy::No => true,
             RestartPolicy::OnFailure { max_retries } => {
-                code == 0 || max_retries.is_some_and(|max| times > max)
+                let was_unhealthy = seen.endings.is_some_and(|e| e.was_unhealthy);
+                code == 0 && !was_unhealthy || max_retries.is_some_and(|max| times > max)
             }
         };
         if stays_ended && code == 0 && ended_alone(&seen, others) {
@@ -274,6 +285,27 @@ pub(super) fn ended_alone(seen: &Seen<'_>, others: &[Seen<'_>]) -> bool {
     !others
         .iter()
         .any(|other| other.is_running() && !started_later(other))
+}
+
+/// Returns how the health check of a container fails, if the container was ready before, and its
+/// restart policy starts it again. Other checks depend on the network between the nodes, so their
+/// failure stops no container.
+fn unhealthy(replica: PlacedReplica<'_>, seen: &Seen<'_>) -> Option<String> {
+    let unhealthy = ContainerState::Running {
+        health: Some(Health::Unhealthy),
+    };
+    let has_failed = seen.container.state == unhealthy;
+    let own_check = replica.service.spec.ready.is_none();
+    match seen.readiness() {
+        Some(Readiness::Waiting {
+            was_ready: true,
+            why,
+            ..
+        }) if has_failed && own_check && replica.service.restart != RestartPolicy::No => {
+            Some(why.clone().unwrap_or_default())
+        }
+        _ => None,
+    }
 }
 
 /// Returns how often a container ended by itself, and when it may start again.

@@ -71,6 +71,8 @@ pub enum Error {
     #[non_exhaustive]
     Unreachable {
         what: String,
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        hint: Option<String>,
         #[source]
         #[serde(default, skip_serializing_if = "Option::is_none", with = "source_text")]
         source: Option<Source>,
@@ -311,7 +313,7 @@ impl Error {
             | Self::Denied { hint, .. }
             | Self::Overdue { hint, .. }
             | Self::Exhausted { hint, .. } => Some(hint),
-            Self::NotFound { hint, .. } => hint.as_deref(),
+            Self::NotFound { hint, .. } | Self::Unreachable { hint, .. } => hint.as_deref(),
             Self::Build { .. } => Some(
                 "correct the Dockerfile or its files and run `bootstrapper up`; if \
                  the files are correct, run `bootstrapper retry NAME` to build the image again",
@@ -319,7 +321,6 @@ impl Error {
             Self::Name(name) => Some(&name.rule),
             Self::Conflict { .. }
             | Self::Unsupported { .. }
-            | Self::Unreachable { .. }
             | Self::NotReady { .. }
             | Self::TimedOut { .. }
             | Self::Throttled { .. }
@@ -420,7 +421,21 @@ impl Error {
     pub fn unreachable(what: impl Into<String>, source: Option<Source>) -> Self {
         Self::Unreachable {
             what: what.into(),
+            hint: None,
             source,
+        }
+    }
+
+    /// Creates an [`Error::Unreachable`] with a hint.
+    pub fn unreachable_with_hint(
+        what: impl Into<String>,
+        hint: impl Into<String>,
+        source: Source,
+    ) -> Self {
+        Self::Unreachable {
+            what: what.into(),
+            hint: Some(hint.into()),
+            source: Some(source),
         }
     }
 

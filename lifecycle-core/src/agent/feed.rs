@@ -128,6 +128,7 @@ async fn connect(state: &Path, within: Duration) -> Result<UnixStream> {
             Ok(stream) => return Ok(stream),
             Err(error) if Instant::now() >= deadline => {
                 return Err(Error::Unreachable {
+                    hint: None,
                     what: format!("the agent at `{}`", socket.display()),
                     source: Some(Box::new(error)),
                 });

@@ -223,6 +223,7 @@ impl ApiClient {
             .connect(self.name.clone(), stream)
             .await
             .map_err(|error| Error::Unreachable {
+                hint: None,
                 what: "the manager's API".into(),
                 source: Some(Box::new(error)),
             })?;

@@ -29,6 +29,7 @@ struct Direct(SocketAddr);
 impl Dial for Direct {
     async fn dial(&self) -> Result<Box<dyn Duplex>> {
         let unreachable = |source| Error::Unreachable {
+            hint: None,
             what: format!("the manager at {}", self.0),
             source,
         };

@@ -144,6 +144,7 @@ impl Bootstrapper {
         }
         if node.power != Power::Running {
             return Err(Error::Unreachable {
+                hint: None,
                 what: format!("node {}", node.name),
                 source: Some(
                     "the node is not running; start the node so that the platform's resources on \
@@ -285,6 +286,7 @@ mod tests {
     impl NodeConnector for Unavailable {
         async fn connect(&self, node: &ObservedNode) -> Result<NodeHandle> {
             Err(Error::Unreachable {
+                hint: None,
                 what: node.name.to_string(),
                 source: None,
             })

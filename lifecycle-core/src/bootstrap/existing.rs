@@ -12,8 +12,9 @@ use crate::error::Result;
 use crate::model::NodeName;
 use crate::platform::{Declaration, HostSpec};
 
-/// How long taking over one machine may take, including the installation of sudo.
-const TAKEN_OVER_WITHIN: Duration = Duration::from_mins(5);
+/// How long taking over one machine may take, including the installation of sudo and the time until
+/// a new permission takes effect.
+const TAKEN_OVER_WITHIN: Duration = Duration::from_mins(15);
 
 /// How many machines are taken over in parallel.
 const PARALLEL: usize = 8;

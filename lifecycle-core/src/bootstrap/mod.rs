@@ -72,8 +72,9 @@ use crate::secret::PlatformKey;
 /// How long a newly started manager may take to answer.
 const MANAGER_ANSWERS_WITHIN: Duration = Duration::from_mins(2);
 
-/// How long the cloud may take to answer one request, including throttled attempts.
-const CLOUD_ANSWERS_WITHIN: Duration = Duration::from_mins(5);
+/// How long the cloud may take to answer one request, including throttled attempts and the time
+/// until a new permission takes effect.
+const CLOUD_ANSWERS_WITHIN: Duration = Duration::from_mins(15);
 
 /// How long connecting to a node may take.
 const CONNECTED_WITHIN: Duration = Duration::from_mins(2);
@@ -257,6 +258,7 @@ impl Bootstrapper {
             .ok_or_else(not_running)?;
         if machine.power != Power::Running {
             return Err(Error::Unreachable {
+                hint: None,
                 what: "the manager".into(),
                 source: Some(format!("its node {} is not running", machine.name).into()),
             });

@@ -353,6 +353,7 @@ mod tests {
         let wait = Wait::new(&recorder, &clock, "the manager", Duration::from_secs(40));
         let attempt = || async {
             Err::<(), _>(Error::Unreachable {
+                hint: None,
                 what: "it".into(),
                 source: None,
             })

@@ -324,6 +324,7 @@ fn unreachable(call: &Call, why: Option<&str>) -> Error {
         (None, _) => call.what.clone(),
     };
     Error::Unreachable {
+        hint: None,
         what,
         source: why.map(Into::into),
     }

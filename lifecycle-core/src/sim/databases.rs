@@ -82,6 +82,7 @@ impl SimDatabases {
         self.with(url.expose(), |database| {
             if database.unavailable {
                 return Err(Error::Unreachable {
+                    hint: None,
                     what: "a simulated database".into(),
                     source: None,
                 });

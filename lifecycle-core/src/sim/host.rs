@@ -189,6 +189,7 @@ impl NodeAccess for SimHost {
             ForwardTarget::Unix { path } => (format!("forward {path}"), None),
         };
         let refused = Error::Unreachable {
+            hint: None,
             what: format!("{what} on {}", self.node),
             source: None,
         };

@@ -111,6 +111,7 @@ impl Inner {
     /// necessary.
     fn manager(&self, node: &NodeName, platform: PlatformId) -> Result<Arc<Manager>> {
         let unreachable = || Error::Unreachable {
+            hint: None,
             what: "the manager's API".into(),
             source: None,
         };

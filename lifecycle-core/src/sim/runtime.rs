@@ -99,6 +99,7 @@ impl SimRuntime {
 
     fn unreachable(&self) -> Error {
         Error::Unreachable {
+            hint: None,
             what: format!("engine of node {}", self.node),
             source: None,
         }

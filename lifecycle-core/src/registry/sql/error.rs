@@ -49,9 +49,9 @@ fn refusal(location: &str, code: &str, message: String, error: DbErr) -> Error {
     match code {
         // Connection errors, shutdown, startup, too many connections.
         _ if code.len() == 5 && (code.starts_with("08") || code.starts_with("57P")) => {
-            Error::Unreachable { what, source }
+            Error::unreachable(what, source)
         }
-        "53300" => Error::Unreachable { what, source },
+        "53300" => Error::unreachable(what, source),
         "28000" | "28P01" => Error::Denied {
             what: format!("access to {what}"),
             why: message,
@@ -104,6 +104,7 @@ fn refusal(location: &str, code: &str, message: String, error: DbErr) -> Error {
 
 fn unreachable(location: &str, error: DbErr) -> Error {
     Error::Unreachable {
+        hint: None,
         what: location.to_owned(),
         source: Some(Box::new(error)),
     }

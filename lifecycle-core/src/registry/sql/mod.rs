@@ -249,6 +249,7 @@ impl SqlRegistry {
         match tokio::time::timeout(CALL, call).await {
             Ok(result) => result,
             Err(elapsed) => Err(Error::Unreachable {
+                hint: None,
                 what: self.location.clone(),
                 source: Some(Box::new(elapsed)),
             }),

@@ -4,10 +4,10 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use etcetera::BaseStrategy as _;
-use lifecycle_azure::{Azure, AzureFiles};
+use lifecycle_azure::{Azure, AzureFiles, RoleWait};
 use lifecycle_core::bootstrap::{
-    Bootstrapper, Finding, Health, OperatorState, PlatformSecrets, Reporter, StateDirectory,
-    StaticBinary,
+    Bootstrapper, Finding, Health, OperatorState, PlatformSecrets, Progress, Reporter,
+    StateDirectory, StaticBinary,
 };
 use lifecycle_core::clock::{Clock, RandomIds, SystemClock};
 use lifecycle_core::cloud::CloudProvider;
@@ -115,6 +115,8 @@ pub(crate) struct Parts<'a> {
     /// The directory that contains the code bases on this machine.
     pub(crate) directory: &'a Path,
     pub(crate) reporter: Arc<dyn Reporter>,
+    /// Whether the command waits until a new role assignment takes effect at the cloud.
+    pub(crate) waits_for_roles: bool,
 }
 
 /// Creates the code store that the platform is built from.
@@ -169,7 +171,15 @@ fn cloud(parts: &Parts<'_>, owner: &Owner) -> Result<Arc<dyn CloudProvider>> {
                 let logins = &credentials.nodes;
                 Hosts::for_bootstrapper(&spec.hosts, logins, owner.clone(), &parts.secrets.ssh)
             });
-            let nodes = Azure::for_bootstrapper(spec, credentials, owner, key, manager_node)?;
+            let role_wait = parts.waits_for_roles.then(|| {
+                let reporter = Arc::clone(&parts.reporter);
+                RoleWait::for_all(move |line| {
+                    let text = line.to_owned();
+                    reporter.report(Progress::Note { text });
+                })
+            });
+            let nodes =
+                Azure::for_bootstrapper(spec, credentials, owner, key, manager_node, role_wait)?;
             with_hosts(Arc::new(nodes), hosts)
         }
         CloudSpec::Hosts(spec) => {

@@ -1,6 +1,9 @@
 //! Authenticates with Azure: requests a token with one of several login methods, and caches the
 //! token until shortly before it expires.
 
+mod azure_cli;
+mod login_client;
+
 use std::fmt;
 use std::net::Ipv4Addr;
 use std::sync::Arc;
@@ -9,7 +12,7 @@ use std::time::Duration;
 use async_trait::async_trait;
 use azure_core::cloud::{CloudConfiguration, CustomConfiguration};
 use azure_core::credentials::{Secret, TokenCredential};
-use azure_core::http::{ClientOptions, Transport};
+use azure_core::http::ClientOptions;
 use azure_core_legacy as legacy;
 use azure_identity::{
     AzureCliCredential, ClientAssertionCredentialOptions, ClientSecretCredential,
@@ -22,15 +25,17 @@ use lifecycle_core::secret::Sensitive;
 use lifecycle_core::{Error, Result};
 use tokio::sync::Mutex;
 
+use self::login_client::LoginClient;
 use crate::arm::failure::Failure;
 use crate::arm::transport::hidden;
-use crate::trust;
+use crate::connection::Unopened;
 
 /// A token is replaced this long before it expires.
 const SPARE: TimeDelta = TimeDelta::minutes(5);
 /// Timeout for one login method. Outside Azure, the managed identity endpoint never responds.
 const LOGIN: Duration = Duration::from_secs(20);
-const CONNECT: Duration = Duration::from_secs(5);
+/// The setting with the address of Entra.
+const AUTHORITY: &str = "cloud.authority";
 /// The address of Azure's instance metadata service, which every Azure VM can reach.
 /// `azure_identity` requests managed identity tokens from this service.
 const METADATA: (Ipv4Addr, u16) = (Ipv4Addr::new(169, 254, 169, 254), 80);
@@ -87,6 +92,25 @@ impl Login {
         }
     }
 
+    /// Returns the name with its article, for sentences.
+    fn article(&self) -> &'static str {
+        match self {
+            Self::InOrder => "any login",
+            Self::AzureCli => "the Azure CLI",
+            Self::ManagedIdentity { .. } | Self::AssignedIdentity { .. } => "a managed identity",
+            Self::ClientSecret { .. } => "a client secret",
+            Self::WorkloadIdentity => "a workload identity",
+        }
+    }
+
+    /// Returns whether the token comes from the VM that this process runs on.
+    fn is_of_vm(&self) -> bool {
+        matches!(
+            self,
+            Self::ManagedIdentity { .. } | Self::AssignedIdentity { .. }
+        )
+    }
+
     fn hint(&self) -> &'static str {
         match self {
             Self::InOrder | Self::AzureCli => {
@@ -107,9 +131,21 @@ impl Login {
     }
 }
 
+/// The reason why a login method returned no token.
+enum Why {
+    /// The server was reached, or the method is not available here.
+    Refused(String),
+    /// No connection to this host could be opened.
+    Unopened(String, Unopened),
+    /// The Azure CLI could not reach Azure. Contains its error, and a hint.
+    Offline(String, &'static str),
+    NoAnswer,
+}
+
 /// Provides tokens for Resource Manager.
 pub(crate) struct Credential {
     login: Login,
+    client: Arc<LoginClient>,
     options: ClientOptions,
     scope: String,
     token: Mutex<Option<(Sensitive, DateTime<Utc>)>>,
@@ -134,9 +170,11 @@ impl Credential {
         authority: Option<&str>,
         scope: &str,
     ) -> Result<Self> {
+        let client = Arc::new(LoginClient::new(authority, LOGIN)?);
         Ok(Self {
             login,
-            options: client_options(authority_host, authority)?,
+            options: client_options(authority_host, Arc::clone(&client)),
+            client,
             scope: scope.to_owned(),
             token: Mutex::default(),
         })
@@ -145,7 +183,8 @@ impl Credential {
     /// Returns a token that is valid for at least a few minutes.
     ///
     /// # Errors
-    /// Returns [`Error::Denied`] with each attempted method and its error.
+    /// Returns [`Error::Unreachable`] or [`Error::TimedOut`] if the only method did not reach its
+    /// server. Otherwise, returns [`Error::Denied`] with each attempted method and its error.
     pub(crate) async fn token(&self) -> Result<Sensitive> {
         // Hold the lock while a token is requested, so that concurrent callers share one request.
         let mut kept = self.token.lock().await;
@@ -169,7 +208,7 @@ impl Credential {
             let is_probed = matches!(way, Login::ManagedIdentity { .. }) && !is_alone;
             if is_probed && !may_be_azure().await {
                 let why = "this is not an Azure VM: 169.254.169.254 does not respond";
-                tried.push((way, why.to_owned()));
+                tried.push((way, Why::Refused(why.to_owned())));
                 continue;
             }
             // Create the credential for each request: a cached credential would return a token that
@@ -179,18 +218,23 @@ impl Credential {
                     .get_token(&[&self.scope], None)
                     .await
             };
-            match tokio::time::timeout(LOGIN, asked).await {
+            self.client.forget();
+            let why = match tokio::time::timeout(LOGIN, asked).await {
                 Ok(Ok(token)) => {
                     let expires = DateTime::from_timestamp(token.expires_on.unix_timestamp(), 0);
                     let fresh = Sensitive::new(token.token.secret());
                     *kept = Some((fresh.clone(), expires.unwrap_or(now)));
                     return Ok(fresh);
                 }
-                Ok(Err(error)) => tried.push((way, first_line(&error.to_string()))),
-                Err(_) => tried.push((way, "no response in time".to_owned())),
-            }
+                Ok(Err(error)) => match self.client.unopened() {
+                    Some((host, unopened)) => Why::Unopened(host, unopened),
+                    None => refused(&way, &error.to_string()),
+                },
+                Err(_) => Why::NoAnswer,
+            };
+            tried.push((way, why));
         }
-        Err(denied(&tried))
+        Err(failed(tried))
     }
 
     /// Drops the cached token after Azure has rejected it, so that the next call requests a new
@@ -218,41 +262,80 @@ fn first_line(error: &str) -> String {
     error.lines().next().unwrap_or_default().to_owned()
 }
 
-/// Returns an error that lists each attempted method, why it failed, and a hint.
-fn denied(tried: &[(Login, String)]) -> Error {
-    let whys = tried
-        .iter()
-        .map(|(way, why)| format!("{}: {why}", way.name()));
-    let hints = tried.iter().map(|(way, _)| match tried {
-        [_] => way.hint().to_owned(),
-        _ => format!("for {}, {}", way.name(), way.hint()),
-    });
-    Error::denied(
-        "the login to Azure",
-        whys.collect::<Vec<_>>().join("; "),
-        hints.collect::<Vec<_>>().join("; "),
-    )
+fn refused(way: &Login, error: &str) -> Why {
+    if !matches!(way, Login::AzureCli | Login::InOrder) {
+        return Why::Refused(first_line(error));
+    }
+    let why = azure_cli::reason(error);
+    match azure_cli::offline_hint(error) {
+        Some(hint) => Why::Offline(why, hint),
+        None => Why::Refused(why),
+    }
 }
 
-fn client_options(authority_host: Option<&str>, authority: Option<&str>) -> Result<ClientOptions> {
-    let client = reqwest_013::Client::builder()
-        .tls_backend_preconfigured(trust::client_config(authority)?)
-        .connect_timeout(CONNECT)
-        .timeout(LOGIN)
-        // Never forward a secret to another host.
-        .redirect(reqwest_013::redirect::Policy::none())
-        .build()
-        .map_err(|error| Error::failed("creating the login client", error.to_string()))?;
+/// Returns an error that lists each attempted method, why it failed, and a hint.
+fn failed(mut tried: Vec<(Login, Why)>) -> Error {
+    if tried.len() == 1
+        && let Some((way, why)) = tried.pop()
+    {
+        let what = format!("the login to Azure with {}", way.article());
+        match why {
+            Why::Unopened(host, unopened) if !way.is_of_vm() => {
+                return unopened.into_error(format!("{host}, for {what},"), AUTHORITY);
+            }
+            Why::Unopened(host, unopened) => {
+                let source = unopened.why().into();
+                return Error::unreachable_with_hint(
+                    format!("{host}, for {what},"),
+                    way.hint(),
+                    source,
+                );
+            }
+            Why::Offline(why, hint) => {
+                let what = format!("Azure, for {what},");
+                return Error::unreachable_with_hint(what, hint, why.into());
+            }
+            Why::NoAnswer => return Error::timed_out(what, LOGIN),
+            Why::Refused(_) => tried.push((way, why)),
+        }
+    }
+    let is_alone = tried.len() == 1;
+    let (mut whys, mut hints) = (Vec::new(), Vec::new());
+    for (way, why) in &tried {
+        let (why, hint) = match why {
+            Why::Refused(why) => (why.clone(), way.hint().to_owned()),
+            Why::Unopened(host, unopened) => (
+                format!("{host} cannot be reached: {}", unopened.why()),
+                if way.is_of_vm() {
+                    way.hint().to_owned()
+                } else {
+                    unopened.hint(AUTHORITY)
+                },
+            ),
+            Why::Offline(why, hint) => (why.clone(), (*hint).to_owned()),
+            Why::NoAnswer => ("no response in time".to_owned(), way.hint().to_owned()),
+        };
+        whys.push(format!("{}: {why}", way.name()));
+        hints.push(if is_alone {
+            hint
+        } else {
+            format!("for {}, {hint}", way.name())
+        });
+    }
+    Error::denied("the login to Azure", whys.join("; "), hints.join("; "))
+}
+
+fn client_options(authority_host: Option<&str>, client: Arc<LoginClient>) -> ClientOptions {
     let cloud = authority_host.map(|host| {
         let mut cloud = CustomConfiguration::default();
         host.clone_into(&mut cloud.authority_host);
         Arc::new(CloudConfiguration::from(cloud))
     });
-    Ok(ClientOptions {
-        transport: Some(Transport::new(Arc::new(client))),
+    ClientOptions {
+        transport: Some(azure_core::http::Transport::new(client)),
         cloud,
         ..ClientOptions::default()
-    })
+    }
 }
 
 fn open(way: &Login, options: &ClientOptions) -> azure_core::Result<Arc<dyn TokenCredential>> {
@@ -321,13 +404,18 @@ mod tests {
 
     #[test]
     fn names_each_attempted_login_with_a_hint() {
-        let ways = [
-            Login::WorkloadIdentity,
-            Login::ManagedIdentity { client: None },
-            Login::AzureCli,
-        ];
-        let tried = ways.map(|way| (way, first_line("it does not exist\nadvice")));
-        let error = denied(&tried);
+        let ways = || {
+            [
+                Login::WorkloadIdentity,
+                Login::ManagedIdentity { client: None },
+                Login::AzureCli,
+            ]
+        };
+        let refused = |way| {
+            let why = refused(&way, "it does not exist\nadvice");
+            (way, why)
+        };
+        let error = failed(ways().map(refused).into());
         let (text, hint) = (error.chain(), error.hint().unwrap().to_owned());
         for name in ["workload identity", "managed identity", "Azure CLI"] {
             assert!(
@@ -337,7 +425,22 @@ mod tests {
             assert!(hint.contains(&format!("for {name}, ")), "{hint}");
         }
         assert!(!text.contains("advice"), "{text}");
-        let alone = denied(&tried[2..]);
+        let alone = failed(vec![refused(Login::AzureCli)]);
         assert!(alone.hint().unwrap().starts_with("run `az login`"));
+    }
+
+    #[test]
+    fn a_login_without_a_response_is_not_reported_as_a_wrong_secret() {
+        let secret = Login::ClientSecret {
+            tenant: String::new(),
+            client: String::new(),
+            secret: Sensitive::new(""),
+        };
+        let error = failed(vec![(secret, Why::NoAnswer)]);
+        assert!(matches!(error, Error::TimedOut { .. }), "{error:?}");
+        let offline = Why::Offline("no route".to_owned(), "check the network");
+        let error = failed(vec![(Login::AzureCli, offline)]);
+        assert!(matches!(error, Error::Unreachable { .. }), "{error:?}");
+        assert_eq!(error.hint(), Some("check the network"));
     }
 }

@@ -7,6 +7,7 @@ use lifecycle_core::platform::{AzureFilesSpec, AzureSpec, Credentials, FilesSecr
 use lifecycle_core::runtime::Owner;
 use lifecycle_core::{Error, Result};
 
+use crate::arm::role_wait::RoleWait;
 use crate::credential::Login;
 use crate::files::{AzureFiles, FilesCredential};
 use crate::options::AzureOptions;
@@ -14,7 +15,8 @@ use crate::provider::Azure;
 
 impl Azure {
     /// Creates the provider for the bootstrapper, which connects to the nodes from outside their
-    /// network. `manager_node` is the manager's node, which only the bootstrapper creates.
+    /// network. `manager_node` is the manager's node, which only the bootstrapper creates. With
+    /// `role_wait`, requests wait until a new role assignment takes effect.
     ///
     /// # Errors
     /// Returns [`Error::Invalid`], which names the invalid value or the missing secret.
@@ -24,10 +26,12 @@ impl Azure {
         owner: Owner,
         authorized_key: impl Into<String>,
         manager_node: NodeName,
+        role_wait: Option<RoleWait>,
     ) -> Result<Self> {
         let login = Login::declared(&spec.login, credentials)?;
         let mut options = AzureOptions::declared(spec, owner, authorized_key, login)?;
         options.manager_node = Some(manager_node);
+        options.role_wait = role_wait;
         Self::new(options)
     }
 
@@ -50,7 +54,10 @@ impl Azure {
             )
         })?;
         let login = Login::declared(&login, credentials)?;
-        Self::new(AzureOptions::declared(spec, owner, authorized_key, login)?)
+        let mut options = AzureOptions::declared(spec, owner, authorized_key, login)?;
+        let report = |line: &str| tracing::warn!("{line}");
+        options.role_wait = Some(RoleWait::for_changes(report));
+        Self::new(options)
     }
 }
 

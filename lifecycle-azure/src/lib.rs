@@ -10,6 +10,7 @@
 mod alternative;
 mod arm;
 mod compute;
+mod connection;
 mod credential;
 mod declared;
 mod files;
@@ -25,6 +26,7 @@ mod tags;
 mod trust;
 mod vm;
 
+pub use arm::role_wait::RoleWait;
 pub use credential::Login;
 pub use files::{AzureFiles, AzureFilesBuilder, FilesCredential};
 pub use options::AzureOptions;

@@ -20,8 +20,9 @@ use crate::tags::{self, Tags};
 pub(crate) const RESOURCES: &str = "2021-04-01";
 pub(crate) const NETWORK: &str = "2023-09-01";
 
-/// Time limit for creating or removing a group or a network.
-const DEADLINE: Duration = Duration::from_mins(10);
+/// Time limit for creating or removing a group or a network. Longer than the wait for a new role
+/// assignment.
+const DEADLINE: Duration = Duration::from_mins(20);
 /// How many times the group is checked before a remaining resource counts as foreign. Azure's list
 /// may still contain resources that are being deleted, such as the disk of a deleted VM.
 const GROUP_CHECKS: usize = 12;
@@ -239,7 +240,7 @@ impl Shared {
                     let mut rule = self.client.put(&path, NETWORK, &body).await?;
                     while !is_ready(&path, &rule)? {
                         tokio::time::sleep(self.options.poll_every).await;
-                        let found = self.client.get(&path, NETWORK).await?;
+                        let found = self.client.get_existing(&path, NETWORK).await?;
                         rule = found.ok_or_else(|| Error::not_found(path.clone()))?;
                     }
                     Ok(())

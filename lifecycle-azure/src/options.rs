@@ -9,6 +9,7 @@ use lifecycle_core::runtime::Owner;
 use lifecycle_core::{Error, Result};
 use url::Url;
 
+use crate::arm::role_wait::RoleWait;
 use crate::credential::Login;
 use crate::vm::Vm;
 
@@ -102,6 +103,9 @@ pub struct AzureOptions {
     pub certificate_authority: Option<String>,
     /// The names of existing VMs of the subscription that are nodes under other names.
     pub existing: BTreeMap<NodeName, String>,
+    /// Repeats requests that Azure denies until a new role assignment takes effect. If `None`, a
+    /// denied request fails at once.
+    pub role_wait: Option<RoleWait>,
     /// The poll interval, unless Azure specifies one.
     pub poll_every: Duration,
 }
@@ -134,6 +138,7 @@ impl AzureOptions {
             authority_host: None,
             certificate_authority: None,
             existing: BTreeMap::new(),
+            role_wait: None,
             poll_every: Duration::from_secs(5),
         }
     }

@@ -217,7 +217,8 @@ pub(crate) async fn check(
         let Some((used, limit)) = offer.usages.get(&family) else {
             continue;
         };
-        if used.saturating_add(cores) > *limit {
+        let least = used.saturating_add(cores);
+        if least > *limit {
             let what = if family == ALL {
                 "all families"
             } else {
@@ -227,7 +228,7 @@ pub(crate) async fn check(
             };
             report.problems.push(format!(
                 "The new nodes need {cores} cores of {what} in {}, but {used} of {limit} are \
-                 used: request a higher quota (Azure portal: Subscriptions, Usage + quotas), or \
+                 used: request a quota of at least {least} (Azure portal: Quotas, Compute), or \
                  choose another size or location.",
                 options.location
             ));

@@ -6,12 +6,14 @@
 //! - `ownership`: determines which VM is a node of the platform.
 //! - `observation`: reads the state of nodes.
 //! - `provision`: creates nodes.
+//! - `settle`: applies the last settings of new nodes.
 //! - `power`: changes the power state of nodes, and deletes nodes.
 
 mod observation;
 mod ownership;
 mod power;
 mod provision;
+mod settle;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -28,6 +30,7 @@ use lifecycle_core::{Error, Result};
 use serde::{Deserialize, Serialize};
 
 use crate::arm::Client;
+use crate::arm::consistency::VISIBLE_WITHIN;
 use crate::arm::transport::Transport;
 use crate::compute::{Action, Compute};
 use crate::credential::Credential;
@@ -81,6 +84,9 @@ enum Token {
     /// A VM is being created. If `removes` is set, the VM with that id is removed first.
     Provision {
         removes: Option<String>,
+        /// When Azure accepted the creation. `None` if the VM was visible already.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        since: Option<DateTime<Utc>>,
         /// The earliest time at which Azure allows the next poll.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         not_before: Option<DateTime<Utc>>,
@@ -88,6 +94,9 @@ enum Token {
     /// An Azure operation is in progress.
     Operation {
         url: String,
+        /// When Azure accepted the operation.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        since: Option<DateTime<Utc>>,
         /// The earliest time at which Azure allows the next poll.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         not_before: Option<DateTime<Utc>>,
@@ -104,6 +113,13 @@ impl Token {
         // Limit the wait, in case the clock was set back.
         left.to_std().ok().map(|left| left.min(LONGEST_WAIT))
     }
+}
+
+/// Returns whether Azure accepted a change so recently that some of its parts may not know the
+/// change yet.
+fn is_recent(since: Option<DateTime<Utc>>) -> bool {
+    let passed = since.map(|since| SystemClock.now() - since);
+    passed.is_some_and(|passed| passed.to_std().is_ok_and(|passed| passed < VISIBLE_WITHIN))
 }
 
 /// Returns the earliest time of the next poll, or `None` if Azure requests no wait.
@@ -129,9 +145,10 @@ impl Azure {
             authority,
             scope,
         )?);
-        let transport = Transport::new(&endpoint, credential.clone(), authority)?;
+        let role_wait = options.role_wait.clone();
+        let transport = Transport::new(&endpoint, credential.clone(), authority, role_wait)?;
         let transport = Arc::new(transport);
-        let client = Client::new(endpoint.clone(), transport.clone());
+        let client = Client::new(endpoint.clone(), transport.clone(), options.poll_every);
         let subscription = options.subscription.clone();
         let group = options.group();
         let compute = Compute::new(endpoint, scope, transport, credential, subscription, group)?;
@@ -217,10 +234,12 @@ impl CloudProvider for Azure {
         match (&operation.change, token) {
             (_, Token::Nothing) => Ok(CloudProgress::Done),
             (change, Token::Settles) => self.poll_settling(change).await,
-            (NodeChange::Provision { spec }, Token::Provision { removes, .. }) => {
-                self.poll_provision(spec, removes.as_deref()).await
+            (NodeChange::Provision { spec }, Token::Provision { removes, since, .. }) => {
+                self.poll_provision(spec, removes.as_deref(), since).await
             }
-            (change, Token::Operation { url, .. }) => self.poll_operation(change, &url).await,
+            (change, Token::Operation { url, since, .. }) => {
+                self.poll_operation(change, &url, since).await
+            }
             (change, Token::Provision { .. }) => Err(Error::corrupt(
                 "the token of a change on Azure",
                 format!(

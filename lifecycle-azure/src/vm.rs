@@ -33,6 +33,8 @@ pub(crate) struct Vm {
     changed: Option<String>,
     /// The path of the VM's first network interface.
     pub(crate) interface: Option<String>,
+    /// The path of the VM's system disk.
+    pub(crate) disk: Option<String>,
     pub(crate) account: Option<String>,
     /// The VM's size and zone.
     pub(crate) kind: Alternative,
@@ -95,6 +97,8 @@ impl Vm {
                 .to_owned(),
             zone: vm.zones.into_iter().next(),
         };
+        let disk = { properties.storage_profile }
+            .and_then(|profile| profile.os_disk?.managed_disk?.sub_resource.id);
         let interfaces = properties
             .network_profile
             .map(|profile| profile.network_interfaces);
@@ -123,6 +127,7 @@ impl Vm {
                 .and_then(|status| status.time)
                 .map(|time| time.to_string()),
             interface,
+            disk,
             account: properties
                 .os_profile
                 .and_then(|profile| profile.admin_username),
@@ -170,6 +175,11 @@ impl Vm {
         self.tags
             .node()
             .or_else(|| NodeName::try_from(self.name.as_str()).ok())
+    }
+
+    /// Returns whether the VM's last change succeeded, and no change is in progress.
+    pub(crate) fn is_settled(&self) -> bool {
+        matches!(self.state, State::Succeeded)
     }
 
     pub(crate) fn is_being_created(&self) -> bool {

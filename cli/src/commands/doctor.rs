@@ -223,6 +223,7 @@ async fn of_platform(
             access: loaded.access.clone(),
             directory: project.directory(),
             reporter: progress,
+            waits_for_roles: false,
         })?;
         let missing = bootstrapper.missing_secrets(state.path()).await?;
         Ok::<_, lifecycle_core::Error>((bootstrapper, missing))

@@ -87,6 +87,7 @@ pub(crate) async fn run(arguments: &Arguments, options: &Plan) -> Result<(), Fai
             access: loaded.access,
             directory: project.directory(),
             reporter: progress,
+            waits_for_roles: false,
         })?;
         bootstrapper.registry = loaded.registry;
         commands::check_secrets(&bootstrapper, state.path()).await?;

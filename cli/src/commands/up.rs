@@ -65,6 +65,7 @@ pub(crate) async fn run(arguments: &Arguments, options: &Up) -> Result<(), Failu
             access: loaded.access,
             directory: project.directory(),
             reporter,
+            waits_for_roles: true,
         })?;
         bootstrapper.registry = loaded.registry;
         commands::check_secrets(&bootstrapper, state.path()).await?;

@@ -4,6 +4,7 @@
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 mod azure;
+mod azure_login;
 mod azure_machines;
 mod bad_files;
 mod bring_up;

@@ -8,15 +8,23 @@ use http::header::{AUTHORIZATION, CONTENT_TYPE, IF_NONE_MATCH};
 use http::{HeaderValue, Method, StatusCode};
 use lifecycle_core::{Error, Result};
 use serde_json::Value;
+use tokio::time::{Instant, sleep};
 use url::Url;
 
+use super::consistency::{VISIBLE_WITHIN, is_too_early};
 use super::failure::{Failure, Refusal};
 use super::transport::{Answer, PAGES, Transport, retry_after};
+
+/// How long a resource that another resource refers to may be invisible. Short, because callers that
+/// observe all nodes wait for it.
+const SHOWN_WITHIN: Duration = Duration::from_secs(20);
 
 #[derive(Debug, Clone)]
 pub(crate) struct Client {
     endpoint: Url,
     transport: Arc<Transport>,
+    /// The interval between polls.
+    every: Duration,
 }
 
 #[derive(Debug)]
@@ -33,10 +41,11 @@ pub(crate) enum Progress {
 }
 
 impl Client {
-    pub(crate) fn new(endpoint: Url, transport: Arc<Transport>) -> Self {
+    pub(crate) fn new(endpoint: Url, transport: Arc<Transport>, every: Duration) -> Self {
         Self {
             endpoint,
             transport,
+            every,
         }
     }
 
@@ -77,10 +86,23 @@ impl Client {
         ))
     }
 
+    /// Returns a resource that exists. Waits until Azure shows it, unless it was removed.
+    pub(crate) async fn get_existing(&self, path: &str, version: &str) -> Result<Option<Value>> {
+        let until = Instant::now() + SHOWN_WITHIN;
+        loop {
+            let found = self.get(path, version).await?;
+            if found.is_some() || Instant::now() >= until {
+                return Ok(found);
+            }
+            sleep(self.every).await;
+        }
+    }
+
     /// Creates or replaces a resource, and returns it. The creation may still be in progress.
+    /// Repeats the request while Azure does not know a resource that `body` refers to.
     pub(crate) async fn put(&self, path: &str, version: &str, body: &Value) -> Result<Value> {
         let url = self.url(path, version)?;
-        let answer = self.request(Method::PUT, url, Some(body)).await;
+        let answer = self.change(Method::PUT, url, body).await;
         answer
             .and_then(|answer| parsed(&answer))
             .map_err(|failure| failure.into_error(format!("creating {path}")))
@@ -104,10 +126,11 @@ impl Client {
         Ok(retry_after(&answer.headers))
     }
 
-    /// Changes some properties of a resource.
+    /// Changes some properties of a resource. Repeats the request while Azure does not know the
+    /// resource.
     pub(crate) async fn patch(&self, path: &str, version: &str, body: &Value) -> Result<()> {
         let url = self.url(path, version)?;
-        let answer = self.request(Method::PATCH, url, Some(body)).await;
+        let answer = self.change(Method::PATCH, url, body).await;
         answer
             .map(drop)
             .map_err(|failure| failure.into_error(format!("changing {path}")))
@@ -177,6 +200,22 @@ impl Client {
                 "check the names in the configuration",
             )
         })
+    }
+
+    /// Sends a request that changes a resource. Repeats it while Azure does not know a resource that
+    /// the request refers to, for at most [`VISIBLE_WITHIN`].
+    async fn change(&self, method: Method, url: Url, body: &Value) -> Result<Answer, Failure> {
+        let until = Instant::now() + VISIBLE_WITHIN;
+        loop {
+            let answer = self.request(method.clone(), url.clone(), Some(body)).await;
+            match answer {
+                Err(failure) if is_too_early(&failure) && Instant::now() < until => {
+                    tracing::debug!(%failure, "a resource is not visible yet");
+                    sleep(self.every).await;
+                }
+                answer => return answer,
+            }
+        }
     }
 
     async fn request(

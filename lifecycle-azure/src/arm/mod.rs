@@ -5,7 +5,11 @@
 
 pub(crate) mod budget;
 pub(crate) mod client;
+pub(crate) mod consistency;
 pub(crate) mod failure;
+mod meaning;
+mod refusal;
+pub(crate) mod role_wait;
 pub(crate) mod transport;
 
 pub(crate) use client::Client;

@@ -11,17 +11,18 @@ use futures_util::{Stream, TryStreamExt as _};
 use http::header::{AUTHORIZATION, HeaderMap, RETRY_AFTER};
 use http::{HeaderValue, Method, StatusCode};
 use lifecycle_core::{Error, Result};
+use tokio::time::sleep;
 use tracing::instrument::WithSubscriber as _;
 use tracing::subscriber::NoSubscriber;
 use url::{Origin, Url};
 
 use super::budget::Budgets;
 use super::failure::{Failure, Refusal};
+use super::role_wait::RoleWait;
+use crate::connection::CONNECT;
 use crate::credential::Credential;
 use crate::trust;
 
-/// Timeout for opening a connection.
-const CONNECT: Duration = Duration::from_secs(15);
 /// Timeout for a complete response.
 const ANSWER: Duration = Duration::from_mins(1);
 /// How long to wait after a throttled request if Azure does not specify a wait.
@@ -44,6 +45,7 @@ pub(crate) struct Transport {
     /// The only origin that tokens may be sent to.
     origin: Origin,
     credential: Arc<Credential>,
+    role_wait: Option<RoleWait>,
 }
 
 /// A successful response.
@@ -56,11 +58,13 @@ pub(crate) struct Answer {
 
 impl Transport {
     /// Creates the transport. `endpoint` is the URL of Resource Manager. `authority` is a
-    /// certificate authority, in PEM, that replaces the public ones.
+    /// certificate authority, in PEM, that replaces the public ones. `role_wait` repeats requests
+    /// that a new role assignment will allow.
     pub(crate) fn new(
         endpoint: &Url,
         credential: Arc<Credential>,
         authority: Option<&str>,
+        role_wait: Option<RoleWait>,
     ) -> Result<Self> {
         let client = reqwest::Client::builder()
             .use_preconfigured_tls(trust::client_config(authority)?)
@@ -75,15 +79,40 @@ impl Transport {
             budgets: Budgets::new(),
             origin: endpoint.origin(),
             credential,
+            role_wait,
         })
+    }
+
+    /// Sends a request and reads the response. Repeats the request while a new role assignment may
+    /// take effect.
+    ///
+    /// # Errors
+    /// Returns [`Failure::Refused`] for every status other than 2xx.
+    pub(crate) async fn send(&self, mut request: reqwest::Request) -> Result<Answer, Failure> {
+        loop {
+            let method = request.method().clone();
+            let again = request.try_clone();
+            let failure = match self.send_authenticated(request).await {
+                Ok(answer) => return Ok(answer),
+                Err(failure) => failure,
+            };
+            let pause = { self.role_wait.as_ref().zip(failure.refusal()) }
+                .and_then(|(wait, refusal)| wait.pause(&method, refusal));
+            let (Some(mut again), Some(pause)) = (again, pause) else {
+                return Err(failure);
+            };
+            sleep(pause).await;
+            // A token contains the groups of the account, which may have got the role.
+            self.credential.forget().await;
+            let bearer = self.bearer().await?;
+            again.headers_mut().insert(AUTHORIZATION, bearer);
+            request = again;
+        }
     }
 
     /// Sends a request and reads the response. If Azure rejects the token, retries once with a new
     /// token.
-    ///
-    /// # Errors
-    /// Returns [`Failure::Refused`] for every status other than 2xx.
-    pub(crate) async fn send(&self, request: reqwest::Request) -> Result<Answer, Failure> {
+    async fn send_authenticated(&self, request: reqwest::Request) -> Result<Answer, Failure> {
         let again = request.try_clone();
         let outcome = self.send_once(request).await;
         let is_refused = |failure: &Failure| {

@@ -53,10 +53,17 @@ impl ShareInfo {
                 request,
                 retry_after,
             }) => self.refused(what, *status, code, request, *retry_after),
-            Some(trouble @ Trouble::Unreachable(_)) => Error::unreachable(
-                format!("storage account `{}` at {}", self.account, self.endpoint),
-                Some(chain(trouble).into()),
-            ),
+            Some(Trouble::Unreachable(unopened)) => {
+                // By default, the name of the account determines the address.
+                let is_default = self.endpoint.contains(".file.core.windows.net");
+                let setting = if is_default {
+                    "code.account"
+                } else {
+                    "code.endpoint"
+                };
+                let what = format!("storage account `{}` at {}", self.account, self.endpoint);
+                unopened.clone().into_error(what, setting)
+            }
             Some(trouble @ Trouble::Broken(_)) => {
                 Error::interrupted(what, Some(chain(trouble).into()))
             }
@@ -86,8 +93,10 @@ impl ShareInfo {
             | (_, StatusCode::TOO_MANY_REQUESTS | StatusCode::SERVICE_UNAVAILABLE) => {
                 Error::throttled(what, after)
             }
-            ("ShareNotFound", _) => Error::not_found_with_hint(
+            // Not `NotFound`, which means that only a code base is absent.
+            ("ShareNotFound", _) => Error::invalid(
                 self.to_string(),
+                "the share does not exist",
                 format!(
                     "create the share: az storage share-rm create --storage-account {} --name {}",
                     self.account, self.share

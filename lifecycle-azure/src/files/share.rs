@@ -16,6 +16,9 @@ use super::error::ShareInfo;
 const TRIES: usize = 3;
 /// The wait before the first retry. Each further retry doubles the wait.
 const FIRST_WAIT: Duration = Duration::from_millis(200);
+/// How long an attempt to connect is repeated. Short, because most causes are settings that only a
+/// person can correct.
+const CONNECTED_WITHIN: Duration = Duration::from_secs(2);
 /// The longest wait within an operation. If Azure requests a longer wait, the operation fails, and
 /// the caller decides whether to retry.
 const LONGEST_WAIT: Duration = Duration::from_secs(30);
@@ -191,6 +194,10 @@ impl Share {
     where
         F: Future<Output = opendal::Result<T>>,
     {
+        let begun = Instant::now();
+        let may_connect = |error: &Error| {
+            !matches!(error, Error::Unreachable { .. }) || begun.elapsed() < CONNECTED_WITHIN
+        };
         let attempt = || async {
             self.wait(doing).await?;
             let outcome = attempt().await;
@@ -207,7 +214,10 @@ impl Share {
         attempt
             .retry(wait)
             .sleep(tokio::time::sleep)
-            .when(|error| matches!(error.retry(), Retry::After(wait) if wait <= LONGEST_WAIT))
+            .when(|error| {
+                matches!(error.retry(), Retry::After(wait) if wait <= LONGEST_WAIT)
+                    && may_connect(error)
+            })
             .adjust(|error, planned| match error.retry() {
                 Retry::After(requested) => planned.map(|planned| planned.max(requested)),
                 Retry::Replan | Retry::Never => None,

@@ -11,9 +11,8 @@ use rustls::ClientConfig;
 use thiserror::Error as ThisError;
 
 use crate::arm::transport::retry_after;
+use crate::connection::{CONNECT, Unopened};
 
-/// Timeout for opening a connection.
-const CONNECT: Duration = Duration::from_secs(15);
 /// Timeout between two parts of a response.
 const READ_TIMEOUT: Duration = Duration::from_secs(30);
 
@@ -28,8 +27,8 @@ pub(super) enum Trouble {
         request: String,
         retry_after: Option<Duration>,
     },
-    #[error("the connection could not be opened")]
-    Unreachable(#[source] reqwest_013::Error),
+    #[error("the connection could not be opened: {}", .0.why())]
+    Unreachable(Unopened),
     #[error("the connection broke")]
     Broken(#[source] reqwest_013::Error),
     #[error("no response in time")]
@@ -40,7 +39,7 @@ impl From<reqwest_013::Error> for Trouble {
     fn from(error: reqwest_013::Error) -> Self {
         let error = error.without_url();
         if error.is_connect() {
-            Self::Unreachable(error)
+            Self::Unreachable(Unopened::of(&error))
         } else if error.is_timeout() {
             Self::TimedOut
         } else {

@@ -106,17 +106,27 @@ impl Azure {
         }
     }
 
+    /// Reads a resource that belongs to a VM.
+    async fn read_part(&self, vm: &Vm, path: &str) -> Result<Option<Value>> {
+        // The resources of a VM that is being deleted disappear before the VM.
+        if vm.is_settled() {
+            self.client.get_existing(path, NETWORK).await
+        } else {
+            self.client.get(path, NETWORK).await
+        }
+    }
+
     /// Reads a VM's addresses, and what determines the rules that apply to the VM.
     pub(super) async fn addresses(&self, vm: &Vm) -> Result<(Addresses, Option<Location>)> {
         let Some(interface) = &vm.interface else {
             return Ok(Default::default());
         };
-        let Some(interface) = self.client.get(interface, NETWORK).await? else {
+        let Some(interface) = self.read_part(vm, interface).await? else {
             return Ok(Default::default());
         };
         let (private, public) = vm::addresses(&interface);
         let public = match public {
-            Some(path) => self.client.get(&path, NETWORK).await?,
+            Some(path) => self.read_part(vm, &path).await?,
             None => None,
         };
         let addresses = Addresses {

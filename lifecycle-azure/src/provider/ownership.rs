@@ -17,7 +17,8 @@ const TAGS: Duration = Duration::from_mins(5);
 
 impl Azure {
     /// Returns the VM of a node, even if this platform does not own the VM. The VM is the declared
-    /// existing one, or the one with the node's name in the platform's group, or an adopted VM.
+    /// existing one, or the one with the node's name in the platform's group, or an adopted VM. A VM
+    /// in another group does not become a node because of its name.
     pub(super) async fn vm(&self, node: &NodeName) -> Result<Option<Vm>> {
         let named = if let Some(name) = self.options.existing.get(node) {
             // Azure ignores the case of names.
@@ -29,8 +30,10 @@ impl Azure {
             if let Some(found) = found {
                 return self.unless_other_node(node, found).map(Some);
             }
-            // According to its tags or, without tags, to its name.
-            let is_node = |vm: &Vm| self.options.node_of(vm).as_ref() == Some(node);
+            let is_node = |vm: &Vm| {
+                vm.tags.are_of(&self.options.owner)
+                    && self.options.node_of(vm).as_ref() == Some(node)
+            };
             self.compute.find(is_node).await?
         };
         let (owned, others): (Vec<_>, Vec<_>) = named

@@ -2,15 +2,18 @@
 
 use std::time::Duration;
 
+use chrono::{DateTime, Utc};
 use lifecycle_core::clock::{Clock as _, SystemClock};
-use lifecycle_core::cloud::{CloudProgress, Fenced, NodeChange};
+use lifecycle_core::cloud::{CloudProgress, Fenced, NodeChange, Power};
 use lifecycle_core::model::NodeName;
 use lifecycle_core::{Error, Result};
+use tokio::time::{Instant, sleep};
 
-use super::{Azure, Token, not_before};
+use super::{Azure, Token, is_recent, not_before};
 use crate::alternative::Tried;
 use crate::arm::client::Progress;
-use crate::arm::failure::Refusal;
+use crate::arm::consistency::{VISIBLE_WITHIN, is_too_early};
+use crate::arm::failure::{Failure, Refusal};
 use crate::compute::{Action, Begun};
 use crate::vm::{State, Vm};
 
@@ -44,13 +47,14 @@ impl Azure {
                 State::Changing(_) | State::Succeeded | State::Failed(_) => {}
             }
         }
-        let begun = self.compute.begin(vm.group(), &vm.name, action).await;
+        let begun = self.begin_on(&vm, action).await;
         match begun {
             Ok(Begun {
                 url: Some(url),
                 after,
             }) => Ok(Token::Operation {
                 url,
+                since: Some(SystemClock.now()),
                 not_before: not_before(after),
             }),
             Ok(Begun { url: None, .. }) => Ok(Token::Nothing),
@@ -61,6 +65,25 @@ impl Azure {
                 Ok(Token::Nothing)
             }
             Err(failure) => Err(failure.into_error(format!("changing VM {node}"))),
+        }
+    }
+
+    /// Sends the request for an action. Repeats it if Azure does not know the VM, although it shows
+    /// the VM.
+    async fn begin_on(&self, vm: &Vm, action: Action) -> Result<Begun, Failure> {
+        let until = Instant::now() + VISIBLE_WITHIN;
+        loop {
+            let begun = self.compute.begin(vm.group(), &vm.name, action).await;
+            let Err(failure) = begun else { return begun };
+            let is_deletion = matches!(action, Action::Delete);
+            if is_deletion || !is_too_early(&failure) || Instant::now() >= until {
+                return Err(failure);
+            }
+            sleep(self.options.poll_every).await;
+            let seen = self.compute.get(vm.group(), &vm.name).await;
+            if !matches!(seen, Ok(Some(seen)) if seen.unique_id == vm.unique_id) {
+                return Err(failure);
+            }
         }
     }
 
@@ -122,9 +145,17 @@ impl Azure {
         &self,
         change: &NodeChange,
         url: &str,
+        since: Option<DateTime<Utc>>,
     ) -> Result<CloudProgress> {
         let node = change.node();
         match self.client.operation(url).await? {
+            // Azure may not know a new operation yet.
+            Progress::Gone if is_recent(since) && !self.is_reached(change).await? => {
+                Ok(CloudProgress::Running {
+                    after: Some(self.options.poll_every),
+                    message: Some("Azure does not show the operation yet".to_owned()),
+                })
+            }
             Progress::Running { after, status } => Ok(CloudProgress::Running {
                 after: after.or(Some(self.options.poll_every)),
                 message: status.map(|status| format!("Azure reports {status}")),
@@ -141,6 +172,26 @@ impl Azure {
             Progress::Failed(refusal) if refusal.is_preempted() => self.poll_settling(change).await,
             Progress::Failed(refusal) => Err(refusal.into_error(format!("changing VM {node}"))),
         }
+    }
+
+    /// Returns whether the VM is in the state to which a change leads.
+    async fn is_reached(&self, change: &NodeChange) -> Result<bool> {
+        let vm = self.owned(change.node()).await?;
+        let is = |reached: fn(&Vm) -> bool| {
+            let is_settled = |vm: &Vm| matches!(vm.state, State::Succeeded | State::Failed(_));
+            vm.as_ref().is_some_and(|vm| is_settled(vm) && reached(vm))
+        };
+        Ok(match change {
+            NodeChange::Provision { .. } | NodeChange::Start { .. } => {
+                is(|vm| vm.power() == Power::Running)
+            }
+            NodeChange::Stop { .. } => is(|vm| vm.is_deallocated),
+            NodeChange::Restart { boot_id, .. } => {
+                let boot = vm.as_ref().and_then(Vm::boot_id);
+                boot.is_some_and(|boot| boot != *boot_id) && is(|_| true)
+            }
+            NodeChange::Delete { .. } => vm.is_none(),
+        })
     }
 
     /// Checks that the VM shows the end of its start. Until then, its boot id may still change.
@@ -162,7 +213,12 @@ impl Azure {
                 Progress::Running { after, .. } => {
                     tokio::time::sleep(after.unwrap_or(self.options.poll_every)).await;
                 }
-                Progress::Done | Progress::Gone => return Ok(()),
+                Progress::Done => return Ok(()),
+                // Azure may not know the operation yet. The caller checks the VM.
+                Progress::Gone => {
+                    tokio::time::sleep(self.options.poll_every).await;
+                    return Ok(());
+                }
                 Progress::Failed(refusal) if refusal.is_preempted() => {
                     tokio::time::sleep(self.options.poll_every).await;
                     return Ok(());

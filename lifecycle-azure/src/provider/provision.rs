@@ -4,18 +4,19 @@
 use std::time::Duration;
 
 use azure_mgmt_compute::models;
-use lifecycle_core::clock::{IdSource as _, RandomIds};
+use chrono::{DateTime, Utc};
+use lifecycle_core::clock::{Clock as _, IdSource as _, RandomIds, SystemClock};
 use lifecycle_core::cloud::CloudProgress;
 use lifecycle_core::model::{NodeName, NodeSpec};
 use lifecycle_core::{Error, Result};
-use serde_json::{Value, json};
+use tokio::time::{Instant, sleep};
 
-use super::{Azure, Token, not_before};
+use super::{Azure, Token, is_recent, not_before};
 use crate::alternative::{Alternative, Tried};
+use crate::arm::consistency::{VISIBLE_WITHIN, is_too_early};
 use crate::arm::failure::{Failure, Refusal};
 use crate::compute::{Action, COMPUTE};
 use crate::first_boot::HostKey;
-use crate::network::{NETWORK, is_failed, is_ready};
 use crate::vm::{self, Attempt, State, Vm};
 
 impl Azure {
@@ -33,21 +34,25 @@ impl Azure {
                 let after = self.remove_failed(spec, &vm).await?;
                 Ok(Token::Provision {
                     removes: Some(vm.unique_id),
+                    since: None,
                     not_before: not_before(after),
                 })
             }
             Some(vm) if matches!(vm.state, State::Deleting) => Ok(Token::Provision {
                 removes: Some(vm.unique_id),
+                since: None,
                 not_before: None,
             }),
             Some(_) => Ok(Token::Provision {
                 removes: None,
+                since: None,
                 not_before: None,
             }),
             None => {
                 let after = self.create(spec).await?;
                 Ok(Token::Provision {
                     removes: None,
+                    since: Some(SystemClock.now()),
                     not_before: not_before(after),
                 })
             }
@@ -97,7 +102,10 @@ impl Azure {
             }
         }
         let mut refused = None;
-        for kind in tried.rest(&all).to_vec() {
+        let visible = Instant::now() + VISIBLE_WITHIN;
+        let mut kinds = tried.rest(&all).to_vec().into_iter();
+        let mut next = kinds.next();
+        while let Some(kind) = next.take() {
             let run = RandomIds.uuid().to_string();
             let key = HostKey::generate()?;
             let attempt = Attempt {
@@ -113,13 +121,24 @@ impl Azure {
                 Err(Failure::Refused(refusal)) if refusal.may_try_alternative() => {
                     tried = tried.with(&kind, &refusal);
                     refused = Some(refusal);
+                    next = kinds.next();
                 }
                 // Another process of this platform has already created the VM.
                 Err(failure) if failure.refusal().is_some_and(Refusal::is_taken) => {
+                    let is_there = failure.refusal().is_some_and(Refusal::shows_existence);
+                    // Azure may not show a new VM yet.
                     return match self.owned(name).await? {
                         Some(_) => Ok(None),
+                        None if is_there => Ok(None),
                         None => Err(failure.into_error(format!("creating VM {name}"))),
                     };
+                }
+                // The network is new, or another process has removed it.
+                Err(failure) if is_too_early(&failure) && Instant::now() < visible => {
+                    self.shared.forget().await;
+                    sleep(self.options.poll_every).await;
+                    self.shared.ensure().await?;
+                    next = Some(kind);
                 }
                 Err(failure) => {
                     // The network may be missing: another process may have removed it.
@@ -165,6 +184,7 @@ impl Azure {
         &self,
         spec: &NodeSpec,
         removes: Option<&str>,
+        since: Option<DateTime<Utc>>,
     ) -> Result<CloudProgress> {
         let name = &spec.name;
         let in_progress = |status: &str| {
@@ -175,6 +195,9 @@ impl Azure {
         };
         let Some(vm) = self.owned(name).await? else {
             if removes.is_none() && !self.continues_after_removal(spec).await? {
+                if is_recent(since) {
+                    return in_progress("Azure does not show the VM yet");
+                }
                 return Err(Error::failed(
                     format!("creating VM {name}"),
                     "the VM was removed while it was being created",
@@ -242,45 +265,5 @@ impl Azure {
                 vm.kind, refusal.code
             )),
         })
-    }
-
-    /// Makes the private address of a VM static, which the request that creates the VM cannot do.
-    /// Returns whether the change is complete.
-    pub(super) async fn settle(&self, vm: &Vm) -> Result<bool> {
-        let Some(path) = vm.interface.as_ref().filter(|_| vm.is_created()) else {
-            return Ok(true);
-        };
-        let Some(mut interface) = self.client.get(path, NETWORK).await? else {
-            return Ok(true);
-        };
-        // Azure repairs a failed change when the same request is repeated.
-        let mut changed = is_failed(&interface);
-        if !changed && !is_ready(path, &interface)? {
-            return Ok(false);
-        }
-        let configurations = interface.pointer_mut("/properties/ipConfigurations");
-        for one in configurations
-            .and_then(Value::as_array_mut)
-            .into_iter()
-            .flatten()
-        {
-            let Some(properties) = one.get_mut("properties").and_then(Value::as_object_mut) else {
-                continue;
-            };
-            let method = properties
-                .get("privateIPAllocationMethod")
-                .and_then(Value::as_str);
-            let has_address = properties
-                .get("privateIPAddress")
-                .is_some_and(Value::is_string);
-            if has_address && method != Some("Static") {
-                properties.insert("privateIPAllocationMethod".to_owned(), json!("Static"));
-                changed = true;
-            }
-        }
-        if changed {
-            interface = self.client.put(path, NETWORK, &interface).await?;
-        }
-        is_ready(path, &interface)
     }
 }

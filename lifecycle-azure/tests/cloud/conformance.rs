@@ -2,6 +2,7 @@
 
 use async_trait::async_trait;
 use http::Method;
+use lifecycle_azure::Azure;
 use lifecycle_azure::simulator::{AzureSimulator, Fault, When};
 use lifecycle_core::Result;
 use lifecycle_core::cloud::CloudProvider;
@@ -9,7 +10,7 @@ use lifecycle_core::conformance::cloud::{self, CloudBench};
 use lifecycle_core::model::{NodeName, NodeSpec};
 
 use crate::raw;
-use crate::support::{azure, carry, provider, provision, spec};
+use crate::support::{azure, carry, options, provider, provision, spec};
 
 /// A simulated Azure for the suite. A third platform creates the VMs that must belong to neither
 /// platform under test. The VMs' tags are then removed.
@@ -18,18 +19,29 @@ struct Bench(AzureSimulator);
 
 const THIRD: u128 = 3;
 
+/// The node that the suite uses for machines without a platform. Such a VM is found only if it is
+/// declared.
+const UNOWNED: &str = "two";
+
+fn declared(azure: &AzureSimulator, number: u128) -> Box<dyn CloudProvider> {
+    let mut options = options(azure, number);
+    let node = NodeName::try_from(UNOWNED).unwrap();
+    options.existing.insert(node, UNOWNED.to_owned());
+    Box::new(Azure::new(options).unwrap())
+}
+
 #[async_trait]
 impl CloudBench for Bench {
     fn ours(&self) -> Box<dyn CloudProvider> {
-        Box::new(provider(&self.0, 1))
+        declared(&self.0, 1)
     }
 
     fn theirs(&self) -> Box<dyn CloudProvider> {
-        Box::new(provider(&self.0, 2))
+        declared(&self.0, 2)
     }
 
     fn nodes(&self) -> [NodeSpec; 2] {
-        [spec("one"), spec("two")]
+        [spec("one"), spec(UNOWNED)]
     }
 
     async fn add_unowned(&self, spec: &NodeSpec) -> Result<()> {

@@ -22,8 +22,8 @@ async fn recreates_resources_that_another_process_removed() {
     let node = NodeName::try_from("one").unwrap();
     carry(&other, NodeChange::Delete { node }).await.unwrap();
     other.delete_shared().await.unwrap();
-    // The provider remembers that the network exists, so the first attempt fails.
-    carry(&ours, provision("one")).await.unwrap_err();
+    // The provider remembers that the network exists, and checks again when Azure reports that it
+    // does not.
     carry(&ours, provision("one")).await.unwrap();
     is_whole(&azure).await;
 }

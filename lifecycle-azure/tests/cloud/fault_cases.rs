@@ -56,6 +56,8 @@ fn asked_of_azure() -> Vec<Step> {
         steps::FIX_NIC,
         steps::POLL_NIC,
         steps::PUBLIC,
+        steps::TAG_PUBLIC,
+        steps::DISK,
         steps::START,
         steps::POLL_START,
     ]

@@ -92,6 +92,14 @@ pub(crate) async fn strip_tags(azure: &AzureSimulator, name: &str) {
     set_tags(azure, name, json!({})).await;
 }
 
+/// Removes all tags from all VMs, and waits until these changes have ended.
+pub(crate) async fn strip_all_tags(azure: &AzureSimulator) {
+    for vm in azure.vms() {
+        change_at(azure, Method::PATCH, &vm.id, json!({ "tags": {} })).await;
+        settled(azure, &vm.name).await;
+    }
+}
+
 /// Replaces a VM's tags.
 pub(crate) async fn set_tags(azure: &AzureSimulator, name: &str, tags: Value) {
     change(azure, Method::PATCH, name, json!({ "tags": tags })).await;
@@ -121,7 +129,11 @@ pub(crate) async fn settled(azure: &AzureSimulator, name: &str) {
 async fn change(azure: &AzureSimulator, method: Method, name: &str, body: Value) {
     let vms = azure.vms();
     let vm = vms.iter().find(|vm| vm.name == name).unwrap();
-    let url = format!("{}{}?api-version=2024-07-01", azure.endpoint(), vm.id);
+    change_at(azure, method, &vm.id, body).await;
+}
+
+async fn change_at(azure: &AzureSimulator, method: Method, id: &str, body: Value) {
+    let url = format!("{}{id}?api-version=2024-07-01", azure.endpoint());
     let answer = client()
         .request(method, url)
         .bearer_auth(token(azure).await)

@@ -10,7 +10,7 @@ use lifecycle_azure::{Azure, AzureOptions};
 use lifecycle_core::cloud::{CloudProgress, CloudProvider as _, NodeChange, Power};
 use lifecycle_core::model::NodeName;
 use lifecycle_core::{Error, Result};
-use serde_json::json;
+use serde_json::{Value, json};
 
 use crate::raw::{self, is_whole};
 use crate::steps;
@@ -173,12 +173,16 @@ async fn of_older_form(last: Fault) -> (AzureSimulator, Result<()>) {
     azure.faults().add(asked().times(2), accepted());
     azure.faults().add(asked().nth(3), last);
     let change = NodeChange::Stop { node: one() };
-    let operation = ours.begin(change).await.unwrap();
+    let mut operation = ours.begin(change).await.unwrap();
+    let mut token: Value = serde_json::from_str(&operation.token).unwrap();
     for _ in 0..2 {
         let progress = ours.poll(&operation).await.unwrap();
         let goes_on = matches!(progress, CloudProgress::Running { .. });
         assert!(goes_on, "{progress:?}");
     }
+    // As if the operation had begun long ago.
+    token["since"] = json!("2020-01-01T00:00:00Z");
+    operation.token = token.to_string();
     let outcome = ours.poll(&operation).await;
     assert_eq!(azure.faults().pending(), 0);
     let is_done = |progress| assert_eq!(progress, CloudProgress::Done);

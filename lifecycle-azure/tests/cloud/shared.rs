@@ -3,6 +3,7 @@
 use std::net::Ipv4Addr;
 
 use base64::Engine as _;
+use lifecycle_azure::simulator::AzureSimulator;
 use lifecycle_azure::{Azure, AzureOptions};
 use lifecycle_core::cloud::{CloudProvider as _, NodeChange, ObservedNode};
 use lifecycle_core::model::NodeName;
@@ -110,10 +111,18 @@ async fn the_first_boot_installs_the_reported_host_key() {
     assert_eq!((node.ssh.user.as_str(), node.ssh.port), ("lifecycle", 22));
 }
 
+/// Returns a provider whose node `old` is declared as the existing VM of this name.
+fn with_existing(azure: &AzureSimulator) -> Azure {
+    let mut options = options(azure, 1);
+    let node = NodeName::try_from("old").unwrap();
+    options.existing.insert(node, "old".to_owned());
+    Azure::new(options).unwrap()
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn adopts_and_releases_an_existing_vm_without_deleting_it() {
     let azure = azure().await;
-    let (theirs, ours) = (provider(&azure, 2), provider(&azure, 1));
+    let (theirs, ours) = (provider(&azure, 2), with_existing(&azure));
     // The VM is in another resource group and has no tags of a platform.
     carry(&theirs, provision("old")).await.unwrap();
     raw::strip_tags(&azure, "old").await;
@@ -144,7 +153,7 @@ async fn adopts_and_releases_an_existing_vm_without_deleting_it() {
 #[tokio::test(flavor = "multi_thread")]
 async fn does_not_delete_an_adopted_vm_despite_tags_of_a_previous_platform() {
     let azure = azure().await;
-    let (theirs, ours) = (provider(&azure, 2), provider(&azure, 1));
+    let (theirs, ours) = (provider(&azure, 2), with_existing(&azure));
     carry(&theirs, provision("old")).await.unwrap();
     let left = json!({ "Lifecycle.Created": "yes", "costs": "ours" });
     raw::set_tags(&azure, "old", left).await;

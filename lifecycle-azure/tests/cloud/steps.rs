@@ -6,6 +6,7 @@ use lifecycle_azure::simulator::{AzureSimulator, Outcome, Selector, When};
 const GET: Method = Method::GET;
 const PUT: Method = Method::PUT;
 const POST: Method = Method::POST;
+const PATCH: Method = Method::PATCH;
 
 /// A step: the requests that serve one purpose.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -58,6 +59,9 @@ pub(crate) const FIX_NIC: Step = step(
 pub(crate) const POLL_NIC: Step = later(step("poll the interface", GET, "/networkinterfaces/", ""));
 
 pub(crate) const PUBLIC: Step = step("read the public address", GET, "/publicipaddresses/", "");
+pub(crate) const TAG_PUBLIC: Step =
+    step("tag the public address", PATCH, "/publicipaddresses/", "");
+pub(crate) const DISK: Step = step("read the disk", GET, "/disks/", "");
 pub(crate) const START: Step = step("start the VM", POST, "", "/virtualmachines/one/start");
 pub(crate) const POLL_START: Step = step("poll the start", GET, "/operations/", "");
 
@@ -67,7 +71,7 @@ const RULES_PATH: &str = "/networksecuritygroups/demo-010000-nsg";
 const NETWORK_PATH: &str = "/virtualnetworks/demo-010000-vnet";
 
 /// All steps that send requests to Resource Manager while node `one` is provisioned.
-pub(crate) const PROVISION: [Step; 11] = [
+pub(crate) const PROVISION: [Step; 14] = [
     VM,
     VMS,
     GROUP,
@@ -79,6 +83,9 @@ pub(crate) const PROVISION: [Step; 11] = [
     MAKE_VM,
     NIC,
     FIX_NIC,
+    PUBLIC,
+    TAG_PUBLIC,
+    DISK,
 ];
 
 impl Step {

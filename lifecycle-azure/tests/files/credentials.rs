@@ -94,7 +94,7 @@ async fn a_missing_share_is_an_error() {
         .build()
         .unwrap();
     let error = store.list().await.unwrap_err();
-    assert!(matches!(error, Error::NotFound { .. }), "{error:?}");
+    assert!(matches!(error, Error::Invalid { .. }), "{error:?}");
     assert!(
         error
             .hint()

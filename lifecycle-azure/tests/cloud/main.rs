@@ -13,6 +13,7 @@ mod first_hour;
 mod identity;
 mod leaks;
 mod patience;
+mod permissions;
 mod preflight;
 mod public_ports;
 mod raw;

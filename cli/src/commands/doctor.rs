@@ -152,7 +152,11 @@ enum Store {
 /// this machine.
 async fn code_store(project: &Project, reporter: &dyn Reporter) -> (Vec<Finding>, Store) {
     const WHAT: &str = "code store";
-    let outdated = match publish::all_outdated(project, reporter).await {
+    let outdated = async {
+        publish::check_store(project, reporter).await?;
+        publish::all_outdated(project, reporter).await
+    };
+    let outdated = match outdated.await {
         Ok(outdated) => outdated,
         // `doctor` checks the files later and reports the problem there.
         Err(Failure::Files(_)) => return (Vec::new(), Store::Complete),

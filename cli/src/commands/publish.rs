@@ -3,10 +3,12 @@
 use std::io::IsTerminal as _;
 use std::time::Duration;
 
+use lifecycle_core::Error;
 use lifecycle_core::bootstrap::{self, Reporter, Wait};
 use lifecycle_core::clock::SystemClock;
 use lifecycle_core::code::publishing::{self, Outdated};
 use lifecycle_core::code::{CodePublisher, Published};
+use lifecycle_core::platform::{MissingCopy, missing_copies};
 use schemars::JsonSchema;
 use serde::Serialize;
 
@@ -79,6 +81,7 @@ pub(crate) async fn run(arguments: &Arguments, options: &Publish) -> Result<(), 
     } else {
         (project.code_bases_named(&options.names).await?, Vec::new())
     };
+    warn_missing_copies(&project, &names).await?;
     let progress = ProgressLines::new(arguments.json);
     let (store, reporter) = (store.as_ref(), progress.as_ref());
     let published = bootstrap::publish(&directory, store, &names, reporter, &SystemClock).await?;
@@ -169,6 +172,7 @@ pub(crate) async fn before_up(
             && confirm::yes_by_default("Publish the code bases on this machine first?").await?
     {
         let directory = project.local_code();
+        warn_missing_copies(project, &names).await?;
         bootstrap::publish(&directory, store.as_ref(), &names, reporter, &SystemClock).await?;
         return Ok(());
     }
@@ -183,6 +187,41 @@ pub(crate) async fn before_up(
     Ok(())
 }
 
+/// Warns about each file that the Dockerfile of a code base copies but the code base lacks.
+async fn warn_missing_copies(project: &Project, names: &[String]) -> Result<(), Failure> {
+    let dockerfiles = project.survey().await?.dockerfiles;
+    let directory = project.local_code();
+    let find = {
+        let names = names.to_vec();
+        move || {
+            let mut warnings = Vec::new();
+            for name in names {
+                for dockerfile in dockerfiles.get(&name).into_iter().flatten() {
+                    for missing in missing_copies(&directory.directory(&name), dockerfile)? {
+                        warnings.push(lacks(&name, dockerfile, &missing));
+                    }
+                }
+            }
+            Ok::<_, Error>(warnings)
+        }
+    };
+    let found = tokio::task::spawn_blocking(find).await;
+    let warnings =
+        found.map_err(|error| Error::failed("reading a code base", error.to_string()))?;
+    for warning in warnings? {
+        printer::warning(&warning);
+    }
+    Ok(())
+}
+
+fn lacks(name: &str, dockerfile: &str, missing: &MissingCopy) -> String {
+    let MissingCopy { line, source } = missing;
+    format!(
+        "code base `{name}` lacks `{source}`, which line {line} of its `{dockerfile}` copies, so its \
+         build will fail: create the file, or check `.dockerignore`, then publish again"
+    )
+}
+
 /// Warns about each code base that differs from the store, without publishing it.
 pub(crate) async fn warn_outdated(
     project: &Project,
@@ -191,6 +230,20 @@ pub(crate) async fn warn_outdated(
     for one in &all_outdated(project, reporter).await? {
         printer::warning(&describe(one));
     }
+    Ok(())
+}
+
+/// Fails if the code store cannot be read, even if no code base is on this machine.
+pub(crate) async fn check_store(project: &Project, reporter: &dyn Reporter) -> Result<(), Failure> {
+    let access = project.access()?;
+    if access.code.is_default() {
+        return Ok(());
+    }
+    let store = wiring::publisher(&access)?;
+    let listed = Wait::new(reporter, &SystemClock, COMPARING, COMPARED_WITHIN)
+        .until(store.list())
+        .await?;
+    tracing::debug!(?listed, "the code store responds");
     Ok(())
 }
 

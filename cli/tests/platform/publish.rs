@@ -113,6 +113,55 @@ fn plans_use_published_code_bases() {
     drop(share.runtime);
 }
 
+#[test]
+fn publish_warns_about_files_that_a_code_base_lacks() {
+    let (share, project) = (Share::start(), Project::new());
+    share.declare(&project, "key = { env = \"FILES_KEY\" }");
+    project.set("FILES_KEY", STORAGE_KEY);
+    project.compose("  server:\n    build: {context: server, dockerfile: Production}\n");
+    project.write("server/Production", "FROM scratch\nCOPY program conf/ /\n");
+    project.write("server/conf/a", "a");
+    let published = project.ends(0, &["publish"]).stderr;
+    let warning = "code base `server` lacks `program`, which line 2 of its `Production` copies";
+    assert!(published.contains(warning), "{published}");
+    assert!(!published.contains("`conf"), "{published}");
+
+    project.write("server/program", "");
+    project.write("server/.dockerignore", "conf\n");
+    let published = project.ends(0, &["publish"]).stderr;
+    assert!(published.contains("lacks `conf/`"), "{published}");
+    assert!(!published.contains("`program`"), "{published}");
+}
+
+#[test]
+fn doctor_finds_a_share_that_does_not_exist() {
+    let (share, project) = (Share::start(), Project::new());
+    let missing = "key = { env = \"FILES_KEY\" }";
+    share.declare(&project, missing);
+    project.set("FILES_KEY", STORAGE_KEY);
+    let settings = project.read("platform.toml");
+    let declared = format!("share = \"{STORAGE_SHARE}\"");
+    assert!(settings.contains(&declared), "{settings}");
+    project.write(
+        "platform.toml",
+        &settings.replace(&declared, "share = \"absent\""),
+    );
+    // No code base is on this machine, so nothing is compared.
+    for compose in [
+        "  web: {image: \"debian:bookworm-slim\"}\n",
+        "  web:\n    build: elsewhere\n",
+    ] {
+        project.compose(compose);
+        let found = project.ends(1, &["doctor"]).stdout;
+        assert!(found.contains("share `absent`"), "{found}");
+        assert!(found.contains("share-rm create"), "{found}");
+    }
+    project.compose("  web:\n    build: here\n");
+    project.write("here/Dockerfile", "FROM debian:bookworm-slim\n");
+    let found = project.ends(1, &["doctor"]).stdout;
+    assert!(found.contains("share-rm create"), "{found}");
+}
+
 /// Creates a project with two code bases.
 fn project() -> Project {
     let project = Project::new();

@@ -55,6 +55,8 @@ pub struct Survey {
     /// The names of the services' code bases: directories relative to [`Sources::project_dir`],
     /// which need not exist.
     pub code_bases: BTreeSet<String>,
+    /// The paths of the Dockerfiles in each code base.
+    pub dockerfiles: BTreeMap<String, BTreeSet<String>>,
     /// The declared keys that have no effect.
     pub unsupported: Vec<UnsupportedKey>,
 }
@@ -67,12 +69,17 @@ pub async fn survey(sources: &Sources) -> Result<Survey, Diagnostics> {
     let draft = read(sources).await?;
     let unsupported = draft.unsupported();
     let services = draft.composition.services.values();
-    let builds = services.filter_map(|service| service.build.as_ref());
-    let code_bases = builds.map(|build| build.code.clone()).collect();
+    let mut dockerfiles: BTreeMap<String, BTreeSet<String>> = BTreeMap::new();
+    for build in services.filter_map(|service| service.build.as_ref()) {
+        let files = dockerfiles.entry(build.code.clone()).or_default();
+        files.insert(build.dockerfile.clone());
+    }
+    let code_bases = dockerfiles.keys().cloned().collect();
     match Report::problems_of(draft.reports.into()) {
         Some(problems) => Err(problems),
         None => Ok(Survey {
             code_bases,
+            dockerfiles,
             unsupported,
         }),
     }

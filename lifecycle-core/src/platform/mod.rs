@@ -15,6 +15,7 @@
 mod access;
 mod azure;
 mod compose;
+mod copies;
 mod database;
 mod diagnostic;
 mod dockerfile;
@@ -56,6 +57,7 @@ use crate::secret::Sensitive;
 
 pub use access::{Access, Credentials, NodeLogin, access};
 pub use azure::{AzureFilesSpec, AzureSpec, CodeStoreSpec, FilesSecret, JumpHostSpec, LoginSpec};
+pub use copies::{MissingCopy, missing_copies};
 pub use diagnostic::{Diagnostic, Diagnostics, UnsupportedKey};
 pub(crate) use dockerfile::instructions;
 pub use hosts::{HostPlace, HostSpec, HostsSpec, Membership};

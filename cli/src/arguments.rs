@@ -29,6 +29,12 @@ pub(crate) struct Arguments {
     #[arg(long = "profile", global = true, value_name = "PROFILE")]
     pub(crate) profiles: Vec<String>,
 
+    /// Send the credentials for Azure to this address (`https://HOST:PORT`) if platform.toml names
+    /// it, although it does not belong to Azure's clouds. Can be repeated;
+    /// `LIFECYCLE_TRUST_ADDRESSES` adds more addresses
+    #[arg(long = "trust-address", global = true, value_name = "URL")]
+    pub(crate) trust_addresses: Vec<String>,
+
     /// Print JSON instead of text
     #[arg(long, global = true)]
     pub(crate) json: bool,

@@ -13,6 +13,7 @@ mod progress;
 mod project;
 mod simulated_azure;
 mod terminal;
+mod trust;
 mod wiring;
 
 use std::process::ExitCode;

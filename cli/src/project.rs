@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use lifecycle_azure::TrustedAddresses;
 use lifecycle_core::clock::{IdSource, RandomIds};
 use lifecycle_core::code::{CodeStore, DirectoryStore};
 use lifecycle_core::model::{PlatformId, PlatformName};
@@ -13,12 +14,13 @@ use lifecycle_core::{Error, Result};
 use crate::arguments::Arguments;
 use crate::failure::Failure;
 use crate::identity::{self, Identity, concurrent_up};
-use crate::wiring;
+use crate::{trust, wiring};
 
 /// The files of a project.
 #[derive(Debug)]
 pub(crate) struct Project {
     sources: Sources,
+    trusted: TrustedAddresses,
 }
 
 impl Project {
@@ -27,7 +29,13 @@ impl Project {
             platform::find(&arguments.project_dir, &arguments.files).map_err(Failure::NoFiles)?;
         sources.name.clone_from(&arguments.project_name);
         sources.profiles.clone_from(&arguments.profiles);
-        Ok(Self { sources })
+        let trusted = trust::addresses(arguments)?;
+        Ok(Self { sources, trusted })
+    }
+
+    /// Returns the addresses outside Azure's clouds that may receive credentials.
+    pub(crate) fn trusted(&self) -> &TrustedAddresses {
+        &self.trusted
     }
 
     pub(crate) fn sources(&self) -> &Sources {
@@ -39,7 +47,8 @@ impl Project {
         let mut sources = self.sources.clone();
         sources.platform_toml = None;
         sources.nodes = nodes;
-        Self { sources }
+        let trusted = self.trusted.clone();
+        Self { sources, trusted }
     }
 
     /// Loads the project without its platform.toml, with as few nodes as its files allow. Also
@@ -72,7 +81,8 @@ impl Project {
 
     /// Returns the code store that the platform is built from.
     fn code(&self) -> std::result::Result<Arc<dyn CodeStore>, Failure> {
-        Ok(wiring::code(&self.access()?, self.directory())?)
+        let access = self.access()?;
+        Ok(wiring::code(&access, self.directory(), &self.trusted)?)
     }
 
     /// Reads the files without reading any code base.

@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use etcetera::BaseStrategy as _;
-use lifecycle_azure::{Azure, AzureFiles, RoleWait};
+use lifecycle_azure::{Azure, AzureFiles, RoleWait, TrustedAddresses};
 use lifecycle_core::bootstrap::{
     Bootstrapper, Finding, Health, OperatorState, PlatformSecrets, Progress, Reporter,
     StateDirectory, StaticBinary,
@@ -115,16 +115,23 @@ pub(crate) struct Parts<'a> {
     /// The directory that contains the code bases on this machine.
     pub(crate) directory: &'a Path,
     pub(crate) reporter: Arc<dyn Reporter>,
+    /// The addresses outside Azure's clouds that may receive credentials.
+    pub(crate) trusted: &'a TrustedAddresses,
     /// Whether the command waits until a new role assignment takes effect at the cloud.
     pub(crate) waits_for_roles: bool,
 }
 
 /// Creates the code store that the platform is built from.
-pub(crate) fn code(access: &Access, directory: &Path) -> Result<Arc<dyn CodeStore>> {
+pub(crate) fn code(
+    access: &Access,
+    directory: &Path,
+    trusted: &TrustedAddresses,
+) -> Result<Arc<dyn CodeStore>> {
     match &access.code {
         CodeStoreSpec::Directory => Ok(Arc::new(DirectoryStore::new(directory.to_owned()))),
         CodeStoreSpec::AzureFiles(spec) => {
-            Ok(Arc::new(AzureFiles::declared(spec, &access.credentials)?))
+            let store = AzureFiles::for_bootstrapper(spec, &access.credentials, trusted)?;
+            Ok(Arc::new(store))
         }
         other => Err(Error::unsupported(
             format!("the code store {other:?}"),
@@ -136,8 +143,12 @@ pub(crate) fn code(access: &Access, directory: &Path) -> Result<Arc<dyn CodeStor
 /// Creates the store that code bases are published to.
 ///
 /// # Errors
-/// [`Error::Invalid`] if the platform is built from the directories on this machine.
-pub(crate) fn publisher(access: &Access) -> Result<Arc<dyn CodePublisher>> {
+/// [`Error::Invalid`] if the platform is built from the directories on this machine, or if the
+/// store's address must not receive credentials.
+pub(crate) fn publisher(
+    access: &Access,
+    trusted: &TrustedAddresses,
+) -> Result<Arc<dyn CodePublisher>> {
     match &access.code {
         CodeStoreSpec::Directory => Err(Error::invalid(
             "`bootstrapper publish`",
@@ -147,7 +158,8 @@ pub(crate) fn publisher(access: &Access) -> Result<Arc<dyn CodePublisher>> {
              to use a shared store (docs/publish.md)",
         )),
         CodeStoreSpec::AzureFiles(spec) => {
-            Ok(Arc::new(AzureFiles::declared(spec, &access.credentials)?))
+            let store = AzureFiles::for_bootstrapper(spec, &access.credentials, trusted)?;
+            Ok(Arc::new(store))
         }
         other => Err(Error::unsupported(
             format!("publishing to the code store {other:?}"),
@@ -178,8 +190,15 @@ fn cloud(parts: &Parts<'_>, owner: &Owner) -> Result<Arc<dyn CloudProvider>> {
                     reporter.report(Progress::Note { text });
                 })
             });
-            let nodes =
-                Azure::for_bootstrapper(spec, credentials, owner, key, manager_node, role_wait)?;
+            let nodes = Azure::for_bootstrapper(
+                spec,
+                credentials,
+                owner,
+                key,
+                manager_node,
+                parts.trusted,
+                role_wait,
+            )?;
             with_hosts(Arc::new(nodes), hosts)
         }
         CloudSpec::Hosts(spec) => {
@@ -236,7 +255,7 @@ pub(crate) fn bootstrapper(parts: Parts<'_>) -> Result<Bootstrapper> {
         name: parts.identity.name.clone(),
     };
     let cloud = cloud(&parts, &owner)?;
-    let code = code(&parts.access, parts.directory)?;
+    let code = code(&parts.access, parts.directory, parts.trusted)?;
     let connector = connector(&parts, owner.clone())?;
     let Parts {
         state,

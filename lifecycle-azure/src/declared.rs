@@ -8,6 +8,7 @@ use lifecycle_core::runtime::Owner;
 use lifecycle_core::{Error, Result};
 
 use crate::arm::role_wait::RoleWait;
+use crate::clouds::TrustedAddresses;
 use crate::credential::Login;
 use crate::files::{AzureFiles, FilesCredential};
 use crate::options::AzureOptions;
@@ -16,18 +17,22 @@ use crate::provider::Azure;
 impl Azure {
     /// Creates the provider for the bootstrapper, which connects to the nodes from outside their
     /// network. `manager_node` is the manager's node, which only the bootstrapper creates. With
-    /// `role_wait`, requests wait until a new role assignment takes effect.
+    /// `role_wait`, requests wait until a new role assignment takes effect. `trusted` are the
+    /// addresses outside Azure's clouds that may receive credentials.
     ///
     /// # Errors
-    /// Returns [`Error::Invalid`], which names the invalid value or the missing secret.
+    /// Returns [`Error::Invalid`], which names the invalid value, the missing secret, or the address
+    /// that is not trusted.
     pub fn for_bootstrapper(
         spec: &AzureSpec,
         credentials: &Credentials,
         owner: Owner,
         authorized_key: impl Into<String>,
         manager_node: NodeName,
+        trusted: &TrustedAddresses,
         role_wait: Option<RoleWait>,
     ) -> Result<Self> {
+        trusted.check_cloud(spec)?;
         let login = Login::declared(&spec.login, credentials)?;
         let mut options = AzureOptions::declared(spec, owner, authorized_key, login)?;
         options.manager_node = Some(manager_node);
@@ -35,7 +40,8 @@ impl Azure {
         Self::new(options)
     }
 
-    /// Creates the provider for the manager, which connects to the nodes from its own node.
+    /// Creates the provider for the manager, which connects to the nodes from its own node. The
+    /// bootstrapper has checked the addresses in `spec`.
     ///
     /// # Errors
     /// Returns the same errors as [`Azure::for_bootstrapper`].
@@ -131,11 +137,27 @@ impl Login {
 }
 
 impl AzureFiles {
-    /// Creates the code store that `spec` declares, with the secret from `credentials`.
+    /// Creates the code store for the bootstrapper. `trusted` are the addresses outside Azure's
+    /// clouds that may receive credentials.
+    ///
+    /// # Errors
+    /// Returns [`Error::Invalid`], which names the invalid value, the missing secret, or the address
+    /// that is not trusted.
+    pub fn for_bootstrapper(
+        spec: &AzureFilesSpec,
+        credentials: &Credentials,
+        trusted: &TrustedAddresses,
+    ) -> Result<Self> {
+        trusted.check_files(spec)?;
+        Self::for_manager(spec, credentials)
+    }
+
+    /// Creates the code store that `spec` declares, with the secret from `credentials`. Does not
+    /// check whether the address in `spec` is trusted: the bootstrapper has done so.
     ///
     /// # Errors
     /// Returns [`Error::Invalid`], which names the invalid value or the missing secret.
-    pub fn declared(spec: &AzureFilesSpec, credentials: &Credentials) -> Result<Self> {
+    pub fn for_manager(spec: &AzureFilesSpec, credentials: &Credentials) -> Result<Self> {
         let secret = credentials.code()?.expose().to_owned().into();
         let credential = match spec.with {
             FilesSecret::Key => FilesCredential::SharedKey(secret),

@@ -9,6 +9,7 @@
 
 mod alternative;
 mod arm;
+mod clouds;
 mod compute;
 mod connection;
 mod credential;
@@ -27,6 +28,7 @@ mod trust;
 mod vm;
 
 pub use arm::role_wait::RoleWait;
+pub use clouds::TrustedAddresses;
 pub use credential::Login;
 pub use files::{AzureFiles, AzureFilesBuilder, FilesCredential};
 pub use options::AzureOptions;

@@ -128,7 +128,7 @@ fn code(handover: &Handover) -> Result<Arc<dyn CodeStore>> {
     match &handover.config.code {
         CodeStoreSpec::Directory => Ok(Arc::new(PublishedStore::new(directory))),
         CodeStoreSpec::AzureFiles(spec) => {
-            let share = AzureFiles::declared(spec, &handover.credentials)?;
+            let share = AzureFiles::for_manager(spec, &handover.credentials)?;
             Ok(Arc::new(CachingStore::new(directory, Arc::new(share))))
         }
         other => Err(Error::unsupported(

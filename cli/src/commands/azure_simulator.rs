@@ -12,7 +12,7 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 use crate::arguments::{Arguments, AzureSimulator};
 use crate::failure::Failure;
 use crate::simulated_azure::{Ports, Settings, SimulatedAzure};
-use crate::{printer, wiring};
+use crate::{printer, simulated_azure, trust, wiring};
 
 /// The document of `azure-simulator --json`, written as soon as the simulator is listening.
 #[derive(Debug, Serialize, JsonSchema)]
@@ -50,7 +50,7 @@ pub(crate) async fn run(arguments: &Arguments, options: &AzureSimulator) -> Resu
         started = SimulatedAzure::start(settings) => started?,
         () = signals.next() => return Err(Failure::Interrupted),
     };
-    let printed = print_settings(arguments, &azure);
+    let printed = print_settings(arguments, options, &azure);
     if printed.is_ok() {
         signals.next().await;
         printer::message("Removing the created machines.");
@@ -67,7 +67,7 @@ fn settings(options: &AzureSimulator) -> Result<Settings, Failure> {
     let directory = match &options.directory {
         Some(directory) => std::path::absolute(directory)
             .map_err(|error| Error::io("finding the current directory", error))?,
-        None => wiring::configuration_directory()?.join("lifecycle/azure-simulator"),
+        None => simulated_azure::default_directory(&wiring::configuration_directory()?),
     };
     Ok(Settings {
         engine: if options.state_only {
@@ -88,7 +88,11 @@ fn settings(options: &AzureSimulator) -> Result<Settings, Failure> {
     })
 }
 
-fn print_settings(arguments: &Arguments, azure: &SimulatedAzure) -> Result<(), Failure> {
+fn print_settings(
+    arguments: &Arguments,
+    options: &AzureSimulator,
+    azure: &SimulatedAzure,
+) -> Result<(), Failure> {
     let simulator = &azure.simulator;
     if arguments.json {
         return printer::document(&Running {
@@ -111,6 +115,14 @@ fn print_settings(arguments: &Arguments, azure: &SimulatedAzure) -> Result<(), F
         simulator.secure_endpoint(),
         simulator.secure_files_endpoint()
     ));
+    if options.directory.is_some() {
+        // Commands find only the simulator in the default directory.
+        printer::message(&format!(
+            "Also set {}=\"{}\" in the environment of the commands that use it.\n",
+            trust::VARIABLE,
+            azure.addresses().join(" ")
+        ));
+    }
     printer::data(&azure.platform_toml())
 }
 

@@ -227,6 +227,7 @@ async fn of_platform(
             access: loaded.access.clone(),
             directory: project.directory(),
             reporter: progress,
+            trusted: project.trusted(),
             waits_for_roles: false,
         })?;
         let missing = bootstrapper.missing_secrets(state.path()).await?;

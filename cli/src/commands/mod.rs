@@ -121,6 +121,7 @@ async fn running(
         access: project.access()?,
         directory: project.directory(),
         reporter,
+        trusted: project.trusted(),
         waits_for_roles: false,
     })?;
     Ok((identity, bootstrapper))

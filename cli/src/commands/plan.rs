@@ -87,6 +87,7 @@ pub(crate) async fn run(arguments: &Arguments, options: &Plan) -> Result<(), Fai
             access: loaded.access,
             directory: project.directory(),
             reporter: progress,
+            trusted: project.trusted(),
             waits_for_roles: false,
         })?;
         bootstrapper.registry = loaded.registry;

@@ -68,7 +68,7 @@ impl From<Published> for OnePublished {
 
 pub(crate) async fn run(arguments: &Arguments, options: &Publish) -> Result<(), Failure> {
     let project = Project::find(arguments)?;
-    let store = wiring::publisher(&project.access()?)?;
+    let store = wiring::publisher(&project.access()?, project.trusted())?;
     let directory = project.local_code();
     let (names, elsewhere) = if options.names.is_empty() {
         let all = project.survey().await?.code_bases;
@@ -155,7 +155,7 @@ pub(crate) async fn before_up(
         // `up` will reject the files, so publish nothing.
         return Err(Failure::Unsupported(unsupported));
     }
-    let store = wiring::publisher(&access)?;
+    let store = wiring::publisher(&access, project.trusted())?;
     let outdated = Wait::new(reporter, &SystemClock, COMPARING, COMPARED_WITHIN)
         .until(outdated(project, store.as_ref()))
         .await?;
@@ -239,7 +239,7 @@ pub(crate) async fn check_store(project: &Project, reporter: &dyn Reporter) -> R
     if access.code.is_default() {
         return Ok(());
     }
-    let store = wiring::publisher(&access)?;
+    let store = wiring::publisher(&access, project.trusted())?;
     let listed = Wait::new(reporter, &SystemClock, COMPARING, COMPARED_WITHIN)
         .until(store.list())
         .await?;
@@ -257,7 +257,7 @@ pub(crate) async fn all_outdated(
     if access.code.is_default() {
         return Ok(Vec::new());
     }
-    let store = wiring::publisher(&access)?;
+    let store = wiring::publisher(&access, project.trusted())?;
     Wait::new(reporter, &SystemClock, COMPARING, COMPARED_WITHIN)
         .until(outdated(project, store.as_ref()))
         .await

@@ -65,6 +65,7 @@ pub(crate) async fn run(arguments: &Arguments, options: &Up) -> Result<(), Failu
             access: loaded.access,
             directory: project.directory(),
             reporter,
+            trusted: project.trusted(),
             waits_for_roles: true,
         })?;
         bootstrapper.registry = loaded.registry;

@@ -9,6 +9,7 @@ use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use lifecycle_azure::TrustedAddresses;
 use lifecycle_azure::simulator::{
     AzureSimulator, CLIENT, CLIENT_SECRET, CloudHosts, STORAGE_ACCOUNT, STORAGE_KEY, STORAGE_SHARE,
     SUBSCRIPTION, SimulatorOptions, TENANT,
@@ -16,6 +17,11 @@ use lifecycle_azure::simulator::{
 use lifecycle_core::{Error, Result};
 
 use self::machines::LocalMachines;
+
+/// The file with the CA certificate to trust.
+const AUTHORITY: &str = "ca.pem";
+/// The file with the addresses of a running simulator.
+const ADDRESSES: &str = "addresses";
 
 /// Options of a simulated Azure.
 #[derive(Debug, Clone)]
@@ -111,7 +117,7 @@ impl SimulatedAzure {
 
     /// Returns the file with the CA certificate to trust.
     pub(crate) fn authority_file(&self) -> PathBuf {
-        self.directory.join("ca.pem")
+        self.directory.join(AUTHORITY)
     }
 
     /// Returns the file with the client secret.
@@ -124,6 +130,19 @@ impl SimulatedAzure {
         self.directory.join("storage-key")
     }
 
+    fn addresses_file(&self) -> PathBuf {
+        self.directory.join(ADDRESSES)
+    }
+
+    /// Returns the addresses to which clients send credentials.
+    pub(crate) fn addresses(&self) -> [String; 2] {
+        let simulator = &self.simulator;
+        [
+            simulator.secure_endpoint(),
+            simulator.secure_files_endpoint(),
+        ]
+    }
+
     fn write_files(&self) -> Result<()> {
         write(
             &self.authority_file(),
@@ -131,7 +150,8 @@ impl SimulatedAzure {
             0o644,
         )?;
         write(&self.secret_file(), CLIENT_SECRET, 0o600)?;
-        write(&self.key_file(), STORAGE_KEY, 0o600)
+        write(&self.key_file(), STORAGE_KEY, 0o600)?;
+        write(&self.addresses_file(), &self.addresses().join("\n"), 0o644)
     }
 
     /// Returns the lines for a `platform.toml` that uses this simulator.
@@ -173,11 +193,33 @@ impl SimulatedAzure {
     /// # Errors
     /// Fails if the engine cannot remove a machine; the next start tries again.
     pub(crate) async fn stop(self) -> Result<()> {
+        // An absent file only means that no address is trusted.
+        drop(std::fs::remove_file(self.addresses_file()));
         self.simulator.stop().await;
         match &self.machines {
             Some(machines) => machines.remove_leftovers().await.map(drop),
             None => Ok(()),
         }
+    }
+}
+
+/// Returns the directory of a simulator that is started without `--directory`.
+pub(crate) fn default_directory(configuration: &Path) -> PathBuf {
+    configuration.join("lifecycle/azure-simulator")
+}
+
+/// Trusts the addresses of the simulator that runs in the default directory. Only this user can
+/// write to that directory. The addresses count only together with the simulator's certificate
+/// authority, so that another process that listens there later cannot read anything.
+pub(crate) fn trust(configuration: &Path, trusted: &mut TrustedAddresses) {
+    let directory = default_directory(configuration);
+    let read = |name: &str| std::fs::read_to_string(directory.join(name));
+    let (Ok(addresses), Ok(authority)) = (read(ADDRESSES), read(AUTHORITY)) else {
+        return;
+    };
+    for address in addresses.lines() {
+        // A damaged line trusts no address.
+        drop(trusted.add_with_authority(address, &authority));
     }
 }
 

@@ -6,7 +6,9 @@ use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use lifecycle_azure::simulator::{CLIENT, CLIENT_SECRET, SUBSCRIPTION, TENANT};
+use lifecycle_azure::simulator::{
+    CLIENT, CLIENT_SECRET, STORAGE_ACCOUNT, STORAGE_SHARE, SUBSCRIPTION, TENANT,
+};
 use lifecycle_azure::{Azure, AzureOptions, Login};
 use lifecycle_core::clock::{IdSource as _, RandomIds};
 use lifecycle_core::cloud::{CloudProvider as _, NodeChange, ObservedNode, Power, carry_out};
@@ -263,4 +265,79 @@ fn command_prints_its_addresses_and_runs_until_terminated() {
     project.compose("  web: {image: \"debian:bookworm-slim\"}\n");
     project.write("platform.toml", settings);
     project.ends(0, &["plan", "--simulate"]);
+}
+
+/// A simulator in the default directory is the operator's own, so its users need no option.
+#[test]
+fn commands_trust_the_addresses_of_the_simulator_in_the_default_directory() {
+    let project = Project::new();
+    let arguments = [
+        "azure-simulator",
+        "--state-only",
+        "--http=0",
+        "--https=0",
+        "--files-http=0",
+        "--files-https=0",
+    ];
+    let running = project.start(&[&["--json"], &arguments[..]].concat());
+    let addresses = project.configuration_file("lifecycle/azure-simulator/addresses");
+    let addresses = until("the simulator is listening", LIMIT, || {
+        std::fs::read_to_string(&addresses).ok()
+    });
+    let [endpoint, files] = addresses.lines().collect::<Vec<_>>()[..] else {
+        panic!("{addresses}");
+    };
+    let file = |name: &str| {
+        let file = project
+            .configuration_file("lifecycle/azure-simulator")
+            .join(name);
+        file.display().to_string()
+    };
+    let declare = |ca: &str| {
+        let login = format!(
+            "login = {{ method = \"client-secret\", tenant = \"{TENANT}\", client = \"{CLIENT}\", \
+             secret = {{ file = \"{}\" }} }}",
+            file("client-secret")
+        );
+        project.write(
+            "platform.toml",
+            &format!(
+                "[cloud]\nprovider = \"azure\"\nsubscription = \"{SUBSCRIPTION}\"\n\
+                 location = \"westeurope\"\nendpoint = \"{endpoint}\"\n\
+                 authority = \"{endpoint}\"\nca = \"{ca}\"\n{login}\n\
+                 [code]\nstore = \"azure-files\"\naccount = \"{STORAGE_ACCOUNT}\"\n\
+                 share = \"{STORAGE_SHARE}\"\nkey = {{ file = \"{}\" }}\n\
+                 endpoint = \"{files}\"\nca = \"{ca}\"\n",
+                file("storage-key")
+            ),
+        );
+    };
+    project.compose("  web: {image: \"debian:bookworm-slim\"}\n");
+    declare(&file("ca.pem"));
+    project.ends(0, &["plan"]);
+    // With another certificate authority, another server could be at the address.
+    let other = std::fs::read_to_string(file("ca.pem")).unwrap() + "\n# another file\n";
+    project.write("other.pem", &other);
+    declare("other.pem");
+    let refused = project.ends(1, &["plan"]);
+    assert!(
+        refused.stderr.contains("--trust-address"),
+        "{}",
+        refused.stderr
+    );
+    project.ends(
+        0,
+        &[
+            "plan",
+            "--trust-address",
+            endpoint,
+            "--trust-address",
+            files,
+        ],
+    );
+
+    let finished = running.terminate(LIMIT);
+    assert!(finished.status.success(), "{}", finished.stderr);
+    declare(&file("ca.pem"));
+    project.ends(1, &["plan"]);
 }

@@ -14,6 +14,7 @@ mod database;
 mod docker;
 mod document;
 mod failing_service;
+mod foreign_addresses;
 mod hang;
 mod hello;
 mod host;

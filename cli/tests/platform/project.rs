@@ -27,6 +27,9 @@ use crate::subprocess::{Finished, Running, run, start};
 /// nodes.
 const COMMAND: Duration = Duration::from_mins(8);
 
+/// The environment variable with the addresses outside Azure's clouds that may receive credentials.
+pub(crate) const TRUST: &str = "LIFECYCLE_TRUST_ADDRESSES";
+
 /// The port of the manager's API.
 const API: u16 = 7443;
 
@@ -124,6 +127,11 @@ impl Project {
     /// Returns the path of a file in the project.
     pub(crate) fn path(&self, path: &str) -> PathBuf {
         self.directory.path().join(path)
+    }
+
+    /// Returns the path of a file in the configuration directory.
+    pub(crate) fn configuration_file(&self, path: &str) -> PathBuf {
+        self.configuration.path().join(path)
     }
 
     /// Copies a directory into a directory of the project, except for `.lifecycle`.

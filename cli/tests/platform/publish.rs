@@ -12,7 +12,7 @@ use secrecy::ExposeSecret as _;
 use serde_json::Value;
 use tokio::runtime::Runtime;
 
-use crate::project::Project;
+use crate::project::{Project, TRUST};
 use crate::subprocess::run;
 use crate::terminal::OnTerminal;
 
@@ -38,6 +38,7 @@ impl Share {
     /// signature.
     fn declare(&self, project: &Project, with: &str) {
         let endpoint = self.azure.secure_files_endpoint();
+        project.set(TRUST, &endpoint);
         project.write("ca.pem", &self.azure.authority_pem());
         project.write(
             "platform.toml",

@@ -3,7 +3,7 @@
 use std::net::TcpListener;
 use std::time::Duration;
 
-use crate::project::Project;
+use crate::project::{Project, TRUST};
 use crate::terminal::OnTerminal;
 
 /// Time limit for a command to show that it is waiting.
@@ -23,6 +23,7 @@ fn unresponsive_store(project: &Project) -> TcpListener {
         ),
     );
     project.set("FILES_KEY", "c2VjcmV0");
+    project.set(TRUST, &format!("https://127.0.0.1:{port}"));
     listener
 }
 

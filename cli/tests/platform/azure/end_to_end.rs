@@ -225,7 +225,7 @@ fn azure_end_to_end() {
     let project = example();
     let toml = format!(
         "name = \"iot-platform\"\n{}{NODES}",
-        azure.platform_toml("")
+        azure.platform_toml(&project, "")
     );
     project.write("platform.toml", &toml);
     project.write(

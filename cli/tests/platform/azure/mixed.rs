@@ -75,7 +75,7 @@ fn an_existing_vm_and_a_machine_elsewhere_are_nodes_of_an_azure_platform() {
         ));
     };
     services(3);
-    let settings = azure.platform_toml(&format!("resource_group = \"{GROUP}\"\n"));
+    let settings = azure.platform_toml(&project, &format!("resource_group = \"{GROUP}\"\n"));
     let existing = format!(
         "[nodes.books]\nexisting = \"{VM}\"\nuser = \"clerk\"\n\
          password = {{ env = \"OPS_PASSWORD\" }}\n{}",

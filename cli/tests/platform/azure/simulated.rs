@@ -13,7 +13,7 @@ use serde_json::Value;
 use tempfile::TempDir;
 
 use crate::docker::{self, Belongings, Node};
-use crate::project::Project;
+use crate::project::{Project, TRUST};
 use crate::subprocess::until;
 
 /// Time limit for the simulator to start or to exit.
@@ -83,8 +83,11 @@ impl SimulatedAzure {
     }
 
     /// Returns the settings for platform.toml that the simulator prints, with `more` added to
-    /// `[cloud]`.
-    pub(crate) fn platform_toml(&self, more: &str) -> String {
+    /// `[cloud]`. Makes all later commands in the project trust the simulator's addresses.
+    pub(crate) fn platform_toml(&self, project: &Project, more: &str) -> String {
+        let text = |key: &str| self.document[key].as_str().unwrap();
+        let trusted = [text("endpoint"), text("files_endpoint")].join(" ");
+        project.set(TRUST, &trusted);
         let text = self.document["platform_toml"].as_str().unwrap();
         let provider = "provider = \"azure\"\n";
         assert!(text.contains(provider), "{text}");
@@ -254,6 +257,9 @@ pub(crate) fn small_project(azure: &SimulatedAzure, more: &str) -> Project {
     ));
     project.static_server("server");
     let nodes = "\n[nodes.a]\n[nodes.b]\n[manager]\nnode = \"a\"\n";
-    project.write("platform.toml", &(azure.platform_toml(more) + nodes));
+    project.write(
+        "platform.toml",
+        &(azure.platform_toml(&project, more) + nodes),
+    );
     project
 }

@@ -18,6 +18,10 @@ pub use crate::stream::{ByteStream, Duplex};
 /// The path at which the manager on a local node finds the socket of the operator's engine.
 pub const OPERATOR_ENGINE_SOCKET: &str = "/run/lifecycle/host-docker.sock";
 
+/// The file that names the platform that has taken over a machine that exists already. Everyone may
+/// read it.
+pub const OWNER_FILE: &str = "/var/lib/lifecycle/owner";
+
 /// An SSH key pair in OpenSSH format.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct SshKeyPair {

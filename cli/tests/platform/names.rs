@@ -11,6 +11,7 @@ use lifecycle_core::model::{EventKind, ServiceName, Subject};
 
 use crate::docker::{Node, docker};
 use crate::project::Project;
+use crate::secrets::assert_only_root_can_open;
 use crate::subprocess::until;
 
 const NODES: &str = "[nodes.a]\n[nodes.b]\n[nodes.m]\n[manager]\nnode = \"m\"\n\
@@ -113,6 +114,9 @@ fn services_reach_each_other_by_name() {
     assert!(run_net(&a, &["dial", "late:7000"])[0].starts_with("late "));
 
     let b = Node::find(&project.id(), "b").unwrap();
+    for node in [&a, &b] {
+        assert_only_root_can_open(node, &project.id());
+    }
     assert_all_names_work(&project, &a, &b);
     a_stop_waits_for_open_connections(&project, &a, &b);
     agents_restart(&a);

@@ -194,8 +194,18 @@ fn secrets_are_only_where_they_must_be() {
     project.ends(0, &["down", "--yes"]);
 }
 
-/// Checks that only root can read the manager's files on its node.
+/// Checks that only root can open the platform's directory and the agent's directory on a node.
+pub(crate) fn assert_only_root_can_open(node: &Node, id: &str) {
+    for directory in ["", "/agent"] {
+        let directory = format!("/var/lib/lifecycle/{id}{directory}");
+        let mode = node.exec(&["stat", "-c", "%a %U", &directory]);
+        assert_eq!(mode, "700 root", "{directory}");
+    }
+}
+
+/// Checks that only root can read the platform's files on the manager's node.
 pub(crate) fn assert_only_root_can_read(node: &Node, id: &str) {
+    assert_only_root_can_open(node, id);
     let directory = format!("/var/lib/lifecycle/{id}/manager");
     let modes = node.exec(&["find", &directory, "-type", "f", "-printf", "%m %U\n"]);
     assert!(modes.lines().count() >= 7, "{modes}");

@@ -18,7 +18,7 @@ use crate::platform::{
     Access, CloudSpec, CodeStoreSpec, Credentials, Declaration, ManagerEndpoint, RegistrySpec,
 };
 use crate::reconcile::DriverOptions;
-use crate::reconcile::execute::node_directory;
+use crate::reconcile::node_directory::node_directory;
 use crate::registry::{Databases, Mirrors, RegistryId};
 use crate::runtime::ImageLogins;
 use crate::secret::{PlatformKey, Sensitive, token_hash};

@@ -18,7 +18,7 @@ use crate::model::{ContainerTemplate, SpecDigest};
 use crate::platform::{
     CloudSpec, CodeStoreSpec, Credentials, Declaration, ManagerEndpoint, RegistrySpec,
 };
-use crate::reconcile::execute::node_directory;
+use crate::reconcile::node_directory::node_directory;
 use crate::runtime::{
     ContainerSpec, ContainerState, HostBind, LogOptions, ObservedContainer, Owner, Role,
 };

@@ -7,7 +7,7 @@ use super::{Bootstrapper, NODE_ANSWERS_WITHIN};
 use crate::error::Result;
 use crate::host::{HostCommand, NodeHandle};
 use crate::model::PlatformId;
-use crate::reconcile::execute::node_directory;
+use crate::reconcile::node_directory::node_directory;
 use crate::runtime::{ContainerState, ObservedContainer};
 
 /// The prefix of directories with kept files. The rest of the name is the id of the manager's

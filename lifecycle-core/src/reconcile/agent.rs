@@ -7,7 +7,8 @@ use futures_util::StreamExt as _;
 use tracing::Instrument as _;
 
 use super::declared::{Agents, Declared};
-use super::execute::{engine_call, node_directory};
+use super::execute::engine_call;
+use super::node_directory::{node_directory, private};
 use crate::error::{Error, Result};
 use crate::host::{HostCommand, NodeHandle};
 use crate::model::{ContainerTemplate, NodeName, PlatformId};
@@ -19,6 +20,19 @@ const PROGRAM: &str = "/lifecycle-manager";
 /// Returns the agent's directory. The path is the same on the node and in the agent's container.
 fn directory(platform: PlatformId) -> String {
     format!("{}/agent", node_directory(platform))
+}
+
+/// Returns the script that creates the agent's directory. The file `current` names the agent that
+/// may take over from a running one.
+fn create_directory(platform: PlatformId, container: &str) -> String {
+    let (private, directory) = (private(platform), directory(platform));
+    format!(
+        "{private}
+mkdir -p '{directory}'
+chmod 0700 '{directory}'
+printf %s '{container}' > '{directory}/current.new'
+mv '{directory}/current.new' '{directory}/current'"
+    )
 }
 
 /// Returns the mount of the resolver configuration, a file that the agent writes.
@@ -61,13 +75,7 @@ pub(super) async fn ensure(
             why: "this agent is no longer needed".into(),
         })?;
     let directory = directory(declared.owner.id);
-    // Every user must be able to open this directory: containers mount a file from it. The file
-    // `current` names the agent that may take over from a running one.
-    let create = HostCommand::new(format!(
-        "mkdir -p '{directory}' && chmod 0755 '{directory}' && \
-         printf %s '{container}' > '{directory}/current.new' && \
-         mv '{directory}/current.new' '{directory}/current'"
-    ));
+    let create = HostCommand::new(create_directory(declared.owner.id, container));
     handle
         .host
         .exec(create.as_root())
@@ -235,5 +243,24 @@ fn spec(declared: &Declared, agents: &Agents, container: &str, directory: String
         host_network: true,
         joins: None,
         starts_with_engine: true,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::node_directory::tests::{Node, PLATFORM};
+    use super::*;
+
+    #[test]
+    fn only_root_can_open_the_agents_directory() {
+        let (new, old) = (Node::new(), Node::new());
+        old.create_open(&directory(PLATFORM));
+        for node in [new, old] {
+            node.run(&create_directory(PLATFORM, "demo-agent-0123"));
+            assert_eq!(node.mode(&node_directory(PLATFORM)), 0o700);
+            assert_eq!(node.mode(&directory(PLATFORM)), 0o700);
+            let current = format!("{}/current", directory(PLATFORM));
+            assert_eq!(node.mode(&current), 0o600);
+        }
     }
 }

@@ -2,7 +2,8 @@
 
 use tracing::Instrument as _;
 
-use super::execute::{engine_call, node_directory};
+use super::execute::engine_call;
+use super::node_directory::node_directory;
 use crate::error::{Error, Result};
 use crate::host::{HostCommand, NodeHandle};
 use crate::model::{NodeName, PlatformId};

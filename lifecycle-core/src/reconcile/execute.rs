@@ -16,6 +16,7 @@ use super::direct;
 use super::feeder::{Drain, LONGEST_ACKNOWLEDGEMENT};
 use super::files;
 use super::image_logins;
+use super::node_directory::{node_directory, private};
 use super::step::{Action, Work};
 use crate::cloud::{CloudOperation, NodeChange, ObservedNode, ProgressListener};
 use crate::code;
@@ -535,7 +536,14 @@ impl Execution {
     /// Writes the API's token and certificate authority to a directory on the node, for containers
     /// to mount. Returns the directory.
     async fn hand_out_credential(&self, handle: &NodeHandle, api: &ServiceApi) -> Result<String> {
-        let directory = format!("{}/api", node_directory(self.declared.owner.id));
+        let platform = self.declared.owner.id;
+        let directory = credential_directory(platform);
+        let create = HostCommand::new(create_credential_directory(platform)).as_root();
+        handle
+            .host
+            .exec(create)
+            .await?
+            .success("creating the directory with the API's credential")?;
         let files = [
             ("token", api.token.expose().to_owned()),
             ("ca.pem", api.authority.clone()),
@@ -546,15 +554,20 @@ impl Execution {
             let file = HostFile::new(format!("{directory}/{name}"), 0o444, contents);
             handle.host.put(file).await?;
         }
-        // Every user in a container must be able to open this directory.
-        let open = HostCommand::new(format!("chmod 0755 '{directory}'")).as_root();
-        handle
-            .host
-            .exec(open)
-            .await?
-            .success("changing the permissions of the directory with the API's credential")?;
         Ok(directory)
     }
+}
+
+/// Returns the directory with the API's credential on a node.
+fn credential_directory(platform: PlatformId) -> String {
+    format!("{}/api", node_directory(platform))
+}
+
+/// Returns the script that creates the directory with the API's credential. Containers mount this
+/// directory, and every user in a container must be able to open it.
+fn create_credential_directory(platform: PlatformId) -> String {
+    let (private, directory) = (private(platform), credential_directory(platform));
+    format!("{private}\nmkdir -p '{directory}'\nchmod 0755 '{directory}'")
 }
 
 /// If `target` already has the image of `source` under another name, gives it this name, too.
@@ -581,11 +594,6 @@ async fn tag_existing(
 /// Creates the tracing span for a call to the engine of `node`.
 pub(super) fn engine_call(call: &'static str, node: &NodeName) -> tracing::Span {
     tracing::debug_span!("engine call", call, %node)
-}
-
-/// Returns the directory that a platform uses on each of its nodes.
-pub fn node_directory(platform: PlatformId) -> String {
-    format!("/var/lib/lifecycle/{platform}")
 }
 
 /// Returns a host port for every container port, derived from the container's name, but none of the
@@ -619,4 +627,21 @@ fn derived_port(container: &str, (port, protocol): (u16, Protocol)) -> u16 {
     let number = u16::from_be_bytes([hash[0], hash[1]]);
     let count = PICKED_PORTS.end() - PICKED_PORTS.start() + 1;
     PICKED_PORTS.start() + number % count
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::node_directory::tests::{Node, PLATFORM};
+    use super::*;
+
+    #[test]
+    fn only_containers_can_open_the_directory_with_the_credential() {
+        let (new, old) = (Node::new(), Node::new());
+        old.create_open(&credential_directory(PLATFORM));
+        for node in [new, old] {
+            node.run(&create_credential_directory(PLATFORM));
+            assert_eq!(node.mode(&node_directory(PLATFORM)), 0o700);
+            assert_eq!(node.mode(&credential_directory(PLATFORM)), 0o755);
+        }
+    }
 }

@@ -16,7 +16,7 @@ use crate::model::{
 use crate::registry::Registry;
 use crate::runtime::HostBind;
 
-use super::execute::node_directory;
+use super::node_directory::{node_directory, private};
 
 const WRITING: &str = "writing the mounted files to the node";
 
@@ -60,11 +60,12 @@ pub(super) async fn ship(
     }
     let directory = directory(platform, container);
     if mounts.iter().all(|mount| mount.chunks.is_empty()) {
-        let mut command = HostCommand::new(script(&directory, "-")).as_root();
+        let script = format!("{}\n{}", private(platform), script(&directory, "-"));
+        let mut command = HostCommand::new(script).as_root();
         command.stdin = Archive::new(mounts)?.without_chunks();
         host.exec(command).await?.success(WRITING)?;
     } else if !exists(host, &directory).await? {
-        send(host, registry, &directory, mounts).await?;
+        send(host, registry, (platform, &directory), mounts).await?;
     }
     let binds = mounts.iter().enumerate().map(|(index, mount)| HostBind {
         source: format!("{directory}/{index}"),
@@ -99,7 +100,7 @@ async fn exists(host: &dyn NodeAccess, directory: &str) -> Result<bool> {
 async fn send(
     host: &dyn NodeAccess,
     registry: &Arc<dyn Registry>,
-    directory: &str,
+    (platform, directory): (PlatformId, &str),
     mounts: &[ShippedMount],
 ) -> Result<()> {
     let chunks = mounts.iter().flat_map(|mount| &mount.chunks).copied();
@@ -120,7 +121,7 @@ async fn send(
             .take();
         return Err(reading.unwrap_or(error));
     }
-    let script = unpack_script(directory);
+    let script = format!("{}\n{}", private(platform), unpack_script(directory));
     let unpack = HostCommand::new(script).as_root().within(UNPACKED_WITHIN);
     host.exec(unpack).await?.success(WRITING)?;
     Ok(())

@@ -26,6 +26,7 @@ pub(crate) mod image_logins;
 mod index;
 pub mod input;
 mod liveness;
+pub mod node_directory;
 pub mod observe;
 pub mod observe_once;
 pub mod placement;

@@ -33,7 +33,7 @@ use crate::model::{
     Chunk, ChunkDigest, ContainerId, NodeName, OperationId, PlatformId, RolloutRequest, ServiceName,
 };
 use crate::platform::Declaration;
-use crate::reconcile::execute::node_directory;
+use crate::reconcile::node_directory::node_directory;
 use crate::reconcile::{Backends, DriverOptions, OwnImage, Plan, RecordedPlan};
 use crate::registry::{MemoryRegistry, Registry, RegistryId};
 use crate::runtime::{ContainerState, ExecCommand, ImageLogins, LogOptions, Owner, Role};

@@ -8,7 +8,7 @@ use std::time::Duration;
 use lifecycle_core::Error;
 use lifecycle_core::host::{HostCommand, NodeConnector as _};
 use lifecycle_core::model::{Chunk, ChunkDigest};
-use lifecycle_core::reconcile::execute::node_directory;
+use lifecycle_core::reconcile::node_directory::node_directory;
 use lifecycle_core::registry::Registry as _;
 use lifecycle_core::runtime::Owner;
 use lifecycle_core::secret::Sensitive;

@@ -4,7 +4,7 @@
 //! atomic claim, so that two platforms cannot take the same machine over.
 
 use lifecycle_core::Error;
-use lifecycle_core::host::HostOutput;
+use lifecycle_core::host::{HostOutput, OWNER_FILE};
 use lifecycle_core::model::{NodeName, PlatformId};
 use lifecycle_core::runtime::Owner;
 
@@ -20,7 +20,7 @@ const COMMENT: &str = "lifecycle manager";
 
 /// The file that names the owner: the platform's id and the node's name, on one line, then the
 /// platform's name.
-const MARKER: &str = "/var/lib/lifecycle/owner";
+const MARKER: &str = OWNER_FILE;
 
 /// The file that allows the account to run commands as root. Sudo reads these files in the order of
 /// their names, and the last rule applies.

@@ -228,6 +228,9 @@ impl Manager {
             error = driver.run() => error,
             error = self.renew(epoch) => error,
             error = self.follow() => error,
+            () = self.clean_up(epoch) => {
+                Error::failed("deleting old records", "its task ended unexpectedly")
+            }
             () = self.mirror(epoch) => {
                 Error::failed("updating the mirror databases", "its task ended unexpectedly")
             }
@@ -358,7 +361,6 @@ impl Manager {
     /// Renews the lease. Returns only when the lease is lost, or could not be renewed before it expired.
     async fn renew(&self, epoch: Epoch) -> Error {
         let mut renewed = tokio::time::Instant::now();
-        let mut chunks_deleted = renewed;
         loop {
             tokio::time::sleep(self.options.lease / 3).await;
             let requested = tokio::time::Instant::now();
@@ -384,6 +386,16 @@ impl Manager {
                 Err(error) if renewed.elapsed() >= self.options.lease => return error,
                 Err(error) => tracing::warn!(error = %error.chain(), "cannot renew the lease"),
             }
+        }
+    }
+
+    /// Deletes old events and unused chunks from time to time. Separate from the renewal of the
+    /// lease, because a busy registry may delay a deletion for longer than the lease is valid.
+    async fn clean_up(&self, epoch: Epoch) {
+        let registry = &self.backends.registry;
+        let mut chunks_deleted = tokio::time::Instant::now();
+        loop {
+            tokio::time::sleep(self.options.lease / 3).await;
             let before = self.backends.clock.now() - EVENTS_KEPT_FOR;
             if let Err(error) = registry.prune_events(before, EVENTS_KEPT).await {
                 tracing::warn!(error = %error.chain(), "cannot delete old events");

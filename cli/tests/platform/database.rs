@@ -47,10 +47,15 @@ fn platform_with_postgres_registry() {
     project.write("platform.toml", SETTINGS);
     for database in &DATABASES[1..] {
         let url = PostgresServer::url_at(gateway, port, database);
-        project.write(&format!("secrets/{database}.url"), &(url + "\n"));
+        let url = format!("{url}?sslmode=disable\n");
+        project.write(&format!("secrets/{database}.url"), &url);
     }
     let url = PostgresServer::url_at(gateway, port, "central");
     project.write(".env", &format!("REGISTRY_URL={url}\n"));
+    let refused = project.ends(1, &["up"]);
+    let hint = "append `?sslmode=disable`";
+    assert!(refused.stderr.contains(hint), "{}", refused.stderr);
+    project.write(".env", &format!("REGISTRY_URL={url}?sslmode=disable\n"));
 
     unreachable_server_is_reported_first(&project, &server);
 

@@ -3,6 +3,8 @@
 
 use std::net::IpAddr;
 
+use percent_encoding::{NON_ALPHANUMERIC, percent_decode_str, utf8_percent_encode};
+
 use super::RegistrySpec;
 use super::diagnostic::Report;
 use super::secret_reference::{REFER, SecretReader};
@@ -13,6 +15,12 @@ use crate::secret::Sensitive;
 const URL: &str = "url";
 
 const FORM: &str = "write `postgres://user@host:5432/database`";
+
+/// The names that the database client accepts for the file with trusted certificate authorities.
+const AUTHORITIES: [&str; 3] = ["sslrootcert", "ssl-root-cert", "ssl-ca"];
+
+const BEGIN: &str = "-----BEGIN CERTIFICATE-----";
+const END: &str = "-----END CERTIFICATE-----";
 
 pub(super) fn keys() -> impl Iterator<Item = &'static str> + Clone {
     std::iter::once(URL).chain(Kind::ALL.map(Kind::word))
@@ -60,8 +68,55 @@ fn url(field: &Field<'_>, secrets: SecretReader<'_>, report: &mut Report) -> Opt
             field.problem_with_help(report, "the URL contains a password in clear text", REFER);
             None
         }
-        Ok(_) => Some(Sensitive::new(text)),
+        Ok(_) => match with_authorities(&text, |name| secrets.read(name)) {
+            Ok(url) => Some(Sensitive::new(url)),
+            Err(why) => {
+                let hint = "specify the path of a file with certificates in PEM, relative to the \
+                            Compose file";
+                field.problem_with_help(report, why, hint);
+                None
+            }
+        },
     }
+}
+
+/// Replaces the path of the file with trusted certificate authorities by the certificates in the
+/// file, because the manager cannot read the files of this machine.
+fn with_authorities(
+    url: &str,
+    read: impl Fn(&str) -> std::io::Result<String>,
+) -> Result<String, String> {
+    let Some((location, query)) = url.split_once('?') else {
+        return Ok(url.to_owned());
+    };
+    let part = |part: &str| match part.split_once('=') {
+        Some((key, value)) if AUTHORITIES.contains(&key) => {
+            let value = value.replace('+', " ");
+            let value = percent_decode_str(&value).decode_utf8_lossy();
+            if value.starts_with(BEGIN) {
+                return Ok(part.to_owned());
+            }
+            let text = read(&value)
+                .map_err(|error| format!("`{value}` ({key}) cannot be read: {error}"))?;
+            let certificates = certificates(&text);
+            if certificates.is_empty() {
+                return Err(format!("`{value}` ({key}) contains no certificate"));
+            }
+            let encoded = utf8_percent_encode(&certificates, NON_ALPHANUMERIC);
+            Ok(format!("{key}={encoded}"))
+        }
+        _ => Ok(part.to_owned()),
+    };
+    let parts: Vec<String> = query.split('&').map(part).collect::<Result<_, _>>()?;
+    Ok(format!("{location}?{}", parts.join("&")))
+}
+
+/// Returns the certificates in a text, without anything else that the text may contain, such as a
+/// private key.
+fn certificates(text: &str) -> String {
+    let parts = text.split(BEGIN).skip(1);
+    let bodies = parts.filter_map(|part| Some(part.split_once(END)?.0));
+    bodies.flat_map(|body| [BEGIN, body, END, "\n"]).collect()
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -124,6 +179,35 @@ fn check(url: &str) -> Result<Password, String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_certificates_of_authorities_become_part_of_the_url() {
+        let pem = format!("{BEGIN}\nab+/=\n{END}\n");
+        let file = format!("# Our authority\n{pem}\n-----BEGIN PRIVATE KEY-----\n{pem}");
+        let read = |name: &str| match name {
+            "my ca.pem" => Ok(file.clone()),
+            "empty.pem" => Ok("# nothing".into()),
+            _ => Err(std::io::ErrorKind::NotFound.into()),
+        };
+        let url = "postgres://l:hunter2@h/r?sslmode=verify-full&sslrootcert=my%20ca.pem&x=y";
+        let changed = with_authorities(url, read).unwrap();
+        let query = changed.split_once("?sslmode=verify-full&sslrootcert=");
+        let (value, rest) = query.unwrap().1.split_once('&').unwrap();
+        assert_eq!(rest, "x=y");
+        let value = percent_decode_str(value).decode_utf8().unwrap();
+        assert_eq!(value, pem.repeat(2));
+        assert_eq!(check(&changed), Ok(Password::Held));
+        assert_eq!(with_authorities(&changed, read).unwrap(), changed);
+
+        for bad in ["empty.pem", "absent.pem"] {
+            let url = format!("postgres://l:hunter2@h/r?ssl-ca={bad}");
+            let why = with_authorities(&url, read).unwrap_err();
+            assert!(why.contains(bad) && !why.contains("hunter2"), "{why}");
+        }
+        let plain = "postgres://l@h/r?sslmode=disable";
+        assert_eq!(with_authorities(plain, read).unwrap(), plain);
+        assert_eq!(with_authorities("hunter2", read).unwrap(), "hunter2");
+    }
 
     #[test]
     fn a_url_needs_user_host_and_database_and_is_not_quoted() {

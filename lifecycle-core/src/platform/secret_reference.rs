@@ -97,15 +97,20 @@ impl SecretReader<'_> {
         self.file(entry, report)
     }
 
-    /// Returns the trimmed text of the file with this name.
-    pub(super) fn file(self, field: &Field<'_>, report: &mut Report) -> Option<String> {
-        let name = field.text(report)?;
+    /// Reads the text file with this name.
+    pub(super) fn read(self, name: &str) -> std::io::Result<String> {
         let home = name.strip_prefix("~/").zip((self.lookup)("HOME"));
         let path = match home {
             Some((rest, home)) => Path::new(&home).join(rest),
             None => self.directory.join(name),
         };
-        match text_file::read(&path) {
+        text_file::read(&path)
+    }
+
+    /// Returns the trimmed text of the file with this name.
+    pub(super) fn file(self, field: &Field<'_>, report: &mut Report) -> Option<String> {
+        let name = field.text(report)?;
+        match self.read(name) {
             Ok(text) => Some(text.trim().to_owned()),
             Err(error) => {
                 let why = format!("`{name}` cannot be read: {error}");

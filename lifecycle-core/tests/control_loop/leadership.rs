@@ -1,12 +1,15 @@
 //! Tests two managers that share a registry: the standby manager takes over when the leader
 //! crashes.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use lifecycle_core::error::Error;
 use lifecycle_core::model::{Epoch, EventKind};
-use lifecycle_core::registry::{Batch, Change};
+use lifecycle_core::registry::{Batch, Change, Lease};
+use lifecycle_core::sim::{Edge, SimOptions};
 
+use crate::registry::{Fault, FaultyRegistry};
 use crate::stage::{LEASE, Stage};
 
 #[tokio::test(start_paused = true)]
@@ -41,4 +44,18 @@ async fn standby_manager_takes_over_when_the_lease_expires() {
         "{refused:?}"
     );
     follows.abort();
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_lease_is_renewed_while_the_registry_deletes_old_events() {
+    let mut stage = Stage::shop_without_manager(SimOptions::seeded(32)).await;
+    let fault = Fault::Error(Edge::Before);
+    let registry = FaultyRegistry::new(Arc::clone(&stage.registry), 0, fault);
+    stage.registry = Arc::clone(&registry) as _;
+    stage.start();
+    stage.settled().await;
+    registry.keep_busy();
+    stage.pass(LEASE * 4).await;
+    let other = stage.registry.acquire_lease("another manager", LEASE).await;
+    assert!(matches!(other, Ok(Lease::HeldBy { .. })), "{other:?}");
 }

@@ -32,6 +32,7 @@ pub(crate) struct FaultyRegistry {
     at: AtomicU64,
     fault: Fault,
     over: AtomicBool,
+    busy: AtomicBool,
     failed: watch::Sender<bool>,
 }
 
@@ -43,6 +44,7 @@ impl FaultyRegistry {
             at: AtomicU64::new(at),
             fault,
             over: AtomicBool::new(false),
+            busy: AtomicBool::new(false),
             failed: watch::Sender::new(false),
         })
     }
@@ -54,6 +56,11 @@ impl FaultyRegistry {
     /// Makes the next commit fail.
     pub(crate) fn fail_next(&self) {
         self.at.store(self.commits() + 1, Ordering::SeqCst);
+    }
+
+    /// Makes the deletion of old events take forever from now on.
+    pub(crate) fn keep_busy(&self) {
+        self.busy.store(true, Ordering::SeqCst);
     }
 
     pub(crate) async fn failed(&self) {
@@ -134,6 +141,9 @@ impl Registry for FaultyRegistry {
     }
 
     async fn prune_events(&self, before: DateTime<Utc>, keep: u64) -> Result<()> {
+        if self.busy.load(Ordering::SeqCst) {
+            std::future::pending::<()>().await;
+        }
         self.inner.prune_events(before, keep).await
     }
 }

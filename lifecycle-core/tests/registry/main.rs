@@ -9,6 +9,5 @@ mod memory;
 mod mirror;
 mod platform;
 mod postgres;
-#[expect(dead_code, reason = "the programs' tests use the rest")]
 mod postgres_server;
 mod sqlite;

@@ -1,15 +1,20 @@
 //! Tests the registry in PostgreSQL.
 
+use std::net::{IpAddr, Ipv4Addr};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use async_trait::async_trait;
-use lifecycle_core::clock::SystemClock;
+use lifecycle_core::api::Authority;
+use lifecycle_core::clock::{Clock as _, SystemClock};
 use lifecycle_core::conformance::registry::{self, Backend};
-use lifecycle_core::model::Epoch;
+use lifecycle_core::model::{Epoch, PlatformId};
 use lifecycle_core::registry::{Batch, Change, Lease, Registry, SqlRegistry};
 use lifecycle_core::secret::PlatformKey;
 use lifecycle_core::{Error, Result};
+use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
+use sea_orm::{ConnectionTrait as _, Database, TransactionTrait as _};
+use uuid::Uuid;
 
 use crate::platform::{PLANTED, chunk, event, everything, node};
 use crate::postgres_server::{PASSWORD, PostgresServer};
@@ -210,5 +215,117 @@ async fn lost_server_is_unreachable_and_its_password_not_shown() {
     ] {
         assert!(matches!(error, Error::Unreachable { .. }), "{error:?}");
         shown(&error);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn the_lease_is_renewed_while_all_other_connections_are_in_use() {
+    let postgres = Postgres::start();
+    let (url, registry) = postgres.led().await;
+    let registry = Arc::new(registry);
+    // Every snapshot waits for this lock, with a connection of its own.
+    let other = Database::connect(url).await.unwrap();
+    let lock = other.begin().await.unwrap();
+    let statement = "LOCK TABLE nodes IN ACCESS EXCLUSIVE MODE";
+    lock.execute_unprepared(statement).await.unwrap();
+    let snapshots: Vec<_> = (0..8)
+        .map(|_| {
+            let registry = Arc::clone(&registry);
+            tokio::spawn(async move { registry.snapshot().await })
+        })
+        .collect();
+    let waiting = "SELECT count(*) FROM pg_stat_activity \
+                   WHERE wait_event_type = 'Lock' AND datname = current_database()";
+    while postgres.server.query(waiting) != "8\n" {
+        tokio::task::yield_now().await;
+    }
+    let ttl = Duration::from_mins(10);
+    let renewed = registry.acquire_lease("x", ttl).await.unwrap();
+    assert_eq!(renewed, Lease::Held(Epoch(1)));
+    lock.rollback().await.unwrap();
+    for snapshot in snapshots {
+        snapshot.await.unwrap().unwrap();
+    }
+}
+
+fn is_refused(opened: Result<SqlRegistry>, why: &str, hint: &str) {
+    let error = opened.unwrap_err();
+    assert!(matches!(error, Error::Denied { .. }), "{error:?}");
+    let text = error.chain();
+    assert!(text.contains(why) && !text.contains(PASSWORD), "{text}");
+    assert!(error.hint().is_some_and(|h| h.contains(hint)), "{error:?}");
+}
+
+#[tokio::test]
+async fn a_server_without_tls_is_refused_with_a_hint() {
+    let address = IpAddr::V4(Ipv4Addr::LOCALHOST);
+    let (server, port) = PostgresServer::start_at(address, &[]);
+    let key = PlatformKey::generate();
+    server.create("registry");
+    let url = PostgresServer::url_at(address, port, "registry");
+    let open = |query: &str| {
+        let url = format!("{url}{query}");
+        let key = key.clone();
+        async move { SqlRegistry::open(&url, key, Arc::new(SystemClock)).await }
+    };
+    for strict in ["verify-full", "verify-ca", "require"] {
+        let opened = open(&format!("?sslmode={strict}")).await;
+        is_refused(opened, "server does not support TLS", "sslmode=disable");
+    }
+    // At a loopback address, TLS is optional.
+    for lax in ["", "?sslmode=disable"] {
+        open(lax).await.unwrap().close().await.unwrap();
+    }
+}
+
+#[tokio::test]
+async fn a_server_must_have_a_trusted_certificate_for_its_host() {
+    let address = IpAddr::V4(Ipv4Addr::LOCALHOST);
+    let platform = PlatformId::new(Uuid::from_u128(1));
+    let authority = Authority::generate(platform, SystemClock.now()).unwrap();
+    let identity = authority.issue(platform, address, SystemClock.now());
+    let identity = identity.unwrap();
+    let pair = (&*identity.certificates, identity.key.expose());
+    let (server, port) = PostgresServer::start_with_tls(address, pair);
+    server.create("registry");
+    let directory = tempfile::tempdir().unwrap();
+    let file = directory.path().join("ca.pem");
+    std::fs::write(&file, &authority.certificate).unwrap();
+    let trust = format!("sslrootcert={}", file.display());
+    let key = PlatformKey::generate();
+    let open = |host: &str, query: &str| {
+        let url = PostgresServer::url_at(host, port, "registry");
+        let (url, key) = (format!("{url}?{query}"), key.clone());
+        async move { SqlRegistry::open(&url, key, Arc::new(SystemClock)).await }
+    };
+    let unknown = open("127.0.0.1", "sslmode=verify-full").await;
+    is_refused(unknown, "not trusted", "sslrootcert=FILE");
+    let query = format!("sslmode=verify-full&{trust}");
+    let other_host = open("localhost", &query).await;
+    is_refused(other_host, "not valid for the host", "verify-ca");
+    let absent = open("127.0.0.1", "sslmode=verify-full&sslrootcert=/absent").await;
+    let absent = absent.unwrap_err();
+    assert!(absent.to_string().contains("`/absent`"), "{absent}");
+    assert!(absent.hint().is_some(), "{absent:?}");
+
+    let inline = utf8_percent_encode(&authority.certificate, NON_ALPHANUMERIC);
+    for (host, query) in [
+        ("127.0.0.1", query),
+        (
+            "127.0.0.1",
+            format!("sslmode=verify-full&sslrootcert={inline}"),
+        ),
+        ("localhost", format!("sslmode=verify-ca&{trust}")),
+        ("localhost", "sslmode=require".into()),
+    ] {
+        let opened = open(host, &query).await;
+        let registry = opened.unwrap_or_else(|error| panic!("{query}: {error:?}"));
+        let used = server.query_in(
+            "registry",
+            "SELECT bool_and(ssl) FROM pg_stat_ssl \
+             JOIN pg_stat_activity USING (pid) WHERE application_name = 'lifecycle'",
+        );
+        assert_eq!(used, "t\n", "{query}");
+        registry.close().await.unwrap();
     }
 }

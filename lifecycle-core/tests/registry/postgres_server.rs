@@ -27,20 +27,34 @@ pub(crate) struct PostgresServer {
 impl PostgresServer {
     /// Starts a server that listens only on a socket.
     pub(crate) fn start() -> Self {
-        Self::with("-c listen_addresses=''", 5432, &[])
+        Self::with("-c listen_addresses=''", 5432, &[], None)
+    }
+
+    /// Starts a server that also listens at an address of this machine, with a certificate and its
+    /// private key in PEM. Returns the server and its port.
+    pub(crate) fn start_with_tls(address: IpAddr, identity: (&str, &str)) -> (Self, u16) {
+        let (port, options) = Self::listening(address);
+        let options = format!("{options} -c ssl=on");
+        (Self::with(&options, port, &[], Some(identity)), port)
     }
 
     /// Starts a server that also listens at an address of this machine and accepts connections from
     /// these networks. Returns the server and its port.
     pub(crate) fn start_at(address: IpAddr, networks: &[&str]) -> (Self, u16) {
+        let (port, options) = Self::listening(address);
+        (Self::with(&options, port, networks, None), port)
+    }
+
+    /// Returns a port, and the options for listening at this address.
+    fn listening(address: IpAddr) -> (u16, String) {
         // Derive the port from the process id. A free port that the kernel chooses might be used by
         // another connection before the server listens.
         let port = 20_000 + u16::try_from(std::process::id() % 10_000).unwrap();
         let options = format!("-c listen_addresses='{address}' -c port={port}");
-        (Self::with(&options, port, networks), port)
+        (port, options)
     }
 
-    fn with(options: &str, port: u16, networks: &[&str]) -> Self {
+    fn with(options: &str, port: u16, networks: &[&str], tls: Option<(&str, &str)>) -> Self {
         let mut server = Self {
             programs: programs(),
             directory: tempfile::Builder::new().prefix("lc-pg-").tempdir().unwrap(),
@@ -73,6 +87,16 @@ impl PostgresServer {
             writeln!(allowed, "host all {USER} {network} scram-sha-256").unwrap();
         }
         fs::write(&hba, allowed).unwrap();
+        if let Some((certificate, key)) = tls {
+            for (name, contents) in [("server.crt", certificate), ("server.key", key)] {
+                let file = data.join(name);
+                fs::write(&file, contents).unwrap();
+                fs::set_permissions(&file, PermissionsExt::from_mode(0o600)).unwrap();
+                if is_root() {
+                    done(Command::new("chown").arg("postgres").arg(&file));
+                }
+            }
+        }
         server.options = format!(
             "-F {} -c unix_socket_directories='{}' \
              -c timezone=Asia/Kathmandu -c datestyle=German",
@@ -116,9 +140,9 @@ impl PostgresServer {
         done(&mut self.client("createdb", name));
     }
 
-    /// Returns the URL of a database at an address on which the server listens.
-    pub(crate) fn url_at(address: IpAddr, port: u16, database: &str) -> String {
-        format!("postgres://{USER}:{PASSWORD}@{address}:{port}/{database}")
+    /// Returns the URL, without options, of a database at a host at which the server listens.
+    pub(crate) fn url_at(host: impl std::fmt::Display, port: u16, database: &str) -> String {
+        format!("postgres://{USER}:{PASSWORD}@{host}:{port}/{database}")
     }
 
     pub(crate) fn url(&self, password: &str, database: &str) -> String {

@@ -1,6 +1,7 @@
 //! Maps errors of the database client to [`crate::Error`]. The mapped errors contain the URL of the
 //! database without its password.
 
+use rustls::CertificateError;
 use sea_orm::{DbErr, RuntimeErr, SqlxError};
 
 use crate::error::{Error, Source};
@@ -16,9 +17,12 @@ fn map(location: &str, error: DbErr) -> Error {
         DbErr::Conn(RuntimeErr::SqlxError(cause))
         | DbErr::Exec(RuntimeErr::SqlxError(cause))
         | DbErr::Query(RuntimeErr::SqlxError(cause)) => match &**cause {
-            SqlxError::Io(_)
-            | SqlxError::Tls(_)
-            | SqlxError::Protocol(_)
+            SqlxError::Tls(why) => without_tls(location, why.to_string()),
+            SqlxError::Io(cause) => match rejected_certificate(cause) {
+                Some(rejected) => untrusted(location, rejected),
+                None => unreachable(location, error),
+            },
+            SqlxError::Protocol(_)
             | SqlxError::PoolTimedOut
             | SqlxError::PoolClosed
             | SqlxError::WorkerCrashed => unreachable(location, error),
@@ -99,6 +103,59 @@ fn refusal(location: &str, code: &str, message: String, error: DbErr) -> Error {
             why: message,
             source,
         },
+    }
+}
+
+/// The database client's message if the server refuses TLS.
+const NO_TLS: &str = "server does not support TLS";
+
+fn without_tls(location: &str, cause: String) -> Error {
+    let (why, hint) = if cause == NO_TLS {
+        (
+            format!("the {NO_TLS}"),
+            "enable TLS on the server; if the network to the server is trusted, append \
+             `?sslmode=disable` to the database's URL",
+        )
+    } else {
+        (
+            cause,
+            "correct the host and `sslrootcert` in the database's URL",
+        )
+    };
+    Error::Denied {
+        what: format!("access to {location}"),
+        why,
+        hint: hint.into(),
+    }
+}
+
+/// Returns why the server's certificate was rejected, if that is the cause of a failed connection.
+fn rejected_certificate(error: &std::io::Error) -> Option<&CertificateError> {
+    match error.get_ref()?.downcast_ref::<rustls::Error>()? {
+        rustls::Error::InvalidCertificate(rejected) => Some(rejected),
+        _ => None,
+    }
+}
+
+fn untrusted(location: &str, rejected: &CertificateError) -> Error {
+    let (why, hint) = match rejected {
+        CertificateError::NotValidForName | CertificateError::NotValidForNameContext { .. } => (
+            "the server's certificate is not valid for the host in the URL".to_owned(),
+            "use a host that the certificate names; `sslmode=verify-ca` in the database's URL \
+             accepts any host"
+                .to_owned(),
+        ),
+        rejected => (
+            format!("the server's certificate is not trusted: {rejected}"),
+            "add `sslrootcert=FILE` to the database's URL, with the file of the certificate \
+             authority; `sslmode=require` encrypts without checking the certificate"
+                .to_owned(),
+        ),
+    };
+    Error::Denied {
+        what: format!("access to {location}"),
+        why,
+        hint,
     }
 }
 

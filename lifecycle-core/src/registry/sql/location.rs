@@ -4,11 +4,13 @@
 use std::fmt;
 use std::fs::{File, OpenOptions, TryLockError};
 use std::io::{Read, Seek, Write};
+use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
 use std::time::Duration;
 
-use sea_orm::sqlx::postgres::PgConnectOptions;
+use percent_encoding::percent_decode_str;
+use sea_orm::sqlx::postgres::{PgConnectOptions, PgSslMode};
 use sea_orm::sqlx::sqlite::{SqliteConnectOptions, SqliteJournalMode, SqliteSynchronous};
 use sea_orm::{ConnectOptions, Database, DatabaseConnection};
 
@@ -23,6 +25,28 @@ const STATEMENT: Duration = Duration::from_secs(45);
 const LOCK: Duration = Duration::from_secs(30);
 /// How long PostgreSQL keeps an idle transaction, for example after its process was killed.
 const IDLE_TRANSACTION: Duration = Duration::from_mins(1);
+
+/// The numbers of connections, without the one for the lease.
+pub(super) const SQLITE_CONNECTIONS: u32 = 4;
+const POSTGRES_CONNECTIONS: u32 = 8;
+
+/// How a certificate in PEM begins.
+const PEM: &str = "-----BEGIN";
+
+/// The names that the database client accepts for the encryption of connections.
+const TLS_MODE: [&str; 2] = ["sslmode", "ssl-mode"];
+
+/// The names that the database client accepts for the trusted authorities.
+const AUTHORITIES: [&str; 3] = ["sslrootcert", "ssl-root-cert", "ssl-ca"];
+
+/// The open connections to a database.
+pub(super) struct Connected {
+    pub(super) connection: DatabaseConnection,
+    /// A single further connection, which is opened when it is first used.
+    pub(super) lease: DatabaseConnection,
+    /// For a SQLite file: the lock that keeps other processes from using the file.
+    pub(super) lock: Option<FileLock>,
+}
 
 /// The parsed URL of a database.
 pub(super) enum Location {
@@ -90,8 +114,11 @@ impl Location {
             }
             "postgres" | "postgresql" => {
                 // The parser's message may quote the URL with its password.
-                let options = PgConnectOptions::from_str(url)
+                let mut options = PgConnectOptions::from_str(url)
                     .map_err(|_| invalid("it cannot be parsed".into()))?;
+                if !is_local(&options) && parameter(url, &TLS_MODE).is_none() {
+                    options = options.ssl_mode(PgSslMode::VerifyFull);
+                }
                 Ok(Self::Postgres {
                     options: Box::new(options),
                 })
@@ -100,12 +127,8 @@ impl Location {
         }
     }
 
-    /// Connects to the database. For a SQLite file, also returns a lock that keeps other processes
-    /// from using the file.
-    pub(super) async fn connect(
-        &self,
-        url: &str,
-    ) -> Result<(DatabaseConnection, Option<FileLock>)> {
+    /// Connects to the database.
+    pub(super) async fn connect(&self, url: &str) -> Result<Connected> {
         let mut options = ConnectOptions::new(url);
         options
             .sqlx_logging(false)
@@ -127,7 +150,7 @@ impl Location {
                 // Set no minimum number of connections. Otherwise, two connections would be opened
                 // at the same time, both would enable the write-ahead log, and one would fail.
                 options
-                    .max_connections(4)
+                    .max_connections(SQLITE_CONNECTIONS)
                     .idle_timeout(None::<Duration>)
                     .max_lifetime(None::<Duration>)
                     .test_before_acquire(false)
@@ -139,12 +162,20 @@ impl Location {
                             .busy_timeout(LOCK)
                     });
             }
-            Self::Postgres { .. } => {
+            Self::Postgres { options: parsed } => {
+                let mode = parsed.get_ssl_mode();
+                let host = parsed.get_host().trim_matches(BRACKETS).to_owned();
+                let authorities = self.authorities(url).await?;
                 options
-                    .max_connections(8)
+                    .max_connections(POSTGRES_CONNECTIONS)
                     .idle_timeout(Duration::from_mins(5))
-                    .map_sqlx_postgres_opts(|server| {
+                    .map_sqlx_postgres_opts(move |server| {
                         let millis = |time: Duration| time.as_millis().to_string();
+                        // The brackets of an IPv6 address are not part of the name in a certificate.
+                        let mut server = server.ssl_mode(mode).host(&host);
+                        if let Some(authorities) = &authorities {
+                            server = server.ssl_root_cert_from_pem(authorities.clone());
+                        }
                         server.application_name("lifecycle").options([
                             ("statement_timeout", millis(STATEMENT)),
                             ("lock_timeout", millis(LOCK)),
@@ -157,9 +188,57 @@ impl Location {
             }
         }
         let location = self.to_string();
-        let connection = Database::connect(options).await.map_err(at(&location))?;
-        Ok((connection, lock))
+        let connect = async |options| Database::connect(options).await.map_err(at(&location));
+        let connection = connect(options.clone()).await?;
+        options.max_connections(1).connect_lazy(true);
+        let lease = connect(options).await?;
+        Ok(Connected {
+            connection,
+            lease,
+            lock,
+        })
     }
+
+    /// Returns the certificates of the authorities that the URL declares as trusted, in PEM.
+    async fn authorities(&self, url: &str) -> Result<Option<Vec<u8>>> {
+        let Some(value) = parameter(url, &AUTHORITIES) else {
+            return Ok(None);
+        };
+        if value.trim_start().starts_with(PEM) {
+            return Ok(Some(value.into_bytes()));
+        }
+        match tokio::fs::read(&value).await {
+            Ok(certificates) => Ok(Some(certificates)),
+            Err(error) => Err(Error::Invalid {
+                what: self.to_string(),
+                why: format!("the file `{value}` (`sslrootcert`) cannot be read: {error}"),
+                hint: "correct the path of the file in the database's URL".into(),
+            }),
+        }
+    }
+}
+
+/// The brackets around an IPv6 address.
+const BRACKETS: [char; 2] = ['[', ']'];
+
+/// Returns whether connections to this server do not leave the machine.
+fn is_local(server: &PgConnectOptions) -> bool {
+    let host = server.get_host().trim_matches(BRACKETS);
+    server.get_socket().is_some()
+        || host.starts_with('/')
+        || host.eq_ignore_ascii_case("localhost")
+        || host.parse::<IpAddr>().is_ok_and(|ip| ip.is_loopback())
+}
+
+/// Returns the last value of a parameter in the query of a URL. The parameter may have several
+/// names.
+fn parameter(url: &str, names: &[&str]) -> Option<String> {
+    let url = url.split('#').next().unwrap_or_default();
+    let (_, query) = url.split_once('?')?;
+    let pairs = query.split('&').filter_map(|pair| pair.split_once('='));
+    let (_, value) = pairs.rev().find(|(name, _)| names.contains(name))?;
+    let value = value.replace('+', " ");
+    Some(percent_decode_str(&value).decode_utf8_lossy().into_owned())
 }
 
 /// A lock on a file next to the database file. The lock is released when this value is dropped or
@@ -260,6 +339,55 @@ mod tests {
             location.to_string(),
             "registry postgres://lifecycle@db.example:5433/registry"
         );
+    }
+
+    fn mode(url: &str) -> PgSslMode {
+        let Location::Postgres { options } = Location::of(url).unwrap() else {
+            panic!("{url}");
+        };
+        options.get_ssl_mode()
+    }
+
+    #[test]
+    fn a_server_on_another_machine_must_prove_its_identity() {
+        for remote in [
+            "postgres://l:hunter2@db.example/registry",
+            "postgres://l@10.0.0.4:5433/registry?application_name=x",
+            "postgresql://l@[fd00::1]/registry",
+            "postgres://l@localhost.example/registry#sslmode=disable",
+            "postgres://l@localhost/registry?host=db.example",
+        ] {
+            let mode = mode(remote);
+            assert!(matches!(mode, PgSslMode::VerifyFull), "{remote}: {mode:?}");
+        }
+        for local in [
+            "postgres://l@127.0.0.1:5433/registry",
+            "postgres://l@[::1]/registry",
+            "postgres://l@LocalHost/registry",
+            "postgres://l@%2Frun%2Fpostgresql/registry",
+            "postgres://l@db.example/registry?host=/run/postgresql",
+        ] {
+            let mode = mode(local);
+            assert!(matches!(mode, PgSslMode::Prefer), "{local}: {mode:?}");
+        }
+    }
+
+    #[test]
+    fn a_url_may_declare_another_mode() {
+        let disabled = mode("postgres://l@db.example/registry?sslmode=disable");
+        assert!(matches!(disabled, PgSslMode::Disable), "{disabled:?}");
+        let required = mode("postgres://l@db.example/registry?x=y&ssl-mode=require");
+        assert!(matches!(required, PgSslMode::Require), "{required:?}");
+        let verified = mode("postgres://l@127.0.0.1/registry?sslmode=verify-full");
+        assert!(matches!(verified, PgSslMode::VerifyFull), "{verified:?}");
+    }
+
+    #[test]
+    fn the_values_of_parameters_are_decoded() {
+        let url = "postgres://l@h/r?sslrootcert=a&ssl-ca=%2Fetc%2Fmy+ca%2B1.pem#x";
+        let value = parameter(url, &AUTHORITIES);
+        assert_eq!(value.as_deref(), Some("/etc/my ca+1.pem"));
+        assert_eq!(parameter("postgres://l@h/r", &AUTHORITIES), None);
     }
 
     #[test]

@@ -36,7 +36,7 @@ use tokio::sync::{Mutex, MutexGuard};
 pub use self::databases::SqlDatabases;
 use self::entity::{damaged, unsigned};
 use self::error::at;
-use self::location::{FileLock, Location};
+use self::location::{Connected, FileLock, Location};
 use self::read::Reader;
 use self::session::Session;
 use self::take::Use;
@@ -56,6 +56,9 @@ const CALL: Duration = Duration::from_mins(2);
 /// A registry in SQLite or PostgreSQL.
 pub struct SqlRegistry {
     connection: DatabaseConnection,
+    /// The connection for the lease alone. It does not wait for the other connections, so that the
+    /// lease is renewed even while all of them are in use.
+    lease: DatabaseConnection,
     key: PlatformKey,
     clock: Arc<dyn Clock>,
     location: String,
@@ -87,12 +90,16 @@ impl SqlRegistry {
     ///   the file must exist. Until the returned value is dropped, a lock file next to the database
     ///   excludes other processes. Opening the file releases the previous lease, so the next leader
     ///   gets a new epoch. Leases expire by `clock`.
-    /// - `postgres://user:password@host:port/database`: leases expire by the server's clock.
+    /// - `postgres://user:password@host:port/database`: leases expire by the server's clock. Unless
+    ///   the URL contains an `sslmode`, the server must have a trusted certificate for the host
+    ///   (`sslmode=verify-full`), except at a local socket or a loopback address. `sslrootcert` is
+    ///   the path of a file with further trusted authorities, or their certificates in PEM.
     ///
     /// # Errors
     /// - [`Error::Conflict`] if another process uses the file
     /// - [`Error::Invalid`] if the URL is invalid, or a newer version has changed the tables
-    /// - [`Error::Denied`] if `key` belongs to another platform
+    /// - [`Error::Denied`] if `key` belongs to another platform, or the server's identity cannot be
+    ///   verified
     /// - [`Error::Unreachable`] if the server does not answer
     pub async fn open(url: &str, key: PlatformKey, clock: Arc<dyn Clock>) -> Result<Self> {
         Self::open_for(Use::Central, url, key, clock).await
@@ -126,9 +133,14 @@ impl SqlRegistry {
 
     async fn connect(url: &str, key: PlatformKey, clock: Arc<dyn Clock>) -> Result<Self> {
         let location = Location::of(url)?;
-        let (connection, lock) = location.connect(url).await?;
+        let Connected {
+            connection,
+            lease,
+            lock,
+        } = location.connect(url).await?;
         Ok(Self {
             connection,
+            lease,
             key,
             clock,
             location: location.to_string(),
@@ -147,10 +159,12 @@ impl SqlRegistry {
     pub async fn close(self) -> Result<()> {
         let Self {
             connection,
+            lease,
             location,
             lock,
             ..
         } = self;
+        lease.close().await.map_err(at(&location))?;
         connection.close().await.map_err(at(&location))?;
         drop(lock);
         Ok(())
@@ -226,6 +240,10 @@ impl SqlRegistry {
 
     /// Starts a session that writes.
     async fn write(&self) -> Result<Write<'_>> {
+        self.write_on(&self.connection).await
+    }
+
+    async fn write_on(&self, connection: &DatabaseConnection) -> Result<Write<'_>> {
         let turn = match &self.writers {
             Some(writers) => Some(writers.lock().await),
             None => None,
@@ -234,7 +252,7 @@ impl SqlRegistry {
             sqlite_transaction_mode: Some(SqliteTransactionMode::Immediate),
             ..TransactionOptions::default()
         };
-        let transaction = self.connection.begin_with_options(options).await;
+        let transaction = connection.begin_with_options(options).await;
         Ok(Write {
             session: transaction.map(Session::new).map_err(self.failed())?,
             _turn: turn,
@@ -267,7 +285,7 @@ impl Write<'_> {
 impl Registry for SqlRegistry {
     async fn acquire_lease(&self, holder: &str, ttl: Duration) -> Result<Lease> {
         self.bounded(async {
-            let write = self.write().await?;
+            let write = self.write_on(&self.lease).await?;
             let now = self.clock.now();
             let row = lease::acquire(&write.session, holder, ttl, now)
                 .await
@@ -289,7 +307,7 @@ impl Registry for SqlRegistry {
 
     async fn release_lease(&self, holder: &str) -> Result<()> {
         self.bounded(async {
-            let write = self.write().await?;
+            let write = self.write_on(&self.lease).await?;
             lease::release(&write.session, Some(holder))
                 .await
                 .map_err(self.failed())?;
@@ -417,5 +435,31 @@ impl Registry for SqlRegistry {
             write.commit().await.map_err(self.failed())
         })
         .await
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::clock::SystemClock;
+
+    #[tokio::test]
+    async fn the_lease_is_renewed_while_all_other_connections_are_in_use() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("registry.db");
+        let url = format!("sqlite://{}?mode=rwc", path.display());
+        let key = PlatformKey::generate();
+        let registry = SqlRegistry::open(&url, key, Arc::new(SystemClock));
+        let registry = registry.await.unwrap();
+        let ttl = Duration::from_mins(1);
+        let held = registry.acquire_lease("x", ttl).await.unwrap();
+        let mut sessions = Vec::new();
+        for _ in 0..location::SQLITE_CONNECTIONS {
+            sessions.push(registry.read().await.unwrap());
+        }
+        assert_eq!(registry.acquire_lease("x", ttl).await.unwrap(), held);
+        registry.release_lease("x").await.unwrap();
+        drop(sessions);
+        registry.close().await.unwrap();
     }
 }

@@ -13,7 +13,7 @@ use crate::routes::Api;
 
 /// Extracted from a request with any valid token: the request may read.
 #[derive(Debug, Clone, Copy)]
-pub(crate) struct Reader;
+pub(crate) struct Reader(pub(crate) Access);
 
 /// Extracted from a request with the admin token: the request may change the platform.
 #[derive(Debug, Clone, Copy)]
@@ -33,7 +33,7 @@ impl FromRequestParts<Api> for Reader {
     type Rejection = Problem;
 
     async fn from_request_parts(parts: &mut Parts, api: &Api) -> Result<Self, Problem> {
-        access(parts, api).map(|_| Self)
+        access(parts, api).map(Self)
     }
 }
 

@@ -5,9 +5,11 @@
 mod agent;
 mod auth;
 mod config;
+mod connections;
 mod problem;
 mod routes;
 mod serve;
+mod streams;
 mod telemetry;
 
 use std::path::PathBuf;

@@ -76,6 +76,14 @@ impl Problem {
         }
     }
 
+    /// Converts the error about a limit for the caller's token.
+    pub(crate) fn too_many(error: Error) -> Self {
+        Self {
+            status: StatusCode::TOO_MANY_REQUESTS,
+            error,
+        }
+    }
+
     pub(crate) fn method_not_allowed(method: &str, path: &str) -> Self {
         Self {
             status: StatusCode::METHOD_NOT_ALLOWED,
@@ -107,7 +115,7 @@ impl IntoResponse for Problem {
         // Problems with these statuses concern the client's own token and contain no internals.
         let is_about_token = matches!(
             self.status,
-            StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN
+            StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN | StatusCode::TOO_MANY_REQUESTS
         );
         if !is_about_token && let Some(shown) = problem::for_reader(&self.error) {
             let status = problem::status(&shown);

@@ -5,8 +5,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-use axum_server::Handle;
-use axum_server::tls_rustls::RustlsConfig;
+use lifecycle_core::agent::raise_file_limit;
 use lifecycle_core::api::Authority;
 use lifecycle_core::bootstrap::Handover;
 use lifecycle_core::clock::Clock;
@@ -14,16 +13,18 @@ use lifecycle_core::manager::Manager;
 use lifecycle_core::model::PlatformId;
 use lifecycle_core::reconcile::DriverOptions;
 use lifecycle_core::{Error, Result};
+use rustls::ServerConfig;
+use rustls::pki_types::pem::PemObject as _;
+use rustls::pki_types::{CertificateDer, PrivateKeyDer};
+use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::watch;
 
+use crate::connections::{Limits, PROTOCOL, Server};
 use crate::{config, routes};
 
 /// The interval at which the certificate is renewed. A certificate is valid for 90 days.
 const RENEWAL: Duration = Duration::from_hours(24 * 30);
-
-/// Time limit for receiving the head of a request. It limits how long a client without a credential
-/// can keep a connection open.
-const HEADERS_WITHIN: Duration = Duration::from_secs(30);
 
 /// How long open requests may continue after a stop signal.
 const LAST_REQUESTS: Duration = Duration::from_secs(2);
@@ -47,29 +48,24 @@ pub(crate) async fn run(directory: &Path) -> Result<()> {
     let options = handover.into_options(backends.ids.as_ref(), driver, mirrors);
     let manager = Manager::new(backends, options);
     let issue = || certificate(&authority, platform, ip, clock.as_ref());
-    let tls = issue().await?;
-    let handle = Handle::new();
-    let mut server = axum_server::bind_rustls(address, tls.clone())
-        .handle(handle.clone())
-        .first_request_timeout(HEADERS_WITHIN);
-    server
-        .http_builder()
-        .http1()
-        .header_read_timeout(HEADERS_WITHIN);
-    let server = server.serve(routes::router(Arc::clone(&manager).into()).into_make_service());
-    let failed = |error| Error::io(format!("serving at {address}"), error);
-    tokio::pin!(server);
+    let tls = watch::Sender::new(issue()?);
+    raise_file_limit();
+    let listener = TcpListener::bind(address)
+        .await
+        .map_err(|error| Error::io(format!("serving at {address}"), error))?;
+    let router = routes::router(Arc::clone(&manager).into());
+    let server = Server::new(router, tls.subscribe(), Limits::default());
     tracing::info!(%address, %platform, "the API is listening");
     let ended = tokio::select! {
-        ended = &mut server => ended.map_err(failed),
+        never = server.accept(&listener) => match never {},
         error = Arc::clone(&manager).run() => Err(error),
         error = renew(&tls, issue) => Err(error),
         stopped = stop_signal() => {
-            handle.graceful_shutdown(Some(LAST_REQUESTS));
+            drop(listener);
             // The connections of commands no longer belong to the server.
             let commands = tokio::time::timeout(LAST_REQUESTS, manager.end_commands());
-            let (served, _) = tokio::join!(&mut server, commands);
-            stopped.and(served.map_err(failed))
+            let ((), _) = tokio::join!(server.finish(LAST_REQUESTS), commands);
+            stopped
         }
     };
     // Release the lease, so that the next manager does not have to wait until the lease expires.
@@ -79,26 +75,37 @@ pub(crate) async fn run(directory: &Path) -> Result<()> {
     ended
 }
 
-async fn certificate(
+/// Issues a certificate for the API.
+pub(crate) fn certificate(
     authority: &Authority,
     platform: PlatformId,
     ip: IpAddr,
     clock: &dyn Clock,
-) -> Result<RustlsConfig> {
+) -> Result<Arc<ServerConfig>> {
+    const WHAT: &str = "using the API's certificate";
     let identity = authority.issue(platform, ip, clock.now())?;
-    RustlsConfig::from_pem(
-        identity.certificates.into_bytes(),
-        identity.key.expose().as_bytes().to_vec(),
-    )
-    .await
-    .map_err(|error| Error::io("using the API's certificate", error))
+    let unusable = |error: String| Error::failed(WHAT, error);
+    let chain = CertificateDer::pem_slice_iter(identity.certificates.as_bytes())
+        .collect::<std::result::Result<_, _>>()
+        .map_err(|error| unusable(error.to_string()))?;
+    let key = PrivateKeyDer::from_pem_slice(identity.key.expose().as_bytes())
+        .map_err(|error| unusable(error.to_string()))?;
+    let mut config = ServerConfig::builder()
+        .with_no_client_auth()
+        .with_single_cert(chain, key)
+        .map_err(|error| unusable(error.to_string()))?;
+    config.alpn_protocols = vec![PROTOCOL.to_vec()];
+    Ok(Arc::new(config))
 }
 
-async fn renew(tls: &RustlsConfig, issue: impl AsyncFn() -> Result<RustlsConfig>) -> Error {
+async fn renew(
+    tls: &watch::Sender<Arc<ServerConfig>>,
+    issue: impl Fn() -> Result<Arc<ServerConfig>>,
+) -> Error {
     loop {
         tokio::time::sleep(RENEWAL).await;
-        match issue().await {
-            Ok(new) => tls.reload_from_config(new.get_inner()),
+        match issue() {
+            Ok(new) => drop(tls.send_replace(new)),
             Err(error) => return error,
         }
     }

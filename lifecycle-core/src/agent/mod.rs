@@ -55,6 +55,7 @@ use tokio::task::{JoinError, JoinSet};
 use tokio::time::{Instant, sleep};
 
 pub use feed::{check, feed, serves};
+pub use socket::raise_file_limit;
 
 use crate::error::{Error, Result};
 use engine::Engine;
@@ -156,7 +157,7 @@ enum Start {
 /// logged, and retried.
 pub async fn run(options: AgentOptions) -> Result<()> {
     let options = Arc::new(options);
-    socket::raise_limit();
+    raise_file_limit();
     let store = Store::open(&options.state)?;
     let mut start = begin(&options, &store).await?;
     let (namespace, sockets) = match &mut start {

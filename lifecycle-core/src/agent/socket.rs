@@ -16,8 +16,9 @@ const IDLE: Duration = Duration::from_secs(30);
 const ASK_EVERY: Duration = Duration::from_secs(10);
 const ASK: u32 = 3;
 
-/// Raises the limit on open files to the maximum. Each forwarded connection needs two files.
-pub(super) fn raise_limit() {
+/// Raises this process's limit on open files to the maximum. Each forwarded connection needs two
+/// files.
+pub fn raise_file_limit() {
     let limit = getrlimit(Resource::Nofile);
     let most = Rlimit {
         current: limit.maximum,

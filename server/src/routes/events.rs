@@ -9,7 +9,7 @@ use axum::http::HeaderMap;
 use axum::http::header::ACCEPT;
 use axum::response::sse::{Event as Sent, KeepAlive, Sse};
 use axum::response::{IntoResponse, Response};
-use futures_util::Stream;
+use futures_util::{Stream, StreamExt as _};
 use lifecycle_core::api::wire::EventsV1;
 use lifecycle_core::model::Event;
 use serde::Deserialize;
@@ -31,7 +31,7 @@ pub(super) struct After {
 
 /// `GET /v1/events`.
 pub(super) async fn list(
-    _: Reader,
+    Reader(access): Reader,
     State(api): State<Api>,
     Parameters(query): Parameters<After>,
     headers: HeaderMap,
@@ -50,13 +50,21 @@ pub(super) async fn list(
             Problem::bad_request("the cursor", why, "send the id of an event, or `latest`")
         })?,
     };
-    let wants_stream = headers
+    let requests_stream = headers
         .get(ACCEPT)
         .and_then(|value| value.to_str().ok())
         .is_some_and(|value| value.contains("text/event-stream"));
+    let place = if requests_stream {
+        Some(api.streams.events.open(access)?)
+    } else {
+        None
+    };
     let page = page(&api, after).await?;
-    if wants_stream {
-        let stream = stream(api, page.events, after);
+    if let Some(place) = place {
+        let stream = stream(api, page.events, after).map(move |sent| {
+            let _open = &place;
+            sent
+        });
         return Ok(Sse::new(stream)
             .keep_alive(KeepAlive::default())
             .into_response());

@@ -9,6 +9,7 @@ use axum::response::Response;
 use hyper::upgrade::OnUpgrade;
 use hyper_util::rt::TokioIo;
 use lifecycle_core::api::exec::{ExecV1, PROTOCOL, serve};
+use lifecycle_core::manager::Access;
 
 use super::Api;
 use super::request::{self, Segment, Whole};
@@ -43,8 +44,10 @@ pub(super) async fn run(
             "send the program and its arguments as `command`",
         ));
     }
+    let place = api.streams.commands.open(Access::Admin)?;
     let conversation = api.manager.exec(&name, command.into()).await?;
     tokio::spawn(async move {
+        let _place = place;
         match upgrade.await {
             Ok(upgraded) => serve(TokioIo::new(upgraded), conversation).await,
             Err(error) => tracing::debug!(%error, "cannot upgrade the connection for a command"),

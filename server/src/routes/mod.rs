@@ -30,6 +30,7 @@ use tokio::sync::watch;
 
 use crate::auth::require_credential;
 use crate::problem::Problem;
+use crate::streams::Streams;
 use crate::telemetry::in_request_span;
 
 /// The largest accepted request body, in bytes.
@@ -42,6 +43,7 @@ pub(crate) struct Api {
     pub(crate) tokens: Tokens,
     /// Receives each round of the control loop. A round may have recorded events.
     pub(crate) rounds: watch::Receiver<Arc<Round>>,
+    pub(crate) streams: Arc<Streams>,
 }
 
 impl From<Arc<Manager>> for Api {
@@ -49,6 +51,7 @@ impl From<Arc<Manager>> for Api {
         Self {
             tokens: manager.tokens(),
             rounds: manager.rounds(),
+            streams: Arc::default(),
             manager: Arc::new(LocalApi::new(manager)),
         }
     }

@@ -97,7 +97,7 @@ pub(super) struct Lines {
 
 /// `GET /v1/services/{name}/logs`: returns the output of all replicas, one JSON object per line.
 pub(super) async fn logs(
-    _: Reader,
+    Reader(access): Reader,
     State(api): State<Api>,
     Segment(name): Segment,
     Parameters(lines): Parameters<Lines>,
@@ -109,8 +109,10 @@ pub(super) async fn logs(
         since: lines.since,
         timestamps: lines.timestamps,
     };
+    let place = api.streams.logs.open(access)?;
     let lines = api.manager.logs(&name, options).await?;
-    let body = lines.map(|line| {
+    let body = lines.map(move |line| {
+        let _open = &place;
         let mut text = serde_json::to_vec(&line.map_err(std::io::Error::other)?)?;
         text.push(b'\n');
         Ok::<_, std::io::Error>(text)

@@ -30,9 +30,11 @@ use super::{LARGEST_BODY, router};
 mod chunks;
 mod client;
 mod commands;
+mod connections;
 mod errors;
 mod gate;
 mod spans;
+mod streams;
 
 /// Every route below `/v1`, and whether the read token permits the request.
 const ROUTES: [(&str, &str, bool); 21] = [

@@ -28,6 +28,7 @@ impl Mocked {
             manager: Arc::new(manager),
             tokens: Tokens::new(token_hash(&admin), &read),
             rounds: watch::Sender::new(Arc::default()).subscribe(),
+            streams: Arc::default(),
         };
         Self {
             router: router(api),

@@ -19,12 +19,12 @@ fn a_failing_service_is_reported_and_fixed() {
     x-lifecycle:
       ready_within: 10s
 "#;
-    let dependent = r#"
+    let dependent = r"
   app:
     image: debian:bookworm-slim
     command: [sleep, infinity]
     depends_on: {broken: {condition: service_healthy}}
-"#;
+";
     project.compose(&format!("{broken}{OTHER}{dependent}"));
     let failed = project.ends(1, &["--json", "up"]);
     for text in [

@@ -131,7 +131,7 @@ mod tests {
             "Microsoft.Network/virtualNetworks/read",
         );
         assert_eq!(wait.pause(&Method::PUT, &put), Some(EVERY));
-        tokio::time::advance(LIMIT - Duration::from_secs(3)).await;
+        tokio::time::advance(LIMIT.saturating_sub(Duration::from_secs(3))).await;
         assert_eq!(wait.pause(&Method::PUT, &put), Some(Duration::from_secs(3)));
         assert_eq!(wait.pause(&Method::GET, &get), Some(Duration::from_secs(3)));
         tokio::time::advance(Duration::from_secs(3)).await;

@@ -14,7 +14,7 @@ use serde_json::{Value, json};
 use tokio::time::Instant;
 
 use crate::raw::{self, is_whole};
-use crate::steps::{self, Step};
+use crate::steps;
 use crate::support::{azure, azure_with, carry, get, options, provider, provision, spec};
 
 const DENIED: &str = "The client 'a' with object id 'b' does not have authorization to perform \
@@ -261,15 +261,8 @@ fn nested(code: &str, message: &str) -> Value {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn an_error_shows_its_deepest_cause_first() {
-    let steps: [(Step, fn(&Error) -> bool); 2] = [
-        (steps::MAKE_VM, |error| {
-            matches!(error, Error::Exhausted { .. })
-        }),
-        (steps::START, |error| {
-            matches!(error, Error::Exhausted { .. })
-        }),
-    ];
-    for (step, is_expected) in steps {
+    let is_expected = |error: &Error| matches!(error, Error::Exhausted { .. });
+    for step in [steps::MAKE_VM, steps::START] {
         let azure = azure().await;
         let ours = provider(&azure, 1);
         let mut change = provision("one");

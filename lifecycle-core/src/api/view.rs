@@ -219,6 +219,9 @@ fn instance(id: &InstanceId, record: Option<&InstanceRecord>, round: &Round) -> 
             .filter(|_| !is_as_declared)
             .and_then(|by| by.dependency().cloned()),
         ended: round.input.as_ref().and_then(|input| {
+            if state == InstanceState::Completed {
+                return None;
+            }
             let endings = input.history.endings.get(&record?.container)?;
             (endings.recent > 0).then(|| EndedV1::new(endings.recent, endings.last.clone()))
         }),

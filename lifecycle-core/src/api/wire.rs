@@ -215,7 +215,8 @@ pub struct InstanceV1 {
     /// The service that the replica waits for before it is started, or started again.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub waits_for: Option<ServiceName>,
-    /// How often the replica's container ended by itself; absent if it did not.
+    /// How often the replica's container ended by itself; absent if it did not, or if the replica is
+    /// completed. Only the leading manager knows it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub ended: Option<EndedV1>,
     /// When the engine started the replica's container.

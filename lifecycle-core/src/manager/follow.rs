@@ -241,7 +241,7 @@ impl Follower {
                         is_reported = true;
                     }
                     if self.position.at.is_some() {
-                        options = self.since(self.position.at);
+                        options = lines_since(self.position.at);
                     }
                     tokio::select! {
                         _ = self.is_gone.wait_for(|gone| *gone) => return Ok(()),
@@ -262,7 +262,7 @@ impl Follower {
         if self.position.at.is_some() || !is_first_empty {
             let rest = LogOptions {
                 follow: false,
-                ..self.since(self.position.at.or(self.options.since))
+                ..lines_since(self.position.at.or(self.options.since))
             };
             // A removed container has no more output.
             drop(self.pass(rest).await?);
@@ -358,16 +358,7 @@ impl Follower {
             Some(_) => run.started_at,
             None => self.options.since,
         };
-        self.since(self.position.at.or(begins))
-    }
-
-    fn since(&self, since: Option<DateTime<Utc>>) -> LogOptions {
-        LogOptions {
-            tail: None,
-            follow: true,
-            since,
-            timestamps: true,
-        }
+        lines_since(self.position.at.or(begins))
     }
 
     async fn notice(&self, what: String) -> Result<(), Closed> {
@@ -410,6 +401,15 @@ impl Position {
         let is_known = line.at.is_some() && line.at == self.at && self.lines > 0;
         self.lines -= usize::from(is_known);
         is_known
+    }
+}
+
+fn lines_since(since: Option<DateTime<Utc>>) -> LogOptions {
+    LogOptions {
+        tail: None,
+        follow: true,
+        since,
+        timestamps: true,
     }
 }
 

@@ -237,7 +237,9 @@ impl Recording<'_> {
                 InstanceState::Unhealthy { why } => format!("unhealthy: {why}"),
                 state => {
                     let stopped = self.under_way.stopping.contains(&record.container);
-                    let exit = container.filter(|_| !stopped).and_then(|c| c.exit());
+                    let exit = container
+                        .filter(|_| !stopped)
+                        .and_then(ObservedContainer::exit);
                     exit.map_or_else(
                         || state.word().to_owned(),
                         |exit| format!("its container ended with {exit}"),

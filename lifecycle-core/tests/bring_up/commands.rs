@@ -1,5 +1,4 @@
 //! Tests commands in containers: their processes end when nobody reads their output any more.
-#![expect(clippy::unwrap_used, reason = "tests")]
 
 use std::time::Duration;
 

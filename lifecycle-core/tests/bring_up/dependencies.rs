@@ -1,5 +1,4 @@
 //! Tests what is reported about a service whose dependency has failed.
-#![expect(clippy::unwrap_used, reason = "tests")]
 
 use lifecycle_core::model::{DependencyCondition, ServiceName};
 

@@ -1,6 +1,6 @@
 //! Tests that a followed output goes on through restarts, replacements and moves, with each line
 //! exactly once.
-#![expect(clippy::unwrap_used, reason = "tests")]
+#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 use std::time::Duration;
 

@@ -1,4 +1,5 @@
 //! Tests platforms that store the registry, or parts of it, in databases.
+#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 use std::time::Duration;
 

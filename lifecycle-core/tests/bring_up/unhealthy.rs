@@ -1,6 +1,6 @@
 //! Tests that an instance that was ready and is not ready any more is shown as unhealthy, with the
 //! reason, and that an instance that is not ready yet shows the reason, too.
-#![expect(clippy::unwrap_used, reason = "tests")]
+#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 use std::time::Duration;
 
@@ -23,11 +23,11 @@ fn restarts(stage: &mut Stage, policy: RestartPolicy) {
 }
 
 /// Waits until the replica of `db` has this state.
-async fn becomes(stage: &Stage, state: InstanceStateV1) -> InstanceV1 {
+async fn becomes(stage: &Stage, expected: InstanceStateV1) -> InstanceV1 {
     let reached = async {
         loop {
             let instance = db(stage).await;
-            if instance.state == state {
+            if instance.state == expected {
                 return instance;
             }
             let before = [InstanceStateV1::Ready, InstanceStateV1::Unhealthy];
@@ -125,7 +125,7 @@ async fn an_unhealthy_instance_is_restarted_as_its_policy_declares() {
         let planned = planned
             .iter()
             .filter(|e| e.event.kind == EventKind::Planned);
-        let mut steps = planned.flat_map(|e| e.event.data["steps"].as_array().cloned());
+        let mut steps = planned.filter_map(|e| e.event.data["steps"].as_array().cloned());
         let is_unhealthy = |step: &serde_json::Value| step["reason"]["because"] == "unhealthy";
         assert!(steps.any(|steps| steps.iter().any(is_unhealthy)));
     }

@@ -83,8 +83,6 @@ const PUBLIC: &[(&str, &[&str])] = &[
             "lifecycle-core::sim::fault::Faults::destroy",
             "lifecycle-core::sim::fault::Faults::fail_next",
             "lifecycle-core::sim::fault::Faults::heal",
-            "lifecycle-core::sim::fault::Faults::pause",
-            "lifecycle-core::sim::fault::Faults::quota",
             "lifecycle-core::sim::fault::Faults::rates",
             "lifecycle-core::sim::fault::Faults::repair",
             "lifecycle-core::sim::fault::Faults::throttle",

@@ -153,8 +153,9 @@ impl DockerEngine {
                 }
             };
             if let Some(text) = step.stream {
-                let lines = lines.push(text.as_bytes());
-                lines.iter().for_each(|line| report(&line.text));
+                for line in lines.push(text.as_bytes()) {
+                    report(&line.text);
+                }
             }
             // Omit the progress of a pull within the build: the builder reports it many times per
             // second.

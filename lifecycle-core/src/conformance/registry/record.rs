@@ -104,7 +104,7 @@ pub async fn records_are_stored_unchanged(registry: &dyn Registry) -> Result<()>
     assert_eq!(node_names(&rest), ["vm2"]);
     assert_eq!(rest.nodes[&node_name("vm2")?], bare_node("vm2")?);
     let containers: Vec<&str> = rest.instances.keys().map(|c| c.0.as_ref()).collect();
-    assert_eq!(containers, ["c1", "c3", "c4", "c5", "c6"]);
+    assert_eq!(containers, ["c1", "c3", "c4", "c5", "c6", "c7"]);
     Ok(())
 }
 

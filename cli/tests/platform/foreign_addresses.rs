@@ -102,6 +102,7 @@ fn credentials_are_sent_only_to_azure() {
     }
 
     // The operator trusts the address.
+    project.write("platform.toml", &share("key"));
     project.call(&["plan", "--trust-address", &address]);
     assert!(elsewhere.0.accept().is_ok());
 }

@@ -133,6 +133,7 @@ impl Server {
         let limits = self.limits;
         let mut stopping = self.stopping.subscribe();
         tokio::spawn(async move {
+            drop(stream.set_nodelay(true));
             // An upgraded connection gives its place back; its number is limited per token.
             let _place = place;
             let handshake = tokio::time::timeout(limits.handshake, tls.accept(stream));

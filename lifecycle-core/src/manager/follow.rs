@@ -26,7 +26,7 @@ use crate::runtime::{ContainerState, LogLine, LogOptions, ObservedContainer};
 const POLL: Duration = Duration::from_secs(2);
 
 /// The shortest pause between two polls.
-const PACE: Duration = Duration::from_millis(200);
+const PACE: Duration = Duration::from_secs(1);
 
 /// The longest pause before an unavailable output is requested again.
 const LONGEST_PAUSE: Duration = Duration::from_secs(10);

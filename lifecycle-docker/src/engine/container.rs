@@ -137,9 +137,7 @@ impl DockerEngine {
     }
 
     pub(super) async fn ensure(&self, spec: &ContainerSpec) -> Result<ObservedContainer> {
-        if !spec.host_network {
-            self.metadata.block().await?;
-        }
+        self.metadata.block().await?;
         let mut found = self.owned(&spec.name).await?;
         if found.as_ref().is_some_and(inspect::is_being_removed) {
             // Wait until the container is gone. Until then, it cannot be started, and its name is

@@ -19,6 +19,9 @@ const CHUNK: usize = 32 * 1024;
 const FIRST_POLL: Duration = Duration::from_millis(20);
 const LAST_POLL: Duration = Duration::from_secs(1);
 
+/// How long the engine may take to record the exit code after a terminal was closed.
+const TERMINAL_ENDS_WITHIN: Duration = Duration::from_secs(10);
+
 /// Time limit for ending a command's processes, which get some seconds before they are killed.
 const ENDS_WITHIN: Duration = Duration::from_secs(30);
 
@@ -76,7 +79,9 @@ impl DockerEngine {
         };
         let engine = self.clone();
         let asked = id.clone();
-        let end = stream::once(async move { engine.exit_code(&asked, &what).await });
+        // A terminal is closed only when the command has ended, or with the connection.
+        let limit = command.terminal.map(|_| TERMINAL_ENDS_WITHIN);
+        let end = stream::once(async move { engine.exit_code(&asked, &what, limit).await });
         Ok(ExecSession {
             id,
             input: Box::new(input),
@@ -85,8 +90,10 @@ impl DockerEngine {
     }
 
     /// Returns the exit code of a command whose output has ended. The command may run for some time
-    /// without output, and the engine records its exit code a moment after the output's end.
-    async fn exit_code(&self, id: &str, what: &str) -> Result<ExecOutput> {
+    /// without output, and the engine records its exit code a moment after the output's end. If it does
+    /// not end within `limit`, the connection was lost.
+    async fn exit_code(&self, id: &str, what: &str, limit: Option<Duration>) -> Result<ExecOutput> {
+        let began = tokio::time::Instant::now();
         let mut pause = FIRST_POLL;
         loop {
             let found = self.inspected(id, what).await?;
@@ -107,6 +114,10 @@ impl DockerEngine {
                         Some("the container ended before the command finished".into()),
                     )),
                 };
+            }
+            if limit.is_some_and(|limit| began.elapsed() >= limit) {
+                let why = "the connection to the command was lost";
+                return Err(Error::interrupted(what, Some(why.into())));
             }
             tokio::time::sleep(pause).await;
             pause = (pause * 2).min(LAST_POLL);

@@ -3,13 +3,15 @@
 //! a Docker network of their own. Containers on the node's network can always reach it.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use bollard::models::NetworkCreateRequest;
 use bollard::query_parameters::InspectNetworkOptions;
 use lifecycle_core::host::{HostCommand, NodeAccess as _};
 use lifecycle_core::runtime::Owner;
 use lifecycle_core::{Error, Result};
-use tokio::sync::OnceCell;
+use tokio::sync::Mutex;
+use tokio::time::Instant;
 
 use super::{DockerEngine, QUICK, spec};
 use crate::ssh::SshAccess;
@@ -37,23 +39,27 @@ const BLOCK: &str = "\
 
 /// Removes the chain, after the containers and networks. For a machine that leaves the platform.
 pub(crate) const UNBLOCK: &str = "\
-    iptables -w -D DOCKER-USER -j LIFECYCLE-METADATA 2>/dev/null; \
+    while iptables -w -D DOCKER-USER -j LIFECYCLE-METADATA 2>/dev/null; do :; done; \
     iptables -w -F LIFECYCLE-METADATA 2>/dev/null; \
     iptables -w -X LIFECYCLE-METADATA 2>/dev/null";
 
-/// Blocks the metadata service of one node once per client. A client lasts until the node reboots.
+/// How long the rules count as present. A node takes longer to reboot.
+const KNOWN_FOR: Duration = Duration::from_secs(5);
+
+/// Blocks the metadata service of one node.
 #[derive(Debug, Clone, Default)]
 pub(super) struct Metadata {
     /// `None` for the engine of this machine, whose firewall belongs to the user.
     access: Option<Arc<SshAccess>>,
-    is_blocked: Arc<OnceCell<()>>,
+    /// When the rules were last added.
+    blocked_at: Arc<Mutex<Option<Instant>>>,
 }
 
 impl Metadata {
     pub(super) fn of(access: Arc<SshAccess>) -> Self {
         Self {
             access: Some(access),
-            is_blocked: Arc::default(),
+            blocked_at: Arc::default(),
         }
     }
 
@@ -62,13 +68,15 @@ impl Metadata {
         let Some(access) = &self.access else {
             return Ok(());
         };
-        let block = || async {
-            let output = access.exec(HostCommand::new(BLOCK).as_root()).await?;
-            output
-                .success("blocking the cloud's metadata service for containers")
-                .map(drop)
-        };
-        self.is_blocked.get_or_try_init(block).await.map(drop)
+        let mut blocked_at = self.blocked_at.lock().await;
+        if blocked_at.is_some_and(|at| at.elapsed() < KNOWN_FOR) {
+            return Ok(());
+        }
+        let began = Instant::now();
+        let output = access.exec(HostCommand::new(BLOCK).as_root()).await?;
+        output.success("blocking the cloud's metadata service for containers")?;
+        *blocked_at = Some(began);
+        Ok(())
     }
 }
 

@@ -27,6 +27,8 @@ use crate::runtime::{EngineEvent, EngineInfo, EngineState, ObservedContainer};
 const EVENTS_AGAIN: Duration = Duration::from_secs(1);
 /// How long the host may take to answer when its engine does not answer.
 const HOST_ANSWERS_WITHIN: Duration = Duration::from_secs(10);
+/// How many times longer than the node's time limit an engine may take that answers pings.
+const SLOW: u32 = 6;
 /// The pause after the first failed poll. It doubles with each further failure.
 const FIRST_BACKOFF: Duration = Duration::from_millis(250);
 
@@ -303,7 +305,7 @@ impl NodeWatch {
         answer
     }
 
-    /// Waits for an answer for up to the node's time limit, but only while the engine answers pings.
+    /// Waits for an answer, but only while the engine answers pings. A slow engine is not unknown.
     async fn while_answering<T>(
         &self,
         handle: &NodeHandle,
@@ -320,7 +322,7 @@ impl NodeWatch {
             }
         };
         tokio::select! {
-            answer = self.within(policy.node_timeout, ask) => answer,
+            answer = self.within(policy.node_timeout * SLOW, ask) => answer,
             error = unanswered => Err(error),
         }
     }

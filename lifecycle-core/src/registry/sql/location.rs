@@ -190,7 +190,8 @@ impl Location {
         let location = self.to_string();
         let connect = async |options| Database::connect(options).await.map_err(at(&location));
         let connection = connect(options.clone()).await?;
-        options.max_connections(1).connect_lazy(true);
+        // A second connection replaces one that hangs because the database has moved.
+        options.max_connections(2).connect_lazy(true);
         let lease = connect(options).await?;
         Ok(Connected {
             connection,

@@ -57,8 +57,8 @@ show the public addresses. A public port needs a fixed host port (`8080:80`). Po
 
 **The metadata service.** Clouds serve the credentials of a VM's identity at 169.254.169.254. Containers and builds cannot
 reach this address, nor 168.63.129.16 except for DNS. With `x-lifecycle: {metadata: true}`, the containers of a service
-can; they never run on the manager's node, whose identity controls the platform. Containers with `network_mode: host` can
-always reach these addresses.
+can; they never run on the manager's node, whose identity controls the platform. Containers with `network_mode: host`
+and builds with `network: host` can always reach these addresses.
 
 **Files next to the Compose file.** Nodes have no copy of your directory. Therefore, the contents of a relative path
 (`./nginx.conf:/etc/nginx/nginx.conf`), a config or a secret are read where the command runs and sent to the manager,

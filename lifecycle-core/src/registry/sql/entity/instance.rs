@@ -1,5 +1,6 @@
 //! The table of instances, keyed by container.
 
+use chrono::{DateTime, Utc};
 use sea_orm::entity::prelude::*;
 
 use super::{damaged, from_word, small};
@@ -25,6 +26,12 @@ pub struct Model {
     pub ready_at: Option<DateTimeUtc>,
 }
 
+const UNKNOWN: &str = "unknown";
+
+/// An unhealthy instance is stored as unknown since this time: earlier versions reject a registry with
+/// a state that they do not know.
+const UNHEALTHY: DateTime<Utc> = DateTime::UNIX_EPOCH;
+
 #[derive(Copy, Clone, Debug, EnumIter, DeriveRelation)]
 pub enum Relation {}
 
@@ -32,15 +39,14 @@ impl ActiveModelBehavior for ActiveModel {}
 
 impl Model {
     pub(in crate::registry::sql) fn of(record: &InstanceRecord) -> Self {
-        let (state_why, state_since) = match &record.state {
-            InstanceState::Starting
+        let (state, state_why, state_since) = match &record.state {
+            state @ (InstanceState::Starting
             | InstanceState::Ready
             | InstanceState::Completed
-            | InstanceState::Stopped => (None, None),
-            InstanceState::Failed { why } | InstanceState::Unhealthy { why } => {
-                (Some(why.clone()), None)
-            }
-            InstanceState::Unknown { since, why } => (Some(why.clone()), Some(*since)),
+            | InstanceState::Stopped) => (state.word(), None, None),
+            state @ InstanceState::Failed { why } => (state.word(), Some(why.clone()), None),
+            InstanceState::Unhealthy { why } => (UNKNOWN, Some(why.clone()), Some(UNHEALTHY)),
+            InstanceState::Unknown { since, why } => (UNKNOWN, Some(why.clone()), Some(*since)),
         };
         Self {
             container: record.container.to_string(),
@@ -48,7 +54,7 @@ impl Model {
             replica: record.id.replica.0.into(),
             node: record.node.to_string(),
             digest: record.digest.to_string(),
-            state: record.state.word().to_owned(),
+            state: state.to_owned(),
             state_why,
             state_since,
             started_at: record.started_at,
@@ -64,8 +70,10 @@ impl Model {
             ("completed", None, None) => InstanceState::Completed,
             ("stopped", None, None) => InstanceState::Stopped,
             ("failed", Some(why), None) => InstanceState::Failed { why },
-            ("unhealthy", Some(why), None) => InstanceState::Unhealthy { why },
-            ("unknown", Some(why), Some(since)) => InstanceState::Unknown { since, why },
+            (UNKNOWN, Some(why), Some(since)) if since == UNHEALTHY => {
+                InstanceState::Unhealthy { why }
+            }
+            (UNKNOWN, Some(why), Some(since)) => InstanceState::Unknown { since, why },
             (other, ..) => return Err(damaged(WHAT, format!("its state is `{other}`"))),
         };
         Ok(InstanceRecord {

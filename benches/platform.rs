@@ -155,6 +155,7 @@ fn view(name: &NodeName, number: u32, state: EngineState) -> NodeView {
             created: true,
             open_ports: OpenPorts::default(),
         },
+        cut_off: false,
         strangers: Vec::new(),
         readiness: state
             .containers

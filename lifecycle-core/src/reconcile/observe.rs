@@ -55,6 +55,10 @@ pub struct NodeView {
     /// Meanwhile, `engine` is the engine's last report.
     #[serde(default)]
     pub not_responding: Option<Unknown>,
+    /// Whether neither the engine nor the host responds. If only the engine does not, the node's
+    /// containers may still serve.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub cut_off: bool,
     /// The readiness of the node's containers, according to the manager's checks.
     #[serde(default)]
     pub readiness: BTreeMap<ContainerId, Readiness>,
@@ -89,6 +93,7 @@ impl NodeView {
             changing_since: None,
             engine: EngineView::NotAsked,
             not_responding: None,
+            cut_off: false,
             readiness: BTreeMap::new(),
             strangers: Vec::new(),
         }

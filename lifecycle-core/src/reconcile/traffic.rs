@@ -5,7 +5,7 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 
 use super::declared::{Agents, Declared};
 use super::endpoints::{internal, reachable};
-use super::observe::{EngineView, NodeView, Observed, Readiness};
+use super::observe::{NodeView, Observed, Readiness};
 use crate::cloud::Power;
 use crate::model::{ContainerId, Epoch, ImageSource, NodeName, Protocol, ServiceName};
 use crate::network::{Backend, Redirect, ServiceEntry, Table};
@@ -76,16 +76,16 @@ pub(super) fn table(
     })
 }
 
-/// Returns the containers on nodes that do not respond or are stopped: those that `previous` lists as
+/// Returns the containers on nodes that are cut off or stopped: those that `previous` lists as
 /// backends at an address of such a node, or already as lost.
 fn lost(observed: &Observed, previous: Option<&Table>) -> BTreeMap<String, NodeName> {
     let Some(previous) = previous else {
         return BTreeMap::new();
     };
-    let is_lost = |view: &NodeView| {
-        matches!(view.engine, EngineView::Unknown(_)) || view.machine.power == Power::Stopped
-    };
-    let nodes = observed.nodes.iter().filter(|(_, view)| is_lost(view));
+    let nodes = observed
+        .nodes
+        .iter()
+        .filter(|(_, view)| view.cut_off || view.machine.power == Power::Stopped);
     let nodes: BTreeMap<IpAddr, &NodeName> = nodes
         .filter_map(|(name, view)| Some((view.machine.addresses.private?, name)))
         .collect();
@@ -256,6 +256,7 @@ mod tests {
         ServiceSpec, SpecDigest,
     };
     use crate::platform::{CloudSpec, Declaration, ManagerSpec, NetworkSpec};
+    use crate::reconcile::observe::EngineView;
     use crate::registry::Unknown;
     use crate::runtime::EngineInfo;
     use crate::secret::PlatformKey;
@@ -479,6 +480,9 @@ mod tests {
         for observed in [&mut known, &mut unknown] {
             at(observed, Some([10, 0, 0, 4]));
         }
+        let mut hangs = unknown.clone();
+        let view = unknown.nodes.get_mut(&node()).unwrap();
+        Arc::make_mut(view).cut_off = true;
         let addresses = [("web".parse().unwrap(), Ipv4Addr::new(10, 210, 0, 2))];
         let network = NetworkSpec::default();
         let key = PlatformKey::from_hex(&"5a".repeat(32)).unwrap();
@@ -498,5 +502,8 @@ mod tests {
         assert_eq!(third.lost, lost);
         assert!(next(&known, Some(&third)).lost.is_empty());
         assert!(next(&unknown, None).lost.is_empty());
+        // The engine hangs, but its containers may still serve.
+        at(&mut hangs, Some([10, 0, 0, 4]));
+        assert!(next(&hangs, Some(&first)).lost.is_empty());
     }
 }

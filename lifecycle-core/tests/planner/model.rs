@@ -860,6 +860,7 @@ impl Machine {
                 created: self.created,
                 open_ports: self.open_ports.clone(),
             },
+            cut_off: false,
             strangers: Vec::new(),
             readiness: match &engine {
                 EngineView::Known { .. } => self

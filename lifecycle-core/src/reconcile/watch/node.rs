@@ -82,6 +82,8 @@ struct Outage {
     /// When the first attempt failed.
     since: DateTime<Utc>,
     failures: u32,
+    /// Whether the host answered at the latest attempt.
+    host_answers: bool,
 }
 
 /// The event that ended a wait.
@@ -177,7 +179,14 @@ impl NodeWatch {
             let contents = self.while_answering(&handle, contents).await?;
             Ok(Some(self.following(&machine, handle, contents, as_of)))
         };
-        match answer.await {
+        // At the same time, so that the two time limits do not add up.
+        let is_retry = outage.is_some();
+        let host = async {
+            let answers = self.within(policy.again_timeout, self.host_answers(&machine));
+            is_retry && answers.await.is_ok()
+        };
+        let (answer, host_answers) = tokio::join!(answer, host);
+        match answer {
             Ok(Some(mut following)) => {
                 self.check(&mut following, None).await;
                 self.publish_following(&following);
@@ -192,7 +201,9 @@ impl NodeWatch {
                     began,
                     since: self.shared.backends.clock.now(),
                     failures: 0,
+                    host_answers: true,
                 });
+                outage.host_answers = host_answers || !is_retry;
                 outage.failures = outage.failures.saturating_add(1);
                 self.publish_outage(&outage, &error, as_of);
                 State::Unreachable(outage)
@@ -210,6 +221,11 @@ impl NodeWatch {
             return Ok(None);
         }
         Ok(Some(handle))
+    }
+
+    async fn host_answers(&self, machine: &ObservedNode) -> Result<()> {
+        let handle = self.shared.backends.connector.connect(machine).await?;
+        handle.host.exec(HostCommand::new("true")).await.map(drop)
     }
 
     fn following(
@@ -250,6 +266,7 @@ impl NodeWatch {
                         began,
                         since,
                         failures: 1,
+                        host_answers: true,
                     };
                     self.publish_outage(&outage, &error, following.as_of);
                     return Some(State::Listing(Some(outage)));
@@ -285,6 +302,7 @@ impl NodeWatch {
                 began,
                 since,
                 failures: 1,
+                host_answers: true,
             }));
         };
         following.state = state;
@@ -392,6 +410,7 @@ impl NodeWatch {
         self.publish_with(
             EngineView::Known { info, state },
             strangers,
+            false,
             following.as_of,
         );
     }
@@ -399,10 +418,16 @@ impl NodeWatch {
     /// Publishes a view of the engine. To save plans, notifies subscribers only of a change or a
     /// requested observation.
     fn publish(&self, engine: EngineView, as_of: u64) {
-        self.publish_with(engine, Vec::new(), as_of);
+        self.publish_with(engine, Vec::new(), false, as_of);
     }
 
-    fn publish_with(&self, engine: EngineView, strangers: Vec<ObservedContainer>, as_of: u64) {
+    fn publish_with(
+        &self,
+        engine: EngineView,
+        strangers: Vec<ObservedContainer>,
+        cut_off: bool,
+        as_of: u64,
+    ) {
         let mut views = self.shared.views();
         let readiness = match &engine {
             EngineView::Known { state, .. } => views.liveness.readiness_of(&state.containers),
@@ -415,6 +440,7 @@ impl NodeWatch {
                 changing_since: slot.view.changing_since,
                 engine,
                 not_responding: None,
+                cut_off,
                 readiness,
                 strangers,
             };
@@ -440,7 +466,8 @@ impl NodeWatch {
         if outage.failures >= policy.failures_before_unknown
             && outage.began.elapsed() >= policy.unknown_after
         {
-            self.publish(EngineView::Unknown(unknown), as_of);
+            let view = EngineView::Unknown(unknown);
+            self.publish_with(view, Vec::new(), !outage.host_answers, as_of);
         } else {
             let mut views = self.shared.views();
             if let Some(slot) = views.nodes.get_mut(&self.name)

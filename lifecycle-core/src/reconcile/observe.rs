@@ -63,7 +63,8 @@ pub struct NodeView {
     #[serde(default)]
     pub readiness: BTreeMap<ContainerId, Readiness>,
     /// The containers that have the labels of an instance, but another name. They are reported and
-    /// otherwise ignored; `engine` does not contain them.
+    /// otherwise ignored; `engine` does not contain them. A container that is recorded as an instance
+    /// and was renamed is not one of them.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub strangers: Vec<ObservedContainer>,
 }

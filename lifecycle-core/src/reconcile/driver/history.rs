@@ -6,9 +6,11 @@ use std::sync::Arc;
 use super::{Driver, Target};
 use crate::model::{InstanceId, InstanceRecord, NodeName};
 use crate::reconcile::input::{History, PlanningInput};
+use crate::reconcile::observe::{EngineView, NodeView};
 use crate::reconcile::observe_once::is_complete;
 use crate::reconcile::step::Action;
 use crate::registry::Snapshot;
+use crate::runtime::ObservedContainer;
 
 impl Driver {
     /// Returns the input of the next plan; `None` until every running node has been polled once.
@@ -19,6 +21,9 @@ impl Driver {
         self.has_observed_all |= is_complete(&observed);
         if !self.has_observed_all {
             return None;
+        }
+        for view in observed.nodes.values_mut() {
+            take_back_renamed(view, &self.registry);
         }
         let watcher = &self.watcher;
         self.settling.retain(|_, settling| {
@@ -87,4 +92,19 @@ pub(super) fn last_seen(registry: &Snapshot) -> BTreeMap<InstanceId, NodeName> {
     records.sort_by_key(|record| (&record.id, record.started_at));
     let places = records.into_iter().map(|r| (r.id.clone(), r.node.clone()));
     places.collect()
+}
+
+/// Takes strangers that are recorded as instances back: the platform created them, and they were renamed.
+/// A second container of such an instance would use the same volumes.
+fn take_back_renamed(view: &mut Arc<NodeView>, registry: &Snapshot) {
+    let is_recorded = |stranger: &ObservedContainer| registry.instances.contains_key(&stranger.id);
+    if !view.strangers.iter().any(is_recorded) {
+        return;
+    }
+    let view = Arc::make_mut(view);
+    let renamed = view.strangers.extract_if(.., |one| is_recorded(one));
+    if let EngineView::Known { state, .. } = &mut view.engine {
+        state.containers.extend(renamed);
+        state.containers.sort_by(|a, b| a.name.cmp(&b.name));
+    }
 }

@@ -430,7 +430,11 @@ impl NodeWatch {
     ) {
         let mut views = self.shared.views();
         let readiness = match &engine {
-            EngineView::Known { state, .. } => views.liveness.readiness_of(&state.containers),
+            EngineView::Known { state, .. } => {
+                let mut readiness = views.liveness.readiness_of(&state.containers);
+                readiness.extend(views.liveness.readiness_of(&strangers));
+                readiness
+            }
             _ => BTreeMap::new(),
         };
         let mut is_awaited = false;

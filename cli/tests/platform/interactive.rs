@@ -166,7 +166,9 @@ fn exec_runs_a_command_in_a_container(project: &Project) {
     for _ in 0..10 {
         on_terminal(project, &["exec", "quiet", "--", "sh", "-c", "exit 7"]).ends(7);
     }
-    let size = ["exec", "quiet", "--", "stty", "size"];
+    // The command may start before its terminal gets its size.
+    let script = "until [ \"$(stty size)\" != '0 0' ]; do sleep 0.1; done; stty size";
+    let size = ["exec", "quiet", "--", "sh", "-c", script];
     let shown = OnTerminal::with_size(project.command(&size), 0, 0).ends(0);
     assert_eq!(shown.trim(), "24 80", "a terminal without a size");
     commands_end_with_their_client(project);

@@ -11,8 +11,11 @@ use rustls::ClientConfig;
 use thiserror::Error as ThisError;
 
 use crate::arm::transport::retry_after;
-use crate::connection::{CONNECT, Unopened};
+use crate::connection::Unopened;
 
+/// Timeout for opening a connection. A refused connection, an untrusted certificate and an unknown name
+/// are found at once.
+const CONNECT: Duration = Duration::from_secs(20);
 /// Timeout between two parts of a response.
 const READ_TIMEOUT: Duration = Duration::from_secs(30);
 

@@ -22,6 +22,9 @@ const LAST_POLL: Duration = Duration::from_secs(1);
 /// How long the engine may take to record the exit code after a terminal was closed.
 const TERMINAL_ENDS_WITHIN: Duration = Duration::from_secs(10);
 
+/// How long the engine may take to start an accepted command.
+const STARTS_WITHIN: Duration = Duration::from_secs(10);
+
 /// Time limit for ending a command's processes, which get some seconds before they are killed.
 const ENDS_WITHIN: Duration = Duration::from_secs(30);
 
@@ -154,14 +157,19 @@ impl DockerEngine {
     /// processes on its machine.
     pub(super) async fn end(&self, id: &str) -> Result<()> {
         let what = "ending a command in a container";
-        let found = match self.inspected(id, what).await {
-            Ok(found) => found,
-            Err(Error::NotFound { .. }) => return Ok(()),
-            Err(error) => return Err(error),
-        };
-        let (Some(pid), Some(container)) = (found.pid.filter(|pid| *pid > 0), found.container_id)
-        else {
-            return Ok(());
+        let began = tokio::time::Instant::now();
+        let (pid, container) = loop {
+            let found = match self.inspected(id, what).await {
+                Ok(found) => found,
+                Err(Error::NotFound { .. }) => return Ok(()),
+                Err(error) => return Err(error),
+            };
+            // The engine reports the process a moment after it has accepted the command.
+            match (found.pid.filter(|pid| *pid > 0), found.container_id) {
+                (Some(pid), Some(container)) => break (pid, container),
+                _ if found.exit_code.is_some() || began.elapsed() >= STARTS_WITHIN => return Ok(()),
+                _ => tokio::time::sleep(FIRST_POLL).await,
+            }
         };
         let script = ending(pid, &container);
         let output = self.route.run_on_host(&script, ENDS_WITHIN).await?;

@@ -80,7 +80,7 @@ impl Manager {
     }
 
     /// Ends all running commands, and waits until their processes were signaled. Call this method
-    /// when the process is about to exit: later, nobody could end them.
+    /// when the process is about to exit: later, nothing could end them.
     pub async fn end_commands(&self) {
         self.stopping.send_replace(true);
         self.stopping.closed().await;

@@ -135,7 +135,7 @@ impl Watched {
             };
             let notice = (since == Since::Later).then(|| arrival(record, previous));
             self.tasks.spawn(async move {
-                // An error means that nobody reads the output any more.
+                // An error means that the client has disconnected.
                 let _ = follower.run(notice).await;
             });
         }

@@ -1,4 +1,4 @@
-//! Tests commands in containers: their processes end when nobody reads their output any more.
+//! Tests commands in containers: their processes end when their client has disconnected.
 
 use std::time::Duration;
 

@@ -93,7 +93,7 @@ impl DockerEngine {
     /// socket. If forwarding is forbidden or the account lacks permission, the client runs `docker
     /// system dial-stdio` as root instead.
     ///
-    /// Before the first container or build, the client blocks the cloud's metadata service for the
+    /// Before a container starts or an image is built, the client blocks the cloud's metadata service for the
     /// host's containers, except those whose template has
     /// [`metadata_service`](lifecycle_core::model::ContainerTemplate::metadata_service).
     pub fn over_ssh(access: Arc<SshAccess>, owner: Owner) -> Result<Self> {

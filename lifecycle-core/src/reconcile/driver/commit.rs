@@ -63,9 +63,8 @@ impl Driver {
                     kind: EventKind::StrangerFound,
                     subject: Subject::Node(node.clone()),
                     message: format!(
-                        "the container {name} on {node} has the labels of {id}, but was not created \
-                         or was renamed by someone else: the platform ignores it; remove it with \
-                         `docker rm --force {name}`"
+                        "the container {name} on {node} has the labels of {id}, but the platform did \
+                         not create it and ignores it; remove it with `docker rm --force {name}`"
                     ),
                     data: serde_json::json!({ "node": node, "container": name, "instance": id }),
                 });

@@ -52,7 +52,7 @@ impl<'s> Environment<'s> {
             }
         };
         match environment_file::parse(&text, &|name| self.get(name), &|_| None) {
-            Ok(mut file) => {
+            Ok(file) => {
                 for (line, key) in &file.unset {
                     let at = Position {
                         file: report.current(),
@@ -61,7 +61,7 @@ impl<'s> Environment<'s> {
                     };
                     report.warning(at, "", environment_file::unset_in(key));
                 }
-                self.beneath.append(&mut file.variables);
+                environment_file::add(&mut self.beneath, file.variables);
             }
             Err(bad) => {
                 let at = Position {

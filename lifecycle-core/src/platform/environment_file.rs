@@ -27,6 +27,16 @@ const MAX_VARIABLES: usize = 100_000;
 /// expand a small file to any size.
 const MAX_BYTES: usize = 4 << 20;
 
+/// Adds the variables of a later file. A key without a value does not remove an earlier value.
+pub(super) fn add(variables: &mut Variables, later: Variables) {
+    for (key, value) in later {
+        match value {
+            Some(value) => drop(variables.insert(key, Some(value))),
+            None => drop(variables.entry(key).or_insert(None)),
+        }
+    }
+}
+
 /// Checks the size of a file before another variable is added.
 fn check_size(variables: &Variables, bytes: usize) -> Result<(), String> {
     if variables.len() >= MAX_VARIABLES {
@@ -95,7 +105,11 @@ pub(super) fn parse(
         }
         let key = key.to_owned();
         if !rest[end..].starts_with(['=', ':']) {
-            variables.insert(key, None);
+            // A key that is not set in the environment keeps an earlier value.
+            match lookup(&key) {
+                Some(value) => drop(variables.insert(key, Some(value))),
+                None => drop(variables.entry(key).or_insert(None)),
+            }
             rest = after_line(rest);
             continue;
         }
@@ -139,6 +153,7 @@ pub(super) fn parse(
 
 /// Parses an environment file with `format: raw`: everything after the first `=` is the value.
 pub(super) fn parse_raw(text: &str) -> Result<Parsed, BadLine> {
+    let text = text.strip_prefix('\u{feff}').unwrap_or(text);
     let mut variables = Variables::new();
     let mut bytes = 0;
     for (index, line) in text.lines().enumerate() {
@@ -170,16 +185,10 @@ fn after_line(text: &str) -> &str {
     text.find('\n').map_or("", |end| &text[end + 1..])
 }
 
-/// Removes a comment. A comment needs white space before `#`; otherwise `#` is part of the value.
+/// Removes a comment from a value without leading white space. As in compose-go, a comment needs a space
+/// before `#`; otherwise `#` is part of the value.
 fn without_comment(value: &str) -> &str {
-    let mut before = ' ';
-    for (index, c) in value.char_indices() {
-        if c == '#' && before.is_whitespace() {
-            return value[..index].trim();
-        }
-        before = c;
-    }
-    value.trim()
+    value.split(" #").next().unwrap_or_default().trim_end()
 }
 
 /// Returns the value up to its closing quote, and the rest of the text.
@@ -233,6 +242,9 @@ mod tests {
             ("VAR='VAL'", "VAL"),
             ("VAR=VAL # comment", "VAL"),
             ("VAR=VAL# not a comment", "VAL# not a comment"),
+            ("VAR=#not-a-comment", "#not-a-comment"),
+            ("VAR=VAL#x # comment", "VAL#x"),
+            ("VAR=VAL\t# not a comment", "VAL\t# not a comment"),
             ("VAR=\"VAL # not a comment\"", "VAL # not a comment"),
             ("VAR=\"VAL\" # comment", "VAL"),
             ("VAR='$OTHER'", "$OTHER"),
@@ -270,6 +282,17 @@ mod tests {
                 ("exported".to_owned(), some("x")),
             ]
         );
+    }
+
+    #[test]
+    fn a_key_without_a_value_keeps_an_earlier_value_unless_the_environment_has_one() {
+        let some = |v: &str| Some(v.to_owned());
+        let found = parsed("A=1\nOUTER=2\nA\nOUTER\n");
+        let expected = [
+            ("A".to_owned(), some("1")),
+            ("OUTER".to_owned(), some("outer")),
+        ];
+        assert_eq!(found, expected);
     }
 
     #[test]

@@ -9,7 +9,7 @@ use super::dockerfile::Dockerfile;
 use super::environment::Environment;
 use super::files::{Assembly, remove_disabled};
 use super::secret_reference::SecretReader;
-use super::{Access, Declaration, RegistrySpec, Settings, Sources};
+use super::{Access, CloudSpec, Declaration, RegistrySpec, Settings, Sources};
 use super::{dockerfile, settings, text_file, toml, validate};
 use crate::code::{self, CodeBaseRef, CodeStore};
 use crate::error::Error;
@@ -165,7 +165,8 @@ impl Draft {
             let used = validate::platform_ports(settings.manager.as_ref());
             compose::reserve_ports(&mut composition.services, used);
             if let Some(manager) = &settings.manager {
-                compose::keep_metadata_from(&manager.node, &mut composition.services);
+                let on_azure = matches!(settings.cloud, CloudSpec::Azure(_));
+                compose::keep_metadata_from(&manager.node, on_azure, &mut composition.services);
             }
             if readable {
                 validate::check(&root, &composition.services, &settings, &mut report);
@@ -208,6 +209,13 @@ impl Draft {
                     }
                 },
             };
+            let ignore = format!("{}.dockerignore", build.dockerfile);
+            if directory.join(&code.name).join(&ignore).is_file() {
+                let message = format!(
+                    "`{ignore}` is not used; only the `.dockerignore` at the top of the code base is"
+                );
+                report.warning(build.at, &build.path, message);
+            }
             match read_dockerfile(store, directory, &code, &mut build).await {
                 Ok(Dockerfile { bases, exposes }) => {
                     draft.spec.source = ImageSource::Build(BuildSource {

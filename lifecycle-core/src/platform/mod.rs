@@ -48,8 +48,8 @@ use crate::cloud::{CloudDeadlines, ObservedNode};
 use crate::error::{Error, Result};
 use crate::model::Kind;
 use crate::model::{
-    ChunkDigest, ImageSource, InstanceId, NodeName, NodeSpec, PlatformId, PlatformName, Replica,
-    ServiceName, ServiceSpec, VolumeName,
+    ChunkDigest, DependencyCondition, ImageSource, InstanceId, NodeName, NodeSpec, PlatformId,
+    PlatformName, Replica, ServiceName, ServiceSpec, VolumeName,
 };
 use crate::network::{Block, DEFAULT_BLOCK};
 use crate::runtime::ImageRegistry;
@@ -130,6 +130,16 @@ impl Declaration {
         let services = self.services.values();
         let mounts = services.flat_map(|spec| &spec.container.files);
         mounts.flat_map(|mount| &mount.chunks).copied().collect()
+    }
+
+    /// Returns the services whose completion other services wait for.
+    pub(crate) fn awaited_completions(&self) -> BTreeSet<&ServiceName> {
+        let services = self.services.values();
+        let dependencies = services.flat_map(|service| &service.depends_on);
+        dependencies
+            .filter(|(_, c)| **c == DependencyCondition::ServiceCompletedSuccessfully)
+            .map(|(name, _)| name)
+            .collect()
     }
 
     /// Returns the declared replica with this name, for example `web-2`.

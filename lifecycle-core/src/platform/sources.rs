@@ -154,10 +154,11 @@ fn listed(env_files: &[PathBuf], environment: &BTreeMap<String, String>) -> Opti
     let mut beneath = Variables::new();
     for file in env_files {
         // Ignore errors here: they are reported when the file is read again.
+        let known = |name: &str| own(name).or_else(|| beneath.get(name).cloned().flatten());
         let parsed = text_file::read(file)
             .ok()
-            .and_then(|text| environment_file::parse(&text, &own, &|_| None).ok());
-        beneath.extend(parsed.unwrap_or_default().variables);
+            .and_then(|text| environment_file::parse(&text, &known, &|_| None).ok());
+        environment_file::add(&mut beneath, parsed.unwrap_or_default().variables);
     }
     let variable = |name: &str| {
         let value = own(name).or_else(|| beneath.get(name).cloned().flatten());
@@ -257,14 +258,21 @@ mod tests {
         let root = tempfile::TempDir::new().unwrap();
         for (file, text) in [
             ("a.env", "COMPOSE_FILE=a.yaml\n"),
-            ("b.env", "OTHER=1\nCOMPOSE_FILE=b.yaml\n"),
+            ("b.env", "NAME=b\nCOMPOSE_FILE=b.yaml\n"),
+            ("c.env", "COMPOSE_FILE=${NAME}.yaml\n"),
+            ("d.env", "COMPOSE_FILE\n"),
             (".env", "COMPOSE_FILE=absent.yaml\n"),
             ("a.yaml", ""),
             ("b.yaml", ""),
         ] {
             fs::write(root.path().join(file), text).unwrap();
         }
-        for (files, expected) in [("a.env", "a.yaml"), ("a.env,b.env", "b.yaml")] {
+        for (files, expected) in [
+            ("a.env", "a.yaml"),
+            ("a.env,b.env", "b.yaml"),
+            ("b.env,c.env", "b.yaml"),
+            ("a.env,d.env", "a.yaml"),
+        ] {
             let environment = [("COMPOSE_ENV_FILES".to_owned(), files.to_owned())].into();
             let found = find_with(root.path(), &[], environment).unwrap();
             assert_eq!(found.compose_files, [root.path().join(expected)]);

@@ -266,6 +266,12 @@ impl<'a> Field<'a> {
         self.node.is_null()
     }
 
+    /// Returns whether the value is a text without characters, for example the value of a variable that
+    /// is not set.
+    pub(super) fn is_empty_text(&self) -> bool {
+        self.node.as_text() == Some("")
+    }
+
     pub(super) fn is_map(&self) -> bool {
         matches!(self.node.value, Value::Map(_))
     }

@@ -7,7 +7,7 @@ use std::net::IpAddr;
 use super::compose::Draft;
 use super::diagnostic::Report;
 use super::tree::{Entry, Node, Position, Value};
-use super::{ManagerSpec, Settings};
+use super::{CloudSpec, ManagerSpec, Settings};
 use crate::model::{
     DependencyCondition, NetworkMode, NodeName, Protocol, Resources, RestartPolicy, ServiceName,
     ServiceSpec, Starts,
@@ -263,6 +263,12 @@ impl<'a> Check<'a> {
             .collect()
     }
 
+    /// Returns whether a service must not run on the manager's node because it is on the node's network.
+    fn is_kept_from_manager(&self, spec: &ServiceSpec) -> bool {
+        let on_azure = matches!(self.settings.cloud, CloudSpec::Azure(_));
+        on_azure && spec.container.connection.mode == NetworkMode::Host
+    }
+
     fn placement(&self, report: &mut Report) {
         if self.settings.nodes.is_empty() {
             return;
@@ -277,6 +283,16 @@ impl<'a> Check<'a> {
                      manager's node does not give services access to the metadata service, because \
                      its identity controls the platform",
                     "add a node, or change the constraints",
+                );
+            } else if self.allowed_nodes(spec).is_empty() && self.is_kept_from_manager(spec) {
+                let (at, path) = self.locate(&spec.name, &["network_mode"]);
+                report.problem_with_help(
+                    at,
+                    &path,
+                    "no node that satisfies the constraints of the service may run it: on Azure, \
+                     services on the node's network never run on the manager's node, whose identity \
+                     controls the platform",
+                    "add a node, change the constraints, or remove `network_mode`",
                 );
             } else if self.allowed_nodes(spec).is_empty() {
                 let (at, path) = self.locate(&spec.name, &["deploy", "placement", "constraints"]);

@@ -2,6 +2,7 @@
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 mod devices;
+mod empty;
 mod numbers;
 mod ports;
 #[path = "../project/mod.rs"]
@@ -315,11 +316,15 @@ async fn a_shipped_directory_has_mount_points_for_mounts_below_it() {
 
 #[tokio::test]
 async fn contents_that_nobody_mounts_are_not_required() {
-    let declared = "secrets: {u: {file: ./nope.txt}, v: {environment: NONE}}\n\
+    let declared = "secrets: {u: {file: ./nope.txt}, v: {environment: NONE}, e: {external: true}}\n\
                     configs: {w: {file: ./nope.txt}}\n";
     for (used, expected) in [
         ("", None),
-        ("secrets: [u]", Some("the file `./nope.txt` does not exist")),
+        (
+            "secrets: [u, u]",
+            Some("the file `./nope.txt` does not exist"),
+        ),
+        ("secrets: [e]", Some("external secrets are not supported")),
         (
             "secrets: [v]",
             Some("the environment variable `NONE` is not set"),

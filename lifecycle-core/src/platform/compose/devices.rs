@@ -19,9 +19,12 @@ pub(super) fn read(
             let mut of_cdi = Vec::new();
             for item in field.items(report) {
                 match device(&item, report) {
-                    Some(Device::Mapping(mapping)) => devices.mappings.push(mapping),
+                    // As in Compose, equal entries count once.
+                    Some(Device::Mapping(mapping)) if !devices.mappings.contains(&mapping) => {
+                        devices.mappings.push(mapping);
+                    }
                     Some(Device::Cdi(name)) if !of_cdi.contains(&name) => of_cdi.push(name),
-                    Some(Device::Cdi(_)) | None => {}
+                    Some(Device::Mapping(_) | Device::Cdi(_)) | None => {}
                 }
             }
             if !of_cdi.is_empty() {

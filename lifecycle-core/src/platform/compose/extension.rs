@@ -76,14 +76,20 @@ pub(super) fn read<'a>(
     code
 }
 
-/// Keeps services that may use the metadata service off the manager's node, whose identity controls the
-/// platform.
+/// Keeps services that can use the metadata service off the manager's node, whose identity controls the
+/// platform. On Azure, these include all services on the node's network.
 pub(in super::super) fn keep_metadata_from(
     manager: &NodeName,
+    on_azure: bool,
     services: &mut BTreeMap<ServiceName, Draft>,
 ) {
     let users = services.values_mut().map(|draft| &mut draft.spec);
-    for spec in users.filter(|spec| spec.container.metadata_service) {
+    let can_use = |spec: &&mut ServiceSpec| {
+        let container = &spec.container;
+        let on_node = container.connection.mode == NetworkMode::Host;
+        container.metadata_service || on_azure && on_node
+    };
+    for spec in users.filter(can_use) {
         spec.constraints.push(Constraint {
             key: "node.hostname".to_owned(),
             operator: ConstraintOperator::NotEqual,

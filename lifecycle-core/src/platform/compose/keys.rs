@@ -515,8 +515,8 @@ pub(super) const CONFIG: &[Key] = &[
     ),
     supported(
         "external",
-        "only `false`. `true` is an error, because there is no config store; set `file`, `content` or \
-         `environment` instead",
+        "only `false`. `true` is an error if a service uses the config, because there is no config \
+         store; set `file`, `content` or `environment` instead",
     ),
     supported("file", "relative to the Compose file; at most 500 KiB"),
     harmless("labels", "files have no labels"),
@@ -540,8 +540,8 @@ pub(super) const SECRET: &[Key] = &[
     ),
     supported(
         "external",
-        "only `false`. `true` is an error, because there is no secret store; set `file`, `content` or \
-         `environment` instead",
+        "only `false`. `true` is an error if a service uses the secret, because there is no secret \
+         store; set `file`, `content` or `environment` instead",
     ),
     supported("file", "relative to the Compose file; at most 500 KiB"),
     harmless("labels", "files have no labels"),

@@ -99,9 +99,19 @@ fn one(
                 found = contents(&field, text, report);
             }
             "external" => {
-                if field.is_map() || field.boolean(report) == Some(true) {
+                let is_external = if field.is_map() {
+                    for (key, entry) in field.entries(report) {
+                        if key != "name" {
+                            report.unknown_key(entry.at, &entry.path, key, ["name"]);
+                        }
+                    }
+                    true
+                } else {
+                    field.boolean(report) == Some(true)
+                };
+                if is_external {
                     field.problem_with_help(
-                        report,
+                        missing,
                         format!("external {}s are not supported", kind.word),
                         "set `file`, `environment` or `content`",
                     );
@@ -159,7 +169,9 @@ pub(super) fn mounted(
 ) -> Vec<ShippedMount> {
     let mut mounts = Vec::new();
     for item in field.items(report) {
-        mounts.extend(mount(&item, kind, known, report));
+        let mount = mount(&item, kind, known, report);
+        // As in Compose, equal entries count once.
+        mounts.extend(mount.filter(|mount| !mounts.contains(mount)));
     }
     mounts
 }

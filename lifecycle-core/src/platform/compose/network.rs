@@ -181,7 +181,7 @@ fn long(item: &Field<'_>, report: &mut Report) -> Option<Entry> {
         match key {
             "target" => target = field.parse_number(report, value::port_range),
             "published" => {
-                published = if field.text(report) == Some("0") {
+                published = if matches!(field.text(report), Some("" | "0")) {
                     None
                 } else {
                     field.parse_number(report, value::port_range)

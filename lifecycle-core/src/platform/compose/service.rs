@@ -38,10 +38,19 @@ pub(super) fn read<'a>(
     let mut from_label_files = BTreeMap::new();
     let mut plain_restart = None;
     let mut connected = Connected::default();
+    let is_built = field.get("build").is_some_and(|build| !build.is_null());
     let mut reader = Reader { project, report };
     for (key, field) in supported_entries(field, keys::SERVICE, reader.report) {
         // A key without a value is ignored, except for keys where a missing value means "none".
         if field.is_null() && !matches!(key, "command" | "entrypoint") {
+            continue;
+        }
+        // In Compose, these values are plain texts, and an empty text counts as absent.
+        let is_optional = matches!(
+            key,
+            "container_name" | "hostname" | "network_mode" | "restart"
+        );
+        if (is_optional || key == "image" && is_built) && field.is_empty_text() {
             continue;
         }
         let container = &mut spec.container;
@@ -215,7 +224,11 @@ impl Reader<'_, '_> {
                 path = item.text(self.report);
             }
             if let Some(path) = path {
-                let own = |name: &str| environment.get(name)?.as_ref().map(text_of);
+                let project = self.project;
+                let own = |name: &str| {
+                    let of_service = || environment.get(name)?.as_ref().map(text_of);
+                    (project.lookup)(name).or_else(of_service)
+                };
                 let earlier = |name: &str| all.get(name).map(text_of);
                 let scope = (&own as Lookup<'_>, &earlier as Lookup<'_>);
                 let mut more = self.environment_file(&item, path, required, raw, scope);
@@ -255,11 +268,10 @@ impl Reader<'_, '_> {
         };
         // Comments count, too, but less, because they are not kept.
         take(&left.variable_bytes, text.len() / 4);
-        let lookup = |name: &str| (self.project.lookup)(name).or_else(|| own(name));
         let parsed = if raw {
             environment_file::parse_raw(&text)
         } else {
-            environment_file::parse(&text, &lookup, earlier)
+            environment_file::parse(&text, own, earlier)
         };
         match parsed {
             Ok(file) => {
@@ -300,13 +312,15 @@ impl Reader<'_, '_> {
 
     /// Reads labels from files in the format of environment files.
     fn label_files(&mut self, field: &Field<'_>) -> BTreeMap<String, String> {
-        let mut labels = BTreeMap::new();
+        let mut labels: BTreeMap<String, String> = BTreeMap::new();
         for item in field.items_or_one(self.report) {
             let Some(path) = item.text(self.report) else {
                 continue;
             };
-            let nothing: Lookup<'_> = &|_| None;
-            let variables = self.environment_file(&item, path, true, false, (nothing, nothing));
+            let earlier = |name: &str| labels.get(name).cloned();
+            let own: Lookup<'_> = &|_| None;
+            let scope = (own, &earlier as Lookup<'_>);
+            let variables = self.environment_file(&item, path, true, false, scope);
             for (name, value) in variables {
                 if name.starts_with(OWN_LABELS) {
                     let message = format!(

@@ -63,8 +63,10 @@ impl MountedFiles {
 pub(super) enum Found {
     /// Files to send, with the digests of their chunks.
     Files(FileTree, Vec<ChunkDigest>),
-    /// The path does not exist or is an empty directory. A data volume is mounted instead.
-    Nothing,
+    /// The path is an empty directory.
+    Empty,
+    /// The path does not exist.
+    Missing,
 }
 
 /// Reads the files of a mount; problems are added to the report.
@@ -76,7 +78,12 @@ pub(super) fn find(
 ) -> Option<Found> {
     let full = project.path(path);
     if is_empty(&full) {
-        return Some(Found::Nothing);
+        let is_there = full.is_dir();
+        return Some(if is_there {
+            Found::Empty
+        } else {
+            Found::Missing
+        });
     }
     match project.files.read(&full) {
         Ok((tree, chunks)) => Some(Found::Files(tree, chunks)),

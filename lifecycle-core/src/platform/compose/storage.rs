@@ -380,10 +380,14 @@ pub(super) fn memory(field: &Field<'_>, container: &mut ContainerTemplate, repor
         };
         let (target, options) = text.split_once(':').unwrap_or((text, ""));
         if checked(&item, target, report).is_some() {
-            container.memory.push(MemoryMount {
+            let mount = MemoryMount {
                 target: target.to_owned(),
                 options: options.to_owned(),
-            });
+            };
+            // As in Compose, equal entries count once.
+            if !container.memory.contains(&mount) {
+                container.memory.push(mount);
+            }
         }
     }
 }
@@ -451,8 +455,10 @@ fn path(
                 chunks,
             }))
         }
-        Found::Nothing
-            if request.only_read() && !request.must_exist && !resembles_file(&request.target) =>
+        found @ (Found::Empty | Found::Missing)
+            if request.only_read()
+                && (matches!(found, Found::Empty)
+                    || !request.must_exist && !resembles_file(&request.target)) =>
         {
             let message = format!(
                 "`{source}` does not exist or is empty, so an empty directory is mounted read-only"
@@ -464,15 +470,15 @@ fn path(
                 chunks: Vec::new(),
             }))
         }
-        Found::Nothing if request.only_read() || request.must_exist => {
+        Found::Missing if request.only_read() || request.must_exist => {
             item.problem_with_help(
                 report,
-                format!("`{source}` does not exist or is empty"),
+                format!("`{source}` does not exist"),
                 "create the files for the container; the path is relative to the Compose file",
             );
             None
         }
-        Found::Nothing => {
+        Found::Empty | Found::Missing => {
             let volume = shipped::data_volume(&relative)?;
             let message = format!(
                 "`{source}` does not exist or is empty, so the volume `{volume}` of the node is \

@@ -58,7 +58,8 @@ show the public addresses. A public port needs a fixed host port (`8080:80`). Po
 **The metadata service.** Clouds serve the credentials of a VM's identity at 169.254.169.254. Containers and builds cannot
 reach this address, nor 168.63.129.16 except for DNS. With `x-lifecycle: {metadata: true}`, the containers of a service
 can; they never run on the manager's node, whose identity controls the platform. Containers with `network_mode: host`
-and builds with `network: host` can always reach these addresses.
+and builds with `network: host` can always reach these addresses; on Azure, services with `network_mode: host` therefore
+never run on the manager's node either.
 
 **Files next to the Compose file.** Nodes have no copy of your directory. Therefore, the contents of a relative path
 (`./nginx.conf:/etc/nginx/nginx.conf`), a config or a secret are read where the command runs and sent to the manager,
@@ -67,7 +68,8 @@ directory on the node. They are mounted **read-only**. The contents are part of 
 changes, the containers that mount the file are replaced. The limits are 64 MiB for all mounts together, where a path
 that several services mount counts once, 500 KiB for a config or secret, and 16 MiB for the configs, the secrets and the
 mounts up to 64 KiB of all services. Of larger mounts, `up` sends only the parts that the manager does not have. A
-`.dockerignore` in a mounted directory applies. Files keep
+`.dockerignore` in a mounted directory applies. A `<Dockerfile>.dockerignore` next to a Dockerfile is not used, and `up`
+warns about it. Files keep
 the executable bit and are owned by root. If another mount is below a mounted directory (`./web:/app` with
 `/app/node_modules`), the directory gets an empty entry as its mount point. A config or secret that no service mounts
 need not exist. In these paths, and in `env_file`, `build.context`, `extends.file` and `include`, `~` is your home
@@ -93,7 +95,9 @@ when a token has expired, run `up` again: no container is replaced. `plan` and `
 An image that the manager's node can get from the engine on your computer is sent from there and not pulled.
 
 **Volumes keep a service on its node.** A replica with a named volume on a node runs only on that node. If the replica
-cannot run there, the plan reports that the replica waits, and for which volume.
+cannot run there, the plan reports that the replica waits, and for which volume. If a volume that a replica has used no
+longer exists on its node, an event reports this, and the replica is not started with an empty volume: restore the volume,
+or run `bootstrapper retry SERVICE --recreate-volume`.
 
 **Networks.** A platform has one network. All services can reach each other by name, whatever `networks` they list:
 separate networks do not isolate services, whether on one node or between nodes, and `up` warns about this. `internal:

@@ -1,12 +1,12 @@
 //! The route from the node to the agent's network namespace: a veth pair between them, and the
-//! routes on both sides.
+//! routes on both sides. A fallback route remains on the node when no agent is there.
 
 use std::fmt::Display;
 use std::net::Ipv4Addr;
 use std::os::fd::RawFd;
 
 use futures_util::TryStreamExt as _;
-use rtnetlink::packet_route::route::{RouteProtocol, RouteScope, RouteType};
+use rtnetlink::packet_route::route::{RouteMessage, RouteProtocol, RouteScope, RouteType};
 use rtnetlink::{Handle, LinkUnspec, LinkVeth, RouteMessageBuilder};
 
 use crate::error::{Error, Result};
@@ -18,8 +18,18 @@ const LOCAL: u32 = 255;
 /// `EEXIST`: the object already exists.
 const EXISTS: i32 = -17;
 
+/// `ESRCH`: the route does not exist.
+const NO_ROUTE: i32 = -3;
+
 /// The prefix length of the veth pair's addresses.
 const PAIR: u8 = 30;
+
+/// The protocol of fallback routes. The kernel does not interpret the number; it only identifies routes
+/// that the platform created.
+const FALLBACK: RouteProtocol = RouteProtocol::Other(0x6c);
+
+/// The metric of fallback routes. Every other route to the block is preferred.
+const LAST: u32 = u32::MAX - 1;
 
 type Done = std::result::Result<(), rtnetlink::Error>;
 
@@ -57,6 +67,8 @@ impl Link {
     /// the node.
     pub(super) async fn connect(&self, network: RawFd) -> Result<()> {
         self.netlink(async |handle| {
+            let fallback = handle.route().add(self.fallback());
+            fallback.replace().execute().await?;
             // The interface of a killed agent may still exist: it disappears only when the kernel
             // has deleted the namespace.
             if let Some(left) = index(&handle, &self.on_node).await? {
@@ -111,11 +123,29 @@ impl Link {
         .await
     }
 
-    /// Removes the pair and its route. Succeeds if the pair does not exist.
+    /// Returns the route that rejects traffic to the block while there is no route to an agent. Without
+    /// it, queries for the names of services would leave the node.
+    fn fallback(&self) -> RouteMessage {
+        RouteMessageBuilder::<Ipv4Addr>::new()
+            .destination_prefix(self.block.base(), self.block.prefix())
+            .kind(RouteType::Unreachable)
+            .priority(LAST)
+            .protocol(FALLBACK)
+            .build()
+    }
+
+    /// Removes the pair and its routes. Succeeds if they do not exist.
     pub(super) async fn remove(&self) -> Result<()> {
-        self.netlink(async |handle| match index(&handle, &self.on_node).await? {
-            Some(link) => handle.link().del(link).execute().await,
-            None => Ok(()),
+        self.netlink(async |handle| {
+            if let Some(link) = index(&handle, &self.on_node).await? {
+                handle.link().del(link).execute().await?;
+            }
+            match handle.route().del(self.fallback()).execute().await {
+                Err(rtnetlink::Error::NetlinkError(error)) if error.raw_code() == NO_ROUTE => {
+                    Ok(())
+                }
+                removed => removed,
+            }
         })
         .await
     }

@@ -71,14 +71,18 @@ pub(super) fn script(owner: &Owner, node: &NodeName, public_key: &str) -> String
     )
 }
 
-/// Returns the script that removes the platform's networks, firewall rules, files and account from a
-/// machine. The account itself may run the script.
+/// Removes the fallback routes of agents, by their protocol (`lifecycle-core/src/agent/route.rs`).
+const REMOVE_ROUTES: &str = "ip route flush proto 108 2>/dev/null";
+
+/// Returns the script that removes the platform's networks, firewall rules, routes, files and account
+/// from a machine. The account itself may run the script.
 pub(super) fn release(platform: PlatformId) -> String {
     format!(
         "trap '' HUP PIPE TERM; umask 077\n\
          networks=$(docker network ls --quiet --filter label={PLATFORM_ID}={platform} 2>/dev/null)\n\
          [ -z \"$networks\" ] || docker network rm $networks >/dev/null\n\
          {UNBLOCK}\n\
+         {REMOVE_ROUTES}\n\
          rm -rf '/var/lib/lifecycle/{platform}' && rm -f {SUDOERS} {SUDOERS}.new {MARKER} {MARKER}.* && \
          {{ rmdir /var/lib/lifecycle 2>/dev/null; \
             userdel --force --remove {ACCOUNT} >/dev/null 2>&1; \

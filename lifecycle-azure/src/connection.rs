@@ -31,6 +31,13 @@ enum Cause {
     Other,
 }
 
+/// Returns whether connections to Azure use a proxy.
+fn has_proxy() -> bool {
+    ["HTTPS_PROXY", "https_proxy", "ALL_PROXY", "all_proxy"]
+        .iter()
+        .any(|name| std::env::var_os(name).is_some_and(|value| !value.is_empty()))
+}
+
 impl Cause {
     fn of(error: &(dyn StdError + 'static)) -> Self {
         let mut next = Some(error);
@@ -115,13 +122,14 @@ impl Cause {
                 "check `{setting}`, and whether a proxy or a firewall of your network answers \
                  instead of Azure"
             ),
-            Self::Unresolved => {
-                format!("check this machine's network and name servers, and `{setting}`")
+            Self::Unresolved | Self::Refused | Self::TimedOut | Self::Other => {
+                let proxy = if has_proxy() {
+                    "the proxy that HTTPS_PROXY or ALL_PROXY names, which may be what did not respond"
+                } else {
+                    "the proxy in HTTPS_PROXY if your network needs one"
+                };
+                format!("check this machine's network and name servers, {proxy}, and `{setting}`")
             }
-            Self::Refused | Self::TimedOut | Self::Other => format!(
-                "check this machine's network and name servers, the proxy in HTTPS_PROXY if your \
-                 network needs one, and `{setting}`"
-            ),
         }
     }
 }

@@ -183,8 +183,8 @@ impl Credential {
     /// Returns a token that is valid for at least a few minutes.
     ///
     /// # Errors
-    /// Returns [`Error::Unreachable`] or [`Error::TimedOut`] if the only method did not reach its
-    /// server. Otherwise, returns [`Error::Denied`] with each attempted method and its error.
+    /// Returns [`Error::Unreachable`] or [`Error::TimedOut`] if a method did not reach its server.
+    /// Otherwise, returns [`Error::Denied`]. Both contain each attempted method and its error.
     pub(crate) async fn token(&self) -> Result<Sensitive> {
         // Hold the lock while a token is requested, so that concurrent callers share one request.
         let mut kept = self.token.lock().await;
@@ -273,6 +273,10 @@ fn refused(way: &Login, error: &str) -> Why {
     }
 }
 
+/// The hint for a login whose server did not respond.
+const NETWORK: &str = "check this machine's network and name servers, and the proxy in HTTPS_PROXY if \
+                       your network needs one";
+
 /// Returns an error that lists each attempted method, why it failed, and a hint.
 fn failed(mut tried: Vec<(Login, Why)>) -> Error {
     if tried.len() == 1
@@ -300,6 +304,11 @@ fn failed(mut tried: Vec<(Login, Why)>) -> Error {
         }
     }
     let is_alone = tried.len() == 1;
+    let is_cut_off = tried.iter().any(|(way, why)| match why {
+        Why::Refused(_) => false,
+        Why::Offline(..) => true,
+        Why::Unopened(..) | Why::NoAnswer => !way.is_of_vm(),
+    });
     let (mut whys, mut hints) = (Vec::new(), Vec::new());
     for (way, why) in &tried {
         let (why, hint) = match why {
@@ -313,7 +322,14 @@ fn failed(mut tried: Vec<(Login, Why)>) -> Error {
                 },
             ),
             Why::Offline(why, hint) => (why.clone(), (*hint).to_owned()),
-            Why::NoAnswer => ("no response in time".to_owned(), way.hint().to_owned()),
+            Why::NoAnswer => (
+                "no response in time".to_owned(),
+                if way.is_of_vm() {
+                    way.hint().to_owned()
+                } else {
+                    NETWORK.to_owned()
+                },
+            ),
         };
         whys.push(format!("{}: {why}", way.name()));
         hints.push(if is_alone {
@@ -322,7 +338,12 @@ fn failed(mut tried: Vec<(Login, Why)>) -> Error {
             format!("for {}, {hint}", way.name())
         });
     }
-    Error::denied("the login to Azure", whys.join("; "), hints.join("; "))
+    let (whys, hints) = (whys.join("; "), hints.join("; "));
+    if is_cut_off {
+        // The login may succeed when the network works again.
+        return Error::unreachable_with_hint("Azure, for the login,", hints, whys.into());
+    }
+    Error::denied("the login to Azure", whys, hints)
 }
 
 fn client_options(authority_host: Option<&str>, client: Arc<LoginClient>) -> ClientOptions {
@@ -427,6 +448,23 @@ mod tests {
         assert!(!text.contains("advice"), "{text}");
         let alone = failed(vec![refused(Login::AzureCli)]);
         assert!(alone.hint().unwrap().starts_with("run `az login`"));
+    }
+
+    #[test]
+    fn an_unreachable_login_among_several_may_be_repeated() {
+        let elsewhere = (Login::ManagedIdentity { client: None }, Why::NoAnswer);
+        let absent = |way| (way, Why::Refused("it is not configured".to_owned()));
+        let offline = Why::Offline("no route".to_owned(), "check the network");
+        for (way, why, hint) in [
+            (Login::AzureCli, offline, "for Azure CLI, check the network"),
+            (Login::AzureCli, Why::NoAnswer, "HTTPS_PROXY"),
+        ] {
+            let error = failed(vec![absent(Login::WorkloadIdentity), (way, why)]);
+            assert!(matches!(error, Error::Unreachable { .. }), "{error:?}");
+            assert!(error.hint().unwrap().contains(hint), "{error:?}");
+        }
+        let error = failed(vec![absent(Login::WorkloadIdentity), elsewhere]);
+        assert!(matches!(error, Error::Denied { .. }), "{error:?}");
     }
 
     #[test]

@@ -168,6 +168,9 @@ impl Shared {
                     Some(failed) => failed,
                     None => self.client.put(path, version, body).await?,
                 };
+                if path != self.group() {
+                    check_location(path, &found, &self.options.location)?;
+                }
                 if is_ready(path, &found)? {
                     return Ok(());
                 }
@@ -351,6 +354,24 @@ async fn in_time(path: &str, change: impl Future<Output = Result<()>>) -> Result
 fn state(resource: &Value) -> Option<&str> {
     let state = resource.pointer("/properties/provisioningState");
     state.and_then(Value::as_str)
+}
+
+/// Rejects a resource in another location than the declared one, which Azure would report as missing
+/// when a VM refers to it. Azure also writes locations as "West Europe".
+fn check_location(path: &str, resource: &Value, declared: &str) -> Result<()> {
+    let plain = |location: &str| location.replace(' ', "").to_lowercase();
+    let found = resource.get("location").and_then(Value::as_str);
+    match found {
+        Some(found) if plain(found) != plain(declared) => Err(Error::invalid(
+            format!("`cloud.location` ({declared})"),
+            format!("the platform's network {path} is in {found}"),
+            format!(
+                "set `location = \"{}\"`, or remove the platform with `bootstrapper down` first",
+                plain(found)
+            ),
+        )),
+        _ => Ok(()),
+    }
 }
 
 /// Returns whether the last change to a resource failed.

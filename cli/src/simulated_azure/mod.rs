@@ -135,12 +135,8 @@ impl SimulatedAzure {
     }
 
     /// Returns the addresses to which clients send credentials.
-    pub(crate) fn addresses(&self) -> [String; 2] {
-        let simulator = &self.simulator;
-        [
-            simulator.secure_endpoint(),
-            simulator.secure_files_endpoint(),
-        ]
+    pub(crate) fn addresses(&self) -> Vec<String> {
+        self.simulator.secure_addresses()
     }
 
     fn write_files(&self) -> Result<()> {

@@ -98,9 +98,24 @@ impl Refusal {
     }
 
     /// Returns the action that the login must not perform, if Azure's message contains it.
+    ///
+    /// The message of `LinkedAuthorizationFailed` also contains the action that is allowed: "The client
+    /// … has permission to perform action 'a' on scope …; however, it does not have permission to
+    /// perform action(s) 'b' on the linked scope(s) …".
     pub(crate) fn denied_action(&self) -> Option<&str> {
-        self.messages()
-            .find_map(|message| between(message, "perform action '", "'"))
+        self.messages().find_map(|message| {
+            let denied = message.split_once("it does not have permission");
+            let (_, rest) = denied.unwrap_or(("", message));
+            let rest = ["perform action(s) '", "perform action '"]
+                .iter()
+                .find_map(|start| between(rest, start, "'"));
+            rest
+        })
+    }
+
+    /// Returns whether the denied action concerns another resource that the request refers to.
+    fn is_linked(&self) -> bool {
+        self.is(&["LinkedAuthorizationFailed", "LinkedAccessCheckFailed"])
     }
 
     /// Returns whether the resource already exists or is being changed by another request.
@@ -296,6 +311,9 @@ impl Refusal {
             ),
             Meaning::Full(full) => Error::exhausted(what, why, full.hint()),
             Meaning::InUse | Meaning::Taken => Error::conflict(what, why),
+            Meaning::Denied(Denial::Role) if self.is_linked() => {
+                Error::denied(what, why, LINKED_ROLE)
+            }
             Meaning::Denied(denial) => Error::denied(what, why, denial.hint()),
             Meaning::Absent => Error::not_found(format!("a resource required for {what} ({why})")),
             Meaning::Invalid => {
@@ -328,6 +346,12 @@ impl Full {
         }
     }
 }
+
+/// The hint for a missing role on a resource that a request refers to.
+const LINKED_ROLE: &str = "assign a role that allows this action on the linked scope that Azure's message \
+                           names (for an identity: `Managed Identity Operator`), or correct the setting \
+                           that names this scope (`cloud.identity` or the subnet); a new role \
+                           assignment takes up to 10 minutes to take effect";
 
 impl Denial {
     fn hint(self) -> &'static str {
@@ -614,6 +638,21 @@ mod tests {
             let action = refusal.denied_action();
             assert_eq!(action, Some("Microsoft.Compute/virtualMachines/write"));
         }
+        let linked = "The client 'x' has permission to perform action \
+                      'Microsoft.Compute/virtualMachines/write' on scope '/z'; however, it does not have \
+                      permission to perform action(s) \
+                      'Microsoft.ManagedIdentity/userAssignedIdentities/assign/action' on the linked \
+                      scope(s) '/i' or the linked scope(s) are invalid.";
+        let refusal_of_linked = refusal(403, &error("LinkedAuthorizationFailed", linked));
+        assert_eq!(
+            refusal_of_linked.denied_action(),
+            Some("Microsoft.ManagedIdentity/userAssignedIdentities/assign/action")
+        );
+        let denied = into_core(403, &error("LinkedAuthorizationFailed", linked));
+        assert!(
+            denied.hint().unwrap().contains("`cloud.identity`"),
+            "{denied:?}"
+        );
         for (status, code) in [
             (403, "RequestDisallowedByPolicy"),
             (403, "DisabledSubscription"),

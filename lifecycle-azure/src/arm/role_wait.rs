@@ -16,11 +16,13 @@ use super::refusal::Refusal;
 /// How long denied requests are repeated, counted from the first denial. From "Troubleshoot Azure
 /// RBAC": changes of role assignments take up to 10 minutes to take effect.
 const LIMIT: Duration = Duration::from_mins(10);
+/// How long after the latest denial the next one begins a new wait, for another role assignment.
+const FORGOTTEN_AFTER: Duration = Duration::from_mins(30);
 /// The interval between two attempts.
 const EVERY: Duration = Duration::from_secs(10);
 
 /// Repeats requests that Azure denies because a role is missing, for at most 10 minutes after the
-/// first denial. Without it, a denied request fails at once.
+/// first denial. A denial half an hour after the latest one counts as the first again. Without it, a denied request fails at once.
 #[derive(Clone)]
 pub struct RoleWait {
     report: Arc<dyn Fn(&str) + Send + Sync>,
@@ -33,8 +35,10 @@ pub struct RoleWait {
 
 #[derive(Debug, Default)]
 struct State {
-    /// When Azure denied the first request.
+    /// When Azure denied the first request of the current wait.
     since: Option<Instant>,
+    /// When Azure denied the latest request.
+    latest: Option<Instant>,
     /// The denied actions that were reported.
     reported: BTreeSet<String>,
 }
@@ -80,6 +84,13 @@ impl RoleWait {
             |action| format!("the action `{action}`"),
         );
         let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        if state
+            .latest
+            .is_some_and(|latest| now - latest > FORGOTTEN_AFTER)
+        {
+            *state = State::default();
+        }
+        state.latest = Some(now);
         let left = LIMIT.checked_sub(now - *state.since.get_or_insert(now))?;
         if left.is_zero() {
             return None;
@@ -136,8 +147,17 @@ mod tests {
         assert_eq!(wait.pause(&Method::GET, &get), Some(Duration::from_secs(3)));
         tokio::time::advance(Duration::from_secs(3)).await;
         assert_eq!(wait.pause(&Method::PUT, &put), None);
+        // A request that is denied again and again is not repeated for another 10 minutes.
+        tokio::time::advance(LIMIT).await;
+        assert_eq!(wait.pause(&Method::PUT, &put), None);
+        {
+            let lines = lines.lock().unwrap();
+            assert_eq!(lines.len(), 2, "each action is reported once: {lines:?}");
+        }
+        tokio::time::advance(FORGOTTEN_AFTER + EVERY).await;
+        assert_eq!(wait.pause(&Method::PUT, &put), Some(EVERY));
         let lines = lines.lock().unwrap();
-        assert_eq!(lines.len(), 2, "each action is reported once: {lines:?}");
+        assert_eq!(lines.len(), 3, "{lines:?}");
         let start = "Azure denies the action `Microsoft.Network/virtualNetworks/write` \
                      (AuthorizationFailed); a new role assignment takes up to 10 minutes to take \
                      effect; trying again until ";

@@ -10,6 +10,7 @@ use bytes::{Bytes, BytesMut};
 use futures_util::{Stream, TryStreamExt as _};
 use http::header::{AUTHORIZATION, HeaderMap, RETRY_AFTER};
 use http::{HeaderValue, Method, StatusCode};
+use lifecycle_core::error::Retry;
 use lifecycle_core::{Error, Result};
 use tokio::time::sleep;
 use tracing::instrument::WithSubscriber as _;
@@ -104,9 +105,33 @@ impl Transport {
             sleep(pause).await;
             // A token contains the groups of the account, which may have got the role.
             self.credential.forget().await;
-            let bearer = self.bearer().await?;
+            let bearer = self.bearer_while_waiting(&method, &failure).await?;
             again.headers_mut().insert(AUTHORIZATION, bearer);
             request = again;
+        }
+    }
+
+    /// Returns the value of the authorization header. Repeats a login that may succeed later, while
+    /// the denied request may be repeated.
+    async fn bearer_while_waiting(
+        &self,
+        method: &Method,
+        denied: &Failure,
+    ) -> Result<HeaderValue, Failure> {
+        loop {
+            let failure = match self.bearer().await {
+                Ok(bearer) => return Ok(bearer),
+                Err(failure) => failure,
+            };
+            let is_temporary = matches!(&failure, Failure::Login(error)
+                if matches!(error.retry(), Retry::After(_)));
+            let pause = { self.role_wait.as_ref().zip(denied.refusal()) }
+                .and_then(|(wait, refusal)| wait.pause(method, refusal))
+                .filter(|_| is_temporary);
+            let Some(pause) = pause else {
+                return Err(failure);
+            };
+            sleep(pause).await;
         }
     }
 

@@ -175,6 +175,21 @@ impl AzureSimulator {
         self.url(&self.https)
     }
 
+    /// Returns the HTTPS URLs of all services, with each name and address that the certificates are
+    /// valid for.
+    pub fn secure_addresses(&self) -> Vec<String> {
+        let names = self.options().known_as.iter().map(String::as_str);
+        let names: Vec<&str> = names.chain(["localhost"]).collect();
+        let listeners = [&self.https, &self.files_https];
+        listeners
+            .into_iter()
+            .flat_map(|listener| {
+                let by_name = names.iter().map(|name| listener.url_at(name));
+                std::iter::once(self.url(listener)).chain(by_name)
+            })
+            .collect()
+    }
+
     /// Returns the URL of Azure Files over HTTP.
     pub fn files_endpoint(&self) -> String {
         self.url(&self.files_http)

@@ -9,10 +9,10 @@ use chrono::{DateTime, Utc};
 use super::{Accepted, Manager, is_platform_deletion};
 use crate::error::{Error, Result};
 use crate::model::{
-    EventKind, NewEvent, Operation, OperationId, OperationKind, OperationState, RolloutControl,
-    RolloutRequest, ServiceName, SpecDigest, Subject,
+    EventKind, InstanceState, NewEvent, Operation, OperationId, OperationKind, OperationState,
+    RolloutControl, RolloutRequest, ServiceName, SpecDigest, Subject,
 };
-use crate::reconcile::{RolloutProgress, RolloutState, Round};
+use crate::reconcile::{RetryOptions, RolloutProgress, RolloutState, Round};
 use crate::registry::{Batch, Change};
 
 impl Manager {
@@ -35,6 +35,12 @@ impl Manager {
             return Err(failed("the platform is being deleted"));
         }
         let round = self.round();
+        let snapshot = registry.snapshot().await?;
+        let current = snapshot.declaration.map(|(generation, _)| generation);
+        if current != Some(round.generation()) {
+            let why = "the latest declaration has not been planned yet";
+            return Err(Error::not_ready(format!("the rollout of {name}"), why));
+        }
         let declared = round.input.as_ref().map(|input| &input.declared.services);
         let services = || declared.into_iter().flatten();
         let Some((service, spec)) = services().find(|(known, _)| known.as_str() == name) else {
@@ -48,6 +54,14 @@ impl Manager {
             ));
         };
         let same = open.iter().find(|o| is_rollout(o, service, &spec.digest));
+        let goes_back = same.and_then(requested) == Some(RolloutRequest::Rollback)
+            || matches!(
+                progress.state,
+                RolloutState::RollingBack | RolloutState::RolledBack
+            );
+        if request == RolloutRequest::Pause && goes_back {
+            return Err(failed("a rollback cannot be paused"));
+        }
         let is_repeated = same.is_some_and(|same| requested(same) == Some(request));
         // A rollout that has failed again can be resumed again.
         let resumes_again = request == RolloutRequest::Resume && is_stopped(progress);
@@ -79,7 +93,8 @@ impl Manager {
         self.open_operations().push(operation.clone());
         self.aim_operations();
         if request == RolloutRequest::Resume && is_stopped(progress) {
-            self.request_retry(Subject::Service(service.clone()), None)?;
+            let subject = Subject::Service(service.clone());
+            self.request_retry(subject, RetryOptions::default(), None)?;
         }
         self.accepted.notify_one();
         Ok(operation)
@@ -145,6 +160,10 @@ impl Manager {
             let sent = requested(operation).map(|request| (request, operation.requested_at));
             if handled != sent && is_declared {
                 // The round does not take the request into account yet.
+                continue;
+            }
+            if is_declared && progress.is_none() && has_unseen(round, service) {
+                // A replica may still run the previous specification.
                 continue;
             }
             if let Some(state) = outcome(operation, is_declared, progress, at) {
@@ -217,6 +236,13 @@ impl Manager {
         }
         Ok(())
     }
+}
+
+/// Returns whether a replica of the service cannot be observed.
+fn has_unseen(round: &Round, service: &ServiceName) -> bool {
+    let instances = round.plan.instances.iter();
+    let mut own = instances.filter(|(id, _)| id.service == *service);
+    own.any(|(_, status)| matches!(status.state, InstanceState::Unknown { .. }))
 }
 
 fn event(

@@ -233,17 +233,9 @@ impl<'a> Index<'a> {
 
     /// Returns the positions of the services, in start order.
     pub(super) fn in_start_order(&self) -> Vec<usize> {
-        let mut order: Vec<(bool, u32, usize)> = self
-            .services
-            .iter()
-            .zip(0..)
-            .map(|(indexed, position)| {
-                let service = indexed.service;
-                (service.spec.starts == Starts::Last, service.rank, position)
-            })
-            .collect();
-        order.sort_unstable();
-        order.into_iter().map(|(_, _, position)| position).collect()
+        let mut order: Vec<usize> = (0..self.services.len()).collect();
+        order.sort_by_key(|position| self.services[*position].start_rank());
+        order
     }
 }
 
@@ -251,5 +243,10 @@ impl IndexedService<'_> {
     /// Returns the positions of the service's replicas.
     pub(super) fn positions(&self) -> std::ops::Range<usize> {
         self.first..self.first + usize::from(self.service.spec.replicas)
+    }
+
+    /// Returns the key by which services are sorted into the start order.
+    pub(super) fn start_rank(&self) -> (bool, u32) {
+        (self.service.spec.starts == Starts::Last, self.service.rank)
     }
 }

@@ -25,6 +25,7 @@ fn keeps_a_service_whose_image_is_unchanged() {
     let before: Vec<_> = world.containers().map(|(_, c)| c.clone()).collect();
     let third = services(3);
     let at_first = world.plan(&third);
+    assert!(at_first.rollouts.is_empty(), "{at_first}");
     world.settle(&third);
     let after: Vec<_> = world.containers().map(|(_, c)| c.clone()).collect();
     assert_eq!(before, after);
@@ -85,6 +86,39 @@ fn builds_where_the_image_can_be_compared() {
         _ => None,
     });
     assert_eq!(built, Some("n2"), "{plan}");
+}
+
+#[test]
+fn builds_where_the_image_was_built_first() {
+    let services = |version| {
+        let shared = |name| ServiceSpec {
+            source: service("code").version(version).source,
+            ..service(name)
+        };
+        let api = shared("api").on("n2").ready_after("worker");
+        vec![api, shared("worker").on("n3")]
+    };
+    let on_managers = |version| {
+        let web = service("web").version(version);
+        vec![web.replicas(3)]
+    };
+    let nodes = ["n3", "n1", "n2"];
+    for services in [services as fn(u32) -> Vec<ServiceSpec>, on_managers] {
+        let built = |world: &World, version| {
+            let plan = world.plan(&declared(&nodes, services(version)));
+            let build = plan.steps.iter().find_map(|step| match &step.action {
+                Action::BuildImage { node, .. } => Some(node.clone()),
+                _ => None,
+            });
+            build.unwrap_or_else(|| panic!("{plan}"))
+        };
+        let mut world = World::empty();
+        world.settle(&declared(&nodes, Vec::new()));
+        let first = built(&world, 1);
+        assert_eq!(first, node_name("n3"));
+        world.settle(&declared(&nodes, services(1)));
+        assert_eq!(built(&world, 2), first);
+    }
 }
 
 #[test]

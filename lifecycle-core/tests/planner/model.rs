@@ -195,6 +195,7 @@ impl World {
     /// Returns the history that a manager adds to the observation.
     pub(crate) fn history(&self) -> History {
         History {
+            volumes: BTreeMap::new(),
             last_seen: Arc::new(self.last_seen.clone()),
             placed: self.placed.clone(),
             rejected: self.rejected.clone(),

@@ -222,6 +222,22 @@ fn stops_no_replica_while_another_is_not_ready() {
 }
 
 #[test]
+fn keeps_replaced_containers_while_another_replica_cannot_be_observed() {
+    let (mut world, _, new) = before(&web(2));
+    run(&mut world, &new, 1);
+    let of_first = |world: &World| world.of(&instance("web", 1)).count();
+    assert_eq!(of_first(&world), 2);
+    let second = instance("web", 2);
+    let node = world.of(&second).next().unwrap().0.clone();
+    world.lose(&node);
+    run(&mut world, &new, 60);
+    assert_eq!(of_first(&world), 2, "a rollback needs the old container");
+    world.find_again();
+    run(&mut world, &new, 3);
+    assert_eq!((of_first(&world), world.containers().count()), (1, 2));
+}
+
+#[test]
 fn replaces_unready_replicas_first() {
     let (mut world, _, new) = before(&web(3));
     let id = instance("web", 3);

@@ -5,6 +5,7 @@ use std::collections::BTreeSet;
 use super::{Blocked, Gate, PlacedReplica, Planning};
 use crate::model::{BuildSource, ImageSource, NodeName, Subject};
 use crate::reconcile::declared::{DeclaredService, listed_name};
+use crate::reconcile::index::IndexedService;
 use crate::reconcile::step::{Action, Held, HeldBy, Reason, StepId};
 use crate::runtime::uncompared;
 
@@ -39,10 +40,11 @@ impl<'a> Planning<'a> {
 
     /// Returns the node that must build an image, if there is one.
     ///
-    /// This is the node that is already building the image. Otherwise, it is the first usable node
-    /// with a container that may have the image under another name, because only that node's engine
-    /// can compare the two images. A node on which the build failed is not used again: a comparison
-    /// is worth less than the image.
+    /// This is the node that is already building the image. Otherwise, it is a usable node with a
+    /// container that may have the image under another name, because only that node's engine can
+    /// compare the two images. Of several such nodes, it is the manager's node, or else the first in the
+    /// start order: the image was first built there, so the engine has its layers. A node on which the
+    /// build failed is not used again: a comparison is worth less than the image.
     ///
     /// If there is no such container, this is the manager's node, if it needs the image: it is ready
     /// first, so a build that was interrupted by a crash of the manager is repeated where its layers
@@ -52,11 +54,11 @@ impl<'a> Planning<'a> {
             return Some(node);
         }
         let index = self.index;
-        let of_image = || {
-            let services = index.services.iter();
-            services.filter(|s| s.service.image == service.image)
-        };
-        let mut seen = of_image().flat_map(|indexed| {
+        let mut of_image: Vec<&IndexedService<'a>> = { index.services.iter() }
+            .filter(|indexed| indexed.service.image == service.image)
+            .collect();
+        of_image.sort_by_key(|indexed| indexed.start_rank());
+        let seen = of_image.iter().flat_map(|indexed| {
             let containers = index.seen[indexed.positions()].iter().flatten();
             containers.filter(|seen| seen.may_be_current(indexed.service))
         });
@@ -71,11 +73,12 @@ impl<'a> Planning<'a> {
                 && matches!(self.node_gates.get(node), Some(Gate::Open))
                 && !self.history.failures.contains_key(&build.id())
         };
-        if let Some(seen) = seen.find(|seen| usable(seen.node)) {
-            return Some(seen.node);
-        }
         let managers = &self.declared.manager_node;
-        let mut nodes = of_image().flat_map(|s| &self.placement.nodes[s.positions()]);
+        let candidates = seen.map(|seen| seen.node).filter(|node| usable(node));
+        if let Some(first) = candidates.min_by_key(|node| *node != managers) {
+            return Some(first);
+        }
+        let mut nodes = { of_image.iter() }.flat_map(|s| &self.placement.nodes[s.positions()]);
         (nodes.any(|node| *node == Some(managers)) && usable(managers)).then_some(managers)
     }
 

@@ -229,7 +229,7 @@ impl<'a> Planning<'a> {
         let is_ready = |seen: &Seen<'a>| ready.iter().any(|other| other.id() == seen.id());
         match (&status.state, containers.previous(replica)) {
             (InstanceState::Ready | InstanceState::Completed, _) => {
-                if self.rollout.is_complete() && !self.joined_is_replaced(replica.position) {
+                if self.rollout.is_final() && !self.joined_is_replaced(replica.position) {
                     self.remove_all(replica.id, others, &Reason::Superseded);
                 } else {
                     // Keep the stopped containers: a rollback may need them.

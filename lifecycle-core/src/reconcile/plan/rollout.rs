@@ -39,6 +39,9 @@ pub(super) struct Rollout {
     in_progress: Vec<usize>,
     /// The positions of the replicas that are not ready, or that this plan stops.
     unavailable: Vec<usize>,
+    /// Whether a replica was last seen on a node that cannot be observed now. It may run a container of
+    /// an earlier specification.
+    has_unseen: bool,
     /// The earliest time at which the next replica may be replaced.
     next_at: Option<DateTime<Utc>>,
 }
@@ -84,6 +87,7 @@ impl Rollout {
             stages: Vec::new(),
             in_progress: Vec::new(),
             unavailable: Vec::new(),
+            has_unseen: false,
             next_at: None,
         }
     }
@@ -101,6 +105,11 @@ impl Rollout {
             Stage::Failed => matches!(self.course, Course::Forward),
             Stage::Waiting { .. } | Stage::Replacing => false,
         })
+    }
+
+    /// Returns whether a rollback can no longer need the containers that were replaced.
+    pub(super) fn is_final(&self) -> bool {
+        self.is_complete() && !self.has_unseen
     }
 
     /// Returns the declared order.
@@ -142,6 +151,7 @@ impl<'a> Planning<'a> {
             course,
             settings: settings.clone().unwrap_or_default(),
             first: service.first,
+            has_unseen: service.positions().any(|position| self.is_unseen(position)),
             ..Rollout::none()
         };
         for position in service.positions() {
@@ -171,6 +181,13 @@ impl<'a> Planning<'a> {
         });
         self.rollout = rollout;
         positions
+    }
+
+    /// Returns whether a replica was last seen on a node that cannot be observed now.
+    fn is_unseen(&self, position: usize) -> bool {
+        let last = self.index.last_seen[position].filter(|_| self.index.seen[position].is_empty());
+        let view = last.and_then(|node| self.observed.nodes.get(node));
+        view.is_some_and(|view| view.engine_state().is_none())
     }
 
     /// Records the progress of the service whose replicas have just been planned.
@@ -214,6 +231,13 @@ impl<'a> Planning<'a> {
         });
         if unfinished {
             self.rolling_out.insert(service.name);
+        }
+        let is_compared = |position: usize| self.compared.contains(&position);
+        let is_open =
+            |position: usize| rollout.stage(position) == Stage::Unaffected || is_compared(position);
+        if service.positions().any(is_compared) && service.positions().all(is_open) {
+            // It is not known yet whether anything changed.
+            return;
         }
         let is_replaced = |position: &usize| {
             let seen = self.index.seen[*position].iter();

@@ -268,9 +268,29 @@ fn killed_manager_continues() {
         is_the_same(&end(&project), &undisturbed, &label);
     }
     running_services_are_not_changed(&project);
+    a_missing_manager_is_named(&project);
     let id = project.id();
     project.ends(0, &["down", "--yes"]);
     assert!(Belongings::of(&id).is_empty());
+}
+
+fn a_missing_manager_is_named(project: &Project) {
+    let (node, _) = managers_process(project).unwrap();
+    let managers = "$(docker ps --all --quiet --filter label=lifecycle.role=manager)";
+    for (change, expected) in [
+        ("stop", "its container on a ended with exit code 0"),
+        ("rm", "its container is missing on a"),
+    ] {
+        node.exec(&["sh", "-c", &format!("docker {change} {managers}")]);
+        let status = project.ends(1, &["status"]);
+        assert!(status.stderr.contains(expected), "{}", status.stderr);
+        assert!(
+            status.stderr.contains("run `bootstrapper up`"),
+            "{}",
+            status.stderr
+        );
+    }
+    project.ends(0, &["up"]);
 }
 
 fn running_services_are_not_changed(project: &Project) {

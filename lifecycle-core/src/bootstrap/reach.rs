@@ -3,15 +3,20 @@
 
 use std::fmt::Debug;
 use std::sync::Arc;
+use std::time::Duration;
 
 use async_trait::async_trait;
 
 use crate::api::{ApiClient, Dial, ManagerApi};
 use crate::cloud::ObservedNode;
-use crate::error::Result;
-use crate::host::{Duplex, ForwardTarget, NodeAccess, NodeHandle};
-use crate::model::PlatformId;
+use crate::error::{Error, Result};
+use crate::host::{Duplex, ForwardTarget, NodeHandle};
+use crate::model::{NodeName, PlatformId};
+use crate::runtime::{ObservedContainer, Role};
 use crate::secret::Sensitive;
+
+/// How long listing the containers on the manager's node may take, to explain why nothing answers.
+const OBSERVED_WITHIN: Duration = Duration::from_secs(5);
 
 /// Connects to the manager on a node.
 #[async_trait]
@@ -38,13 +43,14 @@ pub struct ThroughNode {
 impl ReachManager for ThroughNode {
     async fn reach(
         &self,
-        _: &ObservedNode,
+        machine: &ObservedNode,
         node: &NodeHandle,
         platform: PlatformId,
         port: u16,
     ) -> Result<Arc<dyn ManagerApi>> {
         let dial = Arc::new(LoopbackOfNode {
-            host: Arc::clone(&node.host),
+            node: node.clone(),
+            name: machine.name.clone(),
             port,
         });
         let client = ApiClient::new(dial, platform, &self.authority, self.token.clone())?;
@@ -54,18 +60,45 @@ impl ReachManager for ThroughNode {
 
 #[derive(Debug)]
 struct LoopbackOfNode {
-    host: Arc<dyn NodeAccess>,
+    node: NodeHandle,
+    name: NodeName,
     port: u16,
+}
+
+impl LoopbackOfNode {
+    /// Returns why nothing answers, if the manager's container explains it. `None` if the container is
+    /// running or cannot be observed.
+    async fn cause(&self) -> Option<Error> {
+        let state = tokio::time::timeout(OBSERVED_WITHIN, self.node.runtime.state());
+        let state = state.await.ok()?.ok()?;
+        let mut managers = { state.containers.iter() }
+            .filter(|container| container.role == Role::Manager)
+            .peekable();
+        let why = if managers.peek().is_none() {
+            format!("its container is missing on {}", self.name)
+        } else {
+            let ends: Option<Vec<String>> = managers.map(ObservedContainer::exit).collect();
+            let end = ends?.pop()?;
+            format!("its container on {} ended with {end}", self.name)
+        };
+        Some(Error::unreachable_with_hint(
+            "the manager",
+            "run `bootstrapper up`, which starts the manager",
+            why.into(),
+        ))
+    }
 }
 
 #[async_trait]
 impl Dial for LoopbackOfNode {
     async fn dial(&self) -> Result<Box<dyn Duplex>> {
-        self.host
-            .connect(ForwardTarget::Tcp {
-                host: "127.0.0.1".into(),
-                port: self.port,
-            })
-            .await
+        let target = ForwardTarget::Tcp {
+            host: "127.0.0.1".into(),
+            port: self.port,
+        };
+        match self.node.host.connect(target).await {
+            Err(error @ Error::Unreachable { .. }) => Err(self.cause().await.unwrap_or(error)),
+            connected => connected,
+        }
     }
 }

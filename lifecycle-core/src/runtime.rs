@@ -221,7 +221,7 @@ pub struct ObservedContainer {
     /// How the last health check failed, with the end of its output. `None` if it passed.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub failed_check: Option<String>,
-    /// Set if the last run was killed because its memory was exhausted.
+    /// Set if a process of the last run was killed because memory was exhausted.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub out_of_memory: Option<OutOfMemory>,
 }

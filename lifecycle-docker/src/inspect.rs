@@ -240,15 +240,17 @@ fn failed_check(health: &bollard::models::Health) -> Option<String> {
     let output = last.output.as_deref().unwrap_or_default().trim();
     let lines: Vec<&str> = output.lines().map(str::trim).collect();
     let output = lines.join(" / ");
-    let skipped = output.chars().count().saturating_sub(LONGEST_OUTPUT);
-    let output: String = output.chars().skip(skipped).collect();
-    // The engine reports a check that it has ended with a negative code, and the time limit in its
-    // output.
-    let what = if code < 0 {
+    // The engine reports a negative code for a check that it has ended and for one that it could not
+    // start (<https://github.com/moby/moby/blob/v20.10.24/daemon/health.go>).
+    let what = if code >= 0 {
+        format!("its health check failed with exit code {code}")
+    } else if output.starts_with("Health check exceeded timeout") {
         "its health check timed out".to_owned()
     } else {
-        format!("its health check failed with exit code {code}")
+        "its health check cannot be run".to_owned()
     };
+    let skipped = output.chars().count().saturating_sub(LONGEST_OUTPUT);
+    let output: String = output.chars().skip(skipped).collect();
     Some(if output.is_empty() {
         what
     } else {
@@ -439,6 +441,11 @@ mod tests {
         assert_eq!(
             described(-1, "Health check exceeded timeout (1s)").unwrap(),
             "its health check timed out: Health check exceeded timeout (1s)"
+        );
+        let missing = "OCI runtime exec failed: exec: \"curl\": executable file not found in $PATH";
+        assert_eq!(
+            described(-1, missing).unwrap(),
+            format!("its health check cannot be run: {missing}")
         );
         assert_eq!(
             described(1, "").unwrap(),

@@ -13,6 +13,7 @@ use hyper::server::conn::http1;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::service::TowerToHyperService;
 use rustls::ServerConfig;
+use socket2::{SockRef, TcpKeepalive};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
 use tokio_rustls::TlsAcceptor;
@@ -23,6 +24,12 @@ pub(crate) const PROTOCOL: &[u8] = b"http/1.1";
 /// How long to wait after a failed attempt to accept a connection, for example because too many
 /// files are open.
 const ACCEPT_AGAIN: Duration = Duration::from_millis(50);
+
+/// When and how often an idle client is asked whether it is still there: after 30 s, and three times at
+/// intervals of 10 s.
+const IDLE: Duration = Duration::from_secs(30);
+const ASK_EVERY: Duration = Duration::from_secs(10);
+const ASK: u32 = 3;
 
 /// The limits for connections. `docs/api.md` lists the defaults.
 #[derive(Debug, Clone, Copy)]
@@ -79,6 +86,13 @@ impl Server {
 
     /// Accepts connections until the future is dropped.
     pub(crate) async fn accept(&self, listener: &TcpListener) -> Infallible {
+        // Accepted connections inherit the option. Without it, a stream whose client vanished would
+        // keep its place until it has something to send.
+        let keepalive = TcpKeepalive::new().with_time(IDLE).with_interval(ASK_EVERY);
+        if let Err(error) = SockRef::from(listener).set_tcp_keepalive(&keepalive.with_retries(ASK))
+        {
+            tracing::warn!(%error, "vanished clients will not be noticed");
+        }
         loop {
             match listener.accept().await {
                 Ok((stream, peer)) => {

@@ -1,12 +1,15 @@
 //! The protocol that transfers a command's input and output over one connection. The data is split
 //! into frames, each with its length, one byte for its type, and the payload.
 
+use std::time::Duration;
+
 use bytes::{BufMut, Bytes, BytesMut};
 use futures_util::stream::{SplitSink, SplitStream};
 use futures_util::{SinkExt, StreamExt, stream};
 use serde::{Deserialize, Serialize};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::sync::mpsc;
+use tokio::time::timeout;
 use tokio_util::codec::{Framed, LengthDelimitedCodec};
 use tokio_util::task::AbortOnDropHandle;
 
@@ -19,6 +22,9 @@ pub const PROTOCOL: &str = "lifecycle-exec/1";
 
 /// The maximum size of a received frame. Frames that this program sends are smaller.
 const LARGEST_FRAME: usize = 1 << 20;
+
+/// How long a command may write nothing before the manager checks that its client is still connected.
+const CLIENT_CHECKED_EVERY: Duration = Duration::from_secs(10);
 
 /// How many pieces of input are buffered for the connection.
 const BUFFERED: usize = 16;
@@ -150,7 +156,13 @@ pub async fn serve(io: impl AsyncRead + AsyncWrite + Send, conversation: Convers
     let (mut sink, mut frames) = Framed::new(io, codec()).split();
     let Conversation { input, mut output } = conversation;
     let send = async {
-        while let Some(piece) = output.next().await {
+        loop {
+            // While the command accepts no input, only a failed write shows that the client is gone.
+            let piece = match timeout(CLIENT_CHECKED_EVERY, output.next()).await {
+                Ok(Some(piece)) => piece,
+                Ok(None) => break,
+                Err(_) => Ok(ExecOutput::Stdout(Bytes::new())),
+            };
             let is_last = !matches!(piece, Ok(ExecOutput::Stdout(_) | ExecOutput::Stderr(_)));
             if sink.send(output_frame(&piece)).await.is_err() || is_last {
                 break;
@@ -222,6 +234,24 @@ fn receive<T: AsyncRead + AsyncWrite + Send + 'static>(
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn a_command_that_reads_and_writes_nothing_ends_with_its_client() {
+        let (ours, theirs) = tokio::io::duplex(64);
+        let (input, _unread) = mpsc::channel(1);
+        let output = stream::pending().boxed();
+        let manager = tokio::spawn(serve(theirs, Conversation { input, output }));
+        let client = converse(ours);
+        let second = Duration::from_secs(1);
+        let data = || CommandInput::Data(Bytes::from_static(b"a line\n"));
+        while timeout(second, client.input.send(data())).await.is_ok() {}
+        assert!(!manager.is_finished());
+        drop(client);
+        timeout(3 * CLIENT_CHECKED_EVERY, manager)
+            .await
+            .unwrap()
+            .unwrap();
+    }
 
     #[tokio::test]
     async fn input_reaches_the_command_and_its_output_and_exit_code_come_back() {

@@ -15,8 +15,10 @@ use tokio::task::JoinSet;
 use tokio::time::sleep;
 
 use super::output::{InstanceOutput, Output, Sources};
-use crate::error::{Error, Result};
-use crate::model::{ContainerId, InstanceId, InstanceRecord, InstanceState, NodeName, ServiceName};
+use crate::error::{Error, Result, Retry};
+use crate::model::{
+    ContainerId, InstanceId, InstanceRecord, InstanceState, NodeName, RestartPolicy, ServiceName,
+};
 use crate::reconcile::Round;
 use crate::registry::Snapshot;
 use crate::runtime::{ContainerState, LogLine, LogOptions, ObservedContainer};
@@ -155,9 +157,26 @@ impl Watched {
         let records = snapshot.instances.values();
         let mut records = records.filter(|r| r.id.service == self.service).peekable();
         match records.peek() {
-            Some(_) => records.all(|record| record.state == InstanceState::Completed),
+            Some(_) => records.all(|record| is_final(record, snapshot)),
             None => !is_declared,
         }
+    }
+}
+
+/// Returns whether a container is never started again, unless this is requested: its service has
+/// completed, or has failed and must not be restarted.
+fn is_final(record: &InstanceRecord, snapshot: &Snapshot) -> bool {
+    let declaration = snapshot.declaration.as_ref();
+    let service = declaration.and_then(|(_, d)| d.services.get(&record.id.service));
+    match record.state {
+        InstanceState::Completed => true,
+        InstanceState::Failed { .. } => service.is_some_and(|service| match service.restart {
+            Some(policy) => policy == RestartPolicy::No,
+            None => {
+                declaration.is_some_and(|(_, d)| d.awaited_completions().contains(&service.name))
+            }
+        }),
+        _ => false,
     }
 }
 
@@ -231,13 +250,21 @@ impl Follower {
                     options = self.resumed(&run);
                 }
                 Err(error) => {
+                    if self.is_over().await {
+                        return Ok(());
+                    }
                     // A missing container is no longer recorded soon.
                     if !is_reported && !matches!(error, Error::NotFound { .. }) {
                         let why = error.chain();
-                        self.notice(format!(
-                            "the output is unavailable, and continues when the node responds: {why}"
-                        ))
-                        .await?;
+                        let what = match error.retry() {
+                            Retry::After(_) => format!(
+                                "the output is unavailable, and continues when the node responds: {why}"
+                            ),
+                            Retry::Replan | Retry::Never => {
+                                format!("the output cannot be read: {why}")
+                            }
+                        };
+                        self.notice(what).await?;
                         is_reported = true;
                     }
                     if self.position.at.is_some() {
@@ -324,16 +351,17 @@ impl Follower {
                         }
                         return Ok(Some(container));
                     }
-                    ContainerState::Exited { code, .. } if !has_ended => {
+                    ContainerState::Exited { .. } if !has_ended => {
                         has_ended = true;
-                        if !self.has_completed().await {
-                            self.notice(format!("the container ended with exit code {code}"))
+                        if !self.is_over().await {
+                            let exit = container.exit().unwrap_or_default();
+                            self.notice(format!("the container ended with {exit}"))
                                 .await?;
                         }
                     }
                     ContainerState::Exited { .. } | ContainerState::Created => {}
                 }
-                if self.has_completed().await {
+                if self.is_over().await {
                     return Ok(None);
                 }
             }
@@ -345,10 +373,13 @@ impl Follower {
         }
     }
 
-    async fn has_completed(&self) -> bool {
-        let snapshot = self.sources.registry.snapshot().await;
-        let record = snapshot.map(|mut snapshot| snapshot.instances.remove(&self.container));
-        matches!(record, Ok(Some(record)) if record.state == InstanceState::Completed)
+    /// Returns whether the container has ended for good.
+    async fn is_over(&self) -> bool {
+        let Ok(snapshot) = self.sources.registry.snapshot().await else {
+            return false;
+        };
+        let record = snapshot.instances.get(&self.container);
+        record.is_some_and(|record| is_final(record, &snapshot))
     }
 
     /// Returns the options that continue after the last line, in a new run of the container.

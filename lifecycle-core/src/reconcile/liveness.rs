@@ -166,6 +166,8 @@ struct Run {
     failures: u32,
     /// Whether the run was ready for so long that the pauses before restarts start again.
     is_steady: bool,
+    /// Whether an earlier manager recorded this run as unhealthy, and may have stopped it.
+    may_be_stopped: bool,
 }
 
 impl Run {
@@ -199,6 +201,7 @@ impl Liveness {
                     readiness,
                     failures: 0,
                     is_steady: false,
+                    may_be_stopped: matches!(record.state, InstanceState::Unhealthy { .. }),
                 };
                 Some((record.container.clone(), run))
             })
@@ -292,6 +295,7 @@ impl Liveness {
             readiness: Readiness::starting(container.started_at.unwrap_or(now)),
             failures: 0,
             is_steady: false,
+            may_be_stopped: false,
         });
         run.update_steady(now);
         if run.started_at != container.started_at {
@@ -313,6 +317,7 @@ impl Liveness {
                 readiness: Readiness::starting(since),
                 failures: 0,
                 is_steady: false,
+                may_be_stopped: false,
             };
         }
         let answer = match answer {
@@ -326,6 +331,7 @@ impl Liveness {
             (Answer::Ready, Readiness::Waiting { .. }) => {
                 run.readiness = Readiness::Ready { at: now };
                 run.failures = 0;
+                run.may_be_stopped = false;
             }
             (Answer::Ready, Readiness::Ready { .. }) => run.failures = 0,
             (Answer::NotReady { why }, Readiness::Ready { .. }) => {
@@ -363,6 +369,7 @@ impl Liveness {
             .map_or(0, |(endings, _)| endings.times);
         let run = self.runs.get_mut(&container.id);
         let run = run.filter(|run| run.started_at == container.started_at);
+        let may_be_stopped = run.as_ref().is_some_and(|run| run.may_be_stopped);
         let was_steady = run.is_some_and(|run| {
             run.update_steady(now);
             run.is_steady
@@ -371,6 +378,7 @@ impl Liveness {
             .filter(|_| !was_steady)
             .map_or(0, |(endings, _)| endings.recent);
         let stop = self.stopping.remove(&container.id);
+        let stop = stop.or(may_be_stopped.then_some(Stop::Unhealthy));
         let is_requested = stop == Some(Stop::Planned);
         let recent = recent_before.saturating_add(u32::from(!is_requested));
         // The first restart is immediate; the next ones wait 1 s, 2 s, 4 s and so on, up to a
@@ -384,15 +392,22 @@ impl Liveness {
             .ok()
             .and_then(|pause| now.checked_add_signed(pause))
             .unwrap_or(now);
+        let exit = container.exit();
+        let last = match stop {
+            Some(Stop::Planned) => None,
+            Some(Stop::Unhealthy) => {
+                exit.map(|exit| format!("{exit}, stopped because it was unhealthy"))
+            }
+            None => exit,
+        };
+        // A planned stop does not replace the cause of an earlier ending.
+        let last = last.or_else(|| previous.and_then(|(endings, _)| endings.last.clone()));
         let endings = Endings {
-            times: before + 1,
+            times: before + u32::from(!is_requested),
             again_at,
             recent,
             was_unhealthy: stop == Some(Stop::Unhealthy),
-            last: container.exit().map(|exit| match stop {
-                Some(Stop::Unhealthy) => format!("{exit}, stopped because it was unhealthy"),
-                Some(Stop::Planned) | None => exit,
-            }),
+            last,
         };
         self.endings.insert(container.id.clone(), (endings, ending));
     }
@@ -581,6 +596,42 @@ mod tests {
         let endings = &liveness.endings()[&container.id];
         assert_eq!(endings.last.as_deref(), Some("exit code 137 (SIGKILL)"));
         (endings.again_at - at(end)).num_seconds()
+    }
+
+    #[test]
+    fn an_unhealthy_container_that_an_earlier_manager_stopped_has_not_completed() {
+        let mut container = instance();
+        let record = InstanceRecord {
+            id: InstanceId {
+                service: ServiceName::try_from("web").unwrap(),
+                replica: Replica(1),
+            },
+            node: NodeName::try_from("n1").unwrap(),
+            container: container.id.clone(),
+            digest: container.digest.clone(),
+            started_at: container.started_at,
+            ready_at: None,
+            state: InstanceState::Unhealthy {
+                why: "its health check failed".to_owned(),
+            },
+            endpoints: Vec::new(),
+        };
+        let mut was_unhealthy = |is_ready_again: bool| {
+            let mut liveness = Liveness::recall([&record].into_iter(), at(5));
+            container.state = ContainerState::Running { health: None };
+            if is_ready_again {
+                liveness.note(&container, Answer::Ready, at(6));
+            }
+            let code = 0;
+            container.state = ContainerState::Exited {
+                code,
+                at: Some(at(7)),
+            };
+            liveness.note(&container, Answer::NotAsked, at(8));
+            liveness.endings()[&container.id].was_unhealthy
+        };
+        assert!(was_unhealthy(false));
+        assert!(!was_unhealthy(true));
     }
 
     #[test]

@@ -1,7 +1,7 @@
 //! Computes where agents forward connections to service addresses.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::net::{Ipv4Addr, SocketAddr};
 
 use super::declared::{Agents, Declared};
 use super::endpoints::{internal, reachable};
@@ -11,12 +11,33 @@ use crate::model::{ContainerId, Epoch, ImageSource, NodeName, Protocol, ServiceN
 use crate::network::{Backend, Redirect, ServiceEntry, Table};
 use crate::runtime::{ContainerState, EngineState, ObservedContainer, Role};
 
+/// The containers that were ready when their node was last observed, by name.
+pub(super) type Served = BTreeMap<String, NodeName>;
+
+/// Updates the containers of the nodes that can be observed now.
+pub(super) fn note_served(served: &mut Served, observed: &Observed) {
+    let is_observed = |node: &NodeName| {
+        let view = observed.nodes.get(node);
+        view.is_some_and(|view| view.engine_state().is_some())
+    };
+    served.retain(|_, node| !is_observed(node));
+    for (node, view) in &observed.nodes {
+        let state = view.engine_state().into_iter();
+        for container in state.flat_map(|state| &state.containers) {
+            if is_ready(view, container) {
+                served.insert(container.name.clone(), node.clone());
+            }
+        }
+    }
+}
+
 /// Returns the current table, in which containers in `stopping` get no new connections. `previous` is
 /// the table before. Returns `None` if the platform has no agents.
 pub(super) fn table(
     declared: &Declared,
     observed: &Observed,
     stopping: &BTreeSet<ContainerId>,
+    served: &Served,
     previous: Option<&Table>,
 ) -> Option<Table> {
     let agents = declared.agents.as_ref()?;
@@ -71,37 +92,21 @@ pub(super) fn table(
         block: network.block,
         wait: network.wait,
         redirects: redirects(declared, observed, stopping, previous),
-        lost: lost(observed, previous),
+        lost: lost(observed, served),
         services,
     })
 }
 
-/// Returns the containers on nodes that are cut off or stopped: those that `previous` lists as
-/// backends at an address of such a node, or already as lost.
-fn lost(observed: &Observed, previous: Option<&Table>) -> BTreeMap<String, NodeName> {
-    let Some(previous) = previous else {
-        return BTreeMap::new();
+/// Returns the containers whose nodes are cut off, stopped or deleted, and cannot close the
+/// connections to them.
+fn lost(observed: &Observed, served: &Served) -> BTreeMap<String, NodeName> {
+    let is_lost = |node: &NodeName| match observed.nodes.get(node) {
+        Some(view) => view.cut_off || view.machine.power == Power::Stopped,
+        None => observed.cloud_unknown.is_none(),
     };
-    let nodes = observed
-        .nodes
-        .iter()
-        .filter(|(_, view)| view.cut_off || view.machine.power == Power::Stopped);
-    let nodes: BTreeMap<IpAddr, &NodeName> = nodes
-        .filter_map(|(name, view)| Some((view.machine.addresses.private?, name)))
-        .collect();
-    if nodes.is_empty() {
-        return BTreeMap::new();
-    }
-    let before = previous.lost.iter();
-    let before = before.filter(|(_, node)| nodes.values().any(|lost| lost == node));
-    let before = before.map(|(container, node)| (container.clone(), node.clone()));
-    let backends = previous.services.values().flat_map(|entry| &entry.backends);
-    let newly = backends.filter_map(|backend| {
-        let mut addresses = backend.endpoints.values();
-        let node = addresses.find_map(|at| nodes.get(&at.ip()))?;
-        Some((backend.container.clone(), (*node).clone()))
-    });
-    before.chain(newly).collect()
+    let lost = served.iter().filter(|(_, node)| is_lost(node));
+    lost.map(|(container, node)| (container.clone(), node.clone()))
+        .collect()
 }
 
 /// Returns the published ports that the agents forward: those of a service that has a container on
@@ -470,40 +475,51 @@ mod tests {
     }
 
     #[test]
-    fn backends_on_a_node_that_does_not_respond_are_lost_until_it_responds() {
-        let at = |observed: &mut Observed, address: Option<[u8; 4]>| {
-            let view = observed.nodes.get_mut(&node()).unwrap();
-            Arc::make_mut(view).machine.addresses.private = address.map(IpAddr::from);
-        };
+    fn containers_on_a_node_that_is_gone_are_lost_until_it_responds() {
         let runs = [container("web", &[23_000], Some(true))];
-        let (mut known, mut unknown) = (observed(Some(&runs)), observed(None));
-        for observed in [&mut known, &mut unknown] {
-            at(observed, Some([10, 0, 0, 4]));
-        }
-        let mut hangs = unknown.clone();
-        let view = unknown.nodes.get_mut(&node()).unwrap();
-        Arc::make_mut(view).cut_off = true;
-        let addresses = [("web".parse().unwrap(), Ipv4Addr::new(10, 210, 0, 2))];
-        let network = NetworkSpec::default();
-        let key = PlatformKey::from_hex(&"5a".repeat(32)).unwrap();
-        let agents = Agents::new("manager:1".into(), network, addresses.into(), &key).unwrap();
-        let declared = declared(&[("web", 8080)]).with_agents(agents);
-        let next = |observed: &Observed, previous: Option<&Table>| {
-            table(&declared, observed, &BTreeSet::new(), previous).unwrap()
+        let change = |change: fn(&mut NodeView)| {
+            let mut observed = observed(None);
+            let view = observed.nodes.get_mut(&node()).unwrap();
+            change(Arc::make_mut(view));
+            observed
         };
-        let first = next(&known, None);
-        assert!(first.lost.is_empty(), "{first:?}");
-        let container = runs[0].0.name.clone();
-        let lost = BTreeMap::from([(container, node())]);
-        let second = next(&unknown, Some(&first));
-        assert_eq!(second.lost, lost);
-        // The node stays lost, although its backend is no longer listed.
-        let third = next(&unknown, Some(&second));
-        assert_eq!(third.lost, lost);
-        assert!(next(&known, Some(&third)).lost.is_empty());
-        assert!(next(&unknown, None).lost.is_empty());
-        // The engine hangs, but its containers may still serve.
-        at(&mut hangs, Some([10, 0, 0, 4]));
-        assert!(next(&hangs, Some(&first)).lost.is_empty());
+        let known = observed(Some(&runs));
+        let hangs = change(|_| ());
+        let cut_off = change(|view| view.cut_off = true);
+        let stopping = change(|view| view.machine.power = Power::Stopping);
+        let stopped = change(|view| view.machine.power = Power::Stopped);
+        let deleted = Observed::default();
+        let cloud_unknown = Observed {
+            cloud_unknown: Some(Unknown {
+                since: chrono::DateTime::UNIX_EPOCH,
+                why: "no route".into(),
+            }),
+            ..Observed::default()
+        };
+        let mut served = Served::new();
+        let mut is_lost = |observed: &Observed| {
+            note_served(&mut served, observed);
+            !lost(observed, &served).is_empty()
+        };
+        for (step, (observed, expected)) in [
+            (&cut_off, false),
+            (&known, false),
+            // The engine hangs, but its containers may still serve.
+            (&hangs, false),
+            (&cut_off, true),
+            (&cut_off, true),
+            (&known, false),
+            (&stopping, false),
+            (&stopped, true),
+            (&known, false),
+            (&cloud_unknown, false),
+            (&deleted, true),
+            (&known, false),
+        ]
+        .into_iter()
+        .enumerate()
+        {
+            assert_eq!(is_lost(observed), expected, "step {step}");
+        }
     }
 }

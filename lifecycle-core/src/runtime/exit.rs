@@ -5,7 +5,8 @@ use serde::{Deserialize, Serialize};
 
 use super::{ContainerState, ObservedContainer};
 
-/// A container was killed because its memory was exhausted.
+/// A process of a container was killed because memory was exhausted, usually the one that the container
+/// ends with.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct OutOfMemory {
     /// The container's memory limit, in bytes. `None` if it has none, so that the node's memory was
@@ -16,6 +17,9 @@ pub struct OutOfMemory {
 
 /// An exit code above this number is that of a process that was ended by a signal.
 const SIGNALS: i64 = 128;
+
+/// The exit code of a process that was ended by `SIGKILL`.
+const KILLED: i64 = SIGNALS + 9;
 
 /// The names of the signals that usually end processes.
 const NAMES: [(i64, &str); 12] = [
@@ -43,20 +47,36 @@ pub(crate) fn exit_text(code: i64) -> String {
 }
 
 impl ObservedContainer {
+    /// Returns whether the last run ended because memory was exhausted.
+    pub(crate) fn was_killed_for_memory(&self) -> bool {
+        self.out_of_memory.is_some()
+            && matches!(self.state, ContainerState::Exited { code: KILLED, .. })
+    }
+
     /// Describes how the container's last run ended; `None` while it is running.
     pub(crate) fn exit(&self) -> Option<String> {
         let ContainerState::Exited { code, .. } = self.state else {
             return None;
         };
-        Some(match self.out_of_memory {
-            None => exit_text(code),
-            Some(OutOfMemory { limit: None }) => {
-                format!("{}, killed because memory was exhausted", exit_text(code))
+        let exit = exit_text(code);
+        let Some(OutOfMemory { limit }) = self.out_of_memory else {
+            return Some(exit);
+        };
+        let limit = limit.map(bytes);
+        Some(match (code == KILLED, limit) {
+            (true, None) => format!("{exit}, killed because memory was exhausted"),
+            (true, Some(limit)) => {
+                format!("{exit}, killed because it exceeded its memory limit of {limit}")
             }
-            Some(OutOfMemory { limit: Some(limit) }) => format!(
-                "{}, killed because it exceeded its memory limit of {}",
-                exit_text(code),
-                bytes(limit)
+            // The kernel killed another process of the container, perhaps long before.
+            (false, None) => {
+                format!(
+                    "{exit}; before, one of its processes was killed because memory was exhausted"
+                )
+            }
+            (false, Some(limit)) => format!(
+                "{exit}; before, one of its processes was killed because the container exceeded its \
+                 memory limit of {limit}"
             ),
         })
     }

@@ -11,6 +11,7 @@ use lifecycle_core::api::tail;
 use lifecycle_core::api::wire::ServiceLogLine;
 use lifecycle_core::model::{DependencyCondition, ServiceName};
 use lifecycle_core::runtime::LogOptions;
+use tokio::time::timeout;
 
 use crate::stage::Stage;
 
@@ -52,7 +53,7 @@ impl Followed {
             }
             false
         };
-        let shown = tokio::time::timeout(Duration::from_mins(10), read).await;
+        let shown = timeout(Duration::from_mins(10), read).await;
         assert_eq!(shown, Ok(true), "{text:?} is not in {:#?}", self.seen);
     }
 
@@ -114,9 +115,15 @@ async fn the_output_of_a_replaced_or_moved_instance_goes_on() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn the_output_of_a_completed_job_ends() {
+async fn the_output_of_a_completed_or_failed_job_ends() {
+    for code in [0, 9] {
+        the_output_ends(code).await;
+    }
+}
+
+async fn the_output_ends(code: u8) {
     let mut stage = Stage::new(73).await;
-    stage.command("db", "echo done; exit 0");
+    stage.command("db", &format!("echo done; exit {code}"));
     let api = stage
         .declaration
         .services
@@ -125,12 +132,10 @@ async fn the_output_of_a_completed_job_ends() {
     api.unwrap()
         .depends_on
         .insert(ServiceName::try_from("db").unwrap(), on_db);
-    stage.up().await.unwrap();
+    let outcome = stage.up().await.unwrap();
+    assert_eq!(outcome.failures.is_empty(), code == 0);
     let followed = Followed::of(&stage, &["db"], None).await;
-    let lines: Vec<_> = followed
-        .lines
-        .map(|line| line.unwrap().line.text)
-        .collect()
-        .await;
-    assert_eq!(lines, ["done"]);
+    let lines = followed.lines.map(|line| line.unwrap().line.text);
+    let lines = timeout(Duration::from_mins(1), lines.collect::<Vec<_>>());
+    assert_eq!(lines.await.unwrap(), ["done"], "exit code {code}");
 }

@@ -199,15 +199,23 @@ impl NodeWatch {
             Err(error) => {
                 let mut outage = outage.unwrap_or_else(|| Outage {
                     began,
-                    since: self.shared.backends.clock.now(),
-                    failures: 0,
-                    host_answers: true,
+                    ..self.outage_now(0)
                 });
                 outage.host_answers = host_answers || !is_retry;
                 outage.failures = outage.failures.saturating_add(1);
                 self.publish_outage(&outage, &error, as_of);
                 State::Unreachable(outage)
             }
+        }
+    }
+
+    /// Returns the outage that begins now if the node does not answer.
+    fn outage_now(&self, failures: u32) -> Outage {
+        Outage {
+            began: Instant::now(),
+            since: self.shared.backends.clock.now(),
+            failures,
+            host_answers: true,
         }
     }
 
@@ -260,14 +268,8 @@ impl NodeWatch {
                 return Some(self.list_again(*following).await);
             }
             Wakeup::Due if Instant::now() >= following.ping_at => {
-                let (began, since) = (Instant::now(), self.shared.backends.clock.now());
+                let outage = self.outage_now(1);
                 if let Err(error) = self.ping(&mut following).await {
-                    let outage = Outage {
-                        began,
-                        since,
-                        failures: 1,
-                        host_answers: true,
-                    };
                     self.publish_outage(&outage, &error, following.as_of);
                     return Some(State::Listing(Some(outage)));
                 }
@@ -275,10 +277,11 @@ impl NodeWatch {
             Wakeup::Due | Wakeup::Declared => self.check(&mut following, None).await,
             Wakeup::Event(event) => {
                 let mut changed = following.changed(event);
+                let outage = self.outage_now(1);
                 if let Err(error) = self.inspect(&mut following, &changed).await {
                     tracing::debug!(node = %self.name, error = %error.chain(),
                         "listing the containers again");
-                    return Some(State::Listing(None));
+                    return Some(State::Listing(Some(outage)));
                 }
                 following.add_joining(&mut changed);
                 self.check(&mut following, Some(&changed)).await;
@@ -291,19 +294,15 @@ impl NodeWatch {
     /// Lists everything again and keeps the stream of events if it is open.
     async fn list_again(&mut self, mut following: Following) -> State {
         let as_of = self.shared.requests.load(Ordering::SeqCst);
+        let outage = self.outage_now(1);
         if following.events.is_none() {
-            return State::Listing(None);
+            // The engine was restarted, or the node is cut off.
+            return State::Listing(Some(self.outage_now(0)));
         }
         // `info` is still valid: an engine restart would have ended the stream of events.
-        let (began, since) = (Instant::now(), self.shared.backends.clock.now());
         let state = following.handle.runtime.state();
         let Ok(state) = self.while_answering(&following.handle, state).await else {
-            return State::Listing(Some(Outage {
-                began,
-                since,
-                failures: 1,
-                host_answers: true,
-            }));
+            return State::Listing(Some(outage));
         };
         following.state = state;
         following.as_of = as_of;

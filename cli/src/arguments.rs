@@ -313,6 +313,10 @@ pub(crate) struct Retry {
     /// name
     #[arg(required = true)]
     pub(crate) names: Vec<String>,
+
+    /// Create their volumes that vanished again, without data
+    #[arg(long)]
+    pub(crate) recreate_volume: bool,
 }
 
 /// Arguments of `events`.

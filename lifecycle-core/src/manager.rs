@@ -27,8 +27,8 @@ use crate::model::{
 use crate::network::assign;
 use crate::platform::{Declaration, ManagerEndpoint, ManagerSpec};
 use crate::reconcile::{
-    Agents, Backends, Declared, Driver, DriverOptions, Plan, PlanningInput, RecordedPlan, Round,
-    ServiceApi, Target, plan,
+    Agents, Backends, Declared, Driver, DriverOptions, Plan, PlanningInput, RecordedPlan,
+    RetryOptions, Round, ServiceApi, Target, plan,
 };
 use crate::registry::{
     Batch, Change, Credential, EVENTS_KEPT, EVENTS_KEPT_FOR, EventPage, Lease, Mirrors, Snapshot,
@@ -605,7 +605,7 @@ impl Manager {
             self.aim(epoch, &registry.snapshot().await?, false).await?;
         }
         // Without a control loop there are no failures to retry, so the error is ignored.
-        drop(self.request_retry(Subject::Platform, None));
+        drop(self.request_retry(Subject::Platform, RetryOptions::default(), None));
         Ok(Applied {
             generation,
             changed,

@@ -23,7 +23,7 @@ use crate::model::{
     Chunk, ChunkDigest, NodeName, NodeSpec, OperationId, PublicPorts, RolloutRequest, ServiceName,
 };
 use crate::platform::Declaration;
-use crate::reconcile::{Plan, RecordedPlan};
+use crate::reconcile::{Plan, RecordedPlan, RetryOptions};
 use crate::runtime::{ExecCommand, ImageLogins, LogOptions};
 
 mockall::mock! {
@@ -49,7 +49,7 @@ mockall::mock! {
         async fn delete_platform(&self, volumes: bool) -> Result<OperationV1>;
         async fn restart(&self, name: &str, replaces: Option<RestartV1>) -> Result<OperationV1>;
         async fn rollout(&self, service: &str, request: RolloutRequest) -> Result<OperationV1>;
-        async fn retry(&self, name: &str) -> Result<RetriedV1>;
+        async fn retry(&self, name: &str, options: RetryOptions) -> Result<RetriedV1>;
         async fn operation(&self, id: OperationId) -> Result<OperationV1>;
         async fn why(&self, name: &str) -> Result<WhyV1>;
         async fn exec(&self, name: &str, command: ExecCommand) -> Result<Conversation>;

@@ -1,5 +1,6 @@
 //! `retry`: makes the manager retry failed operations immediately.
 
+use lifecycle_core::reconcile::RetryOptions;
 use schemars::JsonSchema;
 use serde::Serialize;
 
@@ -19,9 +20,12 @@ pub(crate) struct Retried {
 pub(crate) async fn run(arguments: &Arguments, options: &Retry) -> Result<(), Failure> {
     let progress = ProgressLines::new(arguments.json);
     let (identity, bootstrapper) = commands::running(arguments, progress).await?;
+    let recreate = RetryOptions {
+        recreate_volumes: options.recreate_volume,
+    };
     let mut retried = Vec::new();
     for name in &options.names {
-        for what in bootstrapper.retry(identity.id, name).await? {
+        for what in bootstrapper.retry(identity.id, name, recreate).await? {
             if !retried.contains(&what) {
                 retried.push(what);
             }

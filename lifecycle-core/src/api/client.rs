@@ -34,7 +34,7 @@ use crate::host::Duplex;
 use crate::manager::Conversation;
 use crate::model::{Chunk, ChunkDigest, OperationId, PlatformId, RolloutRequest, ServiceName};
 use crate::platform::Declaration;
-use crate::reconcile::{Plan, RecordedPlan};
+use crate::reconcile::{Plan, RecordedPlan, RetryOptions};
 use crate::runtime::{ExecCommand, ImageLogins, LogOptions};
 use crate::secret::Sensitive;
 
@@ -363,9 +363,13 @@ impl ManagerApi for ApiClient {
         read(&path, response).await
     }
 
-    async fn retry(&self, name: &str) -> Result<RetriedV1> {
+    async fn retry(&self, name: &str, options: RetryOptions) -> Result<RetriedV1> {
         let name = in_path("service, replica or node", name)?;
-        let path = format!("/v1/retry/{name}");
+        // A manager of the previous release ignores the query.
+        let path = format!(
+            "/v1/retry/{name}?recreate_volumes={}",
+            options.recreate_volumes
+        );
         let response = self.send(Method::POST, &path, None).await?;
         read(&path, response).await
     }

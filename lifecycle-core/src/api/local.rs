@@ -18,7 +18,7 @@ use crate::error::{Error, Result};
 use crate::manager::{Conversation, Manager};
 use crate::model::{Chunk, ChunkDigest, OperationId, RolloutRequest, ServiceName};
 use crate::platform::Declaration;
-use crate::reconcile::{Plan, RecordedPlan, Round};
+use crate::reconcile::{Plan, RecordedPlan, RetryOptions, Round};
 use crate::registry::EventPage;
 use crate::runtime::{ExecCommand, ImageLogins, LogOptions};
 
@@ -126,8 +126,8 @@ impl ManagerApi for LocalApi {
         Ok(view::operation(&self.0.rollout(service, request).await?))
     }
 
-    async fn retry(&self, name: &str) -> Result<RetriedV1> {
-        let retried = self.0.retry(name).await?;
+    async fn retry(&self, name: &str, options: RetryOptions) -> Result<RetriedV1> {
+        let retried = self.0.retry(name, options).await?;
         Ok(RetriedV1 { retried })
     }
 

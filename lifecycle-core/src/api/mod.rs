@@ -32,7 +32,7 @@ use crate::error::Result;
 use crate::manager::Conversation;
 use crate::model::{Chunk, ChunkDigest, OperationId, RolloutRequest, ServiceName};
 use crate::platform::Declaration;
-use crate::reconcile::{Plan, RecordedPlan};
+use crate::reconcile::{Plan, RecordedPlan, RetryOptions};
 use crate::runtime::{ExecCommand, ImageLogins, LogOptions};
 
 /// The manager's API. The manager may run in this process or be reached over HTTP.
@@ -101,7 +101,7 @@ pub trait ManagerApi: Debug + Send + Sync + 'static {
 
     /// Clears the failures of a service, a replica (`web-2`) or a node, so that its failed steps
     /// are retried immediately.
-    async fn retry(&self, name: &str) -> Result<RetriedV1>;
+    async fn retry(&self, name: &str, options: RetryOptions) -> Result<RetriedV1>;
 
     /// Returns the state of an operation.
     async fn operation(&self, id: OperationId) -> Result<OperationV1>;

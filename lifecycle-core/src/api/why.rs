@@ -9,8 +9,8 @@ use serde::{Deserialize, Serialize};
 pub use super::last_output::LastOutputV1;
 
 use crate::model::{
-    DependencyCondition, Event, Generation, ImageSource, InstanceId, InstanceState, NodeName,
-    Replica, ServiceName, ServiceSpec, Subject,
+    DependencyCondition, Event, Generation, HealthcheckTest, ImageSource, InstanceId,
+    InstanceState, NodeName, Replica, ServiceName, ServiceSpec, Subject,
 };
 use crate::platform::Declaration;
 use crate::reconcile::{
@@ -400,6 +400,7 @@ impl Known<'_> {
             }
             HeldBy::CloudUnknown { .. }
             | HeldBy::NotReadyYet { .. }
+            | HeldBy::VolumeVanished { .. }
             | HeldBy::Backoff { .. }
             | HeldBy::StillUsed
             | HeldBy::NoNodeFits { .. }
@@ -509,8 +510,11 @@ fn service_facts(generation: Generation, spec: &ServiceSpec) -> Vec<String> {
     }
     let check = match &spec.ready {
         Some(ready) => format!("GET :{}{} succeeds", ready.port, ready.path),
-        None if spec.container.healthcheck.is_some() => "its health check passes".into(),
-        None => "its ports accept connections (if it has no ports: when its container runs)".into(),
+        None => match spec.container.healthcheck.as_ref().map(|check| &check.test) {
+            Some(HealthcheckTest::None) => PORTS_ACCEPT.to_owned(),
+            Some(_) => "its health check passes".to_owned(),
+            None => format!("its image's health check passes; if there is none: {PORTS_ACCEPT}"),
+        },
     };
     lines.push(format!(
         "ready when {check}, within {}",
@@ -569,7 +573,7 @@ fn container_text(
             let last = endings.last.as_ref();
             let last = last.map(|last| format!(", the last time with {last}"));
             format!(
-                "; the container has exited on its own {}×{}",
+                "; the container has ended {}×{}",
                 endings.recent,
                 last.unwrap_or_default()
             )
@@ -578,6 +582,10 @@ fn container_text(
     };
     format!("container {} on {node} {state}{endings}", container.name)
 }
+
+/// The readiness rule of a container without a health check.
+const PORTS_ACCEPT: &str =
+    "its ports accept connections (if it has no ports: when its container runs)";
 
 /// Returns a number with its noun in the right form.
 fn counted(number: usize, noun: &str) -> String {

@@ -308,6 +308,8 @@ impl<'a> Following<'a> {
             | EventKind::CannotListen
             | EventKind::DatabaseAvailable
             | EventKind::EpochRaised
+            | EventKind::VolumeVanished
+            | EventKind::VolumeFound
             | EventKind::StrangerFound
             | EventKind::Unknown => self.reporter.report(Progress::Note { text: message }),
             EventKind::Declared

@@ -53,6 +53,7 @@ pub async fn all(backend: &dyn Backend) -> Result<()> {
     record::records_are_stored_unchanged(&*backend.fresh().await?).await?;
     record::endpoints_follow_their_instance(&*backend.fresh().await?).await?;
     record::rejections_are_kept_until_cleared(&*backend.fresh().await?).await?;
+    record::volumes_are_kept_by_node_and_name(&*backend.fresh().await?).await?;
     record::operations_are_found_until_they_end(&*backend.fresh().await?).await?;
     record::credentials_are_kept_by_name(&*backend.fresh().await?).await?;
     chunk::chunks_are_stored_by_digest(backend).await?;

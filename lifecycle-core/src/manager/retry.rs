@@ -8,7 +8,7 @@ use tokio::sync::{mpsc, oneshot};
 use super::{Manager, not_leading};
 use crate::error::{Error, Result};
 use crate::model::Subject;
-use crate::reconcile::RetryRequest;
+use crate::reconcile::{RetryOptions, RetryRequest};
 
 /// How long the control loop may take to handle a request.
 const HANDLED_WITHIN: Duration = Duration::from_secs(20);
@@ -25,10 +25,10 @@ impl Manager {
     ///
     /// # Errors
     /// [`Error::NotFound`] for a name that is neither declared nor recorded.
-    pub async fn retry(&self, name: &str) -> Result<Vec<String>> {
+    pub async fn retry(&self, name: &str, options: RetryOptions) -> Result<Vec<String>> {
         let subject = self.snapshot().await?.subject_named(name)?;
         let (answer, answered) = oneshot::channel();
-        self.request_retry(subject, Some(answer))?;
+        self.request_retry(subject, options, Some(answer))?;
         match tokio::time::timeout(HANDLED_WITHIN, answered).await {
             Ok(Ok(retried)) => Ok(retried),
             // The control loop has ended; the next one starts without failures.
@@ -45,12 +45,17 @@ impl Manager {
     pub(super) fn request_retry(
         &self,
         subject: Subject,
+        options: RetryOptions,
         answer: Option<oneshot::Sender<Vec<String>>>,
     ) -> Result<()> {
         let retries = self.retries();
         let to = retries.to.as_ref().ok_or_else(not_leading)?;
-        to.send(RetryRequest { subject, answer })
-            .map_err(|_| not_leading())?;
+        let request = RetryRequest {
+            subject,
+            options,
+            answer,
+        };
+        to.send(request).map_err(|_| not_leading())?;
         // Send the request before changing the round. Otherwise, the control loop could publish a
         // settled round in between.
         self.rounds

@@ -66,6 +66,10 @@ pub enum EventKind {
     CannotListen,
     /// A container has the labels of an instance, but another name. It is not managed.
     StrangerFound,
+    /// A volume that an instance has used no longer exists on its node.
+    VolumeVanished,
+    /// A volume that had vanished exists again.
+    VolumeFound,
     /// The manager acquired the lease.
     Leading,
     /// An agent has a later table than the manager, because the registry was lost or replaced. The

@@ -13,9 +13,9 @@ pub use image::listed_name;
 use crate::cloud::CloudDeadlines;
 use crate::error::{Error, Result};
 use crate::model::{
-    BuildOptions, BuildSource, Connection, ContainerTemplate, DependencyCondition, Generation,
-    ImageSource, InstanceId, NetworkMode, NodeMount, NodeName, NodeSpec, Protocol, Replica,
-    RestartPolicy, ServiceName, ServiceSpec, SpecDigest, Starts, VolumeMount, VolumeOptions,
+    BuildOptions, BuildSource, Connection, ContainerTemplate, Generation, ImageSource, InstanceId,
+    NetworkMode, NodeMount, NodeName, NodeSpec, Protocol, Replica, RestartPolicy, ServiceName,
+    ServiceSpec, SpecDigest, Starts, VolumeMount, VolumeOptions,
 };
 use crate::platform::{Declaration, NetworkSpec};
 use crate::runtime::Owner;
@@ -124,13 +124,7 @@ impl Declared {
         declaration: &Declaration,
         key: &PlatformKey,
     ) -> Result<Self> {
-        let awaited: BTreeSet<&ServiceName> = declaration
-            .services
-            .values()
-            .flat_map(|service| &service.depends_on)
-            .filter(|(_, c)| **c == DependencyCondition::ServiceCompletedSuccessfully)
-            .map(|(name, _)| name)
-            .collect();
+        let awaited = declaration.awaited_completions();
         let ranks = ranks(&declaration.services)?;
         let owner = Owner {
             id: declaration.id,
@@ -163,7 +157,7 @@ impl Declared {
                 joined: joined.as_ref().map(|joined| &joined.template_digest),
             };
             let template_digest = template_digest.sign("template digest", key)?;
-            let runs_once = awaited.contains(name) && spec.restart.is_none();
+            let runs_once = spec.restart.is_none() && awaited.contains(name);
             let restart = spec.restart.unwrap_or(if runs_once {
                 RestartPolicy::No
             } else {

@@ -51,8 +51,10 @@ use crate::network::Report;
 use crate::registry::Snapshot;
 
 pub use load::Bounds;
-pub use retry::RetryRequest;
+pub use retry::{RetryOptions, RetryRequest};
 pub use round::{Round, RunningStep};
+
+use super::traffic::Served;
 
 use history::last_seen;
 use retry::Retried;
@@ -137,6 +139,8 @@ pub struct Driver {
     latest: Option<Latest>,
     /// The last known node of each replica, as recorded in the registry.
     last_seen: Arc<BTreeMap<InstanceId, NodeName>>,
+    /// The containers that were ready when their node was last observed.
+    served: Served,
     events: Vec<NewEvent>,
     /// The containers that were reported by `report_strangers`.
     strangers: BTreeSet<ContainerId>,
@@ -230,6 +234,7 @@ impl Driver {
             has_observed_all: false,
             latest: None,
             last_seen,
+            served: Served::default(),
             events: Vec::new(),
             strangers: BTreeSet::new(),
             jitter: StdRng::seed_from_u64(seed),

@@ -1,7 +1,7 @@
 //! The planner's input: the declaration, the observation, the manager's history, and the policy. An
 //! input that was written as JSON and read back leads to the same plan.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use chrono::{DateTime, Utc};
@@ -11,7 +11,9 @@ use super::declared::Declared;
 use super::observe::Observed;
 use super::plan::Policy;
 use super::step::{Plan, StepId};
-use crate::model::{ContainerId, ContainerRun, InstanceId, NodeName, RolloutControl, ServiceName};
+use crate::model::{
+    ContainerId, ContainerRun, InstanceId, NodeName, RolloutControl, ServiceName, VolumeName,
+};
 use crate::registry::RejectedSpec;
 
 /// Everything that a plan depends on. Its JSON contains no secrets: each service is reduced to the
@@ -66,6 +68,9 @@ pub struct History {
     pub endings: BTreeMap<ContainerId, Endings>,
     /// The runs of containers for which a restart or a retry was requested.
     pub restarts: Arc<BTreeMap<InstanceId, ContainerRun>>,
+    /// The named volumes that instances have used on each node. They may contain data.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub volumes: BTreeMap<NodeName, BTreeSet<VolumeName>>,
     /// The requests about rollouts.
     #[serde(default, skip_serializing_if = "has_no_entries")]
     pub rollouts: Arc<BTreeMap<ServiceName, RolloutControl>>,

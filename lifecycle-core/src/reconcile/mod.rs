@@ -39,7 +39,9 @@ mod watch;
 
 pub use backends::{Backends, OwnImage};
 pub use declared::{Agents, Declared, DeclaredService};
-pub use driver::{Bounds, Driver, DriverOptions, RetryRequest, Round, RunningStep, Target};
+pub use driver::{
+    Bounds, Driver, DriverOptions, RetryOptions, RetryRequest, Round, RunningStep, Target,
+};
 pub use execute::{Deadlines, ServiceApi};
 pub use input::{Endings, Failure, History, PlanningInput, RecordedPlan};
 pub use observe::{EngineView, NodeView, Observed, Readiness};

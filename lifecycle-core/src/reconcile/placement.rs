@@ -111,8 +111,12 @@ struct Homes<'i, 'a> {
     observed: &'a Observed,
     history: &'a History,
     index: &'i Index<'a>,
-    /// For each mounted volume, the positions of the nodes that have it.
+    /// For each mounted volume, the positions of the nodes that have it, or from which it vanished. A
+    /// volume that vanished still binds its replica, which otherwise would start elsewhere with an empty
+    /// one.
     volumes: BTreeMap<&'a VolumeName, BTreeSet<usize>>,
+    /// The volumes that vanished, with their nodes.
+    vanished: BTreeSet<(&'a VolumeName, usize)>,
     /// For each image, the positions of up to `FEW_HOLDERS` nodes that have it.
     images: BTreeMap<&'a str, Vec<usize>>,
 }
@@ -134,6 +138,7 @@ impl<'i, 'a> Homes<'i, 'a> {
             .map(|mount| &mount.volume)
             .collect();
         let mut volumes: BTreeMap<&VolumeName, BTreeSet<usize>> = BTreeMap::new();
+        let mut vanished = BTreeSet::new();
         let mut images: BTreeMap<&str, Vec<usize>> = BTreeMap::new();
         for (name, view) in &observed.nodes {
             let Some(state) = view.engine_state() else {
@@ -144,6 +149,12 @@ impl<'i, 'a> Homes<'i, 'a> {
             };
             for volume in state.volumes.iter().filter(|v| mounted.contains(v)) {
                 volumes.entry(volume).or_default().insert(node);
+            }
+            let used = history.volumes.get(name).into_iter().flatten();
+            let gone = used.filter(|v| mounted.contains(v) && !state.volumes.contains(*v));
+            for volume in gone {
+                volumes.entry(volume).or_default().insert(node);
+                vanished.insert((volume, node));
             }
             for image in state.images.keys() {
                 let holders = images.entry(image).or_default();
@@ -157,6 +168,7 @@ impl<'i, 'a> Homes<'i, 'a> {
             history,
             index,
             volumes,
+            vanished,
             images,
         }
     }
@@ -559,9 +571,13 @@ impl<'a> Placing<'_, 'a> {
         if let Some(constraint) = service.spec.constraints.iter().find(|c| !c.holds(spec)) {
             return Some(Obstacle::Constraint(constraint));
         }
-        if let Some((volume, holder)) = self.homes.bound(node, replica, service) {
-            let holder = self.index.nodes[holder];
-            return Some(Obstacle::Volume { volume, holder });
+        if let Some((volume, position)) = self.homes.bound(node, replica, service) {
+            let holder = self.index.nodes[position];
+            return Some(if self.homes.vanished.contains(&(volume, position)) {
+                Obstacle::VanishedVolume { volume, holder }
+            } else {
+                Obstacle::Volume { volume, holder }
+            });
         }
         let taken = &self.taken[node];
         let same = taken
@@ -612,6 +628,10 @@ enum Obstacle<'a> {
         volume: &'a VolumeName,
         holder: &'a NodeName,
     },
+    VanishedVolume {
+        volume: &'a VolumeName,
+        holder: &'a NodeName,
+    },
     Full {
         most: u16,
     },
@@ -645,6 +665,11 @@ impl fmt::Display for Obstacle<'_> {
                     "the replica's volume {volume} is on {holder}, and data is not moved"
                 )
             }
+            Self::VanishedVolume { volume, holder } => write!(
+                f,
+                "the replica's volume {volume} was on {holder}, where it no longer exists (`bootstrapper \
+                 retry NAME --recreate-volume` allows an empty one)"
+            ),
             Self::Full { most } => {
                 write!(
                     f,

@@ -14,9 +14,9 @@ use super::step::Plan;
 use crate::cloud::{CloudOperation, Power};
 use crate::model::{
     ContainerId, EventKind, InstanceId, InstanceRecord, InstanceState, NewEvent, NodeName,
-    RolloutControl, ServiceName, Subject,
+    RolloutControl, ServiceName, Subject, VolumeName,
 };
-use crate::registry::{Batch, Change, NodeRecord, Snapshot};
+use crate::registry::{Batch, Change, NodeRecord, Snapshot, VolumeRecord};
 use crate::runtime::{ContainerState, ObservedContainer, Role};
 
 /// Returns the batch that brings the registry up to date.
@@ -38,6 +38,7 @@ pub(super) fn record(
     };
     recording.nodes();
     recording.instances();
+    recording.volumes();
     recording.rejections();
     recording.batch
 }
@@ -235,15 +236,22 @@ impl Recording<'_> {
         } else if was_ready && !is_ready {
             let why = match &record.state {
                 InstanceState::Unhealthy { why } => format!("unhealthy: {why}"),
+                InstanceState::Unknown { why, .. } => {
+                    format!("node {} is unreachable: {why}", record.node)
+                }
                 state => {
                     let stopped = self.under_way.stopping.contains(&record.container);
                     let exit = container
                         .filter(|_| !stopped)
                         .and_then(ObservedContainer::exit);
-                    exit.map_or_else(
-                        || state.word().to_owned(),
-                        |exit| format!("its container ended with {exit}"),
-                    )
+                    match (exit, state) {
+                        (Some(exit), _) => format!("its container ended with {exit}"),
+                        (None, InstanceState::Failed { why }) => why.clone(),
+                        (None, InstanceState::Stopped) if container.is_none() && !stopped => {
+                            "its container was removed".to_owned()
+                        }
+                        (None, state) => state.word().to_owned(),
+                    }
                 }
             };
             self.event(
@@ -262,6 +270,82 @@ impl Recording<'_> {
         }
         let change = Change::PutInstance(Box::new(record));
         self.batch.changes.push(change);
+    }
+
+    /// Records the volumes that instances use, and reports those that vanished.
+    fn volumes(&mut self) {
+        let (declared, observed, before) = (self.declared, self.observed, self.before);
+        let mounts = |service: &ServiceName, volume: &VolumeName| {
+            let service = declared.services.get(service);
+            let mounts = service.map(|service| &service.spec.container.volumes);
+            let mut managed = mounts.into_iter().flatten();
+            managed.any(|mount| mount.volume == *volume && !mount.options.external)
+        };
+        for (node, view) in &observed.nodes {
+            let Some(state) = view.engine_state() else {
+                continue;
+            };
+            for volume in &state.volumes {
+                let record = before.volumes.get(&(node.clone(), volume.clone()));
+                let is_used = || {
+                    state
+                        .containers
+                        .iter()
+                        .any(|container| match &container.role {
+                            Role::Instance(id) => {
+                                container.started_at.is_some() && mounts(&id.service, volume)
+                            }
+                            Role::Manager | Role::Agent => false,
+                        })
+                };
+                if record.map_or_else(is_used, |record| record.is_missing) {
+                    self.put_volume(node, volume, false);
+                }
+            }
+        }
+        for record in before.volumes.values() {
+            let VolumeRecord { node, volume, .. } = record;
+            let exists = match observed.nodes.get(node) {
+                Some(view) => match view.engine_state() {
+                    Some(state) => state.volumes.contains(volume),
+                    None => continue,
+                },
+                None if observed.cloud_unknown.is_some() => continue,
+                None => false,
+            };
+            if exists {
+                continue;
+            }
+            let is_declared = declared.services.keys().any(|name| mounts(name, volume));
+            let node_exists = observed.nodes.contains_key(node);
+            if is_declared && node_exists && !record.is_missing {
+                self.put_volume(node, volume, true);
+            } else if !is_declared || !node_exists {
+                let delete = Change::DeleteVolume(node.clone(), volume.clone());
+                self.batch.changes.push(delete);
+            }
+        }
+    }
+
+    fn put_volume(&mut self, node: &NodeName, volume: &VolumeName, is_missing: bool) {
+        let key = (node.clone(), volume.clone());
+        let was_missing = self.before.volumes.get(&key).is_some_and(|v| v.is_missing);
+        let subject = Subject::Node(node.clone());
+        if is_missing {
+            let message = format!(
+                "the volume {volume} no longer exists on {node}; its services are not started with an \
+                 empty volume until `bootstrapper retry NAME --recreate-volume`"
+            );
+            self.event(EventKind::VolumeVanished, subject, message);
+        } else if was_missing {
+            let message = format!("the volume {volume} exists again on {node}");
+            self.event(EventKind::VolumeFound, subject, message);
+        }
+        self.batch.changes.push(Change::PutVolume(VolumeRecord {
+            node: node.clone(),
+            volume: volume.clone(),
+            is_missing,
+        }));
     }
 
     fn rejections(&mut self) {

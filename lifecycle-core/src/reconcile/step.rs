@@ -315,6 +315,16 @@ pub enum HeldBy {
         /// The replica that has the port.
         holder: InstanceId,
     },
+    /// A volume that the replica used no longer exists on the node. The replica is not started with an
+    /// empty volume unless this is requested.
+    VolumeVanished {
+        /// The volume.
+        volume: VolumeName,
+        /// The node.
+        node: NodeName,
+        /// The service of the replica.
+        service: ServiceName,
+    },
     /// The container is running but not ready yet, or not ready any more.
     NotReadyYet {
         /// When the container started, or when it was no longer ready.
@@ -503,6 +513,15 @@ impl fmt::Display for HeldBy {
             Self::Port { port, holder } => {
                 write!(f, "port {port} is already used by {holder}")
             }
+            Self::VolumeVanished {
+                volume,
+                node,
+                service,
+            } => write!(
+                f,
+                "its volume {volume} no longer exists on {node}; restore the volume, or start with an \
+                 empty one: `bootstrapper retry {service} --recreate-volume`"
+            ),
             Self::NotReadyYet { was_ready, why, .. } => {
                 let when = if *was_ready { "any more" } else { "yet" };
                 write!(f, "running, but not ready {when}")?;

@@ -7,11 +7,11 @@ use std::time::Duration;
 
 use chrono::{DateTime, SubsecRound, Utc};
 
-use super::{Change, Credential, NodeRecord, RejectedSpec, Snapshot};
+use super::{Change, Credential, NodeRecord, RejectedSpec, Snapshot, VolumeRecord};
 use crate::error::{Error, Result};
 use crate::model::{
     Chunk, ChunkDigest, ContainerId, Epoch, Generation, InstanceId, InstanceRecord, InstanceState,
-    NewEvent, NodeName, Operation, OperationId, OperationState, ServiceName,
+    NewEvent, NodeName, Operation, OperationId, OperationState, ServiceName, VolumeName,
 };
 use crate::platform::{Declaration, ManagerEndpoint};
 
@@ -26,6 +26,7 @@ pub struct Effect {
     pub nodes: BTreeMap<NodeName, Option<NodeRecord>>,
     pub instances: BTreeMap<ContainerId, Option<InstanceRecord>>,
     pub rejected: BTreeMap<InstanceId, Option<RejectedSpec>>,
+    pub volumes: BTreeMap<(NodeName, VolumeName), Option<VolumeRecord>>,
     pub operations: BTreeMap<OperationId, Operation>,
     pub credentials: BTreeMap<String, Credential>,
     pub manager: Option<ManagerEndpoint>,
@@ -78,6 +79,13 @@ impl Effect {
             }
             Change::ClearRejected(id) => {
                 self.rejected.insert(id, None);
+            }
+            Change::PutVolume(record) => {
+                let key = (record.node.clone(), record.volume.clone());
+                self.volumes.insert(key, Some(record));
+            }
+            Change::DeleteVolume(node, volume) => {
+                self.volumes.insert((node, volume), None);
             }
             Change::PutOperation(operation) => {
                 self.operations.insert(operation.id, operation);
@@ -148,6 +156,7 @@ impl Snapshot {
         merge(&mut self.nodes, effect.nodes);
         merge(&mut self.instances, effect.instances);
         merge(&mut self.rejected, effect.rejected);
+        merge(&mut self.volumes, effect.volumes);
         if effect.manager.is_some() {
             self.manager = effect.manager;
         }
@@ -193,6 +202,8 @@ impl Change {
             | Self::DeleteNode(_)
             | Self::DeleteInstance(_)
             | Self::ClearRejected(_)
+            | Self::PutVolume(_)
+            | Self::DeleteVolume(..)
             | Self::PutCredential { .. }
             | Self::PutManager(_)
             | Self::PutAddresses(_)

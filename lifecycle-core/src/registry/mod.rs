@@ -30,7 +30,7 @@ use crate::cloud::{CloudOperation, ObservedNode};
 use crate::error::Result;
 use crate::model::{
     Chunk, ChunkDigest, ContainerId, Epoch, Event, Generation, InstanceId, InstanceRecord,
-    NewEvent, NodeName, Operation, ServiceName, SpecDigest,
+    NewEvent, NodeName, Operation, ServiceName, SpecDigest, VolumeName,
 };
 use crate::platform::{Declaration, ManagerEndpoint};
 use crate::runtime::EngineInfo;
@@ -98,6 +98,16 @@ pub struct RejectedSpec {
     pub why: String,
 }
 
+/// A named volume that an instance has used, on one node.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct VolumeRecord {
+    pub node: NodeName,
+    /// The volume's name in the declaration.
+    pub volume: VolumeName,
+    /// Whether the node's engine no longer has the volume.
+    pub is_missing: bool,
+}
+
 /// A stored credential.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Credential {
@@ -136,6 +146,10 @@ pub enum Change {
     Reject(RejectedSpec),
     /// Deletes the rejected specification of an instance. Succeeds if there is none.
     ClearRejected(InstanceId),
+    /// Stores a used volume, keyed by its node and its name.
+    PutVolume(VolumeRecord),
+    /// Deletes the record of a volume. Succeeds if there is none.
+    DeleteVolume(NodeName, VolumeName),
     /// Stores an operation.
     PutOperation(Operation),
     /// Stores a credential.
@@ -204,6 +218,8 @@ pub struct Snapshot {
     pub instances: BTreeMap<ContainerId, InstanceRecord>,
     /// The rejected specifications.
     pub rejected: BTreeMap<InstanceId, RejectedSpec>,
+    /// The named volumes that instances have used.
+    pub volumes: BTreeMap<(NodeName, VolumeName), VolumeRecord>,
     pub manager: Option<ManagerEndpoint>,
     /// The addresses of services.
     pub addresses: BTreeMap<ServiceName, Ipv4Addr>,

@@ -546,6 +546,10 @@ impl Engine {
         Ok(true)
     }
 
+    pub(super) fn add_volume(&mut self, volume: &VolumeName, owner: PlatformId) {
+        self.volumes.insert((owner, volume.clone()));
+    }
+
     pub(super) fn remove_volume(&mut self, volume: &VolumeName, owner: PlatformId) -> Result<bool> {
         let user = self.containers.values().find(|container| {
             let mounts = &container.spec.template.volumes;

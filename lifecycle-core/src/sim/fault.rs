@@ -12,7 +12,7 @@ use super::options::FaultRates;
 use super::world::{Rules, SimWorld, State};
 use crate::cloud::Power;
 use crate::error::{Error, Result};
-use crate::model::NodeName;
+use crate::model::{NodeName, Owner, VolumeName};
 
 /// Whether a crash happens before or after an effect.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -211,6 +211,13 @@ impl Faults {
             let owner = found.map(Container::owner);
             let (engine, here) = machine.engine_here();
             owner.is_some_and(|owner| engine.remove(container, owner, now, here, ledger).is_ok())
+        })
+    }
+
+    /// Creates a volume of a platform, as if it was restored from a backup.
+    pub fn add_volume(&self, node: &NodeName, owner: &Owner, volume: &VolumeName) -> Result<()> {
+        self.touch(node, |machine, _, _| {
+            machine.engine.add_volume(volume, owner.id);
         })
     }
 

@@ -34,7 +34,7 @@ use crate::model::{
 };
 use crate::platform::Declaration;
 use crate::reconcile::node_directory::node_directory;
-use crate::reconcile::{Backends, DriverOptions, OwnImage, Plan, RecordedPlan};
+use crate::reconcile::{Backends, DriverOptions, OwnImage, Plan, RecordedPlan, RetryOptions};
 use crate::registry::{MemoryRegistry, Registry, RegistryId};
 use crate::runtime::{ContainerState, ExecCommand, ImageLogins, LogOptions, Owner, Role};
 
@@ -370,8 +370,8 @@ impl ManagerApi for SimApi {
         self.current("rollout")?.rollout(service, request).await
     }
 
-    async fn retry(&self, name: &str) -> Result<RetriedV1> {
-        self.current("retry")?.retry(name).await
+    async fn retry(&self, name: &str, options: RetryOptions) -> Result<RetriedV1> {
+        self.current("retry")?.retry(name, options).await
     }
 
     async fn operation(&self, id: OperationId) -> Result<OperationV1> {

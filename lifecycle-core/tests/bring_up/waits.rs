@@ -9,6 +9,7 @@ use std::time::Duration;
 use lifecycle_core::bootstrap::{Progress, Reporter};
 use lifecycle_core::error::Error;
 use lifecycle_core::model::NodeName;
+use lifecycle_core::reconcile::RetryOptions;
 use lifecycle_core::sim::{Behaviour, Latencies, SimOptions, Span};
 use tokio::time::Instant;
 
@@ -175,7 +176,9 @@ async fn commands_without_a_manager_end() {
     reports.waits_since(began);
     let bootstrapper = stage.bootstrapper().await;
     let began = Instant::now();
-    let retried = bootstrapper.retry(stage.declaration.id, "db").await;
+    let retried = bootstrapper
+        .retry(stage.declaration.id, "db", RetryOptions::default())
+        .await;
     assert!(retried.is_err(), "{retried:?}");
     reports.waits_since(began);
     let began = Instant::now();

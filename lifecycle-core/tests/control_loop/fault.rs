@@ -7,7 +7,7 @@ use chrono::TimeDelta;
 use lifecycle_core::api::view;
 use lifecycle_core::api::wire::InstanceStateV1;
 use lifecycle_core::error::Error;
-use lifecycle_core::model::{EventKind, InstanceState, NodeName};
+use lifecycle_core::model::{EventKind, InstanceState, NodeName, Subject};
 use lifecycle_core::runtime::Role;
 use lifecycle_core::secret::Sensitive;
 use lifecycle_core::sim::{Behaviour, EffectOutcome, FaultRates, SimOptions};
@@ -610,4 +610,33 @@ async fn platform_starts_despite_random_faults() {
         stage.pass(Duration::from_mins(10)).await;
         stage.assert_whole().await;
     }
+}
+
+#[tokio::test(start_paused = true)]
+async fn events_explain_why_an_instance_is_no_longer_ready() {
+    let stage = Stage::shop(95).await;
+    stage.settled().await;
+    let id = instance("web", 1);
+    let (on, container) = stage.place(&id);
+    let cursor = stage.last_event().await;
+    let faults = stage.world.faults();
+    faults.remove_container(&on, &container.name).unwrap();
+    stage.pass(Duration::from_mins(1)).await;
+    stage.settled().await;
+    faults.partition(&on).unwrap();
+    stage.pass(Duration::from_mins(1)).await;
+    let events = stage.events(EventKind::NotReady, cursor).await;
+    let of_web = events
+        .iter()
+        .filter(|event| event.subject == Subject::Instance(id.clone()));
+    let messages: Vec<&str> = of_web.map(|event| event.message.as_str()).collect();
+    let [removed, unreachable] = messages.as_slice() else {
+        panic!("{messages:#?}");
+    };
+    assert_eq!(
+        *removed,
+        "web-1 is no longer ready: its container was removed"
+    );
+    let expected = format!("web-1 is no longer ready: node {on} is unreachable: ");
+    assert!(unreachable.starts_with(&expected), "{unreachable}");
 }

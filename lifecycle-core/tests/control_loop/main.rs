@@ -27,3 +27,4 @@ mod retry;
 mod scale;
 mod stage;
 mod strangers;
+mod volumes;

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use lifecycle_core::error::{BuildPlace, Error};
 use lifecycle_core::model::{Epoch, EventKind, InstanceState, ServiceName};
-use lifecycle_core::reconcile::{HeldBy, Round};
+use lifecycle_core::reconcile::{HeldBy, RetryOptions, Round};
 use lifecycle_core::sim::{Behaviour, FaultRates, SimOptions};
 
 use crate::platform::{instance, node, service};
@@ -68,7 +68,11 @@ fn failed_steps(round: &Round) -> Vec<String> {
 
 async fn retry(stage: &Stage, name: Option<&str>) {
     if let Some(name) = name {
-        let retried = stage.manager.retry(name).await.unwrap();
+        let retried = stage
+            .manager
+            .retry(name, RetryOptions::default())
+            .await
+            .unwrap();
         assert!(!retried.is_empty(), "no step of {name} failed");
     } else {
         let declaration = stage.declaration.clone();
@@ -233,7 +237,11 @@ async fn retry_changes_nothing_else() {
     stage.start();
     stage.until("settled", LIMIT, |s| s.settled).await;
     let before = stage.last_event().await;
-    let retried = stage.manager.retry("n2").await.unwrap();
+    let retried = stage
+        .manager
+        .retry("n2", RetryOptions::default())
+        .await
+        .unwrap();
     assert_eq!(retried.len(), 1, "{retried:?}");
     assert!(retried[0].contains("n2"), "{retried:?}");
     stage.pass(GONE).await;
@@ -249,7 +257,11 @@ async fn retry_changes_nothing_else() {
         "{waiting:?}"
     );
     assert!(!waiting.is_empty());
-    let unknown = stage.manager.retry("n4").await.unwrap_err();
+    let unknown = stage
+        .manager
+        .retry("n4", RetryOptions::default())
+        .await
+        .unwrap_err();
     assert!(matches!(unknown, Error::NotFound { .. }), "{unknown:?}");
 }
 

@@ -4,16 +4,30 @@ use axum::Json;
 use axum::extract::State;
 use lifecycle_core::api::wire::RetriedV1;
 
+use lifecycle_core::reconcile::RetryOptions;
+use serde::Deserialize;
+
 use super::Api;
-use super::request::Segment;
+use super::request::{Parameters, Segment};
 use crate::auth::Admin;
 use crate::problem::Problem;
+
+/// The query of `POST /v1/retry/{name}`.
+#[derive(Debug, Deserialize)]
+pub(super) struct Options {
+    #[serde(default)]
+    recreate_volumes: bool,
+}
 
 /// `POST /v1/retry/{name}`: clears the failures of a service, a replica or a node.
 pub(super) async fn run(
     _: Admin,
     State(api): State<Api>,
     Segment(name): Segment,
+    Parameters(options): Parameters<Options>,
 ) -> Result<Json<RetriedV1>, Problem> {
-    Ok(Json(api.manager.retry(&name).await?))
+    let options = RetryOptions {
+        recreate_volumes: options.recreate_volumes,
+    };
+    Ok(Json(api.manager.retry(&name, options).await?))
 }

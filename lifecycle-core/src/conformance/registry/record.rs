@@ -6,8 +6,8 @@ use super::sample::{
 };
 use super::{conflict, lead, node_names};
 use crate::error::Result;
-use crate::model::{ContainerId, Generation, Operation, OperationState, Protocol};
-use crate::registry::{Batch, Change, Credential, Registry, RejectedSpec};
+use crate::model::{ContainerId, Generation, Operation, OperationState, Protocol, VolumeName};
+use crate::registry::{Batch, Change, Credential, Registry, RejectedSpec, VolumeRecord};
 use crate::secret::{Sensitive, token_hash};
 
 /// # Panics
@@ -167,6 +167,45 @@ pub async fn rejections_are_kept_until_cleared(registry: &dyn Registry) -> Resul
         .await?;
     let kept: Vec<RejectedSpec> = registry.snapshot().await?.rejected.into_values().collect();
     assert_eq!(kept, [two]);
+    Ok(())
+}
+
+/// # Panics
+/// If a volume is not recorded with its node, or is not deleted.
+pub async fn volumes_are_kept_by_node_and_name(registry: &dyn Registry) -> Result<()> {
+    let epoch = lead(registry).await?;
+    let volume = |node: &str, name: &str, is_missing| -> Result<VolumeRecord> {
+        Ok(VolumeRecord {
+            node: node_name(node)?,
+            volume: VolumeName::try_from(name)?,
+            is_missing,
+        })
+    };
+    let (one, two) = (volume("vm1", "data", false)?, volume("vm2", "data", true)?);
+    let (missing, other) = (volume("vm1", "data", true)?, volume("vm1", "logs", false)?);
+    let batch = Batch {
+        changes: [&one, &two, &missing, &other]
+            .map(|record| Change::PutVolume(record.clone()))
+            .to_vec(),
+        events: Vec::new(),
+    };
+    registry.commit(epoch, batch).await?;
+    let kept: Vec<VolumeRecord> = registry.snapshot().await?.volumes.into_values().collect();
+    assert_eq!(kept, [missing.clone(), other.clone(), two.clone()]);
+    let delete =
+        |record: &VolumeRecord| Change::DeleteVolume(record.node.clone(), record.volume.clone());
+    let batch = Batch {
+        changes: vec![
+            delete(&missing),
+            delete(&volume("vm3", "data", false)?),
+            Change::PutVolume(one.clone()),
+            delete(&two),
+        ],
+        events: Vec::new(),
+    };
+    registry.commit(epoch, batch).await?;
+    let kept: Vec<VolumeRecord> = registry.snapshot().await?.volumes.into_values().collect();
+    assert_eq!(kept, [one, other]);
     Ok(())
 }
 

@@ -1,10 +1,10 @@
 //! Assembles the planner's input from observations and history.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use super::{Driver, Target};
-use crate::model::{InstanceId, InstanceRecord, NodeName};
+use crate::model::{InstanceId, InstanceRecord, NodeName, VolumeName};
 use crate::reconcile::input::{History, PlanningInput};
 use crate::reconcile::observe::{EngineView, NodeView};
 use crate::reconcile::observe_once::is_complete;
@@ -45,6 +45,7 @@ impl Driver {
             placed: self.placed(),
             rejected: self.registry.rejected.clone(),
             builds: self.builds(),
+            volumes: used_volumes(&self.registry),
             failures: failures.collect(),
             endings,
             restarts: self.restarts(target, &observed),
@@ -92,6 +93,15 @@ pub(super) fn last_seen(registry: &Snapshot) -> BTreeMap<InstanceId, NodeName> {
     records.sort_by_key(|record| (&record.id, record.started_at));
     let places = records.into_iter().map(|r| (r.id.clone(), r.node.clone()));
     places.collect()
+}
+
+/// Returns the volumes that instances have used on each node.
+fn used_volumes(registry: &Snapshot) -> BTreeMap<NodeName, BTreeSet<VolumeName>> {
+    let mut used: BTreeMap<NodeName, BTreeSet<VolumeName>> = BTreeMap::new();
+    for (node, volume) in registry.volumes.keys() {
+        used.entry(node.clone()).or_default().insert(volume.clone());
+    }
+    used
 }
 
 /// Takes strangers that are recorded as instances back: the platform created them, and they were renamed.

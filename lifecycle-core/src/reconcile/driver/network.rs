@@ -23,7 +23,14 @@ impl Driver {
             stopping.extend(step.action.ended_container().cloned());
         }
         let previous = self.feeder.table();
-        let table = traffic::table(&target.declared, observed, &stopping, previous.as_deref());
+        traffic::note_served(&mut self.served, observed);
+        let table = traffic::table(
+            &target.declared,
+            observed,
+            &stopping,
+            &self.served,
+            previous.as_deref(),
+        );
         if let Some(table) = table {
             self.feeder.update(target.declared.owner.id, table);
         }

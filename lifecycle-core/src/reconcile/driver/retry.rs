@@ -8,17 +8,25 @@ use tokio::sync::{mpsc, oneshot};
 
 use super::{Driver, Target};
 use crate::error::Result;
-use crate::model::{ContainerRun, InstanceId, InstanceState, NodeName, Subject};
+use crate::model::{ContainerRun, InstanceId, InstanceState, NodeName, Subject, VolumeName};
 use crate::reconcile::observe::Observed;
 use crate::reconcile::step::Action;
 use crate::registry::{Batch, Change, RejectedSpec};
 use crate::runtime::{ContainerState, Role};
+
+/// What a retry does in addition to clearing failures.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct RetryOptions {
+    /// Create volumes that vanished again, without data.
+    pub recreate_volumes: bool,
+}
 
 /// A request to retry failed steps immediately.
 #[derive(Debug)]
 pub struct RetryRequest {
     /// The subject whose failures are cleared; the platform means all subjects.
     pub subject: Subject,
+    pub options: RetryOptions,
     /// Receives a description of each retried action.
     pub answer: Option<oneshot::Sender<Vec<String>>>,
 }
@@ -46,7 +54,10 @@ impl Driver {
     }
 
     pub(super) async fn retry(&mut self, request: RetryRequest) -> Result<()> {
-        let retried = self.forget(&request.subject).await?;
+        let mut retried = self.forget(&request.subject).await?;
+        if request.options.recreate_volumes {
+            retried.extend(self.forget_vanished_volumes(&request.subject).await?);
+        }
         // Also poll the cloud and the nodes again: they may have recovered.
         let nodes = match &request.subject {
             Subject::Platform => self.observed_nodes(),
@@ -113,6 +124,47 @@ impl Driver {
         forgotten.extend(self.forgive_containers(subject, self.backends.clock.now()));
         self.start_rejected_again(&specs);
         Ok(forgotten.into_iter().collect())
+    }
+
+    /// Deletes the records of vanished volumes that the subject uses, so that they are created again.
+    /// Returns a description of each of them.
+    async fn forget_vanished_volumes(&mut self, subject: &Subject) -> Result<Vec<String>> {
+        let declared = self.declared.borrow().clone();
+        let services = declared
+            .iter()
+            .flat_map(|declared| declared.services.values());
+        let mounted: BTreeSet<&VolumeName> = services
+            .filter(|service| match subject {
+                Subject::Platform | Subject::Node(_) => true,
+                Subject::Service(name) => service.spec.name == *name,
+                Subject::Instance(id) => service.spec.name == id.service,
+            })
+            .flat_map(|service| &service.spec.container.volumes)
+            .map(|mount| &mount.volume)
+            .collect();
+        let is_there = |node: &NodeName| !matches!(subject, Subject::Node(only) if only != node);
+        let vanished = self
+            .registry
+            .volumes
+            .values()
+            .filter(|record| record.is_missing);
+        let vanished: Vec<(NodeName, VolumeName)> = vanished
+            .filter(|record| mounted.contains(&record.volume) && is_there(&record.node))
+            .map(|record| (record.node.clone(), record.volume.clone()))
+            .collect();
+        if vanished.is_empty() {
+            return Ok(Vec::new());
+        }
+        let deleted = vanished.iter().cloned();
+        let batch = Batch {
+            changes: deleted
+                .map(|(node, volume)| Change::DeleteVolume(node, volume))
+                .collect(),
+            ..Batch::default()
+        };
+        self.write(batch).await?;
+        let what = |(node, volume)| format!("create volume {volume} on {node}");
+        Ok(vanished.into_iter().map(what).collect())
     }
 
     /// Starts the stopped containers of rejected specifications again. Their exits do not count:

@@ -217,6 +217,7 @@ impl<'a> Planning<'a> {
         let node = self.node_gates.get(replica.node);
         node.cloned().unwrap_or(Gate::Open).pass(&mut needs)?;
         self.gone_elsewhere(replica).pass(&mut needs)?;
+        self.volumes_exist(replica).pass(&mut needs)?;
         self.service_image(replica).pass(&mut needs)?;
         self.agent_gate(replica.node).pass(&mut needs)?;
         self.closed_ports(replica).pass(&mut needs)?;
@@ -240,6 +241,7 @@ impl<'a> Planning<'a> {
         let Gate::After(_) = self.service_image(replica) else {
             return false;
         };
+        self.compared.insert(replica.position);
         let by = HeldBy::Comparison {
             image: service.image.clone(),
         };
@@ -261,6 +263,31 @@ impl<'a> Planning<'a> {
                 volume: volume.clone(),
             },
             None => Reason::InstanceAbsent,
+        }
+    }
+
+    /// Returns a gate that is blocked if a volume that the replica used on this node has vanished.
+    fn volumes_exist(&self, replica: PlacedReplica<'a>) -> Gate {
+        let PlacedReplica { node, service, .. } = replica;
+        let view = self.observed.nodes.get(node);
+        let state = view.and_then(|view| view.engine_state());
+        let (Some(state), Some(used)) = (state, self.history.volumes.get(node)) else {
+            return Gate::Open;
+        };
+        let mounts = service.spec.container.volumes.iter();
+        let mut managed = mounts.filter(|mount| !mount.options.external);
+        let vanished = managed
+            .find(|mount| used.contains(&mount.volume) && !state.volumes.contains(&mount.volume));
+        match vanished {
+            Some(mount) => {
+                let by = HeldBy::VolumeVanished {
+                    volume: mount.volume.clone(),
+                    node: node.clone(),
+                    service: service.spec.name.clone(),
+                };
+                Gate::blocked(by, true)
+            }
+            None => Gate::Open,
         }
     }
 

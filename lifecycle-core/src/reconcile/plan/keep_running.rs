@@ -163,7 +163,7 @@ impl<'a> Planning<'a> {
                 None => planned(Verdict::Open, false),
             };
         }
-        let out_of_memory = container.out_of_memory.is_some();
+        let out_of_memory = container.was_killed_for_memory();
         let reason = Reason::Ended {
             code,
             times,

@@ -218,6 +218,8 @@ struct Planning<'a> {
     rolling_out: BTreeSet<&'a ServiceName>,
     /// The positions of the replicas whose old container serves until a successor is ready.
     serving: BTreeSet<usize>,
+    /// The positions of the replicas that may have to be replaced, depending on an image.
+    compared: BTreeSet<usize>,
     plan: Plan,
 }
 
@@ -284,6 +286,7 @@ impl<'a> Planning<'a> {
             rollout: Rollout::none(),
             rolling_out: BTreeSet::new(),
             serving: BTreeSet::new(),
+            compared: BTreeSet::new(),
             plan: Plan::default(),
         }
     }

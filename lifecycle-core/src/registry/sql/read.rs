@@ -9,7 +9,7 @@ use sea_orm::{
 
 use super::entity::{
     SINGLE, chunk, credential, declaration, event, instance, instance_endpoint, node, operation,
-    platform, rejected, service_address, signed, unsigned,
+    platform, rejected, service_address, signed, unsigned, volume,
 };
 use super::error::at;
 use super::session::Session;
@@ -58,6 +58,11 @@ impl Reader<'_> {
         for row in self.all::<rejected::Entity>().await? {
             let spec = row.open()?;
             snapshot.rejected.insert(spec.id.clone(), spec);
+        }
+        for row in self.all::<volume::Entity>().await? {
+            let record = row.open()?;
+            let key = (record.node.clone(), record.volume.clone());
+            snapshot.volumes.insert(key, record);
         }
         for row in self.all::<service_address::Entity>().await? {
             let (service, address) = row.open()?;

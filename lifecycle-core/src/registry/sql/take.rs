@@ -7,7 +7,7 @@ use sea_orm::{ColumnTrait, EntityTrait, PaginatorTrait, QueryFilter};
 use super::SqlRegistry;
 use super::entity::{
     SINGLE, chunk, credential, declaration, declared_chunk, event, event_counter, instance, node,
-    operation, platform, rejected, service, service_address,
+    operation, platform, rejected, service, service_address, volume,
 };
 use super::session::Session;
 use crate::error::{Error, Result};
@@ -122,6 +122,7 @@ impl SqlRegistry {
         self.clear::<service::Entity>(session).await?;
         self.clear::<instance::Entity>(session).await?;
         self.clear::<rejected::Entity>(session).await?;
+        self.clear::<volume::Entity>(session).await?;
         self.clear::<service_address::Entity>(session).await?;
         self.clear::<operation::Entity>(session).await?;
         self.clear::<event::Entity>(session).await?;

@@ -10,7 +10,7 @@ use sea_orm::{
 use super::entity::{
     SINGLE, chunk, credential, declaration, declared_chunk, event, event_counter, instance,
     instance_endpoint, node, operation, platform, rejected, service, service_address, signed,
-    unsigned,
+    unsigned, volume,
 };
 use super::error::at;
 use super::lease;
@@ -49,6 +49,7 @@ impl Writer<'_> {
         self.nodes(effect).await?;
         self.instances(effect).await?;
         self.rejected(effect).await?;
+        self.volumes(effect).await?;
         self.addresses(effect).await?;
         let operations = effect.operations.values().map(operation::Model::of);
         self.upsert::<operation::Entity>(operations.collect::<Result<_>>()?)
@@ -279,26 +280,41 @@ impl Writer<'_> {
     }
 
     async fn rejected(&self, effect: &Effect) -> Result<()> {
-        let cleared: Vec<_> = effect
-            .rejected
-            .iter()
-            .filter(|(_, spec)| spec.is_none())
-            .map(|(id, _)| {
-                Condition::all()
-                    .add(rejected::Column::Service.eq(id.service.as_str()))
-                    .add(rejected::Column::Replica.eq(i32::from(id.replica.0)))
-            })
-            .collect();
-        for some in cleared.chunks(ROWS / 5) {
+        let cleared = effect.rejected.iter().filter(|(_, spec)| spec.is_none());
+        let cleared = cleared.map(|(id, _)| {
+            Condition::all()
+                .add(rejected::Column::Service.eq(id.service.as_str()))
+                .add(rejected::Column::Replica.eq(i32::from(id.replica.0)))
+        });
+        self.delete_any::<rejected::Entity>(cleared.collect())
+            .await?;
+        let kept = effect.rejected.values().flatten().map(rejected::Model::of);
+        self.upsert::<rejected::Entity>(kept.collect()).await
+    }
+
+    async fn volumes(&self, effect: &Effect) -> Result<()> {
+        let deleted = effect.volumes.iter().filter(|(_, put)| put.is_none());
+        let deleted = deleted.map(|((node, volume), _)| {
+            Condition::all()
+                .add(volume::Column::Node.eq(node.as_str()))
+                .add(volume::Column::Volume.eq(volume.as_str()))
+        });
+        self.delete_any::<volume::Entity>(deleted.collect()).await?;
+        let put = effect.volumes.values().flatten().map(volume::Model::of);
+        self.upsert::<volume::Entity>(put.collect()).await
+    }
+
+    /// Deletes the rows that meet one of the conditions.
+    async fn delete_any<E: EntityTrait>(&self, conditions: Vec<Condition>) -> Result<()> {
+        for some in conditions.chunks(ROWS / 5) {
             let any = some.iter().cloned().fold(Condition::any(), Condition::add);
-            rejected::Entity::delete_many()
+            E::delete_many()
                 .filter(any)
                 .exec(self.session)
                 .await
                 .map_err(at(self.location))?;
         }
-        let kept = effect.rejected.values().flatten().map(rejected::Model::of);
-        self.upsert::<rejected::Entity>(kept.collect()).await
+        Ok(())
     }
 
     async fn delete<E: EntityTrait>(&self, column: E::Column, keys: &[&str]) -> Result<()> {

@@ -8,6 +8,7 @@ use lifecycle_core::api::{ApiClient, ManagerApi};
 use lifecycle_core::conformance::errors::one_of_each;
 use lifecycle_core::manager::Tokens;
 use lifecycle_core::mock::MockManagerApi;
+use lifecycle_core::reconcile::RetryOptions;
 use lifecycle_core::secret::{Sensitive, new_token, token_hash};
 use lifecycle_core::{Error, Retry};
 use tokio::sync::watch;
@@ -98,7 +99,11 @@ async fn with_the_read_token_internal_errors_have_no_details() {
 async fn a_wrong_token_and_the_read_token_for_a_change_are_denied_with_a_hint() {
     let served = Mocked::new(MockManagerApi::new());
     let outsider = served.client(&new_token()).platform().await.unwrap_err();
-    let reader = served.client(&served.read).retry("web").await.unwrap_err();
+    let reader = served
+        .client(&served.read)
+        .retry("web", RetryOptions::default())
+        .await
+        .unwrap_err();
     for (error, hint) in [
         (&outsider, "send `Authorization"),
         (&reader, "the admin token"),

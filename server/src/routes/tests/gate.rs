@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use lifecycle_core::api::ManagerApi as _;
 use lifecycle_core::model::{Chunk, RolloutRequest};
+use lifecycle_core::reconcile::RetryOptions;
 use lifecycle_core::runtime::{ExecCommand, ImageLogin, ImageLogins, ImageRegistry};
 use lifecycle_core::secret::Sensitive;
 use lifecycle_core::{Error, Result};
@@ -110,7 +111,10 @@ async fn embedded(served: &Served, write: Write) -> Result<()> {
             let paused = manager.rollout("web", RolloutRequest::Pause);
             paused.await.map(drop)
         }
-        Write::Retry => manager.retry("web").await.map(drop),
+        Write::Retry => manager
+            .retry("web", RetryOptions::default())
+            .await
+            .map(drop),
         Write::Exec => manager.exec("web", &command()).await.map(drop),
     }
 }
@@ -129,7 +133,7 @@ async fn over_http(served: &Served, write: Write) -> Result<()> {
         Write::DeletePlatform => api.delete_platform(false).await.map(drop),
         Write::Restart => api.restart("web", None).await.map(drop),
         Write::Rollout => api.rollout("web", RolloutRequest::Pause).await.map(drop),
-        Write::Retry => api.retry("web").await.map(drop),
+        Write::Retry => api.retry("web", RetryOptions::default()).await.map(drop),
         Write::Exec => api.exec("web", command()).await.map(drop),
     }
 }

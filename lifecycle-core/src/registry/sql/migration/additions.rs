@@ -3,7 +3,7 @@
 //! downgrade would be impossible.
 
 use sea_orm_migration::prelude::*;
-use sea_orm_migration::schema::{big_integer, binary, text, timestamp_with_time_zone};
+use sea_orm_migration::schema::{big_integer, binary, boolean, text, timestamp_with_time_zone};
 
 /// Creates the tables that do not exist yet.
 pub(super) async fn up(manager: &SchemaManager<'_>) -> Result<(), DbErr> {
@@ -13,7 +13,7 @@ pub(super) async fn up(manager: &SchemaManager<'_>) -> Result<(), DbErr> {
     Ok(())
 }
 
-fn tables() -> [TableCreateStatement; 2] {
+fn tables() -> [TableCreateStatement; 3] {
     [
         Table::create()
             .table("declared_chunks")
@@ -28,6 +28,14 @@ fn tables() -> [TableCreateStatement; 2] {
             .col(text("name").primary_key())
             .col(timestamp_with_time_zone("stored_at"))
             .col(binary("sealed"))
+            .take(),
+        Table::create()
+            .table("volumes")
+            .if_not_exists()
+            .col(text("node"))
+            .col(text("volume"))
+            .col(boolean("missing"))
+            .primary_key(Index::create().col("node").col("volume"))
             .take(),
     ]
 }

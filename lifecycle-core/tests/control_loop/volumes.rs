@@ -1,0 +1,140 @@
+//! Tests volumes that vanish from their node.
+
+use std::time::Duration;
+
+use lifecycle_core::cloud::CloudProvider as _;
+use lifecycle_core::host::{NodeConnector as _, NodeHandle};
+use lifecycle_core::model::{Constraint, ConstraintOperator, EventKind, InstanceState, VolumeName};
+use lifecycle_core::reconcile::{RetryOptions, Round};
+use lifecycle_core::runtime::Role;
+use lifecycle_core::sim::SimOptions;
+
+use crate::platform::{instance, node, service};
+use crate::stage::Stage;
+
+const RECREATE: RetryOptions = RetryOptions {
+    recreate_volumes: true,
+};
+
+fn data() -> VolumeName {
+    VolumeName::try_from("data").unwrap()
+}
+
+/// Returns the node on which the database was started.
+async fn home(stage: &Stage) -> NodeHandle {
+    let node = stage.records().await[&instance("db", 1)].node.clone();
+    let cloud = stage.world.cloud(&stage.owner);
+    let machine = cloud.get(&node).await.unwrap().unwrap();
+    let connector = stage.world.connector(&stage.owner);
+    connector.connect(&machine).await.unwrap()
+}
+
+/// Removes the container of the database and its volume while no manager runs.
+async fn remove_database(stage: &mut Stage) {
+    stage.crash().await;
+    let (_, container) = stage.place(&instance("db", 1));
+    let runtime = home(stage).await.runtime;
+    runtime.remove_container(&container.name).await.unwrap();
+    runtime.remove_volume(&data()).await.unwrap();
+    stage.start();
+    let limit = Duration::from_mins(10);
+    let is_held = |round: &Round| round.settled && round.input.is_some();
+    stage.until("the database is held", limit, is_held).await;
+}
+
+async fn has_volume(stage: &Stage) -> bool {
+    let state = home(stage).await.runtime.state().await.unwrap();
+    state.volumes.contains(&data())
+}
+
+fn has_database(stage: &Stage) -> bool {
+    let mut containers = stage.containers().into_iter();
+    containers.any(|(_, c)| c.role == Role::Instance(instance("db", 1)))
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_vanished_volume_holds_its_replica_until_it_is_recreated() {
+    let mut stage = Stage::shop(91).await;
+    stage.settled().await;
+    let (cursor, node) = (stage.last_event().await, stage.place(&instance("db", 1)).0);
+    remove_database(&mut stage).await;
+    stage.pass(Duration::from_mins(10)).await;
+    assert!(!has_database(&stage) && !has_volume(&stage).await);
+    let record = &stage.records().await[&instance("db", 1)];
+    assert_eq!(record.node, node);
+    let events = stage.events(EventKind::VolumeVanished, cursor).await;
+    assert_eq!(events.len(), 1, "{events:#?}");
+    assert!(events[0].message.contains("volume data"), "{events:#?}");
+    let round = stage.manager.round();
+    let InstanceState::Failed { why } = &round.plan.instances[&instance("db", 1)].state else {
+        panic!("{round:#?}");
+    };
+    let expected = format!(
+        "its volume data no longer exists on {node}; restore the volume, or start with an empty one: \
+         `bootstrapper retry db --recreate-volume`"
+    );
+    assert_eq!(*why, expected);
+
+    // Only the services that use the volume can allow a new one, and only on request.
+    for (name, options) in [("web", RECREATE), ("db", RetryOptions::default())] {
+        stage.manager.retry(name, options).await.unwrap();
+        stage.pass(Duration::from_mins(2)).await;
+        assert!(!has_database(&stage), "{name}");
+    }
+    let retried = stage.manager.retry("db", RECREATE).await.unwrap();
+    assert!(
+        retried.contains(&format!("create volume data on {node}")),
+        "{retried:?}"
+    );
+    stage.settled().await;
+    stage.assert_whole().await;
+    assert!(has_volume(&stage).await);
+    // The new volume is watched, too.
+    remove_database(&mut stage).await;
+    assert!(!has_database(&stage));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_restored_volume_ends_the_hold() {
+    let mut stage = Stage::shop(92).await;
+    stage.settled().await;
+    let node = stage.place(&instance("db", 1)).0;
+    let volumes = stage.registry.snapshot().await.unwrap().volumes;
+    assert_eq!(volumes.len(), 1, "{volumes:?}");
+    remove_database(&mut stage).await;
+    let cursor = stage.last_event().await;
+    stage
+        .world
+        .faults()
+        .add_volume(&node, &stage.owner, &data())
+        .unwrap();
+    stage
+        .manager
+        .retry("db", RetryOptions::default())
+        .await
+        .unwrap();
+    stage.settled().await;
+    stage.assert_whole().await;
+    assert_eq!(stage.place(&instance("db", 1)).0, node);
+    assert_eq!(stage.events(EventKind::VolumeFound, cursor).await.len(), 1);
+    let records = stage.registry.snapshot().await.unwrap().volumes;
+    assert_eq!(records, volumes);
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_volumes_of_a_destroyed_node_hold_nothing() {
+    let mut stage = Stage::shop_without_manager(SimOptions::seeded(93)).await;
+    let node = node("n2");
+    let db = stage.declaration.services.get_mut(&service("db")).unwrap();
+    db.constraints.push(Constraint {
+        key: "node.hostname".to_owned(),
+        operator: ConstraintOperator::Equal,
+        value: node.to_string(),
+    });
+    stage.start();
+    stage.settled().await;
+    stage.world.faults().destroy(&node).unwrap();
+    stage.pass(Duration::from_mins(1)).await;
+    stage.settled().await;
+    stage.assert_whole().await;
+}

@@ -6,6 +6,8 @@ use std::time::Duration;
 
 use benches::example::Project;
 
+use crate::RUNS;
+
 /// The phases of a bring-up, in the order in which they start.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Phase {
@@ -40,9 +42,10 @@ impl Timeline {
         self.spans.entry(phase).or_default().push((from, to));
     }
 
-    /// Returns the faster of two runs.
-    pub(crate) fn faster(one: Option<Self>, other: Self) -> Option<Self> {
-        one.filter(|one| one.total <= other.total).or(Some(other))
+    /// Returns the median of an odd number of runs.
+    pub(crate) fn median(mut runs: Vec<Self>) -> Option<Self> {
+        runs.sort_by_key(|run| run.total);
+        runs.into_iter().nth(RUNS / 2)
     }
 }
 

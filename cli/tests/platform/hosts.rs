@@ -111,7 +111,10 @@ fn a_platform_on_existing_machines() {
     project.ends(0, &["up", "--yes"]);
     let volume = two.exec("docker volume ls --quiet");
     assert!(volume.contains("data"), "{volume}");
+    let routes = "ip route show type unreachable";
+    assert_ne!(one.exec(routes), "");
     let clean = |machine: &Machine| {
+        assert_eq!(machine.exec(routes), "");
         let traces = machine.traces();
         for trace in ["lifecycle", &project.name] {
             let lines = traces.lines().filter(|line| line.contains(trace));

@@ -271,8 +271,20 @@ fn names_work_without_the_manager(project: &Project, a: &Node) {
         assert!(output[0].starts_with(&name[..2]), "{name}: {output:?}");
     }
     assert!(run_net(a, &["ask", "echo_1:5353"])[0].starts_with("hello to echo "));
+    // Without its agent, a node rejects traffic to the addresses of services.
+    let client = a.service("client").id;
+    let found = a.docker(&["exec", &client, "getent", "hosts", "db"]);
+    let address = found.split_whitespace().next().unwrap();
+    let agent = a.inspect("lifecycle.role=agent")["Id"].clone();
+    a.docker(&["rm", "--force", agent.as_str().unwrap()]);
+    let output = a.call(&["docker", "exec", &client, "/dial", address, "5432"]);
+    assert_eq!(output.stdout, "failed to connect: Host is unreachable\n");
     docker(&["start", &m.container]);
     until("the manager responds again", Duration::from_mins(1), || {
         project.call(&["status"]).status.success().then_some(())
+    });
+    until("the agent is there again", Duration::from_mins(1), || {
+        let output = a.call(&["docker", "exec", &client, "/dial", address, "5432"]);
+        (!output.stdout.starts_with("failed")).then_some(())
     });
 }

@@ -64,7 +64,7 @@ impl Default for WatchPolicy {
             check_interval: Duration::from_secs(10),
             // A node that stops responding counts as unknown after two time limits of 5 seconds, so
             // within 15 seconds.
-            ping_interval: Duration::from_secs(4),
+            ping_interval: Duration::from_secs(3),
             eager_interval: Duration::from_millis(300),
         }
     }

@@ -314,7 +314,7 @@ pub(crate) struct Retry {
     #[arg(required = true)]
     pub(crate) names: Vec<String>,
 
-    /// Create their volumes that vanished again, without data
+    /// Allow empty volumes in place of those that vanished
     #[arg(long)]
     pub(crate) recreate_volume: bool,
 }

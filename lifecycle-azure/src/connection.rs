@@ -124,7 +124,7 @@ impl Cause {
             ),
             Self::Unresolved | Self::Refused | Self::TimedOut | Self::Other => {
                 let proxy = if has_proxy() {
-                    "the proxy that HTTPS_PROXY or ALL_PROXY names, which may be what did not respond"
+                    "the proxy in HTTPS_PROXY or ALL_PROXY, which may not be responding"
                 } else {
                     "the proxy in HTTPS_PROXY if your network needs one"
                 };

@@ -106,10 +106,8 @@ impl Refusal {
         self.messages().find_map(|message| {
             let denied = message.split_once("it does not have permission");
             let (_, rest) = denied.unwrap_or(("", message));
-            let rest = ["perform action(s) '", "perform action '"]
-                .iter()
-                .find_map(|start| between(rest, start, "'"));
-            rest
+            let starts = ["perform action(s) '", "perform action '"];
+            { starts.iter() }.find_map(|start| between(rest, start, "'"))
         })
     }
 

@@ -16,13 +16,14 @@ use super::refusal::Refusal;
 /// How long denied requests are repeated, counted from the first denial. From "Troubleshoot Azure
 /// RBAC": changes of role assignments take up to 10 minutes to take effect.
 const LIMIT: Duration = Duration::from_mins(10);
-/// How long after the latest denial the next one begins a new wait, for another role assignment.
+/// How long after the previous denial a denial begins a new wait, for another role assignment.
 const FORGOTTEN_AFTER: Duration = Duration::from_mins(30);
 /// The interval between two attempts.
 const EVERY: Duration = Duration::from_secs(10);
 
 /// Repeats requests that Azure denies because a role is missing, for at most 10 minutes after the
-/// first denial. A denial half an hour after the latest one counts as the first again. Without it, a denied request fails at once.
+/// first denial. A denial more than half an hour after the previous one begins a new wait. Without a
+/// `RoleWait`, a denied request fails at once.
 #[derive(Clone)]
 pub struct RoleWait {
     report: Arc<dyn Fn(&str) + Send + Sync>,

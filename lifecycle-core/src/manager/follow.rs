@@ -163,8 +163,8 @@ impl Watched {
     }
 }
 
-/// Returns whether a container is never started again, unless this is requested: its service has
-/// completed, or has failed and must not be restarted.
+/// Returns whether a container that has ended is never started again, unless this is requested: its
+/// service has completed, or has failed and must not be restarted.
 fn is_final(record: &InstanceRecord, snapshot: &Snapshot) -> bool {
     let declaration = snapshot.declaration.as_ref();
     let service = declaration.and_then(|(_, d)| d.services.get(&record.id.service));
@@ -250,7 +250,7 @@ impl Follower {
                     options = self.resumed(&run);
                 }
                 Err(error) => {
-                    if self.is_over().await {
+                    if self.has_completed().await {
                         return Ok(());
                     }
                     // A missing container is no longer recorded soon.
@@ -361,7 +361,7 @@ impl Follower {
                     }
                     ContainerState::Exited { .. } | ContainerState::Created => {}
                 }
-                if self.is_over().await {
+                if has_ended && self.is_over().await {
                     return Ok(None);
                 }
             }
@@ -373,7 +373,13 @@ impl Follower {
         }
     }
 
-    /// Returns whether the container has ended for good.
+    async fn has_completed(&self) -> bool {
+        let snapshot = self.sources.registry.snapshot().await;
+        let record = snapshot.map(|mut snapshot| snapshot.instances.remove(&self.container));
+        matches!(record, Ok(Some(record)) if record.state == InstanceState::Completed)
+    }
+
+    /// Returns whether a container that has ended is never started again.
     async fn is_over(&self) -> bool {
         let Ok(snapshot) = self.sources.registry.snapshot().await else {
             return false;

@@ -209,9 +209,10 @@ impl<'i, 'a> Homes<'i, 'a> {
             add(Home::WasPlaced, node);
         }
         let mounts = &service.spec.container.volumes;
-        let holder = mounts
-            .iter()
-            .find_map(|m| self.volumes.get(&m.volume)?.first());
+        let holder = mounts.iter().find_map(|mount| {
+            let mut holders = self.volumes.get(&mount.volume)?.iter();
+            holders.find(|node| !self.vanished.contains(&(&mount.volume, **node)))
+        });
         homes.extend(holder.map(|node| (Home::HasVolume, *node)));
     }
 

@@ -316,11 +316,15 @@ impl Recording<'_> {
             if exists {
                 continue;
             }
-            let is_declared = declared.services.keys().any(|name| mounts(name, volume));
+            // The last record of a declared replica is kept, so a replica that used the volume has one.
+            let is_needed = before
+                .instances
+                .values()
+                .any(|instance| instance.node == *node && mounts(&instance.id.service, volume));
             let node_exists = observed.nodes.contains_key(node);
-            if is_declared && node_exists && !record.is_missing {
+            if is_needed && node_exists && !record.is_missing {
                 self.put_volume(node, volume, true);
-            } else if !is_declared || !node_exists {
+            } else if !is_needed || !node_exists {
                 let delete = Change::DeleteVolume(node.clone(), volume.clone());
                 self.batch.changes.push(delete);
             }
@@ -334,7 +338,7 @@ impl Recording<'_> {
         if is_missing {
             let message = format!(
                 "the volume {volume} no longer exists on {node}; its services are not started with an \
-                 empty volume until `bootstrapper retry NAME --recreate-volume`"
+                 empty one until `bootstrapper retry NAME --recreate-volume`"
             );
             self.event(EventKind::VolumeVanished, subject, message);
         } else if was_missing {

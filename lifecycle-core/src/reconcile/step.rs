@@ -315,8 +315,8 @@ pub enum HeldBy {
         /// The replica that has the port.
         holder: InstanceId,
     },
-    /// A volume that the replica used no longer exists on the node. The replica is not started with an
-    /// empty volume unless this is requested.
+    /// A volume that an instance of the service used no longer exists on the node. The replica is not
+    /// started with an empty volume unless this is requested.
     VolumeVanished {
         /// The volume.
         volume: VolumeName,
@@ -519,8 +519,8 @@ impl fmt::Display for HeldBy {
                 service,
             } => write!(
                 f,
-                "its volume {volume} no longer exists on {node}; restore the volume, or start with an \
-                 empty one: `bootstrapper retry {service} --recreate-volume`"
+                "its volume {volume} no longer exists on {node}; to start with an empty one, run \
+                 `bootstrapper retry {service} --recreate-volume`, then restore its data from a backup"
             ),
             Self::NotReadyYet { was_ready, why, .. } => {
                 let when = if *was_ready { "any more" } else { "yet" };

@@ -193,6 +193,11 @@ async fn a_requested_rollback_restores_the_replaced_replicas() {
     let operation = api.rollout("api", RolloutRequest::Rollback).await.unwrap();
     let again = api.rollout("api", RolloutRequest::Rollback).await.unwrap();
     assert_eq!(again, operation);
+    let paused = api.rollout("api", RolloutRequest::Pause).await.unwrap_err();
+    assert!(
+        paused.to_string().contains("a rollback cannot be paused"),
+        "{paused}"
+    );
     let why = outcome(&stage, operation.id()).await.unwrap();
     assert_eq!(why, "a rollback was requested");
     until(

@@ -20,20 +20,30 @@ fn data() -> VolumeName {
     VolumeName::try_from("data").unwrap()
 }
 
-/// Returns the node on which the database was started.
-async fn home(stage: &Stage) -> NodeHandle {
-    let node = stage.records().await[&instance("db", 1)].node.clone();
+/// Returns the node on which a service was started.
+async fn home(stage: &Stage, service: &str) -> NodeHandle {
+    let node = stage.records().await[&instance(service, 1)].node.clone();
     let cloud = stage.world.cloud(&stage.owner);
     let machine = cloud.get(&node).await.unwrap().unwrap();
     let connector = stage.world.connector(&stage.owner);
     connector.connect(&machine).await.unwrap()
 }
 
+/// Keeps a service on a node.
+fn pin(stage: &mut Stage, name: &str, node: &str) {
+    let spec = stage.declaration.services.get_mut(&service(name)).unwrap();
+    spec.constraints.push(Constraint {
+        key: "node.hostname".to_owned(),
+        operator: ConstraintOperator::Equal,
+        value: node.to_owned(),
+    });
+}
+
 /// Removes the container of the database and its volume while no manager runs.
 async fn remove_database(stage: &mut Stage) {
     stage.crash().await;
     let (_, container) = stage.place(&instance("db", 1));
-    let runtime = home(stage).await.runtime;
+    let runtime = home(stage, "db").await.runtime;
     runtime.remove_container(&container.name).await.unwrap();
     runtime.remove_volume(&data()).await.unwrap();
     stage.start();
@@ -43,8 +53,8 @@ async fn remove_database(stage: &mut Stage) {
 }
 
 async fn has_volume(stage: &Stage) -> bool {
-    let state = home(stage).await.runtime.state().await.unwrap();
-    state.volumes.contains(&data())
+    let found = home(stage, "db").await.runtime.state().await.unwrap();
+    found.volumes.contains(&data())
 }
 
 fn has_database(stage: &Stage) -> bool {
@@ -70,8 +80,8 @@ async fn a_vanished_volume_holds_its_replica_until_it_is_recreated() {
         panic!("{round:#?}");
     };
     let expected = format!(
-        "its volume data no longer exists on {node}; restore the volume, or start with an empty one: \
-         `bootstrapper retry db --recreate-volume`"
+        "its volume data no longer exists on {node}; to start with an empty one, run `bootstrapper \
+         retry db --recreate-volume`, then restore its data from a backup"
     );
     assert_eq!(*why, expected);
 
@@ -83,7 +93,7 @@ async fn a_vanished_volume_holds_its_replica_until_it_is_recreated() {
     }
     let retried = stage.manager.retry("db", RECREATE).await.unwrap();
     assert!(
-        retried.contains(&format!("create volume data on {node}")),
+        retried.contains(&format!("allow an empty volume data on {node}")),
         "{retried:?}"
     );
     stage.settled().await;
@@ -122,15 +132,40 @@ async fn a_restored_volume_ends_the_hold() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_removed_volume_that_no_replica_uses_is_forgotten() {
+    let mut stage = Stage::shop_without_manager(SimOptions::seeded(94)).await;
+    let mut copy = stage.declaration.services[&service("db")].clone();
+    pin(&mut stage, "db", "n1");
+    // A service with a single replica would be bound to the existing volume.
+    (copy.name, copy.replicas) = (service("copy"), 2);
+    stage.declaration.services.insert(service("copy"), copy);
+    pin(&mut stage, "copy", "n2");
+    stage.start();
+    stage.settled().await;
+    let handle = home(&stage, "copy").await;
+    let mut without = stage.declaration.clone();
+    without.services.remove(&service("copy"));
+    stage.manager.apply(without).await.unwrap();
+    stage.settled().await;
+    let cursor = stage.last_event().await;
+    handle.runtime.remove_volume(&data()).await.unwrap();
+    stage.pass(Duration::from_mins(10)).await;
+    stage
+        .manager
+        .apply(stage.declaration.clone())
+        .await
+        .unwrap();
+    stage.settled().await;
+    stage.assert_whole().await;
+    let reported = stage.events(EventKind::VolumeVanished, cursor).await;
+    assert!(reported.is_empty(), "{reported:#?}");
+}
+
+#[tokio::test(start_paused = true)]
 async fn the_volumes_of_a_destroyed_node_hold_nothing() {
     let mut stage = Stage::shop_without_manager(SimOptions::seeded(93)).await;
     let node = node("n2");
-    let db = stage.declaration.services.get_mut(&service("db")).unwrap();
-    db.constraints.push(Constraint {
-        key: "node.hostname".to_owned(),
-        operator: ConstraintOperator::Equal,
-        value: node.to_string(),
-    });
+    pin(&mut stage, "db", "n2");
     stage.start();
     stage.settled().await;
     stage.world.faults().destroy(&node).unwrap();

@@ -17,7 +17,7 @@ use crate::runtime::{ContainerState, Role};
 /// What a retry does in addition to clearing failures.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct RetryOptions {
-    /// Create volumes that vanished again, without data.
+    /// Allow empty volumes in place of those that vanished.
     pub recreate_volumes: bool,
 }
 
@@ -126,7 +126,7 @@ impl Driver {
         Ok(forgotten.into_iter().collect())
     }
 
-    /// Deletes the records of vanished volumes that the subject uses, so that they are created again.
+    /// Deletes the records of vanished volumes that the subject uses, so that empty ones may be created.
     /// Returns a description of each of them.
     async fn forget_vanished_volumes(&mut self, subject: &Subject) -> Result<Vec<String>> {
         let declared = self.declared.borrow().clone();
@@ -163,7 +163,7 @@ impl Driver {
             ..Batch::default()
         };
         self.write(batch).await?;
-        let what = |(node, volume)| format!("create volume {volume} on {node}");
+        let what = |(node, volume)| format!("allow an empty volume {volume} on {node}");
         Ok(vanished.into_iter().map(what).collect())
     }
 

@@ -266,7 +266,7 @@ impl<'a> Planning<'a> {
         }
     }
 
-    /// Returns a gate that is blocked if a volume that the replica used on this node has vanished.
+    /// Returns a gate that is blocked if a volume that the service used on this node has vanished.
     fn volumes_exist(&self, replica: PlacedReplica<'a>) -> Gate {
         let PlacedReplica { node, service, .. } = replica;
         let view = self.observed.nodes.get(node);

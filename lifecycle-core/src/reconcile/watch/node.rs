@@ -294,11 +294,11 @@ impl NodeWatch {
     /// Lists everything again and keeps the stream of events if it is open.
     async fn list_again(&mut self, mut following: Following) -> State {
         let as_of = self.shared.requests.load(Ordering::SeqCst);
-        let outage = self.outage_now(1);
         if following.events.is_none() {
             // The engine was restarted, or the node is cut off.
             return State::Listing(Some(self.outage_now(0)));
         }
+        let outage = self.outage_now(1);
         // `info` is still valid: an engine restart would have ended the stream of events.
         let state = following.handle.runtime.state();
         let Ok(state) = self.while_answering(&following.handle, state).await else {

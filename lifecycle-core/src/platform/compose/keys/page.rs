@@ -96,8 +96,8 @@ An image that the manager's node can get from the engine on your computer is sen
 
 **Volumes keep a service on its node.** A replica with a named volume on a node runs only on that node. If the replica
 cannot run there, the plan reports that the replica waits, and for which volume. If a volume that a replica has used no
-longer exists on its node, an event reports this, and the replica is not started with an empty volume: restore the volume,
-or run `bootstrapper retry SERVICE --recreate-volume`.
+longer exists on its node, an event reports this, and the replica is not started with an empty volume: run `bootstrapper
+retry SERVICE --recreate-volume` to allow an empty one, then restore its data from a backup.
 
 **Networks.** A platform has one network. All services can reach each other by name, whatever `networks` they list:
 separate networks do not isolate services, whether on one node or between nodes, and `up` warns about this. `internal:

@@ -180,14 +180,16 @@ impl AzureSimulator {
     pub fn secure_addresses(&self) -> Vec<String> {
         let names = self.options().known_as.iter().map(String::as_str);
         let names: Vec<&str> = names.chain(["localhost"]).collect();
-        let listeners = [&self.https, &self.files_https];
-        listeners
-            .into_iter()
-            .flat_map(|listener| {
-                let by_name = names.iter().map(|name| listener.url_at(name));
-                std::iter::once(self.url(listener)).chain(by_name)
-            })
-            .collect()
+        let mut addresses = Vec::new();
+        for listener in [&self.https, &self.files_https] {
+            let by_name = names.iter().map(|name| listener.url_at(name));
+            for address in std::iter::once(self.url(listener)).chain(by_name) {
+                if !addresses.contains(&address) {
+                    addresses.push(address);
+                }
+            }
+        }
+        addresses
     }
 
     /// Returns the URL of Azure Files over HTTP.

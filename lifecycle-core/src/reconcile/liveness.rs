@@ -359,10 +359,16 @@ impl Liveness {
         now: DateTime<Utc>,
     ) {
         let ending = container.started_at;
-        let previous = self.endings.get(&container.id);
-        if previous.is_some_and(|(_, counted)| *counted == ending) {
+        if let Some((endings, counted)) = self.endings.get_mut(&container.id)
+            && *counted == ending
+        {
+            // The engine may report only after the end that memory was exhausted.
+            if container.was_killed_for_memory() && !endings.was_unhealthy {
+                endings.last = container.exit();
+            }
             return;
         }
+        let previous = self.endings.get(&container.id);
         let ran_long = matches!((container.started_at, at), (Some(from), Some(to)) if to - from >= RUN_THAT_RESETS);
         let before = previous
             .filter(|_| !ran_long)
@@ -439,6 +445,7 @@ fn no_longer_ready(since: DateTime<Utc>, why: String) -> Readiness {
 mod tests {
     use super::*;
     use crate::model::{InstanceId, Replica, ServiceName, SpecDigest};
+    use crate::runtime::OutOfMemory;
 
     const EAGER: Duration = Duration::from_millis(300);
     const CHECK: Duration = Duration::from_secs(10);
@@ -596,6 +603,27 @@ mod tests {
         let endings = &liveness.endings()[&container.id];
         assert_eq!(endings.last.as_deref(), Some("exit code 137 (SIGKILL)"));
         (endings.again_at - at(end)).num_seconds()
+    }
+
+    #[test]
+    fn exhausted_memory_may_be_reported_after_the_end() {
+        let mut container = instance();
+        let mut liveness = Liveness::default();
+        liveness.note(&container, Answer::Ready, at(1));
+        container.state = ContainerState::Exited {
+            code: 137,
+            at: Some(at(2)),
+        };
+        liveness.note(&container, Answer::NotAsked, at(2));
+        let last = |liveness: &Liveness| {
+            let endings = &liveness.endings()[&container.id];
+            (endings.times, endings.last.clone().unwrap())
+        };
+        assert_eq!(last(&liveness), (1, "exit code 137 (SIGKILL)".to_owned()));
+        container.out_of_memory = Some(OutOfMemory { limit: None });
+        liveness.note(&container, Answer::NotAsked, at(3));
+        let expected = "exit code 137 (SIGKILL), killed because memory was exhausted";
+        assert_eq!(last(&liveness), (1, expected.to_owned()));
     }
 
     #[test]

@@ -46,7 +46,7 @@ use transport::Route;
 
 /// The requested events: those that may change a container's observed state. The engine matches by
 /// prefix, so `health_status` covers all health results.
-const CHANGES: [&str; 8] = [
+const CHANGES: [&str; 9] = [
     "create",
     "start",
     "die",
@@ -55,6 +55,7 @@ const CHANGES: [&str; 8] = [
     "unpause",
     "rename",
     "health_status",
+    "oom",
 ];
 
 /// Time limit for engine calls that only read or change metadata.

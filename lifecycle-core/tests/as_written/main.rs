@@ -3,6 +3,7 @@
 
 mod devices;
 mod empty;
+mod metadata;
 mod numbers;
 mod ports;
 #[path = "../project/mod.rs"]

@@ -41,6 +41,7 @@ use super::input::{Failure, PlanningInput};
 use super::liveness::Liveness;
 use super::plan::{Policy, plan};
 use super::step::{Action, Plan, StepId};
+use super::traffic::Served;
 use super::watch::{WatchPolicy, Watcher};
 use crate::cloud::{CloudOperation, Firewall};
 use crate::error::{Error, Result, Retry};
@@ -53,8 +54,6 @@ use crate::registry::Snapshot;
 pub use load::Bounds;
 pub use retry::{RetryOptions, RetryRequest};
 pub use round::{Round, RunningStep};
-
-use super::traffic::Served;
 
 use history::last_seen;
 use retry::Retried;

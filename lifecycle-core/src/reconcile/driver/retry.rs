@@ -14,7 +14,7 @@ use crate::reconcile::step::Action;
 use crate::registry::{Batch, Change, RejectedSpec};
 use crate::runtime::{ContainerState, Role};
 
-/// What a retry does in addition to clearing failures.
+/// The options of a retry.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct RetryOptions {
     /// Allow empty volumes in place of those that vanished.

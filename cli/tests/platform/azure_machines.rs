@@ -26,6 +26,8 @@ use crate::subprocess::until;
 
 /// Time limit for each wait. It is long, because the image may have to be built first.
 const LIMIT: Duration = Duration::from_mins(15);
+/// Time limit for a command. It is longer than the limits inside the commands, which report more.
+const COMMAND: Duration = Duration::from_mins(5);
 /// Time limit for a connection attempt, which would hang if a firewall drops the packets.
 const KNOCK: Duration = Duration::from_secs(2);
 
@@ -90,7 +92,7 @@ impl Stage {
             host_keys: on.ssh.host_keys.clone(),
         };
         let access = SshAccess::new(target, &self.key, SshTimings::default()).unwrap();
-        let command = HostCommand::new(script).as_root();
+        let command = HostCommand::new(script).as_root().within(COMMAND);
         access.exec(command).await.unwrap().success(script).unwrap()
     }
 }
@@ -154,8 +156,9 @@ fn answers(on: &ObservedNode, port: u16) -> bool {
     TcpStream::connect_timeout(&SocketAddr::new(outside(on), port), KNOCK).is_ok()
 }
 
-const FIRST_BOOT: &str = "timeout 120 cloud-init status --wait > /dev/null; \
-                          cat /var/lib/cloud/data/result.json";
+const FIRST_BOOT: &str = "timeout 240 cloud-init status --wait > /dev/null; \
+                          cat /var/lib/cloud/data/result.json || \
+                          { tail -n 4 /var/log/cloud-init.log >&2; false; }";
 const ENGINE: &str = "timeout 60 sh -c 'until docker version > /dev/null 2>&1; do sleep 0.2; done'; \
                       docker info --format '{{.Name}}'";
 const TOKEN: &str = "python3 -c 'import json, urllib.request as r; print(json.load(r.urlopen(r.Request(\

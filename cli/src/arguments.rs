@@ -2,10 +2,11 @@
 
 use std::net::IpAddr;
 use std::path::PathBuf;
+use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use lifecycle_core::api::tail::Since;
-use lifecycle_core::model::{PlatformName, RolloutRequest, ServiceName};
+use lifecycle_core::model::{PlatformName, RolloutRequest, ServiceName, TokenName, TokenRole};
 
 /// Starts and manages a whole platform of services on VMs with one command.
 #[derive(Debug, Parser)]
@@ -93,6 +94,8 @@ pub(crate) enum Command {
     Rollout(Rollout),
     /// Retry failed operations now, without waiting; use this after you have fixed the cause
     Retry(Retry),
+    /// Create, list and revoke tokens of the manager's API
+    Token(Token),
     /// Stop the platform and remove it
     Down(Down),
     /// Check this machine, the files, each node, and the manager; report problems and how to fix
@@ -148,6 +151,7 @@ pub(crate) enum Described {
     Restart,
     Rollout,
     Retry,
+    Token,
     Down,
     Doctor,
     AzureSimulator,
@@ -317,6 +321,63 @@ pub(crate) struct Retry {
     /// Allow empty volumes in place of those that vanished
     #[arg(long)]
     pub(crate) recreate_volume: bool,
+}
+
+/// Arguments of `token`.
+#[derive(Debug, Args)]
+pub(crate) struct Token {
+    #[command(subcommand)]
+    pub(crate) action: TokenAction,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum TokenAction {
+    /// Create a token and print it; it cannot be printed again
+    Create(CreateToken),
+    /// List the tokens, also those that ended in the last 30 days
+    List,
+    /// Revoke a token; requests with it are rejected from then on
+    Revoke {
+        /// Name or id of the token
+        #[arg(value_name = "NAME|ID")]
+        name: String,
+    },
+}
+
+/// Arguments of `token create`.
+#[derive(Debug, Args)]
+pub(crate) struct CreateToken {
+    /// Name of the token, which no other valid token may have
+    pub(crate) name: TokenName,
+
+    /// What the token permits
+    #[arg(long)]
+    pub(crate) role: RoleArgument,
+
+    /// When the token expires, as a duration from now (`12h`, `30d`); by default, it does not expire
+    #[arg(long, value_name = "DURATION", value_parser = humantime::parse_duration)]
+    pub(crate) expires_in: Option<Duration>,
+}
+
+/// The roles of tokens.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum RoleArgument {
+    /// Read the state, the events and the output of services
+    Viewer,
+    /// Also restart services, retry failed operations, and control rollouts
+    Operator,
+    /// Everything, including declarations, commands in containers, and tokens
+    Admin,
+}
+
+impl From<RoleArgument> for TokenRole {
+    fn from(role: RoleArgument) -> Self {
+        match role {
+            RoleArgument::Viewer => Self::Viewer,
+            RoleArgument::Operator => Self::Operator,
+            RoleArgument::Admin => Self::Admin,
+        }
+    }
 }
 
 /// Arguments of `events`.

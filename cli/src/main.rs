@@ -98,6 +98,7 @@ async fn run(arguments: &Arguments) -> Result<(), Failure> {
         Command::Restart(options) => commands::restart::run(arguments, options).await,
         Command::Rollout(options) => commands::rollout::run(arguments, options).await,
         Command::Retry(options) => commands::retry::run(arguments, options).await,
+        Command::Token(options) => commands::token::run(arguments, options).await,
         Command::Down(options) => commands::down::run(arguments, options).await,
         Command::AzureSimulator(options) => {
             commands::azure_simulator::run(arguments, options).await

@@ -17,6 +17,7 @@ use lifecycle_core::platform::{Access, CloudSpec, CodeStoreSpec, Declaration};
 use lifecycle_core::reconcile::Backends;
 use lifecycle_core::registry::{MemoryRegistry, SqlDatabases};
 use lifecycle_core::runtime::{ContainerRuntime, Owner};
+use lifecycle_core::secret::Sensitive;
 use lifecycle_core::sim::{SimOptions, SimWorld};
 use lifecycle_core::{Error, Result};
 use lifecycle_docker::{
@@ -32,6 +33,9 @@ const SIMULATED_SEED: u64 = 1;
 
 /// The duration of operations in a simulation, as a percentage of their duration in a cloud.
 const SIMULATED_PACE: u32 = 3;
+
+/// The environment variable with a token for the manager's API, which replaces the first token.
+const TOKEN: &str = "LIFECYCLE_TOKEN";
 
 /// The socket of the local Docker engine, unless `DOCKER_HOST` is set.
 const ENGINE_SOCKET: &str = "/var/run/docker.sock";
@@ -283,12 +287,33 @@ pub(crate) fn bootstrapper(parts: Parts<'_>) -> Result<Bootstrapper> {
         own_image: None,
     };
     let image = StaticBinary::new(manager_program()?);
-    let builder = Bootstrapper::builder(backends, state, secrets, image)
+    let mut builder = Bootstrapper::builder(backends, state, secrets, image)
         .operator_engine(operator_engine)
         .reporter(reporter)
         .access(access)
         .databases(SqlDatabases::new(clock));
+    if let Some(token) = token()? {
+        builder = builder.token(token);
+    }
     Ok(builder.build())
+}
+
+/// Returns the token that the user has set for requests to the manager's API.
+fn token() -> Result<Option<Sensitive>> {
+    let token = std::env::var_os(TOKEN).unwrap_or_default();
+    let token = token.to_str().map(str::trim);
+    match token {
+        Some("") => Ok(None),
+        Some(token) if token.bytes().all(|b| b.is_ascii_graphic()) => {
+            Ok(Some(Sensitive::new(token)))
+        }
+        // The error must not contain the value.
+        _ => Err(Error::invalid(
+            TOKEN,
+            "it is not a token",
+            "set it to a token that `bootstrapper token create` has printed",
+        )),
+    }
 }
 
 /// Creates a bootstrapper for a simulated platform that is built from the user's own code bases.

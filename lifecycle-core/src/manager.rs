@@ -10,6 +10,7 @@ mod output;
 mod restart;
 mod retry;
 mod rollout;
+mod tokens;
 
 use std::collections::BTreeMap;
 use std::net::Ipv4Addr;
@@ -31,16 +32,14 @@ use crate::reconcile::{
     RetryOptions, Round, ServiceApi, Target, plan,
 };
 use crate::registry::{
-    Batch, Change, Credential, EVENTS_KEPT, EVENTS_KEPT_FOR, EventPage, Lease, Mirrors, Snapshot,
+    Batch, Change, EVENTS_KEPT, EVENTS_KEPT_FOR, EventPage, Lease, Mirrors, Snapshot,
 };
 use crate::runtime::ImageLogins;
-use crate::secret::{PlatformKey, Sensitive, token_hash};
+use crate::secret::{PlatformKey, Sensitive};
 
 pub use exec::{CommandInput, Conversation};
 pub use output::{InstanceOutput, Output};
-
-/// The name under which the registry stores the hash of the admin token.
-const ADMIN_TOKEN: &str = "admin-token";
+pub use tokens::{Caller, FirstToken, NewToken, Tokens};
 
 /// The name under which the registry stores the read token.
 const READ_TOKEN: &str = "read-token";
@@ -63,7 +62,9 @@ pub struct ManagerOptions {
     pub image: Option<String>,
     /// The certificate authority of the platform, in PEM.
     pub authority: String,
-    pub admin_token_hash: String,
+    /// The first token of the platform's operator.
+    pub admin_token: FirstToken,
+    /// The token of the platform's services.
     pub read_token: Sensitive,
     /// The initial logins for the registries of images; used only if the registry contains none.
     pub image_logins: ImageLogins,
@@ -76,44 +77,6 @@ pub struct ManagerOptions {
     pub driver: DriverOptions,
     /// The mirror databases, if any are declared.
     pub mirrors: Option<Mirrors>,
-}
-
-/// The access that a credential grants.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Access {
-    Read,
-    /// Allows reads and changes.
-    Admin,
-}
-
-/// The hashes of the tokens that the API accepts.
-#[derive(Debug, Clone)]
-pub struct Tokens {
-    admin: String,
-    read: String,
-}
-
-impl Tokens {
-    /// Takes the admin token already hashed, and hashes the read token.
-    pub fn new(admin_hash: String, read: &Sensitive) -> Self {
-        Self {
-            admin: admin_hash,
-            read: token_hash(read),
-        }
-    }
-
-    /// Returns the access that a token grants, or [`None`] for an unknown token.
-    pub fn access(&self, token: &Sensitive) -> Option<Access> {
-        // Comparing hashes leaks no timing information about the token.
-        let hash = token_hash(token);
-        if hash == self.admin {
-            Some(Access::Admin)
-        } else if hash == self.read {
-            Some(Access::Read)
-        } else {
-            None
-        }
-    }
 }
 
 /// The result of [`Manager::apply`].
@@ -153,6 +116,7 @@ pub struct Manager {
     /// get the same generation.
     epoch: Mutex<Option<Epoch>>,
     open: AtomicBool,
+    tokens: Tokens,
     /// The restarts and rollouts that have not ended, as recorded in the registry.
     operations: std::sync::Mutex<Vec<Operation>>,
     retries: std::sync::Mutex<retry::Retries>,
@@ -165,9 +129,16 @@ pub struct Manager {
 impl Manager {
     /// Creates a manager. It does not try to lead until [`Manager::run`] is called.
     pub fn new(backends: Backends, options: ManagerOptions) -> Arc<Self> {
+        let tokens = Tokens::new(
+            Arc::clone(&backends.registry),
+            Arc::clone(&backends.clock),
+            options.admin_token.clone(),
+            &options.read_token,
+        );
         Arc::new(Self {
             backends,
             options,
+            tokens,
             target: watch::Sender::new(None),
             rounds: watch::Sender::default(),
             epoch: Mutex::new(None),
@@ -262,13 +233,10 @@ impl Manager {
         let registry = &self.backends.registry;
         let now = self.backends.clock.now();
         let mut batch = Batch::default();
-        batch.changes.push(Change::PutCredential {
-            name: ADMIN_TOKEN.into(),
-            credential: Credential::Hash(self.options.admin_token_hash.clone()),
-        });
+        batch.changes.extend(self.initial_token().await?);
         batch.changes.push(Change::PutCredential {
             name: READ_TOKEN.into(),
-            credential: Credential::Sealed(self.options.read_token.clone()),
+            credential: self.options.read_token.clone(),
         });
         batch
             .changes
@@ -389,8 +357,9 @@ impl Manager {
         }
     }
 
-    /// Deletes old events and unused chunks from time to time. Separate from the renewal of the
-    /// lease, because a busy registry may delay a deletion for longer than the lease is valid.
+    /// From time to time, deletes old events and unused chunks, and records the use of tokens. Separate
+    /// from the renewal of the lease, because a busy registry may delay a deletion for longer than the
+    /// lease is valid.
     async fn clean_up(&self, epoch: Epoch) {
         let registry = &self.backends.registry;
         let mut chunks_deleted = tokio::time::Instant::now();
@@ -399,6 +368,9 @@ impl Manager {
             let before = self.backends.clock.now() - EVENTS_KEPT_FOR;
             if let Err(error) = registry.prune_events(before, EVENTS_KEPT).await {
                 tracing::warn!(error = %error.chain(), "cannot delete old events");
+            }
+            if let Err(error) = self.record_token_uses(epoch).await {
+                tracing::warn!(error = %error.chain(), "cannot record the use of tokens");
             }
             // Not while a declaration that refers to the chunks is being recorded.
             if chunks_deleted.elapsed() >= chunks::UNUSED_KEPT_FOR
@@ -490,10 +462,7 @@ impl Manager {
 
     /// Returns the tokens that the API accepts.
     pub fn tokens(&self) -> Tokens {
-        Tokens::new(
-            self.options.admin_token_hash.clone(),
-            &self.options.read_token,
-        )
+        self.tokens.clone()
     }
 
     /// Returns the platform's name and id.
@@ -514,7 +483,7 @@ impl Manager {
             return Err(Error::not_ready(
                 "the manager",
                 "its first round after the start is not complete; until then, it accepts only \
-                 `up`, `down`, `retry` and `exec`",
+                 `up`, `down`, `retry`, `exec` and `token`",
             ));
         }
         let guard = self.epoch.lock().await;

@@ -10,8 +10,8 @@ use futures_util::stream::BoxStream;
 use crate::api::ManagerApi;
 use crate::api::why::WhyV1;
 use crate::api::wire::{
-    AppliedV1, EventsV1, NodeV1, OperationV1, PlatformV1, ProgressV1, RestartV1, RetriedV1,
-    ServiceLogLine, ServiceV1,
+    AppliedV1, CreatedTokenV1, EventsV1, NewTokenV1, NodeV1, OperationV1, PlatformV1, ProgressV1,
+    RestartV1, RetriedV1, ServiceLogLine, ServiceV1, TokenV1,
 };
 use crate::cloud::{
     CloudCapabilities, CloudOperation, CloudProgress, CloudProvider, Fenced, NodeChange,
@@ -51,6 +51,9 @@ mockall::mock! {
         async fn rollout(&self, service: &str, request: RolloutRequest) -> Result<OperationV1>;
         async fn retry(&self, name: &str, options: RetryOptions) -> Result<RetriedV1>;
         async fn operation(&self, id: OperationId) -> Result<OperationV1>;
+        async fn create_token(&self, new: &NewTokenV1) -> Result<CreatedTokenV1>;
+        async fn tokens(&self) -> Result<Vec<TokenV1>>;
+        async fn revoke_token(&self, name: &str) -> Result<TokenV1>;
         async fn why(&self, name: &str) -> Result<WhyV1>;
         async fn exec(&self, name: &str, command: ExecCommand) -> Result<Conversation>;
         async fn logs(

@@ -173,6 +173,42 @@ pub fn new_token() -> Sensitive {
     Sensitive::new(hex::encode(bytes))
 }
 
+/// The start of each token of the manager's API, by which secret scanners can find leaked tokens.
+const TOKEN_PREFIX: &str = "lcm_";
+
+/// The number of hexadecimal digits of a token's id.
+const TOKEN_ID_DIGITS: usize = 16;
+
+/// The number of hexadecimal digits of a token's checksum.
+const CHECKSUM_DIGITS: usize = 8;
+
+/// Creates a random token for the manager's API: `lcm_<id>_<secret><checksum>`. The id consists of
+/// 16 hexadecimal digits, the secret of 64. The checksum is the first 8 hexadecimal digits of the
+/// SHA-256 of everything before it; secret scanners use it to recognize tokens.
+pub fn new_api_token() -> Sensitive {
+    use sha2::Digest;
+    let id: [u8; TOKEN_ID_DIGITS / 2] = rand::rng().random();
+    let mut text = format!("{TOKEN_PREFIX}{}_{}", hex::encode(id), new_token().expose());
+    let mut checksum = hex::encode(Sha256::digest(text.as_bytes()));
+    checksum.truncate(CHECKSUM_DIGITS);
+    text.push_str(&checksum);
+    Sensitive::new(text)
+}
+
+/// Returns the id of a token for the manager's API: 16 hexadecimal digits. A token without an id,
+/// as previous versions created them, gets the first digits of its hash.
+pub(crate) fn api_token_id(token: &Sensitive) -> String {
+    let is_id = |id: &&str| {
+        id.len() == TOKEN_ID_DIGITS && id.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f'))
+    };
+    let parts = token.expose().strip_prefix(TOKEN_PREFIX);
+    let id = parts.and_then(|rest| rest.split('_').next()).filter(is_id);
+    id.map_or_else(
+        || token_hash(token).chars().take(TOKEN_ID_DIGITS).collect(),
+        ToOwned::to_owned,
+    )
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -201,6 +237,27 @@ mod tests {
         let key = PlatformKey::generate();
         assert!(!format!("{value:?} {key:?}").contains("hunter2"));
         assert!(!format!("{key:?}").contains(key.to_hex().expose()));
+    }
+
+    #[test]
+    fn a_token_contains_its_id_and_a_checksum() {
+        use sha2::Digest;
+        let token = new_api_token();
+        let text = token.expose();
+        let (body, checksum) = text.split_at(text.len() - CHECKSUM_DIGITS);
+        assert!(hex::encode(Sha256::digest(body)).starts_with(checksum));
+        let parts: Vec<&str> = body.split('_').collect();
+        assert_eq!(parts, ["lcm", &*api_token_id(&token), parts[2]]);
+        assert_eq!(parts[2].len(), 64);
+        assert_ne!(new_api_token(), token);
+
+        for other in [
+            new_token(),
+            Sensitive::new("lcm_short_x"),
+            Sensitive::new(""),
+        ] {
+            assert_eq!(api_token_id(&other), token_hash(&other)[..16]);
+        }
     }
 
     #[test]

@@ -1,65 +1,93 @@
-//! Checks the bearer token of a request, and determines the access that the token grants.
+//! Authenticates requests by their bearer tokens, and checks that the token's role permits the
+//! request.
 
 use axum::extract::{FromRequestParts, Request, State};
 use axum::http::header::AUTHORIZATION;
 use axum::http::request::Parts;
 use axum::middleware::Next;
-use axum::response::Response;
-use lifecycle_core::manager::Access;
+use axum::response::{IntoResponse as _, Response};
+use lifecycle_core::manager::Caller;
+use lifecycle_core::model::TokenRole;
 use lifecycle_core::secret::Sensitive;
 
 use crate::problem::{self, Problem};
 use crate::routes::Api;
 
-/// Extracted from a request with any valid token: the request may read.
-#[derive(Debug, Clone, Copy)]
-pub(crate) struct Reader(pub(crate) Access);
+/// Extracted from a request with any valid token.
+#[derive(Debug, Clone)]
+pub(crate) struct Viewer(pub(crate) Caller);
 
-/// Extracted from a request with the admin token: the request may change the platform.
-#[derive(Debug, Clone, Copy)]
-pub(crate) struct Admin;
+/// Extracted from a request with an operator token or an admin token.
+#[derive(Debug, Clone)]
+pub(crate) struct Operator;
 
-fn access(parts: &Parts, api: &Api) -> Result<Access, Problem> {
-    parts
-        .headers
-        .get(AUTHORIZATION)
-        .and_then(|value| value.to_str().ok())
-        .and_then(|value| value.strip_prefix("Bearer "))
-        .and_then(|token| api.tokens.access(&Sensitive::new(token.trim())))
-        .ok_or_else(|| Problem::unauthorized(parts.uri.path()))
+/// Extracted from a request with an admin token.
+#[derive(Debug, Clone)]
+pub(crate) struct Admin(pub(crate) Caller);
+
+/// Returns the caller, if its role includes `needed`.
+fn caller(parts: &Parts, needed: TokenRole) -> Result<Caller, Problem> {
+    let path = parts.uri.path();
+    // Set by `authenticate`.
+    let caller = parts.extensions.get::<Caller>();
+    let caller = caller.ok_or_else(|| Problem::unauthorized(path))?;
+    if caller.role < needed {
+        return Err(Problem::forbidden(path, caller.role, needed));
+    }
+    Ok(caller.clone())
 }
 
-impl FromRequestParts<Api> for Reader {
+impl<S: Send + Sync> FromRequestParts<S> for Viewer {
     type Rejection = Problem;
 
-    async fn from_request_parts(parts: &mut Parts, api: &Api) -> Result<Self, Problem> {
-        access(parts, api).map(Self)
+    async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, Problem> {
+        caller(parts, TokenRole::Viewer).map(Self)
     }
 }
 
-impl FromRequestParts<Api> for Admin {
+impl<S: Send + Sync> FromRequestParts<S> for Operator {
     type Rejection = Problem;
 
-    async fn from_request_parts(parts: &mut Parts, api: &Api) -> Result<Self, Problem> {
-        match access(parts, api)? {
-            Access::Admin => Ok(Self),
-            Access::Read => Err(Problem::forbidden(parts.uri.path())),
-        }
+    async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, Problem> {
+        caller(parts, TokenRole::Operator).map(|_| Self)
+    }
+}
+
+impl<S: Send + Sync> FromRequestParts<S> for Admin {
+    type Rejection = Problem;
+
+    async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, Problem> {
+        caller(parts, TokenRole::Admin).map(Self)
     }
 }
 
 /// Rejects a request without a valid token before the path is examined, so that the response
-/// reveals no paths. Hides the details of internal errors from clients with the read token.
-pub(crate) async fn require_credential(
+/// reveals no paths. Hides the details of internal errors from everybody but admins.
+pub(crate) async fn authenticate(
     State(api): State<Api>,
-    request: Request,
+    mut request: Request,
     next: Next,
-) -> Result<Response, Problem> {
-    let (parts, body) = request.into_parts();
-    let access = access(&parts, &api)?;
-    let response = next.run(Request::from_parts(parts, body)).await;
-    Ok(match access {
-        Access::Admin => response,
-        Access::Read => problem::for_reader(response),
-    })
+) -> Response {
+    let value = request.headers().get(AUTHORIZATION);
+    let token = value
+        .and_then(|value| value.to_str().ok())
+        .and_then(|value| value.strip_prefix("Bearer "))
+        .map(|token| Sensitive::new(token.trim()));
+    let found = match token {
+        Some(token) => api.tokens.authenticate(&token).await,
+        None => Ok(None),
+    };
+    let caller = match found {
+        Ok(Some(caller)) => caller,
+        Ok(None) => return Problem::unauthorized(request.uri().path()).into_response(),
+        Err(error) => return problem::without_details(Problem::from(error).into_response()),
+    };
+    let role = caller.role;
+    request.extensions_mut().insert(caller);
+    let response = next.run(request).await;
+    if role == TokenRole::Admin {
+        response
+    } else {
+        problem::without_details(response)
+    }
 }

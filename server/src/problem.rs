@@ -1,11 +1,12 @@
-//! Converts errors to HTTP responses (`docs/api.md`). Only a client with the admin token receives
-//! errors that may contain internals of the platform.
+//! Converts errors to HTTP responses (`docs/api.md`). Only a client with an admin token receives errors
+//! that may contain internals of the platform.
 
 use axum::Json;
 use axum::http::header::{CONTENT_TYPE, RETRY_AFTER, WWW_AUTHENTICATE};
 use axum::http::{HeaderValue, StatusCode};
 use axum::response::{IntoResponse, Response};
 use lifecycle_core::api::problem::{self, ProblemV1};
+use lifecycle_core::model::TokenRole;
 use lifecycle_core::{Error, Retry};
 
 /// An error that ends a request.
@@ -15,9 +16,9 @@ pub(crate) struct Problem {
     error: Error,
 }
 
-/// A response extension: the status and the error to send to a client with the read token.
+/// A response extension: the status and the error to send to a client that is not an admin.
 #[derive(Debug, Clone)]
-struct ForReader(StatusCode, ProblemV1);
+struct WithoutDetails(StatusCode, ProblemV1);
 
 impl Problem {
     pub(crate) fn unauthorized(path: &str) -> Self {
@@ -26,18 +27,21 @@ impl Problem {
             error: Error::denied(
                 path,
                 "the request has no valid token",
-                "send `Authorization: Bearer <token>`",
+                "send `Authorization: Bearer <token>` with a token that is neither expired nor \
+                 revoked; `bootstrapper` uses the token in LIFECYCLE_TOKEN, if it is set",
             ),
         }
     }
 
-    pub(crate) fn forbidden(path: &str) -> Self {
+    pub(crate) fn forbidden(path: &str, role: TokenRole, needed: TokenRole) -> Self {
         Self {
             status: StatusCode::FORBIDDEN,
             error: Error::denied(
                 path,
-                "the read token does not permit this request",
-                "use the admin token",
+                format!("the token has the role {role}, but this request needs the role {needed}"),
+                format!(
+                    "use a token with the role {needed}; `bootstrapper token create` creates one"
+                ),
             ),
         }
     }
@@ -94,7 +98,7 @@ impl Problem {
 
 impl From<Error> for Problem {
     fn from(error: Error) -> Self {
-        if problem::for_reader(&error).is_some() {
+        if problem::without_details(&error).is_some() {
             match error.retry() {
                 Retry::After(_) => {
                     tracing::warn!(error = %error.chain(), "a request cannot be served at the moment");
@@ -117,19 +121,19 @@ impl IntoResponse for Problem {
             self.status,
             StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN | StatusCode::TOO_MANY_REQUESTS
         );
-        if !is_about_token && let Some(shown) = problem::for_reader(&self.error) {
+        if !is_about_token && let Some(shown) = problem::without_details(&self.error) {
             let status = problem::status(&shown);
-            let shown = ForReader(status, ProblemV1::new(status, &shown));
+            let shown = WithoutDetails(status, ProblemV1::new(status, &shown));
             response.extensions_mut().insert(shown);
         }
         response
     }
 }
 
-/// Replaces a response that contains an internal error with the response for the read token.
-pub(crate) fn for_reader(mut response: Response) -> Response {
-    match response.extensions_mut().remove::<ForReader>() {
-        Some(ForReader(status, problem)) => respond(status, problem),
+/// Replaces a response that contains an internal error with one that points to the manager's log.
+pub(crate) fn without_details(mut response: Response) -> Response {
+    match response.extensions_mut().remove::<WithoutDetails>() {
+        Some(WithoutDetails(status, problem)) => respond(status, problem),
         None => response,
     }
 }

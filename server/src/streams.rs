@@ -2,13 +2,17 @@
 //! containers. A stream lasts as long as its client, and occupies a connection to an engine or
 //! repeated queries of the registry.
 
-use std::sync::Arc;
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use lifecycle_core::Error;
-use lifecycle_core::manager::Access;
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use lifecycle_core::manager::Caller;
+use lifecycle_core::model::{TokenId, TokenRole};
 
 use crate::problem::Problem;
+
+/// If this many times the limit for one token are open in total, only admins may open more.
+const IN_TOTAL: usize = 4;
 
 /// The number of open streams per token. `docs/api.md` lists the defaults.
 #[derive(Debug, Clone, Copy)]
@@ -58,34 +62,71 @@ impl Default for Streams {
 pub(crate) struct Limited {
     kind: &'static str,
     limit: usize,
-    admin: Arc<Semaphore>,
-    read: Arc<Semaphore>,
+    open: Arc<Open>,
+}
+
+/// The number of open streams, for each token that has any.
+#[derive(Debug, Default)]
+struct Open(Mutex<BTreeMap<TokenId, usize>>);
+
+impl Open {
+    fn lock(&self) -> MutexGuard<'_, BTreeMap<TokenId, usize>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// A place for a stream. Dropping this value makes the place available again.
+#[derive(Debug)]
+pub(crate) struct Place {
+    open: Arc<Open>,
+    token: TokenId,
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        let mut open = self.open.lock();
+        if let Some(count) = open.get_mut(&self.token) {
+            *count -= 1;
+            if *count == 0 {
+                open.remove(&self.token);
+            }
+        }
+    }
 }
 
 impl Limited {
     fn new(kind: &'static str, limit: usize) -> Self {
-        let places = || Arc::new(Semaphore::new(limit));
         Self {
             kind,
             limit,
-            admin: places(),
-            read: places(),
+            open: Arc::default(),
         }
     }
 
-    /// Returns a place for a stream of the token with this access. The place must be kept as long as
-    /// the stream is open.
-    pub(crate) fn open(&self, access: Access) -> Result<OwnedSemaphorePermit, Problem> {
-        let (places, token) = match access {
-            Access::Admin => (&self.admin, "admin"),
-            Access::Read => (&self.read, "read"),
+    /// Returns a place for a stream of this caller's token. The place must be kept as long as the
+    /// stream is open.
+    pub(crate) fn open(&self, caller: &Caller) -> Result<Place, Problem> {
+        let mut open = self.open.lock();
+        let own = open.get(&caller.token).copied().unwrap_or_default();
+        let total: usize = open.values().sum();
+        let exceeded = if own >= self.limit {
+            Some((own, format!("of token {}", caller.name)))
+        } else if caller.role < TokenRole::Admin && total >= self.limit * IN_TOTAL {
+            Some((total, "of all tokens".to_owned()))
+        } else {
+            None
         };
-        Arc::clone(places).try_acquire_owned().map_err(|_| {
-            Problem::too_many(Error::exhausted(
-                format!("too many {} of the {token} token", self.kind),
-                format!("{} are open, and more are not allowed", self.limit),
+        if let Some((count, whose)) = exceeded {
+            return Err(Problem::too_many(Error::exhausted(
+                format!("too many {} {whose}", self.kind),
+                format!("{count} are open, and more are not allowed"),
                 "end some of them, or wait until they have ended, then repeat the request",
-            ))
+            )));
+        }
+        open.insert(caller.token.clone(), own + 1);
+        Ok(Place {
+            open: Arc::clone(&self.open),
+            token: caller.token.clone(),
         })
     }
 }

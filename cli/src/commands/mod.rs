@@ -15,6 +15,7 @@ pub(crate) mod retry;
 pub(crate) mod rollout;
 pub(crate) mod schema;
 pub(crate) mod status;
+pub(crate) mod token;
 pub(crate) mod up;
 pub(crate) mod why;
 

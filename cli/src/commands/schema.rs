@@ -11,7 +11,7 @@ use serde_json::{Value, json};
 
 use crate::arguments::{Described, Schema as Options};
 use crate::commands::{
-    azure_simulator, doctor, down, init, plan, publish, restart, retry, rollout, status,
+    azure_simulator, doctor, down, init, plan, publish, restart, retry, rollout, status, token,
 };
 use crate::documents::BroughtUp;
 use crate::failure::Failure;
@@ -77,6 +77,17 @@ fn of(described: Described) -> Schema {
             SchemaGenerator::subschema_for::<rollout::Requested>,
         ),
         Described::Retry => document("retry", SchemaGenerator::subschema_for::<retry::Retried>),
+        Described::Token => output(
+            "token",
+            "The standard output: the document of `token create`, `token list` or `token revoke`, or \
+             the failure if the command fails.",
+            &[
+                SchemaGenerator::subschema_for::<token::Created>,
+                SchemaGenerator::subschema_for::<token::Listed>,
+                SchemaGenerator::subschema_for::<token::Revoked>,
+                FAILURE,
+            ],
+        ),
         Described::Down => document("down", SchemaGenerator::subschema_for::<down::Removed>),
         Described::Doctor => document("doctor", SchemaGenerator::subschema_for::<doctor::Report>),
         Described::AzureSimulator => document(

@@ -10,7 +10,7 @@ use serde_json::Value;
 use crate::load::TIMEOUT;
 use crate::project::Project;
 use crate::schema;
-use crate::subprocess::until;
+use crate::subprocess::{run, until};
 use crate::terminal::{COLUMNS, OnTerminal};
 
 const COMPOSE: &str = r#"
@@ -61,6 +61,7 @@ fn command_line_on_a_terminal() {
     colors_only_on_terminals(&project);
     mistyped_names_get_a_suggestion(&project);
     project.ends(0, &["doctor"]);
+    a_token_restricts_commands(&project);
     missing_secrets_are_reported_immediately(&project);
     every_document_follows_its_schema(&project);
 }
@@ -335,6 +336,52 @@ fn mistyped_names_get_a_suggestion(project: &Project) {
     }
 }
 
+fn a_token_restricts_commands(project: &Project) {
+    let create = |name: &str, role: &str| {
+        let created = project.ends(0, &["token", "create", name, "--role", role]);
+        assert!(created.stderr.contains("cannot be shown again"));
+        created.stdout.trim_end().to_owned()
+    };
+    let (viewer, operator) = (create("panel", "viewer"), create("ci", "operator"));
+    let ends = |code, token: &str, arguments: &[&str]| {
+        let mut command = project.command(arguments);
+        command.env("LIFECYCLE_TOKEN", token);
+        let ended = run(&mut command, TIMEOUT);
+        assert_eq!(ended.status.code(), Some(code), "{arguments:?}: {ended:?}");
+        ended.stderr
+    };
+    ends(0, &viewer, &["status"]);
+    let denied = ends(1, &viewer, &["restart", "quiet"]);
+    assert!(denied.contains("needs the role operator"), "{denied}");
+    ends(0, &operator, &["restart", "quiet"]);
+    let denied = ends(1, &operator, &["token", "list"]);
+    assert!(denied.contains("needs the role admin"), "{denied}");
+
+    let list = project.ends(0, &["token", "list"]).stdout;
+    assert!(
+        list.contains("bootstrapper") && list.contains("panel"),
+        "{list}"
+    );
+    for token in [&viewer, &operator] {
+        assert!(!list.contains(&**token), "{list}");
+    }
+    project.ends(0, &["token", "revoke", "panel"]);
+    let denied = ends(1, &viewer, &["status"]);
+    assert!(denied.contains("neither expired nor revoked"), "{denied}");
+    let log = "docker logs $(docker ps --quiet --filter label=lifecycle.role=manager) 2>&1";
+    let log = project.node().call(&["sh", "-c", log]).stdout;
+    let events = project.ends(0, &["events", "--tail", "50"]).stdout;
+    assert!(log.contains("the API is listening"), "{log}");
+    assert!(events.contains("token panel ("), "{events}");
+    for token in [&viewer, &operator] {
+        assert!(
+            !log.contains(&**token),
+            "the manager's log contains a token"
+        );
+        assert!(!events.contains(&**token), "an event contains a token");
+    }
+}
+
 fn missing_secrets_are_reported_immediately(project: &Project) {
     let (kept, away) = (project.state(), project.configuration().join("away"));
     std::fs::rename(&kept, &away).unwrap();
@@ -372,6 +419,17 @@ fn every_document_follows_its_schema(project: &Project) {
         &["logs", "quiet", "--timestamps"],
         &["restart", "quiet"],
         &["retry", "quiet"],
+        &[
+            "token",
+            "create",
+            "documented",
+            "--role",
+            "viewer",
+            "--expires-in",
+            "1h",
+        ],
+        &["token", "list"],
+        &["token", "revoke", "documented"],
         &["doctor"],
         &["up"],
         &["exec", "quiet", "--", "echo", "{}"],

@@ -164,6 +164,7 @@ fn failures_match_their_schema() {
         &["restart", "web"],
         &["retry", "web"],
         &["rollout", "pause", "web"],
+        &["token", "list"],
         &["down"],
         // The project declares no code store, so `publish` fails.
         &["publish"],

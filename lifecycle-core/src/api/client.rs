@@ -26,8 +26,8 @@ use super::exec::{self, ExecV1};
 use super::problem;
 use super::why::WhyV1;
 use super::wire::{
-    AppliedV1, EndpointV1, EventsV1, NodeV1, OperationV1, PlatformV1, ProgressV1, RestartV1,
-    RetriedV1, ServiceLogLine, ServiceV1,
+    AppliedV1, CreatedTokenV1, EndpointV1, EventsV1, NewTokenV1, NodeV1, OperationV1, PlatformV1,
+    ProgressV1, RestartV1, RetriedV1, ServiceLogLine, ServiceV1, TokenV1,
 };
 use crate::error::{Error, Result};
 use crate::host::Duplex;
@@ -376,6 +376,22 @@ impl ManagerApi for ApiClient {
 
     async fn operation(&self, id: OperationId) -> Result<OperationV1> {
         self.get(&format!("/v1/operations/{id}")).await
+    }
+
+    async fn create_token(&self, new: &NewTokenV1) -> Result<CreatedTokenV1> {
+        let path = "/v1/tokens";
+        let response = self.send(Method::POST, path, Some(body(new)?)).await?;
+        read(path, response).await
+    }
+
+    async fn tokens(&self) -> Result<Vec<TokenV1>> {
+        self.get("/v1/tokens").await
+    }
+
+    async fn revoke_token(&self, name: &str) -> Result<TokenV1> {
+        let path = format!("/v1/tokens/{}", in_path("token", name)?);
+        let response = self.send(Method::DELETE, &path, None).await?;
+        read(&path, response).await
     }
 
     async fn why(&self, name: &str) -> Result<WhyV1> {

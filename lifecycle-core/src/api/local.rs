@@ -10,8 +10,8 @@ use futures_util::stream::BoxStream;
 
 use super::why::WhyV1;
 use super::wire::{
-    AppliedV1, EventsV1, NodeV1, OperationV1, PlatformV1, ProgressV1, RestartV1, RetriedV1,
-    ServiceLogLine, ServiceV1,
+    AppliedV1, CreatedTokenV1, EventsV1, NewTokenV1, NodeV1, OperationV1, PlatformV1, ProgressV1,
+    RestartV1, RetriedV1, ServiceLogLine, ServiceV1, TokenV1,
 };
 use super::{ManagerApi, last_output, view, why};
 use crate::error::{Error, Result};
@@ -133,6 +133,20 @@ impl ManagerApi for LocalApi {
 
     async fn operation(&self, id: OperationId) -> Result<OperationV1> {
         Ok(view::operation(&self.0.operation(id).await?))
+    }
+
+    async fn create_token(&self, new: &NewTokenV1) -> Result<CreatedTokenV1> {
+        let created = self.0.create_token(new.clone().into()).await?;
+        Ok(created.into())
+    }
+
+    async fn tokens(&self) -> Result<Vec<TokenV1>> {
+        let tokens = self.0.list_tokens().await?;
+        Ok(tokens.into_iter().map(TokenV1::from).collect())
+    }
+
+    async fn revoke_token(&self, name: &str) -> Result<TokenV1> {
+        self.0.revoke_token(name).await.map(TokenV1::from)
     }
 
     async fn why(&self, name: &str) -> Result<WhyV1> {

@@ -25,8 +25,8 @@ pub use local::LocalApi;
 
 use self::why::WhyV1;
 use self::wire::{
-    AppliedV1, EventsV1, NodeV1, OperationV1, PlatformV1, ProgressV1, RestartV1, RetriedV1,
-    ServiceLogLine, ServiceV1,
+    AppliedV1, CreatedTokenV1, EventsV1, NewTokenV1, NodeV1, OperationV1, PlatformV1, ProgressV1,
+    RestartV1, RetriedV1, ServiceLogLine, ServiceV1, TokenV1,
 };
 use crate::error::Result;
 use crate::manager::Conversation;
@@ -105,6 +105,17 @@ pub trait ManagerApi: Debug + Send + Sync + 'static {
 
     /// Returns the state of an operation.
     async fn operation(&self, id: OperationId) -> Result<OperationV1>;
+
+    /// Creates a token of the API. Returns [`crate::Error::Conflict`] if a valid token has this
+    /// name. If the response is lost, the token exists but is unknown; revoke it and create it again.
+    async fn create_token(&self, new: &NewTokenV1) -> Result<CreatedTokenV1>;
+
+    /// Returns the tokens of the API, oldest first, also those that ended in the last 30 days.
+    async fn tokens(&self) -> Result<Vec<TokenV1>>;
+
+    /// Revokes the token with this id or name. A repeated call changes nothing. Returns
+    /// [`crate::Error::Conflict`] for the last admin token that does not expire.
+    async fn revoke_token(&self, name: &str) -> Result<TokenV1>;
 
     /// Explains the state of a service, a replica (`web-2`) or a node.
     async fn why(&self, name: &str) -> Result<WhyV1>;

@@ -85,10 +85,10 @@ pub fn status(error: &Error) -> StatusCode {
     }
 }
 
-/// Returns the error that a client with the read token receives instead of `error`; `None` if the
+/// Returns the error that a client that is not an admin receives instead of `error`; `None` if the
 /// client may receive `error` itself. The replacement hides the platform's internals, because any
-/// service may have the read token.
-pub fn for_reader(error: &Error) -> Option<Error> {
+/// service may have a token.
+pub fn without_details(error: &Error) -> Option<Error> {
     match error {
         Error::NotFound { .. }
         | Error::Conflict { .. }

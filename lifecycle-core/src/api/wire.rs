@@ -1,6 +1,8 @@
 //! The types of the API's version 1. They are separate from the domain types, so that the domain
 //! types can change without breaking clients.
 
+mod token;
+
 use std::collections::BTreeMap;
 use std::fmt;
 use std::net::{IpAddr, SocketAddr};
@@ -16,6 +18,8 @@ use crate::model::{
 };
 use crate::reconcile::{Plan, RolloutProgress, RunningStep};
 use crate::runtime::LogLine;
+
+pub use token::{CreatedTokenV1, NewTokenV1, TokenV1};
 
 /// The response to `GET /v1/platform`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]

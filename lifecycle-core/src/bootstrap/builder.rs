@@ -56,6 +56,13 @@ impl BootstrapperBuilder {
         self
     }
 
+    /// Sets the token for the manager's API. By default, this is the first token.
+    #[must_use]
+    pub fn token(self, token: Sensitive) -> Self {
+        let authority = self.0.secrets.authority.certificate.clone();
+        self.reach(ThroughNode { authority, token })
+    }
+
     /// Sets how the manager's API is reached.
     #[must_use]
     pub fn reach(mut self, reach: impl ReachManager) -> Self {

@@ -37,7 +37,11 @@ impl Bootstrapper {
     /// Removes the whole platform. Can be repeated after a failure.
     pub async fn down(&self, platform: PlatformId, volumes: bool) -> Result<()> {
         let by_manager = match self.client(platform).await {
-            Ok(client) => self.remove_by_manager(client.as_ref(), volumes).await,
+            Ok(client) => match self.remove_by_manager(client.as_ref(), volumes).await {
+                // The manager responds, so the removal must not bypass it.
+                Err(error @ Error::Denied { .. }) => return Err(error),
+                removed => removed,
+            },
             Err(error) => Err(error),
         };
         let placed = self.state.placement().await?;

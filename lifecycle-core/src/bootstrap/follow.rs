@@ -310,6 +310,8 @@ impl<'a> Following<'a> {
             | EventKind::EpochRaised
             | EventKind::VolumeVanished
             | EventKind::VolumeFound
+            | EventKind::TokenCreated
+            | EventKind::TokenRevoked
             | EventKind::StrangerFound
             | EventKind::Unknown => self.reporter.report(Progress::Note { text: message }),
             EventKind::Declared

@@ -12,8 +12,8 @@ use crate::api::Authority;
 use crate::clock::IdSource;
 use crate::error::{Error, Result};
 use crate::host::HostFile;
-use crate::manager::ManagerOptions;
-use crate::model::{PlatformId, PlatformName};
+use crate::manager::{FirstToken, ManagerOptions};
+use crate::model::{PlatformId, PlatformName, TokenId};
 use crate::platform::{
     Access, CloudSpec, CodeStoreSpec, Credentials, Declaration, ManagerEndpoint, RegistrySpec,
 };
@@ -21,7 +21,7 @@ use crate::reconcile::DriverOptions;
 use crate::reconcile::node_directory::node_directory;
 use crate::registry::{Databases, Mirrors, RegistryId};
 use crate::runtime::ImageLogins;
-use crate::secret::{PlatformKey, Sensitive, token_hash};
+use crate::secret::{PlatformKey, Sensitive};
 
 /// The parts of a hand-over that are not secret.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -40,7 +40,9 @@ pub struct ManagerConfig {
     pub code: CodeStoreSpec,
     /// The public SSH key of the nodes.
     pub ssh_public: String,
-    /// The SHA-256 hash of the token that allows changes.
+    /// The id of the operator's first token.
+    pub admin_token_id: TokenId,
+    /// The SHA-256 hash of the operator's first token.
     pub admin_token_hash: String,
 }
 
@@ -103,6 +105,7 @@ impl Handover {
         endpoint: ManagerEndpoint,
         image: String,
     ) -> Self {
+        let first = FirstToken::of(&secrets.admin_token);
         Self {
             config: ManagerConfig {
                 name: declaration.name.clone(),
@@ -112,7 +115,8 @@ impl Handover {
                 cloud: declaration.cloud.clone(),
                 code: access.code.clone(),
                 ssh_public: secrets.ssh.public.clone(),
-                admin_token_hash: token_hash(&secrets.admin_token),
+                admin_token_id: first.id,
+                admin_token_hash: first.hash,
             },
             key: secrets.key.clone(),
             authority: secrets.authority.clone(),
@@ -249,7 +253,10 @@ impl Handover {
             endpoint: self.config.endpoint,
             image: self.config.image,
             authority: self.authority.certificate,
-            admin_token_hash: self.config.admin_token_hash,
+            admin_token: FirstToken {
+                id: self.config.admin_token_id,
+                hash: self.config.admin_token_hash,
+            },
             read_token: self.read_token,
             image_logins: self.image_logins,
             declaration: self.declaration,

@@ -30,6 +30,7 @@ mod restart;
 mod retry;
 mod rollout;
 mod secrets;
+mod token;
 mod wait;
 
 use std::path::Path;

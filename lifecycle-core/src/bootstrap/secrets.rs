@@ -15,7 +15,7 @@ use crate::error::{Error, Result};
 use crate::host::SshKeyPair;
 use crate::model::PlatformId;
 use crate::platform::{CloudSpec, ManagerSpec};
-use crate::secret::{PlatformKey, Sensitive, new_token};
+use crate::secret::{PlatformKey, Sensitive, new_api_token};
 
 /// The credentials of a platform's operator.
 #[derive(Debug, Clone)]
@@ -24,9 +24,9 @@ pub struct PlatformSecrets {
     pub key: PlatformKey,
     /// Signs the manager's certificate.
     pub authority: Authority,
-    /// Allows changes through the manager's API.
+    /// The operator's first token for the manager's API.
     pub admin_token: Sensitive,
-    /// Allows reading through the manager's API.
+    /// The services' token for the manager's API.
     pub read_token: Sensitive,
     /// Authenticates logins to the nodes.
     pub ssh: SshKeyPair,
@@ -38,8 +38,8 @@ impl PlatformSecrets {
         Ok(Self {
             key: PlatformKey::generate(),
             authority: Authority::generate(platform, now)?,
-            admin_token: new_token(),
-            read_token: new_token(),
+            admin_token: new_api_token(),
+            read_token: new_api_token(),
             ssh,
         })
     }

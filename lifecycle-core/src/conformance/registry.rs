@@ -7,6 +7,7 @@ pub mod event;
 pub mod lease;
 pub mod record;
 mod sample;
+pub mod token;
 
 use std::fmt::Debug;
 use std::future::Future;
@@ -56,6 +57,7 @@ pub async fn all(backend: &dyn Backend) -> Result<()> {
     record::volumes_are_kept_by_node_and_name(&*backend.fresh().await?).await?;
     record::operations_are_found_until_they_end(&*backend.fresh().await?).await?;
     record::credentials_are_kept_by_name(&*backend.fresh().await?).await?;
+    token::tokens_are_stored_by_id(backend).await?;
     chunk::chunks_are_stored_by_digest(backend).await?;
     chunk::unused_chunks_are_deleted(backend).await?;
     event::events_are_read_in_pages(&*backend.fresh().await?).await?;

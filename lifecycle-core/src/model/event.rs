@@ -85,6 +85,10 @@ pub enum EventKind {
     RolloutRequested,
     /// All replicas of a service were replaced, or the rollout failed.
     RolloutEnded,
+    /// A token of the manager's API was created.
+    TokenCreated,
+    /// A token of the manager's API was revoked.
+    TokenRevoked,
     /// The separate database for a kind of objects cannot be written, but the central registry can.
     DatabaseUnavailable,
     /// The separate database for a kind of objects is up to date again.

@@ -8,6 +8,7 @@ use serde::{Deserialize, Serialize, Serializer};
 use uuid::Uuid;
 
 use crate::error::InvalidName;
+use crate::secret::{Sensitive, api_token_id};
 
 macro_rules! name {
     ($(#[$doc:meta])* $type:ident, $kind:literal, $rule:literal, $check:expr) => {
@@ -138,6 +139,30 @@ name!(
     "letters, digits, `.`, `-` and `_`, starting with a letter or digit, at most 63 characters",
     |v| bounded(v, |c| c.is_ascii_alphanumeric(), |c| c.is_ascii_alphanumeric() || "._-".contains(c))
 );
+
+name!(
+    /// The name of a token of the manager's API, chosen by the operator.
+    TokenName,
+    "token name",
+    "letters, digits, `.`, `-` and `_`, starting with a letter or digit, at most 63 characters",
+    |v| bounded(v, |c| c.is_ascii_alphanumeric(), |c| c.is_ascii_alphanumeric() || "._-".contains(c))
+);
+
+name!(
+    /// The id of a token of the manager's API. It is a part of the token, but not secret.
+    TokenId,
+    "token id",
+    "16 lower-case hexadecimal digits",
+    |v| v.len() == 16 && v.chars().all(|c| matches!(c, '0'..='9' | 'a'..='f'))
+);
+
+impl TokenId {
+    /// Returns the id of a token. A token without an id, as previous versions created them, gets
+    /// the first digits of its SHA-256.
+    pub fn of(token: &Sensitive) -> Self {
+        Self(api_token_id(token).into())
+    }
+}
 
 /// The unique id of a platform. Two platforms may have the same name, but never the same id.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]

@@ -16,6 +16,7 @@ mod operation;
 mod owner;
 mod public_port;
 pub(crate) mod service;
+mod token;
 mod update;
 
 pub use crate::epoch::Epoch;
@@ -30,7 +31,8 @@ pub use container::{
 pub use endpoint::{Endpoint, Protocol};
 pub use event::{Event, EventKind, NewEvent, Subject};
 pub use id::{
-    Generation, InstanceId, NodeName, PlatformId, PlatformName, Replica, ServiceName, VolumeName,
+    Generation, InstanceId, NodeName, PlatformId, PlatformName, Replica, ServiceName, TokenId,
+    TokenName, VolumeName,
 };
 pub use instance::{ContainerId, InstanceRecord, InstanceState, SpecDigest};
 pub use kind::Kind;
@@ -47,6 +49,7 @@ pub use service::{
     DependencyCondition, Healthcheck, HealthcheckTest, HttpReadiness, ImageSource, PortChoice,
     PublishedPort, RestartPolicy, ServiceClass, ServiceSpec, Starts,
 };
+pub use token::{ApiToken, TokenRole};
 pub use update::{
     OnFailure, Replacement, ReplacementOrder, RolloutControl, RolloutRequest, UpdatePolicy,
 };

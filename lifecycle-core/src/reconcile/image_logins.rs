@@ -2,7 +2,7 @@
 //! the errors of pulls.
 
 use crate::error::{Error, Result};
-use crate::registry::{Change, Credential, Registry};
+use crate::registry::{Change, Registry};
 use crate::runtime::{ImageLogin, ImageLogins, ImageRegistry};
 use crate::secret::Sensitive;
 
@@ -11,7 +11,7 @@ const NAME: &str = "image-logins";
 
 /// Returns the stored logins; `None` if none were ever stored.
 pub(crate) async fn stored(registry: &dyn Registry) -> Result<Option<ImageLogins>> {
-    let Some(Credential::Sealed(text)) = registry.credential(NAME).await? else {
+    let Some(text) = registry.credential(NAME).await? else {
         return Ok(None);
     };
     let logins = serde_json::from_str(text.expose()).map_err(|error| Error::Corrupt {
@@ -30,7 +30,7 @@ pub(crate) fn change(logins: &ImageLogins) -> Result<Change> {
     })?;
     Ok(Change::PutCredential {
         name: NAME.into(),
-        credential: Credential::Sealed(Sensitive::new(text)),
+        credential: Sensitive::new(text),
     })
 }
 

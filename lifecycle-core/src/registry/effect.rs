@@ -7,13 +7,15 @@ use std::time::Duration;
 
 use chrono::{DateTime, SubsecRound, Utc};
 
-use super::{Change, Credential, NodeRecord, RejectedSpec, Snapshot, VolumeRecord};
+use super::{Change, NodeRecord, RejectedSpec, Snapshot, VolumeRecord};
 use crate::error::{Error, Result};
 use crate::model::{
-    Chunk, ChunkDigest, ContainerId, Epoch, Generation, InstanceId, InstanceRecord, InstanceState,
-    NewEvent, NodeName, Operation, OperationId, OperationState, ServiceName, VolumeName,
+    ApiToken, Chunk, ChunkDigest, ContainerId, Epoch, Generation, InstanceId, InstanceRecord,
+    InstanceState, NewEvent, NodeName, Operation, OperationId, OperationState, ServiceName,
+    TokenId, VolumeName,
 };
 use crate::platform::{Declaration, ManagerEndpoint};
+use crate::secret::Sensitive;
 
 /// The effect of a batch on the stored state. `None` in a map means that the entry is deleted.
 #[derive(Debug, Clone, Default, PartialEq)]
@@ -28,7 +30,8 @@ pub struct Effect {
     pub rejected: BTreeMap<InstanceId, Option<RejectedSpec>>,
     pub volumes: BTreeMap<(NodeName, VolumeName), Option<VolumeRecord>>,
     pub operations: BTreeMap<OperationId, Operation>,
-    pub credentials: BTreeMap<String, Credential>,
+    pub credentials: BTreeMap<String, Sensitive>,
+    pub tokens: BTreeMap<TokenId, Option<ApiToken>>,
     pub manager: Option<ManagerEndpoint>,
     pub addresses: Option<BTreeMap<ServiceName, Ipv4Addr>>,
     pub first_round_done: bool,
@@ -93,6 +96,12 @@ impl Effect {
             Change::PutCredential { name, credential } => {
                 self.credentials.insert(name, credential);
             }
+            Change::PutToken(token) => {
+                self.tokens.insert(token.id.clone(), Some(*token));
+            }
+            Change::DeleteToken(id) => {
+                self.tokens.insert(id, None);
+            }
             Change::PutManager(endpoint) => self.manager = Some(endpoint),
             Change::PutAddresses(addresses) => self.addresses = Some(addresses),
             Change::MarkFirstRoundDone => self.first_round_done = true,
@@ -147,8 +156,8 @@ impl Snapshot {
         Ok(())
     }
 
-    /// Applies an effect, except for operations, credentials, chunks and the epoch, which a snapshot
-    /// does not contain.
+    /// Applies an effect, except for operations, credentials, tokens, chunks and the epoch, which a
+    /// snapshot does not contain.
     pub(super) fn take(&mut self, effect: Effect) {
         if let Some(declared) = effect.declarations.into_iter().next_back() {
             self.declaration = Some(declared);
@@ -167,7 +176,7 @@ impl Snapshot {
     }
 }
 
-fn merge<K: Ord, V>(into: &mut BTreeMap<K, V>, changes: BTreeMap<K, Option<V>>) {
+pub(super) fn merge<K: Ord, V>(into: &mut BTreeMap<K, V>, changes: BTreeMap<K, Option<V>>) {
     for (key, change) in changes {
         match change {
             Some(value) => into.insert(key, value),
@@ -197,6 +206,16 @@ impl Change {
                     }
                 }
             }
+            Self::PutToken(token) => {
+                token.created_at = stored(token.created_at);
+                for time in [
+                    &mut token.expires_at,
+                    &mut token.revoked_at,
+                    &mut token.last_used_at,
+                ] {
+                    *time = time.map(stored);
+                }
+            }
             Self::Declare { .. }
             | Self::PutChunk(_)
             | Self::DeleteNode(_)
@@ -205,6 +224,7 @@ impl Change {
             | Self::PutVolume(_)
             | Self::DeleteVolume(..)
             | Self::PutCredential { .. }
+            | Self::DeleteToken(_)
             | Self::PutManager(_)
             | Self::PutAddresses(_)
             | Self::MarkFirstRoundDone

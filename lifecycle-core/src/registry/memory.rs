@@ -8,17 +8,19 @@ use std::time::Duration;
 use async_trait::async_trait;
 use chrono::{DateTime, Utc};
 
-use super::effect::{Effect, lease_end, stored, stored_event};
+use super::effect::{Effect, lease_end, merge, stored, stored_event};
 use super::kind::{follows_another, is_central};
 use super::{
-    Batch, Change, Committed, Credential, EventPage, KindDatabase, Lease, Mirrored, Registry,
-    RegistryId, Snapshot,
+    Batch, Change, Committed, EventPage, KindDatabase, Lease, Mirrored, Registry, RegistryId,
+    Snapshot, StoredTokens,
 };
 use crate::clock::Clock;
 use crate::error::{Error, Result};
-use crate::model::{Chunk, ChunkDigest, Epoch, Event, Operation, OperationId, OperationState};
+use crate::model::{
+    ApiToken, Chunk, ChunkDigest, Epoch, Event, Operation, OperationId, OperationState, TokenId,
+};
 use crate::platform::ManagerEndpoint;
-use crate::secret::new_token;
+use crate::secret::{Sensitive, new_token};
 
 /// A registry that keeps its data in memory.
 #[derive(Debug)]
@@ -34,7 +36,8 @@ struct State {
     held: Option<Held>,
     snapshot: Snapshot,
     operations: BTreeMap<OperationId, Operation>,
-    credentials: BTreeMap<String, Credential>,
+    credentials: BTreeMap<String, Sensitive>,
+    tokens: BTreeMap<TokenId, ApiToken>,
     /// The chunks, with the times at which they were stored.
     chunks: BTreeMap<ChunkDigest, (DateTime<Utc>, Chunk)>,
     events: VecDeque<Event>,
@@ -80,6 +83,7 @@ impl State {
     fn apply(&mut self, mut effect: Effect, now: DateTime<Utc>) {
         self.operations.append(&mut effect.operations);
         self.credentials.append(&mut effect.credentials);
+        merge(&mut self.tokens, std::mem::take(&mut effect.tokens));
         let put = std::mem::take(&mut effect.chunks).into_iter();
         let now = stored(now);
         self.chunks
@@ -166,8 +170,13 @@ impl Registry for MemoryRegistry {
         Ok(self.state().snapshot.clone())
     }
 
-    async fn credential(&self, name: &str) -> Result<Option<Credential>> {
+    async fn credential(&self, name: &str) -> Result<Option<Sensitive>> {
         Ok(self.state().credentials.get(name).cloned())
+    }
+
+    async fn tokens(&self) -> Result<StoredTokens> {
+        let tokens = self.state().tokens.values().cloned().collect();
+        Ok(StoredTokens::of(tokens, 0))
     }
 
     async fn chunk(&self, digest: ChunkDigest) -> Result<Option<Chunk>> {

@@ -1,8 +1,9 @@
 //! Defines the registry, which is the central database of a platform.
 //!
-//! The registry must contain only declared data, data that can be observed again, and history. A
-//! lost registry can then be rebuilt from the user's files, the cloud's tags and the engines'
-//! labels; only the history is lost. The next `up` sends the contents of mounted files again.
+//! The registry must contain only declared data, data that can be observed again, history, and the
+//! tokens of the API. A lost registry can then be rebuilt from the user's files, the cloud's tags and
+//! the engines' labels; only the history and the tokens are lost. The next `up` sends the contents of
+//! mounted files again.
 //!
 //! [`MemoryRegistry`] loses its data when the process ends. `SqlRegistry` (feature `sql`) stores
 //! its data in a SQLite file or in a PostgreSQL database. Both use the same code to compute the
@@ -29,8 +30,8 @@ use serde::{Deserialize, Serialize};
 use crate::cloud::{CloudOperation, ObservedNode};
 use crate::error::Result;
 use crate::model::{
-    Chunk, ChunkDigest, ContainerId, Epoch, Event, Generation, InstanceId, InstanceRecord,
-    NewEvent, NodeName, Operation, ServiceName, SpecDigest, VolumeName,
+    ApiToken, Chunk, ChunkDigest, ContainerId, Epoch, Event, Generation, InstanceId,
+    InstanceRecord, NewEvent, NodeName, Operation, ServiceName, SpecDigest, TokenId, VolumeName,
 };
 use crate::platform::{Declaration, ManagerEndpoint};
 use crate::runtime::EngineInfo;
@@ -108,16 +109,6 @@ pub struct VolumeRecord {
     pub is_missing: bool,
 }
 
-/// A stored credential.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Credential {
-    /// The SHA-256 hash, in hexadecimal, of a credential that only has to be verified.
-    Hash(String),
-    /// The credential itself, if the plain value is needed again. It is stored encrypted with the
-    /// platform key.
-    Sealed(Sensitive),
-}
-
 /// A change to the registry.
 #[derive(Debug, Clone, PartialEq)]
 #[non_exhaustive]
@@ -152,12 +143,16 @@ pub enum Change {
     DeleteVolume(NodeName, VolumeName),
     /// Stores an operation.
     PutOperation(Operation),
-    /// Stores a credential.
+    /// Stores a credential, encrypted with the platform key.
     PutCredential {
-        /// The name, for example `admin-token`.
+        /// The name, for example `read-token`.
         name: String,
-        credential: Credential,
+        credential: Sensitive,
     },
+    /// Stores a token of the manager's API, keyed by its id.
+    PutToken(Box<ApiToken>),
+    /// Deletes a token. Succeeds if there is none.
+    DeleteToken(TokenId),
     /// Stores the endpoint of the manager's API.
     PutManager(ManagerEndpoint),
     /// Stores the addresses of services, which replace all previous addresses.
@@ -258,6 +253,28 @@ impl Lease {
     }
 }
 
+/// The stored tokens of the manager's API.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct StoredTokens {
+    /// The tokens, oldest first.
+    pub tokens: Vec<ApiToken>,
+    /// The number of tokens that only a later version can read. They are not valid.
+    pub unreadable: usize,
+}
+
+impl StoredTokens {
+    /// Sorts `tokens` by their creation.
+    pub(crate) fn of(mut tokens: Vec<ApiToken>, unreadable: usize) -> Self {
+        tokens.sort_by(|a, b| (a.created_at, &a.id).cmp(&(b.created_at, &b.id)));
+        Self { tokens, unreadable }
+    }
+
+    /// Returns whether no token is stored.
+    pub fn is_empty(&self) -> bool {
+        self.tokens.is_empty() && self.unreadable == 0
+    }
+}
+
 /// A page of events.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum EventPage {
@@ -284,9 +301,9 @@ pub enum EventPage {
 ///   regardless of `expected`. A call whose response was lost can therefore be repeated.
 /// - Times are stored with microsecond precision.
 /// - Each read returns a consistent state.
-/// - Declarations, chunks, encrypted credentials and other data that may be secret cannot be read
-///   without the platform key. No stored data contains the digest of a chunk, from which the contents
-///   could be guessed.
+/// - Declarations, chunks, credentials and other data that may be secret cannot be read without the
+///   platform key. A token that was not stored with this key does not exist. No stored data contains
+///   the digest of a chunk, from which the contents could be guessed.
 /// - A chunk is stored at the time of its latest `PutChunk`. A declaration may refer to chunks that are
 ///   not stored.
 ///
@@ -313,7 +330,10 @@ pub trait Registry: Debug + Send + Sync + 'static {
     async fn snapshot(&self) -> Result<Snapshot>;
 
     /// Returns a stored credential.
-    async fn credential(&self, name: &str) -> Result<Option<Credential>>;
+    async fn credential(&self, name: &str) -> Result<Option<Sensitive>>;
+
+    /// Returns all tokens of the manager's API, also those that are no longer valid.
+    async fn tokens(&self) -> Result<StoredTokens>;
 
     /// Returns the chunk with this digest, if it is stored.
     async fn chunk(&self, digest: ChunkDigest) -> Result<Option<Chunk>>;

@@ -13,8 +13,8 @@ use crate::error::{Error, Result};
 use crate::model::{Chunk, ChunkDigest, Epoch, Operation, OperationId, PlatformId};
 use crate::platform::ManagerEndpoint;
 use crate::registry::{
-    Batch, Committed, Credential, Databases, EventPage, KindDatabase, Lease, MemoryRegistry,
-    Mirrored, Registry, RegistryId, Snapshot,
+    Batch, Committed, Databases, EventPage, KindDatabase, Lease, MemoryRegistry, Mirrored,
+    Registry, RegistryId, Snapshot, StoredTokens,
 };
 use crate::secret::{PlatformKey, Sensitive};
 
@@ -154,8 +154,12 @@ impl Registry for Connection {
         self.current()?.snapshot().await
     }
 
-    async fn credential(&self, name: &str) -> Result<Option<Credential>> {
+    async fn credential(&self, name: &str) -> Result<Option<Sensitive>> {
         self.current()?.credential(name).await
+    }
+
+    async fn tokens(&self) -> Result<StoredTokens> {
+        self.current()?.tokens().await
     }
 
     async fn chunk(&self, digest: ChunkDigest) -> Result<Option<Chunk>> {

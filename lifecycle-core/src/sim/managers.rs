@@ -18,8 +18,8 @@ use super::engine::Image;
 use super::world::SimWorld;
 use crate::api::why::WhyV1;
 use crate::api::wire::{
-    AppliedV1, EventsV1, NodeV1, OperationV1, PlatformV1, ProgressV1, RestartV1, RetriedV1,
-    ServiceLogLine, ServiceV1,
+    AppliedV1, CreatedTokenV1, EventsV1, NewTokenV1, NodeV1, OperationV1, PlatformV1, ProgressV1,
+    RestartV1, RetriedV1, ServiceLogLine, ServiceV1, TokenV1,
 };
 use crate::api::{LocalApi, ManagerApi};
 use crate::bootstrap::{Handover, ManagerImage, ReachManager, code_directory, handover_directory};
@@ -376,6 +376,18 @@ impl ManagerApi for SimApi {
 
     async fn operation(&self, id: OperationId) -> Result<OperationV1> {
         self.current("operation")?.operation(id).await
+    }
+
+    async fn create_token(&self, new: &NewTokenV1) -> Result<CreatedTokenV1> {
+        self.current("create_token")?.create_token(new).await
+    }
+
+    async fn tokens(&self) -> Result<Vec<TokenV1>> {
+        self.current("tokens")?.tokens().await
+    }
+
+    async fn revoke_token(&self, name: &str) -> Result<TokenV1> {
+        self.current("revoke_token")?.revoke_token(name).await
     }
 
     async fn why(&self, name: &str) -> Result<WhyV1> {

@@ -223,6 +223,20 @@ async fn down_removes_everything_and_can_be_repeated() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn down_removes_nothing_if_the_manager_denies_the_request() {
+    let stage = Stage::new(4).await;
+    stage.up().await.unwrap();
+    let before = stage.containers();
+    let denied = Error::denied("/v1/platform", "the role is too low", "use another token");
+    stage.world.faults().fail_next("delete_platform", denied);
+    let ended = stage.down().await.unwrap_err();
+    assert!(matches!(ended, Error::Denied { .. }), "{ended:?}");
+    assert_eq!(stage.containers(), before);
+    stage.down().await.unwrap();
+    assert_eq!(stage.leftovers(), [""; 0]);
+}
+
+#[tokio::test(start_paused = true)]
 async fn removed_nodes_are_reported_with_their_contents() {
     let mut stage = Stage::new(8).await;
     assert_eq!(stage.removed_by_up().await, [], "no node exists yet");

@@ -27,4 +27,5 @@ mod retry;
 mod scale;
 mod stage;
 mod strangers;
+mod tokens;
 mod volumes;

@@ -11,8 +11,9 @@ use chrono::{DateTime, Utc};
 use lifecycle_core::error::{Error, Result};
 use lifecycle_core::model::{Chunk, ChunkDigest, Epoch, Operation, OperationId};
 use lifecycle_core::registry::{
-    Batch, Committed, Credential, EventPage, Lease, Registry, Snapshot,
+    Batch, Committed, EventPage, Lease, Registry, Snapshot, StoredTokens,
 };
+use lifecycle_core::secret::Sensitive;
 use lifecycle_core::sim::Edge;
 use tokio::sync::watch;
 
@@ -33,6 +34,7 @@ pub(crate) struct FaultyRegistry {
     fault: Fault,
     over: AtomicBool,
     busy: AtomicBool,
+    silent: AtomicBool,
     failed: watch::Sender<bool>,
 }
 
@@ -45,6 +47,7 @@ impl FaultyRegistry {
             fault,
             over: AtomicBool::new(false),
             busy: AtomicBool::new(false),
+            silent: AtomicBool::new(false),
             failed: watch::Sender::new(false),
         })
     }
@@ -61,6 +64,11 @@ impl FaultyRegistry {
     /// Makes the deletion of old events take forever from now on.
     pub(crate) fn keep_busy(&self) {
         self.busy.store(true, Ordering::SeqCst);
+    }
+
+    /// Sets whether a read of the tokens takes forever.
+    pub(crate) fn keep_silent(&self, silent: bool) {
+        self.silent.store(silent, Ordering::SeqCst);
     }
 
     pub(crate) async fn failed(&self) {
@@ -116,8 +124,15 @@ impl Registry for FaultyRegistry {
         self.inner.snapshot().await
     }
 
-    async fn credential(&self, name: &str) -> Result<Option<Credential>> {
+    async fn credential(&self, name: &str) -> Result<Option<Sensitive>> {
         self.inner.credential(name).await
+    }
+
+    async fn tokens(&self) -> Result<StoredTokens> {
+        if self.silent.load(Ordering::SeqCst) {
+            std::future::pending::<()>().await;
+        }
+        self.inner.tokens().await
     }
 
     async fn chunk(&self, digest: ChunkDigest) -> Result<Option<Chunk>> {

@@ -3,15 +3,13 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use lifecycle_core::manager::Access;
 use lifecycle_core::model::EventKind;
 use lifecycle_core::registry::Registry;
-use lifecycle_core::secret::Sensitive;
 use lifecycle_core::sim::{Edge, SimOptions};
 
 use crate::platform::{built, instance, service};
 use crate::registry::{Fault, FaultyRegistry};
-use crate::stage::{ADMIN, READER, Stage};
+use crate::stage::Stage;
 
 #[tokio::test(start_paused = true)]
 async fn identical_declaration_creates_no_generation() {
@@ -85,16 +83,6 @@ async fn declaration_with_a_lost_response_can_be_repeated() {
             .await;
         stage.assert_whole().await;
     }
-}
-
-#[tokio::test(start_paused = true)]
-async fn tokens_grant_their_own_access_only() {
-    let stage = Stage::shop_without_manager(SimOptions::seeded(24)).await;
-    let authorize = |token: &str| stage.manager.tokens().access(&Sensitive::new(token));
-    assert_eq!(authorize(ADMIN), Some(Access::Admin));
-    assert_eq!(authorize(READER), Some(Access::Read));
-    assert_eq!(authorize("another"), None);
-    assert_eq!(authorize(""), None);
 }
 
 #[tokio::test(start_paused = true)]

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use lifecycle_core::clock::{Clock, SeededIds};
 use lifecycle_core::cloud::{CloudProvider, NodeChange, carry_out};
-use lifecycle_core::manager::{Manager, ManagerOptions};
+use lifecycle_core::manager::{FirstToken, Manager, ManagerOptions};
 use lifecycle_core::model::{
     EventKind, InstanceId, InstanceRecord, InstanceState, NewEvent, NodeName, ServiceSpec,
 };
@@ -14,7 +14,7 @@ use lifecycle_core::platform::{Declaration, ManagerEndpoint};
 use lifecycle_core::reconcile::{Backends, DriverOptions, Policy, Round};
 use lifecycle_core::registry::{EventPage, MemoryRegistry, Mirrors, Registry};
 use lifecycle_core::runtime::{ContainerState, ImageLogins, ObservedContainer, Owner, Role};
-use lifecycle_core::secret::{PlatformKey, Sensitive, token_hash};
+use lifecycle_core::secret::{PlatformKey, Sensitive};
 use lifecycle_core::sim::{SimOptions, SimWorld};
 use tokio::task::JoinHandle;
 
@@ -371,7 +371,7 @@ fn idle_manager(
             port: declaration.manager.port,
         },
         authority: "the authority".into(),
-        admin_token_hash: token_hash(&Sensitive::new(ADMIN)),
+        admin_token: FirstToken::of(&Sensitive::new(ADMIN)),
         read_token: Sensitive::new(READER),
         image_logins: ImageLogins::new(),
         declaration: Some(declaration.clone()),

@@ -5,11 +5,11 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use lifecycle_core::model::{
-    ContainerId, Epoch, Generation, InstanceState, Operation, OperationId, OperationKind,
-    OperationState,
+    ApiToken, ContainerId, Epoch, Generation, InstanceState, Operation, OperationId, OperationKind,
+    OperationState, TokenId, TokenName, TokenRole,
 };
 use lifecycle_core::registry::{
-    Batch, Change, Committed, Credential, MemoryRegistry, Registry, RejectedSpec, SqlRegistry,
+    Batch, Change, Committed, MemoryRegistry, Registry, RejectedSpec, SqlRegistry,
 };
 use lifecycle_core::secret::{PlatformKey, Sensitive};
 use lifecycle_core::{Error, Result};
@@ -32,6 +32,21 @@ fn state() -> impl Strategy<Value = InstanceState> {
         "\\PC{0,8}".prop_map(|why| InstanceState::Failed { why }),
         "\\PC{0,8}".prop_map(|why| InstanceState::Unknown { since: at(9), why }),
     ]
+}
+
+fn token() -> impl Strategy<Value = ApiToken> {
+    let ended = prop::option::of((0..9_u32).prop_map(at));
+    let role = prop::sample::select(vec![TokenRole::Viewer, TokenRole::Admin]);
+    (0..3_u8, name(), role, 0..3_u32, ended).prop_map(|(id, name, role, created, ended)| ApiToken {
+        id: TokenId::try_from(format!("{id:016x}")).unwrap(),
+        name: TokenName::try_from(name).unwrap(),
+        role,
+        hash: format!("hash of {id}"),
+        created_at: at(created),
+        expires_at: ended,
+        revoked_at: ended,
+        last_used_at: ended,
+    })
 }
 
 fn change() -> impl Strategy<Value = Change> {
@@ -71,13 +86,16 @@ fn change() -> impl Strategy<Value = Change> {
                 requested_at: at(second),
             })
         }),
-        (name(), any::<bool>()).prop_map(|(name, sealed)| Change::PutCredential {
+        (name(), name()).prop_map(|(name, value)| Change::PutCredential {
             name: name.into(),
-            credential: if sealed {
-                Credential::Sealed(Sensitive::new("value"))
+            credential: Sensitive::new(value),
+        }),
+        (token(), any::<bool>()).prop_map(|(token, is_kept)| {
+            if is_kept {
+                Change::PutToken(Box::new(token))
             } else {
-                Credential::Hash("hash".into())
-            },
+                Change::DeleteToken(token.id)
+            }
         }),
         Just(Change::MarkFirstRoundDone),
     ]
@@ -126,6 +144,10 @@ async fn compare(batches: Vec<(Batch, Option<u64>)>) {
         assert_eq!(
             sqlite.open_operations().await.unwrap(),
             memory.open_operations().await.unwrap()
+        );
+        assert_eq!(
+            sqlite.tokens().await.unwrap(),
+            memory.tokens().await.unwrap()
         );
         for after in [0, 2, 5] {
             assert_eq!(

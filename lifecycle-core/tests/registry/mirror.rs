@@ -15,8 +15,8 @@ use lifecycle_core::model::{
 };
 use lifecycle_core::platform::Declaration;
 use lifecycle_core::registry::{
-    Batch, Change, Committed, Credential, Databases, EventPage, KindDatabase, Lease,
-    MemoryRegistry, Mirror, Mirrored, Registry, RegistryId, Snapshot, SqlDatabases, SqlRegistry,
+    Batch, Change, Committed, Databases, EventPage, KindDatabase, Lease, MemoryRegistry, Mirror,
+    Mirrored, Registry, RegistryId, Snapshot, SqlDatabases, SqlRegistry, StoredTokens,
 };
 use lifecycle_core::secret::{PlatformKey, Sensitive};
 use lifecycle_core::{Error, Result};
@@ -402,9 +402,13 @@ impl Registry for Failing {
     async fn snapshot(&self) -> Result<Snapshot> {
         self.inner.snapshot().await
     }
-    async fn credential(&self, name: &str) -> Result<Option<Credential>> {
+    async fn credential(&self, name: &str) -> Result<Option<Sensitive>> {
         self.inner.credential(name).await
     }
+    async fn tokens(&self) -> Result<StoredTokens> {
+        self.inner.tokens().await
+    }
+
     async fn chunk(&self, digest: ChunkDigest) -> Result<Option<Chunk>> {
         self.inner.chunk(digest).await
     }

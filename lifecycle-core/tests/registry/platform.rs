@@ -12,7 +12,7 @@ use lifecycle_core::model::{
     SpecDigest, Subject,
 };
 use lifecycle_core::platform::{CloudSpec, Declaration, ManagerSpec};
-use lifecycle_core::registry::{Batch, Change, Credential, NodeRecord};
+use lifecycle_core::registry::{Batch, Change, NodeRecord};
 use lifecycle_core::secret::Sensitive;
 
 /// Secrets that must never be stored in plain text. There is one for each field that may contain a
@@ -147,7 +147,7 @@ pub(crate) fn everything() -> Batch {
             Change::PutInstance(Box::new(instance(1, "c1", 2))),
             Change::PutCredential {
                 name: "read-token".into(),
-                credential: Credential::Sealed(Sensitive::new(PLANTED[2])),
+                credential: Sensitive::new(PLANTED[2]),
             },
         ],
         events: vec![event("plain text")],

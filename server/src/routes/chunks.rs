@@ -13,7 +13,7 @@ use super::request::{self, Segment, Whole};
 use crate::auth::Admin;
 use crate::problem::Problem;
 
-/// `POST /v1/chunks/missing`: returns which of the chunks are not stored. Requires the admin token,
+/// `POST /v1/chunks/missing`: returns which of the chunks are not stored. Requires an admin token,
 /// because a digest that is stored confirms a guess of the contents.
 pub(super) async fn missing(
     _: Admin,

@@ -16,7 +16,7 @@ use serde::Deserialize;
 
 use super::Api;
 use super::request::Parameters;
-use crate::auth::Reader;
+use crate::auth::Viewer;
 use crate::problem::Problem;
 
 /// The interval at which a stream polls for events that another manager recorded.
@@ -31,7 +31,7 @@ pub(super) struct After {
 
 /// `GET /v1/events`.
 pub(super) async fn list(
-    Reader(access): Reader,
+    Viewer(caller): Viewer,
     State(api): State<Api>,
     Parameters(query): Parameters<After>,
     headers: HeaderMap,
@@ -55,16 +55,20 @@ pub(super) async fn list(
         .and_then(|value| value.to_str().ok())
         .is_some_and(|value| value.contains("text/event-stream"));
     let place = if requests_stream {
-        Some(api.streams.events.open(access)?)
+        Some(api.streams.events.open(&caller)?)
     } else {
         None
     };
     let page = page(&api, after).await?;
     if let Some(place) = place {
-        let stream = stream(api, page.events, after).map(move |sent| {
-            let _open = &place;
-            sent
-        });
+        let tokens = api.tokens.clone();
+        let ended = async move { tokens.until_ended(&caller).await };
+        let stream = stream(api, page.events, after)
+            .take_until(ended)
+            .map(move |sent| {
+                let _open = &place;
+                sent
+            });
         return Ok(Sse::new(stream)
             .keep_alive(KeepAlive::default())
             .into_response());

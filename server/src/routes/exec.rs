@@ -9,17 +9,16 @@ use axum::response::Response;
 use hyper::upgrade::OnUpgrade;
 use hyper_util::rt::TokioIo;
 use lifecycle_core::api::exec::{ExecV1, PROTOCOL, serve};
-use lifecycle_core::manager::Access;
 
 use super::Api;
 use super::request::{self, Segment, Whole};
 use crate::auth::Admin;
 use crate::problem::Problem;
 
-/// `POST /v1/services/{name}/exec`. Requires the admin token, because the command has all rights of
+/// `POST /v1/services/{name}/exec`. Requires an admin token, because the command has all rights of
 /// the container.
 pub(super) async fn run(
-    _: Admin,
+    Admin(caller): Admin,
     State(api): State<Api>,
     Segment(name): Segment,
     mut request: Request,
@@ -44,13 +43,21 @@ pub(super) async fn run(
             "send the program and its arguments as `command`",
         ));
     }
-    let place = api.streams.commands.open(Access::Admin)?;
+    let place = api.streams.commands.open(&caller)?;
     let conversation = api.manager.exec(&name, command.into()).await?;
     tokio::spawn(async move {
         let _place = place;
-        match upgrade.await {
-            Ok(upgraded) => serve(TokioIo::new(upgraded), conversation).await,
-            Err(error) => tracing::debug!(%error, "cannot upgrade the connection for a command"),
+        let run = async {
+            match upgrade.await {
+                Ok(upgraded) => serve(TokioIo::new(upgraded), conversation).await,
+                Err(error) => {
+                    tracing::debug!(%error, "cannot upgrade the connection for a command");
+                }
+            }
+        };
+        tokio::select! {
+            () = run => {}
+            () = api.tokens.until_ended(&caller) => {}
         }
     });
     let mut response = Response::new(Body::empty());

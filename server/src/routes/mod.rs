@@ -14,13 +14,14 @@ mod retry;
 mod services;
 #[cfg(test)]
 mod tests;
+mod tokens;
 mod why;
 
 use std::sync::Arc;
 
 use axum::extract::DefaultBodyLimit;
 use axum::http::{Method, Uri};
-use axum::routing::{get, post, put};
+use axum::routing::{delete, get, post, put};
 use axum::{Router, middleware};
 use lifecycle_core::Error;
 use lifecycle_core::api::{LocalApi, ManagerApi};
@@ -28,7 +29,7 @@ use lifecycle_core::manager::{Manager, Tokens};
 use lifecycle_core::reconcile::Round;
 use tokio::sync::watch;
 
-use crate::auth::require_credential;
+use crate::auth::authenticate;
 use crate::problem::Problem;
 use crate::streams::Streams;
 use crate::telemetry::in_request_span;
@@ -88,15 +89,14 @@ pub(crate) fn router(api: Api) -> Router {
         .route("/v1/retry/{name}", post(retry::run))
         .route("/v1/progress", get(platform::progress))
         .route("/v1/operations/{id}", get(operations::show))
+        .route("/v1/tokens", get(tokens::list).post(tokens::create))
+        .route("/v1/tokens/{name}", delete(tokens::revoke))
         .fallback(async |uri: Uri| Problem::from(Error::not_found(format!("path {}", uri.path()))))
         .method_not_allowed_fallback(async |method: Method, uri: Uri| {
             Problem::method_not_allowed(method.as_str(), uri.path())
         })
         .layer(DefaultBodyLimit::max(LARGEST_BODY))
-        .layer(middleware::from_fn_with_state(
-            api.clone(),
-            require_credential,
-        ));
+        .layer(middleware::from_fn_with_state(api.clone(), authenticate));
     Router::new()
         .route("/healthz", get(health::healthz))
         .route("/readyz", get(health::readyz))

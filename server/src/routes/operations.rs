@@ -7,12 +7,12 @@ use lifecycle_core::model::OperationId;
 
 use super::Api;
 use super::request::Segment;
-use crate::auth::Reader;
+use crate::auth::Viewer;
 use crate::problem::Problem;
 
 /// `GET /v1/operations/{id}`.
 pub(super) async fn show(
-    _: Reader,
+    _: Viewer,
     State(api): State<Api>,
     Segment(id): Segment,
 ) -> Result<Json<OperationV1>, Problem> {

@@ -10,11 +10,11 @@ use serde::Deserialize;
 
 use super::Api;
 use super::request::{self, Parameters, Whole};
-use crate::auth::{Admin, Reader};
+use crate::auth::{Admin, Viewer};
 use crate::problem::Problem;
 
 /// `GET /v1/platform`.
-pub(super) async fn show(_: Reader, State(api): State<Api>) -> Result<Json<PlatformV1>, Problem> {
+pub(super) async fn show(_: Viewer, State(api): State<Api>) -> Result<Json<PlatformV1>, Problem> {
     Ok(Json(api.manager.platform().await?))
 }
 
@@ -26,7 +26,7 @@ pub(super) struct WithPlan {
 
 /// `GET /v1/progress`: returns the progress, with the plan unless the query excludes the plan.
 pub(super) async fn progress(
-    _: Reader,
+    _: Viewer,
     State(api): State<Api>,
     Parameters(query): Parameters<WithPlan>,
 ) -> Result<Json<ProgressV1>, Problem> {
@@ -54,7 +54,7 @@ pub(super) async fn apply(
     Ok(Json(api.manager.apply(&declaration).await?))
 }
 
-/// `POST /v1/platform/plan`: returns what a declaration would change. Requires the admin token,
+/// `POST /v1/platform/plan`: returns what a declaration would change. Requires an admin token,
 /// because a declaration may contain secrets.
 pub(super) async fn plan(
     _: Admin,
@@ -65,7 +65,7 @@ pub(super) async fn plan(
     Ok(Json(api.manager.plan(&candidate).await?))
 }
 
-/// `GET /v1/platform/plan`: returns the latest plan and its input. Requires the admin token,
+/// `GET /v1/platform/plan`: returns the latest plan and its input. Requires an admin token,
 /// because the input contains the declaration.
 pub(super) async fn recorded_plan(
     _: Admin,

@@ -9,7 +9,7 @@ use serde::Deserialize;
 
 use super::Api;
 use super::request::{Parameters, Segment};
-use crate::auth::Admin;
+use crate::auth::Operator;
 use crate::problem::Problem;
 
 /// The query of `POST /v1/retry/{name}`.
@@ -21,7 +21,7 @@ pub(super) struct Options {
 
 /// `POST /v1/retry/{name}`: clears the failures of a service, a replica or a node.
 pub(super) async fn run(
-    _: Admin,
+    _: Operator,
     State(api): State<Api>,
     Segment(name): Segment,
     Parameters(options): Parameters<Options>,

@@ -8,21 +8,23 @@ use axum::http::StatusCode;
 use axum::http::header::CONTENT_TYPE;
 use axum::response::{IntoResponse, Response};
 use chrono::{DateTime, Utc};
-use futures_util::StreamExt;
+use futures_util::stream::{self, BoxStream};
+use futures_util::{Stream, StreamExt};
 use lifecycle_core::Error;
 use lifecycle_core::api::wire::{EndpointV1, OperationV1, RestartV1, ServiceV1};
+use lifecycle_core::manager::{Caller, Tokens};
 use lifecycle_core::model::{RolloutRequest, ServiceName};
 use lifecycle_core::runtime::LogOptions;
 use serde::Deserialize;
 
 use super::Api;
 use super::request::{self, Parameters, Segment, Whole};
-use crate::auth::{Admin, Reader};
+use crate::auth::{Operator, Viewer};
 use crate::problem::Problem;
 
 /// `GET /v1/services`.
 pub(super) async fn list(
-    _: Reader,
+    _: Viewer,
     State(api): State<Api>,
 ) -> Result<Json<Vec<ServiceV1>>, Problem> {
     Ok(Json(api.manager.services().await?))
@@ -30,7 +32,7 @@ pub(super) async fn list(
 
 /// `GET /v1/services/{name}/endpoints`: returns the addresses of the ready replicas.
 pub(super) async fn endpoints(
-    _: Reader,
+    _: Viewer,
     State(api): State<Api>,
     Segment(name): Segment,
 ) -> Result<Json<Vec<EndpointV1>>, Problem> {
@@ -49,7 +51,7 @@ pub(super) async fn endpoints(
 
 /// `POST /v1/services/{name}/restart`: begins to restart a service or one replica.
 pub(super) async fn restart(
-    _: Admin,
+    _: Operator,
     State(api): State<Api>,
     Segment(name): Segment,
     Whole(body): Whole,
@@ -68,7 +70,7 @@ pub(super) async fn restart(
 
 /// `POST /v1/services/{name}/rollout/{request}`: pauses, resumes or rolls back a rollout.
 pub(super) async fn rollout(
-    _: Admin,
+    _: Operator,
     State(api): State<Api>,
     Segment((name, request)): Segment<(String, String)>,
 ) -> Result<(StatusCode, Json<OperationV1>), Problem> {
@@ -97,7 +99,7 @@ pub(super) struct Lines {
 
 /// `GET /v1/services/{name}/logs`: returns the output of all replicas, one JSON object per line.
 pub(super) async fn logs(
-    Reader(access): Reader,
+    Viewer(caller): Viewer,
     State(api): State<Api>,
     Segment(name): Segment,
     Parameters(lines): Parameters<Lines>,
@@ -109,9 +111,9 @@ pub(super) async fn logs(
         since: lines.since,
         timestamps: lines.timestamps,
     };
-    let place = api.streams.logs.open(access)?;
+    let place = api.streams.logs.open(&caller)?;
     let lines = api.manager.logs(&name, options).await?;
-    let body = lines.map(move |line| {
+    let body = while_valid(lines, api.tokens, caller).map(move |line| {
         let _open = &place;
         let mut text = serde_json::to_vec(&line.map_err(std::io::Error::other)?)?;
         text.push(b'\n');
@@ -119,4 +121,28 @@ pub(super) async fn logs(
     });
     let headers = [(CONTENT_TYPE, "application/x-ndjson")];
     Ok((headers, Body::from_stream(body)).into_response())
+}
+
+/// Ends a stream with an error when the token of `caller` ends, so that the client does not take the
+/// lines so far for the whole output.
+fn while_valid<T>(
+    lines: BoxStream<'static, Result<T, Error>>,
+    tokens: Tokens,
+    caller: Caller,
+) -> impl Stream<Item = Result<T, Error>> {
+    let ended = Box::pin(async move {
+        tokens.until_ended(&caller).await;
+        Error::denied(
+            "the output",
+            format!("token {} is no longer valid", caller.name),
+            "use another token",
+        )
+    });
+    stream::unfold(Some((lines, ended)), async |state| {
+        let (mut lines, mut ended) = state?;
+        tokio::select! {
+            line = lines.next() => line.map(|line| (line, Some((lines, ended)))),
+            error = &mut ended => Some((Err(error), None)),
+        }
+    })
 }

@@ -6,12 +6,12 @@ use lifecycle_core::api::why::WhyV1;
 
 use super::Api;
 use super::request::Segment;
-use crate::auth::Reader;
+use crate::auth::Viewer;
 use crate::problem::Problem;
 
 /// `GET /v1/why/{name}`.
 pub(super) async fn show(
-    _: Reader,
+    _: Viewer,
     State(api): State<Api>,
     Segment(name): Segment,
 ) -> Result<Json<WhyV1>, Problem> {

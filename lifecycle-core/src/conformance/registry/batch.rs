@@ -12,7 +12,7 @@ use crate::model::{
     ContainerId, Epoch, Generation, InstanceRecord, InstanceState, OperationState, Protocol,
     Replica,
 };
-use crate::registry::{Batch, Change, Credential, EventPage, Lease, Registry, Snapshot};
+use crate::registry::{Batch, Change, EventPage, Lease, Registry, Snapshot};
 use crate::secret::Sensitive;
 
 /// # Panics
@@ -25,7 +25,8 @@ pub async fn a_new_registry_is_empty(registry: &dyn Registry) -> Result<()> {
         "no events exist yet, so none are gone"
     );
     assert_eq!(registry.open_operations().await?, Vec::new());
-    assert_eq!(registry.credential("admin-token").await?, None);
+    assert_eq!(registry.credential("read-token").await?, None);
+    assert!(registry.tokens().await?.is_empty());
     assert_eq!(registry.operation(operation_id(1)).await?, None);
     registry.prune_events(at(0), 0).await
 }
@@ -43,8 +44,8 @@ pub async fn a_batch_is_atomic(registry: &dyn Registry) -> Result<()> {
             Change::PutInstance(Box::new(ready_instance("db", 1, "c1")?)),
             Change::PutOperation(operation(1, 0, OperationState::Running)),
             Change::PutCredential {
-                name: "admin-token".into(),
-                credential: Credential::Hash("00".into()),
+                name: "read-token".into(),
+                credential: Sensitive::new("00"),
             },
             Change::MarkFirstRoundDone,
             declare(Some(Generation(7)), &declaration("two")?),
@@ -55,7 +56,7 @@ pub async fn a_batch_is_atomic(registry: &dyn Registry) -> Result<()> {
     conflict(&registry.commit(epoch, batch).await);
     assert_eq!(registry.snapshot().await?, before);
     assert_eq!(registry.operation(operation_id(1)).await?, None);
-    assert_eq!(registry.credential("admin-token").await?, None);
+    assert_eq!(registry.credential("read-token").await?, None);
     assert_eq!(registry.events(0, 10).await?, EventPage::Events(Vec::new()));
     let next = registry
         .commit(epoch, Batch::default().event(event("first", 0)))
@@ -234,7 +235,7 @@ pub async fn everything_is_persistent(backend: &dyn Backend) -> Result<()> {
     let epoch = held(registry.acquire_lease("before", backend.ttl()).await?);
     populate(&*registry, epoch).await?;
     let open = operation(1, 0, OperationState::Running);
-    let sealed = Credential::Sealed(Sensitive::new("value"));
+    let sealed = Sensitive::new("value");
     let batch = Batch {
         changes: vec![
             Change::PutOperation(open.clone()),

@@ -43,12 +43,12 @@ use self::take::Use;
 use self::write::Writer;
 use super::effect::Effect;
 use super::{
-    Batch, Change, Committed, Credential, EventPage, Lease, Registry, RegistryId, Snapshot,
+    Batch, Change, Committed, EventPage, Lease, Registry, RegistryId, Snapshot, StoredTokens,
 };
 use crate::clock::Clock;
 use crate::error::{Error, Result};
 use crate::model::{Chunk, ChunkDigest, Epoch, Operation, OperationId};
-use crate::secret::PlatformKey;
+use crate::secret::{PlatformKey, Sensitive};
 
 /// The timeout of a call to a server that stops responding.
 const CALL: Duration = Duration::from_mins(2);
@@ -364,12 +364,22 @@ impl Registry for SqlRegistry {
         .await
     }
 
-    async fn credential(&self, name: &str) -> Result<Option<Credential>> {
+    async fn credential(&self, name: &str) -> Result<Option<Sensitive>> {
         self.bounded(async {
             let session = self.read().await?;
             let credential = self.reader(&session).credential(name).await?;
             session.rollback().await.map_err(self.failed())?;
             Ok(credential)
+        })
+        .await
+    }
+
+    async fn tokens(&self) -> Result<StoredTokens> {
+        self.bounded(async {
+            let session = self.read().await?;
+            let tokens = self.reader(&session).tokens().await?;
+            session.rollback().await.map_err(self.failed())?;
+            Ok(tokens)
         })
         .await
     }

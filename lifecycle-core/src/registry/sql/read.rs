@@ -7,9 +7,10 @@ use sea_orm::{
     ColumnTrait, DbErr, EntityTrait, PrimaryKeyTrait, QueryFilter, QueryOrder, QuerySelect,
 };
 
+use super::entity::token::Opened;
 use super::entity::{
     SINGLE, chunk, credential, declaration, event, instance, instance_endpoint, node, operation,
-    platform, rejected, service_address, signed, unsigned, volume,
+    platform, rejected, service_address, signed, token, unsigned, volume,
 };
 use super::error::at;
 use super::session::Session;
@@ -17,8 +18,8 @@ use super::write::{ROWS, counter};
 use crate::error::Result;
 use crate::model::{Chunk, ChunkDigest, Endpoint, Generation, Operation, OperationId};
 use crate::platform::Declaration;
-use crate::registry::{Credential, EventPage, Snapshot};
-use crate::secret::PlatformKey;
+use crate::registry::{EventPage, Snapshot, StoredTokens};
+use crate::secret::{PlatformKey, Sensitive};
 
 /// Reads records within one session.
 pub(super) struct Reader<'a> {
@@ -88,9 +89,22 @@ impl Reader<'_> {
         Ok(endpoints)
     }
 
-    pub(super) async fn credential(&self, name: &str) -> Result<Option<Credential>> {
+    pub(super) async fn credential(&self, name: &str) -> Result<Option<Sensitive>> {
         let row = self.one::<credential::Entity>(name.to_owned()).await?;
         row.map(|row| row.open(self.key)).transpose()
+    }
+
+    pub(super) async fn tokens(&self) -> Result<StoredTokens> {
+        let mut tokens = Vec::new();
+        let mut unreadable = 0;
+        for row in self.all::<token::Entity>().await? {
+            match row.open(self.key) {
+                Opened::Token(token) => tokens.push(*token),
+                Opened::OfLaterVersion => unreadable += 1,
+                Opened::OfAnotherKey => {}
+            }
+        }
+        Ok(StoredTokens::of(tokens, unreadable))
     }
 
     pub(super) async fn chunk(&self, digest: ChunkDigest) -> Result<Option<Chunk>> {

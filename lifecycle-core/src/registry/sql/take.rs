@@ -7,7 +7,7 @@ use sea_orm::{ColumnTrait, EntityTrait, PaginatorTrait, QueryFilter};
 use super::SqlRegistry;
 use super::entity::{
     SINGLE, chunk, credential, declaration, declared_chunk, event, event_counter, instance, node,
-    operation, platform, rejected, service, service_address, volume,
+    operation, platform, rejected, service, service_address, token, volume,
 };
 use super::session::Session;
 use crate::error::{Error, Result};
@@ -108,6 +108,8 @@ impl SqlRegistry {
         self.clear::<declared_chunk::Entity>(session).await?;
         self.clear::<chunk::Entity>(session).await?;
         self.clear::<credential::Entity>(session).await?;
+        // The operator of a removed platform has no valid token any more.
+        self.clear::<token::Entity>(session).await?;
         self.clear::<node::Entity>(session).await?;
         self.reset_platform(session).await
     }
@@ -118,6 +120,7 @@ impl SqlRegistry {
         self.clear::<declared_chunk::Entity>(session).await?;
         self.clear::<chunk::Entity>(session).await?;
         self.clear::<credential::Entity>(session).await?;
+        self.clear::<token::Entity>(session).await?;
         self.clear::<node::Entity>(session).await?;
         self.clear::<service::Entity>(session).await?;
         self.clear::<instance::Entity>(session).await?;

@@ -10,7 +10,7 @@ use sea_orm::{
 use super::entity::{
     SINGLE, chunk, credential, declaration, declared_chunk, event, event_counter, instance,
     instance_endpoint, node, operation, platform, rejected, service, service_address, signed,
-    unsigned, volume,
+    token, unsigned, volume,
 };
 use super::error::at;
 use super::lease;
@@ -60,6 +60,7 @@ impl Writer<'_> {
             .map(|(name, credential)| credential::Model::of(name, credential, self.key));
         self.upsert::<credential::Entity>(credentials.collect::<Result<_>>()?)
             .await?;
+        self.tokens(effect).await?;
         if let Some(above) = effect.epoch_above {
             lease::raise_epoch(self.session, above)
                 .await
@@ -302,6 +303,17 @@ impl Writer<'_> {
         self.delete_any::<volume::Entity>(deleted.collect()).await?;
         let put = effect.volumes.values().flatten().map(volume::Model::of);
         self.upsert::<volume::Entity>(put.collect()).await
+    }
+
+    async fn tokens(&self, effect: &Effect) -> Result<()> {
+        let deleted = effect.tokens.iter().filter(|(_, put)| put.is_none());
+        let deleted: Vec<&str> = deleted.map(|(id, _)| id.as_str()).collect();
+        self.delete::<token::Entity>(token::Column::Id, &deleted)
+            .await?;
+        let put = effect.tokens.values().flatten();
+        let put = put.map(|token| token::Model::of(token, self.key));
+        self.upsert::<token::Entity>(put.collect::<Result<_>>()?)
+            .await
     }
 
     /// Deletes the rows that meet one of the conditions.

@@ -3,13 +3,15 @@
 use std::sync::Arc;
 
 use axum::Router;
-use lifecycle_core::api::problem::for_reader;
+use lifecycle_core::api::problem::without_details;
 use lifecycle_core::api::{ApiClient, ManagerApi};
+use lifecycle_core::clock::SystemClock;
 use lifecycle_core::conformance::errors::one_of_each;
-use lifecycle_core::manager::Tokens;
+use lifecycle_core::manager::{FirstToken, Tokens};
 use lifecycle_core::mock::MockManagerApi;
 use lifecycle_core::reconcile::RetryOptions;
-use lifecycle_core::secret::{Sensitive, new_token, token_hash};
+use lifecycle_core::registry::MemoryRegistry;
+use lifecycle_core::secret::{Sensitive, new_api_token};
 use lifecycle_core::{Error, Retry};
 use tokio::sync::watch;
 
@@ -24,10 +26,12 @@ struct Mocked {
 
 impl Mocked {
     fn new(manager: MockManagerApi) -> Self {
-        let (admin, read) = (new_token(), new_token());
+        let (admin, read) = (new_api_token(), new_api_token());
+        let clock = Arc::new(SystemClock);
+        let registry = Arc::new(MemoryRegistry::new(clock.clone()));
         let api = Api {
             manager: Arc::new(manager),
-            tokens: Tokens::new(token_hash(&admin), &read),
+            tokens: Tokens::new(registry, clock, FirstToken::of(&admin), &read),
             rounds: watch::Sender::new(Arc::default()).subscribe(),
             streams: Arc::default(),
         };
@@ -68,12 +72,12 @@ async fn an_error_of_each_kind_keeps_its_fields() {
 }
 
 #[tokio::test]
-async fn with_the_read_token_internal_errors_have_no_details() {
+async fn without_the_role_admin_internal_errors_have_no_details() {
     let mut hidden = 0;
     for (error, sent) in one_of_each().into_iter().zip(one_of_each()) {
         let served = Mocked::failing(error);
         let read = served.client(&served.read).platform().await.unwrap_err();
-        if for_reader(&sent).is_none() {
+        if without_details(&sent).is_none() {
             same(&read, &sent);
             continue;
         }
@@ -96,9 +100,13 @@ async fn with_the_read_token_internal_errors_have_no_details() {
 }
 
 #[tokio::test]
-async fn a_wrong_token_and_the_read_token_for_a_change_are_denied_with_a_hint() {
+async fn an_unknown_token_and_a_viewers_token_for_a_change_are_denied_with_a_hint() {
     let served = Mocked::new(MockManagerApi::new());
-    let outsider = served.client(&new_token()).platform().await.unwrap_err();
+    let outsider = served
+        .client(&new_api_token())
+        .platform()
+        .await
+        .unwrap_err();
     let reader = served
         .client(&served.read)
         .retry("web", RetryOptions::default())
@@ -106,7 +114,7 @@ async fn a_wrong_token_and_the_read_token_for_a_change_are_denied_with_a_hint() 
         .unwrap_err();
     for (error, hint) in [
         (&outsider, "send `Authorization"),
-        (&reader, "the admin token"),
+        (&reader, "a token with the role operator"),
     ] {
         assert!(matches!(error, Error::Denied { .. }), "{error:?}");
         assert!(error.hint().unwrap().contains(hint), "{error:?}");

@@ -4,7 +4,8 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use lifecycle_core::api::ManagerApi as _;
-use lifecycle_core::model::{Chunk, RolloutRequest};
+use lifecycle_core::api::wire::NewTokenV1;
+use lifecycle_core::model::{Chunk, RolloutRequest, TokenName, TokenRole};
 use lifecycle_core::reconcile::RetryOptions;
 use lifecycle_core::runtime::{ExecCommand, ImageLogin, ImageLogins, ImageRegistry};
 use lifecycle_core::secret::Sensitive;
@@ -26,9 +27,11 @@ enum Write {
     Rollout,
     Retry,
     Exec,
+    CreateToken,
+    RevokeToken,
 }
 
-const WRITES: [Write; 10] = [
+const WRITES: [Write; 12] = [
     Write::Apply,
     Write::ImageLogins,
     Write::MissingChunks,
@@ -39,6 +42,8 @@ const WRITES: [Write; 10] = [
     Write::Rollout,
     Write::Retry,
     Write::Exec,
+    Write::CreateToken,
+    Write::RevokeToken,
 ];
 
 #[derive(Debug, Clone, Copy)]
@@ -90,6 +95,10 @@ fn logins() -> ImageLogins {
     ImageLogins::from([(ImageRegistry::of("registry:5000/x"), token)])
 }
 
+fn new_token() -> NewTokenV1 {
+    NewTokenV1::new(TokenName::try_from("ci").unwrap(), TokenRole::Viewer)
+}
+
 fn chunk() -> Chunk {
     Chunk::new("contents".into()).unwrap()
 }
@@ -116,6 +125,11 @@ async fn embedded(served: &Served, write: Write) -> Result<()> {
             .await
             .map(drop),
         Write::Exec => manager.exec("web", &command()).await.map(drop),
+        Write::CreateToken => {
+            let token = manager.create_token(new_token().into());
+            token.await.map(drop)
+        }
+        Write::RevokeToken => manager.revoke_token("absent").await.map(drop),
     }
 }
 
@@ -135,6 +149,8 @@ async fn over_http(served: &Served, write: Write) -> Result<()> {
         Write::Rollout => api.rollout("web", RolloutRequest::Pause).await.map(drop),
         Write::Retry => api.retry("web", RetryOptions::default()).await.map(drop),
         Write::Exec => api.exec("web", command()).await.map(drop),
+        Write::CreateToken => api.create_token(&new_token()).await.map(drop),
+        Write::RevokeToken => api.revoke_token("absent").await.map(drop),
     }
 }
 
@@ -147,7 +163,7 @@ fn error(outcome: &Result<()>) -> Value {
 async fn an_embedded_manager_and_one_behind_http_reject_the_same_changes() {
     let changing = ROUTES
         .iter()
-        .filter(|(method, _, reads)| !reads && *method != "GET");
+        .filter(|(method, _, role)| *role > TokenRole::Viewer && *method != "GET");
     assert_eq!(changing.count(), WRITES.len(), "a route is missing here");
     for phase in [Phase::Standby, Phase::FirstRound, Phase::Open] {
         for write in WRITES {
@@ -166,6 +182,8 @@ async fn an_embedded_manager_and_one_behind_http_reject_the_same_changes() {
                         | Write::DeletePlatform
                         | Write::Restart
                         | Write::Rollout
+                        | Write::CreateToken
+                        | Write::RevokeToken
                 ),
                 Phase::FirstRound => matches!(write, Write::Restart | Write::Rollout),
                 Phase::Open => false,

@@ -63,6 +63,35 @@ async fn a_token_has_a_limited_number_of_streams() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn all_tokens_together_have_a_limited_number_of_streams() {
+    let served = Served::ready().await;
+    let router = one_of_each(&served);
+    let (path, accept) = ("/v1/events?after=latest", "text/event-stream");
+    let mut open = Vec::new();
+    for number in 0..4 {
+        let token = served
+            .token(&format!("viewer-{number}"), Viewer, None)
+            .await;
+        let stream = get(&router, path, &token, accept).await;
+        assert_eq!(stream.status(), StatusCode::OK, "{number}");
+        open.push(stream);
+    }
+    let refused = get(&router, path, &served.read, accept).await;
+    let refused = problem(refused, StatusCode::TOO_MANY_REQUESTS, path).await;
+    let what = refused["what"].as_str().unwrap();
+    assert!(what.contains("of all tokens"), "{what}");
+    let admin = get(&router, path, &served.admin, accept).await;
+    assert_eq!(
+        admin.status(),
+        StatusCode::OK,
+        "admins are never locked out"
+    );
+    drop((open, admin));
+    let next = get(&router, path, &served.read, accept).await;
+    assert_eq!(next.status(), StatusCode::OK, "after the end");
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_token_has_a_limited_number_of_commands() {
     let served = Served::ready().await;
     let router = one_of_each(&served);

@@ -1,11 +1,11 @@
-//! The table of credentials. Each row contains either a hash or an encrypted value.
+//! The table of credentials. Each row contains an encrypted value; a previous version also stored
+//! hashes.
 
 use sea_orm::entity::prelude::*;
 
 use super::{damaged, seal, unseal};
 use crate::error::Result;
-use crate::registry::Credential;
-use crate::secret::PlatformKey;
+use crate::secret::{PlatformKey, Sensitive};
 
 const PURPOSE: &str = "credential";
 
@@ -26,27 +26,20 @@ impl ActiveModelBehavior for ActiveModel {}
 impl Model {
     pub(in crate::registry::sql) fn of(
         name: &str,
-        credential: &Credential,
+        credential: &Sensitive,
         key: &PlatformKey,
     ) -> Result<Self> {
-        let (hash, sealed) = match credential {
-            Credential::Hash(hash) => (Some(hash.clone()), None),
-            Credential::Sealed(value) => (None, Some(seal(key, &purpose(name), value)?)),
-        };
         Ok(Self {
             name: name.to_owned(),
-            hash,
-            sealed,
+            hash: None,
+            sealed: Some(seal(key, &purpose(name), credential)?),
         })
     }
 
-    pub(in crate::registry::sql) fn open(self, key: &PlatformKey) -> Result<Credential> {
-        match (self.hash, self.sealed) {
-            (Some(hash), None) => Ok(Credential::Hash(hash)),
-            (None, Some(sealed)) => {
-                unseal(key, &purpose(&self.name), &sealed).map(Credential::Sealed)
-            }
-            _ => Err(damaged("credential", "it must have a hash or a value")),
+    pub(in crate::registry::sql) fn open(self, key: &PlatformKey) -> Result<Sensitive> {
+        match self.sealed {
+            Some(sealed) => unseal(key, &purpose(&self.name), &sealed),
+            None => Err(damaged("credential", "it has no value")),
         }
     }
 }

@@ -20,6 +20,7 @@ pub(super) mod platform;
 pub(super) mod rejected;
 pub(super) mod service;
 pub(super) mod service_address;
+pub(super) mod token;
 pub(super) mod volume;
 
 use serde::Serialize;

@@ -13,7 +13,7 @@ pub(super) async fn up(manager: &SchemaManager<'_>) -> Result<(), DbErr> {
     Ok(())
 }
 
-fn tables() -> [TableCreateStatement; 3] {
+fn tables() -> [TableCreateStatement; 4] {
     [
         Table::create()
             .table("declared_chunks")
@@ -36,6 +36,12 @@ fn tables() -> [TableCreateStatement; 3] {
             .col(text("volume"))
             .col(boolean("missing"))
             .primary_key(Index::create().col("node").col("volume"))
+            .take(),
+        Table::create()
+            .table("tokens")
+            .if_not_exists()
+            .col(text("id").primary_key())
+            .col(binary("sealed"))
             .take(),
     ]
 }

@@ -187,10 +187,10 @@ impl Tokens {
         let Some(token) = known.by_hash.get(&hash).filter(|token| token.is_valid(now)) else {
             return Ok(None);
         };
-        let used = hour(now);
-        if token.last_used_at < Some(used) {
+        let hour = hour(now);
+        if token.last_used_at < Some(hour) {
             let mut uses = self.0.uses.lock().unwrap_or_else(PoisonError::into_inner);
-            uses.insert(token.id.clone(), used);
+            uses.insert(token.id.clone(), hour);
         }
         Ok(Some(Caller {
             token: token.id.clone(),
@@ -396,9 +396,9 @@ impl Manager {
         let registry = &self.backends.registry;
         let mut batch = Batch::default();
         for mut token in registry.tokens().await?.tokens {
-            let used = uses.get(&token.id).copied();
-            if token.last_used_at < used {
-                token.last_used_at = used;
+            let hour = uses.get(&token.id).copied();
+            if token.last_used_at < hour {
+                token.last_used_at = hour;
                 batch.changes.push(Change::PutToken(Box::new(token)));
             }
         }

@@ -166,8 +166,8 @@ async fn a_created_token_is_shown_once_and_accepted_until_it_is_revoked() {
     }
     let denied = served.request("GET", "/v1/platform", Some(&token)).await;
     problem(denied, StatusCode::UNAUTHORIZED, "revoked").await;
-    let last = served.request("DELETE", "/v1/tokens/bootstrapper", admin);
-    problem(last.await, StatusCode::CONFLICT, "the last one").await;
+    let first = served.request("DELETE", "/v1/tokens/bootstrapper", admin);
+    problem(first.await, StatusCode::CONFLICT, "the last one").await;
     let absent = served.request("DELETE", "/v1/tokens/absent", admin);
     problem(absent.await, StatusCode::NOT_FOUND, "absent").await;
     let events = served.get("/v1/events").await.to_string();
@@ -220,13 +220,13 @@ async fn the_streams_of_a_revoked_token_end() {
         headers.insert("accept", accept.parse().unwrap());
         let response = served.send(request).await;
         assert_eq!(response.status(), StatusCode::OK, "{path}");
-        response.into_body().collect()
+        response.into_body()
     };
     let events = open("/v1/events?after=latest", "text/event-stream").await;
     let logs = open("/v1/services/web/logs?follow=true", "*/*").await;
     served.manager.revoke_token("ci").await.unwrap();
-    assert!(events.await.is_ok());
-    let cut = logs.await.map(drop).unwrap_err();
+    assert!(events.collect().await.is_ok());
+    let cut = logs.collect().await.map(drop).unwrap_err();
     assert!(cut.to_string().contains("no longer valid"), "{cut}");
     while let Some(output) = running.output.next().await {
         if output.is_err() {

@@ -73,6 +73,9 @@ use crate::secret::PlatformKey;
 /// How long a newly started manager may take to answer.
 const MANAGER_ANSWERS_WITHIN: Duration = Duration::from_mins(2);
 
+/// How long a running manager may take to accept a request.
+const ACCEPTED_WITHIN: Duration = Duration::from_secs(30);
+
 /// How long the cloud may take to answer one request, including throttled attempts and the time
 /// until a new permission takes effect.
 const CLOUD_ANSWERS_WITHIN: Duration = Duration::from_mins(15);

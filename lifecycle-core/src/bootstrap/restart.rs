@@ -1,17 +1,13 @@
 //! Restarts a service, or one of its replicas, and waits until it is ready.
 
 use std::collections::BTreeMap;
-use std::time::Duration;
 
-use super::Bootstrapper;
 use super::follow::follow_operation;
+use super::{ACCEPTED_WITHIN, Bootstrapper};
 use crate::api::ManagerApi;
 use crate::api::wire::RestartV1;
 use crate::error::{Error, Result};
 use crate::model::{InstanceId, PlatformId};
-
-/// How long a manager may take to accept a restart.
-const ACCEPTED_WITHIN: Duration = Duration::from_secs(30);
 
 impl Bootstrapper {
     /// Restarts the containers of a service one at a time, or the container of one replica

@@ -1,14 +1,9 @@
 //! Makes the manager retry failed operations now.
 
-use std::time::Duration;
-
-use super::Bootstrapper;
+use super::{ACCEPTED_WITHIN, Bootstrapper};
 use crate::error::Result;
 use crate::model::PlatformId;
 use crate::reconcile::RetryOptions;
-
-/// How long a manager may take to accept a request.
-const ACCEPTED_WITHIN: Duration = Duration::from_secs(30);
 
 impl Bootstrapper {
     /// Clears the failures of a service, a replica (`web-2`) or a node, so that the failed

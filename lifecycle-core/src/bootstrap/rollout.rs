@@ -1,13 +1,8 @@
 //! Pauses, resumes or rolls back the rollout of a service.
 
-use std::time::Duration;
-
-use super::Bootstrapper;
+use super::{ACCEPTED_WITHIN, Bootstrapper};
 use crate::error::Result;
 use crate::model::{OperationId, PlatformId, RolloutRequest};
-
-/// How long a manager may take to accept a request.
-const ACCEPTED_WITHIN: Duration = Duration::from_secs(30);
 
 impl Bootstrapper {
     /// Pauses, resumes or rolls back the rollout of a service. Returns the rollout's operation,

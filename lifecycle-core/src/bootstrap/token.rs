@@ -1,14 +1,9 @@
 //! Creates, lists and revokes tokens of the manager's API.
 
-use std::time::Duration;
-
-use super::Bootstrapper;
+use super::{ACCEPTED_WITHIN, Bootstrapper};
 use crate::api::wire::{CreatedTokenV1, NewTokenV1, TokenV1};
 use crate::error::Result;
 use crate::model::PlatformId;
-
-/// How long a manager may take to accept a request.
-const ACCEPTED_WITHIN: Duration = Duration::from_secs(30);
 
 impl Bootstrapper {
     /// Creates a token. If the response is lost, the token exists but is unknown; revoke it and

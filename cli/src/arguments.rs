@@ -350,7 +350,7 @@ pub(crate) struct CreateToken {
     /// Name of the token, which no other valid token may have
     pub(crate) name: TokenName,
 
-    /// What the token permits
+    /// Role of the token, which determines the permitted requests
     #[arg(long)]
     pub(crate) role: RoleArgument,
 

@@ -22,7 +22,7 @@ pub(crate) struct Created {
     /// The token itself. It is not stored, and cannot be shown again.
     #[schemars(with = "String")]
     token: Sensitive,
-    /// What is stored about the token.
+    /// The stored data of the token.
     created: TokenV1,
 }
 

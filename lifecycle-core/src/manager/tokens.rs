@@ -352,8 +352,8 @@ impl Manager {
     ///
     /// # Errors
     /// - [`Error::NotFound`] if there is no such token
-    /// - [`Error::Conflict`] for the last admin token that does not expire. Without it, nobody could
-    ///   create tokens.
+    /// - [`Error::Conflict`] for the last admin token that does not expire, because new tokens can be
+    ///   created only with an admin token
     pub async fn revoke_token(&self, name: &str) -> Result<ApiToken> {
         let write = self.begin_write(Accepted::Always).await?;
         let registry = &self.backends.registry;

@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{TokenId, TokenName};
 
-/// What a token permits. A role includes everything that the previous roles permit.
+/// The role of a token, which determines the permitted requests. A role includes the previous roles.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "kebab-case")]

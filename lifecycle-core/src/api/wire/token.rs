@@ -19,7 +19,7 @@ pub struct TokenV1 {
     pub id: TokenId,
     /// The name that the operator has chosen.
     pub name: TokenName,
-    /// What the token permits.
+    /// The role of the token.
     pub role: TokenRole,
     /// When the token was created.
     pub created_at: DateTime<Utc>,

@@ -1,5 +1,5 @@
-//! The table of the API's tokens. Each row is encrypted with the platform key, so that nobody can add
-//! a token by writing to the database.
+//! The table of the API's tokens. Each row is encrypted with the platform key, so that write access
+//! to the database is not sufficient to add a token.
 
 use sea_orm::entity::prelude::*;
 

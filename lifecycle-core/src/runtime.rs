@@ -16,7 +16,7 @@ use futures_util::stream::BoxStream;
 use serde::{Deserialize, Serialize};
 use tokio::io::AsyncWrite;
 
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::model::{
     BuildOptions, ContainerId, ContainerTemplate, InstanceId, PlatformId, Protocol, Replica,
     SpecDigest, VolumeName,
@@ -117,6 +117,9 @@ pub struct ContainerSpec {
     pub image: String,
     /// The template. Its volume names are those of the declaration.
     pub template: ContainerTemplate,
+    /// The volumes of the template that a container has used before. If one does not exist, the
+    /// container is not created, because an empty volume would hide the loss of the data.
+    pub used_volumes: BTreeSet<VolumeName>,
     /// The preferred host port of each container port in the template's `ports` and `expose`. If it
     /// is in use, the next free port in the platform's range is used. The host ports of the
     /// template's `ports` are bound in addition, and one of each of its `port_choices`.
@@ -139,6 +142,14 @@ impl ContainerSpec {
             Role::Manager | Role::Agent => Replica(1),
         }
     }
+}
+
+/// Returns the error of [`ContainerRuntime::ensure_container`] for a used volume that does not exist.
+pub fn vanished(volume: &VolumeName) -> Error {
+    Error::conflict(
+        format!("volume {volume}"),
+        "it no longer exists on the node, and an empty volume would hide the loss of its data",
+    )
 }
 
 /// A directory or file of the node that is mounted in a container.
@@ -462,7 +473,9 @@ pub trait ContainerRuntime: Debug + Send + Sync + 'static {
     /// image; in the latter case, the image is kept.
     async fn remove_image(&self, name: &str) -> Result<()>;
 
-    /// Ensures that the container and its volumes exist, and that the container is running.
+    /// Ensures that the container and its volumes exist, and that the container is running. Returns
+    /// [`crate::Error::Conflict`] and creates nothing if the container does not exist and one of its
+    /// `used_volumes` does not exist.
     async fn ensure_container(&self, spec: &ContainerSpec) -> Result<ObservedContainer>;
 
     /// Starts an existing container.

@@ -255,6 +255,7 @@ impl Bootstrapper {
                 command: Some(vec!["run".into(), "--directory".into(), directory]),
                 ..ContainerTemplate::default()
             },
+            used_volumes: std::collections::BTreeSet::new(),
             ports: std::collections::BTreeMap::new(),
             binds,
             host_network: true,

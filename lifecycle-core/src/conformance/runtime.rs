@@ -85,6 +85,7 @@ impl RuntimeFixture {
                 stop_grace: Some(Duration::from_secs(1)),
                 ..ContainerTemplate::default()
             },
+            used_volumes: BTreeSet::new(),
             ports: BTreeMap::new(),
             binds: Vec::new(),
             host_network: false,
@@ -170,6 +171,7 @@ pub async fn all(fixture: &RuntimeFixture) {
     a_port_of_several_is_chosen(fixture).await;
     containers_of_other_platforms_are_not_changed(fixture).await;
     volumes_belong_to_the_platform(fixture).await;
+    a_vanished_volume_is_not_created(fixture).await;
     logs_separate_the_streams(fixture).await;
     commands_run_in_containers(fixture).await;
     the_end_of_a_container_is_an_event(fixture).await;
@@ -507,6 +509,33 @@ pub async fn containers_of_other_platforms_are_not_changed(fixture: &RuntimeFixt
         "the container of another platform is shown"
     );
     done("their own", stranger.remove_container(&own.name).await);
+}
+
+/// Checks that neither a container nor a volume is created if a volume that was used before is missing.
+pub async fn a_vanished_volume_is_not_created(fixture: &RuntimeFixture) {
+    let volume = done("name", VolumeName::try_from("conformance-vanished"));
+    let mut new = fixture.container("vanished", &fixture.runs_long);
+    new.template.volumes.push(VolumeMount {
+        volume: volume.clone(),
+        target: "/data".into(),
+        read_only: false,
+        options: crate::model::VolumeOptions::default(),
+    });
+    let again = ContainerSpec {
+        used_volumes: BTreeSet::from([volume.clone()]),
+        ..new.clone()
+    };
+    let outcome = fixture.runtime.ensure_container(&again).await;
+    is_conflict("creating a container without its data", &outcome);
+    assert_eq!(fixture.find(&new.name).await, None);
+    let state = done("state", fixture.runtime.state().await);
+    assert!(!state.volumes.contains(&volume), "the volume was created");
+    for spec in [&new, &again] {
+        fixture.ensure(spec).await;
+        fixture.remove(&spec.name).await;
+    }
+    let removed = fixture.runtime.remove_volume(&volume).await;
+    done("removing the volume", removed);
 }
 
 /// Checks that volumes are created with their container, listed, kept when the container is

@@ -1,7 +1,7 @@
 //! Manages a node's agent: its container, its directory, and the resolver configuration in that
 //! directory.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use futures_util::StreamExt as _;
 use tracing::Instrument as _;
@@ -234,6 +234,7 @@ fn spec(declared: &Declared, agents: &Agents, container: &str, directory: String
             ),
             ..ContainerTemplate::default()
         },
+        used_volumes: BTreeSet::new(),
         ports: BTreeMap::new(),
         binds: vec![HostBind {
             source: directory.clone(),

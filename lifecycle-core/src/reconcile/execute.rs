@@ -24,7 +24,7 @@ use crate::error::{Error, Result};
 use crate::host::{Account, HostCommand, HostFile, NodeHandle};
 use crate::model::{
     ApiAccess, BuildSource, ContainerTemplate, DEFAULT_STOP_GRACE, ImageSource, InstanceId,
-    NetworkMode, NodeName, PlatformId, Protocol, ServiceName,
+    NetworkMode, NodeName, PlatformId, Protocol, ServiceName, VolumeName,
 };
 use crate::platform::{ManagerEndpoint, instructions};
 use crate::runtime::{BuildRequest, ContainerSpec, HostBind, ImageRegistry, Role};
@@ -96,6 +96,8 @@ pub(super) struct Execution {
     pub(super) begun: mpsc::UnboundedSender<CloudOperation>,
     /// The wait before the step stops a container.
     pub(super) drain: Option<Drain>,
+    /// The volumes that instances have used on the step's node.
+    pub(super) used_volumes: BTreeSet<VolumeName>,
     /// Whether another container of the replica was running on the node when the step was planned.
     pub(super) replaces: bool,
 }
@@ -498,6 +500,7 @@ impl Execution {
             host_network,
             joins,
             starts_with_engine: false,
+            used_volumes: self.used_volumes(&template),
         };
         let ensure = handle.runtime.ensure_container(&spec);
         let span = engine_call("ensure_container", node);
@@ -511,6 +514,18 @@ impl Execution {
         &self,
         template: &mut ContainerTemplate,
         id: &InstanceId,
+    /// Returns the volumes of a template that an instance has used on the node before.
+    fn used_volumes(&self, template: &ContainerTemplate) -> BTreeSet<VolumeName> {
+        let managed = template
+            .volumes
+            .iter()
+            .filter(|mount| !mount.options.external);
+        let volumes = managed.map(|mount| &mount.volume);
+        { volumes.filter(|volume| self.used_volumes.contains(*volume)) }
+            .cloned()
+            .collect()
+    }
+
         container: &str,
         (node, handle): (&NodeName, &NodeHandle),
     ) -> Result<()> {

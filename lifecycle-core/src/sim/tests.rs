@@ -51,6 +51,7 @@ fn spec(owner: &Owner, service: &str, port: u16) -> ContainerSpec {
         digest: SpecDigest::from_hex("ab".repeat(32)),
         image: "base:1".into(),
         template: ContainerTemplate::default(),
+        used_volumes: std::collections::BTreeSet::new(),
         ports: BTreeMap::from([((80, Protocol::Tcp), port)]),
         binds: Vec::new(),
         host_network: false,

@@ -1,6 +1,6 @@
 //! Tests containers that have the labels of an instance, but that the platform did not create.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use lifecycle_core::cloud::CloudProvider as _;
@@ -34,6 +34,7 @@ async fn a_container_with_another_name_is_reported_and_ignored() {
         template_digest: original.template_digest.clone(),
         image: image.clone(),
         template: ContainerTemplate::default(),
+        used_volumes: BTreeSet::new(),
         ports: BTreeMap::new(),
         binds: Vec::new(),
         host_network: false,

@@ -104,6 +104,35 @@ async fn a_vanished_volume_holds_its_replica_until_it_is_recreated() {
     assert!(!has_database(&stage));
 }
 
+/// The volume vanishes after the start of the new container was planned, so the manager has not observed
+/// this yet.
+#[tokio::test(start_paused = true)]
+async fn a_volume_that_vanishes_while_its_replica_starts_is_not_recreated() {
+    let stage = Stage::shop(95).await;
+    stage.settled().await;
+    let (node, container) = stage.place(&instance("db", 1));
+    let runtime = home(&stage, "db").await.runtime;
+    let faults = stage.world.faults();
+    faults.remove_container(&node, &container.name).unwrap();
+    let limit = Duration::from_mins(1);
+    let starts = |round: &Round| {
+        let mut running = round.running.iter();
+        running.any(|step| step.what.starts_with("start db-1"))
+    };
+    stage.until("the database starts", limit, starts).await;
+    runtime.remove_volume(&data()).await.unwrap();
+    stage.pass(Duration::from_mins(10)).await;
+    assert!(!has_database(&stage) && !has_volume(&stage).await);
+    let round = stage.manager.round();
+    let found = &round.plan.instances[&instance("db", 1)].state;
+    let is_held =
+        matches!(found, InstanceState::Failed { why } if why.contains("no longer exists"));
+    assert!(is_held, "{found:?}");
+    stage.manager.retry("db", RECREATE).await.unwrap();
+    stage.settled().await;
+    stage.assert_whole().await;
+}
+
 #[tokio::test(start_paused = true)]
 async fn a_restored_volume_ends_the_hold() {
     let mut stage = Stage::shop(92).await;

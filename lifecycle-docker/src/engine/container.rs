@@ -12,7 +12,7 @@ use bollard::query_parameters::{
 };
 use futures_util::{StreamExt, TryStreamExt, stream};
 use lifecycle_core::model::{DEFAULT_STOP_GRACE, Protocol, PublishedPort, VolumeMount, VolumeName};
-use lifecycle_core::runtime::{ContainerSpec, ObservedContainer};
+use lifecycle_core::runtime::{ContainerSpec, ObservedContainer, vanished};
 use lifecycle_core::{Error, Result};
 
 use super::bound;
@@ -252,6 +252,10 @@ impl DockerEngine {
         for (volume, mount) in volumes {
             let what = format!("creating volume {volume}");
             let name = spec::volume_name(&self.owner, mount);
+            if spec.used_volumes.contains(volume) {
+                self.check_used(volume, &name).await?;
+                continue;
+            }
             if mount.options.external {
                 // Check that the volume exists; otherwise, the engine would create it.
                 let found = self.docker.inspect_volume(&name);
@@ -280,6 +284,39 @@ impl DockerEngine {
             // The engine returns an existing volume unchanged.
             let volume = self.within(QUICK, &what, create).await?;
             self.check_owner(&what, Some(&volume.labels))?;
+        }
+        Ok(())
+    }
+
+    /// Checks that a volume that was used before still exists.
+    async fn check_used(&self, volume: &VolumeName, name: &str) -> Result<()> {
+        let what = format!("reading volume {volume}");
+        let found = self.docker.inspect_volume(name);
+        match self.within(QUICK, &what, found).await {
+            Ok(found) => self.check_owner(&what, Some(&found.labels)),
+            Err(Error::NotFound { .. }) => Err(vanished(volume)),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Checks that none of the used volumes vanished just before the container was created: the engine
+    /// would have created it together with the container, without labels. If so, removes both.
+    async fn check_none_is_new(&self, spec: &ContainerSpec) -> Result<()> {
+        let mounts = spec.template.volumes.iter();
+        for mount in mounts.filter(|mount| spec.used_volumes.contains(&mount.volume)) {
+            let name = spec::volume_name(&self.owner, mount);
+            let what = format!("reading volume {}", mount.volume);
+            let found = self.docker.inspect_volume(&name);
+            if !self.within(QUICK, &what, found).await?.labels.is_empty() {
+                continue;
+            }
+            self.delete(&spec.name).await?;
+            let what = format!("removing the new volume {}", mount.volume);
+            let remove = self
+                .docker
+                .remove_volume(&name, None::<RemoveVolumeOptions>);
+            self.within(PATIENT, &what, remove).await?;
+            return Err(vanished(&mount.volume));
         }
         Ok(())
     }
@@ -314,7 +351,7 @@ impl DockerEngine {
             spec::create_body(spec, &ports, self.bound.for_new(), joined.as_deref()),
         );
         match self.within(PATIENT, &what, create).await {
-            Ok(_) => Ok(()),
+            Ok(_) => self.check_none_is_new(spec).await,
             Err(conflict @ Error::Conflict { .. }) => match self.owned(&spec.name).await? {
                 Some(found) => same_digest(spec, &found),
                 None => Err(conflict),

@@ -207,6 +207,7 @@ mod tests {
                 expose: vec![(5432, Protocol::Tcp)],
                 ..ContainerTemplate::default()
             },
+            used_volumes: std::collections::BTreeSet::new(),
             ports: BTreeMap::new(),
             binds: Vec::new(),
             host_network: false,

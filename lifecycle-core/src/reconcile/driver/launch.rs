@@ -10,7 +10,7 @@ use super::load::Load;
 use super::{Driver, Running, Target};
 use crate::cloud::NodeChange;
 use crate::error::Result;
-use crate::model::{EventKind, InstanceId, InstanceRecord};
+use crate::model::{EventKind, InstanceId, InstanceRecord, NodeName, VolumeName};
 use crate::reconcile::execute::Execution;
 use crate::reconcile::feeder::Drain;
 use crate::reconcile::liveness::Stop;
@@ -143,10 +143,16 @@ impl Driver {
             begun: self.begun.clone(),
             drain: self.drain(action),
             replaces: replaces(action, observed),
+            used_volumes: self.used_volumes_on(action.node()),
         }
     }
 
     /// Returns what `action` has to wait for before it stops a container, if it stops one.
+    fn used_volumes_on(&self, node: &NodeName) -> BTreeSet<VolumeName> {
+        let used = self.registry.volumes.keys().filter(|(on, _)| on == node);
+        used.map(|(_, volume)| volume.clone()).collect()
+    }
+
     fn drain(&self, action: &Action) -> Option<Drain> {
         let Action::StopInstance {
             instance,

@@ -8,8 +8,8 @@ use tokio::time::Instant;
 
 use super::{Container, Engine, Here, Phase, Run, service_in};
 use crate::error::{Error, Result};
-use crate::model::{ContainerId, HealthcheckTest, PlatformId};
-use crate::runtime::{ContainerSpec, LogLine, ObservedContainer, Role};
+use crate::model::{ContainerId, HealthcheckTest, PlatformId, VolumeName};
+use crate::runtime::{ContainerSpec, LogLine, ObservedContainer, Role, vanished};
 use crate::sim::behaviour::simulate;
 use crate::sim::ledger::{ContainerOnNode, Ledger, Violation};
 use crate::sim::world::Rules;
@@ -40,6 +40,10 @@ impl Engine {
                 let container = self.create(spec, here, rules)?;
                 // Check the ports first, so that no container remains if a port is in use.
                 self.ports_for(&container)?;
+                let exists = |volume| self.volumes.contains(&(owner, VolumeName::clone(volume)));
+                if let Some(volume) = spec.used_volumes.iter().find(|volume| !exists(volume)) {
+                    return Err(vanished(volume));
+                }
                 for mount in &spec.template.volumes {
                     self.volumes.insert((owner, mount.volume.clone()));
                 }

@@ -233,6 +233,9 @@ impl Recording<'_> {
                 subject,
                 format!("{} is ready {place}", record.id),
             );
+        } else if was_ready && record.state == InstanceState::Completed {
+            let message = format!("{} has completed", record.id);
+            self.event(EventKind::NotReady, subject, message);
         } else if was_ready && !is_ready {
             let why = match &record.state {
                 InstanceState::Unhealthy { why } => format!("unhealthy: {why}"),

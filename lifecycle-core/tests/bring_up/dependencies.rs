@@ -1,6 +1,11 @@
-//! Tests what is reported about a service whose dependency has failed.
+//! Tests services that wait for the completion of a job.
+#![expect(clippy::unwrap_used, reason = "tests")]
 
+use std::time::Duration;
+
+use lifecycle_core::api::wire::InstanceStateV1;
 use lifecycle_core::model::{DependencyCondition, ServiceName};
+use tokio::time::Instant;
 
 use crate::stage::Stage;
 
@@ -48,4 +53,58 @@ async fn a_failed_job_is_the_cause_that_its_dependents_report() {
         assert_eq!(output.about.to_string(), "instance db-1");
         assert_eq!(output.lines, ["no database"]);
     }
+}
+
+/// Declares that `api` waits until `db` has completed.
+fn awaits_completion(stage: &mut Stage) {
+    let service = |name: &str| ServiceName::try_from(name).unwrap();
+    let api = stage.declaration.services.get_mut(&service("api"));
+    let completes = DependencyCondition::ServiceCompletedSuccessfully;
+    api.unwrap().depends_on.insert(service("db"), completes);
+}
+
+#[tokio::test(start_paused = true)]
+async fn up_waits_for_a_running_job_that_others_wait_for() {
+    let mut stage = Stage::new(82).await;
+    stage.command("db", "sleep 3000; exit 0");
+    awaits_completion(&mut stage);
+    let began = Instant::now();
+    let outcome = stage.up().await.unwrap();
+    assert_eq!(outcome.failures, [], "{}", stage.world.transcript());
+    assert!(began.elapsed() >= Duration::from_mins(50));
+    let services = stage.api().await.services().await.unwrap();
+    let instances = services.iter().flat_map(|service| &service.instances);
+    for instance in instances {
+        let is_job = instance.id == "db-1";
+        let expected = if is_job {
+            InstanceStateV1::Completed
+        } else {
+            InstanceStateV1::Ready
+        };
+        assert_eq!(instance.state, expected, "{instance:?}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn up_names_the_exit_code_of_a_job_that_fails_after_a_while() {
+    let mut stage = Stage::new(83).await;
+    stage.command("db", "sleep 60; exit 9");
+    awaits_completion(&mut stage);
+    let outcome = stage.up().await.unwrap();
+    let cause = outcome.first_cause().unwrap();
+    assert_eq!(cause.instance, "db-1");
+    assert_eq!(cause.why, "its container ended with exit code 9");
+}
+
+#[tokio::test(start_paused = true)]
+async fn up_does_not_wait_for_ever_for_a_job() {
+    let mut stage = Stage::new(84).await;
+    stage.command("db", "sleep 1000000");
+    awaits_completion(&mut stage);
+    let began = Instant::now();
+    let outcome = stage.up().await.unwrap();
+    let hours = began.elapsed().as_secs() / 3600;
+    assert_eq!(hours, 24, "{:?}", outcome.failures);
+    let api = { outcome.failures.iter() }.find(|failure| failure.instance == "api-1");
+    assert_eq!(api.unwrap().why, "waits for db to complete");
 }

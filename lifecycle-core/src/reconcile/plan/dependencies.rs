@@ -3,6 +3,8 @@
 
 use std::collections::BTreeSet;
 
+use chrono::{DateTime, Utc};
+
 use super::{Blocked, Planning, Up};
 use crate::model::{DependencyCondition, InstanceState, ServiceName, Starts, Subject};
 use crate::reconcile::declared::DeclaredService;
@@ -18,7 +20,8 @@ const MANY_REPLICAS: usize = 16;
 impl Planning<'_> {
     /// Returns the steps that the service's replicas must wait for, except those of
     /// [`dependencies_of`](Self::dependencies_of).
-    pub(super) fn dependencies(&self, service: &DeclaredService) -> Dependencies {
+    pub(super) fn dependencies(&mut self, service: &DeclaredService) -> Dependencies {
+        let index = self.index;
         let mut steps = BTreeSet::new();
         let joins = service.spec.container.connection.joins();
         for (name, condition) in &service.spec.depends_on {
@@ -26,13 +29,13 @@ impl Planning<'_> {
                 continue;
             }
             let by = |failed| dependency(name, *condition, failed);
-            let service = self.index.service(name);
+            let service = index.service(name);
             let service = service.ok_or_else(|| Blocked::new(by(None), true))?;
             let is_up = |up: &Up| is_met(*condition, *up);
             self.await_replicas(service.positions(), &is_up, &by, &mut steps)?;
         }
         if service.spec.starts == Starts::Last {
-            for other in &self.index.services {
+            for other in &index.services {
                 if other.service.spec.starts == Starts::Last {
                     continue;
                 }
@@ -51,7 +54,7 @@ impl Planning<'_> {
     /// network of another replica, those of that replica only. Both are replaced as a pair, so it
     /// must not wait for other pairs.
     pub(super) fn dependencies_of(
-        &self,
+        &mut self,
         position: usize,
         service: &DeclaredService,
         dependencies: &Dependencies,
@@ -70,35 +73,63 @@ impl Planning<'_> {
 
     /// Collects, in `steps`, the steps that bring these replicas up.
     fn await_replicas(
-        &self,
+        &mut self,
         positions: impl IntoIterator<Item = usize>,
         is_up: &dyn Fn(&Up) -> bool,
         by: &dyn Fn(Option<FailedReplica>) -> HeldBy,
         steps: &mut BTreeSet<StepId>,
     ) -> Result<(), Blocked> {
-        let mut awaited: Vec<&StepId> = Vec::new();
+        let mut awaited: Vec<StepId> = Vec::new();
         for position in positions {
             // If this plan starts the replica, wait for that step, even if the replica is up now.
             if let Some(step) = &self.starts[position] {
-                awaited.push(step);
+                awaited.push(step.clone());
                 continue;
             }
             if is_up(&self.up[position]) {
                 continue;
             }
-            let status = self.statuses[position].as_ref();
             let by = by(self.failure_at(position));
-            return Err(Blocked::new(by, status.is_some_and(|s| s.settled)));
+            let settled = match self.runs_since(position, &by) {
+                Some(since) => self.has_passed(since, self.policy.completes_within),
+                None => self.statuses[position].as_ref().is_some_and(|s| s.settled),
+            };
+            return Err(Blocked::new(by, settled));
         }
         if awaited.len() > MANY_REPLICAS {
             awaited.drain(..awaited.len() - 1);
         }
-        steps.extend(awaited.into_iter().cloned());
+        steps.extend(awaited);
         Ok(())
     }
 }
 
 impl Planning<'_> {
+    /// Returns since when the replica has been running, if its completion is awaited and nothing has
+    /// failed.
+    fn runs_since(&self, position: usize, by: &HeldBy) -> Option<DateTime<Utc>> {
+        let HeldBy::Dependency {
+            condition: DependencyCondition::ServiceCompletedSuccessfully,
+            failed: None,
+            ..
+        } = by
+        else {
+            return None;
+        };
+        let mut seen = self.index.seen[position].iter();
+        let running = seen.find(|seen| self.up_of(seen).started && seen.is_running())?;
+        running.container.started_at
+    }
+
+    /// Returns until when the round waits for the completion of a service that is running.
+    pub(super) fn completes_until(&self, by: &HeldBy) -> Option<DateTime<Utc>> {
+        let service = self.index.service(by.dependency()?)?;
+        let mut replicas = service.positions();
+        let since = replicas.find_map(|position| self.runs_since(position, by))?;
+        let limit = chrono::Duration::from_std(self.policy.completes_within).ok()?;
+        since.checked_add_signed(limit)
+    }
+
     /// Returns why a replica that was planned is not up, if it failed, or if one that it waits for
     /// failed.
     pub(super) fn failure_at(&self, position: usize) -> Option<FailedReplica> {

@@ -81,6 +81,8 @@ pub struct Policy {
     pub changing_before_failed: Duration,
     /// How long the container of a rejected specification is kept, so that its output can be read.
     pub rejected_kept_for: Duration,
+    /// How long a container may run before the round no longer waits for its completion.
+    pub completes_within: Duration,
     /// How long the previous agent on a node may take to finish its connections after the current one
     /// has started.
     pub agent_finishes_within: Duration,
@@ -99,6 +101,7 @@ impl Default for Policy {
             changing_before_failed: Duration::from_mins(30),
             rejected_kept_for: Duration::from_mins(10),
             agent_finishes_within: Duration::from_hours(1),
+            completes_within: Duration::from_hours(24),
         }
     }
 }
@@ -369,6 +372,7 @@ impl<'a> Planning<'a> {
         by.since()?.checked_add_signed(patience)
     }
 
+            HeldBy::Dependency { .. } => return self.completes_until(by),
     fn changes_at(&mut self, at: DateTime<Utc>) {
         if at > self.now && self.plan.next_change.is_none_or(|next| at < next) {
             self.plan.next_change = Some(at);

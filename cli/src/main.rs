@@ -60,13 +60,13 @@ fn main() -> ExitCode {
         }
         Err(error) => Err(lifecycle_core::Error::io("starting the runtime", error).into()),
     };
-    // Interrupting a read-only command is the normal way to end it, so print no error.
-    let is_read_only = matches!(
+    // Interrupting one of these commands is the normal way to end it, so print no error.
+    let ends_silently = matches!(
         arguments.command,
         Command::Logs(_) | Command::Events(_) | Command::Status(_) | Command::Why(_)
     );
     match outcome {
-        Err(Failure::Interrupted) if is_read_only => Failure::Interrupted.code(),
+        Err(Failure::Interrupted) if ends_silently => Failure::Interrupted.code(),
         Ok(()) | Err(Failure::OutputClosed) => ExitCode::SUCCESS,
         Err(failure @ (Failure::CommandEnded(_) | Failure::AlreadyReported)) => failure.code(),
         Err(failure) => {

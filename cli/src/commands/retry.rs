@@ -35,7 +35,10 @@ pub(crate) async fn run(arguments: &Arguments, options: &Retry) -> Result<(), Fa
         return printer::document(&Retried { retried });
     }
     if retried.is_empty() {
-        printer::message("Nothing to retry: no operation has failed for these names.");
+        printer::message(
+            "Nothing to retry: no operation has failed for these names. To see what they wait for, run \
+             `bootstrapper why NAME`.",
+        );
     } else {
         printer::message(&format!(
             "Retrying now: {}. Follow the progress with `bootstrapper events --follow`.",

@@ -134,7 +134,8 @@ pub(crate) fn tables(nodes: &[NodeV1], services: &[ServiceV1], width: Option<usi
         if let Some(why) = &instance.why {
             whys.push(format!("{}: {}: {why}", instance.id, instance.state));
         }
-        whys.extend(ended(instance));
+        let is_shown = { instance.why.iter() }.any(|why| why.contains("its container ended "));
+        whys.extend(ended(instance).filter(|_| !is_shown));
     }
     let mut text = format!("{nodes}\n\n{}", table.text(width));
     if let Some(public) = public_table(services) {

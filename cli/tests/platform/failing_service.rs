@@ -1,7 +1,13 @@
 //! Tests a service that always fails. `up` must report the service with the reason and the last
-//! output. After a fix, another `up` must start the service.
+//! output. After a fix, another `up` must start the service. Also tests other failures that commands
+//! report.
+
+use std::time::Duration;
+
+use lifecycle_core::api::wire::InstanceStateV1;
 
 use crate::project::Project;
+use crate::subprocess::until;
 
 const OTHER: &str = r#"
   other:
@@ -75,10 +81,10 @@ fn a_failing_service_is_reported_and_fixed() {
     project.ends(0, &["down", "--yes"]);
 }
 
-/// A service that needs more memory than its limit. Each of its ends must be reported with the
-/// reason.
+/// Ends of containers that `up` reports: of a service that needs more memory than its limit, and of a
+/// job that fails while another service waits for it.
 #[test]
-fn a_service_that_exceeds_its_memory_limit_is_reported() {
+fn ends_of_containers_are_reported() {
     let project = Project::new();
     project.compose(
         r#"
@@ -89,13 +95,27 @@ fn a_service_that_exceeds_its_memory_limit_is_reported() {
     memswap_limit: 16m
     x-lifecycle:
       ready_within: 10s
+  job:
+    image: debian:bookworm-slim
+    command: [sh, -c, "sleep 20; exit 9"]
+  after:
+    image: debian:bookworm-slim
+    command: [sleep, infinity]
+    depends_on: {job: {condition: service_completed_successfully}}
+  db:
+    image: debian:bookworm-slim
+    command: [sleep, infinity]
+    volumes: ["data:/data"]
+volumes: {data: {}}
 "#,
     );
     let killed = "exit code 137 (SIGKILL), killed because it exceeded its memory limit of 16 MiB";
     let failed = project.ends(1, &["up"]);
     assert!(failed.stderr.contains(killed), "{}", failed.stderr);
+    let job = "waits for job to complete, but job-1 failed: its container ended with exit code 9";
+    assert!(failed.stderr.contains(job), "{}", failed.stderr);
     let status = project.ends(0, &["status"]).stdout;
-    let ended = "hungry-1: its container ended ";
+    let ended = "its container ended ";
     assert!(
         status.contains(ended) && status.contains(killed),
         "{status}"
@@ -104,5 +124,37 @@ fn a_service_that_exceeds_its_memory_limit_is_reported() {
     let (before, evidence) = why.split_once("evidence\n").unwrap();
     assert!(before.contains(killed), "{why}");
     assert!(evidence.contains(killed), "{why}");
-    project.ends(0, &["down", "--yes"]);
+    a_removed_volume_holds_its_replica(&project);
+    project.ends(0, &["down", "--yes", "--volumes"]);
+}
+
+/// Removes a container and its volume in one command. The manager may observe the node in between.
+fn a_removed_volume_holds_its_replica(project: &Project) {
+    let (node, api) = (project.node(), project.api());
+    let held = || {
+        let db = api.service("db").instances.remove(0);
+        let is_held = db
+            .why
+            .is_some_and(|why| why.contains("data no longer exists"));
+        is_held.then_some(())
+    };
+    let remove = "docker rm --force $(docker ps --quiet --filter label=lifecycle.service=db) \
+                  && docker volume rm $(docker volume ls --quiet --filter name=data)";
+    for _ in 0..3 {
+        node.exec(&["sh", "-c", remove]);
+        until("the replica is held", Duration::from_secs(30), held);
+        assert_eq!(node.exec(&["docker", "volume", "ls", "--quiet"]), "");
+        let retry = project.ends(0, &["retry", "db"]);
+        assert!(
+            retry.stderr.contains("bootstrapper why NAME"),
+            "{}",
+            retry.stderr
+        );
+        project.ends(0, &["retry", "db", "--recreate-volume"]);
+        until(
+            "the replica is ready again",
+            Duration::from_secs(30),
+            || (api.service("db").instances[0].state == InstanceStateV1::Ready).then_some(()),
+        );
+    }
 }

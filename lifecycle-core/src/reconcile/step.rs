@@ -88,6 +88,9 @@ pub enum Reason {
         from: String,
         /// The first digits of the declared digest.
         to: String,
+        /// How the container ended, in words; absent if an older manager recorded the reason.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        exit: Option<String>,
     },
     /// The declaration now gives this container's host port to another replica.
     PortPasses {
@@ -174,20 +177,13 @@ impl fmt::Display for Reason {
             ),
             Self::NeverStarted => f.write_str("its container was created but never started"),
             Self::Ended {
-                code,
-                times,
-                out_of_memory,
+                code, times, exit, ..
             } => {
-                let exit = exit_text(*code);
-                let killed = if *out_of_memory {
-                    ", killed because its memory was exhausted"
-                } else {
-                    ""
-                };
+                let exit = exit.clone().unwrap_or_else(|| exit_text(*code));
                 write!(
                     f,
-                    "its container ended with {exit}{killed} ({times}×), and its restart policy \
-                     starts it again"
+                    "its container ended with {exit} ({times}×), and its restart policy starts it \
+                     again"
                 )
             }
             Self::SpecChanged { from, to } => {

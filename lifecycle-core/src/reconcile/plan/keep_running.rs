@@ -168,6 +168,7 @@ impl<'a> Planning<'a> {
             code,
             times,
             out_of_memory,
+            exit: Some(exit),
         };
         self.start_again(replica, seen, others, dependencies, reason, failed)
     }

@@ -90,6 +90,8 @@ pub(crate) enum Command {
     Exec(Exec),
     /// Restart the containers of a service, or of one replica
     Restart(Restart),
+    /// List and restart nodes
+    Node(Node),
     /// Pause, resume or roll back the rollout of a service
     Rollout(Rollout),
     /// Retry failed operations now, without waiting; use this after you have fixed the cause
@@ -149,6 +151,7 @@ pub(crate) enum Described {
     Events,
     Exec,
     Restart,
+    Node,
     Rollout,
     Retry,
     Token,
@@ -275,6 +278,25 @@ pub(crate) struct Restart {
     pub(crate) names: Vec<String>,
 }
 
+/// Arguments of `node`.
+#[derive(Debug, Args)]
+pub(crate) struct Node {
+    #[command(subcommand)]
+    pub(crate) action: NodeAction,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum NodeAction {
+    /// List the nodes
+    List,
+    /// Stop the containers on nodes, restart the nodes, and wait until their services are ready again
+    Restart {
+        /// Nodes; they are restarted one by one
+        #[arg(required = true)]
+        names: Vec<String>,
+    },
+}
+
 /// Arguments of `rollout`.
 #[derive(Debug, Args)]
 pub(crate) struct Rollout {
@@ -364,7 +386,7 @@ pub(crate) struct CreateToken {
 pub(crate) enum RoleArgument {
     /// Read the state, the events and the output of services
     Viewer,
-    /// Also restart services, retry failed operations, and control rollouts
+    /// Also restart services and nodes, retry failed operations, and control rollouts
     Operator,
     /// Everything, including declarations, commands in containers, and tokens
     Admin,

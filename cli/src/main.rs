@@ -12,6 +12,7 @@ mod printer;
 mod progress;
 mod project;
 mod simulated_azure;
+mod table;
 mod terminal;
 mod trust;
 mod wiring;
@@ -63,7 +64,11 @@ fn main() -> ExitCode {
     // Interrupting one of these commands is the normal way to end it, so print no error.
     let ends_silently = matches!(
         arguments.command,
-        Command::Logs(_) | Command::Events(_) | Command::Status(_) | Command::Why(_)
+        Command::Logs(_)
+            | Command::Events(_)
+            | Command::Status(_)
+            | Command::Why(_)
+            | Command::Exec(_)
     );
     match outcome {
         Err(Failure::Interrupted) if ends_silently => Failure::Interrupted.code(),
@@ -96,6 +101,7 @@ async fn run(arguments: &Arguments) -> Result<(), Failure> {
         Command::Logs(options) => commands::logs::run(arguments, options).await,
         Command::Exec(options) => commands::exec::run(arguments, options).await,
         Command::Restart(options) => commands::restart::run(arguments, options).await,
+        Command::Node(options) => commands::node::run(arguments, options).await,
         Command::Rollout(options) => commands::rollout::run(arguments, options).await,
         Command::Retry(options) => commands::retry::run(arguments, options).await,
         Command::Token(options) => commands::token::run(arguments, options).await,

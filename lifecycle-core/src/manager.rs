@@ -298,6 +298,7 @@ impl Manager {
                 authority: self.options.authority.clone(),
             }),
             restarts: self.runs_to_end(),
+            node_restarts: self.boots_to_end(),
             rollouts: self.rollout_requests(),
         }));
         Ok(())

@@ -11,7 +11,7 @@ use crate::api::ManagerApi;
 use crate::api::why::WhyV1;
 use crate::api::wire::{
     AppliedV1, CreatedTokenV1, EventsV1, NewTokenV1, NodeV1, OperationV1, PlatformV1, ProgressV1,
-    RestartV1, RetriedV1, ServiceLogLine, ServiceV1, TokenV1,
+    RestartNodeV1, RestartV1, RetriedV1, ServiceLogLine, ServiceV1, TokenV1,
 };
 use crate::cloud::{
     CloudCapabilities, CloudOperation, CloudProgress, CloudProvider, Fenced, NodeChange,
@@ -48,6 +48,7 @@ mockall::mock! {
         async fn recorded_plan(&self) -> Result<RecordedPlan>;
         async fn delete_platform(&self, volumes: bool) -> Result<OperationV1>;
         async fn restart(&self, name: &str, replaces: Option<RestartV1>) -> Result<OperationV1>;
+        async fn restart_node(&self, name: &str, request: &RestartNodeV1) -> Result<OperationV1>;
         async fn rollout(&self, service: &str, request: RolloutRequest) -> Result<OperationV1>;
         async fn retry(&self, name: &str, options: RetryOptions) -> Result<RetriedV1>;
         async fn operation(&self, id: OperationId) -> Result<OperationV1>;

@@ -7,6 +7,7 @@ pub(crate) mod events;
 pub(crate) mod exec;
 pub(crate) mod init;
 pub(crate) mod logs;
+pub(crate) mod node;
 pub(crate) mod pages;
 pub(crate) mod plan;
 pub(crate) mod publish;

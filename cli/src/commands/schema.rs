@@ -11,7 +11,8 @@ use serde_json::{Value, json};
 
 use crate::arguments::{Described, Schema as Options};
 use crate::commands::{
-    azure_simulator, doctor, down, init, plan, publish, restart, retry, rollout, status, token,
+    azure_simulator, doctor, down, init, node, plan, publish, restart, retry, rollout, status,
+    token,
 };
 use crate::documents::BroughtUp;
 use crate::failure::Failure;
@@ -71,6 +72,16 @@ fn of(described: Described) -> Schema {
         Described::Restart => document(
             "restart",
             SchemaGenerator::subschema_for::<restart::Restarted>,
+        ),
+        Described::Node => output(
+            "node",
+            "The standard output: the document of `node list` or `node restart`, or the failure if the \
+             command fails.",
+            &[
+                SchemaGenerator::subschema_for::<node::Listed>,
+                SchemaGenerator::subschema_for::<node::Restarted>,
+                FAILURE,
+            ],
         ),
         Described::Rollout => document(
             "rollout",

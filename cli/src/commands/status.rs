@@ -1,6 +1,5 @@
 //! `status`: prints nodes, services, and endpoints.
 
-use comfy_table::presets;
 use lifecycle_core::api::wire::{
     InstanceStateV1, InstanceV1, ManagerV1, NodeV1, PlatformState, ServiceV1,
 };
@@ -15,6 +14,7 @@ use crate::failure::Failure;
 use crate::paint::{Tone, of_state, paint};
 use crate::printer;
 use crate::progress::ProgressLines;
+use crate::table::Table;
 
 /// The document of `status --json`.
 #[derive(Debug, Serialize, JsonSchema)]
@@ -92,24 +92,7 @@ fn heading(status: &Status) -> String {
 /// Formats the short output: one line per node and per replica, then the known reasons for their
 /// states.
 pub(crate) fn tables(nodes: &[NodeV1], services: &[ServiceV1], width: Option<usize>) -> String {
-    let mut table = Table::of(&["NODE", "STATE", "ADDRESS", "DOCKER"]);
-    let mut whys = Vec::new();
-    for node in nodes {
-        let address = node.addresses.public.or(node.addresses.private);
-        table.row(
-            &node.state.to_string(),
-            vec![
-                node.name.to_string(),
-                node.state.to_string(),
-                address.map(|a| a.to_string()).unwrap_or_default(),
-                node.docker.version.clone().unwrap_or_default(),
-            ],
-        );
-        if let Some(why) = unknown(node) {
-            whys.push(format!("node {}: {}{why}", node.name, node.state));
-        }
-    }
-    let nodes = table.text(width);
+    let (nodes, mut whys) = node_table(nodes, width);
     let mut table = Table::of(&["INSTANCE", "STATE", "NODE", "UP", "PORTS"]);
     whys.extend(rollouts(services));
     for instance in services.iter().flat_map(|s| &s.instances) {
@@ -122,7 +105,7 @@ pub(crate) fn tables(nodes: &[NodeV1], services: &[ServiceV1], width: Option<usi
             })
             .collect();
         table.row(
-            &instance.state.to_string(),
+            of_state(&instance.state.to_string()),
             vec![
                 instance.id.clone(),
                 instance.state.to_string(),
@@ -141,11 +124,43 @@ pub(crate) fn tables(nodes: &[NodeV1], services: &[ServiceV1], width: Option<usi
     if let Some(public) = public_table(services) {
         text = format!("{text}\n\n{}", public.text(width));
     }
-    if !whys.is_empty() {
-        let whys = whys.iter().map(|why| paint(Tone::Caution, why));
-        text = format!("{text}\n\n{}", whys.collect::<Vec<_>>().join("\n"));
+    with_whys(text, &whys)
+}
+
+/// Formats the nodes alone.
+pub(crate) fn nodes_text(nodes: &[NodeV1], width: Option<usize>) -> String {
+    let (table, whys) = node_table(nodes, width);
+    with_whys(table, &whys)
+}
+
+fn with_whys(text: String, whys: &[String]) -> String {
+    if whys.is_empty() {
+        return text;
     }
-    text
+    let whys = whys.iter().map(|why| paint(Tone::Caution, why));
+    format!("{text}\n\n{}", whys.collect::<Vec<_>>().join("\n"))
+}
+
+/// Returns a table of the nodes, and why some of them are unknown.
+fn node_table(nodes: &[NodeV1], width: Option<usize>) -> (String, Vec<String>) {
+    let mut table = Table::of(&["NODE", "STATE", "ADDRESS", "DOCKER"]);
+    let mut whys = Vec::new();
+    for node in nodes {
+        let address = node.addresses.public.or(node.addresses.private);
+        table.row(
+            of_state(&node.state.to_string()),
+            vec![
+                node.name.to_string(),
+                node.state.to_string(),
+                address.map(|a| a.to_string()).unwrap_or_default(),
+                node.docker.version.clone().unwrap_or_default(),
+            ],
+        );
+        if let Some(why) = unknown(node) {
+            whys.push(format!("node {}: {}{why}", node.name, node.state));
+        }
+    }
+    (table.text(width), whys)
 }
 
 /// Returns a table of the addresses at which services are reachable from outside, if there are any.
@@ -162,7 +177,7 @@ fn public_table(services: &[ServiceV1]) -> Option<Table> {
             address.to_string(),
             address.node.to_string(),
         ];
-        table.row("ready", cells);
+        table.row(Tone::Good, cells);
     }
     Some(table)
 }
@@ -191,7 +206,7 @@ fn wide_tables(nodes: &[NodeV1], services: &[ServiceV1]) -> String {
     for node in nodes {
         let ip = |ip: Option<std::net::IpAddr>| ip.map(|a| a.to_string()).unwrap_or_default();
         table.row(
-            &node.state.to_string(),
+            of_state(&node.state.to_string()),
             vec![
                 node.name.to_string(),
                 format!("{}{}", node.state, unknown(node).unwrap_or_default()),
@@ -225,7 +240,7 @@ fn wide_tables(nodes: &[NodeV1], services: &[ServiceV1]) -> String {
             };
             let container = instance.container.as_deref().unwrap_or_default();
             table.row(
-                &instance.state.to_string(),
+                of_state(&instance.state.to_string()),
                 vec![
                     instance.id.clone(),
                     service.class.to_string(),
@@ -276,56 +291,6 @@ fn up_for(instance: &InstanceV1) -> String {
 fn moment(at: Option<chrono::DateTime<chrono::Utc>>) -> String {
     at.map(|at| at.format("%FT%TZ").to_string())
         .unwrap_or_default()
-}
-
-/// A table whose rows are colored by state.
-struct Table {
-    table: comfy_table::Table,
-    tones: Vec<Tone>,
-}
-
-impl Table {
-    fn of(headings: &[&str]) -> Self {
-        let mut table = comfy_table::Table::new();
-        table.load_style(presets::NOTHING);
-        table.set_header(headings.to_vec());
-        Self {
-            table,
-            tones: vec![Tone::Faint],
-        }
-    }
-
-    fn row(&mut self, state: &str, cells: Vec<String>) {
-        // Replace line breaks, because each cell must be one line.
-        let cells = cells.into_iter().map(|cell| cell.replace('\n', " "));
-        self.table.add_row(cells.collect::<Vec<_>>());
-        self.tones.push(of_state(state));
-    }
-
-    fn text(&self, width: Option<usize>) -> String {
-        let text = self.table.trim_fmt();
-        let lines = text.lines().zip(&self.tones);
-        let lines = lines.map(|(line, tone)| {
-            let line = fitting(line.strip_prefix(' ').unwrap_or(line), width);
-            match tone {
-                // Rows in a good state have no color.
-                Tone::Good => line,
-                tone => paint(*tone, &line),
-            }
-        });
-        lines.collect::<Vec<_>>().join("\n")
-    }
-}
-
-/// Cuts a line to the width of the terminal.
-fn fitting(line: &str, width: Option<usize>) -> String {
-    match width {
-        Some(width) if line.chars().count() > width => {
-            let kept: String = line.chars().take(width.saturating_sub(1)).collect();
-            format!("{kept}…")
-        }
-        _ => line.to_owned(),
-    }
 }
 
 #[cfg(test)]

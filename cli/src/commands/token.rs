@@ -1,7 +1,6 @@
 //! `token`: creates, lists and revokes tokens of the manager's API.
 
 use chrono::{DateTime, Utc};
-use comfy_table::presets;
 use lifecycle_core::api::wire::{NewTokenV1, TokenV1};
 use lifecycle_core::bootstrap::Bootstrapper;
 use lifecycle_core::clock::{Clock as _, SystemClock};
@@ -13,8 +12,10 @@ use serde::Serialize;
 use crate::arguments::{Arguments, CreateToken, Token, TokenAction};
 use crate::commands;
 use crate::failure::Failure;
+use crate::paint::Tone;
 use crate::printer;
 use crate::progress::ProgressLines;
+use crate::table::Table;
 
 /// The document of `token create --json`.
 #[derive(Debug, Serialize, JsonSchema)]
@@ -51,7 +52,7 @@ pub(crate) async fn run(arguments: &Arguments, options: &Token) -> Result<(), Fa
             if json {
                 return printer::document(&Listed { tokens });
             }
-            printer::data(&table(&tokens, SystemClock.now()))
+            printer::data(&table(&tokens, SystemClock.now(), printer::width()))
         }
         TokenAction::Revoke { name } => {
             let revoked = bootstrapper.revoke_token(platform, name).await?;
@@ -88,12 +89,10 @@ async fn create(
     printer::data(created.token.expose())
 }
 
-fn table(tokens: &[TokenV1], now: DateTime<Utc>) -> String {
-    let mut table = comfy_table::Table::new();
-    table.load_style(presets::NOTHING);
-    table.set_header(["NAME", "ID", "ROLE", "STATE", "CREATED", "LAST USED"]);
+fn table(tokens: &[TokenV1], now: DateTime<Utc>, width: Option<usize>) -> String {
+    let mut table = Table::of(&["NAME", "ID", "ROLE", "STATE", "CREATED", "LAST USED"]);
     for token in tokens {
-        table.add_row([
+        let cells = vec![
             token.name.to_string(),
             token.id.to_string(),
             token.role.to_string(),
@@ -102,14 +101,11 @@ fn table(tokens: &[TokenV1], now: DateTime<Utc>) -> String {
             token
                 .last_used_at
                 .map_or_else(|| "never".to_owned(), day_and_hour),
-        ]);
+        ];
+        let is_valid = token.revoked_at.is_none() && token.expires_at.is_none_or(|at| at > now);
+        table.row(if is_valid { Tone::Good } else { Tone::Faint }, cells);
     }
-    let lines: Vec<String> = table
-        .trim_fmt()
-        .lines()
-        .map(|line| line.strip_prefix(' ').unwrap_or(line).to_owned())
-        .collect();
-    lines.join("\n")
+    table.text(width)
 }
 
 fn state(token: &TokenV1, now: DateTime<Utc>) -> String {
@@ -153,7 +149,8 @@ mod tests {
             token("short", None, future),
         ];
         let now = TokioClock::starting_at("2026-06-01T00:00:00Z".parse().unwrap()).now();
-        insta::assert_snapshot!(table(&tokens, now), @r"
+        let text = anstream::adapter::strip_str(&table(&tokens, now, None)).to_string();
+        insta::assert_snapshot!(text, @r"
         NAME     ID                ROLE      STATE               CREATED     LAST USED
         plain    0123456789abcdef  operator  valid               2026-01-02  never
         revoked  0123456789abcdef  operator  revoked 2026-03-01  2026-01-02  never

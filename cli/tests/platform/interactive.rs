@@ -104,6 +104,7 @@ fn commands_without_a_platform_point_to_up(project: &Project) {
         &["logs"],
         &["why", "talker"],
         &["restart", "talker"],
+        &["node", "list"],
     ] {
         let refused = project.ends(1, command);
         let hint = "hint: start the platform with `bootstrapper up`";
@@ -354,6 +355,8 @@ fn a_token_restricts_commands(project: &Project) {
     let denied = ends(1, &viewer, &["restart", "quiet"]);
     assert!(denied.contains("needs the role operator"), "{denied}");
     ends(0, &operator, &["restart", "quiet"]);
+    let denied = ends(1, &viewer, &["node", "restart", "node-1"]);
+    assert!(denied.contains("needs the role operator"), "{denied}");
     let denied = ends(1, &operator, &["token", "list"]);
     assert!(denied.contains("needs the role admin"), "{denied}");
 
@@ -418,6 +421,8 @@ fn every_document_follows_its_schema(project: &Project) {
         &["events", "--tail", "20"],
         &["logs", "quiet", "--timestamps"],
         &["restart", "quiet"],
+        &["node", "list"],
+        &["node", "restart", "node-1"],
         &["retry", "quiet"],
         &[
             "token",

@@ -1,8 +1,9 @@
-//! Tests that all containers on a node run again after the node reboots.
+//! Tests that all containers on a node run again, in order, after the node reboots: by itself, and on
+//! request.
 
 use std::time::Duration;
 
-use crate::docker::docker;
+use crate::docker::{Node, docker};
 use crate::project::Project;
 use crate::subprocess::until;
 
@@ -12,12 +13,18 @@ const SERVICES: &str = r#"
     ports: ["8082:8080"]
     depends_on:
       first: {condition: service_healthy}
+    deploy: {placement: {constraints: ["node.hostname == a"]}}
   first:
     build: ./web
     ports: ["8081:8080"]
     healthcheck:
       test: [CMD, perl, -MIO::Socket::INET, -e, "IO::Socket::INET->new('127.0.0.1:8080') or exit 1"]
       interval: 1s
+    deploy: {placement: {constraints: ["node.hostname == a"]}}
+  far:
+    build: ./web
+    restart: "no"
+    deploy: {placement: {constraints: ["node.hostname == b"]}}
 "#;
 
 #[test]
@@ -25,18 +32,34 @@ fn services_start_in_order_after_a_reboot() {
     let project = Project::new();
     project.compose(SERVICES);
     project.web_server("web");
+    project.write("platform.toml", "[nodes.a]\n[nodes.b]\n");
     project.ends(0, &["up"]);
-    let (api, node) = (project.api(), project.node());
-    let before = [node.service("first"), node.service("second")];
-    let manager = node.manager();
+    let (api, node) = (project.api(), Node::find(&project.id(), "a").unwrap());
 
-    docker(&["restart", &node.container]);
-    until("the API answers", Duration::from_mins(1), || {
-        api.is_healthy().then_some(())
+    restarts_in_order(&project, &node, || {
+        docker(&["restart", &node.container]);
+        until("the API answers", Duration::from_mins(1), || {
+            api.is_healthy().then_some(())
+        });
+        until("everything is ready", Duration::from_secs(90), || {
+            api.is_ready().then_some(())
+        });
     });
-    until("everything is ready", Duration::from_secs(90), || {
-        api.is_ready().then_some(())
+    // The manager also runs on this node.
+    restarts_in_order(&project, &node, || {
+        let done = project.ends(0, &["node", "restart", "a"]);
+        assert!(done.stderr.contains("Restarted: a."), "{}", done.stderr);
     });
+    another_node_is_restarted(&project, &node);
+    project.ends(0, &["down", "--yes"]);
+}
+
+/// Checks that the containers on the node are kept, and start again in order.
+fn restarts_in_order(project: &Project, node: &Node, restart: impl FnOnce()) {
+    let before = [node.service("first"), node.service("second")];
+    let (manager, far) = (node.manager(), Node::find(&project.id(), "b").unwrap());
+    let elsewhere = far.service("far");
+    restart();
     let after = [node.service("first"), node.service("second")];
     for (before, after) in before.iter().zip(&after) {
         assert_eq!(before.id, after.id, "a container was replaced");
@@ -47,6 +70,35 @@ fn services_start_in_order_after_a_reboot() {
         "a service started before its dependency: {after:?}"
     );
     assert_eq!(node.manager().id, manager.id);
+    assert!(node.manager().started_at > manager.started_at);
+    assert_eq!(far.service("far").started_at, elsewhere.started_at);
     assert_eq!(project.status()["platform"]["state"], "running");
-    project.ends(0, &["down", "--yes"]);
+}
+
+/// Restarts the node whose container no restart policy would start again.
+fn another_node_is_restarted(project: &Project, other: &Node) {
+    let boot = || {
+        let nodes = project.status()["nodes"].clone();
+        let nodes = nodes.as_array().unwrap().iter();
+        let mut boots = nodes.filter(|node| node["name"] == "b");
+        boots.next().unwrap()["boot_id"]
+            .as_str()
+            .unwrap()
+            .to_owned()
+    };
+    let (first, node) = (boot(), Node::find(&project.id(), "b").unwrap());
+    let (before, elsewhere) = (node.service("far"), other.service("first"));
+    project.ends(0, &["node", "restart", "b"]);
+    let after = node.service("far");
+    assert_ne!(boot(), first);
+    assert_eq!(after.id, before.id);
+    assert!(after.started_at > before.started_at);
+    assert_eq!(other.service("first").started_at, elsewhere.started_at);
+    assert_eq!(project.status()["platform"]["state"], "running");
+    let unknown = project.ends(1, &["node", "restart", "c"]);
+    assert!(
+        unknown.stderr.contains("node c does not exist"),
+        "{}",
+        unknown.stderr
+    );
 }

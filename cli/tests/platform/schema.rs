@@ -162,6 +162,7 @@ fn failures_match_their_schema() {
         &["logs"],
         &["events"],
         &["restart", "web"],
+        &["node", "restart", "node-1"],
         &["retry", "web"],
         &["rollout", "pause", "web"],
         &["token", "list"],

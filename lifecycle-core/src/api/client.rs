@@ -27,7 +27,7 @@ use super::problem;
 use super::why::WhyV1;
 use super::wire::{
     AppliedV1, CreatedTokenV1, EndpointV1, EventsV1, NewTokenV1, NodeV1, OperationV1, PlatformV1,
-    ProgressV1, RestartV1, RetriedV1, ServiceLogLine, ServiceV1, TokenV1,
+    ProgressV1, RestartNodeV1, RestartV1, RetriedV1, ServiceLogLine, ServiceV1, TokenV1,
 };
 use crate::error::{Error, Result};
 use crate::host::Duplex;
@@ -353,6 +353,12 @@ impl ManagerApi for ApiClient {
             None => None,
         };
         let response = self.send(Method::POST, &path, body).await?;
+        read(&path, response).await
+    }
+
+    async fn restart_node(&self, name: &str, request: &RestartNodeV1) -> Result<OperationV1> {
+        let path = format!("/v1/nodes/{}/restart", in_path("node", name)?);
+        let response = self.send(Method::POST, &path, Some(body(request)?)).await?;
         read(&path, response).await
     }
 

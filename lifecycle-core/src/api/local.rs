@@ -11,7 +11,7 @@ use futures_util::stream::BoxStream;
 use super::why::WhyV1;
 use super::wire::{
     AppliedV1, CreatedTokenV1, EventsV1, NewTokenV1, NodeV1, OperationV1, PlatformV1, ProgressV1,
-    RestartV1, RetriedV1, ServiceLogLine, ServiceV1, TokenV1,
+    RestartNodeV1, RestartV1, RetriedV1, ServiceLogLine, ServiceV1, TokenV1,
 };
 use super::{ManagerApi, last_output, view, why};
 use crate::error::{Error, Result};
@@ -119,6 +119,14 @@ impl ManagerApi for LocalApi {
     async fn restart(&self, name: &str, replaces: Option<RestartV1>) -> Result<OperationV1> {
         let replaces = replaces.map(|restart| restart.replaces);
         let operation = self.0.restart(name, replaces.as_ref()).await?;
+        Ok(view::operation(&operation))
+    }
+
+    async fn restart_node(&self, name: &str, request: &RestartNodeV1) -> Result<OperationV1> {
+        let operation = self
+            .0
+            .restart_node(name, request.boot_id.as_deref())
+            .await?;
         Ok(view::operation(&operation))
     }
 

@@ -26,7 +26,7 @@ pub use local::LocalApi;
 use self::why::WhyV1;
 use self::wire::{
     AppliedV1, CreatedTokenV1, EventsV1, NewTokenV1, NodeV1, OperationV1, PlatformV1, ProgressV1,
-    RestartV1, RetriedV1, ServiceLogLine, ServiceV1, TokenV1,
+    RestartNodeV1, RestartV1, RetriedV1, ServiceLogLine, ServiceV1, TokenV1,
 };
 use crate::error::Result;
 use crate::manager::Conversation;
@@ -94,6 +94,11 @@ pub trait ManagerApi: Debug + Send + Sync + 'static {
     /// restarts only replicas whose containers last started at the given times, so that a repeated
     /// call causes no second restart.
     async fn restart(&self, name: &str, replaces: Option<RestartV1>) -> Result<OperationV1>;
+
+    /// Starts to restart a node, after its containers were stopped; they start again afterwards. A node
+    /// that does not respond is restarted at once. If the request contains a boot, restarts only a
+    /// node in this boot, so that a repeated call causes no second restart.
+    async fn restart_node(&self, name: &str, request: &RestartNodeV1) -> Result<OperationV1>;
 
     /// Pauses, resumes or rolls back the rollout of a service. A repeated call returns the same
     /// operation.

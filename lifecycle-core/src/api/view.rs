@@ -87,6 +87,7 @@ pub fn nodes(snapshot: &Snapshot) -> Vec<NodeV1> {
                 state,
                 unknown_since: unknown.map(|u| u.since),
                 unknown_why: unknown.map(|u| u.why.clone()),
+                boot_id: machine.and_then(|m| m.boot_id.clone()),
                 addresses: AddressesV1 {
                     private: machine.and_then(|m| m.addresses.private),
                     public: machine.and_then(|m| m.addresses.public),

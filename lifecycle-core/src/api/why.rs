@@ -387,6 +387,7 @@ impl Known<'_> {
             | HeldBy::NodeChanging { node, .. } => vec![Subject::Node(node.clone())],
             HeldBy::Port { holder: id, .. }
             | HeldBy::RestartsAfter { replica: id }
+            | HeldBy::NodeRestartsAfter { replica: id }
             | HeldBy::ReplacedAfter { replica: id } => vec![Subject::Instance(id.clone())],
             // The cause is the subject whose step provides the image and waits for its next retry.
             HeldBy::Image { image } | HeldBy::Comparison { image } => {

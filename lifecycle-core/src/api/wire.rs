@@ -83,6 +83,9 @@ pub struct NodeV1 {
     /// Why the node does not respond.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub unknown_why: Option<String>,
+    /// An opaque value that changes at each boot; absent while the node is not running.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub boot_id: Option<String>,
     /// The node's addresses.
     pub addresses: AddressesV1,
     /// The node's Docker engine.
@@ -317,6 +320,7 @@ impl NodeV1 {
             state,
             unknown_since: None,
             unknown_why: None,
+            boot_id: None,
             addresses: AddressesV1 {
                 private: None,
                 public: None,
@@ -473,6 +477,25 @@ impl RestartV1 {
     /// since the given time.
     pub fn replacing(replaces: BTreeMap<InstanceId, DateTime<Utc>>) -> Self {
         Self { replaces }
+    }
+}
+
+/// The body of `POST /v1/nodes/{name}/restart`; it is optional.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[non_exhaustive]
+pub struct RestartNodeV1 {
+    /// The boot that the restart ends. A node in a later boot is not restarted. By default, the current
+    /// boot.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub boot_id: Option<String>,
+}
+
+impl RestartNodeV1 {
+    /// Creates a body that restarts the node, unless it has booted again since the given boot.
+    pub fn ending(boot_id: String) -> Self {
+        Self {
+            boot_id: Some(boot_id),
+        }
     }
 }
 

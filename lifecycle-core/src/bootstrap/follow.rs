@@ -21,7 +21,7 @@ use crate::model::{Event, EventKind, OperationId, ServiceName};
 use crate::reconcile::RunningStep;
 use crate::runtime::LogOptions;
 
-/// How long the manager may be unreachable after its last answer.
+/// How long the manager may be unreachable after its last answer, by default.
 const UNREACHABLE_FOR: Duration = Duration::from_mins(1);
 
 /// How long reading the result and the last output lines of failed replicas may take.
@@ -106,15 +106,12 @@ pub(super) async fn follow(
     Ok((outcome, following.took))
 }
 
-/// Follows an operation until it ends, and reports events after `cursor`.
+/// Follows an operation until it ends, and reports events.
 pub(super) async fn follow_operation(
     client: &dyn ManagerApi,
     id: OperationId,
-    cursor: u64,
-    reporter: &dyn Reporter,
-    clock: &dyn Clock,
+    following: &mut Following<'_>,
 ) -> Result<OperationV1> {
-    let mut following = Following::new(reporter, clock, cursor);
     loop {
         let attempt = async {
             let operation = client.operation(id).await?;
@@ -175,7 +172,8 @@ async fn failure(
     }
 }
 
-struct Following<'a> {
+/// What was read from the manager so far.
+pub(super) struct Following<'a> {
     reporter: &'a dyn Reporter,
     cursor: u64,
     /// When each running step started, by the manager's clock.
@@ -183,14 +181,18 @@ struct Following<'a> {
     /// How long succeeded steps took, by the manager's clock.
     took: Vec<Timed>,
     last_answer: Instant,
+    /// How long the manager may be unreachable after its last answer.
+    unreachable_for: Duration,
     waits: LoopWatch<'a>,
     /// The running steps and the waits at the last poll.
     latest: (Vec<RunningStep>, Vec<WaitV1>),
 }
 
 impl<'a> Following<'a> {
-    fn new(reporter: &'a dyn Reporter, clock: &'a dyn Clock, cursor: u64) -> Self {
+    /// Starts after the event `cursor`.
+    pub(super) fn new(reporter: &'a dyn Reporter, clock: &'a dyn Clock, cursor: u64) -> Self {
         Self {
+            unreachable_for: UNREACHABLE_FOR,
             reporter,
             waits: LoopWatch::new(reporter, clock),
             latest: Default::default(),
@@ -198,6 +200,24 @@ impl<'a> Following<'a> {
             since: BTreeMap::new(),
             took: Vec::new(),
             last_answer: Instant::now(),
+        }
+    }
+
+    /// Returns whether the manager has been unreachable for too long.
+    pub(super) fn is_unanswered(&self) -> bool {
+        self.last_answer.elapsed() >= self.unreachable_for
+    }
+
+    /// Starts to wait for the manager's next answer.
+    pub(super) fn expect_answer(&mut self) {
+        self.last_answer = Instant::now();
+    }
+
+    /// Lets the manager be unreachable for `limit` after its last answer.
+    pub(super) fn unreachable_for(self, limit: Duration) -> Self {
+        Self {
+            unreachable_for: limit,
+            ..self
         }
     }
 
@@ -235,9 +255,9 @@ impl<'a> Following<'a> {
     /// Tolerates an error if the manager answered recently; otherwise, returns the error.
     fn tolerate(&mut self, error: Error) -> Result<()> {
         match error.retry() {
-            Retry::After(_) if self.last_answer.elapsed() < UNREACHABLE_FOR => {
+            Retry::After(_) if !self.is_unanswered() => {
                 self.waits
-                    .unanswered(&error, self.last_answer, UNREACHABLE_FOR);
+                    .unanswered(&error, self.last_answer, self.unreachable_for);
                 Ok(())
             }
             _ => Err(error),

@@ -16,6 +16,7 @@ mod handover;
 mod lock;
 mod manager_container;
 mod no_probe;
+mod node_restart;
 mod nodes;
 mod outdated;
 mod preview;

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use super::follow::follow_operation;
+use super::follow::{Following, follow_operation};
 use super::{ACCEPTED_WITHIN, Bootstrapper};
 use crate::api::ManagerApi;
 use crate::api::wire::RestartV1;
@@ -28,7 +28,8 @@ impl Bootstrapper {
             .repeat(|| client.restart(name, Some(request.clone())))
             .await?;
         let (reporter, clock) = (self.reporter.as_ref(), self.backends.clock.as_ref());
-        let ended = follow_operation(client, operation.id(), cursor, reporter, clock).await?;
+        let mut following = Following::new(reporter, clock, cursor);
+        let ended = follow_operation(client, operation.id(), &mut following).await?;
         match ended.why {
             None => Ok(names),
             Some(why) => Err(Error::failed(format!("restarting {name}"), why)),

@@ -1,8 +1,10 @@
-//! Accepts restarts, and records when they have ended. A restart is an operation. It lists the runs
-//! of containers ([`ContainerRun`]) that the control loop must replace.
+//! Accepts restarts of services, and of nodes. A restart is an operation. It lists the runs of
+//! containers ([`ContainerRun`]) that the control loop must replace.
+
+mod ending;
+mod node;
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
 
 use chrono::{DateTime, Utc};
 
@@ -13,7 +15,7 @@ use crate::model::{
     OperationId, OperationKind, OperationState, Replica, ServiceName, Subject,
 };
 use crate::platform::Declaration;
-use crate::reconcile::{Observed, Readiness, Round};
+use crate::reconcile::Observed;
 use crate::registry::{Batch, Change};
 use crate::runtime::ObservedContainer;
 
@@ -107,66 +109,6 @@ impl Manager {
         Ok(operation)
     }
 
-    /// Returns the runs of containers that the open restarts replace.
-    pub(super) fn runs_to_end(&self) -> Arc<BTreeMap<InstanceId, ContainerRun>> {
-        let mut runs = BTreeMap::new();
-        for operation in self.open_operations().iter() {
-            if let OperationKind::Restart { replaces, .. } = &operation.kind {
-                runs.extend(replaces.clone());
-            }
-        }
-        Arc::new(runs)
-    }
-
-    /// Records the end of a restart when all its replicas are up again, or when one has failed.
-    pub(super) async fn end_restarts(&self, round: &Round) -> Result<()> {
-        // A new control loop has no plan yet, so its round contains no instances.
-        if self.open_operations().is_empty() || round.is_deleting() || round.input.is_none() {
-            return Ok(());
-        }
-        let epoch = self.epoch.lock().await;
-        let Some(epoch) = *epoch else { return Ok(()) };
-        let mut batch = Batch::default();
-        let mut ended = Vec::new();
-        let at = self.backends.clock.now();
-        for mut operation in self.open_operations().clone() {
-            let OperationKind::Restart { service, replaces } = &operation.kind else {
-                continue;
-            };
-            let (state, message) = match outcome(replaces, round) {
-                Progress::Running => continue,
-                Progress::Done => (
-                    OperationState::Succeeded { at },
-                    format!("{} restarted", listed(replaces.keys())),
-                ),
-                Progress::Failed { id, why } => (
-                    OperationState::Failed {
-                        at,
-                        why: format!("{id}: {why}"),
-                    },
-                    format!("restarting {service} failed: {id}: {why}"),
-                ),
-            };
-            batch.events.push(NewEvent {
-                at,
-                kind: EventKind::RestartEnded,
-                subject: Subject::Service(service.clone()),
-                message,
-                data: serde_json::json!({ "operation": operation.id }),
-            });
-            ended.push(operation.id);
-            operation.state = state;
-            batch.changes.push(Change::PutOperation(operation));
-        }
-        if ended.is_empty() {
-            return Ok(());
-        }
-        self.backends.registry.commit(epoch, batch).await?;
-        self.open_operations().retain(|o| !ended.contains(&o.id));
-        self.aim_operations();
-        Ok(())
-    }
-
     /// Returns whether the replica's state is unknown because its node is unreachable.
     fn is_unknown(&self, id: &InstanceId) -> bool {
         let round = self.round();
@@ -201,7 +143,9 @@ fn restart_of<'o>(
             let run = replaces.get(id);
             run.is_some_and(|run| run.started_at == *started_at)
         }),
-        OperationKind::DeletePlatform { .. } | OperationKind::Rollout { .. } => false,
+        OperationKind::DeletePlatform { .. }
+        | OperationKind::RestartNode { .. }
+        | OperationKind::Rollout { .. } => false,
     };
     open.iter()
         .find(|operation| !runs.is_empty() && replaces_all(operation))
@@ -248,59 +192,6 @@ fn joiners<'r>(
         ids.collect::<Vec<_>>()
     };
     replicas.flat_map(of).collect()
-}
-
-fn is_ready(observed: &Observed, container: &ContainerId) -> bool {
-    let mut views = observed.nodes.values();
-    views.any(|view| {
-        let readiness = view.readiness.get(container);
-        matches!(readiness, Some(Readiness::Ready { .. }))
-    })
-}
-
-/// The progress of a restart.
-enum Progress<'a> {
-    Running,
-    Done,
-    Failed { id: &'a InstanceId, why: String },
-}
-
-fn outcome<'a>(replaces: &'a BTreeMap<InstanceId, ContainerRun>, round: &Round) -> Progress<'a> {
-    let observed = round.observed();
-    let mut runs = false;
-    for (id, run) in replaces {
-        // Ignore a replica that is no longer declared: it is not restarted.
-        let Some(status) = round.plan.instances.get(id) else {
-            continue;
-        };
-        let container = find(&observed, &run.container);
-        // A replica whose rollout is paused counts as stopped, although its old container runs.
-        let waits = status.state == InstanceState::Stopped
-            && container.is_some_and(|container| container.state.is_running());
-        let is_up = match status.state {
-            InstanceState::Ready | InstanceState::Completed => true,
-            _ => waits && is_ready(&observed, &run.container),
-        };
-        let is_old = container.is_some_and(|c| c.started_at == Some(run.started_at));
-        if !is_old && is_up {
-            continue;
-        }
-        if status.settled && !is_up && !waits {
-            let why = match &status.state {
-                InstanceState::Failed { why }
-                | InstanceState::Unhealthy { why }
-                | InstanceState::Unknown { why, .. } => why.clone(),
-                state => format!("the replica is {}", state.word()),
-            };
-            return Progress::Failed { id, why };
-        }
-        runs = true;
-    }
-    if runs {
-        Progress::Running
-    } else {
-        Progress::Done
-    }
 }
 
 fn find<'a>(observed: &'a Observed, container: &ContainerId) -> Option<&'a ObservedContainer> {

@@ -7,7 +7,7 @@ use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
-use super::{ContainerId, InstanceId, RolloutRequest, ServiceName, SpecDigest};
+use super::{ContainerId, InstanceId, NodeName, RolloutRequest, ServiceName, SpecDigest};
 
 /// The id of an operation.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -36,6 +36,15 @@ pub enum OperationKind {
         /// The container to replace for each replica, with its start time. A container that was
         /// started later is not restarted, so a repeated or resumed request restarts each replica
         /// only once.
+        replaces: BTreeMap<InstanceId, ContainerRun>,
+    },
+    /// Restart a node, after its containers were stopped, and start them again.
+    RestartNode {
+        node: NodeName,
+        /// The boot that the restart ends. A node in a later boot is not restarted, so a repeated or
+        /// resumed request restarts the node only once.
+        boot_id: String,
+        /// The run of each container that the restart ends.
         replaces: BTreeMap<InstanceId, ContainerRun>,
     },
     /// Replace the replicas of a service as declared.

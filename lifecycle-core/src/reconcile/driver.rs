@@ -87,6 +87,8 @@ pub struct Target {
     pub api: Option<ServiceApi>,
     /// The runs of containers for which a restart was requested.
     pub restarts: Arc<BTreeMap<InstanceId, ContainerRun>>,
+    /// The nodes for which a restart was requested, with the boot that the restart ends.
+    pub node_restarts: Arc<BTreeMap<NodeName, String>>,
     /// The requests about rollouts.
     pub rollouts: Arc<BTreeMap<ServiceName, RolloutControl>>,
 }
@@ -98,6 +100,7 @@ impl Target {
             declared: Arc::new(declared),
             api: None,
             restarts: Arc::default(),
+            node_restarts: Arc::default(),
             rollouts: Arc::default(),
         }
     }

@@ -130,6 +130,7 @@ impl Execution {
         match action.work() {
             Work::CreateNode => cloud.create,
             Work::StartNode => cloud.start,
+            Work::RestartNode => cloud.restart,
             Work::DeleteNode => cloud.delete,
             Work::PrepareNode => other.prepare,
             Work::PublicPorts => other.public_ports,
@@ -169,6 +170,11 @@ impl Execution {
             Action::StartNode { node } => {
                 let node = node.clone();
                 self.change(NodeChange::Start { node }, progress).await
+            }
+            Action::RestartNode { node, boot_id } => {
+                let (node, boot_id) = (node.clone(), boot_id.clone());
+                let restart = NodeChange::Restart { node, boot_id };
+                self.change(restart, progress).await
             }
             Action::DeleteNode { node } => {
                 let node = node.clone();
@@ -494,13 +500,13 @@ impl Execution {
             digest: service.digest.clone(),
             template_digest: Some(service.template_digest.clone()),
             image: service.image.clone(),
+            used_volumes: self.used_volumes(&template),
             ports: bindings(container, &template, &exposed, &self.declared.host_ports()),
             template,
             binds,
             host_network,
             joins,
             starts_with_engine: false,
-            used_volumes: self.used_volumes(&template),
         };
         let ensure = handle.runtime.ensure_container(&spec);
         let span = engine_call("ensure_container", node);
@@ -508,12 +514,6 @@ impl Execution {
         Ok(())
     }
 
-    /// Leaves out the published ports that an earlier container of the same replica still uses. The
-    /// agent forwards them to the new container.
-    async fn leave_used_ports(
-        &self,
-        template: &mut ContainerTemplate,
-        id: &InstanceId,
     /// Returns the volumes of a template that an instance has used on the node before.
     fn used_volumes(&self, template: &ContainerTemplate) -> BTreeSet<VolumeName> {
         let managed = template
@@ -526,6 +526,12 @@ impl Execution {
             .collect()
     }
 
+    /// Leaves out the published ports that an earlier container of the same replica still uses. The
+    /// agent forwards them to the new container.
+    async fn leave_used_ports(
+        &self,
+        template: &mut ContainerTemplate,
+        id: &InstanceId,
         container: &str,
         (node, handle): (&NodeName, &NodeHandle),
     ) -> Result<()> {

@@ -71,13 +71,16 @@ pub struct History {
     /// The named volumes that instances have used on each node. They may contain data.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub volumes: BTreeMap<NodeName, BTreeSet<VolumeName>>,
+    /// The nodes for which a restart was requested, with the boot that the restart ends.
+    #[serde(default, skip_serializing_if = "has_no_entries")]
+    pub node_restarts: Arc<BTreeMap<NodeName, String>>,
     /// The requests about rollouts.
     #[serde(default, skip_serializing_if = "has_no_entries")]
     pub rollouts: Arc<BTreeMap<ServiceName, RolloutControl>>,
 }
 
-fn has_no_entries(rollouts: &Arc<BTreeMap<ServiceName, RolloutControl>>) -> bool {
-    rollouts.is_empty()
+fn has_no_entries<K, V>(map: &Arc<BTreeMap<K, V>>) -> bool {
+    map.is_empty()
 }
 
 /// A step that failed.

@@ -39,6 +39,13 @@ pub enum Reason {
     EngineMissing,
     /// The cloud failed to create the node, and nothing ever ran on it.
     NodeFailed,
+    /// A restart of the node was requested.
+    NodeRestartRequested,
+    /// The replica's node is about to be restarted.
+    NodeRestarts {
+        /// The node.
+        node: NodeName,
+    },
     /// The node was created for this platform and is no longer declared.
     NodeNotDeclared,
     /// The ports that the cloud's firewall opens are not the ones that public services publish on
@@ -81,6 +88,9 @@ pub enum Reason {
         /// Whether the container was killed because its memory was exhausted.
         #[serde(default, skip_serializing_if = "std::ops::Not::not")]
         out_of_memory: bool,
+        /// How the container ended, in words; absent if an older manager recorded the reason.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        exit: Option<String>,
     },
     /// The service's declaration changed.
     SpecChanged {
@@ -88,9 +98,6 @@ pub enum Reason {
         from: String,
         /// The first digits of the declared digest.
         to: String,
-        /// How the container ended, in words; absent if an older manager recorded the reason.
-        #[serde(default, skip_serializing_if = "Option::is_none")]
-        exit: Option<String>,
     },
     /// The declaration now gives this container's host port to another replica.
     PortPasses {
@@ -149,6 +156,8 @@ impl fmt::Display for Reason {
             Self::NodeFailed => f.write_str(
                 "the cloud failed to create the node, so it is deleted and created again",
             ),
+            Self::NodeRestartRequested => f.write_str("a restart of the node was requested"),
+            Self::NodeRestarts { node } => write!(f, "its node {node} is about to be restarted"),
             Self::NodeNotDeclared => {
                 f.write_str("created for this platform, but no longer declared")
             }
@@ -271,6 +280,11 @@ pub enum HeldBy {
         /// The time since which the node has been changing, if known.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         since: Option<DateTime<Utc>>,
+    },
+    /// A restart of the node was requested, and containers on it are still running.
+    NodeRestartsAfter {
+        /// One of the replicas that stop first.
+        replica: InstanceId,
     },
     /// The replica needs a node that cannot be used now. The plan's entry for the node contains the
     /// reason.
@@ -496,6 +510,9 @@ impl fmt::Display for HeldBy {
                 }
                 None => write!(f, "node {node} is {power}"),
             },
+            Self::NodeRestartsAfter { replica } => {
+                write!(f, "is restarted after {replica} has stopped")
+            }
             Self::Node { node } => write!(f, "waits for node {node}"),
             Self::Agent { node, why, .. } => write!(f, "waits for the agent on {node}: {why}"),
             Self::AgentReplacedAfter { node } => {

@@ -19,7 +19,7 @@ use super::world::SimWorld;
 use crate::api::why::WhyV1;
 use crate::api::wire::{
     AppliedV1, CreatedTokenV1, EventsV1, NewTokenV1, NodeV1, OperationV1, PlatformV1, ProgressV1,
-    RestartV1, RetriedV1, ServiceLogLine, ServiceV1, TokenV1,
+    RestartNodeV1, RestartV1, RetriedV1, ServiceLogLine, ServiceV1, TokenV1,
 };
 use crate::api::{LocalApi, ManagerApi};
 use crate::bootstrap::{Handover, ManagerImage, ReachManager, code_directory, handover_directory};
@@ -364,6 +364,12 @@ impl ManagerApi for SimApi {
 
     async fn restart(&self, name: &str, replaces: Option<RestartV1>) -> Result<OperationV1> {
         self.current("restart")?.restart(name, replaces).await
+    }
+
+    async fn restart_node(&self, name: &str, request: &RestartNodeV1) -> Result<OperationV1> {
+        self.current("restart_node")?
+            .restart_node(name, request)
+            .await
     }
 
     async fn rollout(&self, service: &str, request: RolloutRequest) -> Result<OperationV1> {

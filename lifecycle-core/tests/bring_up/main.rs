@@ -7,6 +7,7 @@ mod hosts;
 mod image_logins;
 mod logs;
 mod mounts;
+mod node_restart;
 mod nodes;
 mod registry;
 mod restart;

@@ -4,7 +4,7 @@
 use std::time::Duration;
 
 use chrono::{DateTime, TimeDelta, Utc};
-use lifecycle_core::cloud::{OpenPorts, Power};
+
 use lifecycle_core::model::{ContainerId, SpecDigest, Subject};
 use lifecycle_core::platform::NetworkSpec;
 use lifecycle_core::reconcile::observe::AgentView;
@@ -38,16 +38,12 @@ impl Fleet {
         for node in nodes {
             let images = [IMAGE, "web:1"].map(|image| (image.to_owned(), format!("id of {image}")));
             let machine = Machine {
-                open_ports: OpenPorts::default(),
-                power: Power::Running,
-                created: true,
                 prepared: true,
-                asked: true,
-                unknown_since: None,
                 state: EngineState {
                     images: images.into(),
                     ..EngineState::default()
                 },
+                ..Machine::new()
             };
             fleet.world.machines.insert(node_name(node), machine);
         }

@@ -259,6 +259,7 @@ impl PlatformDraft {
 pub(crate) enum Mishap {
     NodeStops(Index),
     NodeIsLost(Index),
+    NodeRestartIsRequested(Index),
     ContainerEnds(Index),
     ContainerIsRemoved(Index),
     ContainerWasOnlyCreated(Index),
@@ -270,11 +271,12 @@ pub(crate) enum Mishap {
 pub(crate) fn mishaps() -> impl Strategy<Value = Vec<Mishap>> {
     use Mishap::{
         ContainerEnds, ContainerIsRemoved, ContainerWasOnlyCreated, ImageIsRemoved, Leftover,
-        NodeIsLost, NodeStops,
+        NodeIsLost, NodeRestartIsRequested, NodeStops,
     };
     let one = prop_oneof![
         any::<Index>().prop_map(NodeStops),
         any::<Index>().prop_map(NodeIsLost),
+        any::<Index>().prop_map(NodeRestartIsRequested),
         any::<Index>().prop_map(ContainerEnds),
         any::<Index>().prop_map(ContainerIsRemoved),
         any::<Index>().prop_map(ContainerWasOnlyCreated),

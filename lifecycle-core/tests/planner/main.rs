@@ -11,6 +11,7 @@ mod host_ports;
 mod images;
 mod joined;
 mod model;
+mod node_restarts;
 mod properties;
 mod public_ports;
 mod recorded;

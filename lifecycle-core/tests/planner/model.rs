@@ -33,6 +33,8 @@ pub(crate) struct Machine {
     pub unknown_since: Option<DateTime<Utc>>,
     pub state: EngineState,
     pub open_ports: OpenPorts,
+    /// How often the machine has booted.
+    pub boots: u32,
 }
 
 #[derive(Debug, Clone)]
@@ -50,6 +52,8 @@ pub(crate) struct World {
     pub endings: BTreeMap<ContainerId, Endings>,
     /// For each replica, the container run that a requested restart must replace.
     pub restarts: BTreeMap<InstanceId, ContainerRun>,
+    /// The nodes for which a restart was requested, with the boot that the restart ends.
+    pub node_restarts: BTreeMap<NodeName, String>,
     /// The requests about rollouts.
     pub rollouts: BTreeMap<ServiceName, RolloutControl>,
     /// For each replica without a container, the node that the previous plan chose.
@@ -132,6 +136,7 @@ impl World {
             failures: BTreeMap::new(),
             endings: BTreeMap::new(),
             restarts: BTreeMap::new(),
+            node_restarts: BTreeMap::new(),
             rollouts: BTreeMap::new(),
             placed: BTreeMap::new(),
             agents: BTreeMap::new(),
@@ -203,6 +208,7 @@ impl World {
             failures: self.failures.clone(),
             endings: self.endings.clone(),
             restarts: Arc::new(self.restarts.clone()),
+            node_restarts: Arc::new(self.node_restarts.clone()),
             rollouts: Arc::new(self.rollouts.clone()),
         }
     }
@@ -220,12 +226,8 @@ impl World {
     pub(crate) fn add_failed_machine(&mut self, node: &NodeName) {
         let machine = Machine {
             power: Power::Failed,
-            created: true,
-            prepared: false,
             asked: false,
-            unknown_since: None,
-            state: EngineState::default(),
-            open_ports: OpenPorts::default(),
+            ..Machine::new()
         };
         self.machines.insert(node.clone(), machine);
     }
@@ -353,25 +355,55 @@ impl World {
         container.joins = joins;
     }
 
+    /// Requests a restart of a node, as the manager does.
+    pub(crate) fn request_node_restart(&mut self, node: &NodeName) {
+        let machine = &self.machines[node];
+        let Some(boot_id) = machine.boot_id() else {
+            return;
+        };
+        let is_observed = machine.unknown_since.is_none() && machine.asked;
+        for container in machine.state.containers.iter().filter(|_| is_observed) {
+            if let Role::Instance(id) = &container.role
+                && is_running(container)
+            {
+                let run = ContainerRun {
+                    container: container.id.clone(),
+                    started_at: container.started_at.unwrap(),
+                };
+                self.restarts.insert(id.clone(), run);
+            }
+        }
+        self.node_restarts.insert(node.clone(), boot_id);
+    }
+
     /// Carries out one step. Panics if the step is not allowed at this moment.
     pub(crate) fn apply(&mut self, declared: &Declared, action: &Action) {
         self.now += TimeDelta::milliseconds(1);
         match action {
             Action::ProvisionNode { node } => {
-                self.machines.entry(node.clone()).or_insert(Machine {
-                    power: Power::Running,
-                    created: true,
-                    prepared: false,
-                    asked: true,
-                    unknown_since: None,
-                    state: EngineState::default(),
-                    open_ports: OpenPorts::default(),
-                });
+                let machine = self.machines.entry(node.clone());
+                machine.or_insert_with(Machine::new);
             }
             Action::StartNode { node } => {
                 let machine = self.machines.get_mut(node).unwrap();
                 machine.power = Power::Running;
                 machine.asked = false;
+                machine.boots += 1;
+            }
+            Action::RestartNode { node, boot_id } => {
+                assert_eq!(self.node_restarts.get(node), Some(boot_id));
+                let now = self.now;
+                let machine = self.machines.get_mut(node).unwrap();
+                assert_eq!(machine.boot_id().as_ref(), Some(boot_id));
+                let mut containers = machine.state.containers.iter();
+                assert!(
+                    machine.unknown_since.is_some()
+                        || !containers.any(|c| c.role != Role::Agent && is_running(c)),
+                    "a container is still running on {node}"
+                );
+                machine.end_containers(now);
+                machine.boots += 1;
+                machine.unknown_since = None;
             }
             Action::PrepareNode { node } => {
                 let machine = self.machines.get_mut(node).unwrap();
@@ -722,14 +754,7 @@ impl World {
         let machine = self.machines.get_mut(node).unwrap();
         machine.power = Power::Stopped;
         machine.asked = false;
-        for container in &mut machine.state.containers {
-            if is_running(container) {
-                container.state = ContainerState::Exited {
-                    code: 137,
-                    at: Some(now),
-                };
-            }
-        }
+        machine.end_containers(now);
     }
 
     pub(crate) fn lose(&mut self, node: &NodeName) {
@@ -827,6 +852,35 @@ impl World {
 }
 
 impl Machine {
+    /// Creates a running machine without an engine.
+    pub(crate) fn new() -> Self {
+        Self {
+            power: Power::Running,
+            created: true,
+            prepared: false,
+            asked: true,
+            unknown_since: None,
+            state: EngineState::default(),
+            open_ports: OpenPorts::default(),
+            boots: 1,
+        }
+    }
+
+    pub(crate) fn boot_id(&self) -> Option<String> {
+        (self.power == Power::Running).then(|| format!("boot {}", self.boots))
+    }
+
+    fn end_containers(&mut self, now: DateTime<Utc>) {
+        for container in &mut self.state.containers {
+            if container.role != Role::Agent && is_running(container) {
+                container.state = ContainerState::Exited {
+                    code: 137,
+                    at: Some(now),
+                };
+            }
+        }
+    }
+
     fn view(&self, name: &NodeName, known: &BTreeMap<ContainerId, Readiness>) -> NodeView {
         let engine = match self.unknown_since {
             Some(since) => EngineView::Unknown(Unknown {
@@ -857,7 +911,7 @@ impl Machine {
                     port: 22,
                     host_keys: Vec::new(),
                 },
-                boot_id: None,
+                boot_id: self.boot_id(),
                 created: self.created,
                 open_ports: self.open_ports.clone(),
             },

@@ -58,6 +58,7 @@ fn happen(world: &mut World, mishap: &Mishap) {
     match mishap {
         Mishap::NodeStops(index) => world.power_off(index.get(&nodes)),
         Mishap::NodeIsLost(index) => world.lose(index.get(&nodes)),
+        Mishap::NodeRestartIsRequested(index) => world.request_node_restart(index.get(&nodes)),
         Mishap::ContainerEnds(index) => {
             if let Some((node, name)) = pick(index) {
                 let container = world.container(&node, &name).unwrap();

@@ -75,6 +75,7 @@ pub(crate) fn router(api: Api) -> Router {
         .route("/v1/chunks/{digest}", put(chunks::put))
         .route("/v1/image-logins", put(image_logins::replace))
         .route("/v1/nodes", get(nodes::list))
+        .route("/v1/nodes/{name}/restart", post(nodes::restart))
         .route("/v1/services", get(services::list))
         .route("/v1/services/{name}/endpoints", get(services::endpoints))
         .route("/v1/services/{name}/logs", get(services::logs))

@@ -60,6 +60,16 @@ impl<S: Send + Sync, const LIMIT: usize> FromRequest<S> for Whole<LIMIT> {
     }
 }
 
+/// Reads a JSON body that may be absent. `hint` names the accepted bodies.
+pub(super) fn optional<T: DeserializeOwned>(body: &[u8], hint: &str) -> Result<Option<T>, Problem> {
+    if body.is_empty() {
+        return Ok(None);
+    }
+    let read = serde_json::from_slice(body);
+    read.map(Some)
+        .map_err(|error| unreadable_body(&error, hint))
+}
+
 /// Returns the problem for a body that cannot be parsed. The problem contains only the position of
 /// the error, since the body may contain secrets.
 pub(super) fn unreadable_body(error: &serde_json::Error, hint: &str) -> Problem {

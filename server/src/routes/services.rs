@@ -18,7 +18,7 @@ use lifecycle_core::runtime::LogOptions;
 use serde::Deserialize;
 
 use super::Api;
-use super::request::{self, Parameters, Segment, Whole};
+use super::request::{Parameters, Segment, Whole, optional};
 use crate::auth::{Operator, Viewer};
 use crate::problem::Problem;
 
@@ -56,15 +56,8 @@ pub(super) async fn restart(
     Segment(name): Segment,
     Whole(body): Whole,
 ) -> Result<(StatusCode, Json<OperationV1>), Problem> {
-    let replaces = if body.is_empty() {
-        None
-    } else {
-        let read = serde_json::from_slice::<RestartV1>(&body);
-        Some(read.map_err(|error| {
-            request::unreadable_body(&error, "send `{\"replaces\": {}}`, or nothing")
-        })?)
-    };
-    let operation = api.manager.restart(&name, replaces).await?;
+    let request: Option<RestartV1> = optional(&body, "send `{\"replaces\": {}}`, or nothing")?;
+    let operation = api.manager.restart(&name, request).await?;
     Ok((StatusCode::ACCEPTED, Json(operation)))
 }
 

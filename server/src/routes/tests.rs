@@ -39,7 +39,7 @@ mod streams;
 mod tokens;
 
 /// Every route below `/v1`, and the least powerful role that it permits.
-const ROUTES: [(&str, &str, TokenRole); 24] = [
+const ROUTES: [(&str, &str, TokenRole); 25] = [
     ("GET", "/v1/platform", Viewer),
     ("PUT", "/v1/platform", Admin),
     ("DELETE", "/v1/platform", Admin),
@@ -49,6 +49,7 @@ const ROUTES: [(&str, &str, TokenRole); 24] = [
     ("POST", "/v1/chunks/missing", Admin),
     ("PUT", "/v1/chunks/0123", Admin),
     ("GET", "/v1/nodes", Viewer),
+    ("POST", "/v1/nodes/n1/restart", Operator),
     ("GET", "/v1/services", Viewer),
     ("GET", "/v1/services/web/endpoints", Viewer),
     ("GET", "/v1/services/web/logs", Viewer),

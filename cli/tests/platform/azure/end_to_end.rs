@@ -213,6 +213,30 @@ fn all_commands_work(project: &Project) {
     project.ends(0, &["restart", "sensor-binder"]);
 }
 
+/// Restarts a VM. Its services must be ready again, and no others may be restarted.
+fn a_vm_is_restarted(project: &Project) {
+    let started = || {
+        let status = project.status();
+        let here = instances(&status).into_iter().map(|one| {
+            let is_here = one["node"] == "edge-1";
+            (
+                (one["id"].to_string(), is_here),
+                one["started_at"].to_string(),
+            )
+        });
+        here.collect::<BTreeMap<_, _>>()
+    };
+    let before = started();
+    project.ends(0, &["node", "restart", "edge-1"]);
+    let after = started();
+    assert!(before.keys().any(|(_, is_here)| *is_here));
+    for (key, old) in &before {
+        let (_, is_here) = key;
+        assert_eq!(after[key] > *old, *is_here, "{key:?}: {before:?} {after:?}");
+    }
+    assert_eq!(project.status()["platform"]["state"], "running");
+}
+
 #[test]
 fn azure_end_to_end() {
     let local = example();
@@ -255,6 +279,7 @@ fn azure_end_to_end() {
     only_ssh_is_open(&status, &[]);
     public_ports_are_opened_and_closed(&project);
     all_commands_work(&project);
+    a_vm_is_restarted(&project);
 
     let before = azure.requests().len();
     project.ends(0, &["publish"]);

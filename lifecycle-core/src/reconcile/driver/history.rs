@@ -49,6 +49,7 @@ impl Driver {
             failures: failures.collect(),
             endings,
             restarts: self.restarts(target, &observed),
+            node_restarts: Arc::clone(&target.node_restarts),
             rollouts: Arc::clone(&target.rollouts),
         };
         Some(PlanningInput {

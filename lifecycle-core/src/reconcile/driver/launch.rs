@@ -117,8 +117,9 @@ impl Driver {
                 NodeChange::Provision { .. } => Action::ProvisionNode { node },
                 NodeChange::Start { .. } => Action::StartNode { node },
                 NodeChange::Delete { .. } => Action::DeleteNode { node },
-                // No step makes these changes, so there is no step to resume.
-                NodeChange::Stop { .. } | NodeChange::Restart { .. } => {
+                NodeChange::Restart { boot_id, .. } => Action::RestartNode { node, boot_id },
+                // No step makes this change, so there is no step to resume.
+                NodeChange::Stop { .. } => {
                     self.operations.remove(&node);
                     continue;
                 }
@@ -142,17 +143,17 @@ impl Driver {
             under_way: self.operations.get(action.node()).cloned(),
             begun: self.begun.clone(),
             drain: self.drain(action),
-            replaces: replaces(action, observed),
             used_volumes: self.used_volumes_on(action.node()),
+            replaces: replaces(action, observed),
         }
     }
 
-    /// Returns what `action` has to wait for before it stops a container, if it stops one.
     fn used_volumes_on(&self, node: &NodeName) -> BTreeSet<VolumeName> {
         let used = self.registry.volumes.keys().filter(|(on, _)| on == node);
         used.map(|(_, volume)| volume.clone()).collect()
     }
 
+    /// Returns what `action` has to wait for before it stops a container, if it stops one.
     fn drain(&self, action: &Action) -> Option<Drain> {
         let Action::StopInstance {
             instance,

@@ -31,7 +31,8 @@ impl Default for Bounds {
 pub(super) struct Load {
     total: usize,
     nodes: BTreeMap<NodeName, (usize, usize)>,
-    deleting: BTreeSet<NodeName>,
+    /// The nodes on which nothing else may start.
+    exclusive: BTreeSet<NodeName>,
 }
 
 impl Load {
@@ -48,19 +49,21 @@ impl Load {
         let (all, images) = self.nodes.entry(action.node().clone()).or_default();
         *all += 1;
         *images += usize::from(is_image(action));
-        if action.work() == Work::DeleteNode {
-            self.deleting.insert(action.node().clone());
+        if matches!(action.work(), Work::DeleteNode | Work::RestartNode) {
+            self.exclusive.insert(action.node().clone());
         }
     }
 
     pub(super) fn admits(&self, action: &Action, bounds: &Bounds) -> bool {
         let (all, images) = self.nodes.get(action.node()).copied().unwrap_or_default();
-        let alone = action.work() != Work::DeleteNode || all == 0;
-        self.total < bounds.per_platform
-            && all < bounds.per_node
-            && (!is_image(action) || images < bounds.images_per_node)
-            && !self.deleting.contains(action.node())
-            && alone
+        let is_possible = match action.work() {
+            Work::DeleteNode => all == 0,
+            // A restart may interrupt work on images, which can take an hour and is repeated.
+            Work::RestartNode => all == images,
+            Work::Image => all < bounds.per_node && images < bounds.images_per_node,
+            _ => all < bounds.per_node,
+        };
+        self.total < bounds.per_platform && !self.exclusive.contains(action.node()) && is_possible
     }
 }
 

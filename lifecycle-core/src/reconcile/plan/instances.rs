@@ -56,6 +56,11 @@ impl<'a> Planning<'a> {
             node,
         };
         if let Some(Gate::Blocked(blocked)) = self.node_gates.get(node).cloned() {
+            if let Some(status) = self.before_restart(replica) {
+                let by = HeldBy::Node { node: node.clone() };
+                self.hold(Subject::Instance(id.clone()), by);
+                return status;
+            }
             return self.on_blocked_node(replica, &blocked);
         }
         let containers = self.containers_of(replica);

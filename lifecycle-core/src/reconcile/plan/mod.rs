@@ -13,6 +13,7 @@
 //!   fails.
 //! - [`restart`]: containers are restarted on request, one replica at a time.
 //! - [`ports`]: a host port passes from one replica to another.
+//! - [`node_restart`]: nodes are restarted on request, after their containers were stopped.
 //! - [`joined`]: containers that share a network are started, stopped and replaced together.
 //! - [`public_ports`]: the ports of public services are opened in the cloud's firewall.
 //! - [`leftovers`]: objects that are no longer declared are removed in reverse start order.
@@ -25,6 +26,7 @@ mod instances;
 mod joined;
 mod keep_running;
 mod leftovers;
+mod node_restart;
 mod nodes;
 mod order;
 mod ports;
@@ -43,7 +45,7 @@ use serde::{Deserialize, Serialize};
 use self::rollout::Rollout;
 use super::declared::{Declared, DeclaredService};
 use super::index::{Index, Seen};
-use super::input::{History, PlanningInput};
+use super::input::{Failure, History, PlanningInput};
 use super::observe::Observed;
 use super::placement::{IndexedPlacement, place_indexed};
 use super::state::{self, Verdict};
@@ -79,10 +81,10 @@ pub struct Policy {
     /// How long a node may be starting or stopping before its replicas count as failed for the
     /// round.
     pub changing_before_failed: Duration,
-    /// How long the container of a rejected specification is kept, so that its output can be read.
-    pub rejected_kept_for: Duration,
     /// How long a container may run before the round no longer waits for its completion.
     pub completes_within: Duration,
+    /// How long the container of a rejected specification is kept, so that its output can be read.
+    pub rejected_kept_for: Duration,
     /// How long the previous agent on a node may take to finish its connections after the current one
     /// has started.
     pub agent_finishes_within: Duration,
@@ -99,10 +101,17 @@ impl Default for Policy {
             failures_before_failed: 5,
             unknown_before_failed: Duration::from_mins(5),
             changing_before_failed: Duration::from_mins(30),
+            completes_within: Duration::from_hours(24),
             rejected_kept_for: Duration::from_mins(10),
             agent_finishes_within: Duration::from_hours(1),
-            completes_within: Duration::from_hours(24),
         }
+    }
+}
+
+impl Policy {
+    /// Returns whether a step with this failure counts as failed.
+    pub(crate) fn counts_as_failed(&self, failure: &Failure) -> bool {
+        failure.is_final || failure.times >= self.failures_before_failed
     }
 }
 
@@ -191,6 +200,8 @@ struct Planning<'a> {
     /// For each image, the nodes that have it, in order.
     image_holders: BTreeMap<&'a str, Vec<&'a NodeName>>,
     node_gates: BTreeMap<&'a NodeName, Gate>,
+    /// The nodes that are about to be restarted.
+    restarting: BTreeSet<&'a NodeName>,
     agent_gates: BTreeMap<&'a NodeName, Gate>,
     /// The nodes whose public ports change; each gate opens after the change.
     public_port_gates: BTreeMap<&'a NodeName, Gate>,
@@ -273,6 +284,7 @@ impl<'a> Planning<'a> {
             placement: place_indexed(declared, observed, history, index),
             image_holders,
             node_gates: BTreeMap::new(),
+            restarting: BTreeSet::new(),
             agent_gates: BTreeMap::new(),
             public_port_gates: BTreeMap::new(),
             agents_settled: true,
@@ -310,7 +322,7 @@ impl<'a> Planning<'a> {
             && failure.again_at.is_none_or(|at| at > self.now)
         {
             let why = failure.why.clone();
-            let settled = failure.is_final || failure.times >= self.policy.failures_before_failed;
+            let settled = self.policy.counts_as_failed(failure);
             let by = match failure.again_at {
                 Some(until) => HeldBy::Backoff {
                     step: id,
@@ -360,6 +372,7 @@ impl<'a> Planning<'a> {
             | HeldBy::NodeNotResponding { .. }
             | HeldBy::Agent { .. } => self.policy.unknown_before_failed,
             HeldBy::NodeChanging { .. } => self.policy.changing_before_failed,
+            HeldBy::Dependency { .. } => return self.completes_until(by),
             HeldBy::NotReadyYet { .. } => {
                 let Subject::Instance(id) = subject else {
                     return None;
@@ -372,7 +385,6 @@ impl<'a> Planning<'a> {
         by.since()?.checked_add_signed(patience)
     }
 
-            HeldBy::Dependency { .. } => return self.completes_until(by),
     fn changes_at(&mut self, at: DateTime<Utc>) {
         if at > self.now && self.plan.next_change.is_none_or(|next| at < next) {
             self.plan.next_change = Some(at);

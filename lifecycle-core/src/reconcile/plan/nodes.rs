@@ -8,7 +8,7 @@ use crate::model::{NodeName, Subject};
 use crate::reconcile::observe::{EngineView, NodeView};
 use crate::reconcile::step::{Action, HeldBy, Reason, StepId};
 
-impl Planning<'_> {
+impl<'a> Planning<'a> {
     pub(super) fn nodes(&mut self) {
         for node in self.declared.nodes.keys() {
             let gate = self.node(node);
@@ -42,7 +42,7 @@ impl Planning<'_> {
         !spared && !self.declared.nodes.contains_key(node)
     }
 
-    fn node(&mut self, node: &NodeName) -> Gate {
+    fn node(&mut self, node: &'a NodeName) -> Gate {
         let spared = self.policy.spares_manager_node && *node == self.declared.manager_node;
         let view = self.observed.nodes.get(node);
         let Some(view) = view else {
@@ -90,6 +90,11 @@ impl Planning<'_> {
                 }
             }
             Power::Running => match &view.engine {
+                EngineView::Known { .. } | EngineView::Missing | EngineView::Unknown(_)
+                    if let Some(restart) = self.requested_restart(node, view) =>
+                {
+                    self.restart_node(node, restart)
+                }
                 EngineView::Known { .. } => Gate::Open,
                 EngineView::Missing => self.prepare(node, Gate::Open),
                 EngineView::NotAsked => {

@@ -95,16 +95,7 @@ impl<'a> Planning<'a> {
         if let Err(blocked) = self.stop_joining(id, seen, &mut needs) {
             return Gate::Blocked(blocked);
         }
-        let gate = self.propose(
-            Action::StopInstance {
-                instance: id.clone(),
-                container: container.name.clone(),
-                id: container.id.clone(),
-                node: seen.node.clone(),
-            },
-            needs,
-            reason.clone(),
-        );
+        let gate = self.propose(stop_of(id, seen), needs, reason.clone());
         self.stops.insert(&container.id, gate.clone());
         self.stop_order.push(&container.id);
         gate
@@ -321,6 +312,16 @@ impl<'a> Planning<'a> {
         };
         status.state = InstanceState::Failed { why };
         (status, up)
+    }
+}
+
+/// Returns the action that stops a container.
+pub(super) fn stop_of(id: &InstanceId, seen: Seen<'_>) -> Action {
+    Action::StopInstance {
+        instance: id.clone(),
+        container: seen.container.name.clone(),
+        id: seen.container.id.clone(),
+        node: seen.node.clone(),
     }
 }
 

@@ -28,6 +28,13 @@ pub enum Action {
         /// The node's name.
         node: NodeName,
     },
+    /// Restarts a node on request.
+    RestartNode {
+        /// The node's name.
+        node: NodeName,
+        /// The boot that the restart ends.
+        boot_id: String,
+    },
     /// Prepares a node for Docker: installs packages and the engine.
     PrepareNode {
         /// The node's name.
@@ -142,6 +149,7 @@ pub enum Action {
 pub(crate) enum Work {
     CreateNode,
     StartNode,
+    RestartNode,
     DeleteNode,
     PrepareNode,
     /// Opens and closes ports in the cloud's firewall.
@@ -172,6 +180,7 @@ pub(crate) enum Verb {
     RemoveAgent,
     Start,
     Stop,
+    Restart,
     Remove,
 }
 
@@ -233,6 +242,12 @@ impl Action {
                 Verb::Start,
                 Work::StartNode,
                 words([&"start node ", node]),
+            ),
+            Self::RestartNode { node, boot_id: _ } => on_node(
+                node,
+                Verb::Restart,
+                Work::RestartNode,
+                words([&"restart node ", node]),
             ),
             Self::PrepareNode { node } => on_node(
                 node,
@@ -443,7 +458,7 @@ impl Action {
     /// continues if this process ends.
     pub(crate) fn changes_node(&self) -> bool {
         match self.work() {
-            Work::CreateNode | Work::StartNode | Work::DeleteNode => true,
+            Work::CreateNode | Work::StartNode | Work::RestartNode | Work::DeleteNode => true,
             Work::PrepareNode
             | Work::PublicPorts
             | Work::Image

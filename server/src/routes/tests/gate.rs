@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use lifecycle_core::api::ManagerApi as _;
-use lifecycle_core::api::wire::NewTokenV1;
+use lifecycle_core::api::wire::{NewTokenV1, RestartNodeV1};
 use lifecycle_core::model::{Chunk, RolloutRequest, TokenName, TokenRole};
 use lifecycle_core::reconcile::RetryOptions;
 use lifecycle_core::runtime::{ExecCommand, ImageLogin, ImageLogins, ImageRegistry};
@@ -24,6 +24,7 @@ enum Write {
     Plan,
     DeletePlatform,
     Restart,
+    RestartNode,
     Rollout,
     Retry,
     Exec,
@@ -31,7 +32,7 @@ enum Write {
     RevokeToken,
 }
 
-const WRITES: [Write; 12] = [
+const WRITES: [Write; 13] = [
     Write::Apply,
     Write::ImageLogins,
     Write::MissingChunks,
@@ -39,6 +40,7 @@ const WRITES: [Write; 12] = [
     Write::Plan,
     Write::DeletePlatform,
     Write::Restart,
+    Write::RestartNode,
     Write::Rollout,
     Write::Retry,
     Write::Exec,
@@ -116,6 +118,7 @@ async fn embedded(served: &Served, write: Write) -> Result<()> {
         Write::Plan => manager.plan(&served.declaration).map(drop),
         Write::DeletePlatform => manager.delete_platform(false).await.map(drop),
         Write::Restart => manager.restart("web", None).await.map(drop),
+        Write::RestartNode => manager.restart_node("absent", None).await.map(drop),
         Write::Rollout => {
             let paused = manager.rollout("web", RolloutRequest::Pause);
             paused.await.map(drop)
@@ -146,6 +149,10 @@ async fn over_http(served: &Served, write: Write) -> Result<()> {
         Write::Plan => api.plan(&served.declaration).await.map(drop),
         Write::DeletePlatform => api.delete_platform(false).await.map(drop),
         Write::Restart => api.restart("web", None).await.map(drop),
+        Write::RestartNode => {
+            let request = RestartNodeV1::default();
+            api.restart_node("absent", &request).await.map(drop)
+        }
         Write::Rollout => api.rollout("web", RolloutRequest::Pause).await.map(drop),
         Write::Retry => api.retry("web", RetryOptions::default()).await.map(drop),
         Write::Exec => api.exec("web", command()).await.map(drop),
@@ -181,11 +188,14 @@ async fn an_embedded_manager_and_one_behind_http_reject_the_same_changes() {
                         | Write::Plan
                         | Write::DeletePlatform
                         | Write::Restart
+                        | Write::RestartNode
                         | Write::Rollout
                         | Write::CreateToken
                         | Write::RevokeToken
                 ),
-                Phase::FirstRound => matches!(write, Write::Restart | Write::Rollout),
+                Phase::FirstRound => {
+                    matches!(write, Write::Restart | Write::RestartNode | Write::Rollout)
+                }
                 Phase::Open => false,
             };
             assert_eq!(must_wait, expected, "{write:?} in {phase:?}: {near:?}");

@@ -1,0 +1,211 @@
+//! Passes open restarts to the control loop, and records when they have ended.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use super::{find, listed};
+use crate::error::Result;
+use crate::manager::Manager;
+use crate::model::{
+    ContainerId, ContainerRun, EventKind, InstanceId, InstanceState, NewEvent, NodeName,
+    OperationKind, OperationState, Subject,
+};
+use crate::reconcile::{Action, Observed, Readiness, Round};
+use crate::registry::{Batch, Change};
+
+impl Manager {
+    /// Returns the runs of containers that the open restarts replace.
+    pub(in crate::manager) fn runs_to_end(&self) -> Arc<BTreeMap<InstanceId, ContainerRun>> {
+        let mut runs = BTreeMap::new();
+        for operation in self.open_operations().iter() {
+            if let OperationKind::Restart { replaces, .. }
+            | OperationKind::RestartNode { replaces, .. } = &operation.kind
+            {
+                runs.extend(replaces.clone());
+            }
+        }
+        Arc::new(runs)
+    }
+
+    /// Returns the boots of nodes that the open restarts end.
+    pub(in crate::manager) fn boots_to_end(&self) -> Arc<BTreeMap<NodeName, String>> {
+        let open = self.open_operations();
+        let boots = open.iter().filter_map(|operation| match &operation.kind {
+            OperationKind::RestartNode { node, boot_id, .. } => {
+                Some((node.clone(), boot_id.clone()))
+            }
+            _ => None,
+        });
+        Arc::new(boots.collect())
+    }
+
+    /// Records the end of each restart whose replicas are all up again, or that has failed.
+    pub(in crate::manager) async fn end_restarts(&self, round: &Round) -> Result<()> {
+        // A new control loop has no plan yet, so its round contains no instances.
+        if self.open_operations().is_empty() || round.is_deleting() || round.input.is_none() {
+            return Ok(());
+        }
+        let epoch = self.epoch.lock().await;
+        let Some(epoch) = *epoch else { return Ok(()) };
+        let mut batch = Batch::default();
+        let mut ended = Vec::new();
+        let at = self.backends.clock.now();
+        for mut operation in self.open_operations().clone() {
+            let (subject, name, parts) = match &operation.kind {
+                OperationKind::Restart { service, replaces } => {
+                    let subject = Subject::Service(service.clone());
+                    (subject, service.to_string(), listed(replaces.keys()))
+                }
+                OperationKind::RestartNode { node, .. } => {
+                    let name = format!("node {node}");
+                    (Subject::Node(node.clone()), name.clone(), name)
+                }
+                OperationKind::DeletePlatform { .. } | OperationKind::Rollout { .. } => continue,
+            };
+            let (state, message) = match progress(&operation.kind, round) {
+                Progress::Running => continue,
+                Progress::Done => (
+                    OperationState::Succeeded { at },
+                    format!("{parts} restarted"),
+                ),
+                Progress::Failed { why } => {
+                    let message = format!("restarting {name} failed: {why}");
+                    (OperationState::Failed { at, why }, message)
+                }
+            };
+            batch.events.push(NewEvent {
+                at,
+                kind: EventKind::RestartEnded,
+                subject,
+                message,
+                data: serde_json::json!({ "operation": operation.id }),
+            });
+            ended.push(operation.id);
+            operation.state = state;
+            batch.changes.push(Change::PutOperation(operation));
+        }
+        if ended.is_empty() {
+            return Ok(());
+        }
+        self.backends.registry.commit(epoch, batch).await?;
+        self.open_operations().retain(|o| !ended.contains(&o.id));
+        self.aim_operations();
+        Ok(())
+    }
+}
+
+/// The progress of a restart.
+enum Progress {
+    Running,
+    Done,
+    Failed { why: String },
+}
+
+fn progress(kind: &OperationKind, round: &Round) -> Progress {
+    match kind {
+        OperationKind::Restart { replaces, .. } => of_containers(replaces, round),
+        OperationKind::RestartNode {
+            node,
+            boot_id,
+            replaces,
+        } => of_node(node, boot_id, replaces, round),
+        OperationKind::DeletePlatform { .. } | OperationKind::Rollout { .. } => Progress::Running,
+    }
+}
+
+/// Returns the progress of the restart of a node. A restart also ends if it has failed for good, but
+/// only after the containers that were stopped for it are up again.
+fn of_node(
+    node: &NodeName,
+    boot_id: &str,
+    replaces: &BTreeMap<InstanceId, ContainerRun>,
+    round: &Round,
+) -> Progress {
+    let observed = round.observed();
+    let Some(view) = observed.nodes.get(node) else {
+        let why = "the node no longer exists".to_owned();
+        let is_gone = observed.cloud_unknown.is_none();
+        return if is_gone {
+            Progress::Failed { why }
+        } else {
+            Progress::Running
+        };
+    };
+    let boot = view.machine.boot_id.as_deref();
+    if boot.is_some_and(|boot| boot != boot_id) {
+        let instances = &round.plan.instances;
+        let is_settled = { instances.values() }
+            .filter(|status| status.node.as_ref() == Some(node))
+            .all(|status| status.settled);
+        return if view.is_observed() && is_settled {
+            of_containers(replaces, round)
+        } else {
+            Progress::Running
+        };
+    }
+    let restart = Action::RestartNode {
+        node: node.clone(),
+        boot_id: boot_id.to_owned(),
+    };
+    let input = round.input.iter();
+    let failed = { input }.find_map(|input| {
+        let failure = input.history.failures.get(&restart.id())?;
+        input
+            .policy
+            .counts_as_failed(failure)
+            .then(|| failure.why.clone())
+    });
+    match failed {
+        Some(why) if !matches!(of_containers(replaces, round), Progress::Running) => {
+            Progress::Failed { why }
+        }
+        _ => Progress::Running,
+    }
+}
+
+fn of_containers(replaces: &BTreeMap<InstanceId, ContainerRun>, round: &Round) -> Progress {
+    let observed = round.observed();
+    let mut runs = false;
+    for (id, run) in replaces {
+        // Ignore a replica that is no longer declared: it is not restarted.
+        let Some(status) = round.plan.instances.get(id) else {
+            continue;
+        };
+        let container = find(&observed, &run.container);
+        // A replica whose rollout is paused counts as stopped, although its old container runs.
+        let waits = status.state == InstanceState::Stopped
+            && container.is_some_and(|container| container.state.is_running());
+        let is_up = match status.state {
+            InstanceState::Ready | InstanceState::Completed => true,
+            _ => waits && is_ready(&observed, &run.container),
+        };
+        let is_old = container.is_some_and(|c| c.started_at == Some(run.started_at));
+        if !is_old && is_up {
+            continue;
+        }
+        if status.settled && !is_up && !waits {
+            let why = match &status.state {
+                InstanceState::Failed { why }
+                | InstanceState::Unhealthy { why }
+                | InstanceState::Unknown { why, .. } => why.clone(),
+                state => format!("the replica is {}", state.word()),
+            };
+            let why = format!("{id}: {why}");
+            return Progress::Failed { why };
+        }
+        runs = true;
+    }
+    if runs {
+        Progress::Running
+    } else {
+        Progress::Done
+    }
+}
+
+fn is_ready(observed: &Observed, container: &ContainerId) -> bool {
+    let mut views = observed.nodes.values();
+    views.any(|view| {
+        let readiness = view.readiness.get(container);
+        matches!(readiness, Some(Readiness::Ready { .. }))
+    })
+}

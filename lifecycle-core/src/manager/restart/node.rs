@@ -1,0 +1,129 @@
+//! Accepts restarts of nodes.
+
+use std::collections::BTreeMap;
+
+use crate::cloud::Power;
+use crate::error::{Error, Result};
+use crate::manager::{Accepted, Manager, is_platform_deletion};
+use crate::model::{
+    ContainerRun, EventKind, InstanceId, NewEvent, NodeName, Operation, OperationId, OperationKind,
+    OperationState, Subject,
+};
+use crate::reconcile::{NodeView, Round};
+use crate::registry::{Batch, Change};
+use crate::runtime::Role;
+
+impl Manager {
+    /// Starts to restart a node. Its containers are stopped first, in reverse start order, and start
+    /// again afterwards. A node that does not respond is restarted at once. With `boot_id`, restarts
+    /// the node only if this is still its current boot, so the call can be repeated safely.
+    ///
+    /// # Errors
+    /// - [`Error::NotFound`] if the node is not declared
+    /// - [`Error::Conflict`] if the node is not running
+    /// - [`Error::NotReady`] before the end of the first round
+    pub async fn restart_node(&self, name: &str, boot_id: Option<&str>) -> Result<Operation> {
+        let write = self.begin_write(Accepted::AfterFirstRound).await?;
+        let epoch = write.epoch;
+        let registry = &self.backends.registry;
+        let conflict = |why: String| Error::Conflict {
+            what: format!("restarting node {name} failed"),
+            why,
+        };
+        let open = registry.open_operations().await?;
+        if open.iter().any(is_platform_deletion) {
+            return Err(conflict("the platform is being deleted".to_owned()));
+        }
+        let snapshot = registry.snapshot().await?;
+        let declared = { snapshot.declaration.iter() }.flat_map(|(_, d)| d.nodes.keys());
+        let Some(node) = declared.clone().find(|node| node.as_str() == name) else {
+            let known = declared.map(NodeName::as_str);
+            return Err(Error::unknown_name(format!("node {name}"), name, known));
+        };
+        let round = self.round();
+        let observed = round.observed();
+        let view = observed.nodes.get(node);
+        let view = view.ok_or_else(|| conflict("the node does not exist yet".to_owned()))?;
+        let current = view.machine.boot_id.as_deref();
+        let current = current.ok_or_else(|| conflict(not_running(view.machine.power)))?;
+        let boot_id = boot_id.unwrap_or(current);
+        let is_same = |operation: &&Operation| match &operation.kind {
+            OperationKind::RestartNode {
+                node: of,
+                boot_id: ends,
+                ..
+            } => of == node && ends == boot_id,
+            _ => false,
+        };
+        if let Some(same) = open.iter().find(is_same) {
+            return Ok(same.clone());
+        }
+        let now = self.backends.clock.now();
+        let is_over = boot_id != current;
+        let operation = Operation {
+            id: OperationId(self.backends.ids.uuid()),
+            state: if is_over {
+                OperationState::Succeeded { at: now }
+            } else {
+                OperationState::Running
+            },
+            kind: OperationKind::RestartNode {
+                node: node.clone(),
+                boot_id: boot_id.to_owned(),
+                replaces: if is_over {
+                    BTreeMap::new()
+                } else {
+                    runs_on(view, &round)
+                },
+            },
+            requested_at: now,
+        };
+        let mut batch = Batch::of(Change::PutOperation(operation.clone()));
+        if !is_over {
+            batch.events.push(NewEvent {
+                at: now,
+                kind: EventKind::RestartRequested,
+                subject: Subject::Node(node.clone()),
+                message: format!("restart of node {node} requested"),
+                data: serde_json::json!({ "operation": operation.id }),
+            });
+        }
+        registry.commit(epoch, batch).await?;
+        if !is_over {
+            self.open_operations().push(operation.clone());
+            self.aim_operations();
+            self.accepted.notify_one();
+        }
+        Ok(operation)
+    }
+}
+
+fn not_running(power: Power) -> String {
+    match power {
+        Power::Starting => "the node is starting",
+        Power::Stopping => "the node is stopping",
+        Power::Stopped => "the node is stopped",
+        Power::Failed => "the cloud reports that the node failed",
+        Power::Running => "the node does not respond, and its provider cannot restart such a node",
+    }
+    .to_owned()
+}
+
+/// Returns the current run of each replica whose container is running on a node.
+fn runs_on(view: &NodeView, round: &Round) -> BTreeMap<InstanceId, ContainerRun> {
+    let state = view.engine_state();
+    let containers = state.into_iter().flat_map(|state| &state.containers);
+    let runs = containers.filter_map(|container| {
+        let Role::Instance(id) = &container.role else {
+            return None;
+        };
+        let status = round.plan.instances.get(id)?;
+        let is_current = status.container.as_ref() == Some(&container.id);
+        let run = ContainerRun {
+            container: container.id.clone(),
+            started_at: container.started_at?,
+        };
+        (is_current && container.state.is_running()).then(|| (id.clone(), run))
+    });
+    runs.collect()
+}

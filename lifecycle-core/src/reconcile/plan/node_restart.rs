@@ -1,0 +1,108 @@
+//! Restarts nodes on request. The containers of a node are stopped first, in reverse start order, so
+//! that their connections end in time. They start again after the boot: the request also lists their
+//! runs as restarts.
+
+use std::collections::BTreeSet;
+
+use super::replacement::stop_of;
+use super::{Gate, PlacedReplica, Planning, Up, status};
+use crate::model::{InstanceId, NodeName, RestartPolicy, Subject};
+use crate::reconcile::index::Seen;
+use crate::reconcile::observe::NodeView;
+use crate::reconcile::state::Verdict;
+use crate::reconcile::step::{Action, HeldBy, InstanceStatus, Reason};
+use crate::runtime::ContainerState;
+
+impl<'a> Planning<'a> {
+    /// Returns the step that restarts a node, if a restart was requested during the node's current
+    /// boot. A restart that failed for good is not repeated, so that the containers start again.
+    pub(super) fn requested_restart(&self, node: &NodeName, view: &NodeView) -> Option<Action> {
+        let requested = self.history.node_restarts.get(node);
+        let boot_id = requested.filter(|_| !self.declared.deleting)?;
+        let restart = Action::RestartNode {
+            node: node.clone(),
+            boot_id: boot_id.clone(),
+        };
+        let failure = self.history.failures.get(&restart.id());
+        let has_failed = failure.is_some_and(|failure| self.policy.counts_as_failed(failure));
+        (view.machine.boot_id.as_ref() == Some(boot_id) && !has_failed).then_some(restart)
+    }
+
+    /// Stops the containers on a node, and then restarts the node. Nothing starts on it until the
+    /// restart has ended.
+    pub(super) fn restart_node(&mut self, node: &'a NodeName, restart: Action) -> Gate {
+        self.restarting.insert(node);
+        let running = self.running_on(node);
+        if let Some((last, replica, _)) = running.last() {
+            let by = HeldBy::NodeRestartsAfter {
+                replica: (*replica).clone(),
+            };
+            let reason = Reason::NodeRestarts { node: node.clone() };
+            for (_, id, seen) in running.iter().filter(|(rank, ..)| rank == last) {
+                self.stop(id, *seen, &reason, BTreeSet::new());
+            }
+            return Gate::Blocked(self.block(Subject::Node(node.clone()), by, false));
+        }
+        match self.propose(restart, BTreeSet::new(), Reason::NodeRestartRequested) {
+            Gate::Open | Gate::After(_) => {
+                Gate::blocked(HeldBy::Node { node: node.clone() }, false)
+            }
+            blocked @ Gate::Blocked(_) => blocked,
+        }
+    }
+
+    /// Returns the running containers on a node, sorted by start order. Leaves out those that could
+    /// not be stopped, because a restart is often requested for a node that has such containers.
+    fn running_on(&self, node: &NodeName) -> Vec<((bool, u32), &'a InstanceId, Seen<'a>)> {
+        let index = self.index;
+        let declared = index.services.iter().flat_map(|indexed| {
+            let rank = indexed.start_rank();
+            let replicas = indexed.positions();
+            replicas.map(move |at| (rank, &index.replicas[at], &index.seen[at]))
+        });
+        // The services that are no longer declared stop first.
+        let undeclared =
+            { index.undeclared.iter() }.map(|(id, seen)| ((true, u32::MAX), *id, seen));
+        let mut running: Vec<_> = declared
+            .chain(undeclared)
+            .flat_map(|(rank, id, seen)| seen.iter().map(move |seen| (rank, id, *seen)))
+            .filter(|(_, id, seen)| {
+                seen.node == node
+                    && seen.is_running()
+                    && !self.history.failures.contains_key(&stop_of(id, *seen).id())
+            })
+            .collect();
+        running.sort_by_key(|(rank, ..)| *rank);
+        running
+    }
+
+    /// Returns the state of a replica with a container on a node that is about to be restarted.
+    pub(super) fn before_restart(
+        &self,
+        replica: PlacedReplica<'a>,
+    ) -> Option<(InstanceStatus, Up)> {
+        if !self.restarting.contains(replica.node) {
+            return None;
+        }
+        let seen = &self.index.seen[replica.position];
+        let mut here = seen.iter().filter(|seen| seen.node == replica.node);
+        let seen = { here.clone() }
+            .find(|seen| seen.is_running())
+            .or(here.next())?;
+        let has_completed = matches!(seen.container.state, ContainerState::Exited { code: 0, .. })
+            && !self.is_to_restart(replica.id, seen)
+            && matches!(
+                replica.service.restart,
+                RestartPolicy::No | RestartPolicy::OnFailure { .. }
+            );
+        let verdict = if has_completed {
+            Verdict::Completed
+        } else {
+            Verdict::Open
+        };
+        Some((
+            status(replica, Some(seen), verdict, false),
+            self.up_of(seen),
+        ))
+    }
+}

@@ -67,11 +67,12 @@ impl ProgressLines {
         (since, until): (DateTime<Utc>, DateTime<Utc>),
         detail: Option<String>,
     ) {
-        let times = format!(
-            "since {}, until {} UTC",
-            since.format("%T"),
+        let until = if since.date_naive() == until.date_naive() {
             until.format("%T")
-        );
+        } else {
+            until.format("%F %T")
+        };
+        let times = format!("since {}, until {until} UTC", since.format("%T"));
         let text = match detail {
             Some(detail) => format!("{detail} ({times})"),
             None => times.clone(),

@@ -1,6 +1,7 @@
 //! Implements the lifecycle manager as a library type. While a manager holds the lease, it is the
 //! leader and reconciles the platform with its declaration. The manager also serves API requests.
 
+mod audit;
 mod chunks;
 mod exec;
 mod follow;
@@ -37,6 +38,7 @@ use crate::registry::{
 use crate::runtime::ImageLogins;
 use crate::secret::{PlatformKey, Sensitive};
 
+pub use audit::Actor;
 pub use exec::{CommandInput, Conversation};
 pub use output::{InstanceOutput, Output};
 pub use tokens::{Caller, FirstToken, NewToken, Tokens};
@@ -565,6 +567,9 @@ impl Manager {
                 data: serde_json::Value::Null,
             });
         }
+        if changed {
+            batch.events.push(self.audit("apply", Subject::Platform));
+        }
         let committed = registry.commit(epoch, batch).await?;
         let generation = committed.generation.unwrap_or_default();
         // Set the target for an unchanged declaration too: an earlier call may have recorded the
@@ -675,9 +680,14 @@ impl Manager {
                 state: OperationState::Running,
                 requested_at: self.backends.clock.now(),
             };
-            registry
-                .commit(epoch, Batch::of(Change::PutOperation(operation.clone())))
-                .await?;
+            let request = if volumes {
+                "delete-platform with volumes"
+            } else {
+                "delete-platform"
+            };
+            let batch = Batch::of(Change::PutOperation(operation.clone()));
+            let audit = self.audit(request, Subject::Platform);
+            registry.commit(epoch, batch.event(audit)).await?;
             operation
         };
         // Set the target for an open operation too: an earlier call may have recorded the operation

@@ -1,17 +1,23 @@
 //! Authenticates requests by their bearer tokens, and checks that the token's role permits the
 //! request.
 
+use std::net::IpAddr;
+
 use axum::extract::{FromRequestParts, Request, State};
 use axum::http::header::AUTHORIZATION;
 use axum::http::request::Parts;
 use axum::middleware::Next;
 use axum::response::{IntoResponse as _, Response};
-use lifecycle_core::manager::Caller;
+use lifecycle_core::manager::{Actor, Caller};
 use lifecycle_core::model::TokenRole;
 use lifecycle_core::secret::Sensitive;
 
 use crate::problem::{self, Problem};
 use crate::routes::Api;
+
+/// The address that a request came from. Every connection adds it to its requests.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Peer(pub(crate) IpAddr);
 
 /// Extracted from a request with any valid token.
 #[derive(Debug, Clone)]
@@ -83,8 +89,13 @@ pub(crate) async fn authenticate(
         Err(error) => return problem::without_details(Problem::from(error).into_response()),
     };
     let role = caller.role;
+    let peer = request.extensions().get::<Peer>();
+    let actor = Actor::Token {
+        caller: caller.clone(),
+        peer: peer.map(|peer| peer.0),
+    };
     request.extensions_mut().insert(caller);
-    let response = next.run(request).await;
+    let response = actor.perform(next.run(request)).await;
     if role == TokenRole::Admin {
         response
     } else {

@@ -9,7 +9,10 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use axum::Router;
+use hyper::Request;
+use hyper::body::Incoming;
 use hyper::server::conn::http1;
+use hyper::service::{Service as _, service_fn};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::service::TowerToHyperService;
 use rustls::ServerConfig;
@@ -17,6 +20,8 @@ use socket2::{SockRef, TcpKeepalive};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
 use tokio_rustls::TlsAcceptor;
+
+use crate::auth::Peer;
 
 /// The only protocol that the server offers in the TLS handshake.
 pub(crate) const PROTOCOL: &[u8] = b"http/1.1";
@@ -143,7 +148,12 @@ impl Server {
 
     fn serve(&self, stream: TcpStream, place: Place) {
         let tls = TlsAcceptor::from(Arc::clone(&self.tls.borrow()));
-        let service = TowerToHyperService::new(self.router.clone());
+        let peer = Peer(place.address);
+        let routes = TowerToHyperService::new(self.router.clone());
+        let service = service_fn(move |mut request: Request<Incoming>| {
+            request.extensions_mut().insert(peer);
+            routes.call(request)
+        });
         let limits = self.limits;
         let mut stopping = self.stopping.subscribe();
         tokio::spawn(async move {

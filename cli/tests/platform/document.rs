@@ -43,7 +43,7 @@ pub(crate) fn assert_documented_shape(status: &Value, project: &Project) {
 
     let nodes = status["nodes"].as_array().unwrap();
     for node in nodes {
-        let keys = ["name", "state", "addresses", "docker"];
+        let keys = ["name", "state", "boot_id", "addresses", "docker"];
         has_keys("node", node, &keys, &["unknown_since", "unknown_why"]);
         let addresses = &node["addresses"];
         has_keys("addresses", addresses, &["private", "public"], &[]);

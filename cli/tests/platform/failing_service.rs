@@ -128,7 +128,8 @@ volumes: {data: {}}
     project.ends(0, &["down", "--yes", "--volumes"]);
 }
 
-/// Removes a container and its volume in one command. The manager may observe the node in between.
+/// Removes a container and its volume. Until both are gone, the manager is paused, because it would
+/// start another container that uses the volume.
 fn a_removed_volume_holds_its_replica(project: &Project) {
     let (node, api) = (project.node(), project.api());
     let held = || {
@@ -138,23 +139,24 @@ fn a_removed_volume_holds_its_replica(project: &Project) {
             .is_some_and(|why| why.contains("data no longer exists"));
         is_held.then_some(())
     };
-    let remove = "docker rm --force $(docker ps --quiet --filter label=lifecycle.service=db) \
-                  && docker volume rm $(docker volume ls --quiet --filter name=data)";
-    for _ in 0..3 {
-        node.exec(&["sh", "-c", remove]);
-        until("the replica is held", Duration::from_secs(30), held);
-        assert_eq!(node.exec(&["docker", "volume", "ls", "--quiet"]), "");
-        let retry = project.ends(0, &["retry", "db"]);
-        assert!(
-            retry.stderr.contains("bootstrapper why NAME"),
-            "{}",
-            retry.stderr
-        );
-        project.ends(0, &["retry", "db", "--recreate-volume"]);
-        until(
-            "the replica is ready again",
-            Duration::from_secs(30),
-            || (api.service("db").instances[0].state == InstanceStateV1::Ready).then_some(()),
-        );
-    }
+    let pid = node.inspect("lifecycle.role=manager")["State"]["Pid"].to_string();
+    let remove = format!(
+        "kill -STOP {pid} && docker rm --force $(docker ps --quiet --filter label=lifecycle.service=db) \
+         && docker volume rm $(docker volume ls --quiet --filter name=data) && kill -CONT {pid}"
+    );
+    node.exec(&["sh", "-c", &remove]);
+    until("the replica is held", Duration::from_secs(30), held);
+    assert_eq!(node.exec(&["docker", "volume", "ls", "--quiet"]), "");
+    let retry = project.ends(0, &["retry", "db"]);
+    assert!(
+        retry.stderr.contains("bootstrapper why NAME"),
+        "{}",
+        retry.stderr
+    );
+    project.ends(0, &["retry", "db", "--recreate-volume"]);
+    until(
+        "the replica is ready again",
+        Duration::from_secs(30),
+        || (api.service("db").instances[0].state == InstanceStateV1::Ready).then_some(()),
+    );
 }

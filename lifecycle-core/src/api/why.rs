@@ -401,6 +401,7 @@ impl Known<'_> {
             }
             HeldBy::CloudUnknown { .. }
             | HeldBy::NotReadyYet { .. }
+            | HeldBy::Running { .. }
             | HeldBy::VolumeVanished { .. }
             | HeldBy::Backoff { .. }
             | HeldBy::StillUsed

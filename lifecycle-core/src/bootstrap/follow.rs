@@ -338,6 +338,7 @@ impl<'a> Following<'a> {
             | EventKind::Planned
             | EventKind::FirstRoundDone
             | EventKind::RestartEnded
+            | EventKind::Audit
             | EventKind::Leading => {}
         }
     }

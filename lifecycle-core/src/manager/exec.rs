@@ -10,11 +10,12 @@ use tokio::io::{AsyncWrite, AsyncWriteExt};
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
 
-use super::Manager;
 use super::output::Source;
+use super::{Accepted, Manager};
 use crate::error::{Error, Result};
 use crate::host::NodeHandle;
-use crate::model::{InstanceId, InstanceRecord, InstanceState, ServiceName};
+use crate::model::{InstanceId, InstanceRecord, InstanceState, ServiceName, Subject};
+use crate::registry::Batch;
 use crate::runtime::{ExecCommand, ExecOutput, ExecSession, TerminalSize};
 
 /// How many pieces of input are buffered for the command.
@@ -74,6 +75,14 @@ impl Manager {
         let node = snapshot.nodes.get(&record.node);
         let recorded = node.and_then(|node| node.observed.clone());
         let container = Arc::clone(&record.container.0);
+        // The command may contain secrets, so it is not recorded.
+        let write = self.begin_write(Accepted::Always).await?;
+        let audit = self.audit("exec", Subject::Instance(record.id.clone()));
+        let registry = &self.backends.registry;
+        registry
+            .commit(write.epoch, Batch::default().event(audit))
+            .await?;
+        drop(write);
         let handle = Source::of(self, record, recorded).handle().await?;
         let session = handle.runtime.exec(&container, command).await?;
         Ok(converse(handle, session, self.stopping.subscribe()))

@@ -2,6 +2,7 @@
 
 use super::{Accepted, Manager};
 use crate::error::Result;
+use crate::model::Subject;
 use crate::reconcile::image_logins;
 use crate::registry::{Batch, Change};
 use crate::runtime::ImageLogins;
@@ -29,7 +30,9 @@ impl Manager {
             return Ok(());
         }
         let change = image_logins::change(logins)?;
-        registry.commit(write.epoch, Batch::of(change)).await?;
+        let audit = self.audit("set-image-logins", Subject::Platform);
+        let batch = Batch::of(change).event(audit);
+        registry.commit(write.epoch, batch).await?;
         let registries: Vec<String> = logins.keys().map(ToString::to_string).collect();
         tracing::info!(
             ?registries,

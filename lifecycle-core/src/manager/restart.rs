@@ -92,6 +92,9 @@ impl Manager {
         };
         let mut batch = Batch::of(Change::PutOperation(operation.clone()));
         if !runs.is_empty() {
+            let subject = Subject::Service(service.clone());
+            let request = format!("restart {}", listed(runs.keys()));
+            batch.events.push(self.audit(&request, subject));
             batch.events.push(NewEvent {
                 at: now,
                 kind: EventKind::RestartRequested,

@@ -5,10 +5,11 @@ use std::time::Duration;
 
 use tokio::sync::{mpsc, oneshot};
 
-use super::{Manager, not_leading};
+use super::{Accepted, Manager, not_leading};
 use crate::error::{Error, Result};
 use crate::model::Subject;
 use crate::reconcile::{RetryOptions, RetryRequest};
+use crate::registry::Batch;
 
 /// How long the control loop may take to handle a request.
 const HANDLED_WITHIN: Duration = Duration::from_secs(20);
@@ -27,6 +28,16 @@ impl Manager {
     /// [`Error::NotFound`] for a name that is neither declared nor recorded.
     pub async fn retry(&self, name: &str, options: RetryOptions) -> Result<Vec<String>> {
         let subject = self.snapshot().await?.subject_named(name)?;
+        // A retry changes nothing in the registry, so record the request first.
+        let write = self.begin_write(Accepted::Always).await?;
+        let request = if options.recreate_volumes {
+            "retry with new volumes"
+        } else {
+            "retry"
+        };
+        let audit = Batch::default().event(self.audit(request, subject.clone()));
+        self.backends.registry.commit(write.epoch, audit).await?;
+        drop(write);
         let (answer, answered) = oneshot::channel();
         self.request_retry(subject, options, Some(answer))?;
         match tokio::time::timeout(HANDLED_WITHIN, answered).await {

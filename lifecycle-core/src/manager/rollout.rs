@@ -87,7 +87,9 @@ impl Manager {
             message: format!("{} of the rollout of {service} requested", noun(request)),
             data: serde_json::json!({ "operation": id, "request": request }),
         };
-        let batch = Batch::of(Change::PutOperation(operation.clone())).event(event);
+        let audit = self.audit(&format!("rollout {request}"), event.subject.clone());
+        let batch = Batch::of(Change::PutOperation(operation.clone()));
+        let batch = batch.event(audit).event(event);
         registry.commit(write.epoch, batch).await?;
         self.open_operations().retain(|open| open.id != id);
         self.open_operations().push(operation.clone());

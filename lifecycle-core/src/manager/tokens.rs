@@ -330,7 +330,9 @@ impl Manager {
             revoked_at: None,
             last_used_at: None,
         };
+        let request = format!("create-token {} with the role {}", token.name, token.role);
         let mut batch = Batch::of(Change::PutToken(Box::new(token.clone())));
+        batch.events.push(self.audit(&request, Subject::Platform));
         let old = old(&tokens, now).into_iter();
         batch
             .changes
@@ -375,11 +377,14 @@ impl Manager {
             ));
         }
         token.revoked_at = Some(now);
-        let batch = Batch::of(Change::PutToken(Box::new(token.clone()))).event(event(
-            now,
-            EventKind::TokenRevoked,
-            format!("token {} ({}) was revoked", token.name, token.id),
-        ));
+        let request = format!("revoke-token {} ({})", token.name, token.id);
+        let batch = Batch::of(Change::PutToken(Box::new(token.clone())))
+            .event(self.audit(&request, Subject::Platform))
+            .event(event(
+                now,
+                EventKind::TokenRevoked,
+                format!("token {} ({}) was revoked", token.name, token.id),
+            ));
         registry.commit(write.epoch, batch).await?;
         self.tokens.changed();
         Ok(token)

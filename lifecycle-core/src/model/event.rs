@@ -89,6 +89,8 @@ pub enum EventKind {
     TokenCreated,
     /// A token of the manager's API was revoked.
     TokenRevoked,
+    /// A change was requested, and accepted. The data contains the request and the token.
+    Audit,
     /// The separate database for a kind of objects cannot be written, but the central registry can.
     DatabaseUnavailable,
     /// The separate database for a kind of objects is up to date again.

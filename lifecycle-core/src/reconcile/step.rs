@@ -346,6 +346,11 @@ pub enum HeldBy {
         #[serde(default, skip_serializing_if = "Option::is_none")]
         why: Option<String>,
     },
+    /// The container is running, and others wait for its completion.
+    Running {
+        /// When the container started.
+        since: DateTime<Utc>,
+    },
     /// A service that this one depends on is not up yet.
     Dependency {
         /// The service.
@@ -481,6 +486,7 @@ impl HeldBy {
             Self::CloudUnknown { since, .. }
             | Self::NodeUnknown { since, .. }
             | Self::NodeNotResponding { since, .. }
+            | Self::Running { since }
             | Self::Agent { since, .. } => Some(*since),
             Self::NodeChanging { since, .. } | Self::NotReadyYet { since, .. } => *since,
             _ => None,
@@ -543,6 +549,7 @@ impl fmt::Display for HeldBy {
                     None => Ok(()),
                 }
             }
+            Self::Running { .. } => f.write_str("runs until it has completed"),
             Self::Dependency {
                 service,
                 condition,

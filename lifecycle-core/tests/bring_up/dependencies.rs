@@ -5,6 +5,8 @@ use std::time::Duration;
 
 use lifecycle_core::api::wire::InstanceStateV1;
 use lifecycle_core::model::{DependencyCondition, ServiceName};
+use lifecycle_core::reconcile::DriverOptions;
+use lifecycle_core::sim::SimManagers;
 use tokio::time::Instant;
 
 use crate::stage::Stage;
@@ -96,15 +98,33 @@ async fn up_names_the_exit_code_of_a_job_that_fails_after_a_while() {
     assert_eq!(cause.why, "its container ended with exit code 9");
 }
 
+/// The service that waited for the job is already running when the job changes.
+#[tokio::test(start_paused = true)]
+async fn up_waits_for_a_changed_job() {
+    let mut stage = Stage::new(85).await;
+    stage.command("db", "exit 0");
+    awaits_completion(&mut stage);
+    assert_eq!(stage.up().await.unwrap().failures, []);
+    stage.command("db", "sleep 60; exit 9");
+    let outcome = stage.up().await.unwrap();
+    let cause = outcome.first_cause().unwrap();
+    assert_eq!(cause.instance, "db-1");
+    assert!(cause.why.contains("exit code 9"), "{}", cause.why);
+}
+
 #[tokio::test(start_paused = true)]
 async fn up_does_not_wait_for_ever_for_a_job() {
     let mut stage = Stage::new(84).await;
     stage.command("db", "sleep 1000000");
     awaits_completion(&mut stage);
+    let mut options = DriverOptions::default();
+    assert_eq!(options.policy.completes_within, Duration::from_hours(24));
+    options.policy.completes_within = Duration::from_hours(1);
+    stage.managers = SimManagers::new(stage.world.clone(), options);
     let began = Instant::now();
     let outcome = stage.up().await.unwrap();
     let hours = began.elapsed().as_secs() / 3600;
-    assert_eq!(hours, 24, "{:?}", outcome.failures);
+    assert_eq!(hours, 1, "{:?}", outcome.failures);
     let api = { outcome.failures.iter() }.find(|failure| failure.instance == "api-1");
     assert_eq!(api.unwrap().why, "waits for db to complete");
 }

@@ -5,6 +5,7 @@
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 #![expect(clippy::print_stdout, reason = "a failure prints its seed")]
 
+mod audit;
 mod cloud;
 mod convergence;
 mod crash;

@@ -4,7 +4,7 @@ use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::time::Duration;
 
-use bollard::models::{ContainerInspectResponse, VolumeCreateRequest};
+use bollard::models::{BollardDate, ContainerInspectResponse, Volume, VolumeCreateRequest};
 use bollard::query_parameters::{
     CreateContainerOptionsBuilder, InspectContainerOptions, ListContainersOptionsBuilder,
     ListVolumesOptionsBuilder, RemoveContainerOptionsBuilder, RemoveVolumeOptions,
@@ -37,6 +37,27 @@ enum Started {
     PortTaken(String),
     /// The host does not have an address at which a port is bound.
     AddressMissing(Error),
+}
+
+/// A volume that must already exist.
+#[derive(Debug)]
+struct ExistingVolume {
+    mount: VolumeMount,
+    name: String,
+    created_at: Option<BollardDate>,
+}
+
+/// Returns the error for a volume that should exist, but does not.
+fn missing(mount: &VolumeMount, name: &str) -> Error {
+    if !mount.options.external {
+        return vanished(&mount.volume);
+    }
+    Error::invalid(
+        format!("the external volume {name}"),
+        "the node's engine has no volume with this name",
+        "create the volume on the node with `docker volume create`, or declare the volume without \
+         `external`",
+    )
 }
 
 impl DockerEngine {
@@ -145,10 +166,11 @@ impl DockerEngine {
             self.delete(&spec.name).await?;
             found = None;
         }
+        let mut existing = Vec::new();
         if let Some(found) = found {
             same_digest(spec, &found)?;
         } else {
-            self.ensure_volumes(spec).await?;
+            existing = self.ensure_volumes(spec).await?;
             if spec.template.metadata_service {
                 self.ensure_metadata_network().await?;
             }
@@ -156,6 +178,7 @@ impl DockerEngine {
         }
         let mut taken = BTreeSet::new();
         for _ in 0..PORT_TRIES {
+            self.check_unchanged(spec, &existing).await?;
             match self.start(&spec.name).await? {
                 Started::Yes => return self.observed(&spec.name).await,
                 Started::PortTaken(message) => {
@@ -245,32 +268,29 @@ impl DockerEngine {
             .collect())
     }
 
-    async fn ensure_volumes(&self, spec: &ContainerSpec) -> Result<()> {
+    /// Ensures that the volumes of the container exist. Returns those that must already exist.
+    async fn ensure_volumes(&self, spec: &ContainerSpec) -> Result<Vec<ExistingVolume>> {
         let mounts = spec.template.volumes.iter();
         let volumes: BTreeMap<&VolumeName, &VolumeMount> =
             mounts.map(|mount| (&mount.volume, mount)).collect();
+        let mut existing = Vec::new();
         for (volume, mount) in volumes {
             let what = format!("creating volume {volume}");
             let name = spec::volume_name(&self.owner, mount);
-            if spec.used_volumes.contains(volume) {
-                self.check_used(volume, &name).await?;
-                continue;
-            }
-            if mount.options.external {
-                // Check that the volume exists; otherwise, the engine would create it.
-                let found = self.docker.inspect_volume(&name);
-                match self.within(QUICK, &what, found).await {
-                    Ok(_) => continue,
-                    Err(Error::NotFound { .. }) => {
-                        return Err(Error::invalid(
-                            format!("the external volume {name}"),
-                            "the node's engine has no volume with this name",
-                            "create the volume on the node with `docker volume create`, or declare \
-                             the volume without `external`",
-                        ));
-                    }
-                    Err(error) => return Err(error),
+            if mount.options.external || spec.used_volumes.contains(volume) {
+                // Otherwise, the engine would create it.
+                let Some(found) = self.volume(&name).await? else {
+                    return Err(missing(mount, &name));
+                };
+                if !mount.options.external {
+                    self.check_volume(mount, &found)?;
                 }
+                existing.push(ExistingVolume {
+                    mount: mount.clone(),
+                    name,
+                    created_at: found.created_at,
+                });
+                continue;
             }
             let options = mount.options.driver_opts.iter();
             let options = options.map(|(key, value)| (key.clone(), value.expose().to_owned()));
@@ -283,40 +303,67 @@ impl DockerEngine {
             });
             // The engine returns an existing volume unchanged.
             let volume = self.within(QUICK, &what, create).await?;
-            self.check_owner(&what, Some(&volume.labels))?;
+            self.check_volume(mount, &volume)?;
         }
-        Ok(())
+        Ok(existing)
     }
 
-    /// Checks that a volume that was used before still exists.
-    async fn check_used(&self, volume: &VolumeName, name: &str) -> Result<()> {
-        let what = format!("reading volume {volume}");
+    async fn volume(&self, name: &str) -> Result<Option<Volume>> {
+        let what = format!("reading volume {name}");
         let found = self.docker.inspect_volume(name);
         match self.within(QUICK, &what, found).await {
-            Ok(found) => self.check_owner(&what, Some(&found.labels)),
-            Err(Error::NotFound { .. }) => Err(vanished(volume)),
+            Ok(found) => Ok(Some(found)),
+            Err(Error::NotFound { .. }) => Ok(None),
             Err(error) => Err(error),
         }
     }
 
-    /// Checks that none of the used volumes vanished just before the container was created: the engine
-    /// would have created it together with the container, without labels. If so, removes both.
-    async fn check_none_is_new(&self, spec: &ContainerSpec) -> Result<()> {
-        let mounts = spec.template.volumes.iter();
-        for mount in mounts.filter(|mount| spec.used_volumes.contains(&mount.volume)) {
-            let name = spec::volume_name(&self.owner, mount);
-            let what = format!("reading volume {}", mount.volume);
-            let found = self.docker.inspect_volume(&name);
-            if !self.within(QUICK, &what, found).await?.labels.is_empty() {
+    /// Checks that a volume has the labels of the platform.
+    fn check_volume(&self, mount: &VolumeMount, found: &Volume) -> Result<()> {
+        let what = format!("volume {}", found.name);
+        if !found.labels.is_empty() {
+            return self.check_owner(&what, Some(&found.labels));
+        }
+        let mut labels: Vec<String> = spec::volume_labels(&self.owner, mount)
+            .into_iter()
+            .map(|(key, value)| format!("--label {key}={value}"))
+            .collect();
+        labels.sort_unstable();
+        Err(Error::invalid(
+            what,
+            "it has no labels, so it does not belong to the platform",
+            format!(
+                "if it is empty, remove it on the node with `docker volume rm {name}`; to restore \
+                 data, create it with `docker volume create {labels} {name}` first",
+                name = found.name,
+                labels = labels.join(" "),
+            ),
+        ))
+    }
+
+    /// Checks that the volumes that had to exist are still the same. If one vanished just before the
+    /// container was created, the engine has created an empty one in its place. If so, removes both.
+    async fn check_unchanged(
+        &self,
+        spec: &ContainerSpec,
+        existing: &[ExistingVolume],
+    ) -> Result<()> {
+        for volume in existing {
+            let found = self.volume(&volume.name).await?;
+            if found.is_some_and(|found| found.created_at == volume.created_at) {
                 continue;
             }
             self.delete(&spec.name).await?;
-            let what = format!("removing the new volume {}", mount.volume);
+            let what = format!("removing the new volume {}", volume.name);
             let remove = self
                 .docker
-                .remove_volume(&name, None::<RemoveVolumeOptions>);
-            self.within(PATIENT, &what, remove).await?;
-            return Err(vanished(&mount.volume));
+                .remove_volume(&volume.name, None::<RemoveVolumeOptions>);
+            match self.within(PATIENT, &what, remove).await {
+                // A conflict means that another container already uses it.
+                Ok(()) | Err(Error::NotFound { .. } | Error::Conflict { .. }) => {}
+                Err(error) => return Err(error),
+            }
+            return Err(missing(&volume.mount, &volume.name));
         }
         Ok(())
     }
@@ -351,7 +398,7 @@ impl DockerEngine {
             spec::create_body(spec, &ports, self.bound.for_new(), joined.as_deref()),
         );
         match self.within(PATIENT, &what, create).await {
-            Ok(_) => self.check_none_is_new(spec).await,
+            Ok(_) => Ok(()),
             Err(conflict @ Error::Conflict { .. }) => match self.owned(&spec.name).await? {
                 Some(found) => same_digest(spec, &found),
                 None => Err(conflict),

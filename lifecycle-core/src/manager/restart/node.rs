@@ -80,6 +80,8 @@ impl Manager {
         };
         let mut batch = Batch::of(Change::PutOperation(operation.clone()));
         if !is_over {
+            let subject = Subject::Node(node.clone());
+            batch.events.push(self.audit("restart", subject));
             batch.events.push(NewEvent {
                 at: now,
                 kind: EventKind::RestartRequested,

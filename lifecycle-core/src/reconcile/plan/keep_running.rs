@@ -45,7 +45,10 @@ impl<'a> Planning<'a> {
                     return planned(Verdict::Open, settled);
                 }
                 let (since, was_ready, why) = match seen.readiness() {
-                    Some(Readiness::Ready { .. }) => return planned(Verdict::Open, true),
+                    Some(Readiness::Ready { .. }) => {
+                        let settled = !self.awaits_completion(replica, &seen);
+                        return planned(Verdict::Open, settled);
+                    }
                     Some(Readiness::Waiting {
                         since,
                         was_ready,
@@ -101,6 +104,20 @@ impl<'a> Planning<'a> {
                 self.ended(replica, seen, others, dependencies, *code)
             }
         }
+    }
+
+    /// Returns whether the round waits until a running job has completed.
+    fn awaits_completion(&mut self, replica: PlacedReplica<'a>, seen: &Seen<'a>) -> bool {
+        let started_at = seen.container.started_at;
+        let Some(since) = started_at.filter(|_| replica.service.runs_once) else {
+            return false;
+        };
+        if self.has_passed(since, self.policy.completes_within) {
+            return false;
+        }
+        let by = HeldBy::Running { since };
+        self.hold(Subject::Instance(replica.id.clone()), by);
+        true
     }
 
     /// Records that the replica failed in this round.

@@ -372,6 +372,7 @@ impl<'a> Planning<'a> {
             | HeldBy::NodeNotResponding { .. }
             | HeldBy::Agent { .. } => self.policy.unknown_before_failed,
             HeldBy::NodeChanging { .. } => self.policy.changing_before_failed,
+            HeldBy::Running { .. } => self.policy.completes_within,
             HeldBy::Dependency { .. } => return self.completes_until(by),
             HeldBy::NotReadyYet { .. } => {
                 let Subject::Instance(id) = subject else {

@@ -14,7 +14,7 @@ use lifecycle_core::agent::raise_file_limit;
 use lifecycle_core::api::{ApiClient, Authority, Dial, ManagerApi as _};
 use lifecycle_core::clock::{Clock as _, SystemClock};
 use lifecycle_core::host::Duplex;
-use lifecycle_core::model::PlatformId;
+use lifecycle_core::model::{EventKind, PlatformId, TokenId};
 use lifecycle_core::runtime::{ExecCommand, ExecOutput};
 use rustls::pki_types::pem::PemObject as _;
 use rustls::pki_types::{CertificateDer, ServerName};
@@ -215,7 +215,7 @@ async fn only_http_1_is_spoken() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn commands_upgrade_their_connection() {
+async fn commands_upgrade_their_connection_and_are_recorded() {
     let served = Served::ready().await;
     // Real connections need real time.
     tokio::time::resume();
@@ -227,13 +227,29 @@ async fn commands_upgrade_their_connection() {
         &authority,
         served.admin.clone(),
     );
+    let api = api.unwrap();
     let command = ExecCommand::new(["echo", "hello"]);
-    let mut session = api.unwrap().exec("web", command).await.unwrap();
+    let mut session = api.exec("web", command).await.unwrap();
     let first = timeout(SOON, session.output.next()).await.unwrap();
     let Some(Ok(ExecOutput::Stdout(line))) = first else {
         panic!("{first:?}");
     };
     assert_eq!(&line[..], b"hello\n");
+    let events = api.events(0).await.unwrap().events.into_iter();
+    let audits: Vec<_> = { events.map(|event| event.event) }
+        .filter(|event| event.kind == EventKind::Audit)
+        .collect();
+    let [audit] = audits.as_slice() else {
+        panic!("{audits:?}");
+    };
+    let data = serde_json::json!({
+        "request": "exec",
+        "token": TokenId::of(&served.admin),
+        "name": "bootstrapper",
+        "peer": "127.0.0.1",
+    });
+    assert_eq!(audit.data, data);
+    assert_eq!(audit.subject.to_string(), "instance web-1");
 }
 
 #[tokio::test]

@@ -289,7 +289,8 @@ pub(crate) struct Node {
 pub(crate) enum NodeAction {
     /// List the nodes
     List,
-    /// Stop the containers on nodes, restart the nodes, and wait until their services are ready again
+    /// Stop the containers on nodes, restart the nodes, and wait until their services are ready again;
+    /// nodes that count as unreachable are restarted immediately
     Restart {
         /// Nodes; they are restarted one by one
         #[arg(required = true)]

@@ -26,6 +26,12 @@ pub(crate) fn is_being_removed(found: &ContainerInspectResponse) -> bool {
     )
 }
 
+/// Returns whether the container was created, but never started.
+pub(crate) fn was_never_started(found: &ContainerInspectResponse) -> bool {
+    let status = found.state.as_ref().and_then(|state| state.status);
+    status == Some(ContainerStateStatusEnum::CREATED)
+}
+
 /// Returns the address at which the container's chosen host ports are bound; `None` if they are bound
 /// at all addresses.
 pub(crate) fn address(found: &ContainerInspectResponse) -> Option<IpAddr> {

@@ -8,7 +8,7 @@ use super::{ACCEPTED_WITHIN, Bootstrapper};
 use crate::api::ManagerApi;
 use crate::api::wire::RestartNodeV1;
 use crate::error::{Error, Result};
-use crate::model::PlatformId;
+use crate::model::{OperationId, PlatformId};
 
 /// How long the manager may be unreachable until a new connection is made. The manager's own node may
 /// be the one that restarts.
@@ -50,7 +50,7 @@ impl Bootstrapper {
                 Err(_) if following.is_unanswered() => {
                     client = self
                         .wait("the manager's response", BOOTS_WITHIN)
-                        .repeat(|| self.answering_client(platform))
+                        .repeat(|| self.answering_client(platform, id))
                         .await?;
                     following.expect_answer();
                 }
@@ -63,9 +63,13 @@ impl Bootstrapper {
         }
     }
 
-    async fn answering_client(&self, platform: PlatformId) -> Result<Arc<dyn ManagerApi>> {
+    async fn answering_client(
+        &self,
+        platform: PlatformId,
+        operation: OperationId,
+    ) -> Result<Arc<dyn ManagerApi>> {
         let client = self.client(platform).await?;
-        client.health().await?;
+        client.operation(operation).await?;
         Ok(client)
     }
 }

@@ -138,6 +138,9 @@ async fn a_refused_restart_is_reported_and_the_services_run_again() {
     assert!(text.contains("restarting the VM"), "{text}");
     assert_eq!(boot(&stage, "n2"), first);
     are_restarted(&stage, &before, "n2").await;
+    // The cause was fixed, so the next request asks the cloud again.
+    restart(&stage, "n2").await.unwrap();
+    assert_ne!(boot(&stage, "n2"), first);
 }
 
 #[tokio::test(start_paused = true)]

@@ -109,7 +109,7 @@ fn a_container_that_cannot_be_stopped_does_not_prevent_the_restart() {
     let declared = pair();
     let (mut world, _) = requested(&declared);
     let stop = may_run(&world.plan(&declared)).remove(0);
-    world.failures.insert(stop.id, failure(false));
+    world.failures.insert(stop.id, failure(true));
     let next = may_run(&world.plan(&declared)).remove(0);
     assert_eq!(next.action.to_string(), "stop db-1 on n1");
     world.apply(&declared, &next.action);

@@ -4,7 +4,7 @@ use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::time::Duration;
 
-use bollard::models::{BollardDate, ContainerInspectResponse, Volume, VolumeCreateRequest};
+use bollard::models::{ContainerInspectResponse, Volume, VolumeCreateRequest};
 use bollard::query_parameters::{
     CreateContainerOptionsBuilder, InspectContainerOptions, ListContainersOptionsBuilder,
     ListVolumesOptionsBuilder, RemoveContainerOptionsBuilder, RemoveVolumeOptions,
@@ -37,14 +37,6 @@ enum Started {
     PortTaken(String),
     /// The host does not have an address at which a port is bound.
     AddressMissing(Error),
-}
-
-/// A volume that must already exist.
-#[derive(Debug)]
-struct ExistingVolume {
-    mount: VolumeMount,
-    name: String,
-    created_at: Option<BollardDate>,
 }
 
 /// Returns the error for a volume that should exist, but does not.
@@ -166,11 +158,12 @@ impl DockerEngine {
             self.delete(&spec.name).await?;
             found = None;
         }
-        let mut existing = Vec::new();
+        let mut is_new = true;
         if let Some(found) = found {
             same_digest(spec, &found)?;
+            is_new = inspect::was_never_started(&found);
         } else {
-            existing = self.ensure_volumes(spec).await?;
+            self.ensure_volumes(spec).await?;
             if spec.template.metadata_service {
                 self.ensure_metadata_network().await?;
             }
@@ -178,7 +171,9 @@ impl DockerEngine {
         }
         let mut taken = BTreeSet::new();
         for _ in 0..PORT_TRIES {
-            self.check_unchanged(spec, &existing).await?;
+            if is_new {
+                self.check_used_volumes(spec).await?;
+            }
             match self.start(&spec.name).await? {
                 Started::Yes => return self.observed(&spec.name).await,
                 Started::PortTaken(message) => {
@@ -268,12 +263,10 @@ impl DockerEngine {
             .collect())
     }
 
-    /// Ensures that the volumes of the container exist. Returns those that must already exist.
-    async fn ensure_volumes(&self, spec: &ContainerSpec) -> Result<Vec<ExistingVolume>> {
+    async fn ensure_volumes(&self, spec: &ContainerSpec) -> Result<()> {
         let mounts = spec.template.volumes.iter();
         let volumes: BTreeMap<&VolumeName, &VolumeMount> =
             mounts.map(|mount| (&mount.volume, mount)).collect();
-        let mut existing = Vec::new();
         for (volume, mount) in volumes {
             let what = format!("creating volume {volume}");
             let name = spec::volume_name(&self.owner, mount);
@@ -285,11 +278,6 @@ impl DockerEngine {
                 if !mount.options.external {
                     self.check_volume(mount, &found)?;
                 }
-                existing.push(ExistingVolume {
-                    mount: mount.clone(),
-                    name,
-                    created_at: found.created_at,
-                });
                 continue;
             }
             let options = mount.options.driver_opts.iter();
@@ -305,7 +293,7 @@ impl DockerEngine {
             let volume = self.within(QUICK, &what, create).await?;
             self.check_volume(mount, &volume)?;
         }
-        Ok(existing)
+        Ok(())
     }
 
     async fn volume(&self, name: &str) -> Result<Option<Volume>> {
@@ -341,29 +329,28 @@ impl DockerEngine {
         ))
     }
 
-    /// Checks that the volumes that had to exist are still the same. If one vanished just before the
-    /// container was created, the engine has created an empty one in its place. If so, removes both.
-    async fn check_unchanged(
-        &self,
-        spec: &ContainerSpec,
-        existing: &[ExistingVolume],
-    ) -> Result<()> {
-        for volume in existing {
-            let found = self.volume(&volume.name).await?;
-            if found.is_some_and(|found| found.created_at == volume.created_at) {
+    /// Checks the volumes of a container that was never started. If a used volume vanished just before
+    /// the container was created, the engine has created an empty one in its place, without labels.
+    /// Removes both.
+    async fn check_used_volumes(&self, spec: &ContainerSpec) -> Result<()> {
+        let mounts = spec.template.volumes.iter();
+        for mount in mounts.filter(|mount| spec.used_volumes.contains(&mount.volume)) {
+            let name = spec::volume_name(&self.owner, mount);
+            let found = self.volume(&name).await?;
+            if found.is_some_and(|found| !found.labels.is_empty()) {
                 continue;
             }
             self.delete(&spec.name).await?;
-            let what = format!("removing the new volume {}", volume.name);
+            let what = format!("removing the new volume {name}");
             let remove = self
                 .docker
-                .remove_volume(&volume.name, None::<RemoveVolumeOptions>);
+                .remove_volume(&name, None::<RemoveVolumeOptions>);
             match self.within(PATIENT, &what, remove).await {
                 // A conflict means that another container already uses it.
                 Ok(()) | Err(Error::NotFound { .. } | Error::Conflict { .. }) => {}
                 Err(error) => return Err(error),
             }
-            return Err(missing(&volume.mount, &volume.name));
+            return Err(vanished(&mount.volume));
         }
         Ok(())
     }

@@ -3,15 +3,17 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use super::node::runs_on;
 use super::{find, listed};
+use crate::cloud::Power;
 use crate::error::Result;
 use crate::manager::Manager;
 use crate::model::{
     ContainerId, ContainerRun, EventKind, InstanceId, InstanceState, NewEvent, NodeName,
     OperationKind, OperationState, Subject,
 };
-use crate::reconcile::{Action, Observed, Readiness, Round};
-use crate::registry::{Batch, Change};
+use crate::reconcile::{Action, EngineView, NodeView, Observed, Readiness, Round};
+use crate::registry::{Batch, Change, Unknown};
 
 impl Manager {
     /// Returns the runs of containers that the open restarts replace.
@@ -48,9 +50,14 @@ impl Manager {
         let epoch = self.epoch.lock().await;
         let Some(epoch) = *epoch else { return Ok(()) };
         let mut batch = Batch::default();
-        let mut ended = Vec::new();
+        let (mut ended, mut extended) = (Vec::new(), Vec::new());
         let at = self.backends.clock.now();
         for mut operation in self.open_operations().clone() {
+            if has_new_runs(&mut operation.kind, round) {
+                extended.push(operation.clone());
+                batch.changes.push(Change::PutOperation(operation));
+                continue;
+            }
             let (subject, name, parts) = match &operation.kind {
                 OperationKind::Restart { service, replaces } => {
                     let subject = Subject::Service(service.clone());
@@ -84,14 +91,46 @@ impl Manager {
             operation.state = state;
             batch.changes.push(Change::PutOperation(operation));
         }
-        if ended.is_empty() {
+        if batch.is_empty() {
             return Ok(());
         }
         self.backends.registry.commit(epoch, batch).await?;
-        self.open_operations().retain(|o| !ended.contains(&o.id));
+        let mut open = self.open_operations();
+        open.retain(|o| !ended.contains(&o.id));
+        for operation in extended {
+            open.retain(|o| o.id != operation.id);
+            open.push(operation);
+        }
+        drop(open);
         self.aim_operations();
         Ok(())
     }
+}
+
+/// Adds the containers that have started on a node since its restart was requested, so that they start
+/// again, too. Returns whether there are any.
+fn has_new_runs(kind: &mut OperationKind, round: &Round) -> bool {
+    let OperationKind::RestartNode {
+        node,
+        boot_id,
+        replaces,
+    } = kind
+    else {
+        return false;
+    };
+    if restart_failure(node, boot_id, round).is_some() {
+        return false;
+    }
+    let observed = round.observed();
+    let view = observed.nodes.get(node);
+    let is_before = |view: &&Arc<NodeView>| view.machine.boot_id.as_ref() == Some(boot_id);
+    let Some(view) = view.filter(is_before) else {
+        return false;
+    };
+    let runs = runs_on(view, round);
+    let is_new = runs.iter().any(|(id, run)| replaces.get(id) != Some(run));
+    replaces.extend(runs);
+    is_new
 }
 
 /// The progress of a restart.
@@ -131,36 +170,58 @@ fn of_node(
             Progress::Running
         };
     };
-    let boot = view.machine.boot_id.as_deref();
-    if boot.is_some_and(|boot| boot != boot_id) {
-        let instances = &round.plan.instances;
-        let is_settled = { instances.values() }
-            .filter(|status| status.node.as_ref() == Some(node))
-            .all(|status| status.settled);
-        return if view.is_observed() && is_settled {
-            of_containers(replaces, round)
-        } else {
-            Progress::Running
-        };
+    match (view.machine.boot_id.as_deref(), view.machine.power) {
+        (_, Power::Failed) => {
+            let why = "the cloud reports that the node failed".to_owned();
+            return Progress::Failed { why };
+        }
+        // The node was stopped, but not started again.
+        (_, Power::Stopped) => {
+            let why = failure_of(&Action::StartNode { node: node.clone() }, round);
+            return why.map_or(Progress::Running, |why| Progress::Failed { why });
+        }
+        (Some(boot), _) if boot != boot_id => {
+            return match &view.engine {
+                EngineView::Known { .. } | EngineView::Missing => of_containers(replaces, round),
+                EngineView::NotAsked => Progress::Running,
+                EngineView::Unknown(unknown) if has_waited(unknown, round) => Progress::Failed {
+                    why: format!("the node does not respond: {}", unknown.why),
+                },
+                EngineView::Unknown(_) => Progress::Running,
+            };
+        }
+        _ => {}
     }
-    let restart = Action::RestartNode {
-        node: node.clone(),
-        boot_id: boot_id.to_owned(),
-    };
-    let input = round.input.iter();
-    let failed = { input }.find_map(|input| {
-        let failure = input.history.failures.get(&restart.id())?;
-        input
-            .policy
-            .counts_as_failed(failure)
-            .then(|| failure.why.clone())
-    });
-    match failed {
+    match restart_failure(node, boot_id, round) {
         Some(why) if !matches!(of_containers(replaces, round), Progress::Running) => {
             Progress::Failed { why }
         }
         _ => Progress::Running,
     }
+}
+
+fn restart_failure(node: &NodeName, boot_id: &str, round: &Round) -> Option<String> {
+    let restart = Action::RestartNode {
+        node: node.clone(),
+        boot_id: boot_id.to_owned(),
+    };
+    failure_of(&restart, round)
+}
+
+/// Returns why a step failed for good, if it did.
+fn failure_of(action: &Action, round: &Round) -> Option<String> {
+    let input = round.input.as_ref()?;
+    let failure = input.history.failures.get(&action.id())?;
+    let has_failed = input.policy.counts_as_failed(failure);
+    has_failed.then(|| failure.why.clone())
+}
+
+/// Returns whether a node has not responded for so long that its replicas count as failed.
+fn has_waited(unknown: &Unknown, round: &Round) -> bool {
+    round.input.as_ref().is_some_and(|input| {
+        let limit = chrono::Duration::from_std(input.policy.unknown_before_failed);
+        limit.is_ok_and(|limit| input.now - unknown.since >= limit)
+    })
 }
 
 fn of_containers(replaces: &BTreeMap<InstanceId, ContainerRun>, round: &Round) -> Progress {

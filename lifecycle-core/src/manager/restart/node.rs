@@ -10,7 +10,7 @@ use crate::model::{
     OperationState, Subject,
 };
 use crate::reconcile::{NodeView, Round};
-use crate::registry::{Batch, Change};
+use crate::registry::{Batch, Change, Snapshot};
 use crate::runtime::Role;
 
 impl Manager {
@@ -73,7 +73,7 @@ impl Manager {
                 replaces: if is_over {
                     BTreeMap::new()
                 } else {
-                    runs_on(view, &round)
+                    current_runs(view, &round, &snapshot)
                 },
             },
             requested_at: now,
@@ -111,8 +111,31 @@ fn not_running(power: Power) -> String {
     .to_owned()
 }
 
+/// Returns the current run of each replica on a node. If the node does not respond, returns the runs of
+/// the replicas that were ready when it last did.
+fn current_runs(
+    view: &NodeView,
+    round: &Round,
+    snapshot: &Snapshot,
+) -> BTreeMap<InstanceId, ContainerRun> {
+    if view.is_observed() {
+        return runs_on(view, round);
+    }
+    let records = snapshot.instances.values();
+    let was_ready =
+        records.filter(|record| record.node == view.machine.name && record.ready_at.is_some());
+    let runs = was_ready.filter_map(|record| {
+        let run = ContainerRun {
+            container: record.container.clone(),
+            started_at: record.started_at?,
+        };
+        Some((record.id.clone(), run))
+    });
+    runs.collect()
+}
+
 /// Returns the current run of each replica whose container is running on a node.
-fn runs_on(view: &NodeView, round: &Round) -> BTreeMap<InstanceId, ContainerRun> {
+pub(super) fn runs_on(view: &NodeView, round: &Round) -> BTreeMap<InstanceId, ContainerRun> {
     let state = view.engine_state();
     let containers = state.into_iter().flat_map(|state| &state.containers);
     let runs = containers.filter_map(|container| {

@@ -38,6 +38,13 @@ impl Driver {
         let current = agents.map(|agents| declared.agent_container(agents));
         self.feeder.follow(&observed, current.as_deref());
         observed.agents = self.feeder.views();
+        // A failure counts only for the request during which it happened.
+        self.failures.retain(|_, (action, _)| match action {
+            Action::RestartNode { node, boot_id } => {
+                target.node_restarts.get(node) == Some(boot_id)
+            }
+            _ => true,
+        });
         let failures = self.failures.iter();
         let failures = failures.map(|(id, (_, failure))| (id.clone(), failure.clone()));
         let history = History {

@@ -39,7 +39,7 @@ impl<'a> Planning<'a> {
             };
             let reason = Reason::NodeRestarts { node: node.clone() };
             for (_, id, seen) in running.iter().filter(|(rank, ..)| rank == last) {
-                self.stop(id, *seen, &reason, BTreeSet::new());
+                self.stop_alone(id, *seen, &reason, BTreeSet::new());
             }
             return Gate::Blocked(self.block(Subject::Node(node.clone()), by, false));
         }
@@ -51,8 +51,8 @@ impl<'a> Planning<'a> {
         }
     }
 
-    /// Returns the running containers on a node, sorted by start order. Leaves out those that could
-    /// not be stopped, because a restart is often requested for a node that has such containers.
+    /// Returns the running containers on a node, sorted by start order. Leaves out those whose stop has
+    /// failed repeatedly, because a restart is often requested for a node that has such containers.
     fn running_on(&self, node: &NodeName) -> Vec<((bool, u32), &'a InstanceId, Seen<'a>)> {
         let index = self.index;
         let declared = index.services.iter().flat_map(|indexed| {
@@ -67,9 +67,9 @@ impl<'a> Planning<'a> {
             .chain(undeclared)
             .flat_map(|(rank, id, seen)| seen.iter().map(move |seen| (rank, id, *seen)))
             .filter(|(_, id, seen)| {
-                seen.node == node
-                    && seen.is_running()
-                    && !self.history.failures.contains_key(&stop_of(id, *seen).id())
+                let failure = self.history.failures.get(&stop_of(id, *seen).id());
+                let is_stuck = failure.is_some_and(|failure| failure.is_final || failure.times > 1);
+                seen.node == node && seen.is_running() && !is_stuck
             })
             .collect();
         running.sort_by_key(|(rank, ..)| *rank);

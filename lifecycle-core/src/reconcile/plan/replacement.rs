@@ -88,12 +88,26 @@ impl<'a> Planning<'a> {
         reason: &Reason,
         mut needs: BTreeSet<StepId>,
     ) -> Gate {
+        if let Some(gate) = self.stops.get(seen.id()) {
+            return gate.clone();
+        }
+        match self.stop_joining(id, seen, &mut needs) {
+            Ok(()) => self.stop_alone(id, seen, reason, needs),
+            Err(blocked) => Gate::Blocked(blocked),
+        }
+    }
+
+    /// Stops a container, once per plan, but not those that join its network.
+    pub(super) fn stop_alone(
+        &mut self,
+        id: &InstanceId,
+        seen: Seen<'a>,
+        reason: &Reason,
+        needs: BTreeSet<StepId>,
+    ) -> Gate {
         let container = seen.container;
         if let Some(gate) = self.stops.get(&container.id) {
             return gate.clone();
-        }
-        if let Err(blocked) = self.stop_joining(id, seen, &mut needs) {
-            return Gate::Blocked(blocked);
         }
         let gate = self.propose(stop_of(id, seen), needs, reason.clone());
         self.stops.insert(&container.id, gate.clone());

@@ -567,13 +567,9 @@ impl Manager {
                 data: serde_json::Value::Null,
             });
         }
-        // An unchanged declaration retries what has failed.
-        let request = if changed {
-            "apply"
-        } else {
-            "apply without a change"
-        };
-        batch.events.push(self.audit(request, Subject::Platform));
+        if changed {
+            batch.events.push(self.audit("apply", Subject::Platform));
+        }
         let committed = registry.commit(epoch, batch).await?;
         let generation = committed.generation.unwrap_or_default();
         // Set the target for an unchanged declaration too: an earlier call may have recorded the

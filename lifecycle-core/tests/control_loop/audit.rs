@@ -64,7 +64,6 @@ async fn each_change_is_recorded_once() {
     let expected = [
         format!("{who}: apply"),
         format!("{who}: set-image-logins"),
-        format!("{who}: apply without a change"),
         format!("{who}: restart db-1, service db"),
         format!("{who}: restart, node {node}"),
         format!("{who}: retry, service web"),

@@ -172,7 +172,7 @@ async fn failure(
     }
 }
 
-/// What was read from the manager so far.
+/// Follows the manager's progress and events, and reports what is new.
 pub(super) struct Following<'a> {
     reporter: &'a dyn Reporter,
     cursor: u64,

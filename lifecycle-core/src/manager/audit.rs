@@ -12,7 +12,7 @@ tokio::task_local! {
     static ACTOR: Actor;
 }
 
-/// Who requests a change.
+/// The sender of a request for a change.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Actor {
     /// The program that embeds the manager.

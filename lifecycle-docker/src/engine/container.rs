@@ -271,7 +271,7 @@ impl DockerEngine {
             let what = format!("creating volume {volume}");
             let name = spec::volume_name(&self.owner, mount);
             if mount.options.external || spec.used_volumes.contains(volume) {
-                // Otherwise, the engine would create it.
+                // The engine would create a missing volume together with the container.
                 let Some(found) = self.volume(&name).await? else {
                     return Err(missing(mount, &name));
                 };

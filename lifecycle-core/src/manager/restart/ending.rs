@@ -183,11 +183,10 @@ fn of_node(
         (Some(boot), _) if boot != boot_id => {
             return match &view.engine {
                 EngineView::Known { .. } | EngineView::Missing => of_containers(replaces, round),
-                EngineView::NotAsked => Progress::Running,
                 EngineView::Unknown(unknown) if has_waited(unknown, round) => Progress::Failed {
                     why: format!("the node does not respond: {}", unknown.why),
                 },
-                EngineView::Unknown(_) => Progress::Running,
+                EngineView::NotAsked | EngineView::Unknown(_) => Progress::Running,
             };
         }
         _ => {}

@@ -29,6 +29,9 @@ pub(crate) const ADDRESS: &str = "lifecycle.address";
 pub(crate) const NODE: &str = "lifecycle.node";
 /// The name of a volume in the declaration.
 pub(crate) const VOLUME: &str = "lifecycle.volume";
+/// Marks a volume that the engine created together with a container, because none with its name
+/// existed.
+pub(crate) const SUBSTITUTE: &str = "lifecycle.substitute";
 
 /// The role of a container that runs a replica of a service.
 pub(crate) const ROLE_INSTANCE: &str = "instance";

@@ -13,12 +13,16 @@ use fixture::{BASE, SOCKET, Swept, context, docker, instance, owner};
 use futures_util::StreamExt;
 use futures_util::TryStreamExt;
 use lifecycle_core::Error;
-use lifecycle_core::model::{Healthcheck, HealthcheckTest, Protocol, VolumeMount, VolumeName};
+use lifecycle_core::model::{
+    Healthcheck, HealthcheckTest, Protocol, VolumeMount, VolumeName, VolumeOptions,
+};
 use lifecycle_core::runtime::{
     BuildRequest, ContainerRuntime, ContainerState, Health, ImageLogins, LogLine, LogOptions, Owner,
 };
 use lifecycle_core::secret::Sensitive;
 use lifecycle_docker::DockerEngine;
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::{UnixListener, UnixStream};
 
 /// Creates a platform for this test on this machine's engine. Its resources are removed when the
 /// test ends.
@@ -37,7 +41,7 @@ async fn ensuring_twice_creates_one_container() {
         volume: volume.clone(),
         target: "/data".into(),
         read_only: false,
-        options: lifecycle_core::model::VolumeOptions::default(),
+        options: VolumeOptions::default(),
     });
     spec.template.expose = vec![(5432, Protocol::Tcp)];
     spec.template
@@ -106,6 +110,85 @@ async fn ensuring_twice_creates_one_container() {
     assert!(gone.containers.is_empty() && gone.volumes.is_empty());
     let absent = engine.start_container(&spec.name).await;
     assert!(matches!(absent, Err(Error::NotFound { .. })), "{absent:?}");
+}
+
+/// Serves the engine's API at a new socket. Runs `docker` with the arguments just before the engine
+/// gets a request that creates a container.
+fn intercepted(remove: &'static [&'static str]) -> (tempfile::TempDir, String) {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("docker.sock");
+    let listener = UnixListener::bind(&path).unwrap();
+    tokio::spawn(async move {
+        while let Ok((client, _)) = listener.accept().await {
+            tokio::spawn(async move {
+                let engine = UnixStream::connect(SOCKET).await.unwrap();
+                let (mut from_client, mut to_client) = client.into_split();
+                let (mut from_engine, mut to_engine) = engine.into_split();
+                tokio::spawn(async move {
+                    let _ = tokio::io::copy(&mut from_engine, &mut to_client).await;
+                });
+                let mut buffer = vec![0; 64 << 10];
+                while let Ok(length @ 1..) = from_client.read(&mut buffer).await {
+                    let request = &buffer[..length];
+                    if request.starts_with(b"POST") && contains(request, b"/containers/create?") {
+                        docker(remove).await;
+                    }
+                    if to_engine.write_all(request).await.is_err() {
+                        break;
+                    }
+                }
+            });
+        }
+    });
+    let path = path.to_string_lossy().into_owned();
+    (directory, path)
+}
+
+fn contains(request: &[u8], part: &[u8]) -> bool {
+    request.windows(part.len()).any(|window| window == part)
+}
+
+/// A volume is removed after the engine was asked whether it exists, and before the container that
+/// mounts it is created. The engine then creates an empty volume with the same name.
+#[tokio::test]
+async fn a_volume_that_vanishes_before_its_container_is_created_is_not_replaced() {
+    const NAME: &str = "lifecycle-docker-test-vanishes";
+    for external in [true, false] {
+        let (engine, owner, _swept) = platform();
+        let volume = VolumeName::try_from("data").unwrap();
+        let mut spec = instance(&owner, "db", "test -e /data/rows || exit 1; sleep 1000");
+        spec.template.volumes.push(VolumeMount {
+            volume: volume.clone(),
+            target: "/data".into(),
+            read_only: false,
+            options: VolumeOptions {
+                external,
+                engine_name: Some(NAME.to_owned()),
+                ..VolumeOptions::default()
+            },
+        });
+        if external {
+            docker(&["volume", "create", NAME]).await;
+        } else {
+            engine.ensure_container(&spec).await.unwrap();
+            engine.remove_container(&spec.name).await.unwrap();
+            spec.used_volumes.insert(volume);
+        }
+        let (_directory, socket) = intercepted(&["volume", "rm", NAME]);
+        let late = DockerEngine::local(&socket, owner.clone()).unwrap();
+        let error = late.ensure_container(&spec).await.unwrap_err();
+        assert!(error.to_string().contains(NAME) || !external, "{error}");
+        assert_eq!(engine.state().await.unwrap().containers, []);
+        let volumes = docker(&["volume", "ls", "--quiet"]).await;
+        assert!(!volumes.contains(NAME), "an empty volume was left");
+
+        // A crash before the check leaves both. Data may have been restored meanwhile.
+        docker(&["volume", "create", "--label", "lifecycle.substitute=", NAME]).await;
+        let error = engine.ensure_container(&spec).await.unwrap_err();
+        assert!(error.to_string().contains("in place of one"), "{error}");
+        assert_eq!(engine.state().await.unwrap().containers, []);
+        docker(&["volume", "rm", NAME]).await;
+    }
 }
 
 #[tokio::test]

@@ -9,7 +9,8 @@ use lifecycle_core::model::{
     VolumeMount, VolumeName, VolumeOptions,
 };
 use lifecycle_core::reconcile::{
-    Action, Declared, Endings, EngineView, Failure, Observed, Plan, PlanningInput, plan,
+    Action, Declared, Endings, EngineView, Failure, HeldBy, Observed, Plan, PlanningInput,
+    Readiness, plan,
 };
 use lifecycle_core::registry::Unknown;
 use lifecycle_core::runtime::ContainerState;
@@ -142,6 +143,44 @@ fn backs_off_when_a_container_keeps_ending() {
         text(&third),
         text(&fifth)
     ));
+}
+
+/// A container that keeps ending while it is not ready: the reason is its last exit code.
+#[test]
+fn a_replica_that_is_never_ready_fails_with_the_last_exit_of_its_container() {
+    let mut world = shop_world();
+    let db = instance("db", 1);
+    let container = world.of(&db).next().unwrap().1.id.clone();
+    let waiting = Readiness::Waiting {
+        since: world.now - TimeDelta::minutes(6),
+        was_ready: false,
+        why: Some("it has just been started".to_owned()),
+    };
+    world.readiness.insert(container.clone(), waiting);
+    let mut why = |times| {
+        let endings = Endings {
+            times,
+            again_at: world.now,
+            recent: times,
+            was_unhealthy: false,
+            last: Some("exit code 7".to_owned()),
+        };
+        world.endings.insert(container.clone(), endings);
+        let plan = world.plan(&shop_declared());
+        let held = plan.held.into_iter().find_map(|held| match held.by {
+            HeldBy::Failed { why } => Some(why),
+            _ => None,
+        });
+        held.expect("a failed replica")
+    };
+    let started = "not ready within 5m: it has just been started";
+    assert_eq!(why(0), started);
+    assert_eq!(
+        why(1),
+        format!("{started}; its container ended with exit code 7")
+    );
+    let ended = "its container ended 4× in a row, the last time with exit code 7";
+    assert_eq!(why(4), format!("{started}; {ended}"));
 }
 
 pub(super) fn shop_with(change: impl Fn(ServiceSpec) -> ServiceSpec, name: &str) -> Declared {

@@ -12,7 +12,7 @@ use bollard::query_parameters::{
 };
 use futures_util::{StreamExt, TryStreamExt, stream};
 use lifecycle_core::model::{DEFAULT_STOP_GRACE, Protocol, PublishedPort, VolumeMount, VolumeName};
-use lifecycle_core::runtime::{ContainerSpec, ObservedContainer, vanished};
+use lifecycle_core::runtime::{ContainerSpec, ObservedContainer, Owner, vanished};
 use lifecycle_core::{Error, Result};
 
 use super::bound;
@@ -37,6 +37,32 @@ enum Started {
     PortTaken(String),
     /// The host does not have an address at which a port is bound.
     AddressMissing(Error),
+}
+
+/// Returns one mount of each volume of a container.
+fn mounts(spec: &ContainerSpec) -> impl Iterator<Item = &VolumeMount> {
+    let mounts = spec.template.volumes.iter();
+    let by_volume: BTreeMap<&VolumeName, &VolumeMount> =
+        mounts.map(|mount| (&mount.volume, mount)).collect();
+    by_volume.into_values()
+}
+
+/// Returns whether the engine created a volume together with its container.
+fn is_substitute(volume: &Volume) -> bool {
+    volume.labels.contains_key(labels::SUBSTITUTE)
+}
+
+/// Returns the command that creates a volume which the platform accepts.
+fn create_command(owner: &Owner, mount: &VolumeMount, name: &str) -> String {
+    if mount.options.external {
+        return format!("docker volume create {name}");
+    }
+    let labels = spec::volume_labels(owner, mount).into_iter();
+    let labels: BTreeSet<String> = labels
+        .map(|(key, value)| format!("--label {key}={value}"))
+        .collect();
+    let labels: Vec<String> = labels.into_iter().collect();
+    format!("docker volume create {} {name}", labels.join(" "))
 }
 
 /// Returns the error for a volume that should exist, but does not.
@@ -158,6 +184,7 @@ impl DockerEngine {
             self.delete(&spec.name).await?;
             found = None;
         }
+        let was_found = found.is_some();
         let mut is_new = true;
         if let Some(found) = found {
             same_digest(spec, &found)?;
@@ -172,7 +199,7 @@ impl DockerEngine {
         let mut taken = BTreeSet::new();
         for _ in 0..PORT_TRIES {
             if is_new {
-                self.check_used_volumes(spec).await?;
+                self.check_new(spec, was_found).await?;
             }
             match self.start(&spec.name).await? {
                 Started::Yes => return self.observed(&spec.name).await,
@@ -264,20 +291,14 @@ impl DockerEngine {
     }
 
     async fn ensure_volumes(&self, spec: &ContainerSpec) -> Result<()> {
-        let mounts = spec.template.volumes.iter();
-        let volumes: BTreeMap<&VolumeName, &VolumeMount> =
-            mounts.map(|mount| (&mount.volume, mount)).collect();
-        for (volume, mount) in volumes {
-            let what = format!("creating volume {volume}");
+        for mount in mounts(spec) {
+            let what = format!("creating volume {}", mount.volume);
             let name = spec::volume_name(&self.owner, mount);
-            if mount.options.external || spec.used_volumes.contains(volume) {
-                // The engine would create a missing volume together with the container.
+            if mount.options.external || spec.used_volumes.contains(&mount.volume) {
                 let Some(found) = self.volume(&name).await? else {
                     return Err(missing(mount, &name));
                 };
-                if !mount.options.external {
-                    self.check_volume(mount, &found)?;
-                }
+                self.check_volume(mount, &found)?;
                 continue;
             }
             let options = mount.options.driver_opts.iter();
@@ -306,51 +327,59 @@ impl DockerEngine {
         }
     }
 
-    /// Checks that a volume has the labels of the platform.
+    /// Checks that a volume was not created by the engine, and that one that is not external has the
+    /// labels of the platform.
     fn check_volume(&self, mount: &VolumeMount, found: &Volume) -> Result<()> {
         let what = format!("volume {}", found.name);
-        if !found.labels.is_empty() {
+        let why = if is_substitute(found) {
+            "the engine created it, empty, in place of one that was removed"
+        } else if mount.options.external {
+            return Ok(());
+        } else if found.labels.is_empty() {
+            "it has no labels, so it does not belong to the platform"
+        } else {
             return self.check_owner(&what, Some(&found.labels));
-        }
-        let mut labels: Vec<String> = spec::volume_labels(&self.owner, mount)
-            .into_iter()
-            .map(|(key, value)| format!("--label {key}={value}"))
-            .collect();
-        labels.sort_unstable();
+        };
+        let create = create_command(&self.owner, mount, &found.name);
         Err(Error::invalid(
             what,
-            "it has no labels, so it does not belong to the platform",
+            why,
             format!(
                 "if it is empty, remove it on the node with `docker volume rm {name}`; to restore \
-                 data, create it with `docker volume create {labels} {name}` first",
+                 data, create it with `{create}` first",
                 name = found.name,
-                labels = labels.join(" "),
             ),
         ))
     }
 
-    /// Checks the volumes of a container that was never started. If a used volume vanished just before
-    /// the container was created, the engine has created an empty one in its place, without labels.
-    /// Removes both.
-    async fn check_used_volumes(&self, spec: &ContainerSpec) -> Result<()> {
-        let mounts = spec.template.volumes.iter();
-        for mount in mounts.filter(|mount| spec.used_volumes.contains(&mount.volume)) {
+    /// Checks the volumes of a container that was never started. If one vanished just before the
+    /// container was created, the engine has created an empty one in its place. Removes the
+    /// container, and the volume, too, if the container did not exist before this call: later,
+    /// somebody may have restored data into it.
+    async fn check_new(&self, spec: &ContainerSpec, was_found: bool) -> Result<()> {
+        for mount in mounts(spec) {
             let name = spec::volume_name(&self.owner, mount);
-            let found = self.volume(&name).await?;
-            if found.is_some_and(|found| !found.labels.is_empty()) {
+            let Some(found) = self.volume(&name).await? else {
+                self.delete(&spec.name).await?;
+                return Err(missing(mount, &name));
+            };
+            let Err(error) = self.check_volume(mount, &found) else {
                 continue;
-            }
+            };
             self.delete(&spec.name).await?;
+            if was_found || !is_substitute(&found) {
+                return Err(error);
+            }
             let what = format!("removing the new volume {name}");
             let remove = self
                 .docker
                 .remove_volume(&name, None::<RemoveVolumeOptions>);
-            match self.within(PATIENT, &what, remove).await {
-                // A conflict means that another container already uses it.
-                Ok(()) | Err(Error::NotFound { .. } | Error::Conflict { .. }) => {}
-                Err(error) => return Err(error),
-            }
-            return Err(vanished(&mount.volume));
+            return match self.within(PATIENT, &what, remove).await {
+                Ok(()) | Err(Error::NotFound { .. }) => Err(missing(mount, &name)),
+                // Another container already uses it.
+                Err(Error::Conflict { .. }) => Err(error),
+                Err(error) => Err(error),
+            };
         }
         Ok(())
     }

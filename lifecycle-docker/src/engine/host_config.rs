@@ -19,6 +19,7 @@ use lifecycle_core::runtime::{ContainerSpec, Role};
 
 use super::metadata;
 use super::spec::{port_key, volume_name};
+use crate::labels;
 
 /// The prefix of the network mode of a container that joins the network of another one; the id of
 /// that container follows.
@@ -169,8 +170,13 @@ fn mounts(spec: &ContainerSpec) -> Vec<Mount> {
         source: Some(volume_name(&spec.owner, volume)),
         target: Some(volume.target.clone()),
         read_only: Some(volume.read_only),
-        volume_options: volume.options.no_copy.then(|| MountVolumeOptions {
-            no_copy: Some(true),
+        volume_options: Some(MountVolumeOptions {
+            no_copy: Some(volume.options.no_copy),
+            // An existing volume keeps its labels.
+            labels: Some(HashMap::from([(
+                labels::SUBSTITUTE.to_owned(),
+                String::new(),
+            )])),
             ..MountVolumeOptions::default()
         }),
         ..Mount::default()

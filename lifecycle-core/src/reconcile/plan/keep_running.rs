@@ -58,7 +58,13 @@ impl<'a> Planning<'a> {
                 };
                 if self.has_passed(since, service.spec.ready_within) {
                     let limit = humantime::format_duration(service.spec.ready_within);
-                    let because = why.map_or_else(String::new, |why| format!(": {why}"));
+                    let ended = endings(&seen).filter(|(times, _)| !was_ready && *times > 0);
+                    let ended = ended.map(|(times, _)| has_ended(&seen, times));
+                    let because: Vec<String> = why.into_iter().chain(ended).collect();
+                    let because = match because.join("; ") {
+                        none if none.is_empty() => none,
+                        because => format!(": {because}"),
+                    };
                     let what = if was_ready {
                         format!("no longer ready for {limit}{because}")
                     } else {
@@ -75,7 +81,7 @@ impl<'a> Planning<'a> {
                 self.hold(Subject::Instance(replica.id.clone()), by);
                 match endings(&seen) {
                     Some((times, _)) if times >= self.policy.endings_before_failed => {
-                        let why = format!("its container ended {times}× in a row");
+                        let why = has_ended(&seen, times);
                         planned(Verdict::Failed { why }, true)
                     }
                     _ => planned(Verdict::Open, false),
@@ -139,8 +145,7 @@ impl<'a> Planning<'a> {
         let container = seen.container;
         let up = self.up_of(&seen);
         let planned = |verdict, settled| (status(replica, Some(&seen), verdict, settled), up);
-        let last = seen.endings.and_then(|endings| endings.last.clone());
-        let exit = last.or_else(|| container.exit()).unwrap_or_default();
+        let exit = last_exit(&seen).unwrap_or_default();
         let (times, again_at) = endings(&seen).unwrap_or((1, self.now));
         let stays_ended = match replica.service.restart {
             RestartPolicy::Always | RestartPolicy::UnlessStopped => false,
@@ -158,8 +163,7 @@ impl<'a> Planning<'a> {
             let failed = self.fail(replica, why);
             return planned(failed, true);
         }
-        let failed = (times >= self.policy.endings_before_failed)
-            .then(|| format!("its container ended {times}× in a row, the last time with {exit}"));
+        let failed = (times >= self.policy.endings_before_failed).then(|| has_ended(&seen, times));
         if again_at > self.now {
             self.changes_at(again_at);
             let start = Action::StartInstance {
@@ -330,4 +334,25 @@ fn unhealthy(replica: PlacedReplica<'_>, seen: &Seen<'_>) -> Option<String> {
 fn endings(seen: &Seen<'_>) -> Option<(u32, DateTime<Utc>)> {
     let endings = seen.endings?;
     Some((endings.times, endings.again_at))
+}
+
+/// Returns how the last run of a container ended.
+fn last_exit(seen: &Seen<'_>) -> Option<String> {
+    let last = seen.endings.and_then(|endings| endings.last.clone());
+    last.or_else(|| seen.container.exit())
+}
+
+/// Describes the ends of a container that ended by itself `times` times.
+fn has_ended(seen: &Seen<'_>, times: u32) -> String {
+    let exit = last_exit(seen);
+    match times {
+        0 | 1 => exit.map_or_else(
+            || "its container ended".to_owned(),
+            |exit| format!("its container ended with {exit}"),
+        ),
+        _ => {
+            let last = exit.map_or_else(String::new, |exit| format!(", the last time with {exit}"));
+            format!("its container ended {times}× in a row{last}")
+        }
+    }
 }

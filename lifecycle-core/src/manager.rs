@@ -1,7 +1,7 @@
 //! Implements the lifecycle manager as a library type. While a manager holds the lease, it is the
 //! leader and reconciles the platform with its declaration. The manager also serves API requests.
 
-mod audit;
+pub(crate) mod audit;
 mod chunks;
 mod exec;
 mod follow;
@@ -680,13 +680,10 @@ impl Manager {
                 state: OperationState::Running,
                 requested_at: self.backends.clock.now(),
             };
-            let request = if volumes {
-                "delete-platform with volumes"
-            } else {
-                "delete-platform"
-            };
+            let with = if volumes { " with volumes" } else { "" };
+            let request = format!("{}{with}", audit::DELETE);
             let batch = Batch::of(Change::PutOperation(operation.clone()));
-            let audit = self.audit(request, Subject::Platform);
+            let audit = self.audit(&request, Subject::Platform);
             registry.commit(epoch, batch.event(audit)).await?;
             operation
         };

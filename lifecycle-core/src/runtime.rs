@@ -2,6 +2,7 @@
 
 mod exit;
 mod image_login;
+mod log;
 mod manager_image;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -27,6 +28,8 @@ use crate::stream::ByteStream;
 pub use exit::OutOfMemory;
 pub(crate) use exit::exit_text;
 pub use image_login::{ImageLogin, ImageLogins, ImageRegistry};
+pub(crate) use log::LogPosition;
+pub use log::{LogLine, LogOptions};
 pub use manager_image::{ManagerImage, StaticBinary};
 
 pub use crate::model::Owner;
@@ -283,45 +286,6 @@ impl EngineState {
         let joined = container.joins.as_ref()?;
         self.containers.iter().find(|other| other.id == *joined)
     }
-}
-
-/// Selects which lines of a container's output are returned.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct LogOptions {
-    /// Return only the last lines, at most this many.
-    pub tail: Option<u32>,
-    /// Keep returning new lines.
-    pub follow: bool,
-    /// Return only lines that were written at this time or later.
-    pub since: Option<DateTime<Utc>>,
-    /// Include the time of each line.
-    pub timestamps: bool,
-}
-
-impl LogOptions {
-    /// Selects the last existing lines, at most this many.
-    pub fn last(lines: u32) -> Self {
-        Self {
-            tail: Some(lines),
-            ..Self::default()
-        }
-    }
-}
-
-/// A line of a container's output.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
-pub struct LogLine {
-    /// Whether the line was written to standard error.
-    pub stderr: bool,
-    /// The line without its line break; invalid UTF-8 is replaced.
-    pub text: String,
-    /// When the line was written, if requested.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub at: Option<DateTime<Utc>>,
-    /// Whether the line was too long and was cut. Its next part follows as another line.
-    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
-    pub cut: bool,
 }
 
 /// A command to run in a running container.

@@ -51,6 +51,9 @@ pub(crate) async fn run(arguments: &Arguments, options: &Events) -> Result<(), F
             printer::data(&text(&event))?;
         }
     }
+    if options.follow {
+        printer::note("the platform was deleted");
+    }
     Ok(())
 }
 

@@ -27,7 +27,7 @@ pub(crate) async fn run(arguments: &Arguments, options: &Logs) -> Result<(), Fai
     };
     let (instances, mut lines) = bootstrapper
         .wait("the first lines of output", commands::ANSWERED_WITHIN)
-        .until(tail::logs(client.as_ref(), &options.services, &query))
+        .until(tail::logs(client, &options.services, &query))
         .await?;
     let mut names = Names::of(instances);
     while let Some(line) = lines.next().await {

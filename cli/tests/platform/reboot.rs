@@ -6,6 +6,7 @@ use std::time::Duration;
 use crate::docker::{Node, docker};
 use crate::project::Project;
 use crate::subprocess::until;
+use crate::terminal::OnTerminal;
 
 const SERVICES: &str = r#"
   second:
@@ -45,13 +46,29 @@ fn services_start_in_order_after_a_reboot() {
             api.is_ready().then_some(())
         });
     });
+    let logs = OnTerminal::start(project.command(&["logs", "-f", "--tail", "1"]));
+    logs.shows("far-1    | listening");
+    logs.shows("first-1  | listening");
     // The manager also runs on this node.
     restarts_in_order(&project, &node, || {
         let done = project.ends(0, &["node", "restart", "a"]);
         assert!(done.stderr.contains("Restarted: a."), "{}", done.stderr);
     });
+    let lines = |of: &str| logs.text().matches(&format!("{of} | listening")).count();
+    until("both services write again", Duration::from_secs(30), || {
+        (lines("first-1 ") == 2 && lines("second-1") == 2).then_some(())
+    });
+    let said = logs
+        .text()
+        .matches("the manager does not respond; the output continues")
+        .count();
+    assert_eq!((said, lines("far-1   ")), (1, 1), "{}", logs.text());
     another_node_is_restarted(&project, &node);
+    let events = OnTerminal::start(project.command(&["events", "-f"]));
+    events.shows("restart");
     project.ends(0, &["down", "--yes"]);
+    assert!(events.ends(0).contains("note: the platform was deleted"));
+    logs.ends(0);
 }
 
 /// Checks that the containers on the node are kept, and start again in order.

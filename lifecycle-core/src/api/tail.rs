@@ -1,5 +1,7 @@
 //! Reads and follows the latest events, and the merged output of several services.
 
+mod followed;
+
 use std::collections::VecDeque;
 use std::str::FromStr;
 use std::sync::Arc;
@@ -13,14 +15,18 @@ use tokio::time::Instant;
 use super::ManagerApi;
 use super::wire::{ServiceLogLine, ServiceV1};
 use crate::error::{Error, Result, Retry};
-use crate::model::{Event, ServiceName, Subject};
+use crate::manager::audit;
+use crate::model::{Event, EventKind, ServiceName, Subject};
 use crate::runtime::LogOptions;
 
 /// The interval at which new events are polled.
 const POLL: Duration = Duration::from_millis(500);
 
-/// How long a stream of events tolerates an outage, for example while the manager is replaced.
-const OUTAGE: Duration = Duration::from_mins(1);
+/// The interval at which a followed output checks whether the platform was deleted.
+const WATCH: Duration = Duration::from_secs(2);
+
+/// How long a stream tolerates an outage, for example while the manager's node restarts.
+const OUTAGE: Duration = Duration::from_mins(10);
 
 /// A start time: a duration before now (`10m`, `2h 30m`), or a time in RFC 3339.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -82,8 +88,8 @@ impl EventOptions {
     }
 }
 
-/// Returns the selected events, oldest first. With `follow`, the stream survives a short outage of
-/// the manager.
+/// Returns the selected events, oldest first. With `follow`, the stream survives an outage of the
+/// manager of up to 10 minutes, and ends when the platform was deleted.
 pub async fn events(
     api: Arc<dyn ManagerApi>,
     options: EventOptions,
@@ -114,36 +120,69 @@ pub async fn events(
     if !options.follow {
         return Ok(old.boxed());
     }
-    let new = stream::try_unfold(
-        (api, cursor, VecDeque::new()),
-        move |(api, mut cursor, mut waiting): (_, _, VecDeque<Event>)| {
-            let options = options.clone();
-            async move {
-                let mut responded = Instant::now();
-                loop {
-                    if let Some(event) = waiting.pop_front() {
-                        return Ok(Some((event, (api, cursor, waiting))));
-                    }
-                    match page(api.as_ref(), cursor).await {
-                        Ok(page) => {
-                            responded = Instant::now();
-                            cursor = page.last().map_or(cursor, |event| event.id);
-                            waiting.extend(page.into_iter().filter(|e| options.selects(e)));
-                            if !waiting.is_empty() {
-                                continue;
-                            }
-                        }
-                        Err(error) => match error.retry() {
-                            Retry::After(_) if responded.elapsed() < OUTAGE => {}
-                            _ => return Err(error),
-                        },
-                    }
-                    tokio::time::sleep(POLL).await;
-                }
-            }
-        },
-    );
+    let new = NewEvents::after(cursor, api, options, POLL);
+    let new = stream::try_unfold(new, async |mut new| {
+        Ok(new.next().await?.map(|event| (event, new)))
+    });
     Ok(old.chain(new).boxed())
+}
+
+/// Polls events that are recorded after a cursor.
+struct NewEvents {
+    api: Arc<dyn ManagerApi>,
+    options: EventOptions,
+    cursor: u64,
+    /// Selected events that were not returned yet.
+    waiting: VecDeque<Event>,
+    /// Whether the platform is being deleted.
+    is_deleting: bool,
+    /// The interval of the polls.
+    pace: Duration,
+}
+
+impl NewEvents {
+    fn after(cursor: u64, api: Arc<dyn ManagerApi>, options: EventOptions, pace: Duration) -> Self {
+        Self {
+            api,
+            options,
+            cursor,
+            waiting: VecDeque::new(),
+            is_deleting: false,
+            pace,
+        }
+    }
+
+    /// Returns the next event; `None` if the platform was deleted.
+    async fn next(&mut self) -> Result<Option<Event>> {
+        let mut responded = Instant::now();
+        loop {
+            if let Some(event) = self.waiting.pop_front() {
+                return Ok(Some(event));
+            }
+            match page(self.api.as_ref(), self.cursor).await {
+                Ok(page) => {
+                    responded = Instant::now();
+                    self.cursor = page.last().map_or(self.cursor, |event| event.id);
+                    for event in page {
+                        self.is_deleting |= audit::is_deletion(&event.event);
+                        self.is_deleting &= event.event.kind != EventKind::Declared;
+                        if self.options.selects(&event) {
+                            self.waiting.push_back(event);
+                        }
+                    }
+                    if !self.waiting.is_empty() {
+                        continue;
+                    }
+                }
+                Err(error) => match error.retry() {
+                    Retry::After(_) if self.is_deleting => return Ok(None),
+                    Retry::After(_) if responded.elapsed() < OUTAGE => {}
+                    _ => return Err(error),
+                },
+            }
+            tokio::time::sleep(self.pace).await;
+        }
+    }
 }
 
 /// Returns the events after a cursor. Events that are no longer stored are skipped.
@@ -191,9 +230,11 @@ async fn first_since(api: &dyn ManagerApi, last: u64, since: DateTime<Utc>) -> R
 }
 
 /// Returns the merged output of the named services, or of all services if none is named. Lines are
-/// in the order in which they arrive. Also returns the names of the replicas.
+/// in the order in which they arrive. Also returns the names of the replicas. With `follow`, the
+/// output survives an outage of the manager of up to 10 minutes, and ends when the platform was
+/// deleted.
 pub async fn logs(
-    api: &dyn ManagerApi,
+    api: Arc<dyn ManagerApi>,
     services: &[ServiceName],
     options: &LogOptions,
 ) -> Result<(Vec<String>, BoxStream<'static, Result<ServiceLogLine>>)> {
@@ -209,13 +250,40 @@ pub async fn logs(
             })
             .collect::<Result<_>>()?
     };
+    let cursor = if options.follow {
+        api.last_event().await?
+    } else {
+        0
+    };
+    let outage = Arc::default();
     let mut streams = Vec::new();
     for service in &selected {
-        streams.push(api.logs(&service.name, options.clone()).await?);
+        streams.push(if options.follow {
+            followed::output(&api, &service.name, options, &outage).await?
+        } else {
+            api.logs(&service.name, options.clone()).await?
+        });
     }
     let instances = selected.iter().flat_map(|service| &service.instances);
     let instances = instances.map(|instance| instance.id.clone()).collect();
-    Ok((instances, stream::select_all(streams).boxed()))
+    let lines = stream::select_all(streams);
+    if !options.follow {
+        return Ok((instances, lines.boxed()));
+    }
+    Ok((instances, lines.take_until(deletion(cursor, api)).boxed()))
+}
+
+/// Waits until the platform was deleted, by the events after a cursor.
+async fn deletion(cursor: u64, api: Arc<dyn ManagerApi>) {
+    let mut events = NewEvents::after(cursor, api, EventOptions::default(), WATCH);
+    loop {
+        match events.next().await {
+            Ok(Some(_)) => {}
+            Ok(None) => return,
+            // The output itself reports the outage.
+            Err(_) => std::future::pending().await,
+        }
+    }
 }
 
 fn unknown_service(name: &str, all: &[ServiceV1]) -> Error {

@@ -523,16 +523,18 @@ pub struct EventsV1 {
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[non_exhaustive]
 pub struct ServiceLogLine {
-    /// `<service>-<replica>`.
+    /// `<service>-<replica>`; in a line about an outage of the manager the service.
     pub instance: String,
-    /// The engine's id of the container that wrote the line.
+    /// The engine's id of the container that wrote the line; empty in a line about an outage of the
+    /// manager.
     pub container: String,
     /// The line itself.
     #[serde(flatten)]
     pub line: LogLine,
     /// Whether the line is from the manager, not from the instance. Such a line contains the reason
     /// why the rest of the output is unavailable, or, in a followed output, what has happened to the
-    /// instance: its container ended, was started again, or was replaced.
+    /// instance: its container ended, was started again, or was replaced. A client adds a line when
+    /// the manager does not respond.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub notice: bool,
     /// Whether the output goes on after this line from the manager.

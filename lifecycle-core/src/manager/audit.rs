@@ -54,6 +54,15 @@ impl fmt::Display for Actor {
     }
 }
 
+/// The request that deletes the platform.
+pub(super) const DELETE: &str = "delete-platform";
+
+/// Returns whether an event reports that the deletion of the platform was requested.
+pub(crate) fn is_deletion(event: &NewEvent) -> bool {
+    let request = event.data["request"].as_str();
+    event.kind == EventKind::Audit && request.is_some_and(|request| request.starts_with(DELETE))
+}
+
 impl Manager {
     /// Returns the event about a requested change. `request` is its name in the API's
     /// documentation.

@@ -21,7 +21,7 @@ use crate::model::{
 };
 use crate::reconcile::Round;
 use crate::registry::Snapshot;
-use crate::runtime::{ContainerState, LogLine, LogOptions, ObservedContainer};
+use crate::runtime::{ContainerState, LogLine, LogOptions, LogPosition, ObservedContainer};
 
 /// How long to wait for a round of the control loop before the registry is read again. A standby
 /// manager has no rounds.
@@ -127,7 +127,7 @@ impl Watched {
             let follower = Follower {
                 sources: self.sources.clone(),
                 options: self.options_for(since),
-                position: Position::default(),
+                position: LogPosition::default(),
                 instance: record.id.clone(),
                 container: record.container.clone(),
                 node: record.node.clone(),
@@ -158,7 +158,7 @@ impl Watched {
         let mut records = records.filter(|r| r.id.service == self.service).peekable();
         match records.peek() {
             Some(_) => records.all(|record| is_final(record, snapshot)),
-            None => !is_declared,
+            None => !is_declared || self.sources.rounds.borrow().is_deleting(),
         }
     }
 }
@@ -217,7 +217,7 @@ struct Follower {
     sources: Sources,
     /// The options for the first read.
     options: LogOptions,
-    position: Position,
+    position: LogPosition,
     instance: InstanceId,
     container: ContainerId,
     node: NodeName,
@@ -412,65 +412,11 @@ impl Follower {
     }
 }
 
-/// The position of a reader in a container's output: the time of the last line, and the number of
-/// lines of that time.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-struct Position {
-    at: Option<DateTime<Utc>>,
-    lines: usize,
-}
-
-impl Position {
-    /// Moves the position after a line.
-    fn note(&mut self, line: &LogLine) {
-        if line.at > self.at {
-            *self = Self {
-                at: line.at,
-                lines: 1,
-            };
-        } else if line.at == self.at && line.at.is_some() {
-            self.lines += 1;
-        }
-    }
-
-    /// Returns whether the next line of a new stream was returned before.
-    fn contains(&mut self, line: &LogLine) -> bool {
-        let is_known = line.at.is_some() && line.at == self.at && self.lines > 0;
-        self.lines -= usize::from(is_known);
-        is_known
-    }
-}
-
 fn lines_since(since: Option<DateTime<Utc>>) -> LogOptions {
     LogOptions {
         tail: None,
         follow: true,
         since,
         timestamps: true,
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn line(second: i64, text: &str) -> LogLine {
-        LogLine {
-            at: DateTime::from_timestamp(second, 0),
-            text: text.into(),
-            ..LogLine::default()
-        }
-    }
-
-    #[test]
-    fn a_stream_that_begins_again_repeats_and_omits_no_line() {
-        let mut position = Position::default();
-        for line in [line(1, "a"), line(2, "b"), line(2, "c")] {
-            position.note(&line);
-        }
-        let again = [line(2, "b"), line(2, "c"), line(2, "d"), line(3, "e")];
-        let mut known = position.clone();
-        let new: Vec<_> = again.iter().filter(|line| !known.contains(line)).collect();
-        assert_eq!(new, [&line(2, "d"), &line(3, "e")]);
     }
 }

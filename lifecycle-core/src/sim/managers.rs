@@ -9,8 +9,10 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use chrono::{DateTime, Utc};
-use futures_util::stream::BoxStream;
+use futures_util::StreamExt as _;
+use futures_util::stream::{self, BoxStream};
 use sha2::{Digest as _, Sha256};
+use tokio::sync::watch;
 use tokio::task::JoinSet;
 
 use super::databases::SimDatabases;
@@ -68,6 +70,8 @@ struct Process {
     container: ContainerId,
     started_at: Option<DateTime<Utc>>,
     manager: Arc<Manager>,
+    /// Is closed when the process ends.
+    ended: watch::Receiver<()>,
     _task: JoinSet<()>,
 }
 
@@ -108,8 +112,12 @@ impl SimManagers {
 
 impl Inner {
     /// Returns the manager whose container runs on `node`; starts the manager's process if
-    /// necessary.
-    fn manager(&self, node: &NodeName, platform: PlatformId) -> Result<Arc<Manager>> {
+    /// necessary. The receiver is closed when the process ends.
+    fn manager(
+        &self,
+        node: &NodeName,
+        platform: PlatformId,
+    ) -> Result<(Arc<Manager>, watch::Receiver<()>)> {
         let unreachable = || Error::Unreachable {
             hint: None,
             what: "the manager's API".into(),
@@ -136,7 +144,7 @@ impl Inner {
             && process.container == container.id
             && process.started_at == container.started_at
         {
-            return Ok(Arc::clone(&process.manager));
+            return Ok((Arc::clone(&process.manager), process.ended.clone()));
         }
         processes.remove(node);
         let file = format!("{}/registry.db", node_directory(platform));
@@ -151,18 +159,20 @@ impl Inner {
         let manager = self.start(node, platform)?;
         let mut task = JoinSet::new();
         let running = Arc::clone(&manager);
-        let ended = ended(
+        let (runs, ended) = watch::channel(());
+        let exit = container_ends(
             self.world.clone(),
             node.clone(),
             container.id.clone(),
             container.started_at,
         );
         task.spawn(async move {
+            let _runs = runs;
             tokio::select! {
                 error = running.run() => {
                     tracing::error!(error = %error.chain(), "a simulated manager ended");
                 }
-                () = ended => {}
+                () = exit => {}
             }
         });
         let process = Process {
@@ -170,10 +180,11 @@ impl Inner {
             container: container.id,
             started_at: container.started_at,
             manager: Arc::clone(&manager),
+            ended: ended.clone(),
             _task: task,
         };
         processes.insert(node.clone(), process);
-        Ok(manager)
+        Ok((manager, ended))
     }
 
     fn is_broken(&self, node: &NodeName, container: &str) -> bool {
@@ -246,7 +257,7 @@ impl Inner {
 
 /// Waits until a container has exited or was restarted. If the machine stops, its containers exit
 /// too.
-async fn ended(
+async fn container_ends(
     world: SimWorld,
     node: NodeName,
     container: ContainerId,
@@ -291,12 +302,16 @@ struct SimApi {
 impl SimApi {
     /// Returns the running manager, unless a test scheduled a failure of this request.
     fn current(&self, request: &str) -> Result<LocalApi> {
+        let (manager, _) = self.process(request)?;
+        Ok(LocalApi::new(manager))
+    }
+
+    fn process(&self, request: &str) -> Result<(Arc<Manager>, watch::Receiver<()>)> {
         let title = format!("{}: manager: {request}", self.node);
         if let Some(error) = self.managers.world.lock().faults.failure(&title) {
             return Err(error);
         }
-        let manager = self.managers.manager(&self.node, self.platform)?;
-        Ok(LocalApi::new(manager))
+        self.managers.manager(&self.node, self.platform)
     }
 }
 
@@ -409,7 +424,21 @@ impl ManagerApi for SimApi {
         service: &ServiceName,
         options: LogOptions,
     ) -> Result<BoxStream<'static, Result<ServiceLogLine>>> {
-        self.current("logs")?.logs(service, options).await
+        let (manager, ended) = self.process("logs")?;
+        let lines = LocalApi::new(manager).logs(service, options).await?;
+        // When the process ends, so does the connection.
+        let lines = stream::unfold(Some((lines, ended)), |state| async {
+            let (mut lines, mut ended) = state?;
+            tokio::select! {
+                line = lines.next() => line.map(|line| (line, Some((lines, ended)))),
+                Err(source) = ended.changed() => {
+                    let what = "the connection to the manager".into();
+                    let source = Some(Box::new(source) as _);
+                    Some((Err(Error::Interrupted { what, source }), None))
+                }
+            }
+        });
+        Ok(lines.boxed())
     }
 }
 

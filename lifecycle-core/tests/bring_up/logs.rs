@@ -4,12 +4,12 @@
 
 use std::time::Duration;
 
-use futures_util::StreamExt;
 use futures_util::stream::BoxStream;
+use futures_util::{StreamExt, TryStreamExt};
 use lifecycle_core::Result;
-use lifecycle_core::api::tail;
+use lifecycle_core::api::tail::{self, EventOptions};
 use lifecycle_core::api::wire::ServiceLogLine;
-use lifecycle_core::model::{DependencyCondition, ServiceName};
+use lifecycle_core::model::{DependencyCondition, EventKind, ServiceName};
 use lifecycle_core::runtime::LogOptions;
 use tokio::time::timeout;
 
@@ -31,7 +31,7 @@ impl Followed {
             ..LogOptions::default()
         };
         let api = stage.api().await;
-        let (_, lines) = tail::logs(api.as_ref(), &services, &options).await.unwrap();
+        let (_, lines) = tail::logs(api, &services, &options).await.unwrap();
         Self {
             lines,
             seen: Vec::new(),
@@ -112,6 +112,60 @@ async fn the_output_of_a_replaced_or_moved_instance_goes_on() {
     followed.shows("moved from n1 to n2").await;
     followed.shows("second").await;
     assert_eq!(followed.count("db: start 1 "), 1, "{:#?}", followed.seen);
+}
+
+/// The manager's node restarts, and with it the manager and a replica.
+#[tokio::test(start_paused = true)]
+async fn the_output_goes_on_after_an_outage_of_the_manager() {
+    let mut stage = Stage::new(74).await;
+    stage.pin("db", "n1");
+    stage.up().await.unwrap();
+    let mut one = Followed::of(&stage, &["db"], None).await;
+    let mut all = Followed::of(&stage, &[], Some(1)).await;
+    one.shows("db: start 1 ").await;
+    all.shows("db: start 1 ").await;
+    let bootstrapper = stage.bootstrapper().await;
+    let restart = bootstrapper.restart_node(stage.declaration.id, "n1");
+    let read = async {
+        tokio::join!(one.shows("db: start 2 "), all.shows("db: start 2 "));
+    };
+    tokio::join!(read, async { restart.await.unwrap() });
+    stage.restart("db").await.unwrap();
+    for mut followed in [one, all] {
+        followed.shows("db: start 3 ").await;
+        for line in [
+            "db: start 1 ",
+            "db: start 2 ",
+            "the manager does not respond",
+        ] {
+            assert_eq!(followed.count(line), 1, "{line}: {:#?}", followed.seen);
+        }
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn events_and_output_end_when_the_platform_is_deleted() {
+    let stage = Stage::new(75).await;
+    stage.up().await.unwrap();
+    let options = EventOptions {
+        tail: Some(0),
+        follow: true,
+        ..EventOptions::default()
+    };
+    let events = tail::events(stage.api().await, options).await.unwrap();
+    let output = Followed::of(&stage, &[], None).await;
+    let (down, events, output) = tokio::join!(
+        stage.down(),
+        events.try_collect::<Vec<_>>(),
+        timeout(Duration::from_mins(5), output.lines.try_collect::<Vec<_>>()),
+    );
+    down.unwrap();
+    output.unwrap().unwrap();
+    let events = events.unwrap();
+    assert!(
+        events.iter().any(|e| e.event.kind == EventKind::Audit),
+        "{events:#?}"
+    );
 }
 
 #[tokio::test(start_paused = true)]

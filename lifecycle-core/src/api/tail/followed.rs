@@ -1,0 +1,154 @@
+//! Follows the output of one service through outages of the manager.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use chrono::TimeDelta;
+use futures_util::StreamExt;
+use futures_util::stream::{self, BoxStream};
+use tokio::time::{Instant, sleep};
+
+use super::{ManagerApi, OUTAGE, POLL};
+use crate::api::wire::ServiceLogLine;
+use crate::error::{Error, Result, Retry};
+use crate::model::ServiceName;
+use crate::runtime::{LogLine, LogOptions, LogPosition};
+
+/// After an outage, lines are requested from this long before the latest known line, because nodes
+/// deliver their lines with different delays. Known lines are omitted.
+const OVERLAP: TimeDelta = TimeDelta::minutes(1);
+
+/// Whether the current outage was reported. The outputs that are merged share it.
+#[derive(Debug, Default)]
+pub(super) struct Outage(AtomicBool);
+
+/// Returns the output of a service. The stream ends when the manager ends it.
+pub(super) async fn output(
+    api: &Arc<dyn ManagerApi>,
+    service: &ServiceName,
+    options: &LogOptions,
+    outage: &Arc<Outage>,
+) -> Result<BoxStream<'static, Result<ServiceLogLine>>> {
+    let mut followed = Followed {
+        api: Arc::clone(api),
+        service: service.clone(),
+        options: options.clone(),
+        outage: Arc::clone(outage),
+        lines: stream::empty().boxed(),
+        is_interrupted: false,
+        positions: BTreeMap::new(),
+        known: BTreeMap::new(),
+    };
+    followed.open().await?;
+    let lines = stream::try_unfold(followed, async |mut followed| {
+        Ok(followed.next().await?.map(|line| (line, followed)))
+    });
+    Ok(lines.boxed())
+}
+
+struct Followed {
+    api: Arc<dyn ManagerApi>,
+    service: ServiceName,
+    options: LogOptions,
+    outage: Arc<Outage>,
+    /// The current stream from the manager.
+    lines: BoxStream<'static, Result<ServiceLogLine>>,
+    /// Whether the current stream was interrupted.
+    is_interrupted: bool,
+    /// For each container, the last line that was returned.
+    positions: BTreeMap<String, LogPosition>,
+    /// The positions at the start of the current stream.
+    known: BTreeMap<String, LogPosition>,
+}
+
+impl Followed {
+    async fn open(&mut self) -> Result<()> {
+        let latest = self.positions.values().filter_map(|known| known.at).max();
+        let since = latest.and_then(|at| at.checked_sub_signed(OVERLAP));
+        let options = LogOptions {
+            tail: self.options.tail.filter(|_| since.is_none()),
+            since: since.max(self.options.since),
+            follow: true,
+            timestamps: true,
+        };
+        self.lines = self.api.logs(&self.service, options).await?;
+        self.known = self.positions.clone();
+        Ok(())
+    }
+
+    async fn next(&mut self) -> Result<Option<ServiceLogLine>> {
+        loop {
+            if self.is_interrupted {
+                self.reopen().await?;
+            }
+            match self.lines.next().await {
+                None => return Ok(None),
+                Some(Ok(line)) if line.notice => return Ok(Some(line)),
+                Some(Ok(line)) => {
+                    let known = self.known.get_mut(&line.container);
+                    if known.is_some_and(|known| known.contains(&line.line)) {
+                        continue;
+                    }
+                    let position = self.positions.entry(line.container.clone());
+                    position.or_default().note(&line.line);
+                    let at = line.line.at.filter(|_| self.options.timestamps);
+                    let line = ServiceLogLine {
+                        line: LogLine { at, ..line.line },
+                        ..line
+                    };
+                    return Ok(Some(line));
+                }
+                Some(Err(error)) => {
+                    self.is_interrupted = true;
+                    if let Some(notice) = self.lost(error)? {
+                        return Ok(Some(notice));
+                    }
+                }
+            }
+        }
+    }
+
+    /// Returns a notice about an outage of the manager, unless it was already reported. Returns other
+    /// errors.
+    fn lost(&self, error: Error) -> Result<Option<ServiceLogLine>> {
+        let Retry::After(_) = error.retry() else {
+            return Err(error);
+        };
+        if self.outage.0.swap(true, Ordering::Relaxed) {
+            return Ok(None);
+        }
+        Ok(Some(ServiceLogLine {
+            instance: self.service.to_string(),
+            container: String::new(),
+            line: LogLine {
+                stderr: true,
+                text: "the manager does not respond; the output continues when it does".to_owned(),
+                ..LogLine::default()
+            },
+            notice: true,
+            continues: true,
+        }))
+    }
+
+    /// Opens the stream again, as soon as the manager responds.
+    async fn reopen(&mut self) -> Result<()> {
+        let interrupted = Instant::now();
+        loop {
+            match self.open().await {
+                Ok(()) => {
+                    self.is_interrupted = false;
+                    self.outage.0.store(false, Ordering::Relaxed);
+                    return Ok(());
+                }
+                Err(error) => match error.retry() {
+                    Retry::After(pause) if interrupted.elapsed() < OUTAGE => {
+                        sleep(pause.clamp(POLL, Duration::from_secs(10))).await;
+                    }
+                    _ => return Err(error),
+                },
+            }
+        }
+    }
+}

@@ -78,6 +78,7 @@ pub fn declared(nodes: u32, replicas: u32, shape: Shape) -> Result<Declared> {
         volumes: BTreeSet::new(),
         network: lifecycle_core::platform::NetworkSpec::default(),
         deadlines: lifecycle_core::cloud::CloudDeadlines::default(),
+        overrides: lifecycle_core::platform::Overrides::default(),
     };
     let key = PlatformKey::from_hex(&"07".repeat(32))?;
     Declared::new(Generation(1), &declaration, &key)

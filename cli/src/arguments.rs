@@ -90,6 +90,15 @@ pub(crate) enum Command {
     Exec(Exec),
     /// Restart the containers of a service, or of one replica
     Restart(Restart),
+    /// Change the number of replicas of services; the change stays until the number in the files
+    /// changes
+    Scale(Scale),
+    /// Stop services: their containers are removed until the services are started; volumes are kept
+    Stop(Services),
+    /// Start stopped services
+    Start(Services),
+    /// List and remove the changes by `scale` and `stop`
+    Override(Override),
     /// List and restart nodes
     Node(Node),
     /// Pause, resume or roll back the rollout of a service
@@ -151,6 +160,10 @@ pub(crate) enum Described {
     Events,
     Exec,
     Restart,
+    Scale,
+    Stop,
+    Start,
+    Override,
     Node,
     Rollout,
     Retry,
@@ -276,6 +289,49 @@ pub(crate) struct Restart {
     /// Services or replicas (`web-2`); they are restarted one by one
     #[arg(required = true)]
     pub(crate) names: Vec<String>,
+}
+
+/// Arguments of `scale`.
+#[derive(Debug, Args)]
+pub(crate) struct Scale {
+    /// Services with their number of replicas
+    #[arg(required = true, value_name = "SERVICE=REPLICAS", value_parser = replicas)]
+    pub(crate) services: Vec<(ServiceName, u16)>,
+}
+
+fn replicas(text: &str) -> Result<(ServiceName, u16), String> {
+    let expected = || format!("`{text}` is not of the form `web=3`");
+    let (service, replicas) = text.split_once('=').ok_or_else(expected)?;
+    let service = ServiceName::try_from(service).map_err(|error| error.to_string())?;
+    let replicas = replicas.parse().map_err(|_| expected())?;
+    Ok((service, replicas))
+}
+
+/// Arguments of `stop` and `start`.
+#[derive(Debug, Args)]
+pub(crate) struct Services {
+    /// Services
+    #[arg(required = true)]
+    pub(crate) services: Vec<ServiceName>,
+}
+
+/// Arguments of `override`.
+#[derive(Debug, Args)]
+pub(crate) struct Override {
+    #[command(subcommand)]
+    pub(crate) action: OverrideAction,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum OverrideAction {
+    /// List the overrides in force
+    List,
+    /// Remove overrides, so that the values in the files apply again
+    Remove {
+        /// Overrides, as `override list` shows them
+        #[arg(required = true, value_name = "ID")]
+        ids: Vec<String>,
+    },
 }
 
 /// Arguments of `node`.

@@ -8,6 +8,7 @@ mod follow;
 mod image_logins;
 mod operations;
 mod output;
+mod overrides;
 mod restart;
 mod retry;
 mod rollout;
@@ -527,8 +528,9 @@ impl Manager {
         self.backends.registry.snapshot().await
     }
 
-    /// Replaces the platform's declaration, unless the new declaration is identical. In both cases,
-    /// failed steps are retried immediately. The chunks of mounted files must be stored before
+    /// Replaces what the user's files declare, unless it is identical. The overrides in force stay,
+    /// except those of values that differ from the previous files. In both cases, failed steps are
+    /// retried immediately. The chunks of mounted files must be stored before
     /// ([`Manager::put_chunk`]).
     pub async fn apply(&self, declaration: Declaration) -> Result<Applied> {
         let write = self.begin_write(Accepted::Always).await?;
@@ -548,6 +550,25 @@ impl Manager {
         }
         self.check_chunks(&declaration).await?;
         let previous = registry.snapshot().await?.declaration;
+        let overrides = previous.as_ref().map(|(_, d)| d.overrides.clone());
+        let declaration = declaration.with_overrides(overrides.unwrap_or_default());
+        let what = format!("new declaration of {}", self.options.name);
+        let audit = self.audit("apply", Subject::Platform);
+        self.declare(epoch, previous, declaration, what, audit)
+            .await
+    }
+
+    /// Records a declaration that replaces `previous`, unless both are identical, and aims at it.
+    /// `what` describes the change, and `audit` is recorded with it.
+    async fn declare(
+        &self,
+        epoch: Epoch,
+        previous: Option<(Generation, Declaration)>,
+        declaration: Declaration,
+        what: String,
+        audit: NewEvent,
+    ) -> Result<Applied> {
+        let registry = &self.backends.registry;
         let changed = previous.as_ref().is_none_or(|(_, d)| *d != declaration);
         let previous = previous.map(|(generation, _)| generation);
         let mut batch = Batch::of(Change::Declare {
@@ -559,16 +580,11 @@ impl Manager {
             batch.events.push(NewEvent {
                 at: self.backends.clock.now(),
                 kind: EventKind::Declared,
-                subject: Subject::Platform,
-                message: format!(
-                    "new declaration of {}: generation {next}",
-                    self.options.name
-                ),
+                subject: audit.subject.clone(),
+                message: format!("{what}: generation {next}"),
                 data: serde_json::Value::Null,
             });
-        }
-        if changed {
-            batch.events.push(self.audit("apply", Subject::Platform));
+            batch.events.push(audit);
         }
         let committed = registry.commit(epoch, batch).await?;
         let generation = committed.generation.unwrap_or_default();
@@ -587,15 +603,21 @@ impl Manager {
         })
     }
 
-    /// Plans, from the latest observation, what a declaration would change. Changes nothing.
+    /// Plans, from the latest observation, what a declaration would change, with the overrides in
+    /// force. Changes nothing.
     ///
     /// # Errors
     /// [`Error::NotReady`] until every node has been observed once.
-    pub fn plan(&self, candidate: &Declaration) -> Result<Plan> {
+    pub async fn plan(&self, candidate: &Declaration) -> Result<Plan> {
         self.check(candidate)?;
         let latest = self.recorded_plan()?.input;
+        let current = self.snapshot().await?.declaration;
+        let overrides = current.map(|(_, declaration)| declaration.overrides);
+        let effective = candidate
+            .clone()
+            .with_overrides(overrides.unwrap_or_default());
         Ok(plan(&PlanningInput {
-            declared: Arc::new(self.derive(candidate)?),
+            declared: Arc::new(self.derive(&effective)?),
             now: self.backends.clock.now(),
             ..latest.as_ref().clone()
         }))

@@ -10,8 +10,8 @@ use futures_util::stream::BoxStream;
 use crate::api::ManagerApi;
 use crate::api::why::WhyV1;
 use crate::api::wire::{
-    AppliedV1, CreatedTokenV1, EventsV1, NewTokenV1, NodeV1, OperationV1, PlatformV1, ProgressV1,
-    RestartNodeV1, RestartV1, RetriedV1, ServiceLogLine, ServiceV1, TokenV1,
+    AppliedV1, CreatedTokenV1, EventsV1, NewTokenV1, NodeV1, OperationV1, OverrideV1, PlatformV1,
+    ProgressV1, RestartNodeV1, RestartV1, RetriedV1, ServiceLogLine, ServiceV1, TokenV1,
 };
 use crate::cloud::{
     CloudCapabilities, CloudOperation, CloudProgress, CloudProvider, Fenced, NodeChange,
@@ -22,7 +22,7 @@ use crate::manager::Conversation;
 use crate::model::{
     Chunk, ChunkDigest, NodeName, NodeSpec, OperationId, PublicPorts, RolloutRequest, ServiceName,
 };
-use crate::platform::Declaration;
+use crate::platform::{Declaration, OverrideChange};
 use crate::reconcile::{Plan, RecordedPlan, RetryOptions};
 use crate::runtime::{ExecCommand, ImageLogins, LogOptions};
 
@@ -49,6 +49,9 @@ mockall::mock! {
         async fn delete_platform(&self, volumes: bool) -> Result<OperationV1>;
         async fn restart(&self, name: &str, replaces: Option<RestartV1>) -> Result<OperationV1>;
         async fn restart_node(&self, name: &str, request: &RestartNodeV1) -> Result<OperationV1>;
+        async fn override_service(&self, service: &str, change: OverrideChange) -> Result<AppliedV1>;
+        async fn overrides(&self) -> Result<Vec<OverrideV1>>;
+        async fn remove_override(&self, id: &str) -> Result<AppliedV1>;
         async fn rollout(&self, service: &str, request: RolloutRequest) -> Result<OperationV1>;
         async fn retry(&self, name: &str, options: RetryOptions) -> Result<RetriedV1>;
         async fn operation(&self, id: OperationId) -> Result<OperationV1>;

@@ -8,6 +8,7 @@ pub(crate) mod exec;
 pub(crate) mod init;
 pub(crate) mod logs;
 pub(crate) mod node;
+pub(crate) mod overrides;
 pub(crate) mod pages;
 pub(crate) mod plan;
 pub(crate) mod publish;

@@ -29,7 +29,8 @@ pub(crate) struct Planned {
     /// The problems that prevent `up`, each with a hint.
     problems: Vec<String>,
     /// The cases in which `up` would not use the first choice in the files, for example the first
-    /// VM size, and the logins with which images are pulled.
+    /// VM size, the logins with which images are pulled, and the changes that were requested at run
+    /// time.
     remarks: Vec<String>,
     /// The expected time for creating the missing nodes, in seconds; null if unknown.
     predicted_seconds: Option<f64>,

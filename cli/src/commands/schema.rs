@@ -11,8 +11,8 @@ use serde_json::{Value, json};
 
 use crate::arguments::{Described, Schema as Options};
 use crate::commands::{
-    azure_simulator, doctor, down, init, node, plan, publish, restart, retry, rollout, status,
-    token,
+    azure_simulator, doctor, down, init, node, overrides, plan, publish, restart, retry, rollout,
+    status, token,
 };
 use crate::documents::BroughtUp;
 use crate::failure::Failure;
@@ -41,6 +41,19 @@ const LINES: &str =
 fn of(described: Described) -> Schema {
     let document = |command, document: Of| output(command, DOCUMENT, &[document, FAILURE]);
     let lines = |command, line: Of| output(command, LINES, &[line, FAILURE]);
+    let changed = |command| {
+        output(
+            command,
+            "The standard output: the overrides that are in force afterwards, or the failure if the \
+             command fails; if only some replicas do not run as declared, the failure contains the \
+             state of the other replicas.",
+            &[
+                SchemaGenerator::subschema_for::<overrides::InForce>,
+                SchemaGenerator::subschema_for::<NotAllUp>,
+                FAILURE,
+            ],
+        )
+    };
     match described {
         Described::Init => document("init", SchemaGenerator::subschema_for::<init::Written>),
         Described::Plan => document("plan", SchemaGenerator::subschema_for::<plan::Planned>),
@@ -72,6 +85,20 @@ fn of(described: Described) -> Schema {
         Described::Restart => document(
             "restart",
             SchemaGenerator::subschema_for::<restart::Restarted>,
+        ),
+        Described::Scale => changed("scale"),
+        Described::Stop => changed("stop"),
+        Described::Start => changed("start"),
+        Described::Override => output(
+            "override",
+            "The standard output: the document of `override list`, which `override remove` also \
+             writes, or the failure if the command fails; if only some replicas do not run as \
+             declared, the failure contains the state of the other replicas.",
+            &[
+                SchemaGenerator::subschema_for::<overrides::InForce>,
+                SchemaGenerator::subschema_for::<NotAllUp>,
+                FAILURE,
+            ],
         ),
         Described::Node => output(
             "node",

@@ -1,7 +1,7 @@
 //! `status`: prints nodes, services, and endpoints.
 
 use lifecycle_core::api::wire::{
-    InstanceStateV1, InstanceV1, ManagerV1, NodeV1, PlatformState, ServiceV1,
+    InstanceStateV1, InstanceV1, ManagerV1, NodeV1, OverrideV1, PlatformState, ServiceV1,
 };
 use lifecycle_core::clock::{Clock as _, SystemClock};
 use lifecycle_core::model::Protocol;
@@ -9,7 +9,7 @@ use schemars::JsonSchema;
 use serde::Serialize;
 
 use crate::arguments::{Arguments, Status as Options};
-use crate::commands;
+use crate::commands::{self, overrides};
 use crate::failure::Failure;
 use crate::paint::{Tone, of_state, paint};
 use crate::printer;
@@ -27,6 +27,8 @@ pub(crate) struct Status {
     nodes: Vec<NodeV1>,
     /// All declared services with their replicas.
     services: Vec<ServiceV1>,
+    /// The changes that were requested at run time, on top of the files.
+    overrides: Vec<OverrideV1>,
 }
 
 /// The platform as a whole.
@@ -47,8 +49,15 @@ pub(crate) async fn run(arguments: &Arguments, options: &Options) -> Result<(), 
     let progress = ProgressLines::new(arguments.json);
     let (identity, bootstrapper) = commands::running(arguments, progress).await?;
     let client = bootstrapper.client(identity.id).await?;
-    let asked = async { tokio::try_join!(client.platform(), client.nodes(), client.services()) };
-    let (platform, nodes, services) = bootstrapper
+    let asked = async {
+        tokio::try_join!(
+            client.platform(),
+            client.nodes(),
+            client.services(),
+            client.overrides()
+        )
+    };
+    let (platform, nodes, services, overrides) = bootstrapper
         .wait("the manager's response", commands::ANSWERED_WITHIN)
         .until(asked)
         .await?;
@@ -62,6 +71,7 @@ pub(crate) async fn run(arguments: &Arguments, options: &Options) -> Result<(), 
         manager: platform.manager,
         nodes,
         services,
+        overrides,
     };
     if arguments.json {
         return printer::document(&status);
@@ -71,7 +81,9 @@ pub(crate) async fn run(arguments: &Arguments, options: &Options) -> Result<(), 
     } else {
         tables(&status.nodes, &status.services, printer::width())
     };
-    printer::data(&format!("{}\n\n{tables}", heading(&status)))
+    printer::data(&format!("{}\n\n{tables}", heading(&status)))?;
+    overrides::notes(&status.overrides);
+    Ok(())
 }
 
 fn heading(status: &Status) -> String {

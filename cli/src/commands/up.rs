@@ -9,7 +9,7 @@ use lifecycle_core::bootstrap::{
 use lifecycle_core::platform::{Declaration, UnsupportedKey};
 
 use crate::arguments::{Arguments, Up};
-use crate::commands::{self, publish};
+use crate::commands::{self, overrides, publish};
 use crate::confirm::confirm;
 use crate::documents::BroughtUp;
 use crate::failure::Failure;
@@ -99,6 +99,7 @@ pub(crate) async fn run(arguments: &Arguments, options: &Up) -> Result<(), Failu
     }
     printer::data(&text(&outcome))?;
     if !is_simulated {
+        overrides::notes(&bootstrapper.overrides(declaration.id).await?);
         let next = "`bootstrapper status`, `logs`, `why NAME` and `exec NAME -- CMD` show details; \
                     `bootstrapper down` removes the platform";
         printer::message(&format!("\n{} {next}", paint(Tone::Accent, "next:")));

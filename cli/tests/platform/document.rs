@@ -31,7 +31,7 @@ fn is_time(value: &Value) -> bool {
 /// Checks that every object has the documented keys, and every value the documented type. The
 /// platform must be running.
 pub(crate) fn assert_documented_shape(status: &Value, project: &Project) {
-    let top = ["platform", "manager", "nodes", "services"];
+    let top = ["platform", "manager", "nodes", "services", "overrides"];
     has_keys("status", status, &top, &[]);
     let platform = &status["platform"];
     let keys = ["name", "id", "generation", "state"];

@@ -60,6 +60,7 @@ fn command_line_on_a_terminal() {
     logs_and_events_can_be_followed(&project);
     colors_only_on_terminals(&project);
     mistyped_names_get_a_suggestion(&project);
+    services_are_changed_at_run_time(&project);
     project.ends(0, &["doctor"]);
     a_token_restricts_commands(&project);
     missing_secrets_are_reported_immediately(&project);
@@ -264,6 +265,50 @@ fn a_service_is_restarted(project: &Project) {
     logs.ends(130);
 }
 
+/// Scales and stops services. `up` with unchanged files must keep this.
+fn services_are_changed_at_run_time(project: &Project) {
+    let running = || -> Vec<String> {
+        let instances = instances(&project.status()).into_iter();
+        let ready = instances.filter(|one| one["state"] == "ready");
+        ready
+            .map(|one| one["id"].as_str().unwrap().to_owned())
+            .collect()
+    };
+    let before = instances(&project.status());
+    let scaled = project.ends(0, &["scale", "talker=3"]).stderr;
+    assert!(scaled.contains("Scaled talker to 3."), "{scaled}");
+    let stopped = project.ends(0, &["stop", "quiet"]).stderr;
+    assert!(stopped.contains("note: quiet is stopped"), "{stopped}");
+    for _ in 0..2 {
+        assert_eq!(running(), ["talker-1", "talker-2", "talker-3"]);
+        let status = project.ends(0, &["status"]).stderr;
+        let note = "note: talker has 3 replicas, the files declare 2 (requested at";
+        assert!(status.contains(note), "{status}");
+        let plan = project.ends(0, &["plan"]).stdout;
+        assert!(plan.contains("note: quiet is stopped"), "{plan}");
+        assert!(plan.contains("Nothing to do"), "{plan}");
+        project.ends(0, &["up"]);
+    }
+    project.ends(0, &["start", "quiet"]);
+    project.ends(0, &["override", "remove", "talker.replicas"]);
+    let after = instances(&project.status());
+    assert_eq!(running(), ["quiet-1", "talker-1", "talker-2"]);
+    for (before, after) in before.iter().zip(&after) {
+        let is_same = before["container"] == after["container"];
+        assert_eq!(is_same, before["id"] != "quiet-1", "{before} {after}");
+    }
+    let unknown = project.ends(1, &["stop", "talkr"]).stderr;
+    assert!(
+        unknown.contains("service talkr does not exist"),
+        "{unknown}"
+    );
+    let wrong = project.ends(2, &["scale", "talker"]).stderr;
+    assert!(
+        wrong.contains("`talker` is not of the form `web=3`"),
+        "{wrong}"
+    );
+}
+
 fn instances(status: &Value) -> Vec<Value> {
     let services = status["services"].as_array().unwrap().iter();
     let instances = services.flat_map(|s| s["instances"].as_array().unwrap().clone());
@@ -421,6 +466,11 @@ fn every_document_follows_its_schema(project: &Project) {
         &["events", "--tail", "20"],
         &["logs", "quiet", "--timestamps"],
         &["restart", "quiet"],
+        &["scale", "talker=2"],
+        &["stop", "quiet"],
+        &["override", "list"],
+        &["override", "remove", "quiet.stopped"],
+        &["start", "quiet"],
         &["node", "list"],
         &["node", "restart", "node-1"],
         &["retry", "quiet"],

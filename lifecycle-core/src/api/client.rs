@@ -26,14 +26,15 @@ use super::exec::{self, ExecV1};
 use super::problem;
 use super::why::WhyV1;
 use super::wire::{
-    AppliedV1, CreatedTokenV1, EndpointV1, EventsV1, NewTokenV1, NodeV1, OperationV1, PlatformV1,
-    ProgressV1, RestartNodeV1, RestartV1, RetriedV1, ServiceLogLine, ServiceV1, TokenV1,
+    AppliedV1, CreatedTokenV1, EndpointV1, EventsV1, NewTokenV1, NodeV1, OperationV1, OverrideV1,
+    PlatformV1, ProgressV1, RestartNodeV1, RestartV1, RetriedV1, ScaleV1, ServiceLogLine,
+    ServiceV1, TokenV1,
 };
 use crate::error::{Error, Result};
 use crate::host::Duplex;
 use crate::manager::Conversation;
 use crate::model::{Chunk, ChunkDigest, OperationId, PlatformId, RolloutRequest, ServiceName};
-use crate::platform::Declaration;
+use crate::platform::{Declaration, OverrideChange};
 use crate::reconcile::{Plan, RecordedPlan, RetryOptions};
 use crate::runtime::{ExecCommand, ImageLogins, LogOptions};
 use crate::secret::Sensitive;
@@ -359,6 +360,32 @@ impl ManagerApi for ApiClient {
     async fn restart_node(&self, name: &str, request: &RestartNodeV1) -> Result<OperationV1> {
         let path = format!("/v1/nodes/{}/restart", in_path("node", name)?);
         let response = self.send(Method::POST, &path, Some(body(request)?)).await?;
+        read(&path, response).await
+    }
+
+    async fn override_service(&self, service: &str, change: OverrideChange) -> Result<AppliedV1> {
+        let service = in_path("service", service)?;
+        let (action, content) = match change {
+            OverrideChange::Scale(replicas) => ("scale", Some(body(&ScaleV1 { replicas })?)),
+            OverrideChange::Stop => ("stop", None),
+            OverrideChange::Start => ("start", None),
+        };
+        let path = format!("/v1/services/{service}/{action}");
+        let response = self.send(Method::POST, &path, content).await?;
+        read(&path, response).await
+    }
+
+    async fn overrides(&self) -> Result<Vec<OverrideV1>> {
+        match self.get("/v1/overrides").await {
+            // A manager of the previous release has no overrides.
+            Err(Error::NotFound { .. }) => Ok(Vec::new()),
+            overrides => overrides,
+        }
+    }
+
+    async fn remove_override(&self, id: &str) -> Result<AppliedV1> {
+        let path = format!("/v1/overrides/{}", in_path("override", id)?);
+        let response = self.send(Method::DELETE, &path, None).await?;
         read(&path, response).await
     }
 

@@ -10,14 +10,14 @@ use futures_util::stream::BoxStream;
 
 use super::why::WhyV1;
 use super::wire::{
-    AppliedV1, CreatedTokenV1, EventsV1, NewTokenV1, NodeV1, OperationV1, PlatformV1, ProgressV1,
-    RestartNodeV1, RestartV1, RetriedV1, ServiceLogLine, ServiceV1, TokenV1,
+    AppliedV1, CreatedTokenV1, EventsV1, NewTokenV1, NodeV1, OperationV1, OverrideV1, PlatformV1,
+    ProgressV1, RestartNodeV1, RestartV1, RetriedV1, ServiceLogLine, ServiceV1, TokenV1,
 };
 use super::{ManagerApi, last_output, view, why};
 use crate::error::{Error, Result};
 use crate::manager::{Conversation, Manager};
 use crate::model::{Chunk, ChunkDigest, OperationId, RolloutRequest, ServiceName};
-use crate::platform::Declaration;
+use crate::platform::{Declaration, OverrideChange};
 use crate::reconcile::{Plan, RecordedPlan, RetryOptions, Round};
 use crate::registry::EventPage;
 use crate::runtime::{ExecCommand, ImageLogins, LogOptions};
@@ -86,10 +86,7 @@ impl ManagerApi for LocalApi {
 
     async fn apply(&self, declaration: &Declaration) -> Result<AppliedV1> {
         let applied = self.0.apply(declaration.clone()).await?;
-        Ok(AppliedV1 {
-            generation: applied.generation.0,
-            changed: applied.changed,
-        })
+        Ok(AppliedV1::from(applied))
     }
 
     async fn missing_chunks(&self, of: &BTreeSet<ChunkDigest>) -> Result<BTreeSet<ChunkDigest>> {
@@ -105,7 +102,7 @@ impl ManagerApi for LocalApi {
     }
 
     async fn plan(&self, declaration: &Declaration) -> Result<Plan> {
-        self.0.plan(declaration)
+        self.0.plan(declaration).await
     }
 
     async fn recorded_plan(&self) -> Result<RecordedPlan> {
@@ -128,6 +125,20 @@ impl ManagerApi for LocalApi {
             .restart_node(name, request.boot_id.as_deref())
             .await?;
         Ok(view::operation(&operation))
+    }
+
+    async fn override_service(&self, service: &str, change: OverrideChange) -> Result<AppliedV1> {
+        let applied = self.0.override_service(service, change).await?;
+        Ok(AppliedV1::from(applied))
+    }
+
+    async fn overrides(&self) -> Result<Vec<OverrideV1>> {
+        let overrides = self.0.overrides().await?;
+        Ok(overrides.into_iter().map(OverrideV1::from).collect())
+    }
+
+    async fn remove_override(&self, id: &str) -> Result<AppliedV1> {
+        Ok(AppliedV1::from(self.0.remove_override(id).await?))
     }
 
     async fn rollout(&self, service: &str, request: RolloutRequest) -> Result<OperationV1> {

@@ -25,13 +25,13 @@ pub use local::LocalApi;
 
 use self::why::WhyV1;
 use self::wire::{
-    AppliedV1, CreatedTokenV1, EventsV1, NewTokenV1, NodeV1, OperationV1, PlatformV1, ProgressV1,
-    RestartNodeV1, RestartV1, RetriedV1, ServiceLogLine, ServiceV1, TokenV1,
+    AppliedV1, CreatedTokenV1, EventsV1, NewTokenV1, NodeV1, OperationV1, OverrideV1, PlatformV1,
+    ProgressV1, RestartNodeV1, RestartV1, RetriedV1, ServiceLogLine, ServiceV1, TokenV1,
 };
 use crate::error::Result;
 use crate::manager::Conversation;
 use crate::model::{Chunk, ChunkDigest, OperationId, RolloutRequest, ServiceName};
-use crate::platform::Declaration;
+use crate::platform::{Declaration, OverrideChange};
 use crate::reconcile::{Plan, RecordedPlan, RetryOptions};
 use crate::runtime::{ExecCommand, ImageLogins, LogOptions};
 
@@ -99,6 +99,17 @@ pub trait ManagerApi: Debug + Send + Sync + 'static {
     /// that does not respond is restarted at once. If the request contains a boot, restarts only a
     /// node in this boot, so that a repeated call causes no second restart.
     async fn restart_node(&self, name: &str, request: &RestartNodeV1) -> Result<OperationV1>;
+
+    /// Scales, stops or starts a service. Returns the generation with the change, which may be the
+    /// current one.
+    async fn override_service(&self, service: &str, change: OverrideChange) -> Result<AppliedV1>;
+
+    /// Returns the overrides in force: changes that were requested at run time, on top of the user's
+    /// files.
+    async fn overrides(&self) -> Result<Vec<OverrideV1>>;
+
+    /// Removes an override, so that the value in the files applies again.
+    async fn remove_override(&self, id: &str) -> Result<AppliedV1>;
 
     /// Pauses, resumes or rolls back the rollout of a service. A repeated call returns the same
     /// operation.

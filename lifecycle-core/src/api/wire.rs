@@ -1,6 +1,7 @@
 //! The types of the API's version 1. They are separate from the domain types, so that the domain
 //! types can change without breaking clients.
 
+mod overrides;
 mod token;
 
 use std::collections::BTreeMap;
@@ -11,6 +12,7 @@ use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
+use crate::manager::Applied;
 use crate::manager::{InstanceOutput, Output};
 use crate::model::{
     Endpoint, Event, InstanceId, InstanceState, NodeName, OperationId, Protocol, PublicPort,
@@ -19,6 +21,7 @@ use crate::model::{
 use crate::reconcile::{Plan, RolloutProgress, RunningStep};
 use crate::runtime::LogLine;
 
+pub use overrides::{OverrideKindV1, OverrideV1, ScaleV1};
 pub use token::{CreatedTokenV1, NewTokenV1, TokenV1};
 
 /// The response to `GET /v1/platform`.
@@ -425,7 +428,7 @@ pub struct WaitV1 {
     pub until: DateTime<Utc>,
 }
 
-/// The response to `PUT /v1/platform`.
+/// The response to a request that changes what is declared, for example `PUT /v1/platform`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[non_exhaustive]
 pub struct AppliedV1 {
@@ -433,6 +436,15 @@ pub struct AppliedV1 {
     pub generation: u64,
     /// Whether the declaration differs from the previous one.
     pub changed: bool,
+}
+
+impl From<Applied> for AppliedV1 {
+    fn from(applied: Applied) -> Self {
+        Self {
+            generation: applied.generation.0,
+            changed: applied.changed,
+        }
+    }
 }
 
 /// An operation in a response, for example to `DELETE /v1/platform` or `GET /v1/operations/{id}`.

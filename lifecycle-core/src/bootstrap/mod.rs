@@ -19,6 +19,7 @@ mod no_probe;
 mod node_restart;
 mod nodes;
 mod outdated;
+mod overrides;
 mod preview;
 mod previous_manager;
 mod progress;

@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::{Bootstrapper, DATABASE_ANSWERS_WITHIN, MANAGER_ANSWERS_WITHIN};
+use crate::api::wire::{OverrideKindV1, OverrideV1};
 use crate::cloud::{Firewall, ObservedNode, OpenPorts, Power, PreflightReport, SshAddress};
 use crate::error::{Error, Result};
 use crate::model::{Addresses, Generation};
@@ -23,7 +24,8 @@ pub struct Preview {
     pub manager_runs: bool,
     /// The problems that prevent `up`, each with a hint.
     pub problems: Vec<String>,
-    /// The differences between the result and the first choices in the declaration.
+    /// The differences between the result and the first choices in the declaration, and the
+    /// overrides in force.
     pub remarks: Vec<String>,
     /// How long creating the missing nodes is expected to take, if known.
     pub predicted: Option<Duration>,
@@ -61,6 +63,19 @@ impl Preview {
     }
 }
 
+/// Describes what `up` does with an override.
+fn remark(one: &OverrideV1, declaration: &Declaration) -> String {
+    let spec = declaration.services.get(&one.service);
+    let reason = match (one.kind, spec) {
+        (_, None) => "the service is no longer declared".to_owned(),
+        (OverrideKindV1::Replicas { declared, .. }, Some(spec)) if spec.replicas != declared => {
+            format!("the files now declare {} replicas", spec.replicas)
+        }
+        _ => return one.to_string(),
+    };
+    format!("{one}; this ends, because {reason}")
+}
+
 impl Bootstrapper {
     /// Returns what `up` would do now. A running manager makes the plan itself. Without a manager,
     /// the plan is made from a single observation.
@@ -90,6 +105,8 @@ impl Bootstrapper {
                 .wait("the manager's plan", MANAGER_ANSWERS_WITHIN)
                 .repeat(|| client.plan(declaration))
                 .await?;
+            let overrides = self.overrides_of(client.as_ref()).await?;
+            remarks.extend(overrides.iter().map(|one| remark(one, declaration)));
             return Ok(Preview {
                 manager_runs: true,
                 problems,

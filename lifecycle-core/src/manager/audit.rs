@@ -34,7 +34,7 @@ impl Actor {
         ACTOR.scope(self, work).await
     }
 
-    fn current() -> Self {
+    pub(super) fn current() -> Self {
         ACTOR.try_with(Self::clone).unwrap_or(Self::Program)
     }
 }

@@ -272,6 +272,7 @@ impl Draft {
                 volumes: self.composition.volumes,
                 network: self.settings.network,
                 deadlines: self.settings.deadlines,
+                overrides: super::Overrides::default(),
             },
             chunks: self.composition.chunks,
             registry: self.settings.registry,

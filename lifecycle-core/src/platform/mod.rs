@@ -26,6 +26,7 @@ mod home;
 mod hosts;
 mod interpolation;
 mod load;
+mod overrides;
 mod scalar;
 mod schema;
 mod secret_reference;
@@ -62,6 +63,7 @@ pub use diagnostic::{Diagnostic, Diagnostics, UnsupportedKey};
 pub(crate) use dockerfile::instructions;
 pub use hosts::{HostPlace, HostSpec, HostsSpec, Membership};
 pub use load::{Loaded, Survey, load, survey};
+pub use overrides::{Override, OverrideChange, OverrideKind, Overrides, Requested};
 pub use schema::schema;
 pub use sources::{Sources, find};
 pub use starter::{Starter, load_on_fewest_nodes};
@@ -88,6 +90,9 @@ pub struct Declaration {
     /// How long changes of nodes may take.
     #[serde(default)]
     pub deadlines: CloudDeadlines,
+    /// The changes that were requested at run time, and that are part of this declaration.
+    #[serde(default, skip_serializing_if = "Overrides::is_empty")]
+    pub overrides: Overrides,
 }
 
 /// Settings of the service network.

@@ -20,7 +20,7 @@ const SSH_PORT: u16 = 22;
 const SHOWN_OF_CYCLE: usize = 10;
 
 /// The maximum number of replicas of all services.
-const MAX_INSTANCES: usize = 100_000;
+pub(super) const MAX_INSTANCES: usize = 100_000;
 
 /// Returns the host ports that the platform uses on a node.
 pub(super) fn platform_ports(manager: Option<&ManagerSpec>) -> BTreeSet<(u16, Protocol)> {

@@ -298,6 +298,7 @@ mod tests {
             volumes: BTreeSet::new(),
             network: NetworkSpec::default(),
             deadlines: crate::cloud::CloudDeadlines::default(),
+            overrides: crate::platform::Overrides::default(),
         };
         let key = PlatformKey::from_hex(&"5a".repeat(32)).unwrap();
         Declared::new(Generation(1), &declaration, &key).unwrap()

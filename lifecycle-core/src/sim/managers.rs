@@ -20,8 +20,8 @@ use super::engine::Image;
 use super::world::SimWorld;
 use crate::api::why::WhyV1;
 use crate::api::wire::{
-    AppliedV1, CreatedTokenV1, EventsV1, NewTokenV1, NodeV1, OperationV1, PlatformV1, ProgressV1,
-    RestartNodeV1, RestartV1, RetriedV1, ServiceLogLine, ServiceV1, TokenV1,
+    AppliedV1, CreatedTokenV1, EventsV1, NewTokenV1, NodeV1, OperationV1, OverrideV1, PlatformV1,
+    ProgressV1, RestartNodeV1, RestartV1, RetriedV1, ServiceLogLine, ServiceV1, TokenV1,
 };
 use crate::api::{LocalApi, ManagerApi};
 use crate::bootstrap::{Handover, ManagerImage, ReachManager, code_directory, handover_directory};
@@ -34,7 +34,7 @@ use crate::manager::{Conversation, Manager};
 use crate::model::{
     Chunk, ChunkDigest, ContainerId, NodeName, OperationId, PlatformId, RolloutRequest, ServiceName,
 };
-use crate::platform::Declaration;
+use crate::platform::{Declaration, OverrideChange};
 use crate::reconcile::node_directory::node_directory;
 use crate::reconcile::{Backends, DriverOptions, OwnImage, Plan, RecordedPlan, RetryOptions};
 use crate::registry::{MemoryRegistry, Registry, RegistryId};
@@ -385,6 +385,20 @@ impl ManagerApi for SimApi {
         self.current("restart_node")?
             .restart_node(name, request)
             .await
+    }
+
+    async fn override_service(&self, service: &str, change: OverrideChange) -> Result<AppliedV1> {
+        self.current("override_service")?
+            .override_service(service, change)
+            .await
+    }
+
+    async fn overrides(&self) -> Result<Vec<OverrideV1>> {
+        self.current("overrides")?.overrides().await
+    }
+
+    async fn remove_override(&self, id: &str) -> Result<AppliedV1> {
+        self.current("remove_override")?.remove_override(id).await
     }
 
     async fn rollout(&self, service: &str, request: RolloutRequest) -> Result<OperationV1> {

@@ -9,6 +9,7 @@ mod logs;
 mod mounts;
 mod node_restart;
 mod nodes;
+mod overrides;
 mod registry;
 mod restart;
 mod rollouts;

@@ -118,6 +118,7 @@ impl Stage {
             volumes: BTreeSet::new(),
             network: lifecycle_core::platform::NetworkSpec::default(),
             deadlines: lifecycle_core::cloud::CloudDeadlines::default(),
+            overrides: lifecycle_core::platform::Overrides::default(),
         };
         let mut stage = Self {
             managers: SimManagers::new(world.clone(), DriverOptions::default()),

@@ -60,6 +60,7 @@ pub(crate) fn empty(owner: &Owner, nodes: Vec<NodeSpec>) -> Declaration {
         volumes: BTreeSet::new(),
         network: lifecycle_core::platform::NetworkSpec::default(),
         deadlines: lifecycle_core::cloud::CloudDeadlines::default(),
+        overrides: lifecycle_core::platform::Overrides::default(),
     }
 }
 

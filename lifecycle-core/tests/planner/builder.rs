@@ -146,6 +146,7 @@ pub(crate) fn declaration(nodes: Vec<NodeSpec>, services: Vec<ServiceSpec>) -> D
         volumes: std::collections::BTreeSet::new(),
         network: lifecycle_core::platform::NetworkSpec::default(),
         deadlines: lifecycle_core::cloud::CloudDeadlines::default(),
+        overrides: lifecycle_core::platform::Overrides::default(),
     }
 }
 

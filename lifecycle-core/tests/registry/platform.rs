@@ -74,6 +74,7 @@ pub(crate) fn declaration(replicas: u16) -> Declaration {
         volumes: BTreeSet::new(),
         network: lifecycle_core::platform::NetworkSpec::default(),
         deadlines: lifecycle_core::cloud::CloudDeadlines::default(),
+        overrides: lifecycle_core::platform::Overrides::default(),
     }
 }
 

@@ -8,6 +8,7 @@ mod health;
 mod image_logins;
 mod nodes;
 mod operations;
+mod overrides;
 mod platform;
 mod request;
 mod retry;
@@ -84,7 +85,12 @@ pub(crate) fn router(api: Api) -> Router {
             "/v1/services/{name}/rollout/{request}",
             post(services::rollout),
         )
+        .route("/v1/services/{name}/scale", post(overrides::scale))
+        .route("/v1/services/{name}/stop", post(overrides::stop))
+        .route("/v1/services/{name}/start", post(overrides::start))
         .route("/v1/services/{name}/exec", post(exec::run))
+        .route("/v1/overrides", get(overrides::list))
+        .route("/v1/overrides/{id}", delete(overrides::remove))
         .route("/v1/events", get(events::list))
         .route("/v1/why/{name}", get(why::show))
         .route("/v1/retry/{name}", post(retry::run))

@@ -39,7 +39,7 @@ mod streams;
 mod tokens;
 
 /// Every route below `/v1`, and the least powerful role that it permits.
-const ROUTES: [(&str, &str, TokenRole); 25] = [
+const ROUTES: [(&str, &str, TokenRole); 30] = [
     ("GET", "/v1/platform", Viewer),
     ("PUT", "/v1/platform", Admin),
     ("DELETE", "/v1/platform", Admin),
@@ -55,7 +55,12 @@ const ROUTES: [(&str, &str, TokenRole); 25] = [
     ("GET", "/v1/services/web/logs", Viewer),
     ("POST", "/v1/services/web/restart", Operator),
     ("POST", "/v1/services/web/rollout/pause", Operator),
+    ("POST", "/v1/services/web/scale", Operator),
+    ("POST", "/v1/services/web/stop", Operator),
+    ("POST", "/v1/services/web/start", Operator),
     ("POST", "/v1/services/web/exec", Admin),
+    ("GET", "/v1/overrides", Viewer),
+    ("DELETE", "/v1/overrides/web.replicas", Operator),
     ("POST", "/v1/retry/web", Operator),
     ("GET", "/v1/why/web", Viewer),
     ("GET", "/v1/events", Viewer),
@@ -124,6 +129,7 @@ impl Served {
             volumes: BTreeSet::new(),
             network: lifecycle_core::platform::NetworkSpec::default(),
             deadlines: lifecycle_core::cloud::CloudDeadlines::default(),
+            overrides: lifecycle_core::platform::Overrides::default(),
         };
         let (admin, read) = (new_api_token(), new_api_token());
         let options = ManagerOptions {

@@ -140,6 +140,7 @@ pub(super) fn declaration(text: &str) -> Result<Declaration> {
         volumes: BTreeSet::new(),
         network: NetworkSpec::default(),
         deadlines: crate::cloud::CloudDeadlines::default(),
+        overrides: crate::platform::Overrides::default(),
     })
 }
 

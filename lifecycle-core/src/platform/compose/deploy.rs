@@ -8,7 +8,7 @@ use super::{ProjectContext, devices, limits, update};
 use crate::model::{Constraint, ConstraintOperator, NodeName, Resources, ServiceSpec};
 
 /// The maximum number of replicas of a service.
-const MAX_REPLICAS: u32 = 10_000;
+pub(in crate::platform) const MAX_REPLICAS: u32 = 10_000;
 
 /// Placement keys of Swarm mode that are not supported.
 const FOREIGN_KEYS: [&str; 3] = ["node.id", "node.role", "node.platform.arch"];

@@ -35,6 +35,7 @@ use crate::model::{
 };
 
 pub(super) use build::Build;
+pub(super) use deploy::MAX_REPLICAS;
 pub(super) use extension::keep_metadata_from;
 use material::Materials;
 pub(super) use network::reserve_ports;

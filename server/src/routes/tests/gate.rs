@@ -6,6 +6,7 @@ use std::sync::Arc;
 use lifecycle_core::api::ManagerApi as _;
 use lifecycle_core::api::wire::{NewTokenV1, RestartNodeV1};
 use lifecycle_core::model::{Chunk, RolloutRequest, TokenName, TokenRole};
+use lifecycle_core::platform::OverrideChange;
 use lifecycle_core::reconcile::RetryOptions;
 use lifecycle_core::runtime::{ExecCommand, ImageLogin, ImageLogins, ImageRegistry};
 use lifecycle_core::secret::Sensitive;
@@ -26,13 +27,17 @@ enum Write {
     Restart,
     RestartNode,
     Rollout,
+    Scale,
+    Stop,
+    Start,
+    RemoveOverride,
     Retry,
     Exec,
     CreateToken,
     RevokeToken,
 }
 
-const WRITES: [Write; 13] = [
+const WRITES: [Write; 17] = [
     Write::Apply,
     Write::ImageLogins,
     Write::MissingChunks,
@@ -42,6 +47,10 @@ const WRITES: [Write; 13] = [
     Write::Restart,
     Write::RestartNode,
     Write::Rollout,
+    Write::Scale,
+    Write::Stop,
+    Write::Start,
+    Write::RemoveOverride,
     Write::Retry,
     Write::Exec,
     Write::CreateToken,
@@ -105,6 +114,14 @@ fn chunk() -> Chunk {
     Chunk::new("contents".into()).unwrap()
 }
 
+fn override_of(write: Write) -> OverrideChange {
+    match write {
+        Write::Stop => OverrideChange::Stop,
+        Write::Start => OverrideChange::Start,
+        _ => OverrideChange::Scale(2),
+    }
+}
+
 async fn embedded(served: &Served, write: Write) -> Result<()> {
     let manager = &served.manager;
     match write {
@@ -115,7 +132,7 @@ async fn embedded(served: &Served, write: Write) -> Result<()> {
             manager.missing_chunks(digests).await.map(drop)
         }
         Write::Chunk => manager.put_chunk(chunk()).await,
-        Write::Plan => manager.plan(&served.declaration).map(drop),
+        Write::Plan => manager.plan(&served.declaration).await.map(drop),
         Write::DeletePlatform => manager.delete_platform(false).await.map(drop),
         Write::Restart => manager.restart("web", None).await.map(drop),
         Write::RestartNode => manager.restart_node("absent", None).await.map(drop),
@@ -123,6 +140,11 @@ async fn embedded(served: &Served, write: Write) -> Result<()> {
             let paused = manager.rollout("web", RolloutRequest::Pause);
             paused.await.map(drop)
         }
+        Write::Scale | Write::Stop | Write::Start => {
+            let changed = manager.override_service("web", override_of(write));
+            changed.await.map(drop)
+        }
+        Write::RemoveOverride => manager.remove_override("absent").await.map(drop),
         Write::Retry => manager
             .retry("web", RetryOptions::default())
             .await
@@ -154,6 +176,11 @@ async fn over_http(served: &Served, write: Write) -> Result<()> {
             api.restart_node("absent", &request).await.map(drop)
         }
         Write::Rollout => api.rollout("web", RolloutRequest::Pause).await.map(drop),
+        Write::Scale | Write::Stop | Write::Start => {
+            let changed = api.override_service("web", override_of(write));
+            changed.await.map(drop)
+        }
+        Write::RemoveOverride => api.remove_override("absent").await.map(drop),
         Write::Retry => api.retry("web", RetryOptions::default()).await.map(drop),
         Write::Exec => api.exec("web", command()).await.map(drop),
         Write::CreateToken => api.create_token(&new_token()).await.map(drop),
@@ -190,12 +217,21 @@ async fn an_embedded_manager_and_one_behind_http_reject_the_same_changes() {
                         | Write::Restart
                         | Write::RestartNode
                         | Write::Rollout
+                        | Write::Scale
+                        | Write::Stop
+                        | Write::Start
                         | Write::CreateToken
                         | Write::RevokeToken
                 ),
-                Phase::FirstRound => {
-                    matches!(write, Write::Restart | Write::RestartNode | Write::Rollout)
-                }
+                Phase::FirstRound => matches!(
+                    write,
+                    Write::Restart
+                        | Write::RestartNode
+                        | Write::Rollout
+                        | Write::Scale
+                        | Write::Stop
+                        | Write::Start
+                ),
                 Phase::Open => false,
             };
             assert_eq!(must_wait, expected, "{write:?} in {phase:?}: {near:?}");

@@ -6,7 +6,9 @@ use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use lifecycle_core::api::tail::Since;
-use lifecycle_core::model::{PlatformName, RolloutRequest, ServiceName, TokenName, TokenRole};
+use lifecycle_core::model::{
+    NodeName, PlatformName, RolloutRequest, ServiceName, TokenName, TokenRole,
+};
 
 /// Starts and manages a whole platform of services on VMs with one command.
 #[derive(Debug, Parser)]
@@ -97,9 +99,15 @@ pub(crate) enum Command {
     Stop(Services),
     /// Start stopped services
     Start(Services),
-    /// List and remove the changes by `scale` and `stop`
+    /// List the changes that were requested at run time, and remove them
     Override(Override),
-    /// List and restart nodes
+    /// List microservices; add, replace and remove them without the files
+    Service(Class),
+    /// List applications; add, replace and remove them without the files
+    App(Class),
+    /// List AI models; add, replace and remove them without the files
+    Model(Class),
+    /// List, add, restart and remove nodes
     Node(Node),
     /// Pause, resume or roll back the rollout of a service
     Rollout(Rollout),
@@ -164,6 +172,9 @@ pub(crate) enum Described {
     Stop,
     Start,
     Override,
+    Service,
+    App,
+    Model,
     Node,
     Rollout,
     Retry,
@@ -303,7 +314,8 @@ fn replicas(text: &str) -> Result<(ServiceName, u16), String> {
     let expected = || format!("`{text}` is not of the form `web=3`");
     let (service, replicas) = text.split_once('=').ok_or_else(expected)?;
     let service = ServiceName::try_from(service).map_err(|error| error.to_string())?;
-    let replicas = replicas.parse().map_err(|_| expected())?;
+    let replicas: u64 = replicas.parse().map_err(|_| expected())?;
+    let replicas = u16::try_from(replicas).map_err(|_| format!("`{text}`: too many replicas"))?;
     Ok((service, replicas))
 }
 
@@ -313,6 +325,36 @@ pub(crate) struct Services {
     /// Services
     #[arg(required = true)]
     pub(crate) services: Vec<ServiceName>,
+}
+
+/// Arguments of `service`, `app` and `model`.
+#[derive(Debug, Args)]
+pub(crate) struct Class {
+    #[command(subcommand)]
+    pub(crate) action: ClassAction,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum ClassAction {
+    /// List the services of this class
+    List,
+    /// Add a service, or replace one that was added; `up` keeps it although the files do not declare
+    /// it
+    Apply {
+        /// Name of the service
+        name: ServiceName,
+        /// File with the keys of the service as in a Compose file, in YAML or JSON; `-` for standard
+        /// input
+        file: PathBuf,
+        /// Show what would be done, and change nothing
+        #[arg(long)]
+        dry_run: bool,
+    },
+    /// Remove a service that was added; its named volumes are kept
+    Remove {
+        /// Name of the service
+        name: ServiceName,
+    },
 }
 
 /// Arguments of `override`.
@@ -345,6 +387,26 @@ pub(crate) struct Node {
 pub(crate) enum NodeAction {
     /// List the nodes
     List,
+    /// Add a node and prepare it; `up` keeps it although the files do not declare it
+    Add {
+        /// Name of the new node
+        name: NodeName,
+        /// Node whose size, image, labels and capacity the new node gets; by default, it gets the
+        /// provider's defaults
+        #[arg(long, value_name = "NODE")]
+        like: Option<String>,
+    },
+    /// Remove a node that was added with `add`; its replicas move to other nodes first
+    Remove {
+        /// Node
+        name: String,
+        /// Permit the deletion of named volumes on the node
+        #[arg(long)]
+        volumes: bool,
+        /// Do not ask for confirmation
+        #[arg(short, long)]
+        yes: bool,
+    },
     /// Stop the containers on nodes, restart the nodes, and wait until their services are ready again;
     /// nodes that count as unreachable are restarted immediately
     Restart {

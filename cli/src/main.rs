@@ -21,6 +21,7 @@ use std::process::ExitCode;
 
 use clap::Parser;
 use lifecycle_core::bootstrap::ExitStatus;
+use lifecycle_core::model::ServiceClass;
 
 use crate::arguments::{Arguments, Command};
 use crate::failure::Failure;
@@ -105,6 +106,15 @@ async fn run(arguments: &Arguments) -> Result<(), Failure> {
         Command::Stop(options) => commands::overrides::stop(arguments, options).await,
         Command::Start(options) => commands::overrides::start(arguments, options).await,
         Command::Override(options) => commands::overrides::run(arguments, options).await,
+        Command::Service(options) => {
+            commands::class::run(arguments, ServiceClass::Microservice, options).await
+        }
+        Command::App(options) => {
+            commands::class::run(arguments, ServiceClass::Application, options).await
+        }
+        Command::Model(options) => {
+            commands::class::run(arguments, ServiceClass::Model, options).await
+        }
         Command::Node(options) => commands::node::run(arguments, options).await,
         Command::Rollout(options) => commands::rollout::run(arguments, options).await,
         Command::Retry(options) => commands::retry::run(arguments, options).await,

@@ -28,7 +28,7 @@ use crate::model::{
     OperationState, PlatformId, PlatformName, ServiceName, Subject,
 };
 use crate::network::assign;
-use crate::platform::{Declaration, ManagerEndpoint, ManagerSpec};
+use crate::platform::{Declaration, ManagerEndpoint, ManagerSpec, Overrides};
 use crate::reconcile::{
     Agents, Backends, Declared, Driver, DriverOptions, Plan, PlanningInput, RecordedPlan,
     RetryOptions, Round, ServiceApi, Target, plan,
@@ -249,9 +249,10 @@ impl Manager {
         if snapshot.declaration.is_none()
             && let Some(declaration) = &self.options.declaration
         {
+            let declaration = declaration.clone().with_overrides(Overrides::lost());
             batch.changes.push(Change::Declare {
                 expected: None,
-                declaration: Box::new(declaration.clone()),
+                declaration: Box::new(declaration),
             });
         }
         batch.events.push(NewEvent {
@@ -550,7 +551,15 @@ impl Manager {
         }
         self.check_chunks(&declaration).await?;
         let previous = registry.snapshot().await?.declaration;
-        let overrides = previous.as_ref().map(|(_, d)| d.overrides.clone());
+        let overrides = previous.as_ref().map(|(_, before)| {
+            let overrides = before.overrides.clone();
+            let is_same = before.clone().without_overrides() == declaration;
+            if is_same {
+                overrides
+            } else {
+                overrides.confirmed()
+            }
+        });
         let declaration = declaration.with_overrides(overrides.unwrap_or_default());
         let what = format!("new declaration of {}", self.options.name);
         let audit = self.audit("apply", Subject::Platform);
@@ -610,14 +619,18 @@ impl Manager {
     /// [`Error::NotReady`] until every node has been observed once.
     pub async fn plan(&self, candidate: &Declaration) -> Result<Plan> {
         self.check(candidate)?;
-        let latest = self.recorded_plan()?.input;
         let current = self.snapshot().await?.declaration;
         let overrides = current.map(|(_, declaration)| declaration.overrides);
         let effective = candidate
             .clone()
             .with_overrides(overrides.unwrap_or_default());
+        self.plan_effective(&effective)
+    }
+
+    fn plan_effective(&self, effective: &Declaration) -> Result<Plan> {
+        let latest = self.recorded_plan()?.input;
         Ok(plan(&PlanningInput {
-            declared: Arc::new(self.derive(&effective)?),
+            declared: Arc::new(self.derive(effective)?),
             now: self.backends.clock.now(),
             ..latest.as_ref().clone()
         }))
@@ -758,6 +771,7 @@ fn emptied(declaration: Declaration) -> Declaration {
         nodes,
         services: std::collections::BTreeMap::new(),
         volumes: std::collections::BTreeSet::new(),
+        overrides: Overrides::default(),
         ..declaration
     }
 }

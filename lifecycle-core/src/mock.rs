@@ -10,8 +10,9 @@ use futures_util::stream::BoxStream;
 use crate::api::ManagerApi;
 use crate::api::why::WhyV1;
 use crate::api::wire::{
-    AppliedV1, CreatedTokenV1, EventsV1, NewTokenV1, NodeV1, OperationV1, OverrideV1, PlatformV1,
-    ProgressV1, RestartNodeV1, RestartV1, RetriedV1, ServiceLogLine, ServiceV1, TokenV1,
+    AppliedV1, CreatedTokenV1, EventsV1, NewNodeV1, NewTokenV1, NodeV1, OperationV1, OverrideV1,
+    PlatformV1, ProgressV1, RestartNodeV1, RestartV1, RetriedV1, ServiceLogLine, ServiceV1,
+    TokenV1,
 };
 use crate::cloud::{
     CloudCapabilities, CloudOperation, CloudProgress, CloudProvider, Fenced, NodeChange,
@@ -20,7 +21,8 @@ use crate::cloud::{
 use crate::error::Result;
 use crate::manager::Conversation;
 use crate::model::{
-    Chunk, ChunkDigest, NodeName, NodeSpec, OperationId, PublicPorts, RolloutRequest, ServiceName,
+    Chunk, ChunkDigest, NodeName, NodeSpec, OperationId, PublicPorts, RolloutRequest, ServiceClass,
+    ServiceName,
 };
 use crate::platform::{Declaration, OverrideChange};
 use crate::reconcile::{Plan, RecordedPlan, RetryOptions};
@@ -49,6 +51,21 @@ mockall::mock! {
         async fn delete_platform(&self, volumes: bool) -> Result<OperationV1>;
         async fn restart(&self, name: &str, replaces: Option<RestartV1>) -> Result<OperationV1>;
         async fn restart_node(&self, name: &str, request: &RestartNodeV1) -> Result<OperationV1>;
+        async fn apply_service(
+            &self,
+            class: ServiceClass,
+            name: &ServiceName,
+            text: &str,
+        ) -> Result<AppliedV1>;
+        async fn plan_service(
+            &self,
+            class: ServiceClass,
+            name: &ServiceName,
+            text: &str,
+        ) -> Result<Plan>;
+        async fn remove_service(&self, class: ServiceClass, name: &str) -> Result<AppliedV1>;
+        async fn add_node(&self, node: &NewNodeV1) -> Result<AppliedV1>;
+        async fn remove_node(&self, name: &str, volumes: bool) -> Result<AppliedV1>;
         async fn override_service(&self, service: &str, change: OverrideChange) -> Result<AppliedV1>;
         async fn overrides(&self) -> Result<Vec<OverrideV1>>;
         async fn remove_override(&self, id: &str) -> Result<AppliedV1>;

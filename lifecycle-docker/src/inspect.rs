@@ -39,6 +39,23 @@ pub(crate) fn address(found: &ContainerInspectResponse) -> Option<IpAddr> {
     labels.get(labels::ADDRESS)?.parse().ok()
 }
 
+/// Returns whether the engine may still report that a container exceeded its memory limit. The engine
+/// learns this apart from the container's end, and sometimes a moment later.
+pub(crate) fn may_have_exceeded_its_memory(
+    found: &ContainerInspectResponse,
+    now: DateTime<Utc>,
+) -> bool {
+    const SIGKILL: i64 = 137;
+    let Some(state) = &found.state else {
+        return false;
+    };
+    let was_killed = state.exit_code == Some(SIGKILL) && state.oom_killed != Some(true);
+    let limit = found.host_config.as_ref().and_then(|config| config.memory);
+    let ended_at = time(state.finished_at.as_deref());
+    let is_new = |at: DateTime<Utc>| (now - at).abs() < chrono::TimeDelta::seconds(2);
+    was_killed && limit.is_some_and(|bytes| bytes > 0) && ended_at.is_some_and(is_new)
+}
+
 /// Converts a container of the platform. Returns `None` for a role that the core does not manage,
 /// and for a container that is being removed. Returns a container whose removal has failed, so that
 /// it is removed again. The container's ports are those that other nodes reach: those bound at

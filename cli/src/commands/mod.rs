@@ -1,6 +1,7 @@
 //! One module per command.
 
 pub(crate) mod azure_simulator;
+pub(crate) mod class;
 pub(crate) mod doctor;
 pub(crate) mod down;
 pub(crate) mod events;

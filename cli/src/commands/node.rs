@@ -1,16 +1,17 @@
-//! `node`: lists and restarts nodes.
+//! `node`: lists, adds, restarts and removes nodes.
 
-use lifecycle_core::api::wire::NodeV1;
+use lifecycle_core::api::wire::{NewNodeV1, NodeV1};
 use schemars::JsonSchema;
 use serde::Serialize;
 
 use crate::arguments::{Arguments, Node, NodeAction};
 use crate::commands::{self, status};
+use crate::confirm::confirm;
 use crate::failure::Failure;
 use crate::printer;
 use crate::progress::ProgressLines;
 
-/// The document of `node list --json`.
+/// The document of `node list --json`, `node add --json` and `node remove --json`.
 #[derive(Debug, Serialize, JsonSchema)]
 pub(crate) struct Listed {
     /// All nodes that are declared or exist.
@@ -38,6 +39,37 @@ pub(crate) async fn run(arguments: &Arguments, options: &Node) -> Result<(), Fai
                 return printer::document(&Listed { nodes });
             }
             printer::data(&status::nodes_text(&nodes, printer::width()))
+        }
+        NodeAction::Add { name, like } => {
+            let node = NewNodeV1::new(name.clone(), like.clone());
+            let outcome = bootstrapper.add_node(identity.id, &node).await?;
+            let nodes = outcome.nodes;
+            if arguments.json {
+                return printer::document(&Listed { nodes });
+            }
+            printer::message(&format!("Added node {name}."));
+            printer::data(&status::nodes_text(&nodes, printer::width()))
+        }
+        NodeAction::Remove { name, volumes, yes } => {
+            let overrides = bootstrapper.overrides(identity.id).await?;
+            // The manager rejects the removal of another node.
+            if overrides
+                .iter()
+                .any(|one| one.id == format!("{name}.added"))
+            {
+                for removal in bootstrapper.removed_with(name).await? {
+                    let contents = &removal.contents;
+                    printer::message(&format!("node {name} will be deleted ({contents})"));
+                }
+                confirm(*yes, &format!("Remove node {name}?")).await?;
+            }
+            let removed = bootstrapper.remove_node(identity.id, name, *volumes);
+            let nodes = removed.await?.nodes;
+            if arguments.json {
+                return printer::document(&Listed { nodes });
+            }
+            printer::message(&format!("Removed node {name}."));
+            Ok(())
         }
         NodeAction::Restart { names } => {
             for name in names {

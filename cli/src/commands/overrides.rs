@@ -91,7 +91,7 @@ async fn change<'a>(
 }
 
 /// Fails if a replica of a changed service is not up.
-fn all_up(arguments: &Arguments, outcome: Outcome) -> Result<(), Failure> {
+pub(crate) fn all_up(arguments: &Arguments, outcome: Outcome) -> Result<(), Failure> {
     if outcome.failures.is_empty() {
         return Ok(());
     }

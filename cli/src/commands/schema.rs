@@ -11,8 +11,8 @@ use serde_json::{Value, json};
 
 use crate::arguments::{Described, Schema as Options};
 use crate::commands::{
-    azure_simulator, doctor, down, init, node, overrides, plan, publish, restart, retry, rollout,
-    status, token,
+    azure_simulator, class, doctor, down, init, node, overrides, plan, publish, restart, retry,
+    rollout, status, token,
 };
 use crate::documents::BroughtUp;
 use crate::failure::Failure;
@@ -49,6 +49,20 @@ fn of(described: Described) -> Schema {
              state of the other replicas.",
             &[
                 SchemaGenerator::subschema_for::<overrides::InForce>,
+                SchemaGenerator::subschema_for::<NotAllUp>,
+                FAILURE,
+            ],
+        )
+    };
+    let of_class = |command| {
+        output(
+            command,
+            "The standard output: the services of the class, with `apply --dry-run` the plan, or the \
+             failure if the command fails; if only some replicas do not run as declared, the failure \
+             contains the state of the other replicas.",
+            &[
+                SchemaGenerator::subschema_for::<class::Listed>,
+                SchemaGenerator::subschema_for::<class::Previewed>,
                 SchemaGenerator::subschema_for::<NotAllUp>,
                 FAILURE,
             ],
@@ -100,10 +114,13 @@ fn of(described: Described) -> Schema {
                 FAILURE,
             ],
         ),
+        Described::Service => of_class("service"),
+        Described::App => of_class("app"),
+        Described::Model => of_class("model"),
         Described::Node => output(
             "node",
-            "The standard output: the document of `node list` or `node restart`, or the failure if the \
-             command fails.",
+            "The standard output: the document of `node list`, which `node add` and `node remove` also \
+             write, or that of `node restart`, or the failure if the command fails.",
             &[
                 SchemaGenerator::subschema_for::<node::Listed>,
                 SchemaGenerator::subschema_for::<node::Restarted>,

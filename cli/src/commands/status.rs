@@ -105,8 +105,23 @@ fn heading(status: &Status) -> String {
 /// states.
 pub(crate) fn tables(nodes: &[NodeV1], services: &[ServiceV1], width: Option<usize>) -> String {
     let (nodes, mut whys) = node_table(nodes, width);
+    let (instances, more) = instance_table(services, width);
+    whys.extend(more);
+    let mut text = format!("{nodes}\n\n{instances}");
+    if let Some(public) = public_table(services) {
+        text = format!("{text}\n\n{}", public.text(width));
+    }
+    with_whys(text, &whys)
+}
+
+/// Returns a table of the replicas, and the known reasons for their states.
+fn instance_table(services: &[ServiceV1], width: Option<usize>) -> (String, Vec<String>) {
+    let mut whys: Vec<String> = rollouts(services).collect();
     let mut table = Table::of(&["INSTANCE", "STATE", "NODE", "UP", "PORTS"]);
-    whys.extend(rollouts(services));
+    for service in services.iter().filter(|s| s.instances.is_empty()) {
+        let cells = vec![service.name.to_string(), "no replicas".to_owned()];
+        table.row(Tone::Faint, cells);
+    }
     for instance in services.iter().flat_map(|s| &s.instances) {
         let ports: Vec<String> = instance
             .endpoints
@@ -132,11 +147,13 @@ pub(crate) fn tables(nodes: &[NodeV1], services: &[ServiceV1], width: Option<usi
         let is_shown = { instance.why.iter() }.any(|why| why.contains("its container ended "));
         whys.extend(ended(instance).filter(|_| !is_shown));
     }
-    let mut text = format!("{nodes}\n\n{}", table.text(width));
-    if let Some(public) = public_table(services) {
-        text = format!("{text}\n\n{}", public.text(width));
-    }
-    with_whys(text, &whys)
+    (table.text(width), whys)
+}
+
+/// Formats services alone.
+pub(crate) fn services_text(services: &[ServiceV1], width: Option<usize>) -> String {
+    let (table, whys) = instance_table(services, width);
+    with_whys(table, &whys)
 }
 
 /// Formats the nodes alone.

@@ -297,6 +297,7 @@ fn services_are_changed_at_run_time(project: &Project) {
         let is_same = before["container"] == after["container"];
         assert_eq!(is_same, before["id"] != "quiet-1", "{before} {after}");
     }
+    an_application_is_added(project);
     let unknown = project.ends(1, &["stop", "talkr"]).stderr;
     assert!(
         unknown.contains("service talkr does not exist"),
@@ -307,6 +308,33 @@ fn services_are_changed_at_run_time(project: &Project) {
         wrong.contains("`talker` is not of the form `web=3`"),
         "{wrong}"
     );
+}
+
+/// Adds an application that the files do not declare, and removes it.
+fn an_application_is_added(project: &Project) {
+    let chat = r#"{"image": "debian:bookworm-slim", "command": ["sleep", "infinity"]}"#;
+    project.write("chat.json", chat);
+    let file = project.path("chat.json").display().to_string();
+    let apply = ["app", "apply", "chat", &file];
+    let plan = project.ends(0, &[&apply[..], &["--dry-run"]].concat());
+    assert!(plan.stdout.contains("start chat-1"), "{}", plan.stdout);
+    assert!(!project.ends(0, &["app", "list"]).stdout.contains("chat-1"));
+    project.ends(0, &apply);
+    project.ends(0, &["up"]);
+    let listed = project.ends(0, &["app", "list"]).stdout;
+    assert!(
+        listed.contains("chat-1") && !listed.contains("talker"),
+        "{listed}"
+    );
+    project.ends(0, &["exec", "chat", "--", "true"]);
+    project.ends(0, &["app", "remove", "chat"]);
+    assert!(!project.ends(0, &["status"]).stdout.contains("chat-1"));
+    project.write("chat.json", r#"{"image": "x", "env_file": "/etc/passwd"}"#);
+    let refused = project
+        .ends(1, &["app", "apply", "chat", "chat.json"])
+        .stderr;
+    let why = "application chat:1:16: services.chat.env_file: files cannot be read at run time";
+    assert!(refused.contains(why), "{refused}");
 }
 
 fn instances(status: &Value) -> Vec<Value> {
@@ -469,6 +497,9 @@ fn every_document_follows_its_schema(project: &Project) {
         &["scale", "talker=2"],
         &["stop", "quiet"],
         &["override", "list"],
+        &["service", "list"],
+        &["app", "list"],
+        &["model", "list"],
         &["override", "remove", "quiet.stopped"],
         &["start", "quiet"],
         &["node", "list"],

@@ -64,6 +64,7 @@ fn services_start_in_order_after_a_reboot() {
         .count();
     assert_eq!((said, lines("far-1   ")), (1, 1), "{}", logs.text());
     another_node_is_restarted(&project, &node);
+    a_node_is_added_and_removed(&project);
     let events = OnTerminal::start(project.command(&["events", "-f"]));
     events.shows("restart");
     project.ends(0, &["down", "--yes"]);
@@ -118,4 +119,22 @@ fn another_node_is_restarted(project: &Project, other: &Node) {
         "{}",
         unknown.stderr
     );
+}
+
+/// Adds a node for a replica that does not fit on the others. `up` keeps the node.
+fn a_node_is_added_and_removed(project: &Project) {
+    project.ends(0, &["node", "add", "c", "--like", "b"]);
+    let status = project.ends(0, &["status"]).stderr;
+    assert!(status.contains("note: node c was added"), "{status}");
+    project.ends(0, &["up"]);
+    let added = Node::find(&project.id(), "c").unwrap();
+    assert_eq!(added.exec(&["docker", "ps", "--quiet"]).lines().count(), 1);
+    let declared = project.ends(1, &["node", "remove", "b"]).stderr;
+    assert!(
+        declared.contains("it is declared in platform.toml"),
+        "{declared}"
+    );
+    project.ends(0, &["node", "remove", "c", "--yes"]);
+    assert!(Node::find(&project.id(), "c").is_none());
+    assert_eq!(project.status()["platform"]["state"], "running");
 }

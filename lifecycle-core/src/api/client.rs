@@ -26,14 +26,16 @@ use super::exec::{self, ExecV1};
 use super::problem;
 use super::why::WhyV1;
 use super::wire::{
-    AppliedV1, CreatedTokenV1, EndpointV1, EventsV1, NewTokenV1, NodeV1, OperationV1, OverrideV1,
-    PlatformV1, ProgressV1, RestartNodeV1, RestartV1, RetriedV1, ScaleV1, ServiceLogLine,
-    ServiceV1, TokenV1,
+    AppliedV1, CreatedTokenV1, EndpointV1, EventsV1, NewNodeV1, NewTokenV1, NodeV1, OperationV1,
+    OverrideV1, PlatformV1, ProgressV1, RestartNodeV1, RestartV1, RetriedV1, ScaleV1,
+    ServiceLogLine, ServiceV1, TokenV1,
 };
 use crate::error::{Error, Result};
 use crate::host::Duplex;
 use crate::manager::Conversation;
-use crate::model::{Chunk, ChunkDigest, OperationId, PlatformId, RolloutRequest, ServiceName};
+use crate::model::{
+    Chunk, ChunkDigest, OperationId, PlatformId, RolloutRequest, ServiceClass, ServiceName,
+};
 use crate::platform::{Declaration, OverrideChange};
 use crate::reconcile::{Plan, RecordedPlan, RetryOptions};
 use crate::runtime::{ExecCommand, ImageLogins, LogOptions};
@@ -363,6 +365,48 @@ impl ManagerApi for ApiClient {
         read(&path, response).await
     }
 
+    async fn add_node(&self, node: &NewNodeV1) -> Result<AppliedV1> {
+        let response = self
+            .send(Method::POST, "/v1/nodes", Some(body(node)?))
+            .await?;
+        read("/v1/nodes", response).await
+    }
+
+    async fn remove_node(&self, name: &str, volumes: bool) -> Result<AppliedV1> {
+        let name = in_path("node", name)?;
+        let path = format!("/v1/nodes/{name}?volumes={volumes}");
+        let response = self.send(Method::DELETE, &path, None).await?;
+        read(&path, response).await
+    }
+
+    async fn apply_service(
+        &self,
+        class: ServiceClass,
+        name: &ServiceName,
+        text: &str,
+    ) -> Result<AppliedV1> {
+        let path = format!("/v1/{}/{name}", plural(class));
+        let response = self.send(Method::PUT, &path, Some(yaml(text))).await?;
+        read(&path, response).await
+    }
+
+    async fn plan_service(
+        &self,
+        class: ServiceClass,
+        name: &ServiceName,
+        text: &str,
+    ) -> Result<Plan> {
+        let path = format!("/v1/{}/{name}?dry_run=true", plural(class));
+        let response = self.send(Method::PUT, &path, Some(yaml(text))).await?;
+        read(&path, response).await
+    }
+
+    async fn remove_service(&self, class: ServiceClass, name: &str) -> Result<AppliedV1> {
+        let path = format!("/v1/{}/{}", plural(class), in_path("service", name)?);
+        let response = self.send(Method::DELETE, &path, None).await?;
+        read(&path, response).await
+    }
+
     async fn override_service(&self, service: &str, change: OverrideChange) -> Result<AppliedV1> {
         let service = in_path("service", service)?;
         let (action, content) = match change {
@@ -522,6 +566,18 @@ fn body(document: &impl serde::Serialize) -> Result<Content> {
         kind: "application/json",
         bytes: bytes.into(),
     })
+}
+
+fn yaml(text: &str) -> Content {
+    Content {
+        kind: "application/yaml",
+        bytes: Bytes::copy_from_slice(text.as_bytes()),
+    }
+}
+
+/// Returns the name of the collection of a class in URLs.
+fn plural(class: ServiceClass) -> String {
+    format!("{class}s")
 }
 
 async fn read<T: DeserializeOwned>(

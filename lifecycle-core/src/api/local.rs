@@ -10,13 +10,14 @@ use futures_util::stream::BoxStream;
 
 use super::why::WhyV1;
 use super::wire::{
-    AppliedV1, CreatedTokenV1, EventsV1, NewTokenV1, NodeV1, OperationV1, OverrideV1, PlatformV1,
-    ProgressV1, RestartNodeV1, RestartV1, RetriedV1, ServiceLogLine, ServiceV1, TokenV1,
+    AppliedV1, CreatedTokenV1, EventsV1, NewNodeV1, NewTokenV1, NodeV1, OperationV1, OverrideV1,
+    PlatformV1, ProgressV1, RestartNodeV1, RestartV1, RetriedV1, ServiceLogLine, ServiceV1,
+    TokenV1,
 };
 use super::{ManagerApi, last_output, view, why};
 use crate::error::{Error, Result};
 use crate::manager::{Conversation, Manager};
-use crate::model::{Chunk, ChunkDigest, OperationId, RolloutRequest, ServiceName};
+use crate::model::{Chunk, ChunkDigest, OperationId, RolloutRequest, ServiceClass, ServiceName};
 use crate::platform::{Declaration, OverrideChange};
 use crate::reconcile::{Plan, RecordedPlan, RetryOptions, Round};
 use crate::registry::EventPage;
@@ -125,6 +126,39 @@ impl ManagerApi for LocalApi {
             .restart_node(name, request.boot_id.as_deref())
             .await?;
         Ok(view::operation(&operation))
+    }
+
+    async fn add_node(&self, node: &NewNodeV1) -> Result<AppliedV1> {
+        let added = self.0.add_node(node.name.clone(), node.like.as_deref());
+        Ok(AppliedV1::from(added.await?))
+    }
+
+    async fn remove_node(&self, name: &str, volumes: bool) -> Result<AppliedV1> {
+        Ok(AppliedV1::from(self.0.remove_node(name, volumes).await?))
+    }
+
+    async fn apply_service(
+        &self,
+        class: ServiceClass,
+        name: &ServiceName,
+        text: &str,
+    ) -> Result<AppliedV1> {
+        Ok(AppliedV1::from(
+            self.0.apply_service(class, name, text).await?,
+        ))
+    }
+
+    async fn plan_service(
+        &self,
+        class: ServiceClass,
+        name: &ServiceName,
+        text: &str,
+    ) -> Result<Plan> {
+        self.0.plan_service(class, name, text).await
+    }
+
+    async fn remove_service(&self, class: ServiceClass, name: &str) -> Result<AppliedV1> {
+        Ok(AppliedV1::from(self.0.remove_service(class, name).await?))
     }
 
     async fn override_service(&self, service: &str, change: OverrideChange) -> Result<AppliedV1> {

@@ -25,12 +25,13 @@ pub use local::LocalApi;
 
 use self::why::WhyV1;
 use self::wire::{
-    AppliedV1, CreatedTokenV1, EventsV1, NewTokenV1, NodeV1, OperationV1, OverrideV1, PlatformV1,
-    ProgressV1, RestartNodeV1, RestartV1, RetriedV1, ServiceLogLine, ServiceV1, TokenV1,
+    AppliedV1, CreatedTokenV1, EventsV1, NewNodeV1, NewTokenV1, NodeV1, OperationV1, OverrideV1,
+    PlatformV1, ProgressV1, RestartNodeV1, RestartV1, RetriedV1, ServiceLogLine, ServiceV1,
+    TokenV1,
 };
 use crate::error::Result;
 use crate::manager::Conversation;
-use crate::model::{Chunk, ChunkDigest, OperationId, RolloutRequest, ServiceName};
+use crate::model::{Chunk, ChunkDigest, OperationId, RolloutRequest, ServiceClass, ServiceName};
 use crate::platform::{Declaration, OverrideChange};
 use crate::reconcile::{Plan, RecordedPlan, RetryOptions};
 use crate::runtime::{ExecCommand, ImageLogins, LogOptions};
@@ -99,6 +100,33 @@ pub trait ManagerApi: Debug + Send + Sync + 'static {
     /// that does not respond is restarted at once. If the request contains a boot, restarts only a
     /// node in this boot, so that a repeated call causes no second restart.
     async fn restart_node(&self, name: &str, request: &RestartNodeV1) -> Result<OperationV1>;
+
+    /// Adds a service of a class, or replaces one that was added before. `text` is a service in the
+    /// format of a Compose file, as YAML or JSON. A repeated call changes nothing.
+    async fn apply_service(
+        &self,
+        class: ServiceClass,
+        name: &ServiceName,
+        text: &str,
+    ) -> Result<AppliedV1>;
+
+    /// Plans what [`Self::apply_service`] would change, without changing anything.
+    async fn plan_service(
+        &self,
+        class: ServiceClass,
+        name: &ServiceName,
+        text: &str,
+    ) -> Result<Plan>;
+
+    /// Removes a service that was added at run time.
+    async fn remove_service(&self, class: ServiceClass, name: &str) -> Result<AppliedV1>;
+
+    /// Adds a node, which is then created and prepared. A repeated call changes nothing.
+    async fn add_node(&self, node: &NewNodeV1) -> Result<AppliedV1>;
+
+    /// Removes a node that was added at run time, after its replicas have moved to other nodes.
+    /// `volumes` permits the deletion of its named volumes.
+    async fn remove_node(&self, name: &str, volumes: bool) -> Result<AppliedV1>;
 
     /// Scales, stops or starts a service. Returns the generation with the change, which may be the
     /// current one.

@@ -13,7 +13,7 @@ use futures_util::stream::{self, BoxStream};
 use tokio::time::Instant;
 
 use super::ManagerApi;
-use super::wire::{ServiceLogLine, ServiceV1};
+use super::wire::{PlatformState, ServiceLogLine, ServiceV1};
 use crate::error::{Error, Result, Retry};
 use crate::manager::audit;
 use crate::model::{Event, EventKind, ServiceName, Subject};
@@ -21,6 +21,10 @@ use crate::runtime::LogOptions;
 
 /// The interval at which new events are polled.
 const POLL: Duration = Duration::from_millis(500);
+
+/// How long the manager of a platform that is being deleted does not respond before the platform
+/// counts as deleted.
+const DELETED: Duration = Duration::from_secs(10);
 
 /// The interval at which a followed output checks whether the platform was deleted.
 const WATCH: Duration = Duration::from_secs(2);
@@ -120,7 +124,7 @@ pub async fn events(
     if !options.follow {
         return Ok(old.boxed());
     }
-    let new = NewEvents::after(cursor, api, options, POLL);
+    let new = NewEvents::after(cursor, api, options, POLL).await?;
     let new = stream::try_unfold(new, async |mut new| {
         Ok(new.next().await?.map(|event| (event, new)))
     });
@@ -141,15 +145,21 @@ struct NewEvents {
 }
 
 impl NewEvents {
-    fn after(cursor: u64, api: Arc<dyn ManagerApi>, options: EventOptions, pace: Duration) -> Self {
-        Self {
+    async fn after(
+        cursor: u64,
+        api: Arc<dyn ManagerApi>,
+        options: EventOptions,
+        pace: Duration,
+    ) -> Result<Self> {
+        let is_deleting = api.platform().await?.state == PlatformState::Deleting;
+        Ok(Self {
             api,
             options,
             cursor,
             waiting: VecDeque::new(),
-            is_deleting: false,
+            is_deleting,
             pace,
-        }
+        })
     }
 
     /// Returns the next event; `None` if the platform was deleted.
@@ -174,9 +184,11 @@ impl NewEvents {
                         continue;
                     }
                 }
-                Err(error) => match error.retry() {
-                    Retry::After(_) if self.is_deleting => return Ok(None),
-                    Retry::After(_) if responded.elapsed() < OUTAGE => {}
+                Err(error) => match (error.retry(), responded.elapsed()) {
+                    (Retry::After(_), outage) if self.is_deleting && outage >= DELETED => {
+                        return Ok(None);
+                    }
+                    (Retry::After(_), outage) if outage < OUTAGE => {}
                     _ => return Err(error),
                 },
             }
@@ -250,11 +262,6 @@ pub async fn logs(
             })
             .collect::<Result<_>>()?
     };
-    let cursor = if options.follow {
-        api.last_event().await?
-    } else {
-        0
-    };
     let outage = Arc::default();
     let mut streams = Vec::new();
     for service in &selected {
@@ -270,12 +277,13 @@ pub async fn logs(
     if !options.follow {
         return Ok((instances, lines.boxed()));
     }
-    Ok((instances, lines.take_until(deletion(cursor, api)).boxed()))
+    let cursor = api.last_event().await?;
+    let events = NewEvents::after(cursor, api, EventOptions::default(), WATCH).await?;
+    Ok((instances, lines.take_until(deletion(events)).boxed()))
 }
 
-/// Waits until the platform was deleted, by the events after a cursor.
-async fn deletion(cursor: u64, api: Arc<dyn ManagerApi>) {
-    let mut events = NewEvents::after(cursor, api, EventOptions::default(), WATCH);
+/// Waits until the platform was deleted.
+async fn deletion(mut events: NewEvents) {
     loop {
         match events.next().await {
             Ok(Some(_)) => {}

@@ -8,11 +8,12 @@ use serde::{Deserialize, Serialize};
 
 pub use super::last_output::LastOutputV1;
 
+use super::wire::OverrideV1;
 use crate::model::{
     DependencyCondition, Event, Generation, HealthcheckTest, ImageSource, InstanceId,
     InstanceState, NodeName, Replica, ServiceName, ServiceSpec, Subject,
 };
-use crate::platform::Declaration;
+use crate::platform::{Declaration, Override, OverrideKind};
 use crate::reconcile::{
     Endings, EngineView, Held, HeldBy, History, InstanceStatus, Observed, Readiness,
     RolloutProgress, Round, Step,
@@ -136,6 +137,20 @@ impl Known<'_> {
         self.snapshot.declaration.as_ref().map(|(g, d)| (*g, d))
     }
 
+    /// Returns the overrides of a service or a node.
+    fn overrides(&self, subject: &Subject) -> Vec<Override> {
+        let overrides = self.declaration().map(|(_, d)| d.overrides.iter());
+        let overrides = overrides.into_iter().flatten();
+        overrides.filter(|one| one.subject == *subject).collect()
+    }
+
+    fn is_stopped(&self, name: &ServiceName) -> bool {
+        let overrides = self.overrides(&Subject::Service(name.clone()));
+        overrides
+            .iter()
+            .any(|one| one.kind == OverrideKind::Stopped)
+    }
+
     fn service(&self, name: &ServiceName) -> Option<&ServiceSpec> {
         self.declaration()?.1.services.get(name)
     }
@@ -190,6 +205,12 @@ impl Known<'_> {
             },
             Subject::Platform => lines.push(format!("generation {generation}")),
         }
+        let changed = match subject {
+            Subject::Instance(id) => &Subject::Service(id.service.clone()),
+            subject => subject,
+        };
+        let overrides = self.overrides(changed).into_iter();
+        lines.extend(overrides.map(|one| OverrideV1::from(one).to_string()));
         facts(subject, lines)
     }
 
@@ -439,7 +460,12 @@ impl Known<'_> {
             (None, Some(step), _) => step.text.clone(),
             (None, None, Some(held)) if held.about == *subject => held.text.clone(),
             (None, None, Some(held)) => format!("{}: {}", held.about, held.text),
-            (None, None, None) => "as declared; there is nothing to do".into(),
+            (None, None, None) => match subject {
+                Subject::Service(name) if self.is_stopped(name) => {
+                    format!("stopped on request; `bootstrapper start {name}` starts it")
+                }
+                _ => "as declared; there is nothing to do".into(),
+            },
         };
         match (subject, instances.len()) {
             (Subject::Service(name), all) => {

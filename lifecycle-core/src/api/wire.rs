@@ -21,7 +21,7 @@ use crate::model::{
 use crate::reconcile::{Plan, RolloutProgress, RunningStep};
 use crate::runtime::LogLine;
 
-pub use overrides::{OverrideKindV1, OverrideV1, ScaleV1};
+pub use overrides::{NewNodeV1, OverrideKindV1, OverrideV1, ScaleV1};
 pub use token::{CreatedTokenV1, NewTokenV1, TokenV1};
 
 /// The response to `GET /v1/platform`.

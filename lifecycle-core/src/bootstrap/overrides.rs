@@ -1,11 +1,20 @@
-//! Scales, stops and starts services, removes overrides, and waits until the platform has settled.
+//! Scales, stops and starts services, adds and removes services and nodes, removes overrides, and waits
+//! until the platform has settled.
 
-use super::{ACCEPTED_WITHIN, Bootstrapper, Outcome, follow};
+use std::time::Duration;
+
+use super::{ACCEPTED_WITHIN, Bootstrapper, Outcome, PACE, follow};
 use crate::api::ManagerApi;
-use crate::api::wire::{AppliedV1, OverrideV1};
+use crate::api::wire::{AppliedV1, NewNodeV1, NodeV1, OverrideV1};
 use crate::error::{Error, Result};
-use crate::model::{PlatformId, ServiceName};
+use crate::model::{PlatformId, ServiceClass, ServiceName};
 use crate::platform::OverrideChange;
+
+/// How long the deletion of a node may take.
+const DELETED_WITHIN: Duration = Duration::from_mins(30);
+
+/// For how many polls no step may run on a node before its deletion counts as failed.
+const IDLE_POLLS: u32 = 20;
 
 impl Bootstrapper {
     /// Scales, stops or starts a service, and waits until the platform has settled. The outcome
@@ -24,7 +33,44 @@ impl Bootstrapper {
             .wait("the manager's acceptance of the request", ACCEPTED_WITHIN)
             .repeat(|| client.override_service(service.as_str(), change))
             .await?;
-        self.settled(client, applied, cursor, service).await
+        self.settled(client, applied, cursor, Some(service)).await
+    }
+
+    /// Adds a service of a class, or replaces one that was added before, and waits until the platform
+    /// has settled. `text` is a service in the format of a Compose file. The outcome contains only
+    /// failures of this service.
+    pub async fn apply_service(
+        &self,
+        platform: PlatformId,
+        class: ServiceClass,
+        name: &ServiceName,
+        text: &str,
+    ) -> Result<Outcome> {
+        let client = self.client(platform).await?;
+        let client = client.as_ref();
+        let cursor = self.latest_event(client).await?;
+        let applied = self
+            .wait("the manager's acceptance of the request", ACCEPTED_WITHIN)
+            .repeat(|| client.apply_service(class, name, text))
+            .await?;
+        self.settled(client, applied, cursor, Some(name)).await
+    }
+
+    /// Removes a service that was added at run time, and waits until its containers are removed.
+    pub async fn remove_service(
+        &self,
+        platform: PlatformId,
+        class: ServiceClass,
+        name: &str,
+    ) -> Result<Outcome> {
+        let client = self.client(platform).await?;
+        let client = client.as_ref();
+        let cursor = self.latest_event(client).await?;
+        let applied = self
+            .wait("the manager's acceptance of the request", ACCEPTED_WITHIN)
+            .repeat(|| client.remove_service(class, name))
+            .await?;
+        self.settled(client, applied, cursor, None).await
     }
 
     /// Removes an override by its id, and waits until the platform has settled. The outcome contains
@@ -34,15 +80,71 @@ impl Bootstrapper {
         let client = client.as_ref();
         let cursor = self.latest_event(client).await?;
         let overrides = self.overrides_of(client).await?;
-        let Some(found) = overrides.iter().find(|one| one.id == id) else {
-            let known = overrides.iter().map(|one| one.id.as_str());
-            return Err(Error::unknown_name(format!("override {id}"), id, known));
-        };
+        let found = overrides.iter().find(|one| one.id == id);
+        let service = found.and_then(|found| found.service.as_ref());
         let applied = self
             .wait("the manager's acceptance of the request", ACCEPTED_WITHIN)
-            .until(client.remove_override(id))
+            .repeat(|| client.remove_override(id))
             .await?;
-        self.settled(client, applied, cursor, &found.service).await
+        self.settled(client, applied, cursor, service).await
+    }
+
+    /// Adds a node, and waits until it is prepared and the platform has settled.
+    ///
+    /// # Errors
+    /// Those of [`ManagerApi::add_node`]; [`Error::Failed`] if the node could not be created or
+    /// prepared.
+    pub async fn add_node(&self, platform: PlatformId, node: &NewNodeV1) -> Result<Outcome> {
+        let client = self.client(platform).await?;
+        let client = client.as_ref();
+        let cursor = self.latest_event(client).await?;
+        let applied = self
+            .wait("the manager's acceptance of the request", ACCEPTED_WITHIN)
+            .repeat(|| client.add_node(node))
+            .await?;
+        let outcome = self.settled(client, applied, cursor, None).await?;
+        let is_ready = |one: &NodeV1| one.name == node.name && one.docker.ready;
+        if outcome.nodes.iter().any(is_ready) {
+            return Ok(outcome);
+        }
+        let why = self
+            .wait("the manager's response", ACCEPTED_WITHIN)
+            .until(client.why(&format!("node:{}", node.name)))
+            .await?;
+        let name = &node.name;
+        Err(Error::failed(
+            format!("adding node {name}"),
+            format!(
+                "{}; `bootstrapper node remove {name}` ends the attempts",
+                why.answer
+            ),
+        ))
+    }
+
+    /// Removes a node that was added at run time, and waits until it is deleted. `volumes` permits the
+    /// deletion of its named volumes.
+    pub async fn remove_node(
+        &self,
+        platform: PlatformId,
+        name: &str,
+        volumes: bool,
+    ) -> Result<Outcome> {
+        let client = self.client(platform).await?;
+        let client = client.as_ref();
+        let cursor = self.latest_event(client).await?;
+        let applied = self
+            .wait("the manager's acceptance of the request", ACCEPTED_WITHIN)
+            .repeat(|| client.remove_node(name, volumes))
+            .await?;
+        let outcome = self.settled(client, applied, cursor, None).await?;
+        self.wait(format!("the deletion of node {name}"), DELETED_WITHIN)
+            .until(is_deleted(client, name))
+            .await?;
+        let nodes = outcome.nodes.into_iter();
+        Ok(Outcome {
+            nodes: nodes.filter(|node| node.name.as_str() != name).collect(),
+            ..outcome
+        })
     }
 
     /// Returns the overrides in force.
@@ -53,7 +155,7 @@ impl Bootstrapper {
 
     pub(super) async fn overrides_of(&self, client: &dyn ManagerApi) -> Result<Vec<OverrideV1>> {
         self.wait("the manager's response", ACCEPTED_WITHIN)
-            .until(client.overrides())
+            .repeat(|| client.overrides())
             .await
     }
 
@@ -63,17 +165,18 @@ impl Bootstrapper {
             .await
     }
 
+    /// Waits until the platform has settled. The outcome contains only failures of `service`.
     async fn settled(
         &self,
         client: &dyn ManagerApi,
         applied: AppliedV1,
         cursor: u64,
-        service: &ServiceName,
+        service: Option<&ServiceName>,
     ) -> Result<Outcome> {
         let (reporter, clock) = (self.reporter.as_ref(), self.backends.clock.as_ref());
         let followed = follow::follow(client, applied.generation, cursor, reporter, clock).await?;
         let (mut outcome, _) = followed;
-        let of_service = outcome.services.iter().find(|one| one.name == *service);
+        let of_service = { outcome.services.iter() }.find(|one| Some(&one.name) == service);
         let instances = of_service.iter().flat_map(|one| &one.instances);
         let instances: Vec<&String> = instances.map(|instance| &instance.id).collect();
         outcome
@@ -81,4 +184,23 @@ impl Bootstrapper {
             .retain(|failure| instances.contains(&&failure.instance));
         Ok(outcome)
     }
+}
+
+/// Waits until a node no longer exists.
+///
+/// # Errors
+/// [`Error::Failed`] with the reason if nothing is done about the node
+async fn is_deleted(client: &dyn ManagerApi, name: &str) -> Result<()> {
+    let mut idle = 0;
+    while idle < IDLE_POLLS {
+        let (nodes, progress) = tokio::try_join!(client.nodes(), client.progress(false))?;
+        if !nodes.iter().any(|node| node.name.as_str() == name) {
+            return Ok(());
+        }
+        let is_busy = !progress.settled || !progress.running.is_empty();
+        idle = if is_busy { 0 } else { idle + 1 };
+        tokio::time::sleep(PACE).await;
+    }
+    let why = client.why(&format!("node:{name}")).await?;
+    Err(Error::failed(format!("removing node {name}"), why.answer))
 }

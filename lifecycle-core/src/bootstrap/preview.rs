@@ -7,7 +7,7 @@ use super::{Bootstrapper, DATABASE_ANSWERS_WITHIN, MANAGER_ANSWERS_WITHIN};
 use crate::api::wire::{OverrideKindV1, OverrideV1};
 use crate::cloud::{Firewall, ObservedNode, OpenPorts, Power, PreflightReport, SshAddress};
 use crate::error::{Error, Result};
-use crate::model::{Addresses, Generation};
+use crate::model::{Addresses, Generation, NodeName};
 use crate::platform::Declaration;
 use crate::reconcile::{
     Declared, EngineView, NodeView, Observed, Plan, PlanningInput, Policy, observe_once, plan,
@@ -65,12 +65,19 @@ impl Preview {
 
 /// Describes what `up` does with an override.
 fn remark(one: &OverrideV1, declaration: &Declaration) -> String {
-    let spec = declaration.services.get(&one.service);
-    let reason = match (one.kind, spec) {
-        (_, None) => "the service is no longer declared".to_owned(),
-        (OverrideKindV1::Replicas { declared, .. }, Some(spec)) if spec.replicas != declared => {
-            format!("the files now declare {} replicas", spec.replicas)
+    let service = one.service.as_ref();
+    let spec = service.and_then(|service| declaration.services.get(service));
+    let is_new_node = |node: &NodeName| declaration.nodes.contains_key(node);
+    let reason = match one.kind {
+        OverrideKindV1::Added if spec.is_some() || one.node.as_ref().is_some_and(is_new_node) => {
+            "the files now declare it".to_owned()
         }
+        OverrideKindV1::Replicas { declared, .. } => match spec {
+            Some(spec) if spec.replicas != declared => {
+                format!("the files now declare {} replicas", spec.replicas)
+            }
+            _ => return one.to_string(),
+        },
         _ => return one.to_string(),
     };
     format!("{one}; this ends, because {reason}")

@@ -9,7 +9,7 @@ use futures_util::{StreamExt as _, stream};
 use super::Bootstrapper;
 use crate::cloud::{ObservedNode, Power};
 use crate::error::{Error, Result};
-use crate::model::{InstanceId, VolumeName};
+use crate::model::{InstanceId, NodeName, VolumeName};
 use crate::platform::Declaration;
 use crate::runtime::{EngineState, Role};
 
@@ -87,15 +87,39 @@ impl Bootstrapper {
         self.with_contents(nodes).await
     }
 
+    /// Returns what is deleted with a node, if the node exists.
+    pub async fn removed_with(&self, node: &str) -> Result<Vec<Removal>> {
+        let nodes = self.list_nodes().await?.into_iter();
+        let same = nodes.filter(|one| one.name.as_str() == node);
+        self.with_contents(same.collect()).await
+    }
+
     /// Returns the nodes that `up` with `declaration` deletes or releases: those that are no longer
-    /// declared. Replaced containers and removed services are not
+    /// declared, and were not added at run time. Replaced containers and removed services are not
     /// listed, because their data remains in named volumes.
     pub async fn removed_by_up(&self, declaration: &Declaration) -> Result<Vec<Removal>> {
-        let nodes = self.list_nodes().await?;
-        let dropped = nodes.into_iter().filter(|node| {
+        let nodes = self.list_nodes().await?.into_iter();
+        let dropped = nodes.filter(|node| {
             node.name != declaration.manager.node && !declaration.nodes.contains_key(&node.name)
         });
-        self.with_contents(dropped.collect()).await
+        let mut dropped: Vec<ObservedNode> = dropped.collect();
+        if !dropped.is_empty() {
+            let added = self.added_nodes(declaration).await;
+            dropped.retain(|node| !added.contains(&node.name));
+        }
+        self.with_contents(dropped).await
+    }
+
+    /// Returns the nodes that were added at run time; none if the manager does not respond, so that
+    /// the operator is asked about too many nodes rather than too few.
+    async fn added_nodes(&self, declaration: &Declaration) -> BTreeSet<NodeName> {
+        let overrides = async {
+            let client = self.client(declaration.id).await?;
+            client.overrides().await
+        };
+        let overrides = tokio::time::timeout(ANSWERED_WITHIN, overrides).await;
+        let overrides = overrides.ok().and_then(Result::ok).unwrap_or_default();
+        overrides.into_iter().filter_map(|one| one.node).collect()
     }
 
     async fn with_contents(&self, nodes: Vec<ObservedNode>) -> Result<Vec<Removal>> {

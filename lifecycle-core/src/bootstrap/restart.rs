@@ -47,7 +47,7 @@ async fn runs(
         let instances = service.instances.iter();
         instances.map(move |instance| (&service.name, instance))
     });
-    let mut known = false;
+    let mut known = services.iter().any(|service| service.name.as_str() == name);
     let mut runs = BTreeMap::new();
     for (service, instance) in replicas {
         if service.as_str() != name && instance.id != name {

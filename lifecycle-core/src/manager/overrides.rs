@@ -1,9 +1,13 @@
 //! Changes what is declared, on top of the user's files.
 
+use std::collections::BTreeSet;
+
 use super::{Accepted, Actor, Applied, Manager, is_platform_deletion};
 use crate::error::{Error, Result};
-use crate::model::Subject;
-use crate::platform::{Override, OverrideChange, Requested};
+use crate::model::{NodeName, ServiceClass, ServiceName, Subject};
+use crate::platform::{Declaration, Override, OverrideChange, Requested, read_service};
+use crate::reconcile::Plan;
+use crate::registry::Snapshot;
 
 impl Manager {
     /// Scales, stops or starts a service, and the services that share its network namespace. A
@@ -15,48 +19,143 @@ impl Manager {
     /// - [`Error::Conflict`] if the platform is being deleted
     /// - [`Error::NotReady`] before the end of the first round
     pub async fn override_service(&self, service: &str, change: OverrideChange) -> Result<Applied> {
-        let write = self.begin_write(Accepted::AfterFirstRound).await?;
-        let registry = &self.backends.registry;
-        let open = registry.open_operations().await?;
-        if open.iter().any(is_platform_deletion) {
-            return Err(Error::Conflict {
-                what: format!("the {change} of {service} was rejected"),
-                why: "the platform is being deleted".into(),
-            });
-        }
-        let snapshot = registry.snapshot().await?;
-        let previous = snapshot.declaration.ok_or_else(|| {
-            Error::not_found_with_hint(
-                format!("service {service}"),
-                "nothing is declared; run `bootstrapper up` first",
-            )
-        })?;
-        let requested = Requested {
-            at: self.backends.clock.now(),
-            by: Actor::current().to_string(),
-        };
-        let declaration = previous.1.clone().overriding(service, change, &requested)?;
-        let subject = { declaration.services.keys() }.find(|name| name.as_str() == service);
-        let subject = subject.map_or(Subject::Platform, |name| Subject::Service(name.clone()));
-        let audit = self.audit(&change.to_string(), subject);
-        let what = format!("{change} of {service}");
-        self.declare(write.epoch, Some(previous), declaration, what, audit)
-            .await
+        let subject = ServiceName::try_from(service).map_or(Subject::Platform, Subject::Service);
+        self.redeclare(&change.to_string(), subject, |_, declaration, requested| {
+            declaration.overriding(service, change, requested)
+        })
+        .await
     }
 
-    /// Removes an override by its id, so that the value in the user's files applies again.
+    /// Adds a service of a class, or replaces one that was added before. `text` is a service in the
+    /// format of a Compose file, as YAML or JSON. A repeated call changes nothing.
     ///
     /// # Errors
-    /// As for [`Self::override_service`]; [`Error::NotFound`] if there is no such override.
-    pub async fn remove_override(&self, id: &str) -> Result<Applied> {
-        let overrides = self.overrides().await?;
-        let Some(found) = overrides.iter().find(|one| one.id() == id) else {
-            let known: Vec<String> = overrides.iter().map(Override::id).collect();
-            let known = known.iter().map(String::as_str);
-            return Err(Error::unknown_name(format!("override {id}"), id, known));
+    /// - [`Error::Invalid`] if the text contains an error, if the service cannot be added, or if the
+    ///   files declare it
+    /// - [`Error::Conflict`] if the platform is being deleted
+    /// - [`Error::NotReady`] before the end of the first round
+    pub async fn apply_service(
+        &self,
+        class: ServiceClass,
+        name: &ServiceName,
+        text: &str,
+    ) -> Result<Applied> {
+        let subject = Subject::Service(name.clone());
+        self.redeclare("apply", subject, |_, declaration, requested| {
+            added(declaration, class, name, text, requested)
+        })
+        .await
+    }
+
+    /// Plans, from the latest observation, what [`Self::apply_service`] would change. Changes nothing.
+    ///
+    /// # Errors
+    /// As for [`Self::apply_service`]
+    pub async fn plan_service(
+        &self,
+        class: ServiceClass,
+        name: &ServiceName,
+        text: &str,
+    ) -> Result<Plan> {
+        let declaration = self.snapshot().await?.declaration;
+        let (_, declaration) = declaration.ok_or_else(|| nothing_declared(name))?;
+        let effective = added(declaration, class, name, text, &self.requested())?;
+        self.plan_effective(&effective)
+    }
+
+    /// Removes a service that was added at run time.
+    ///
+    /// # Errors
+    /// - [`Error::NotFound`] if no service of this class has this name
+    /// - [`Error::Invalid`] if the files declare it
+    /// - [`Error::Conflict`] if another service depends on it, or the platform is being deleted
+    /// - [`Error::NotReady`] before the end of the first round
+    pub async fn remove_service(&self, class: ServiceClass, name: &str) -> Result<Applied> {
+        let subject = ServiceName::try_from(name).map_or(Subject::Platform, Subject::Service);
+        self.redeclare("remove", subject, |snapshot, declaration, _| {
+            let mut instances = snapshot.instances.values();
+            let exists = instances.any(|one| one.id.service.as_str() == name);
+            declaration.removing_service(class, name, exists)
+        })
+        .await
+    }
+
+    /// Adds a node, which is created like the node `like`, or with the provider's defaults, and
+    /// prepared. A repeated call changes nothing.
+    ///
+    /// # Errors
+    /// - [`Error::NotFound`] if there is no node `like`
+    /// - [`Error::Unsupported`] if the provider cannot create nodes
+    /// - [`Error::Invalid`] if `like` existed before the platform
+    /// - [`Error::Conflict`] if a different node with this name is declared, or the platform is being
+    ///   deleted
+    /// - [`Error::NotReady`] before the end of the first round
+    pub async fn add_node(&self, name: NodeName, like: Option<&str>) -> Result<Applied> {
+        let capabilities = self.backends.cloud.capabilities();
+        if !capabilities.provisions {
+            return Err(Error::Unsupported {
+                what: "creating nodes".into(),
+                backend: capabilities.name.into(),
+            });
+        }
+        let subject = Subject::Node(name.clone());
+        let request = like.map_or("add".to_owned(), |like| format!("add like {like}"));
+        self.redeclare(&request, subject, |_, declaration, requested| {
+            declaration.adding_node(name, like, requested)
+        })
+        .await
+    }
+
+    /// Removes a node that was added at run time. Its replicas move to other nodes before the node is
+    /// deleted. A repeated call changes nothing while the node exists.
+    ///
+    /// # Errors
+    /// - [`Error::NotFound`] if the node is not declared
+    /// - [`Error::Invalid`] if the files declare it
+    /// - [`Error::Conflict`] if there are named volumes on the node and `volumes` is not set, or the
+    ///   platform is being deleted
+    /// - [`Error::NotReady`] before the end of the first round
+    pub async fn remove_node(&self, name: &str, volumes: bool) -> Result<Applied> {
+        let subject = NodeName::try_from(name).map_or(Subject::Platform, Subject::Node);
+        let request = if volumes {
+            "remove with volumes"
+        } else {
+            "remove"
         };
-        self.override_service(found.service.as_str(), found.removal())
-            .await
+        self.redeclare(request, subject, |snapshot, declaration, _| {
+            let exists = snapshot.nodes.keys().any(|node| node.as_str() == name);
+            let declaration = declaration.removing_node(name, exists)?;
+            let lost = volumes_on(name, snapshot);
+            if !volumes && !lost.is_empty() {
+                return Err(Error::Conflict {
+                    what: format!("removing node {name}"),
+                    why: format!(
+                        "its volumes would be deleted: {}; request this explicitly if their data is \
+                         not needed",
+                        lost.into_iter().collect::<Vec<_>>().join(", ")
+                    ),
+                });
+            }
+            Ok(declaration)
+        })
+        .await
+    }
+
+    /// Removes an override by its id, so that the value in the user's files applies again. A repeated
+    /// call changes nothing.
+    ///
+    /// # Errors
+    /// As for [`Self::override_service`]; [`Error::NotFound`] if there can be no such override, and
+    /// [`Error::Invalid`] for an added node or service, which is removed with [`Self::remove_node`] or
+    /// [`Self::remove_service`]
+    pub async fn remove_override(&self, id: &str) -> Result<Applied> {
+        let service = id.rsplit_once('.').map_or(id, |(service, _)| service);
+        let subject = ServiceName::try_from(service).map_or(Subject::Platform, Subject::Service);
+        let request = format!("remove override {id}");
+        self.redeclare(&request, subject, |_, declaration, _| {
+            declaration.removing_override(id)
+        })
+        .await
     }
 
     /// Returns the overrides in force.
@@ -65,4 +164,75 @@ impl Manager {
         let overrides = declaration.iter().flat_map(|(_, d)| d.overrides.iter());
         Ok(overrides.collect())
     }
+
+    fn requested(&self) -> Requested {
+        Requested {
+            at: self.backends.clock.now(),
+            by: Actor::current().to_string(),
+        }
+    }
+
+    /// Records a changed declaration. `request` is the name of the change for the audit.
+    async fn redeclare(
+        &self,
+        request: &str,
+        subject: Subject,
+        change: impl FnOnce(&Snapshot, Declaration, &Requested) -> Result<Declaration>,
+    ) -> Result<Applied> {
+        let write = self.begin_write(Accepted::AfterFirstRound).await?;
+        let registry = &self.backends.registry;
+        let what = format!("{request} of {subject}");
+        let open = registry.open_operations().await?;
+        if open.iter().any(is_platform_deletion) {
+            return Err(Error::Conflict {
+                what: format!("the {what} was rejected"),
+                why: "the platform is being deleted".into(),
+            });
+        }
+        let snapshot = registry.snapshot().await?;
+        let Some(previous) = snapshot.declaration.clone() else {
+            return Err(nothing_declared(&subject));
+        };
+        let declaration = change(&snapshot, previous.1.clone(), &self.requested())?;
+        // If a declaration that cannot be resolved were recorded, no manager could start again.
+        self.derive(&declaration)?;
+        let audit = self.audit(request, subject);
+        self.declare(write.epoch, Some(previous), declaration, what, audit)
+            .await
+    }
+}
+
+fn nothing_declared(what: &impl std::fmt::Display) -> Error {
+    let hint = "nothing is declared; run `bootstrapper up` first";
+    Error::not_found_with_hint(what.to_string(), hint)
+}
+
+/// Adds the service that `text` describes.
+fn added(
+    declaration: Declaration,
+    class: ServiceClass,
+    name: &ServiceName,
+    text: &str,
+    requested: &Requested,
+) -> Result<Declaration> {
+    let spec = read_service(name, class, text, &declaration)?;
+    declaration.adding_service(spec, requested)
+}
+
+/// Returns the named volumes on a node that the platform's containers have used, also external ones.
+fn volumes_on(node: &str, snapshot: &Snapshot) -> BTreeSet<String> {
+    let volumes = snapshot.volumes.values();
+    let here = volumes.filter(|volume| volume.node.as_str() == node && !volume.is_missing);
+    let instances = snapshot.instances.values();
+    let instances = instances.filter(|instance| instance.node.as_str() == node);
+    let declaration = snapshot.declaration.as_ref().map(|(_, declared)| declared);
+    let mounted = instances.flat_map(|instance| {
+        let spec = declaration.and_then(|d| d.services.get(&instance.id.service));
+        spec.into_iter().flat_map(|spec| &spec.container.volumes)
+    });
+    let external = mounted.filter(|mount| mount.options.external);
+    let external = external.map(|mount| mount.volume.to_string());
+    here.map(|volume| volume.volume.to_string())
+        .chain(external)
+        .collect()
 }

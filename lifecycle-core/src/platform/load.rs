@@ -154,7 +154,7 @@ impl Draft {
             remove_disabled(&mut root, &overrides.profiles, &mut report);
             let code_store = settings.code_path.clone();
             let project = ProjectContext {
-                directory: &sources.project_dir,
+                directory: Some(&sources.project_dir),
                 code_store: &code_store,
                 lookup: &lookup,
                 nodes: &settings.nodes,

@@ -13,6 +13,7 @@
 //! All problems are reported together, each with its line ([`Diagnostics`]).
 
 mod access;
+mod applied;
 mod azure;
 mod compose;
 mod copies;
@@ -57,6 +58,7 @@ use crate::runtime::ImageRegistry;
 use crate::secret::Sensitive;
 
 pub use access::{Access, Credentials, NodeLogin, access};
+pub use applied::read_service;
 pub use azure::{AzureFilesSpec, AzureSpec, CodeStoreSpec, FilesSecret, JumpHostSpec, LoginSpec};
 pub use copies::{MissingCopy, missing_copies};
 pub use diagnostic::{Diagnostic, Diagnostics, UnsupportedKey};

@@ -10,7 +10,7 @@ use super::Declaration;
 use super::compose::MAX_REPLICAS;
 use super::validate::MAX_INSTANCES;
 use crate::error::{Error, Result};
-use crate::model::ServiceName;
+use crate::model::{NodeName, NodeSpec, Origin, ServiceClass, ServiceName, ServiceSpec, Subject};
 
 /// The overrides of a declaration. A declaration with overrides contains the effective values; each
 /// override also contains the value in the files that it was based on.
@@ -18,12 +18,34 @@ use crate::model::ServiceName;
 pub struct Overrides {
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     services: BTreeMap<ServiceName, ServiceOverrides>,
+    /// Services that the files do not declare.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    added: BTreeMap<ServiceName, AddedService>,
+    /// Nodes that the files do not declare.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    nodes: BTreeMap<NodeName, AddedNode>,
+    /// Set if the manager began with an empty registry: overrides may have been lost with the previous
+    /// one. Contains the nodes that are to be deleted nevertheless.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    lost: Option<BTreeSet<NodeName>>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+struct AddedService {
+    spec: ServiceSpec,
+    requested: Requested,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+struct AddedNode {
+    spec: NodeSpec,
+    requested: Requested,
 }
 
 /// The overrides of one service.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 struct ServiceOverrides {
-    /// The number of replicas in the files.
+    /// The number of replicas in the files, or of an added service in the request.
     declared: u16,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     scaled: Option<Scaled>,
@@ -50,7 +72,8 @@ pub struct Requested {
 /// An override in force.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Override {
-    pub service: ServiceName,
+    /// The changed service or node.
+    pub subject: Subject,
     pub kind: OverrideKind,
     pub requested: Requested,
 }
@@ -66,6 +89,8 @@ pub enum OverrideKind {
     },
     /// The service has no replicas until it is started.
     Stopped,
+    /// The service or node is declared in addition to those in the files.
+    Added,
 }
 
 /// A change of overrides.
@@ -85,16 +110,14 @@ impl Override {
         let field = match self.kind {
             OverrideKind::Replicas { .. } => "replicas",
             OverrideKind::Stopped => "stopped",
+            OverrideKind::Added => "added",
         };
-        format!("{}.{field}", self.service)
-    }
-
-    /// Returns the change that removes this override.
-    pub fn removal(&self) -> OverrideChange {
-        match self.kind {
-            OverrideKind::Replicas { declared, .. } => OverrideChange::Scale(declared),
-            OverrideKind::Stopped => OverrideChange::Start,
-        }
+        let of = match &self.subject {
+            Subject::Service(service) => service.as_str(),
+            Subject::Node(node) => node.as_str(),
+            Subject::Platform | Subject::Instance(_) => "platform",
+        };
+        format!("{of}.{field}")
     }
 }
 
@@ -109,16 +132,48 @@ impl fmt::Display for OverrideChange {
 }
 
 impl Overrides {
-    /// Returns whether there are no overrides.
-    pub fn is_empty(&self) -> bool {
-        self.services.is_empty()
+    /// Returns the overrides of a platform whose registry is empty. Earlier ones may have been lost.
+    pub(crate) fn lost() -> Self {
+        Self {
+            lost: Some(BTreeSet::new()),
+            ..Self::default()
+        }
     }
 
-    /// Returns the overrides in the order of services.
+    /// If earlier overrides may have been lost, returns the undeclared nodes that are to be deleted
+    /// nevertheless.
+    pub(crate) fn deleted_although_lost(&self) -> Option<&BTreeSet<NodeName>> {
+        self.lost.as_ref()
+    }
+
+    /// Returns the overrides after the user has declared something else, and has been asked about all
+    /// nodes that are not declared.
+    pub(crate) fn confirmed(self) -> Self {
+        Self { lost: None, ..self }
+    }
+
+    /// Returns whether there are no overrides.
+    pub fn is_empty(&self) -> bool {
+        *self == Self::default()
+    }
+
+    /// Returns the overrides, those of services first.
     pub fn iter(&self) -> impl Iterator<Item = Override> {
-        self.services.iter().flat_map(|(service, overrides)| {
+        let added = |subject, requested: &Requested| Override {
+            subject,
+            kind: OverrideKind::Added,
+            requested: requested.clone(),
+        };
+        let nodes = self.nodes.iter();
+        let nodes =
+            nodes.map(move |(node, one)| added(Subject::Node(node.clone()), &one.requested));
+        let new = self.added.iter().map(move |(service, one)| {
+            let subject = Subject::Service(service.clone());
+            added(subject, &one.requested)
+        });
+        let services = self.services.iter().flat_map(|(service, overrides)| {
             let of = |kind, requested: &Requested| Override {
-                service: service.clone(),
+                subject: Subject::Service(service.clone()),
                 kind,
                 requested: requested.clone(),
             };
@@ -133,7 +188,8 @@ impl Overrides {
             let stopped = overrides.stopped.as_ref();
             let stopped = stopped.map(|requested| of(OverrideKind::Stopped, requested));
             scaled.into_iter().chain(stopped)
-        })
+        });
+        services.chain(new).chain(nodes)
     }
 }
 
@@ -156,32 +212,290 @@ impl ServiceOverrides {
     }
 }
 
+fn declared_in_files(name: &ServiceName) -> Error {
+    Error::invalid(
+        format!("service {name}"),
+        "it is declared in the Compose file",
+        "change the Compose file, then run `bootstrapper up`",
+    )
+}
+
 impl Declaration {
     /// Returns what the files declare.
     #[must_use]
-    pub fn without_overrides(mut self) -> Self {
-        for (name, overrides) in std::mem::take(&mut self.overrides).services {
-            if let Some(spec) = self.services.get_mut(&name) {
-                spec.replicas = overrides.declared;
+    pub fn without_overrides(self) -> Self {
+        let (mut files, overrides) = self.separated();
+        files
+            .services
+            .retain(|name, _| !overrides.added.contains_key(name));
+        files
+            .nodes
+            .retain(|name, _| !overrides.nodes.contains_key(name));
+        files
+    }
+
+    /// Returns the declaration with its added services and nodes, but without changes of services,
+    /// and the overrides.
+    fn separated(mut self) -> (Self, Overrides) {
+        let overrides = std::mem::take(&mut self.overrides);
+        for (name, changed) in &overrides.services {
+            if let Some(spec) = self.services.get_mut(name) {
+                spec.replicas = changed.declared;
             }
         }
-        self
+        (self, overrides)
     }
 
     /// Returns the effective declaration, where `self` is what the files declare. Overrides of
-    /// services that are not declared, and of values that were changed in the files, are dropped.
+    /// services that are not declared, and of values that were changed in the files, are dropped, and
+    /// added services and nodes that the files now declare.
     #[must_use]
     pub fn with_overrides(self, overrides: Overrides) -> Self {
         let mut effective = self.without_overrides();
-        for (name, overrides) in overrides.services {
-            if let Some(spec) = effective.services.get_mut(&name)
-                && let Some(overrides) = overrides.on(spec.replicas)
-            {
-                spec.replicas = overrides.effective();
-                effective.overrides.services.insert(name, overrides);
+        for (name, added) in overrides.added {
+            if !effective.services.contains_key(&name) {
+                effective.services.insert(name.clone(), added.spec.clone());
+                effective.overrides.added.insert(name, added);
             }
         }
+        for (name, added) in overrides.nodes {
+            if !effective.nodes.contains_key(&name) {
+                effective.nodes.insert(name.clone(), added.spec.clone());
+                effective.overrides.nodes.insert(name, added);
+            }
+        }
+        for (name, changed) in effective.in_groups(overrides.services) {
+            if let Some(spec) = effective.services.get_mut(&name)
+                && let Some(changed) = changed.on(spec.replicas)
+            {
+                spec.replicas = changed.effective();
+                effective.overrides.services.insert(name, changed);
+            }
+        }
+        effective.overrides.lost = overrides.lost;
         effective
+    }
+
+    /// Extends the overrides of a service to those that share its network namespace, which need the
+    /// same number of replicas.
+    fn in_groups(
+        &self,
+        overrides: BTreeMap<ServiceName, ServiceOverrides>,
+    ) -> BTreeMap<ServiceName, ServiceOverrides> {
+        let mut all = overrides.clone();
+        for (name, changed) in overrides {
+            for other in self.joined_with(&name) {
+                let declared = self.services.get(&other).map(|spec| spec.replicas);
+                if other != name && declared == Some(changed.declared) {
+                    all.entry(other).or_insert_with(|| changed.clone());
+                }
+            }
+        }
+        all
+    }
+
+    /// Returns the effective declaration with other overrides.
+    fn overridden(self, overrides: Overrides) -> Result<Self> {
+        let effective = self.without_overrides().with_overrides(overrides);
+        let replicas = effective.services.values();
+        let replicas: usize = replicas.map(|spec| usize::from(spec.replicas)).sum();
+        if replicas > MAX_INSTANCES {
+            return Err(Error::invalid(
+                "the number of replicas",
+                format!("the platform would have {replicas} replicas"),
+                format!("a platform can have at most {MAX_INSTANCES} replicas"),
+            ));
+        }
+        Ok(effective)
+    }
+
+    /// Adds a service, or replaces one that was added before.
+    ///
+    /// # Errors
+    /// [`Error::Invalid`] if the files declare the service, if a service whose network it joins has
+    /// another number of replicas, or if the platform would have too many replicas
+    pub fn adding_service(self, spec: ServiceSpec, requested: &Requested) -> Result<Self> {
+        let name = spec.name.clone();
+        let mut overrides = self.overrides.clone();
+        let known = overrides.added.get(&name);
+        if known.is_none() && self.services.contains_key(&name) {
+            return Err(declared_in_files(&name));
+        }
+        if let Some(joined) = spec.container.connection.joins()
+            && let Some(other) = self.services.get(joined)
+            && other.replicas != spec.replicas
+        {
+            return Err(Error::invalid(
+                format!("service {name}"),
+                format!(
+                    "it joins the network of {joined} and needs the same number of replicas: {}",
+                    other.replicas
+                ),
+                "set `deploy.replicas` to this number",
+            ));
+        }
+        let spec = ServiceSpec {
+            origin: Origin::Api,
+            ..spec
+        };
+        if known.is_some_and(|known| known.spec == spec) {
+            return Ok(self);
+        }
+        let requested = requested.clone();
+        overrides
+            .added
+            .insert(name, AddedService { spec, requested });
+        self.overridden(overrides)
+    }
+
+    /// Removes a service that was added at run time.
+    ///
+    /// # Errors
+    /// - [`Error::NotFound`] if no service of this class has this name, unless its containers are being
+    ///   removed (`exists`)
+    /// - [`Error::Invalid`] if the files declare it
+    /// - [`Error::Conflict`] if another service depends on it
+    pub fn removing_service(self, class: ServiceClass, name: &str, exists: bool) -> Result<Self> {
+        let of_class = self.services.values().filter(|spec| spec.class == class);
+        let mut names = of_class.map(|spec| &spec.name);
+        let Some(name) = names.clone().find(|known| known.as_str() == name).cloned() else {
+            if exists && !self.services.keys().any(|known| known.as_str() == name) {
+                return Ok(self);
+            }
+            let known = names.by_ref().map(ServiceName::as_str);
+            return Err(Error::unknown_name(format!("{class} {name}"), name, known));
+        };
+        let mut overrides = self.overrides.clone();
+        if overrides.added.remove(&name).is_none() {
+            return Err(declared_in_files(&name));
+        }
+        let mut others = self.services.values();
+        let needs = |spec: &&ServiceSpec| {
+            let joined = spec.container.connection.joins();
+            spec.depends_on.keys().chain(joined).any(|one| *one == name)
+        };
+        if let Some(other) = others.find(needs) {
+            return Err(Error::Conflict {
+                what: format!("removing {class} {name}"),
+                why: format!("{} depends on it", other.name),
+            });
+        }
+        self.overridden(overrides)
+    }
+
+    /// Adds a node with the size, image, labels and capacity of the node `like`, or with the
+    /// provider's defaults. Changes nothing if the node was added before in the same way.
+    ///
+    /// # Errors
+    /// - [`Error::NotFound`] if there is no node `like`
+    /// - [`Error::Invalid`] if `like` existed before the platform
+    /// - [`Error::Conflict`] if a different node with this name is declared
+    pub fn adding_node(
+        mut self,
+        name: NodeName,
+        like: Option<&str>,
+        requested: &Requested,
+    ) -> Result<Self> {
+        let mut spec = match like {
+            None => NodeSpec::new(name.clone()),
+            Some(like) => {
+                let model = self.nodes.values().find(|spec| spec.name.as_str() == like);
+                let known = self.nodes.keys().map(NodeName::as_str);
+                let unknown = || Error::unknown_name(format!("node {like}"), like, known);
+                model.cloned().ok_or_else(unknown)?
+            }
+        };
+        if spec.existing.is_some() {
+            return Err(Error::invalid(
+                format!("node {name}"),
+                format!("{} existed before the platform", spec.name),
+                "name a node that the platform created",
+            ));
+        }
+        spec.name = name.clone();
+        spec.origin = Origin::Api;
+        match self.nodes.get(&name) {
+            Some(same) if *same == spec => return Ok(self),
+            Some(_) => {
+                return Err(Error::Conflict {
+                    what: format!("adding node {name}"),
+                    why: "a node with this name is already declared".into(),
+                });
+            }
+            None => {}
+        }
+        self.nodes.insert(name.clone(), spec.clone());
+        let requested = requested.clone();
+        self.overrides
+            .nodes
+            .insert(name, AddedNode { spec, requested });
+        Ok(self)
+    }
+
+    /// Removes a node that was added at run time, or may have been added by an override that was lost.
+    /// `exists` is whether the platform has a node with this name that is not declared; such a node
+    /// is being deleted.
+    ///
+    /// # Errors
+    /// [`Error::NotFound`] if there is no such node; [`Error::Invalid`] if the files declare it
+    pub fn removing_node(mut self, name: &str, exists: bool) -> Result<Self> {
+        let known = self.nodes.keys();
+        let Some(node) = known.clone().find(|node| node.as_str() == name).cloned() else {
+            let Some(node) = NodeName::try_from(name).ok().filter(|_| exists) else {
+                let known = known.map(NodeName::as_str);
+                return Err(Error::unknown_name(format!("node {name}"), name, known));
+            };
+            if let Some(removed) = &mut self.overrides.lost {
+                removed.insert(node);
+            }
+            return Ok(self);
+        };
+        if self.overrides.nodes.remove(&node).is_none() {
+            return Err(Error::invalid(
+                format!("node {name}"),
+                "it is declared in platform.toml",
+                "remove it from platform.toml, then run `bootstrapper up`",
+            ));
+        }
+        self.nodes.remove(&node);
+        if let Some(removed) = &mut self.overrides.lost {
+            removed.insert(node);
+        }
+        Ok(self)
+    }
+
+    /// Removes an override by its id, so that the value in the files applies again. An override that
+    /// is not in force, but could be, is already removed.
+    ///
+    /// # Errors
+    /// [`Error::NotFound`] if there can be no such override; [`Error::Invalid`] if a service or node
+    /// would be removed
+    pub fn removing_override(self, id: &str) -> Result<Self> {
+        let (name, field) = id.rsplit_once('.').unwrap_or((id, ""));
+        let service = self.services.keys().find(|known| known.as_str() == name);
+        let Some(service) = service.filter(|_| matches!(field, "replicas" | "stopped")) else {
+            let overrides: Vec<Override> = self.overrides.iter().collect();
+            let known: Vec<String> = overrides.iter().map(Override::id).collect();
+            let Some(found) = overrides.iter().find(|one| one.id() == id) else {
+                let known = known.iter().map(String::as_str);
+                return Err(Error::unknown_name(format!("override {id}"), id, known));
+            };
+            return Err(Error::invalid(
+                format!("override {id}"),
+                format!("{} would be removed", found.subject),
+                "use `bootstrapper node remove`, `service remove`, `app remove` or `model remove`",
+            ));
+        };
+        let group = self.joined_with(service);
+        let mut overrides = self.overrides.clone();
+        let changed = overrides.services.iter_mut();
+        for (_, changed) in changed.filter(|(name, _)| group.contains(*name)) {
+            match field {
+                "replicas" => changed.scaled = None,
+                _ => changed.stopped = None,
+            }
+        }
+        self.overridden(overrides)
     }
 
     /// Applies a change to a service, and to the services whose network it joins or that join its
@@ -206,10 +520,18 @@ impl Declaration {
                 known,
             ));
         };
+        if let OverrideChange::Scale(replicas) = change
+            && u32::from(replicas) > MAX_REPLICAS
+        {
+            return Err(Error::invalid(
+                format!("the number of replicas of {service}"),
+                format!("{replicas} replicas were requested"),
+                format!("request at most {MAX_REPLICAS} replicas"),
+            ));
+        }
         let group = self.joined_with(name);
-        let mut overrides = self.overrides.clone();
-        let files = self.without_overrides();
-        for (name, spec) in &files.services {
+        let (declared, mut overrides) = self.separated();
+        for (name, spec) in &declared.services {
             if !group.contains(name) {
                 continue;
             }
@@ -233,31 +555,20 @@ impl Declaration {
                 OverrideChange::Start => entry.stopped = None,
             }
         }
-        if let OverrideChange::Scale(replicas) = change
-            && u32::from(replicas) > MAX_REPLICAS
-        {
-            return Err(Error::invalid(
-                format!("the number of replicas of {service}"),
-                format!("{replicas} replicas were requested"),
-                format!("request at most {MAX_REPLICAS} replicas"),
-            ));
-        }
-        let effective = files.with_overrides(overrides);
-        let replicas = effective.services.values();
-        let replicas: usize = replicas.map(|spec| usize::from(spec.replicas)).sum();
-        if replicas > MAX_INSTANCES {
-            return Err(Error::invalid(
-                format!("the number of replicas of {service}"),
-                format!("the platform would have {replicas} replicas"),
-                format!("a platform can have at most {MAX_INSTANCES} replicas"),
-            ));
-        }
-        Ok(effective)
+        let added = Overrides {
+            services: BTreeMap::new(),
+            ..overrides.clone()
+        };
+        let declared = Self {
+            overrides: added,
+            ..declared
+        };
+        declared.overridden(overrides)
     }
 
     /// Returns the services that share a network namespace with `service`, including itself.
     fn joined_with(&self, service: &ServiceName) -> BTreeSet<ServiceName> {
-        let joined = |spec: &crate::model::ServiceSpec| spec.container.connection.joins().cloned();
+        let joined = |spec: &ServiceSpec| spec.container.connection.joins().cloned();
         let mut group = BTreeSet::from([service.clone()]);
         loop {
             let before = group.len();

@@ -37,6 +37,10 @@ pub struct Declared {
     pub manager_node: NodeName,
     /// How long node changes may take.
     pub deadlines: CloudDeadlines,
+    /// Set if undeclared nodes may have been added at run time before the registry was lost. Contains
+    /// those that are to be deleted nevertheless.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub lost: Option<BTreeSet<NodeName>>,
     /// Whether the platform is being deleted.
     pub deleting: bool,
     /// The agents that make service addresses work on the nodes; `None` if there are none.
@@ -100,8 +104,8 @@ pub struct DeclaredService {
     pub template_digest: SpecDigest,
     /// The restart policy, with the default resolved.
     pub restart: RestartPolicy,
-    /// True if another service waits for this service's completion, and the service declares no
-    /// restart policy.
+    /// True if another service waits for this service's completion, and the service's restart policy
+    /// does not start it again.
     pub runs_once: bool,
     pub rank: u32,
     /// The specification of the containers whose network this service's containers join.
@@ -157,7 +161,8 @@ impl Declared {
                 joined: joined.as_ref().map(|joined| &joined.template_digest),
             };
             let template_digest = template_digest.sign("template digest", key)?;
-            let runs_once = spec.restart.is_none() && awaited.contains(name);
+            let may_end = matches!(spec.restart, None | Some(RestartPolicy::No));
+            let runs_once = may_end && awaited.contains(name);
             let restart = spec.restart.unwrap_or(if runs_once {
                 RestartPolicy::No
             } else {
@@ -182,6 +187,7 @@ impl Declared {
             ranks,
             services,
             manager_node: declaration.manager.node.clone(),
+            lost: declaration.overrides.deleted_although_lost().cloned(),
             deadlines: declaration.deadlines.clone(),
             deleting: false,
             agents: None,

@@ -2,8 +2,8 @@
 //!
 //! The registry must contain only declared data, data that can be observed again, history, and the
 //! tokens of the API. A lost registry can then be rebuilt from the user's files, the cloud's tags and
-//! the engines' labels; only the history and the tokens are lost. The next `up` sends the contents of
-//! mounted files again.
+//! the engines' labels; only the history, the tokens, and the overrides of the files are lost. The next
+//! `up` sends the contents of mounted files again.
 //!
 //! [`MemoryRegistry`] loses its data when the process ends. `SqlRegistry` (feature `sql`) stores
 //! its data in a SQLite file or in a PostgreSQL database. Both use the same code to compute the

@@ -20,8 +20,9 @@ use super::engine::Image;
 use super::world::SimWorld;
 use crate::api::why::WhyV1;
 use crate::api::wire::{
-    AppliedV1, CreatedTokenV1, EventsV1, NewTokenV1, NodeV1, OperationV1, OverrideV1, PlatformV1,
-    ProgressV1, RestartNodeV1, RestartV1, RetriedV1, ServiceLogLine, ServiceV1, TokenV1,
+    AppliedV1, CreatedTokenV1, EventsV1, NewNodeV1, NewTokenV1, NodeV1, OperationV1, OverrideV1,
+    PlatformV1, ProgressV1, RestartNodeV1, RestartV1, RetriedV1, ServiceLogLine, ServiceV1,
+    TokenV1,
 };
 use crate::api::{LocalApi, ManagerApi};
 use crate::bootstrap::{Handover, ManagerImage, ReachManager, code_directory, handover_directory};
@@ -32,7 +33,8 @@ use crate::error::{Error, Result};
 use crate::host::{ByteStream, NodeHandle};
 use crate::manager::{Conversation, Manager};
 use crate::model::{
-    Chunk, ChunkDigest, ContainerId, NodeName, OperationId, PlatformId, RolloutRequest, ServiceName,
+    Chunk, ChunkDigest, ContainerId, NodeName, OperationId, PlatformId, RolloutRequest,
+    ServiceClass, ServiceName,
 };
 use crate::platform::{Declaration, OverrideChange};
 use crate::reconcile::node_directory::node_directory;
@@ -384,6 +386,44 @@ impl ManagerApi for SimApi {
     async fn restart_node(&self, name: &str, request: &RestartNodeV1) -> Result<OperationV1> {
         self.current("restart_node")?
             .restart_node(name, request)
+            .await
+    }
+
+    async fn add_node(&self, node: &NewNodeV1) -> Result<AppliedV1> {
+        self.current("add_node")?.add_node(node).await
+    }
+
+    async fn remove_node(&self, name: &str, volumes: bool) -> Result<AppliedV1> {
+        self.current("remove_node")?
+            .remove_node(name, volumes)
+            .await
+    }
+
+    async fn apply_service(
+        &self,
+        class: ServiceClass,
+        name: &ServiceName,
+        text: &str,
+    ) -> Result<AppliedV1> {
+        self.current("apply_service")?
+            .apply_service(class, name, text)
+            .await
+    }
+
+    async fn plan_service(
+        &self,
+        class: ServiceClass,
+        name: &ServiceName,
+        text: &str,
+    ) -> Result<Plan> {
+        self.current("plan_service")?
+            .plan_service(class, name, text)
+            .await
+    }
+
+    async fn remove_service(&self, class: ServiceClass, name: &str) -> Result<AppliedV1> {
+        self.current("remove_service")?
+            .remove_service(class, name)
             .await
     }
 

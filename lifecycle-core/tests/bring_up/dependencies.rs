@@ -4,7 +4,7 @@
 use std::time::Duration;
 
 use lifecycle_core::api::wire::InstanceStateV1;
-use lifecycle_core::model::{DependencyCondition, ServiceName};
+use lifecycle_core::model::{DependencyCondition, RestartPolicy, ServiceName};
 use lifecycle_core::reconcile::DriverOptions;
 use lifecycle_core::sim::SimManagers;
 use tokio::time::Instant;
@@ -98,18 +98,47 @@ async fn up_names_the_exit_code_of_a_job_that_fails_after_a_while() {
     assert_eq!(cause.why, "its container ended with exit code 9");
 }
 
+fn restart(stage: &mut Stage, policy: Option<RestartPolicy>) {
+    let db = ServiceName::try_from("db").unwrap();
+    stage.declaration.services.get_mut(&db).unwrap().restart = policy;
+}
+
 /// The service that waited for the job is already running when the job changes.
 #[tokio::test(start_paused = true)]
 async fn up_waits_for_a_changed_job() {
-    let mut stage = Stage::new(85).await;
-    stage.command("db", "exit 0");
-    awaits_completion(&mut stage);
-    assert_eq!(stage.up().await.unwrap().failures, []);
-    stage.command("db", "sleep 60; exit 9");
-    let outcome = stage.up().await.unwrap();
-    let cause = outcome.first_cause().unwrap();
-    assert_eq!(cause.instance, "db-1");
-    assert!(cause.why.contains("exit code 9"), "{}", cause.why);
+    for policy in [None, Some(RestartPolicy::No)] {
+        let mut stage = Stage::new(85).await;
+        stage.command("db", "exit 0");
+        restart(&mut stage, policy);
+        awaits_completion(&mut stage);
+        assert_eq!(stage.up().await.unwrap().failures, []);
+        stage.command("db", "sleep 60; exit 9");
+        let outcome = stage.up().await.unwrap();
+        let cause = outcome.first_cause().unwrap();
+        assert_eq!(cause.instance, "db-1");
+        assert!(cause.why.contains("exit code 9"), "{}", cause.why);
+    }
+}
+
+/// Two runs at once could do the job's work twice, and the old one would hide the end of the new one.
+#[tokio::test(start_paused = true)]
+async fn a_job_that_changes_while_it_runs_is_stopped_first() {
+    for policy in [None, Some(RestartPolicy::No)] {
+        let mut stage = Stage::new(86).await;
+        stage.command("db", "sleep 3000; exit 0");
+        restart(&mut stage, policy);
+        awaits_completion(&mut stage);
+        drop(tokio::time::timeout(Duration::from_mins(10), stage.up()).await);
+        let db = stage
+            .names()
+            .into_iter()
+            .filter(|name| name.contains("-db-1"));
+        assert_eq!(db.count(), 1, "{}", stage.world.transcript());
+        stage.command("db", "sleep 2; exit 0");
+        let outcome = stage.up().await.unwrap();
+        assert_eq!(outcome.failures, [], "{}", stage.world.transcript());
+        assert_eq!(stage.world.violations(), [], "{policy:?}");
+    }
 }
 
 #[tokio::test(start_paused = true)]

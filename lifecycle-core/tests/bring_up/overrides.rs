@@ -7,11 +7,14 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use lifecycle_core::Error;
-use lifecycle_core::api::wire::{InstanceStateV1, OverrideKindV1};
+use lifecycle_core::api::wire::{InstanceStateV1, NewNodeV1, OverrideKindV1};
 use lifecycle_core::bootstrap::Outcome;
-use lifecycle_core::model::{EventKind, NetworkMode, ServiceName};
+use lifecycle_core::model::{
+    EventKind, NetworkMode, NodeName, NodeSpec, Protocol, PublishedPort, ServiceClass, ServiceName,
+    VolumeMount, VolumeName, VolumeOptions,
+};
 use lifecycle_core::platform::OverrideChange;
-use lifecycle_core::sim::Edge;
+use lifecycle_core::sim::{Edge, EffectOutcome};
 
 use crate::stage::Stage;
 
@@ -19,6 +22,10 @@ use OverrideChange::{Scale, Start, Stop};
 
 fn service(name: &str) -> ServiceName {
     ServiceName::try_from(name).unwrap()
+}
+
+fn node(name: &str) -> NodeName {
+    NodeName::try_from(name).unwrap()
 }
 
 /// Returns a platform that is up, with one replica of `db` and two of `api`.
@@ -81,6 +88,11 @@ async fn a_service_is_scaled_stopped_and_started() {
     assert_eq!(ready(&stage).await, counts(1, 5));
     change(&stage, "api", Stop).await.unwrap();
     assert_eq!(ready(&stage).await, counts(1, 0));
+    let why = stage.api().await.why("api").await.unwrap();
+    assert!(
+        why.answer.contains("`bootstrapper start api` starts it"),
+        "{why:?}"
+    );
     // The number of replicas of a stopped service can be changed.
     change(&stage, "api", Scale(3)).await.unwrap();
     assert_eq!(ready(&stage).await, counts(1, 0));
@@ -101,7 +113,11 @@ async fn a_service_is_scaled_stopped_and_started() {
         .unwrap();
     assert_eq!(ready(&stage).await, counts(1, 2));
     assert_eq!(ids(&stage).await, [""; 0]);
-    let unknown = bootstrapper.remove_override(id, "api.replicas").await;
+    bootstrapper
+        .remove_override(id, "api.replicas")
+        .await
+        .unwrap();
+    let unknown = bootstrapper.remove_override(id, "none.replicas").await;
     assert!(
         matches!(unknown, Err(Error::NotFound { .. })),
         "{unknown:?}"
@@ -123,7 +139,7 @@ async fn a_repeated_change_changes_nothing() {
         assert_eq!(applied.changed, index % 2 == 0, "{change}");
     }
     let first = api.overrides().await.unwrap();
-    tokio::time::sleep(Duration::from_secs(60)).await;
+    tokio::time::sleep(Duration::from_mins(1)).await;
     api.override_service("api", Scale(4)).await.unwrap();
     assert_eq!(api.overrides().await.unwrap(), first);
     let events = api.events(cursor).await.unwrap().events.into_iter();
@@ -193,6 +209,312 @@ async fn services_that_share_a_network_are_changed_together() {
     change(&stage, "monitoring", Start).await.unwrap();
     assert_eq!(ready(&stage).await.values().sum::<usize>(), 6);
     assert_eq!(stage.world.violations(), []);
+}
+
+async fn add(stage: &Stage, name: &str, like: Option<&str>) -> Result<Outcome, Error> {
+    let bootstrapper = stage.bootstrapper().await;
+    let node = NewNodeV1::new(node(name), like.map(str::to_owned));
+    let added = bootstrapper.add_node(stage.declaration.id, &node);
+    let within = tokio::time::timeout(Duration::from_hours(1), added).await;
+    within.unwrap_or_else(|_| panic!("{}", stage.world.transcript()))
+}
+
+async fn remove(stage: &Stage, name: &str, volumes: bool) -> Result<Outcome, Error> {
+    let bootstrapper = stage.bootstrapper().await;
+    let removed = bootstrapper.remove_node(stage.declaration.id, name, volumes);
+    let within = tokio::time::timeout(Duration::from_hours(1), removed).await;
+    within.unwrap_or_else(|_| panic!("{}", stage.world.transcript()))
+}
+
+/// Publishes a port of `db`, so that each node can run only one replica.
+fn publish(stage: &mut Stage) {
+    let db = stage.declaration.services.get_mut(&service("db")).unwrap();
+    db.container.ports = vec![PublishedPort {
+        host_port: Some(5432),
+        container_port: 5432,
+        protocol: Protocol::Tcp,
+        host_ip: None,
+    }];
+}
+
+/// The third replica of `db` fits only on the node that is added.
+#[tokio::test(start_paused = true)]
+async fn a_node_is_added_and_removed() {
+    let mut stage = Stage::new(88).await;
+    publish(&mut stage);
+    stage.up().await.unwrap();
+    let outcome = change(&stage, "db", Scale(3)).await.unwrap();
+    let failed = outcome.failures.iter().map(|one| one.instance.as_str());
+    assert_eq!(failed.collect::<Vec<_>>(), ["db-3"]);
+    // A node without an engine, which must be prepared.
+    let outcome = add(&stage, "n3", Some("n2")).await.unwrap();
+    assert_eq!(outcome.nodes.len(), 3);
+    let place = |container: &str| {
+        let containers = stage.world.containers(&node("n3")).into_iter();
+        containers
+            .filter(|one| one.name.contains(container))
+            .count()
+    };
+    assert_eq!((place("-db-3-"), place("-lifecycle-agent-")), (1, 1));
+    let services = stage.api().await.services().await.unwrap();
+    let mut instances = services.iter().flat_map(|service| &service.instances);
+    assert!(
+        instances.all(|one| one.state == InstanceStateV1::Ready),
+        "{services:#?}"
+    );
+    for _ in 0..2 {
+        assert_eq!(stage.removed_by_up().await, []);
+        stage.up().await.unwrap();
+        assert!(stage.world.node(&node("n3")).is_some());
+    }
+    // Repeated in the same way, and in another way.
+    add(&stage, "n3", Some("n2")).await.unwrap();
+    let other = add(&stage, "n3", None).await.unwrap_err();
+    assert!(matches!(other, Error::Conflict { .. }), "{other:?}");
+    let unknown = add(&stage, "n4", Some("n9")).await.unwrap_err();
+    assert!(matches!(unknown, Error::NotFound { .. }), "{unknown:?}");
+
+    let declared = remove(&stage, "n2", false).await.unwrap_err();
+    assert!(matches!(declared, Error::Invalid { .. }), "{declared:?}");
+    let by_id = stage.api().await.remove_override("n3.added").await;
+    assert!(matches!(by_id, Err(Error::Invalid { .. })), "{by_id:?}");
+    change(&stage, "db", Scale(1)).await.unwrap();
+    let outcome = remove(&stage, "n3", false).await.unwrap();
+    assert_eq!(outcome.nodes.len(), 2);
+    assert!(stage.world.node(&node("n3")).is_none());
+    assert_eq!(ids(&stage).await, [""; 0]);
+    assert_eq!(ready(&stage).await, counts(1, 2));
+    assert_eq!(stage.world.violations(), []);
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_files_can_take_over_an_added_node() {
+    let mut stage = running(89).await;
+    add(&stage, "n3", None).await.unwrap();
+    let machine = stage.world.node(&node("n3")).unwrap();
+    let spec = NodeSpec::new(node("n3"));
+    stage.declaration.nodes.insert(node("n3"), spec);
+    stage.up().await.unwrap();
+    assert_eq!(ids(&stage).await, [""; 0]);
+    assert_eq!(
+        stage.world.node(&node("n3")).unwrap().boot_id,
+        machine.boot_id
+    );
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_node_with_volumes_is_removed_only_on_request() {
+    let mut stage = Stage::new(90).await;
+    publish(&mut stage);
+    let db = stage.declaration.services.get_mut(&service("db")).unwrap();
+    db.container.volumes.push(VolumeMount {
+        volume: VolumeName::try_from("data").unwrap(),
+        target: "/data".into(),
+        read_only: false,
+        options: VolumeOptions::default(),
+    });
+    stage.up().await.unwrap();
+    add(&stage, "n3", None).await.unwrap();
+    change(&stage, "db", Scale(3)).await.unwrap();
+    let kept = remove(&stage, "n3", false).await.unwrap_err();
+    assert!(
+        kept.to_string()
+            .contains("its volumes would be deleted: data"),
+        "{kept}"
+    );
+    assert!(stage.world.node(&node("n3")).is_some());
+    // Its replica fits on no other node.
+    let used = remove(&stage, "n3", true).await.unwrap_err();
+    assert!(used.to_string().contains("still in use"), "{used}");
+    change(&stage, "db", Scale(1)).await.unwrap();
+    remove(&stage, "n3", true).await.unwrap();
+    assert!(stage.world.node(&node("n3")).is_none());
+}
+
+async fn apply(stage: &Stage, name: &str, text: &str) -> Result<Outcome, Error> {
+    let (bootstrapper, name) = (stage.bootstrapper().await, service(name));
+    let applied =
+        bootstrapper.apply_service(stage.declaration.id, ServiceClass::Application, &name, text);
+    let within = tokio::time::timeout(Duration::from_hours(1), applied).await;
+    within.unwrap_or_else(|_| panic!("{}", stage.world.transcript()))
+}
+
+const CHAT: &str = "
+image: debian:bookworm-slim
+command: [sleep, infinity]
+depends_on: {db: {condition: service_healthy}}
+volumes: ['chat-data:/data']
+expose: ['80']
+";
+
+#[tokio::test(start_paused = true)]
+async fn an_application_is_added_replaced_and_removed() {
+    let mut stage = running(92).await;
+    let api = stage.api().await;
+    let class = ServiceClass::Application;
+    let chat = service("chat");
+    let plan = api.plan_service(class, &chat, CHAT).await.unwrap();
+    assert!(
+        plan.steps
+            .iter()
+            .any(|step| step.action.to_string().contains("chat-1"))
+    );
+    assert_eq!(ids(&stage).await, [""; 0], "a plan changed something");
+    let chats = async || {
+        let services = stage.api().await.services().await.unwrap();
+        let found = services.into_iter().find(|one| one.name == chat);
+        found.map(|one| {
+            let instances = one.instances.iter();
+            let ready = instances.filter(|one| one.state == InstanceStateV1::Ready);
+            (one.class, ready.count())
+        })
+    };
+    for _ in 0..2 {
+        let outcome = apply(&stage, "chat", CHAT).await.unwrap();
+        assert_eq!(outcome.failures, []);
+        assert_eq!(chats().await, Some((class, 1)));
+        stage.up().await.unwrap();
+        assert_eq!(ids(&stage).await, ["chat.added"]);
+    }
+    // Added services are scaled like others, and replaced by another text.
+    change(&stage, "chat", Scale(3)).await.unwrap();
+    let second = CHAT.replace("infinity", "1000000");
+    apply(&stage, "chat", &second).await.unwrap();
+    assert_eq!(chats().await, Some((class, 3)));
+    assert_eq!(ids(&stage).await, ["chat.replicas", "chat.added"]);
+    let generation = api.apply_service(class, &chat, &second).await.unwrap();
+    assert!(!generation.changed);
+    change(&stage, "chat", Stop).await.unwrap();
+    assert_eq!(chats().await, Some((class, 0)));
+    stage.up().await.unwrap();
+    change(&stage, "chat", Start).await.unwrap();
+    assert_eq!(chats().await, Some((class, 3)));
+
+    let other = api.remove_service(ServiceClass::Model, "chat").await;
+    assert!(matches!(other, Err(Error::NotFound { .. })), "{other:?}");
+    let bootstrapper = stage.bootstrapper().await;
+    let id = stage.declaration.id;
+    bootstrapper
+        .remove_service(id, class, "chat")
+        .await
+        .unwrap();
+    assert_eq!(chats().await, None);
+    assert_eq!(ids(&stage).await, [""; 0]);
+    assert_eq!(ready(&stage).await, counts(1, 2));
+
+    // The files take a service over.
+    apply(&stage, "chat", CHAT).await.unwrap();
+    let mut declared = stage.declaration.services[&service("db")].clone();
+    declared.name = chat.clone();
+    stage.declaration.services.insert(chat.clone(), declared);
+    stage.up().await.unwrap();
+    assert_eq!(ids(&stage).await, [""; 0]);
+    let in_files = apply(&stage, "chat", CHAT).await.unwrap_err();
+    assert!(
+        in_files
+            .to_string()
+            .contains("declared in the Compose file"),
+        "{in_files}"
+    );
+}
+
+#[tokio::test(start_paused = true)]
+async fn wrong_services_are_rejected() {
+    let stage = running(93).await;
+    for (text, why) in [
+        ("", "the service has no image"),
+        ("[]", "this is not a service"),
+        ("image: [", "invalid YAML"),
+        ("imag: x", "unknown key"),
+        ("{image: x, depends_on: [dbb]}", "dbb"),
+        ("{image: x, depends_on: [chat]}", "depend on each other"),
+        ("{image: x, env_file: /etc/passwd}", "files cannot be read"),
+        (
+            "{image: x, label_file: /etc/passwd}",
+            "files cannot be read",
+        ),
+        ("{build: .}", "files cannot be read"),
+        ("{image: x, secrets: [key]}", "files cannot be read"),
+        ("{image: x, volumes: ['./etc:/x']}", "files cannot be read"),
+        (
+            "{image: x, volumes: [{type: bind, source: etc/x, target: /x}]}",
+            "files cannot be read",
+        ),
+        (
+            "{image: x, security_opt: ['seccomp=/etc/passwd']}",
+            "files cannot be read",
+        ),
+        (
+            "{image: x, security_opt: ['seccomp:/etc/passwd']}",
+            "files cannot be read",
+        ),
+        ("{image: x, x-lifecycle: {code: api}}", "cannot be built"),
+        (
+            "{image: x, x-lifecycle: {class: model}}",
+            "the request is for the class application",
+        ),
+        (
+            "{image: x, deploy: {replicas: 2}, network_mode: 'service:db'}",
+            "same number",
+        ),
+    ] {
+        let error = apply(&stage, "chat", text).await.unwrap_err();
+        assert!(matches!(error, Error::Invalid { .. }), "{text}: {error:?}");
+        assert!(error.to_string().contains(why), "{text}: {error}");
+        assert!(!error.to_string().contains("root:"), "{text}: {error}");
+    }
+    let needed = apply(&stage, "chat", "image: debian:bookworm-slim").await;
+    needed.unwrap();
+    let user = "{image: 'debian:bookworm-slim', depends_on: [chat]}";
+    apply(&stage, "user", user).await.unwrap();
+    let api = stage.api().await;
+    let kept = api.remove_service(ServiceClass::Application, "chat").await;
+    assert!(matches!(kept, Err(Error::Conflict { .. })), "{kept:?}");
+    let in_files = api.remove_service(ServiceClass::Microservice, "db").await;
+    assert!(
+        matches!(in_files, Err(Error::Invalid { .. })),
+        "{in_files:?}"
+    );
+}
+
+/// Crashes the manager before and after each effect of the addition of a node.
+#[tokio::test(start_paused = true)]
+async fn a_node_is_added_once_although_the_manager_crashes() {
+    let whole = running(91).await;
+    let begin = whole.world.effects().len();
+    add(&whole, "n3", Some("n2")).await.unwrap();
+    let end = whole.world.effects().len();
+    assert!(end >= begin + 4, "{}", whole.world.transcript());
+    for effect in begin + 1..=end {
+        for edge in [Edge::Before, Edge::After] {
+            let stage = running(91).await;
+            let number = u64::try_from(effect).unwrap();
+            stage.world.faults().crash_at(number, edge);
+            tokio::select! {
+                biased;
+                () = stage.world.crashed() => {}
+                ended = add(&stage, "n3", Some("n2")) => {
+                    panic!("effect {effect} {edge:?} did not occur: {ended:?}");
+                }
+            }
+            stage.world.next_incarnation();
+            let context = || format!("effect {effect} {edge:?}\n{}", stage.world.transcript());
+            // The new manager may not lead yet.
+            while add(&stage, "n3", Some("n2")).await.is_err() {
+                tokio::time::sleep(Duration::from_millis(200)).await;
+            }
+            let agents = stage.agents(&node("n3")).len();
+            assert_eq!(agents, 1, "{}", context());
+            let effects = stage.world.effects();
+            let provisions = effects.iter().filter(|one| {
+                one.node == Some(node("n3"))
+                    && one.what == "provision"
+                    && one.outcome == EffectOutcome::Changed
+            });
+            assert_eq!(provisions.count(), 1, "{}", context());
+            assert_eq!(stage.world.violations(), [], "{}", context());
+        }
+    }
 }
 
 #[tokio::test(start_paused = true)]

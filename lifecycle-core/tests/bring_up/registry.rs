@@ -3,8 +3,9 @@
 
 use std::time::Duration;
 
+use lifecycle_core::api::wire::NewNodeV1;
 use lifecycle_core::error::Error;
-use lifecycle_core::model::{EventKind, Kind, ServiceClass, ServiceName};
+use lifecycle_core::model::{EventKind, Kind, NodeName, ServiceClass, ServiceName};
 use lifecycle_core::registry::Registry;
 use lifecycle_core::secret::Sensitive;
 
@@ -150,6 +151,41 @@ async fn names_of_new_services_resolve_after_the_registry_was_replaced() {
     with_later_epochs(&stage).await;
     stage.registry.central = Some(Sensitive::new(OTHER));
     assert!(!up_with_another_service(&mut stage).await.is_empty());
+}
+
+/// The files do not declare a node that was added at run time, so that a new registry does not know it.
+#[tokio::test(start_paused = true)]
+async fn an_added_node_is_kept_after_the_registry_was_lost_or_replaced() {
+    let n3 = NodeName::try_from("n3").unwrap();
+    for is_lost in [true, false] {
+        let mut stage = stage(28).await;
+        stage.up().await.unwrap();
+        let (bootstrapper, id) = (stage.bootstrapper().await, stage.declaration.id);
+        let new = NewNodeV1::new(n3.clone(), None);
+        bootstrapper.add_node(id, &new).await.unwrap();
+        if is_lost {
+            stage.databases().lose(CENTRAL);
+            stage.world.next_incarnation();
+        } else {
+            stage.registry.central = Some(Sensitive::new(OTHER));
+        }
+        stage.up().await.unwrap();
+        tokio::time::sleep(Duration::from_mins(5)).await;
+        assert!(
+            stage.world.node(&n3).is_some(),
+            "{}",
+            stage.world.transcript()
+        );
+        let why = stage.api().await.why("node:n3").await.unwrap();
+        assert!(
+            why.answer.contains("bootstrapper node remove n3"),
+            "{why:?}"
+        );
+        let bootstrapper = stage.bootstrapper().await;
+        bootstrapper.remove_node(id, "n3", false).await.unwrap();
+        assert!(stage.world.node(&n3).is_none());
+        assert_eq!(stage.world.violations(), []);
+    }
 }
 
 #[tokio::test(start_paused = true)]

@@ -11,6 +11,7 @@ use bollard::query_parameters::{
     StartContainerOptions, StopContainerOptionsBuilder,
 };
 use futures_util::{StreamExt, TryStreamExt, stream};
+use lifecycle_core::clock::{Clock as _, SystemClock};
 use lifecycle_core::model::{DEFAULT_STOP_GRACE, Protocol, PublishedPort, VolumeMount, VolumeName};
 use lifecycle_core::runtime::{ContainerSpec, ObservedContainer, Owner, vanished};
 use lifecycle_core::{Error, Result};
@@ -24,6 +25,8 @@ use crate::{inspect, labels};
 const PATIENT: Duration = Duration::from_mins(3);
 /// Poll interval while a container is being removed.
 const PACE: Duration = Duration::from_millis(50);
+/// How long the engine may take to report why it killed a container.
+const LATE_REPORT: Duration = Duration::from_millis(300);
 /// The number of concurrent inspections. Each uses a kept connection.
 const PARALLEL: usize = transport::KEPT;
 /// The number of attempts to find free host ports. An attempt fails only if a program outside
@@ -105,7 +108,13 @@ impl DockerEngine {
 
     /// Returns the container with this name or id, if it exists and belongs to the platform.
     pub(super) async fn observe(&self, container: &str) -> Result<Option<ObservedContainer>> {
-        match self.inspect(container).await? {
+        let mut found = self.inspect(container).await?;
+        let now = SystemClock.now();
+        if { found.iter() }.any(|found| inspect::may_have_exceeded_its_memory(found, now)) {
+            tokio::time::sleep(LATE_REPORT).await;
+            found = self.inspect(container).await?;
+        }
+        match found {
             Some(found) if self.owns(&found) => inspect::container(found, self.bound.reached()),
             Some(_) | None => Ok(None),
         }

@@ -2,6 +2,7 @@
 //! [`ManagerApi`].
 
 mod chunks;
+mod classes;
 mod events;
 mod exec;
 mod health;
@@ -27,6 +28,7 @@ use axum::{Router, middleware};
 use lifecycle_core::Error;
 use lifecycle_core::api::{LocalApi, ManagerApi};
 use lifecycle_core::manager::{Manager, Tokens};
+use lifecycle_core::model::ServiceClass;
 use lifecycle_core::reconcile::Round;
 use tokio::sync::watch;
 
@@ -59,6 +61,18 @@ impl From<Arc<Manager>> for Api {
     }
 }
 
+/// Returns the routes of a class of services.
+fn of_class(path: &str, class: ServiceClass) -> Router<Api> {
+    let list = move |caller, api| classes::list(class, caller, api);
+    let apply = move |caller, api, name, options, body| {
+        classes::apply(class, caller, api, name, options, body)
+    };
+    let remove = move |caller, api, name| classes::remove(class, caller, api, name);
+    Router::new()
+        .route(path, get(list))
+        .route(&format!("{path}/{{name}}"), put(apply).delete(remove))
+}
+
 /// Returns all routes.
 pub(crate) fn router(api: Api) -> Router {
     let v1 = Router::new()
@@ -75,7 +89,8 @@ pub(crate) fn router(api: Api) -> Router {
         .route("/v1/chunks/missing", post(chunks::missing))
         .route("/v1/chunks/{digest}", put(chunks::put))
         .route("/v1/image-logins", put(image_logins::replace))
-        .route("/v1/nodes", get(nodes::list))
+        .route("/v1/nodes", get(nodes::list).post(nodes::add))
+        .route("/v1/nodes/{name}", delete(nodes::remove))
         .route("/v1/nodes/{name}/restart", post(nodes::restart))
         .route("/v1/services", get(services::list))
         .route("/v1/services/{name}/endpoints", get(services::endpoints))
@@ -89,6 +104,9 @@ pub(crate) fn router(api: Api) -> Router {
         .route("/v1/services/{name}/stop", post(overrides::stop))
         .route("/v1/services/{name}/start", post(overrides::start))
         .route("/v1/services/{name}/exec", post(exec::run))
+        .merge(of_class("/v1/microservices", ServiceClass::Microservice))
+        .merge(of_class("/v1/applications", ServiceClass::Application))
+        .merge(of_class("/v1/models", ServiceClass::Model))
         .route("/v1/overrides", get(overrides::list))
         .route("/v1/overrides/{id}", delete(overrides::remove))
         .route("/v1/events", get(events::list))

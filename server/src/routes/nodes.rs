@@ -1,18 +1,54 @@
-//! Lists and restarts the nodes of the platform.
+//! Lists, adds, restarts and removes the nodes of the platform.
 
 use axum::Json;
 use axum::extract::State;
 use axum::http::StatusCode;
-use lifecycle_core::api::wire::{NodeV1, OperationV1, RestartNodeV1};
+use lifecycle_core::api::wire::{AppliedV1, NewNodeV1, NodeV1, OperationV1, RestartNodeV1};
+use serde::Deserialize;
 
 use super::Api;
-use super::request::{Segment, Whole, optional};
+use super::request::{Parameters, Segment, Whole, optional, unreadable_body};
 use crate::auth::{Operator, Viewer};
 use crate::problem::Problem;
+
+/// The largest body of a request for a new node, in bytes.
+const LARGEST: usize = 4 << 10;
 
 /// `GET /v1/nodes`.
 pub(super) async fn list(_: Viewer, State(api): State<Api>) -> Result<Json<Vec<NodeV1>>, Problem> {
     Ok(Json(api.manager.nodes().await?))
+}
+
+/// `POST /v1/nodes`: adds a node, which is then created and prepared.
+pub(super) async fn add(
+    _: Operator,
+    State(api): State<Api>,
+    Whole(body): Whole<LARGEST>,
+) -> Result<(StatusCode, Json<AppliedV1>), Problem> {
+    let node: NewNodeV1 = serde_json::from_slice(&body).map_err(|error| {
+        let hint = "send `{\"name\": \"worker-3\", \"like\": \"worker-2\"}`; `like` may be omitted";
+        unreadable_body(&error, hint)
+    })?;
+    let applied = api.manager.add_node(&node).await?;
+    Ok((StatusCode::ACCEPTED, Json(applied)))
+}
+
+/// The query of `DELETE /v1/nodes/{name}`.
+#[derive(Debug, Deserialize)]
+pub(super) struct Removal {
+    #[serde(default)]
+    volumes: bool,
+}
+
+/// `DELETE /v1/nodes/{name}`: removes a node that was added at run time.
+pub(super) async fn remove(
+    _: Operator,
+    State(api): State<Api>,
+    Segment(name): Segment,
+    Parameters(removal): Parameters<Removal>,
+) -> Result<(StatusCode, Json<AppliedV1>), Problem> {
+    let applied = api.manager.remove_node(&name, removal.volumes).await?;
+    Ok((StatusCode::ACCEPTED, Json(applied)))
 }
 
 /// `POST /v1/nodes/{name}/restart`: begins to restart a node.

@@ -39,7 +39,7 @@ mod streams;
 mod tokens;
 
 /// Every route below `/v1`, and the least powerful role that it permits.
-const ROUTES: [(&str, &str, TokenRole); 30] = [
+const ROUTES: [(&str, &str, TokenRole); 41] = [
     ("GET", "/v1/platform", Viewer),
     ("PUT", "/v1/platform", Admin),
     ("DELETE", "/v1/platform", Admin),
@@ -49,6 +49,8 @@ const ROUTES: [(&str, &str, TokenRole); 30] = [
     ("POST", "/v1/chunks/missing", Admin),
     ("PUT", "/v1/chunks/0123", Admin),
     ("GET", "/v1/nodes", Viewer),
+    ("POST", "/v1/nodes", Operator),
+    ("DELETE", "/v1/nodes/n1", Operator),
     ("POST", "/v1/nodes/n1/restart", Operator),
     ("GET", "/v1/services", Viewer),
     ("GET", "/v1/services/web/endpoints", Viewer),
@@ -59,6 +61,15 @@ const ROUTES: [(&str, &str, TokenRole); 30] = [
     ("POST", "/v1/services/web/stop", Operator),
     ("POST", "/v1/services/web/start", Operator),
     ("POST", "/v1/services/web/exec", Admin),
+    ("GET", "/v1/microservices", Viewer),
+    ("PUT", "/v1/microservices/new", Admin),
+    ("DELETE", "/v1/microservices/new", Admin),
+    ("GET", "/v1/applications", Viewer),
+    ("PUT", "/v1/applications/new", Admin),
+    ("DELETE", "/v1/applications/new", Admin),
+    ("GET", "/v1/models", Viewer),
+    ("PUT", "/v1/models/new", Admin),
+    ("DELETE", "/v1/models/new", Admin),
     ("GET", "/v1/overrides", Viewer),
     ("DELETE", "/v1/overrides/web.replicas", Operator),
     ("POST", "/v1/retry/web", Operator),

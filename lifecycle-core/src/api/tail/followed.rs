@@ -5,13 +5,14 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use chrono::TimeDelta;
+use chrono::{DateTime, TimeDelta, Utc};
 use futures_util::StreamExt;
 use futures_util::stream::{self, BoxStream};
 use tokio::time::{Instant, sleep};
 
 use super::{ManagerApi, OUTAGE, POLL};
 use crate::api::wire::ServiceLogLine;
+use crate::clock::{Clock as _, SystemClock};
 use crate::error::{Error, Result, Retry};
 use crate::model::ServiceName;
 use crate::runtime::{LogLine, LogOptions, LogPosition};
@@ -19,6 +20,9 @@ use crate::runtime::{LogLine, LogOptions, LogPosition};
 /// After an outage, lines are requested from this long before the latest known line, because nodes
 /// deliver their lines with different delays. Known lines are omitted.
 const OVERLAP: TimeDelta = TimeDelta::minutes(1);
+
+/// The longest pause between two attempts to open a stream.
+const LONGEST_PAUSE: Duration = Duration::from_secs(10);
 
 /// Whether the current outage was reported. The outputs that are merged share it.
 #[derive(Debug, Default)]
@@ -37,11 +41,13 @@ pub(super) async fn output(
         options: options.clone(),
         outage: Arc::clone(outage),
         lines: stream::empty().boxed(),
-        is_interrupted: false,
+        opened_at: SystemClock.now(),
+        interrupted: None,
+        is_open: true,
         positions: BTreeMap::new(),
         known: BTreeMap::new(),
     };
-    followed.open().await?;
+    followed.lines = api.logs(service, followed.first()).await?;
     let lines = stream::try_unfold(followed, async |mut followed| {
         Ok(followed.next().await?.map(|line| (line, followed)))
     });
@@ -55,8 +61,12 @@ struct Followed {
     outage: Arc<Outage>,
     /// The current stream from the manager.
     lines: BoxStream<'static, Result<ServiceLogLine>>,
-    /// Whether the current stream was interrupted.
-    is_interrupted: bool,
+    /// When the first stream was opened.
+    opened_at: DateTime<Utc>,
+    /// The time of the first interruption since the last new line.
+    interrupted: Option<Instant>,
+    /// Whether the current stream was not interrupted.
+    is_open: bool,
     /// For each container, the last line that was returned.
     positions: BTreeMap<String, LogPosition>,
     /// The positions at the start of the current stream.
@@ -64,14 +74,27 @@ struct Followed {
 }
 
 impl Followed {
-    async fn open(&mut self) -> Result<()> {
-        let latest = self.positions.values().filter_map(|known| known.at).max();
-        let since = latest.and_then(|at| at.checked_sub_signed(OVERLAP));
-        let options = LogOptions {
-            tail: self.options.tail.filter(|_| since.is_none()),
-            since: since.max(self.options.since),
+    fn first(&self) -> LogOptions {
+        LogOptions {
             follow: true,
             timestamps: true,
+            ..self.options.clone()
+        }
+    }
+
+    /// Opens the stream again, from the latest known lines on.
+    async fn open(&mut self) -> Result<()> {
+        let latest = self.positions.values().filter_map(|known| known.at).max();
+        let latest = latest.and_then(|at| at.checked_sub_signed(OVERLAP));
+        let since = match self.options.tail {
+            // Earlier lines were not requested.
+            Some(_) => latest.or(Some(self.opened_at)),
+            None => latest,
+        };
+        let options = LogOptions {
+            tail: None,
+            since: since.max(self.options.since),
+            ..self.first()
         };
         self.lines = self.api.logs(&self.service, options).await?;
         self.known = self.positions.clone();
@@ -80,7 +103,7 @@ impl Followed {
 
     async fn next(&mut self) -> Result<Option<ServiceLogLine>> {
         loop {
-            if self.is_interrupted {
+            if !self.is_open {
                 self.reopen().await?;
             }
             match self.lines.next().await {
@@ -91,6 +114,8 @@ impl Followed {
                     if known.is_some_and(|known| known.contains(&line.line)) {
                         continue;
                     }
+                    self.interrupted = None;
+                    self.outage.0.store(false, Ordering::Relaxed);
                     let position = self.positions.entry(line.container.clone());
                     position.or_default().note(&line.line);
                     let at = line.line.at.filter(|_| self.options.timestamps);
@@ -101,7 +126,8 @@ impl Followed {
                     return Ok(Some(line));
                 }
                 Some(Err(error)) => {
-                    self.is_interrupted = true;
+                    self.is_open = false;
+                    self.interrupted.get_or_insert_with(Instant::now);
                     if let Some(notice) = self.lost(error)? {
                         return Ok(Some(notice));
                     }
@@ -134,21 +160,30 @@ impl Followed {
 
     /// Opens the stream again, as soon as the manager responds.
     async fn reopen(&mut self) -> Result<()> {
-        let interrupted = Instant::now();
+        let interrupted = *self.interrupted.get_or_insert_with(Instant::now);
+        let mut pause = POLL;
         loop {
+            sleep(pause).await;
             match self.open().await {
-                Ok(()) => {
-                    self.is_interrupted = false;
-                    self.outage.0.store(false, Ordering::Relaxed);
+                Ok(()) if interrupted.elapsed() < OUTAGE => {
+                    self.is_open = true;
                     return Ok(());
                 }
+                Ok(()) => return Err(self.unanswered()),
                 Err(error) => match error.retry() {
-                    Retry::After(pause) if interrupted.elapsed() < OUTAGE => {
-                        sleep(pause.clamp(POLL, Duration::from_secs(10))).await;
+                    Retry::After(after) if interrupted.elapsed() < OUTAGE => {
+                        pause = after.clamp(POLL, LONGEST_PAUSE);
                     }
                     _ => return Err(error),
                 },
             }
+        }
+    }
+
+    fn unanswered(&self) -> Error {
+        Error::TimedOut {
+            what: format!("the output of {}", self.service),
+            after: OUTAGE,
         }
     }
 }

@@ -43,8 +43,8 @@ pub(super) use shipped::MountedFiles;
 
 /// The information about the project that is needed to read services.
 pub(super) struct ProjectContext<'a> {
-    /// The directory of the Compose file.
-    pub(super) directory: &'a Path,
+    /// The directory of the Compose file; `None` if no files can be read.
+    pub(super) directory: Option<&'a Path>,
     /// The directory of the code store, relative to the Compose file.
     pub(super) code_store: &'a str,
     /// The variables of the environment and of `.env`.
@@ -95,8 +95,12 @@ fn take(left: &Cell<usize>, amount: usize) -> bool {
 impl ProjectContext<'_> {
     /// Returns the path of a file on this machine. `~` is the home directory.
     fn path(&self, path: &str) -> PathBuf {
+        let Some(directory) = self.directory else {
+            // No file can have a path below a device.
+            return PathBuf::from("/dev/null/none");
+        };
         let expanded = home::expanded(path, self.lookup);
-        self.directory.join(DirectoryStore::normalised(&expanded))
+        directory.join(DirectoryStore::normalised(&expanded))
     }
 }
 

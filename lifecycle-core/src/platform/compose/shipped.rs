@@ -172,7 +172,7 @@ pub(super) fn declared_size(tree: &FileTree) -> u64 {
 /// Converts an absolute path inside the project directory, such as `${PWD}/conf`, to a relative
 /// path. Such a path refers to the user's own files, not to files of the node.
 pub(super) fn below_project(source: &str, project: &ProjectContext<'_>) -> Option<String> {
-    let project: PathBuf = std::path::absolute(project.directory).ok()?;
+    let project: PathBuf = std::path::absolute(project.directory?).ok()?;
     let rest = Path::new(source).strip_prefix(project).ok()?;
     Some(format!("./{}", rest.display()))
 }

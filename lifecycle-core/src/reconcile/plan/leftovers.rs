@@ -99,6 +99,22 @@ impl<'a> Planning<'a> {
                 self.hold(Subject::Node(node.clone()), HeldBy::Failed { why });
             }
         }
+        let lost = self.declared.lost.as_ref();
+        let lost = lost.filter(|_| !self.declared.deleting);
+        let may_be_added = |node: &NodeName, view: &NodeView| {
+            view.machine.created && lost.is_some_and(|deleted| !deleted.contains(node))
+        };
+        let unknown: Vec<&NodeName> = { observed.nodes.iter() }
+            .filter(|(node, view)| self.is_to_remove(node) && may_be_added(node, view))
+            .map(|(node, _)| node)
+            .collect();
+        for node in &unknown {
+            let why = format!(
+                "it is not declared, but may have been added before the registry was lost; delete it \
+                 with `bootstrapper node remove {node}`"
+            );
+            self.hold(Subject::Node((*node).clone()), HeldBy::Failed { why });
+        }
         let undeclared: BTreeMap<&NodeName, &NodeView> = observed
             .nodes
             .iter()
@@ -106,6 +122,7 @@ impl<'a> Planning<'a> {
             .filter(|(node, view)| {
                 self.is_to_remove(node)
                     && !self.unreachable_deletions.contains_key(node)
+                    && !unknown.contains(node)
                     && (view.machine.created || self.releases(view))
             })
             .collect();

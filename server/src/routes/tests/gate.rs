@@ -4,8 +4,10 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use lifecycle_core::api::ManagerApi as _;
-use lifecycle_core::api::wire::{NewTokenV1, RestartNodeV1};
-use lifecycle_core::model::{Chunk, RolloutRequest, TokenName, TokenRole};
+use lifecycle_core::api::wire::{NewNodeV1, NewTokenV1, RestartNodeV1};
+use lifecycle_core::model::{
+    Chunk, NodeName, RolloutRequest, ServiceClass, ServiceName, TokenName, TokenRole,
+};
 use lifecycle_core::platform::OverrideChange;
 use lifecycle_core::reconcile::RetryOptions;
 use lifecycle_core::runtime::{ExecCommand, ImageLogin, ImageLogins, ImageRegistry};
@@ -26,6 +28,10 @@ enum Write {
     DeletePlatform,
     Restart,
     RestartNode,
+    AddNode,
+    RemoveNode,
+    ApplyService(ServiceClass),
+    RemoveService(ServiceClass),
     Rollout,
     Scale,
     Stop,
@@ -37,7 +43,7 @@ enum Write {
     RevokeToken,
 }
 
-const WRITES: [Write; 17] = [
+const WRITES: [Write; 25] = [
     Write::Apply,
     Write::ImageLogins,
     Write::MissingChunks,
@@ -46,6 +52,14 @@ const WRITES: [Write; 17] = [
     Write::DeletePlatform,
     Write::Restart,
     Write::RestartNode,
+    Write::AddNode,
+    Write::RemoveNode,
+    Write::ApplyService(ServiceClass::Microservice),
+    Write::RemoveService(ServiceClass::Microservice),
+    Write::ApplyService(ServiceClass::Application),
+    Write::RemoveService(ServiceClass::Application),
+    Write::ApplyService(ServiceClass::Model),
+    Write::RemoveService(ServiceClass::Model),
     Write::Rollout,
     Write::Scale,
     Write::Stop,
@@ -110,6 +124,14 @@ fn new_token() -> NewTokenV1 {
     NewTokenV1::new(TokenName::try_from("ci").unwrap(), TokenRole::Viewer)
 }
 
+fn new_node() -> NewNodeV1 {
+    NewNodeV1::new(NodeName::try_from("added").unwrap(), None)
+}
+
+fn new_service() -> ServiceName {
+    ServiceName::try_from("new").unwrap()
+}
+
 fn chunk() -> Chunk {
     Chunk::new("contents".into()).unwrap()
 }
@@ -136,6 +158,17 @@ async fn embedded(served: &Served, write: Write) -> Result<()> {
         Write::DeletePlatform => manager.delete_platform(false).await.map(drop),
         Write::Restart => manager.restart("web", None).await.map(drop),
         Write::RestartNode => manager.restart_node("absent", None).await.map(drop),
+        Write::AddNode => {
+            let node = new_node();
+            manager.add_node(node.name, None).await.map(drop)
+        }
+        Write::RemoveNode => manager.remove_node("absent", false).await.map(drop),
+        Write::ApplyService(class) => {
+            let name = new_service();
+            let applied = manager.apply_service(class, &name, "image: base:1");
+            applied.await.map(drop)
+        }
+        Write::RemoveService(class) => manager.remove_service(class, "absent").await.map(drop),
         Write::Rollout => {
             let paused = manager.rollout("web", RolloutRequest::Pause);
             paused.await.map(drop)
@@ -175,6 +208,14 @@ async fn over_http(served: &Served, write: Write) -> Result<()> {
             let request = RestartNodeV1::default();
             api.restart_node("absent", &request).await.map(drop)
         }
+        Write::AddNode => api.add_node(&new_node()).await.map(drop),
+        Write::RemoveNode => api.remove_node("absent", false).await.map(drop),
+        Write::ApplyService(class) => {
+            let name = new_service();
+            let applied = api.apply_service(class, &name, "image: base:1");
+            applied.await.map(drop)
+        }
+        Write::RemoveService(class) => api.remove_service(class, "absent").await.map(drop),
         Write::Rollout => api.rollout("web", RolloutRequest::Pause).await.map(drop),
         Write::Scale | Write::Stop | Write::Start => {
             let changed = api.override_service("web", override_of(write));
@@ -216,10 +257,15 @@ async fn an_embedded_manager_and_one_behind_http_reject_the_same_changes() {
                         | Write::DeletePlatform
                         | Write::Restart
                         | Write::RestartNode
+                        | Write::AddNode
+                        | Write::RemoveNode
+                        | Write::ApplyService(_)
+                        | Write::RemoveService(_)
                         | Write::Rollout
                         | Write::Scale
                         | Write::Stop
                         | Write::Start
+                        | Write::RemoveOverride
                         | Write::CreateToken
                         | Write::RevokeToken
                 ),
@@ -227,10 +273,15 @@ async fn an_embedded_manager_and_one_behind_http_reject_the_same_changes() {
                     write,
                     Write::Restart
                         | Write::RestartNode
+                        | Write::AddNode
+                        | Write::RemoveNode
+                        | Write::ApplyService(_)
+                        | Write::RemoveService(_)
                         | Write::Rollout
                         | Write::Scale
                         | Write::Stop
                         | Write::Start
+                        | Write::RemoveOverride
                 ),
                 Phase::Open => false,
             };

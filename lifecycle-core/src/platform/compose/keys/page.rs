@@ -273,7 +273,7 @@ fn read(before: &str, key: &str, value: &str, after: &str) -> (Vec<String>, Vec<
     let root = super::super::super::files::of_text(&text, &mut report);
     let (lookup, nodes) = (|_: &str| None, std::collections::BTreeMap::new());
     let project = super::super::ProjectContext {
-        directory: Path::new("/nonexistent"),
+        directory: Some(Path::new("/nonexistent")),
         code_store: "code",
         lookup: &lookup,
         nodes: &nodes,

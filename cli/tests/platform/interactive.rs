@@ -330,9 +330,7 @@ fn an_application_is_added(project: &Project) {
     project.ends(0, &["app", "remove", "chat"]);
     assert!(!project.ends(0, &["status"]).stdout.contains("chat-1"));
     project.write("chat.json", r#"{"image": "x", "env_file": "/etc/passwd"}"#);
-    let refused = project
-        .ends(1, &["app", "apply", "chat", "chat.json"])
-        .stderr;
+    let refused = project.ends(1, &apply).stderr;
     let why = "application chat:1:16: services.chat.env_file: files cannot be read at run time";
     assert!(refused.contains(why), "{refused}");
 }

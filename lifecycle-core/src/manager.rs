@@ -561,6 +561,7 @@ impl Manager {
             }
         });
         let declaration = declaration.with_overrides(overrides.unwrap_or_default());
+        self.check_effective(&declaration)?;
         let what = format!("new declaration of {}", self.options.name);
         let audit = self.audit("apply", Subject::Platform);
         self.declare(epoch, previous, declaration, what, audit)
@@ -685,6 +686,24 @@ impl Manager {
         // Reject a declaration that cannot be resolved. If it were recorded, no manager could start
         // again.
         self.derive(declaration).map(drop)
+    }
+
+    /// Rejects a declaration that cannot be resolved together with the overrides in force.
+    fn check_effective(&self, declaration: &Declaration) -> Result<()> {
+        let overrides: Vec<String> = declaration.overrides.iter().map(|one| one.id()).collect();
+        self.derive(declaration)
+            .map(drop)
+            .map_err(|error| match error {
+                Error::Invalid { what, why, hint } if !overrides.is_empty() => Error::Invalid {
+                    what,
+                    why,
+                    hint: format!(
+                        "{hint}; in force on top of the files: {}",
+                        overrides.join(", ")
+                    ),
+                },
+                error => error,
+            })
     }
 
     /// Resolves a declaration that has not been recorded.

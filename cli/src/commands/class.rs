@@ -9,7 +9,6 @@ use lifecycle_core::model::{PlatformId, ServiceClass};
 use lifecycle_core::reconcile::{Held, Step};
 use schemars::JsonSchema;
 use serde::Serialize;
-use tokio::io::AsyncReadExt as _;
 
 use crate::arguments::{Arguments, Class, ClassAction};
 use crate::commands::{self, overrides, status};
@@ -102,15 +101,18 @@ async fn list(
 }
 
 async fn read(file: &Path) -> Result<String, Failure> {
-    let text = if file == Path::new("-") {
-        let mut text = String::new();
-        let read = tokio::io::stdin().read_to_string(&mut text).await;
-        read.map(|_| text)
-    } else {
-        tokio::fs::read_to_string(file).await
-    };
+    let file = file.to_owned();
+    let name = file.display().to_string();
+    let text = tokio::task::spawn_blocking(move || {
+        if file == Path::new("-") {
+            std::io::read_to_string(std::io::stdin())
+        } else {
+            std::fs::read_to_string(file)
+        }
+    });
+    let text = text.await.unwrap_or_else(|error| Err(error.into()));
     text.map_err(|error| {
-        let what = format!("the file {}", file.display());
+        let what = format!("the file {name}");
         let hint = "specify a UTF-8 text file that you have permission to read";
         lifecycle_core::Error::invalid(what, error.to_string(), hint).into()
     })

@@ -51,16 +51,13 @@ pub(crate) async fn run(arguments: &Arguments, options: &Node) -> Result<(), Fai
             printer::data(&status::nodes_text(&nodes, printer::width()))
         }
         NodeAction::Remove { name, volumes, yes } => {
-            let overrides = bootstrapper.overrides(identity.id).await?;
-            // The manager rejects the removal of another node.
-            if overrides
-                .iter()
-                .any(|one| one.id == format!("{name}.added"))
-            {
-                for removal in bootstrapper.removed_with(name).await? {
-                    let contents = &removal.contents;
-                    printer::message(&format!("node {name} will be deleted ({contents})"));
-                }
+            let removals = bootstrapper.removed_with(name).await?;
+            for removal in &removals {
+                let contents = &removal.contents;
+                printer::message(&format!("node {name} will be deleted ({contents})"));
+            }
+            // If the node does not exist, the manager rejects its removal.
+            if !removals.is_empty() {
                 confirm(*yes, &format!("Remove node {name}?")).await?;
             }
             let removed = bootstrapper.remove_node(identity.id, name, *volumes);

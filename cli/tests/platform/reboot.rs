@@ -129,7 +129,7 @@ fn a_node_is_added_and_removed(project: &Project) {
     project.ends(0, &["up"]);
     let added = Node::find(&project.id(), "c").unwrap();
     assert_eq!(added.exec(&["docker", "ps", "--quiet"]).lines().count(), 1);
-    let declared = project.ends(1, &["node", "remove", "b"]).stderr;
+    let declared = project.ends(1, &["node", "remove", "b", "--yes"]).stderr;
     assert!(
         declared.contains("it is declared in platform.toml"),
         "{declared}"

@@ -195,7 +195,7 @@ impl Manager {
         };
         let declaration = change(&snapshot, previous.1.clone(), &self.requested())?;
         // If a declaration that cannot be resolved were recorded, no manager could start again.
-        self.derive(&declaration)?;
+        self.check_effective(&declaration)?;
         let audit = self.audit(request, subject);
         self.declare(write.epoch, Some(previous), declaration, what, audit)
             .await

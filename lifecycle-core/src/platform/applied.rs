@@ -3,12 +3,12 @@
 
 use std::collections::BTreeMap;
 
-use super::compose::{self, ProjectContext};
+use super::compose::{self, Draft, ProjectContext};
 use super::diagnostic::{Diagnostics, Report};
 use super::tree::{Entry, Node, Position, Value};
-use super::validate::platform_ports;
-use super::{CloudSpec, Declaration, yaml};
-use crate::model::{ServiceClass, ServiceName, ServiceSpec};
+use super::validate::{Place, platform_ports};
+use super::{CloudSpec, Declaration, validate, yaml};
+use crate::model::{ServiceClass, ServiceName, ServiceSpec, VolumeName, VolumeOptions};
 
 /// The keys whose values are files or code bases.
 const READS_FILES: [&str; 8] = [
@@ -37,7 +37,9 @@ pub fn read_service(
     declaration: &Declaration,
 ) -> Result<ServiceSpec, Diagnostics> {
     let mut report = Report::new(format!("{class} {name}"));
-    let spec = read(name, class, text, declaration, &mut report);
+    // A service that joins the network of another one gets its declared number of replicas.
+    let (declaration, _) = declaration.clone().separated();
+    let spec = read(name, class, text, &declaration, &mut report);
     let consequences = report.unsupported_in_order().into_iter();
     for key in consequences.filter(|key| key.changes_behaviour) {
         let at = Position {
@@ -82,16 +84,41 @@ fn read(
         files: compose::MountedFiles::default(),
     };
     let mut services = compose::read(&root, &context, report).services;
-    services.retain(|known, _| known == name);
-    compose::reserve_ports(&mut services, platform_ports(Some(&declaration.manager)));
-    let on_azure = matches!(declaration.cloud, CloudSpec::Azure(_));
-    compose::keep_metadata_from(&declaration.manager.node, on_azure, &mut services);
     let draft = services.remove(name)?;
     if draft.build.is_some() {
         let message = "a service that is declared at run time cannot be built";
         report.problem_with_help(root.at, &path, message, "set `image`");
         return None;
     }
+    let others = || -> BTreeMap<ServiceName, Draft> {
+        let others = declaration.services.values();
+        let others = others.filter(|spec| spec.name != *name).map(|spec| {
+            let (spec, build) = (spec.clone(), None);
+            (spec.name.clone(), Draft { spec, build })
+        });
+        others.collect()
+    };
+    let place = Place {
+        cloud: &declaration.cloud,
+        nodes: &declaration.nodes,
+        manager: Some(&declaration.manager),
+    };
+    let checked = |services: &BTreeMap<ServiceName, Draft>| {
+        let mut found = Report::new(format!("{class} {name}"));
+        validate::check(&root, services, &place, &mut found);
+        found
+    };
+    // Existing services may have problems of their own, for example too many replicas.
+    let known = checked(&others());
+    let mut all = others();
+    all.insert(name.clone(), draft);
+    compose::reserve_ports(&mut all, platform_ports(Some(&declaration.manager)));
+    let on_azure = matches!(declaration.cloud, CloudSpec::Azure(_));
+    let mut own: BTreeMap<_, _> = all.remove_entry(name).into_iter().collect();
+    compose::keep_metadata_from(&declaration.manager.node, on_azure, &mut own);
+    all.append(&mut own);
+    report.add_new(checked(&all), &known);
+    let draft = all.remove(name)?;
     let mut spec = draft.spec;
     if spec.class != ServiceClass::default() && spec.class != class {
         let message = format!(
@@ -102,7 +129,26 @@ fn read(
         report.problem_with_help(root.at, &path, message, "remove the key");
     }
     spec.class = class;
+    use_known_volumes(&mut spec, declaration);
     Some(spec)
+}
+
+/// Gives the volumes that other services mount the options with which they are declared.
+fn use_known_volumes(spec: &mut ServiceSpec, declaration: &Declaration) {
+    let others = declaration.services.values();
+    let others = others.filter(|other| other.name != spec.name);
+    let known: BTreeMap<&VolumeName, &VolumeOptions> = others
+        .flat_map(|other| &other.container.volumes)
+        .map(|mount| (&mount.volume, &mount.options))
+        .collect();
+    for mount in &mut spec.container.volumes {
+        if let Some(options) = known.get(&mount.volume) {
+            mount.options = VolumeOptions {
+                no_copy: mount.options.no_copy,
+                ..(*options).clone()
+            };
+        }
+    }
 }
 
 /// Reports a key that reads a file.
@@ -114,6 +160,11 @@ fn reject_files(entry: &Entry, path: &str, report: &mut Report) {
     if READS_FILES.contains(&entry.key.as_str()) {
         reject(entry.at, &path, report);
     }
+    if entry.key == "links" {
+        let message = "names of other services cannot be changed at run time";
+        let help = "call the services by their names";
+        report.problem_with_help(entry.at, &path, message, help);
+    }
     let items: &[Node] = match &entry.node.value {
         Value::List(items) => items,
         _ => &[],
@@ -121,20 +172,28 @@ fn reject_files(entry: &Entry, path: &str, report: &mut Report) {
     for item in items {
         let is_file = match entry.key.as_str() {
             "volumes" => source(item).is_some_and(|source| {
-                !source.starts_with('/') && VolumeSource::of(source) == VolumeSource::Path
+                let is_path = is_bind(item) || VolumeSource::of(source) == VolumeSource::Path;
+                is_path && !source.starts_with('/')
             }),
-            "security_opt" => text_of(item).is_some_and(|text| {
-                let profile = text
-                    .strip_prefix("seccomp")
-                    .map(|rest| &rest[1.min(rest.len())..]);
-                profile.is_some_and(|profile| !matches!(profile, "unconfined" | "builtin"))
-            }),
+            "security_opt" => text_of(item).is_some_and(reads_profile),
             _ => false,
         };
         if is_file {
             reject(item.at, &path, report);
         }
     }
+}
+
+/// Returns whether a security option names a file.
+fn reads_profile(option: &str) -> bool {
+    let profile = option.strip_prefix("seccomp=");
+    let profile = profile.or_else(|| option.strip_prefix("seccomp:"));
+    profile.is_some_and(|profile| !matches!(profile, "unconfined" | "builtin"))
+}
+
+/// Returns whether a mount in the long notation is one of a path.
+fn is_bind(item: &Node) -> bool {
+    item.child("type").and_then(text_of) == Some("bind")
 }
 
 #[derive(Debug, PartialEq, Eq)]
@@ -172,7 +231,7 @@ fn named_volumes(service: &Node) -> BTreeMap<String, Position> {
     };
     let named = items.iter().filter_map(|item| {
         let source = source(item)?;
-        let is_name = VolumeSource::of(source) == VolumeSource::Name;
+        let is_name = VolumeSource::of(source) == VolumeSource::Name && !is_bind(item);
         is_name.then(|| (source.to_owned(), item.at))
     });
     named.collect()
@@ -193,11 +252,16 @@ fn project(
         at,
         node,
     };
-    let others = declaration.services.keys().filter(|other| *other != name);
+    let others = { declaration.services.iter() }.filter(|(other, _)| *other != name);
     let mut services: Vec<Entry> = others
-        .map(|other| {
+        .map(|(other, spec)| {
             let image = entry("image", at, Node::of_text(at, "declared"));
-            entry(other.as_str(), at, map(vec![image]))
+            let scale = Value::Scalar {
+                text: spec.replicas.to_string(),
+                plain: true,
+            };
+            let scale = entry("scale", at, Node::new(at, scale));
+            entry(other.as_str(), at, map(vec![image, scale]))
         })
         .collect();
     services.push(entry(name.as_str(), at, service));

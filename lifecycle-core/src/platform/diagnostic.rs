@@ -228,6 +228,14 @@ impl Report {
         }
     }
 
+    /// Adds the problems of another report that are not in `known`.
+    pub(super) fn add_new(&mut self, other: Self, known: &Self) {
+        let is_known = |problem: &Diagnostic| known.problems.iter().any(|(_, k)| k == problem);
+        let problems = other.problems.into_iter();
+        self.problems
+            .extend(problems.filter(|(_, problem)| !is_known(problem)));
+    }
+
     pub(super) fn problem(&mut self, at: Position, path: &str, message: impl Into<String>) {
         self.add(at, path, message, None);
     }

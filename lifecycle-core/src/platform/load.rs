@@ -169,7 +169,12 @@ impl Draft {
                 compose::keep_metadata_from(&manager.node, on_azure, &mut composition.services);
             }
             if readable {
-                validate::check(&root, &composition.services, &settings, &mut report);
+                let place = validate::Place {
+                    cloud: &settings.cloud,
+                    nodes: &settings.nodes,
+                    manager: settings.manager.as_ref(),
+                };
+                validate::check(&root, &composition.services, &place, &mut report);
             }
         }
         if name.is_none() {

@@ -236,7 +236,7 @@ impl Declaration {
 
     /// Returns the declaration with its added services and nodes, but without changes of services,
     /// and the overrides.
-    fn separated(mut self) -> (Self, Overrides) {
+    pub(super) fn separated(mut self) -> (Self, Overrides) {
         let overrides = std::mem::take(&mut self.overrides);
         for (name, changed) in &overrides.services {
             if let Some(spec) = self.services.get_mut(name) {
@@ -258,6 +258,7 @@ impl Declaration {
                 effective.overrides.added.insert(name, added);
             }
         }
+        effective.equalize_added();
         for (name, added) in overrides.nodes {
             if !effective.nodes.contains_key(&name) {
                 effective.nodes.insert(name.clone(), added.spec.clone());
@@ -274,6 +275,23 @@ impl Declaration {
         }
         effective.overrides.lost = overrides.lost;
         effective
+    }
+
+    /// Gives each added service that joins the network of another one the same number of replicas, also
+    /// if the files have changed that number.
+    fn equalize_added(&mut self) {
+        let replicas = |declaration: &Self, name: &ServiceName| {
+            let spec = declaration.services.get(name)?;
+            let joined = spec.container.connection.joins()?;
+            Some(declaration.services.get(joined)?.replicas)
+        };
+        let added: Vec<ServiceName> = self.overrides.added.keys().cloned().collect();
+        for name in added {
+            let joined = replicas(self, &name);
+            if let (Some(joined), Some(spec)) = (joined, self.services.get_mut(&name)) {
+                spec.replicas = joined;
+            }
+        }
     }
 
     /// Extends the overrides of a service to those that share its network namespace, which need the
@@ -312,27 +330,14 @@ impl Declaration {
     /// Adds a service, or replaces one that was added before.
     ///
     /// # Errors
-    /// [`Error::Invalid`] if the files declare the service, if a service whose network it joins has
-    /// another number of replicas, or if the platform would have too many replicas
+    /// [`Error::Invalid`] if the files declare the service, or if the platform would have too many
+    /// replicas
     pub fn adding_service(self, spec: ServiceSpec, requested: &Requested) -> Result<Self> {
         let name = spec.name.clone();
         let mut overrides = self.overrides.clone();
         let known = overrides.added.get(&name);
         if known.is_none() && self.services.contains_key(&name) {
             return Err(declared_in_files(&name));
-        }
-        if let Some(joined) = spec.container.connection.joins()
-            && let Some(other) = self.services.get(joined)
-            && other.replicas != spec.replicas
-        {
-            return Err(Error::invalid(
-                format!("service {name}"),
-                format!(
-                    "it joins the network of {joined} and needs the same number of replicas: {}",
-                    other.replicas
-                ),
-                "set `deploy.replicas` to this number",
-            ));
         }
         let spec = ServiceSpec {
             origin: Origin::Api,

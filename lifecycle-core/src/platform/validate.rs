@@ -7,10 +7,10 @@ use std::net::IpAddr;
 use super::compose::Draft;
 use super::diagnostic::Report;
 use super::tree::{Entry, Node, Position, Value};
-use super::{CloudSpec, ManagerSpec, Settings};
+use super::{CloudSpec, ManagerSpec};
 use crate::model::{
-    DependencyCondition, NetworkMode, NodeName, Protocol, Resources, RestartPolicy, ServiceName,
-    ServiceSpec, Starts,
+    DependencyCondition, NetworkMode, NodeName, NodeSpec, Protocol, Resources, RestartPolicy,
+    ServiceName, ServiceSpec, Starts,
 };
 
 /// The port of the SSH server on every node.
@@ -28,11 +28,18 @@ pub(super) fn platform_ports(manager: Option<&ManagerSpec>) -> BTreeSet<(u16, Pr
     BTreeSet::from([(SSH_PORT, Protocol::Tcp), (manager, Protocol::Tcp)])
 }
 
+/// Where services run.
+pub(super) struct Place<'a> {
+    pub(super) cloud: &'a CloudSpec,
+    pub(super) nodes: &'a BTreeMap<NodeName, NodeSpec>,
+    pub(super) manager: Option<&'a ManagerSpec>,
+}
+
 /// Checks all services of a Compose file against each other and against the nodes.
 pub(super) fn check(
     root: &Node,
     services: &BTreeMap<ServiceName, Draft>,
-    settings: &Settings,
+    place: &Place<'_>,
     report: &mut Report,
 ) {
     let entries = match root.child("services").map(|node| &node.value) {
@@ -46,7 +53,7 @@ pub(super) fn check(
             .map(|entry| (entry.key.as_str(), entry))
             .collect(),
         services,
-        settings,
+        place,
     };
     check.size(report);
     check.cycles(report);
@@ -62,7 +69,7 @@ struct Check<'a> {
     /// The services in the tree, by name.
     entries: HashMap<&'a str, &'a Entry>,
     services: &'a BTreeMap<ServiceName, Draft>,
-    settings: &'a Settings,
+    place: &'a Place<'a>,
 }
 
 impl<'a> Check<'a> {
@@ -251,7 +258,7 @@ impl<'a> Check<'a> {
     }
 
     fn allowed_nodes(&self, spec: &ServiceSpec) -> BTreeSet<&'a NodeName> {
-        self.settings
+        self.place
             .nodes
             .values()
             .filter(|node| {
@@ -265,12 +272,12 @@ impl<'a> Check<'a> {
 
     /// Returns whether a service must not run on the manager's node because it is on the node's network.
     fn is_kept_from_manager(&self, spec: &ServiceSpec) -> bool {
-        let on_azure = matches!(self.settings.cloud, CloudSpec::Azure(_));
+        let on_azure = matches!(self.place.cloud, CloudSpec::Azure(_));
         on_azure && spec.container.connection.mode == NetworkMode::Host
     }
 
     fn placement(&self, report: &mut Report) {
-        if self.settings.nodes.is_empty() {
+        if self.place.nodes.is_empty() {
             return;
         }
         for spec in self.specs() {
@@ -296,7 +303,7 @@ impl<'a> Check<'a> {
                 );
             } else if self.allowed_nodes(spec).is_empty() {
                 let (at, path) = self.locate(&spec.name, &["deploy", "placement", "constraints"]);
-                let nodes: Vec<&str> = self.settings.nodes.keys().map(NodeName::as_str).collect();
+                let nodes: Vec<&str> = self.place.nodes.keys().map(NodeName::as_str).collect();
                 report.problem_with_help(
                     at,
                     &path,
@@ -337,7 +344,7 @@ impl<'a> Check<'a> {
     /// Returns whether an allowed node, if empty, has enough resources for the service.
     fn has_room(&self, spec: &ServiceSpec) -> bool {
         self.allowed_nodes(spec).into_iter().any(|name| {
-            let capacity = self.settings.nodes.get(name).and_then(|node| node.capacity);
+            let capacity = self.place.nodes.get(name).and_then(|node| node.capacity);
             capacity.is_none_or(|capacity| spec.reserves.fits_with(Resources::default(), capacity))
         })
     }
@@ -414,7 +421,7 @@ impl<'a> Check<'a> {
         specs: &[&ServiceSpec],
         report: &mut Report,
     ) -> bool {
-        let manager = self.settings.manager.as_ref();
+        let manager = self.place.manager;
         let taken_by_manager = manager
             .filter(|manager| manager.port == port && protocol == Protocol::Tcp)
             .map(|manager| &manager.node);

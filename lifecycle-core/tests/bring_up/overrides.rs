@@ -11,7 +11,7 @@ use lifecycle_core::api::wire::{InstanceStateV1, NewNodeV1, OverrideKindV1};
 use lifecycle_core::bootstrap::Outcome;
 use lifecycle_core::model::{
     EventKind, NetworkMode, NodeName, NodeSpec, Protocol, PublishedPort, ServiceClass, ServiceName,
-    VolumeMount, VolumeName, VolumeOptions,
+    Starts, VolumeMount, VolumeName, VolumeOptions,
 };
 use lifecycle_core::platform::OverrideChange;
 use lifecycle_core::sim::{Edge, EffectOutcome};
@@ -426,7 +426,9 @@ async fn an_application_is_added_replaced_and_removed() {
 
 #[tokio::test(start_paused = true)]
 async fn wrong_services_are_rejected() {
-    let stage = running(93).await;
+    let mut stage = Stage::new(93).await;
+    publish(&mut stage);
+    stage.up().await.unwrap();
     for (text, why) in [
         ("", "the service has no image"),
         ("[]", "this is not a service"),
@@ -463,12 +465,30 @@ async fn wrong_services_are_rejected() {
             "{image: x, deploy: {replicas: 2}, network_mode: 'service:db'}",
             "same number",
         ),
+        ("{image: x, ports: ['22:22']}", "22"),
+        ("{image: x, scale: 2, ports: ['5432:80']}", "5432"),
+        (
+            "{image: x, volumes: [{type: bind, source: conf, target: /x}]}",
+            "files cannot be read",
+        ),
+        (
+            "{image: x, links: ['db:database']}",
+            "names of other services",
+        ),
+        ("{image: x, depends_on: [monitoring]}", "monitoring"),
     ] {
         let error = apply(&stage, "chat", text).await.unwrap_err();
         assert!(matches!(error, Error::Invalid { .. }), "{text}: {error:?}");
         assert!(error.to_string().contains(why), "{text}: {error}");
         assert!(!error.to_string().contains("root:"), "{text}: {error}");
     }
+    // A character of several bytes.
+    let odd = "{image: 'debian:bookworm-slim', security_opt: ['seccompé']}";
+    let api = stage.api().await;
+    drop(
+        api.plan_service(ServiceClass::Model, &service("odd"), odd)
+            .await,
+    );
     let needed = apply(&stage, "chat", "image: debian:bookworm-slim").await;
     needed.unwrap();
     let user = "{image: 'debian:bookworm-slim', depends_on: [chat]}";
@@ -533,6 +553,55 @@ async fn impossible_changes_are_rejected() {
     assert!(matches!(many, Error::Invalid { .. }), "{many:?}");
     assert_eq!(ids(&stage).await, [""; 0]);
     assert_eq!(ready(&stage).await, counts(1, 2));
+}
+
+/// An added service that the files make impossible: `up` must be rejected, because no manager could
+/// start with such a declaration.
+#[tokio::test(start_paused = true)]
+async fn up_is_rejected_if_an_override_makes_the_declaration_impossible() {
+    let mut stage = running(94).await;
+    let text = "{image: 'debian:bookworm-slim', depends_on: [api]}";
+    apply(&stage, "chat", text).await.unwrap();
+    let api = stage.declaration.services.get_mut(&service("api")).unwrap();
+    api.starts = Starts::Last;
+    let rejected = stage.up().await.unwrap_err();
+    assert!(
+        rejected.hint().unwrap().contains("chat.added"),
+        "{rejected:?}"
+    );
+    stage.world.next_incarnation();
+    let api = stage.declaration.services.get_mut(&service("api")).unwrap();
+    api.starts = Starts::InOrder;
+    assert_eq!(stage.up().await.unwrap().failures, []);
+    assert_eq!(ids(&stage).await, ["chat.added"]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_added_service_keeps_the_number_of_the_service_that_it_joins() {
+    let mut stage = running(95).await;
+    let text = "{image: 'debian:bookworm-slim', network_mode: 'service:api'}";
+    let count = async |stage: &Stage| {
+        let services = stage.api().await.services().await.unwrap();
+        let of = |name: &str| services.iter().find(|one| one.name.as_str() == name);
+        (
+            of("api").unwrap().instances.len(),
+            of("side").unwrap().instances.len(),
+        )
+    };
+    apply(&stage, "side", text).await.unwrap();
+    assert_eq!(count(&stage).await, (2, 2));
+    change(&stage, "api", Scale(3)).await.unwrap();
+    apply(&stage, "side", text).await.unwrap();
+    assert_eq!(count(&stage).await, (3, 3));
+    stage
+        .declaration
+        .services
+        .get_mut(&service("api"))
+        .unwrap()
+        .replicas = 1;
+    stage.up().await.unwrap();
+    assert_eq!(count(&stage).await, (1, 1));
+    assert_eq!(ids(&stage).await, ["side.added"]);
 }
 
 /// Crashes the manager before and after each effect of a change. The client then repeats the request.

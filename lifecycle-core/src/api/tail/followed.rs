@@ -28,6 +28,12 @@ const LONGEST_PAUSE: Duration = Duration::from_secs(10);
 #[derive(Debug, Default)]
 pub(super) struct Outage(AtomicBool);
 
+impl Outage {
+    fn end(&self) {
+        self.0.store(false, Ordering::Relaxed);
+    }
+}
+
 /// Returns the output of a service. The stream ends when the manager ends it.
 pub(super) async fn output(
     api: &Arc<dyn ManagerApi>,
@@ -43,7 +49,7 @@ pub(super) async fn output(
         lines: stream::empty().boxed(),
         opened_at: SystemClock.now(),
         interrupted: None,
-        is_open: true,
+        open_since: Some(Instant::now()),
         positions: BTreeMap::new(),
         known: BTreeMap::new(),
     };
@@ -65,8 +71,8 @@ struct Followed {
     opened_at: DateTime<Utc>,
     /// The time of the first interruption since the last new line.
     interrupted: Option<Instant>,
-    /// Whether the current stream was not interrupted.
-    is_open: bool,
+    /// When the current stream was opened; `None` if it was interrupted.
+    open_since: Option<Instant>,
     /// For each container, the last line that was returned.
     positions: BTreeMap<String, LogPosition>,
     /// The positions at the start of the current stream.
@@ -103,7 +109,7 @@ impl Followed {
 
     async fn next(&mut self) -> Result<Option<ServiceLogLine>> {
         loop {
-            if !self.is_open {
+            if self.open_since.is_none() {
                 self.reopen().await?;
             }
             match self.lines.next().await {
@@ -115,7 +121,7 @@ impl Followed {
                         continue;
                     }
                     self.interrupted = None;
-                    self.outage.0.store(false, Ordering::Relaxed);
+                    self.outage.end();
                     let position = self.positions.entry(line.container.clone());
                     position.or_default().note(&line.line);
                     let at = line.line.at.filter(|_| self.options.timestamps);
@@ -126,7 +132,12 @@ impl Followed {
                     return Ok(Some(line));
                 }
                 Some(Err(error)) => {
-                    self.is_open = false;
+                    // A stream that is interrupted again and again is one outage.
+                    let opened = self.open_since.take();
+                    if opened.is_some_and(|at| at.elapsed() > LONGEST_PAUSE) {
+                        self.interrupted = None;
+                        self.outage.end();
+                    }
                     self.interrupted.get_or_insert_with(Instant::now);
                     if let Some(notice) = self.lost(error)? {
                         return Ok(Some(notice));
@@ -166,7 +177,7 @@ impl Followed {
             sleep(pause).await;
             match self.open().await {
                 Ok(()) if interrupted.elapsed() < OUTAGE => {
-                    self.is_open = true;
+                    self.open_since = Some(Instant::now());
                     return Ok(());
                 }
                 Ok(()) => return Err(self.unanswered()),

@@ -162,6 +162,13 @@ fn failures_match_their_schema() {
         &["logs"],
         &["events"],
         &["restart", "web"],
+        &["scale", "web=2"],
+        &["stop", "web"],
+        &["start", "web"],
+        &["override", "list"],
+        &["service", "list"],
+        &["app", "list"],
+        &["model", "list"],
         &["node", "restart", "node-1"],
         &["retry", "web"],
         &["rollout", "pause", "web"],
@@ -211,6 +218,7 @@ fn deviations_from_a_schema_are_found() {
                 "endpoints": [],
             }],
         }],
+        "overrides": [],
     });
     let status = Expected::named("status");
     assert_eq!(status.matches(&right), Ok(()));

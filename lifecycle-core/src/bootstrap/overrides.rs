@@ -27,13 +27,10 @@ impl Bootstrapper {
     ) -> Result<Outcome> {
         let client = self.client(platform).await?;
         let client = client.as_ref();
-        let cursor = self.latest_event(client).await?;
-        // A repeated request changes nothing.
-        let applied = self
-            .wait("the manager's acceptance of the request", ACCEPTED_WITHIN)
-            .repeat(|| client.override_service(service.as_str(), change))
-            .await?;
-        self.settled(client, applied, cursor, Some(service)).await
+        self.requested(client, Some(service), || {
+            client.override_service(service.as_str(), change)
+        })
+        .await
     }
 
     /// Adds a service of a class, or replaces one that was added before, and waits until the platform
@@ -48,12 +45,10 @@ impl Bootstrapper {
     ) -> Result<Outcome> {
         let client = self.client(platform).await?;
         let client = client.as_ref();
-        let cursor = self.latest_event(client).await?;
-        let applied = self
-            .wait("the manager's acceptance of the request", ACCEPTED_WITHIN)
-            .repeat(|| client.apply_service(class, name, text))
-            .await?;
-        self.settled(client, applied, cursor, Some(name)).await
+        self.requested(client, Some(name), || {
+            client.apply_service(class, name, text)
+        })
+        .await
     }
 
     /// Removes a service that was added at run time, and waits until its containers are removed.
@@ -65,12 +60,8 @@ impl Bootstrapper {
     ) -> Result<Outcome> {
         let client = self.client(platform).await?;
         let client = client.as_ref();
-        let cursor = self.latest_event(client).await?;
-        let applied = self
-            .wait("the manager's acceptance of the request", ACCEPTED_WITHIN)
-            .repeat(|| client.remove_service(class, name))
-            .await?;
-        self.settled(client, applied, cursor, None).await
+        self.requested(client, None, || client.remove_service(class, name))
+            .await
     }
 
     /// Removes an override by its id, and waits until the platform has settled. The outcome contains
@@ -78,15 +69,11 @@ impl Bootstrapper {
     pub async fn remove_override(&self, platform: PlatformId, id: &str) -> Result<Outcome> {
         let client = self.client(platform).await?;
         let client = client.as_ref();
-        let cursor = self.latest_event(client).await?;
         let overrides = self.overrides_of(client).await?;
         let found = overrides.iter().find(|one| one.id == id);
         let service = found.and_then(|found| found.service.as_ref());
-        let applied = self
-            .wait("the manager's acceptance of the request", ACCEPTED_WITHIN)
-            .repeat(|| client.remove_override(id))
-            .await?;
-        self.settled(client, applied, cursor, service).await
+        self.requested(client, service, || client.remove_override(id))
+            .await
     }
 
     /// Adds a node, and waits until it is prepared and the platform has settled.
@@ -97,12 +84,9 @@ impl Bootstrapper {
     pub async fn add_node(&self, platform: PlatformId, node: &NewNodeV1) -> Result<Outcome> {
         let client = self.client(platform).await?;
         let client = client.as_ref();
-        let cursor = self.latest_event(client).await?;
-        let applied = self
-            .wait("the manager's acceptance of the request", ACCEPTED_WITHIN)
-            .repeat(|| client.add_node(node))
+        let outcome = self
+            .requested(client, None, || client.add_node(node))
             .await?;
-        let outcome = self.settled(client, applied, cursor, None).await?;
         let is_ready = |one: &NodeV1| one.name == node.name && one.docker.ready;
         if outcome.nodes.iter().any(is_ready) {
             return Ok(outcome);
@@ -131,12 +115,9 @@ impl Bootstrapper {
     ) -> Result<Outcome> {
         let client = self.client(platform).await?;
         let client = client.as_ref();
-        let cursor = self.latest_event(client).await?;
-        let applied = self
-            .wait("the manager's acceptance of the request", ACCEPTED_WITHIN)
-            .repeat(|| client.remove_node(name, volumes))
+        let outcome = self
+            .requested(client, None, || client.remove_node(name, volumes))
             .await?;
-        let outcome = self.settled(client, applied, cursor, None).await?;
         self.wait(format!("the deletion of node {name}"), DELETED_WITHIN)
             .until(is_deleted(client, name))
             .await?;
@@ -159,20 +140,25 @@ impl Bootstrapper {
             .await
     }
 
-    async fn latest_event(&self, client: &dyn ManagerApi) -> Result<u64> {
-        self.wait("the manager's response", ACCEPTED_WITHIN)
-            .until(client.last_event())
-            .await
-    }
-
-    /// Waits until the platform has settled. The outcome contains only failures of `service`.
-    async fn settled(
+    /// Sends a request that may be repeated, and waits until the platform has settled. The outcome
+    /// contains only failures of `service`.
+    async fn requested<F>(
         &self,
         client: &dyn ManagerApi,
-        applied: AppliedV1,
-        cursor: u64,
         service: Option<&ServiceName>,
-    ) -> Result<Outcome> {
+        request: impl FnMut() -> F,
+    ) -> Result<Outcome>
+    where
+        F: Future<Output = Result<AppliedV1>>,
+    {
+        let cursor = self
+            .wait("the manager's response", ACCEPTED_WITHIN)
+            .until(client.last_event())
+            .await?;
+        let applied = self
+            .wait("the manager's acceptance of the request", ACCEPTED_WITHIN)
+            .repeat(request)
+            .await?;
         let (reporter, clock) = (self.reporter.as_ref(), self.backends.clock.as_ref());
         let followed = follow::follow(client, applied.generation, cursor, reporter, clock).await?;
         let (mut outcome, _) = followed;

@@ -3,7 +3,7 @@
 
 use std::collections::BTreeMap;
 
-use super::compose::{self, Draft, ProjectContext};
+use super::compose::{self, Draft, ProjectContext, is_path, seccomp_file};
 use super::diagnostic::{Diagnostics, Report};
 use super::tree::{Entry, Node, Position, Value};
 use super::validate::{Place, platform_ports};
@@ -71,7 +71,7 @@ fn read(
     };
     let path = format!("services.{name}");
     for entry in entries {
-        reject_files(entry, &path, report);
+        reject_foreign(entry, &path, report);
     }
     let volumes = named_volumes(&service);
     let root = project(name, service, &volumes, declaration);
@@ -151,8 +151,8 @@ fn use_known_volumes(spec: &mut ServiceSpec, declaration: &Declaration) {
     }
 }
 
-/// Reports a key that reads a file.
-fn reject_files(entry: &Entry, path: &str, report: &mut Report) {
+/// Reports a key that reads a file or changes other services.
+fn reject_foreign(entry: &Entry, path: &str, report: &mut Report) {
     let path = format!("{path}.{}", entry.key);
     let reject = |at, path: &str, report: &mut Report| {
         report.problem_with_help(at, path, "files cannot be read at run time", NO_FILES);
@@ -172,10 +172,9 @@ fn reject_files(entry: &Entry, path: &str, report: &mut Report) {
     for item in items {
         let is_file = match entry.key.as_str() {
             "volumes" => source(item).is_some_and(|source| {
-                let is_path = is_bind(item) || VolumeSource::of(source) == VolumeSource::Path;
-                is_path && !source.starts_with('/')
+                (is_bind(item) || is_path(source)) && !source.starts_with('/')
             }),
-            "security_opt" => text_of(item).is_some_and(reads_profile),
+            "security_opt" => text_of(item).and_then(seccomp_file).is_some(),
             _ => false,
         };
         if is_file {
@@ -184,29 +183,9 @@ fn reject_files(entry: &Entry, path: &str, report: &mut Report) {
     }
 }
 
-/// Returns whether a security option names a file.
-fn reads_profile(option: &str) -> bool {
-    let profile = option.strip_prefix("seccomp=");
-    let profile = profile.or_else(|| option.strip_prefix("seccomp:"));
-    profile.is_some_and(|profile| !matches!(profile, "unconfined" | "builtin"))
-}
-
 /// Returns whether a mount in the long notation is one of a path.
 fn is_bind(item: &Node) -> bool {
     item.child("type").and_then(text_of) == Some("bind")
-}
-
-#[derive(Debug, PartialEq, Eq)]
-enum VolumeSource {
-    Name,
-    Path,
-}
-
-impl VolumeSource {
-    fn of(source: &str) -> Self {
-        let is_path = source.starts_with(['.', '~']) || source.contains(['/', '\\']);
-        if is_path { Self::Path } else { Self::Name }
-    }
 }
 
 fn text_of(node: &Node) -> Option<&str> {
@@ -231,7 +210,7 @@ fn named_volumes(service: &Node) -> BTreeMap<String, Position> {
     };
     let named = items.iter().filter_map(|item| {
         let source = source(item)?;
-        let is_name = VolumeSource::of(source) == VolumeSource::Name && !is_bind(item);
+        let is_name = !is_path(source) && !is_bind(item);
         is_name.then(|| (source.to_owned(), item.at))
     });
     named.collect()

@@ -535,7 +535,7 @@ impl Declaration {
             ));
         }
         let group = self.joined_with(name);
-        let (declared, mut overrides) = self.separated();
+        let (declared, mut overrides) = self.clone().separated();
         for (name, spec) in &declared.services {
             if !group.contains(name) {
                 continue;
@@ -560,15 +560,7 @@ impl Declaration {
                 OverrideChange::Start => entry.stopped = None,
             }
         }
-        let added = Overrides {
-            services: BTreeMap::new(),
-            ..overrides.clone()
-        };
-        let declared = Self {
-            overrides: added,
-            ..declared
-        };
-        declared.overridden(overrides)
+        self.overridden(overrides)
     }
 
     /// Returns the services that share a network namespace with `service`, including itself.

@@ -80,6 +80,7 @@ struct Followed {
 }
 
 impl Followed {
+    /// Returns the options for the first stream.
     fn first(&self) -> LogOptions {
         LogOptions {
             follow: true,

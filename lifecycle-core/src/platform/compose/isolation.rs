@@ -92,6 +92,13 @@ fn mode(field: &Field<'_>, modes: &[&str], report: &mut Report) -> Option<String
     field.word(report, &words).map(str::to_owned)
 }
 
+/// Returns the file that a security option names.
+pub(in crate::platform) fn seccomp_file(option: &str) -> Option<&str> {
+    let profile = option.strip_prefix("seccomp=");
+    let profile = profile.or_else(|| option.strip_prefix("seccomp:"));
+    profile.filter(|profile| !matches!(*profile, "unconfined" | "builtin"))
+}
+
 /// Reads security options. Replaces the path of a `seccomp` file with the file's contents, because
 /// the engine expects the contents.
 fn security(field: &Field<'_>, project: &ProjectContext<'_>, report: &mut Report) -> Vec<String> {
@@ -100,10 +107,7 @@ fn security(field: &Field<'_>, project: &ProjectContext<'_>, report: &mut Report
         let Some(text) = item.text(report) else {
             continue;
         };
-        let file = text
-            .strip_prefix("seccomp=")
-            .or_else(|| text.strip_prefix("seccomp:"))
-            .filter(|file| !matches!(*file, "unconfined" | "builtin"));
+        let file = seccomp_file(text);
         let Some(file) = file else {
             // Text without `=` uses the older notation `key:value`.
             options.push(if text.contains('=') {

@@ -37,9 +37,11 @@ use crate::model::{
 pub(super) use build::Build;
 pub(super) use deploy::MAX_REPLICAS;
 pub(super) use extension::keep_metadata_from;
+pub(super) use isolation::seccomp_file;
 use material::Materials;
 pub(super) use network::reserve_ports;
 pub(super) use shipped::MountedFiles;
+pub(super) use storage::is_path;
 
 /// The information about the project that is needed to read services.
 pub(super) struct ProjectContext<'a> {

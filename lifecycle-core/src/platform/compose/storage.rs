@@ -242,7 +242,8 @@ fn short(
     }
 }
 
-fn is_path(source: &str) -> bool {
+/// Returns whether the source of a mount is a path, and not the name of a volume.
+pub(in crate::platform) fn is_path(source: &str) -> bool {
     source.starts_with(['.', '/', '~', '\\']) || source.contains('/') || is_windows_path(source)
 }
 

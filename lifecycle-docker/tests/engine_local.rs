@@ -233,12 +233,11 @@ async fn another_owners_container_is_not_touched() {
 #[tokio::test]
 async fn output_arrives_line_by_line() {
     let (engine, owner, _swept) = platform();
-    let spec = instance(
-        &owner,
-        "talk",
-        "echo one; echo two; echo oops >&2; printf rest; until [ -e /go ]; do sleep 0.1; done; \
-         echo; echo last",
+    let script = fixture::awaits_signal(
+        "echo one; echo two; echo oops >&2; printf rest",
+        "echo; echo last",
     );
+    let spec = instance(&owner, "talk", &script);
     engine.ensure_container(&spec).await.unwrap();
     let follow = LogOptions {
         tail: None,
@@ -250,7 +249,7 @@ async fn output_arrives_line_by_line() {
     while heard.len() < 3 {
         heard.push(lines.next().await.unwrap().unwrap());
     }
-    docker(&["exec", &spec.name, "touch", "/go"]).await;
+    docker(&["kill", "--signal", "USR1", &spec.name]).await;
     let rest: Vec<LogLine> = lines.try_collect().await.unwrap();
     heard.extend(rest);
     let of = |stderr: bool| -> Vec<&str> {

@@ -212,8 +212,8 @@ async fn thirty_concurrent_streams(
     let here = DockerEngine::local(SOCKET, owner.clone()).unwrap();
     let archive = here.export_image(SHELL).await.unwrap();
     engine.import_image(archive).await.unwrap();
-    let script = "echo one; until [ -e /go ]; do sleep 0.1; done; echo two";
-    let mut spec = instance(owner, "talk", script);
+    let script = fixture::awaits_signal("echo one", "echo two");
+    let mut spec = instance(owner, "talk", &script);
     spec.image = SHELL.into();
     engine.ensure_container(&spec).await.unwrap();
     let follow = LogOptions {
@@ -230,7 +230,7 @@ async fn thirty_concurrent_streams(
         machine.relays().await >= 30,
         "each stream has its own relay"
     );
-    let go = format!("docker exec {} sh -c '>/go'", spec.name);
+    let go = format!("docker kill --signal USR1 {}", spec.name);
     machine.exec(&go).await;
     for stream in streams {
         let rest: Vec<_> = stream.try_collect().await.unwrap();

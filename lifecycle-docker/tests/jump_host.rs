@@ -145,8 +145,8 @@ async fn all_calls_to_a_node_share_one_connection() {
     let here = DockerEngine::local(SOCKET, owner.clone()).unwrap();
     let archive = here.export_image(SHELL).await.unwrap();
     handle.runtime.import_image(archive).await.unwrap();
-    let script = "echo one; until [ -e /go ]; do sleep 0.1; done; echo two";
-    let mut spec = instance(&owner, "talk", script);
+    let script = fixture::awaits_signal("echo one", "echo two");
+    let mut spec = instance(&owner, "talk", &script);
     spec.image = SHELL.into();
     handle.runtime.ensure_container(&spec).await.unwrap();
     let follow = LogOptions {
@@ -156,7 +156,7 @@ async fn all_calls_to_a_node_share_one_connection() {
     };
     let mut lines = handle.runtime.logs(&spec.name, follow).await.unwrap();
     assert_eq!(lines.next().await.unwrap().unwrap().text, "one");
-    let go = format!("docker exec {} sh -c '>/go'", spec.name);
+    let go = format!("docker kill --signal USR1 {}", spec.name);
     machine.exec(&go).await;
     let rest: Vec<_> = lines.try_collect().await.unwrap();
     assert_eq!(rest.len(), 1);

@@ -101,16 +101,22 @@ pub(crate) enum Command {
     Start(Services),
     /// List the changes that were requested at run time, and remove them
     Override(Override),
+    /// List the stored revisions of what is declared: when, by whom and how it was changed
+    History,
+    /// Return to the services of an earlier revision; nodes stay as they are
+    Rollback(Rollback),
     /// List microservices; add, replace and remove them without the files
     Service(Class),
     /// List applications; add, replace and remove them without the files
     App(Class),
     /// List AI models; add, replace and remove them without the files
     Model(Class),
-    /// List, add, restart and remove nodes
+    /// List, add, cordon, drain, restart and remove nodes
     Node(Node),
     /// Pause, resume or roll back the rollout of a service
     Rollout(Rollout),
+    /// List restarts, rollouts and the deletion of the platform; wait for the end of one of them
+    Operation(Operation),
     /// Retry failed operations now, without waiting; use this after you have fixed the cause
     Retry(Retry),
     /// Create, list and revoke tokens of the manager's API
@@ -172,11 +178,14 @@ pub(crate) enum Described {
     Stop,
     Start,
     Override,
+    History,
+    Rollback,
     Service,
     App,
     Model,
     Node,
     Rollout,
+    Operation,
     Retry,
     Token,
     Down,
@@ -357,6 +366,44 @@ pub(crate) enum ClassAction {
     },
 }
 
+/// Arguments of `rollback`.
+#[derive(Debug, Args)]
+pub(crate) struct Rollback {
+    /// Number of the revision, as `history` shows it; by default, the previous one
+    pub(crate) revision: Option<u64>,
+
+    /// Also restore the earlier values that may be secrets: Compose secrets, and variables whose
+    /// values are not in the Compose files
+    #[arg(long)]
+    pub(crate) with_secrets: bool,
+
+    /// Show what would be done, and change nothing
+    #[arg(long)]
+    pub(crate) dry_run: bool,
+
+    /// Do not ask for confirmation
+    #[arg(short, long)]
+    pub(crate) yes: bool,
+}
+
+/// Arguments of `operation`.
+#[derive(Debug, Args)]
+pub(crate) struct Operation {
+    #[command(subcommand)]
+    pub(crate) action: OperationAction,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum OperationAction {
+    /// List the latest operations
+    List,
+    /// Wait until an operation ends; fails if the operation has failed
+    Watch {
+        /// Id of the operation, as `operation list` shows it
+        id: uuid::Uuid,
+    },
+}
+
 /// Arguments of `override`.
 #[derive(Debug, Args)]
 pub(crate) struct Override {
@@ -374,6 +421,14 @@ pub(crate) enum OverrideAction {
         #[arg(required = true, value_name = "ID")]
         ids: Vec<String>,
     },
+}
+
+/// Arguments of `node cordon`, `node drain` and `node uncordon`.
+#[derive(Debug, Args)]
+pub(crate) struct Nodes {
+    /// Nodes
+    #[arg(required = true, value_name = "NODE")]
+    pub(crate) names: Vec<String>,
 }
 
 /// Arguments of `node`.
@@ -407,6 +462,13 @@ pub(crate) enum NodeAction {
         #[arg(short, long)]
         yes: bool,
     },
+    /// Place no new replicas on nodes; their replicas stay
+    Cordon(Nodes),
+    /// Move the replicas of nodes to other nodes, and place none on them; replicas with named volumes,
+    /// and those that fit on no other node, stay
+    Drain(Nodes),
+    /// Place replicas on nodes again
+    Uncordon(Nodes),
     /// Stop the containers on nodes, restart the nodes, and wait until their services are ready again;
     /// nodes that count as unreachable are restarted immediately
     Restart {

@@ -106,6 +106,8 @@ async fn run(arguments: &Arguments) -> Result<(), Failure> {
         Command::Stop(options) => commands::overrides::stop(arguments, options).await,
         Command::Start(options) => commands::overrides::start(arguments, options).await,
         Command::Override(options) => commands::overrides::run(arguments, options).await,
+        Command::History => commands::revisions::history(arguments).await,
+        Command::Rollback(options) => commands::revisions::rollback(arguments, options).await,
         Command::Service(options) => {
             commands::class::run(arguments, ServiceClass::Microservice, options).await
         }
@@ -117,6 +119,7 @@ async fn run(arguments: &Arguments) -> Result<(), Failure> {
         }
         Command::Node(options) => commands::node::run(arguments, options).await,
         Command::Rollout(options) => commands::rollout::run(arguments, options).await,
+        Command::Operation(options) => commands::operation::run(arguments, options).await,
         Command::Retry(options) => commands::retry::run(arguments, options).await,
         Command::Token(options) => commands::token::run(arguments, options).await,
         Command::Down(options) => commands::down::run(arguments, options).await,

@@ -3,6 +3,8 @@
 
 pub(crate) mod audit;
 mod chunks;
+mod declaration;
+mod denials;
 mod exec;
 mod follow;
 mod image_logins;
@@ -11,6 +13,7 @@ mod output;
 mod overrides;
 mod restart;
 mod retry;
+mod revisions;
 mod rollout;
 mod tokens;
 
@@ -28,10 +31,9 @@ use crate::model::{
     OperationState, PlatformId, PlatformName, ServiceName, Subject,
 };
 use crate::network::assign;
-use crate::platform::{Declaration, ManagerEndpoint, ManagerSpec, Overrides};
+use crate::platform::{Declaration, ManagerEndpoint, Overrides};
 use crate::reconcile::{
-    Agents, Backends, Declared, Driver, DriverOptions, Plan, PlanningInput, RecordedPlan,
-    RetryOptions, Round, ServiceApi, Target, plan,
+    Agents, Backends, Declared, Driver, DriverOptions, RecordedPlan, Round, ServiceApi, Target,
 };
 use crate::registry::{
     Batch, Change, EVENTS_KEPT, EVENTS_KEPT_FOR, EventPage, Lease, Mirrors, Snapshot,
@@ -39,9 +41,13 @@ use crate::registry::{
 use crate::runtime::ImageLogins;
 use crate::secret::{PlatformKey, Sensitive};
 
+use declaration::Cause;
+
 pub use audit::Actor;
+pub use declaration::Applied;
 pub use exec::{CommandInput, Conversation};
 pub use output::{InstanceOutput, Output};
+pub use revisions::RolledBack;
 pub use tokens::{Caller, FirstToken, NewToken, Tokens};
 
 /// The name under which the registry stores the read token.
@@ -49,6 +55,12 @@ const READ_TOKEN: &str = "read-token";
 
 /// The page size for reading the latest events.
 const LATEST_PAGE: u32 = 500;
+
+/// The maximum number of listed operations.
+const OPERATIONS_LISTED: u32 = 500;
+
+/// How long operations are stored after they have ended.
+const ENDED_OPERATIONS_KEPT_FOR: chrono::TimeDelta = chrono::TimeDelta::days(30);
 
 /// How long the deletion of a platform waits for the mirror databases to be up to date.
 const LAST_COPIES: Duration = Duration::from_secs(10);
@@ -80,15 +92,6 @@ pub struct ManagerOptions {
     pub driver: DriverOptions,
     /// The mirror databases, if any are declared.
     pub mirrors: Option<Mirrors>,
-}
-
-/// The result of [`Manager::apply`].
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Applied {
-    /// The current generation.
-    pub generation: Generation,
-    /// Whether the declaration differs from the previous one.
-    pub changed: bool,
 }
 
 /// When the manager accepts a request that changes something.
@@ -250,8 +253,14 @@ impl Manager {
             && let Some(declaration) = &self.options.declaration
         {
             let declaration = declaration.clone().with_overrides(Overrides::lost());
+            let cause = Cause {
+                request: "apply".into(),
+                subject: Subject::Platform,
+                what: String::new(),
+            };
             batch.changes.push(Change::Declare {
                 expected: None,
+                note: Some(cause.note(None, &declaration)),
                 declaration: Box::new(declaration),
             });
         }
@@ -267,8 +276,8 @@ impl Manager {
         registry
             .prune_events(now - EVENTS_KEPT_FOR, EVENTS_KEPT)
             .await?;
-        if let Err(error) = self.delete_unused_chunks(epoch).await {
-            tracing::warn!(error = %error.chain(), "cannot delete unused chunks");
+        if let Err(error) = self.delete_unused(epoch).await {
+            tracing::warn!(error = %error.chain(), "cannot delete unused chunks and old operations");
         }
         let open = registry.open_operations().await?;
         let deleting = open.iter().any(is_platform_deletion);
@@ -362,9 +371,9 @@ impl Manager {
         }
     }
 
-    /// From time to time, deletes old events and unused chunks, and records the use of tokens. Separate
-    /// from the renewal of the lease, because a busy registry may delay a deletion for longer than the
-    /// lease is valid.
+    /// From time to time, deletes old events, old operations and unused chunks, and records the uses of
+    /// tokens, and requests without a valid token. Separate from the renewal of the lease, because a busy
+    /// registry may delay a deletion for longer than the lease is valid.
     async fn clean_up(&self, epoch: Epoch) {
         let registry = &self.backends.registry;
         let mut chunks_deleted = tokio::time::Instant::now();
@@ -377,13 +386,16 @@ impl Manager {
             if let Err(error) = self.record_token_uses(epoch).await {
                 tracing::warn!(error = %error.chain(), "cannot record the use of tokens");
             }
+            if let Err(error) = self.record_denials(epoch).await {
+                tracing::warn!(error = %error.chain(), "cannot record requests without a valid token");
+            }
             // Not while a declaration that refers to the chunks is being recorded.
             if chunks_deleted.elapsed() >= chunks::UNUSED_KEPT_FOR
                 && let Ok(_writes) = self.epoch.try_lock()
             {
                 chunks_deleted = tokio::time::Instant::now();
-                if let Err(error) = self.delete_unused_chunks(epoch).await {
-                    tracing::warn!(error = %error.chain(), "cannot delete unused chunks");
+                if let Err(error) = self.delete_unused(epoch).await {
+                    tracing::warn!(error = %error.chain(), "cannot delete unused chunks and old operations");
                 }
             }
         }
@@ -443,6 +455,7 @@ impl Manager {
             let empty = Change::Declare {
                 expected: Some(generation),
                 declaration: Box::new(emptied(declaration)),
+                note: None,
             };
             registry.commit(epoch, Batch::of(empty)).await?;
         }
@@ -488,7 +501,7 @@ impl Manager {
             return Err(Error::not_ready(
                 "the manager",
                 "its first round after the start is not complete; until then, it accepts only \
-                 `up`, `down`, `retry`, `exec` and `token`",
+                 `up`, `down`, `rollback`, `retry`, `exec` and `token`",
             ));
         }
         let guard = self.epoch.lock().await;
@@ -529,114 +542,6 @@ impl Manager {
         self.backends.registry.snapshot().await
     }
 
-    /// Replaces what the user's files declare, unless it is identical. The overrides in force stay,
-    /// except those of values that differ from the previous files. In both cases, failed steps are
-    /// retried immediately. The chunks of mounted files must be stored before
-    /// ([`Manager::put_chunk`]).
-    pub async fn apply(&self, declaration: Declaration) -> Result<Applied> {
-        let write = self.begin_write(Accepted::Always).await?;
-        let epoch = write.epoch;
-        self.check(&declaration)?;
-        let registry = &self.backends.registry;
-        if registry
-            .open_operations()
-            .await?
-            .iter()
-            .any(is_platform_deletion)
-        {
-            return Err(Error::Conflict {
-                what: "the declaration was rejected".into(),
-                why: "the platform is being deleted".into(),
-            });
-        }
-        self.check_chunks(&declaration).await?;
-        let previous = registry.snapshot().await?.declaration;
-        let overrides = previous.as_ref().map(|(_, before)| {
-            let overrides = before.overrides.clone();
-            let is_same = before.clone().without_overrides() == declaration;
-            if is_same {
-                overrides
-            } else {
-                overrides.confirmed()
-            }
-        });
-        let declaration = declaration.with_overrides(overrides.unwrap_or_default());
-        self.check_effective(&declaration)?;
-        let what = format!("new declaration of {}", self.options.name);
-        let audit = self.audit("apply", Subject::Platform);
-        self.declare(epoch, previous, declaration, what, audit)
-            .await
-    }
-
-    /// Records a declaration that replaces `previous`, unless both are identical, and aims at it.
-    /// `what` describes the change, and `audit` is recorded with it.
-    async fn declare(
-        &self,
-        epoch: Epoch,
-        previous: Option<(Generation, Declaration)>,
-        declaration: Declaration,
-        what: String,
-        audit: NewEvent,
-    ) -> Result<Applied> {
-        let registry = &self.backends.registry;
-        let changed = previous.as_ref().is_none_or(|(_, d)| *d != declaration);
-        let previous = previous.map(|(generation, _)| generation);
-        let mut batch = Batch::of(Change::Declare {
-            expected: previous,
-            declaration: Box::new(declaration),
-        });
-        if changed {
-            let next = Generation(previous.unwrap_or_default().0 + 1);
-            batch.events.push(NewEvent {
-                at: self.backends.clock.now(),
-                kind: EventKind::Declared,
-                subject: audit.subject.clone(),
-                message: format!("{what}: generation {next}"),
-                data: serde_json::Value::Null,
-            });
-            batch.events.push(audit);
-        }
-        let committed = registry.commit(epoch, batch).await?;
-        let generation = committed.generation.unwrap_or_default();
-        // Set the target for an unchanged declaration too: an earlier call may have recorded the
-        // declaration and then failed.
-        let is_aimed_at =
-            |target: &Target| !target.declared.deleting && target.declared.generation == generation;
-        if !self.target.borrow().as_ref().is_some_and(is_aimed_at) {
-            self.aim(epoch, &registry.snapshot().await?, false).await?;
-        }
-        // Without a control loop there are no failures to retry, so the error is ignored.
-        drop(self.request_retry(Subject::Platform, RetryOptions::default(), None));
-        Ok(Applied {
-            generation,
-            changed,
-        })
-    }
-
-    /// Plans, from the latest observation, what a declaration would change, with the overrides in
-    /// force. Changes nothing.
-    ///
-    /// # Errors
-    /// [`Error::NotReady`] until every node has been observed once.
-    pub async fn plan(&self, candidate: &Declaration) -> Result<Plan> {
-        self.check(candidate)?;
-        let current = self.snapshot().await?.declaration;
-        let overrides = current.map(|(_, declaration)| declaration.overrides);
-        let effective = candidate
-            .clone()
-            .with_overrides(overrides.unwrap_or_default());
-        self.plan_effective(&effective)
-    }
-
-    fn plan_effective(&self, effective: &Declaration) -> Result<Plan> {
-        let latest = self.recorded_plan()?.input;
-        Ok(plan(&PlanningInput {
-            declared: Arc::new(self.derive(effective)?),
-            now: self.backends.clock.now(),
-            ..latest.as_ref().clone()
-        }))
-    }
-
     /// Returns the latest plan and its input.
     ///
     /// # Errors
@@ -653,69 +558,6 @@ impl Manager {
                 "it has not observed every node yet",
             )),
         }
-    }
-
-    /// Rejects a declaration of another platform, and a declaration that can never be carried out.
-    fn check(&self, declaration: &Declaration) -> Result<()> {
-        if declaration.id != self.options.platform {
-            return Err(Error::Invalid {
-                what: "the declaration".into(),
-                why: format!(
-                    "the declaration is for platform {}, but this manager manages {}",
-                    declaration.id, self.options.platform
-                ),
-                hint: "send the declaration to the manager of that platform".into(),
-            });
-        }
-        if declaration.name != self.options.name {
-            return Err(Error::Invalid {
-                what: "the platform's name".into(),
-                why: format!(
-                    "the declared name is {}, but this manager's platform is {}",
-                    declaration.name, self.options.name
-                ),
-                hint: "restore the previous name; to rename a platform, delete it first".into(),
-            });
-        }
-        let ManagerEndpoint { node, port, .. } = self.options.endpoint.clone();
-        ManagerSpec { node, port }.check_change(&declaration.manager)?;
-        let services = declaration.services.values();
-        for mount in services.flat_map(|spec| &spec.container.files) {
-            mount.check()?;
-        }
-        // Reject a declaration that cannot be resolved. If it were recorded, no manager could start
-        // again.
-        self.derive(declaration).map(drop)
-    }
-
-    /// Rejects a declaration that cannot be resolved together with the overrides in force.
-    fn check_effective(&self, declaration: &Declaration) -> Result<()> {
-        let overrides: Vec<String> = declaration.overrides.iter().map(|one| one.id()).collect();
-        self.derive(declaration)
-            .map(drop)
-            .map_err(|error| match error {
-                Error::Invalid { what, why, hint } if !overrides.is_empty() => Error::Invalid {
-                    what,
-                    why,
-                    hint: format!(
-                        "{hint}; in force on top of the files: {}",
-                        overrides.join(", ")
-                    ),
-                },
-                error => error,
-            })
-    }
-
-    /// Resolves a declaration that has not been recorded.
-    fn derive(&self, candidate: &Declaration) -> Result<Declared> {
-        let target = self.target.borrow().clone();
-        let agents = target.as_ref().and_then(|t| t.declared.agents.as_ref());
-        let before = agents.map(|agents| agents.addresses.clone());
-        self.resolve(
-            Generation::default(),
-            candidate,
-            &before.unwrap_or_default(),
-        )
     }
 
     /// Starts to delete the whole platform. A repeated call returns the same operation.
@@ -746,6 +588,11 @@ impl Manager {
         self.aim(epoch, &registry.snapshot().await?, true).await?;
         self.accepted.notify_one();
         Ok(operation)
+    }
+
+    /// Returns the latest operations, oldest first, also those that have ended in the last 30 days.
+    pub async fn operations(&self) -> Result<Vec<Operation>> {
+        self.backends.registry.operations(OPERATIONS_LISTED).await
     }
 
     /// Reads an operation.

@@ -11,8 +11,8 @@ use crate::api::ManagerApi;
 use crate::api::why::WhyV1;
 use crate::api::wire::{
     AppliedV1, CreatedTokenV1, EventsV1, NewNodeV1, NewTokenV1, NodeV1, OperationV1, OverrideV1,
-    PlatformV1, ProgressV1, RestartNodeV1, RestartV1, RetriedV1, ServiceLogLine, ServiceV1,
-    TokenV1,
+    PlatformV1, ProgressV1, RestartNodeV1, RestartV1, RetriedV1, RevisionV1, RollbackPlanV1,
+    RolledBackV1, ServiceLogLine, ServiceV1, TokenV1,
 };
 use crate::cloud::{
     CloudCapabilities, CloudOperation, CloudProgress, CloudProvider, Fenced, NodeChange,
@@ -21,10 +21,10 @@ use crate::cloud::{
 use crate::error::Result;
 use crate::manager::Conversation;
 use crate::model::{
-    Chunk, ChunkDigest, NodeName, NodeSpec, OperationId, PublicPorts, RolloutRequest, ServiceClass,
-    ServiceName,
+    Chunk, ChunkDigest, Generation, NodeName, NodeSpec, OperationId, PublicPorts, RolloutRequest,
+    Scheduling, ServiceClass, ServiceName,
 };
-use crate::platform::{Declaration, OverrideChange};
+use crate::platform::{Declaration, OverrideChange, RestoredSecrets};
 use crate::reconcile::{Plan, RecordedPlan, RetryOptions};
 use crate::runtime::{ExecCommand, ImageLogins, LogOptions};
 
@@ -66,11 +66,20 @@ mockall::mock! {
         async fn remove_service(&self, class: ServiceClass, name: &str) -> Result<AppliedV1>;
         async fn add_node(&self, node: &NewNodeV1) -> Result<AppliedV1>;
         async fn remove_node(&self, name: &str, volumes: bool) -> Result<AppliedV1>;
+        async fn schedule_node(&self, name: &str, scheduling: Scheduling) -> Result<AppliedV1>;
         async fn override_service(&self, service: &str, change: OverrideChange) -> Result<AppliedV1>;
         async fn overrides(&self) -> Result<Vec<OverrideV1>>;
         async fn remove_override(&self, id: &str) -> Result<AppliedV1>;
+        async fn revisions(&self) -> Result<Vec<RevisionV1>>;
+        async fn rollback(&self, to: Generation, secrets: RestoredSecrets) -> Result<RolledBackV1>;
+        async fn plan_rollback(
+            &self,
+            to: Generation,
+            secrets: RestoredSecrets,
+        ) -> Result<RollbackPlanV1>;
         async fn rollout(&self, service: &str, request: RolloutRequest) -> Result<OperationV1>;
         async fn retry(&self, name: &str, options: RetryOptions) -> Result<RetriedV1>;
+        async fn operations(&self) -> Result<Vec<OperationV1>>;
         async fn operation(&self, id: OperationId) -> Result<OperationV1>;
         async fn create_token(&self, new: &NewTokenV1) -> Result<CreatedTokenV1>;
         async fn tokens(&self) -> Result<Vec<TokenV1>>;

@@ -85,7 +85,14 @@ pub(crate) async fn authenticate(
     };
     let caller = match found {
         Ok(Some(caller)) => caller,
-        Ok(None) => return Problem::unauthorized(request.uri().path()).into_response(),
+        Ok(None) => {
+            let path = request.uri().path();
+            let address = request.extensions().get::<Peer>().map(|peer| peer.0);
+            return match api.tokens.deny(address) {
+                None => Problem::unauthorized(path).into_response(),
+                Some(after) => Problem::unauthorized_too_often(path, after).into_response(),
+            };
+        }
         Err(error) => return problem::without_details(Problem::from(error).into_response()),
     };
     let role = caller.role;

@@ -1,6 +1,8 @@
 //! Converts errors to HTTP responses (`docs/api.md`). Only a client with an admin token receives errors
 //! that may contain internals of the platform.
 
+use std::time::Duration;
+
 use axum::Json;
 use axum::http::header::{CONTENT_TYPE, RETRY_AFTER, WWW_AUTHENTICATE};
 use axum::http::{HeaderValue, StatusCode};
@@ -14,6 +16,8 @@ use lifecycle_core::{Error, Retry};
 pub(crate) struct Problem {
     status: StatusCode,
     error: Error,
+    /// How long the client should wait before its next request.
+    retry_after: Option<Duration>,
 }
 
 /// A response extension: the status and the error to send to a client that is not an admin.
@@ -21,39 +25,50 @@ pub(crate) struct Problem {
 struct WithoutDetails(StatusCode, ProblemV1);
 
 impl Problem {
-    pub(crate) fn unauthorized(path: &str) -> Self {
+    fn new(status: StatusCode, error: Error) -> Self {
         Self {
-            status: StatusCode::UNAUTHORIZED,
-            error: Error::denied(
-                path,
-                "the request has no valid token",
-                "send `Authorization: Bearer <token>` with a token that is neither expired nor \
-                 revoked; `bootstrapper` uses the token in LIFECYCLE_TOKEN, if it is set",
-            ),
+            status,
+            error,
+            retry_after: None,
+        }
+    }
+
+    pub(crate) fn unauthorized(path: &str) -> Self {
+        let error = Error::denied(
+            path,
+            "the request has no valid token",
+            "send `Authorization: Bearer <token>` with a token that is neither expired nor revoked; \
+             `bootstrapper` uses the token in LIFECYCLE_TOKEN, if it is set",
+        );
+        Self::new(StatusCode::UNAUTHORIZED, error)
+    }
+
+    pub(crate) fn unauthorized_too_often(path: &str, after: Duration) -> Self {
+        let error = Error::denied(
+            path,
+            "the request has no valid token, and too many requests from this address had none",
+            "stop the client that sends them, or give it a valid token",
+        );
+        Self {
+            retry_after: Some(after),
+            ..Self::new(StatusCode::TOO_MANY_REQUESTS, error)
         }
     }
 
     pub(crate) fn forbidden(path: &str, role: TokenRole, needed: TokenRole) -> Self {
-        Self {
-            status: StatusCode::FORBIDDEN,
-            error: Error::denied(
-                path,
-                format!("the token has the role {role}, but this request needs the role {needed}"),
-                format!(
-                    "use a token with the role {needed}; `bootstrapper token create` creates one"
-                ),
-            ),
-        }
+        let error = Error::denied(
+            path,
+            format!("the token has the role {role}, but this request needs the role {needed}"),
+            format!("use a token with the role {needed}; `bootstrapper token create` creates one"),
+        );
+        Self::new(StatusCode::FORBIDDEN, error)
     }
 
     /// Converts an error about events. The status is 410 if the events after the cursor are no
     /// longer stored.
     pub(crate) fn gone(error: Error) -> Self {
         match error {
-            error @ Error::NotFound { .. } => Self {
-                status: StatusCode::GONE,
-                error,
-            },
+            error @ Error::NotFound { .. } => Self::new(StatusCode::GONE, error),
             error => error.into(),
         }
     }
@@ -63,36 +78,26 @@ impl Problem {
         why: impl Into<String>,
         hint: impl Into<String>,
     ) -> Self {
-        Self {
-            status: StatusCode::BAD_REQUEST,
-            error: Error::invalid(what, why, hint),
-        }
+        Self::new(StatusCode::BAD_REQUEST, Error::invalid(what, why, hint))
     }
 
     pub(crate) fn too_large(limit: usize) -> Self {
-        Self {
-            status: StatusCode::PAYLOAD_TOO_LARGE,
-            error: Error::invalid(
-                "the request's body",
-                format!("it is larger than {limit} bytes"),
-                "store large files in images or volumes",
-            ),
-        }
+        let error = Error::invalid(
+            "the request's body",
+            format!("it is larger than {limit} bytes"),
+            "store large files in images or volumes",
+        );
+        Self::new(StatusCode::PAYLOAD_TOO_LARGE, error)
     }
 
     /// Converts the error about a limit for the caller's token.
     pub(crate) fn too_many(error: Error) -> Self {
-        Self {
-            status: StatusCode::TOO_MANY_REQUESTS,
-            error,
-        }
+        Self::new(StatusCode::TOO_MANY_REQUESTS, error)
     }
 
     pub(crate) fn method_not_allowed(method: &str, path: &str) -> Self {
-        Self {
-            status: StatusCode::METHOD_NOT_ALLOWED,
-            error: Error::unsupported(format!("{method} {path}"), "the manager's API"),
-        }
+        let error = Error::unsupported(format!("{method} {path}"), "the manager's API");
+        Self::new(StatusCode::METHOD_NOT_ALLOWED, error)
     }
 }
 
@@ -108,14 +113,18 @@ impl From<Error> for Problem {
                 }
             }
         }
-        let status = problem::status(&error);
-        Self { status, error }
+        Self::new(problem::status(&error), error)
     }
 }
 
 impl IntoResponse for Problem {
     fn into_response(self) -> Response {
         let mut response = respond(self.status, ProblemV1::new(self.status, &self.error));
+        if let Some(after) = self.retry_after {
+            // At least one second, and not before the time is over.
+            let seconds = HeaderValue::from(after.as_secs() + 1);
+            response.headers_mut().insert(RETRY_AFTER, seconds);
+        }
         // Problems with these statuses concern the client's own token and contain no internals.
         let is_about_token = matches!(
             self.status,

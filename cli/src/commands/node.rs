@@ -1,11 +1,13 @@
-//! `node`: lists, adds, restarts and removes nodes.
+//! `node`: lists, adds, cordons, drains, restarts and removes nodes.
 
-use lifecycle_core::api::wire::{NewNodeV1, NodeV1};
+use lifecycle_core::api::wire::{NewNodeV1, NodeV1, StayingV1};
+use lifecycle_core::bootstrap::Bootstrapper;
+use lifecycle_core::model::{PlatformId, Scheduling};
 use schemars::JsonSchema;
 use serde::Serialize;
 
-use crate::arguments::{Arguments, Node, NodeAction};
-use crate::commands::{self, status};
+use crate::arguments::{Arguments, Node, NodeAction, Nodes};
+use crate::commands::{self, overrides, status};
 use crate::confirm::confirm;
 use crate::failure::Failure;
 use crate::printer;
@@ -25,9 +27,19 @@ pub(crate) struct Restarted {
     restarted: Vec<String>,
 }
 
+/// The document of `node cordon --json`, `node drain --json` and `node uncordon --json`.
+#[derive(Debug, Serialize, JsonSchema)]
+pub(crate) struct Scheduled {
+    /// All nodes that are declared or exist.
+    nodes: Vec<NodeV1>,
+    /// The replicas that stay on the drained nodes.
+    staying: Vec<StayingV1>,
+}
+
 pub(crate) async fn run(arguments: &Arguments, options: &Node) -> Result<(), Failure> {
     let progress = ProgressLines::new(arguments.json);
     let (identity, bootstrapper) = commands::running(arguments, progress).await?;
+    let platform = identity.id;
     match &options.action {
         NodeAction::List => {
             let client = bootstrapper.client(identity.id).await?;
@@ -68,6 +80,14 @@ pub(crate) async fn run(arguments: &Arguments, options: &Node) -> Result<(), Fai
             printer::message(&format!("Removed node {name}."));
             Ok(())
         }
+        NodeAction::Cordon(nodes) | NodeAction::Drain(nodes) | NodeAction::Uncordon(nodes) => {
+            let scheduling = match &options.action {
+                NodeAction::Cordon(_) => Scheduling::Cordoned,
+                NodeAction::Drain(_) => Scheduling::Drained,
+                _ => Scheduling::Open,
+            };
+            schedule(arguments, &bootstrapper, platform, nodes, scheduling).await
+        }
         NodeAction::Restart { names } => {
             for name in names {
                 bootstrapper.restart_node(identity.id, name).await?;
@@ -81,4 +101,34 @@ pub(crate) async fn run(arguments: &Arguments, options: &Node) -> Result<(), Fai
             Ok(())
         }
     }
+}
+
+/// Cordons, drains or opens nodes, one by one.
+async fn schedule(
+    arguments: &Arguments,
+    bootstrapper: &Bootstrapper,
+    platform: PlatformId,
+    options: &Nodes,
+    scheduling: Scheduling,
+) -> Result<(), Failure> {
+    let mut document = Scheduled {
+        nodes: Vec::new(),
+        staying: Vec::new(),
+    };
+    for name in &options.names {
+        let scheduled = bootstrapper.schedule_node(platform, name, scheduling);
+        let (outcome, mut staying) = scheduled.await?;
+        document.nodes.clone_from(&outcome.nodes);
+        document.staying.append(&mut staying);
+        overrides::all_up(arguments, outcome)?;
+    }
+    if arguments.json {
+        return printer::document(&document);
+    }
+    for StayingV1 { instance, why, .. } in &document.staying {
+        printer::note(&format!(
+            "{instance} stays, because it fits on no other node: {why}"
+        ));
+    }
+    printer::data(&status::nodes_text(&document.nodes, printer::width()))
 }

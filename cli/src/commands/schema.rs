@@ -11,8 +11,8 @@ use serde_json::{Value, json};
 
 use crate::arguments::{Described, Schema as Options};
 use crate::commands::{
-    azure_simulator, class, doctor, down, init, node, overrides, plan, publish, restart, retry,
-    rollout, status, token,
+    azure_simulator, class, doctor, down, init, node, operation, overrides, plan, publish, restart,
+    retry, revisions, rollout, status, token,
 };
 use crate::documents::BroughtUp;
 use crate::failure::Failure;
@@ -114,15 +114,35 @@ fn of(described: Described) -> Schema {
                 FAILURE,
             ],
         ),
+        Described::History => document(
+            "history",
+            SchemaGenerator::subschema_for::<revisions::History>,
+        ),
+        Described::Rollback => output(
+            "rollback",
+            "The standard output: the restored revision, with `--dry-run` the plan, or the failure if \
+             the command fails; if only some replicas do not run as declared, the failure contains \
+             the state of the other replicas.",
+            &[
+                SchemaGenerator::subschema_for::<revisions::RolledBack>,
+                SchemaGenerator::subschema_for::<revisions::Previewed>,
+                SchemaGenerator::subschema_for::<NotAllUp>,
+                FAILURE,
+            ],
+        ),
         Described::Service => of_class("service"),
         Described::App => of_class("app"),
         Described::Model => of_class("model"),
         Described::Node => output(
             "node",
             "The standard output: the document of `node list`, which `node add` and `node remove` also \
-             write, or that of `node restart`, or the failure if the command fails.",
+             write, that of `node cordon`, `node drain` and `node uncordon`, or that of `node restart`, \
+             or the failure if the command fails; if only some replicas do not run as declared, the \
+             failure contains the state of the other replicas.",
             &[
                 SchemaGenerator::subschema_for::<node::Listed>,
+                SchemaGenerator::subschema_for::<node::Scheduled>,
+                SchemaGenerator::subschema_for::<NotAllUp>,
                 SchemaGenerator::subschema_for::<node::Restarted>,
                 FAILURE,
             ],
@@ -130,6 +150,16 @@ fn of(described: Described) -> Schema {
         Described::Rollout => document(
             "rollout",
             SchemaGenerator::subschema_for::<rollout::Requested>,
+        ),
+        Described::Operation => output(
+            "operation",
+            "The standard output: the document of `operation list` or `operation watch`, or the \
+             failure if the command fails.",
+            &[
+                SchemaGenerator::subschema_for::<operation::Listed>,
+                SchemaGenerator::subschema_for::<operation::Watched>,
+                FAILURE,
+            ],
         ),
         Described::Retry => document("retry", SchemaGenerator::subschema_for::<retry::Retried>),
         Described::Token => output(

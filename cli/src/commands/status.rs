@@ -1,7 +1,8 @@
 //! `status`: prints nodes, services, and endpoints.
 
 use lifecycle_core::api::wire::{
-    InstanceStateV1, InstanceV1, ManagerV1, NodeV1, OverrideV1, PlatformState, ServiceV1,
+    InstanceStateV1, InstanceV1, ManagerV1, NodeV1, OverrideV1, PlatformState, SchedulingV1,
+    ServiceV1,
 };
 use lifecycle_core::clock::{Clock as _, SystemClock};
 use lifecycle_core::model::Protocol;
@@ -176,11 +177,15 @@ fn node_table(nodes: &[NodeV1], width: Option<usize>) -> (String, Vec<String>) {
     let mut whys = Vec::new();
     for node in nodes {
         let address = node.addresses.public.or(node.addresses.private);
+        let state = match node.scheduling {
+            SchedulingV1::Open => node.state.to_string(),
+            scheduling => format!("{}, {scheduling}", node.state),
+        };
         table.row(
             of_state(&node.state.to_string()),
             vec![
                 node.name.to_string(),
-                node.state.to_string(),
+                state,
                 address.map(|a| a.to_string()).unwrap_or_default(),
                 node.docker.version.clone().unwrap_or_default(),
             ],

@@ -106,6 +106,8 @@ fn commands_without_a_platform_point_to_up(project: &Project) {
         &["why", "talker"],
         &["restart", "talker"],
         &["node", "list"],
+        &["node", "cordon", "node-1"],
+        &["node", "uncordon", "node-1"],
     ] {
         let refused = project.ends(1, command);
         let hint = "hint: start the platform with `bootstrapper up`";
@@ -298,6 +300,7 @@ fn services_are_changed_at_run_time(project: &Project) {
         assert_eq!(is_same, before["id"] != "quiet-1", "{before} {after}");
     }
     an_application_is_added(project);
+    an_earlier_revision_is_restored(project);
     let unknown = project.ends(1, &["stop", "talkr"]).stderr;
     assert!(
         unknown.contains("service talkr does not exist"),
@@ -333,6 +336,35 @@ fn an_application_is_added(project: &Project) {
     let refused = project.ends(1, &apply).stderr;
     let why = "application chat:1:16: services.chat.env_file: files cannot be read at run time";
     assert!(refused.contains(why), "{refused}");
+}
+
+/// Returns to the revision in which `talker` was scaled, and to the current one.
+fn an_earlier_revision_is_restored(project: &Project) {
+    let listed = project.ends(0, &["history", "--json"]).stdout;
+    let listed: Value = serde_json::from_str(&listed).unwrap();
+    let revisions = listed["revisions"].as_array().unwrap();
+    let scaled = revisions.iter().find(|one| one["request"] == "scale to 3");
+    let scaled = scaled.unwrap()["generation"].to_string();
+    let history = project.ends(0, &["history"]).stdout;
+    assert!(history.contains("talker (replicas)"), "{history}");
+    let before = instances(&project.status());
+    let refused = project.ends(2, &["rollback", &scaled]).stderr;
+    assert!(refused.contains("--yes"), "{refused}");
+    let plan = project.ends(0, &["rollback", &scaled, "--dry-run"]).stdout;
+    assert!(plan.contains("start talker-3"), "{plan}");
+    assert_eq!(instances(&project.status()), before);
+    project.ends(0, &["rollback", &scaled, "--yes"]);
+    assert_eq!(instances(&project.status()).len(), before.len() + 1);
+    project.ends(0, &["up"]);
+    assert_eq!(instances(&project.status()).len(), before.len() + 1);
+    let back = project.ends(0, &["rollback", "--yes"]).stderr;
+    assert!(back.contains("run again"), "{back}");
+    assert_eq!(instances(&project.status()), before);
+    let unknown = project.ends(1, &["rollback", "1000", "--yes"]).stderr;
+    assert!(
+        unknown.contains("revision 1000 does not exist"),
+        "{unknown}"
+    );
 }
 
 fn instances(status: &Value) -> Vec<Value> {
@@ -498,10 +530,14 @@ fn every_document_follows_its_schema(project: &Project) {
         &["service", "list"],
         &["app", "list"],
         &["model", "list"],
+        &["history"],
         &["override", "remove", "quiet.stopped"],
+        &["rollback", "--dry-run"],
+        &["rollback", "--yes"],
         &["start", "quiet"],
         &["node", "list"],
         &["node", "restart", "node-1"],
+        &["operation", "list"],
         &["retry", "quiet"],
         &[
             "token",

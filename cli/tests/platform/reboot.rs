@@ -129,6 +129,7 @@ fn a_node_is_added_and_removed(project: &Project) {
     project.ends(0, &["up"]);
     let added = Node::find(&project.id(), "c").unwrap();
     assert_eq!(added.exec(&["docker", "ps", "--quiet"]).lines().count(), 1);
+    a_node_is_drained(project, &added);
     let declared = project.ends(1, &["node", "remove", "b", "--yes"]).stderr;
     assert!(
         declared.contains("it is declared in platform.toml"),
@@ -137,4 +138,30 @@ fn a_node_is_added_and_removed(project: &Project) {
     project.ends(0, &["node", "remove", "c", "--yes"]);
     assert!(Node::find(&project.id(), "c").is_none());
     assert_eq!(project.status()["platform"]["state"], "running");
+}
+
+/// Moves the only replica of a node to another node.
+fn a_node_is_drained(project: &Project, node: &Node) {
+    let service = r#"{"image": "debian:bookworm-slim", "command": ["sleep", "infinity"]}"#;
+    project.write("guest.json", service);
+    let file = project.path("guest.json").display().to_string();
+    project.ends(0, &["service", "apply", "guest", &file]);
+    // The other nodes have more replicas.
+    let first = node.service("guest");
+    let drained = project.ends(0, &["node", "drain", "c"]).stdout;
+    assert!(drained.contains("running, drained"), "{drained}");
+    assert_eq!(node.exec(&["docker", "ps", "--quiet"]).lines().count(), 1);
+    let moved = project.ends(0, &["status", "--json"]).stdout;
+    assert!(
+        moved.contains("guest-1") && !moved.contains(&first.id),
+        "{moved}"
+    );
+    let stays = project.ends(0, &["node", "drain", "b"]).stderr;
+    assert!(
+        stays.contains("far-1 stays, because it fits on no other node"),
+        "{stays}"
+    );
+    let opened = project.ends(0, &["node", "uncordon", "b", "c"]).stdout;
+    assert!(!opened.contains("drained"), "{opened}");
+    project.ends(0, &["service", "remove", "guest"]);
 }

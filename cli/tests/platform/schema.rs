@@ -166,6 +166,9 @@ fn failures_match_their_schema() {
         &["stop", "web"],
         &["start", "web"],
         &["override", "list"],
+        &["history"],
+        &["operation", "list"],
+        &["rollback", "--yes"],
         &["service", "list"],
         &["app", "list"],
         &["model", "list"],
@@ -204,6 +207,7 @@ fn deviations_from_a_schema_are_found() {
             "state": "running",
             "addresses": {"private": "10.0.0.1", "public": null},
             "docker": {"version": "20.10.24", "ready": true},
+            "scheduling": "open",
         }],
         "services": [{
             "name": "web",

@@ -27,16 +27,17 @@ use super::problem;
 use super::why::WhyV1;
 use super::wire::{
     AppliedV1, CreatedTokenV1, EndpointV1, EventsV1, NewNodeV1, NewTokenV1, NodeV1, OperationV1,
-    OverrideV1, PlatformV1, ProgressV1, RestartNodeV1, RestartV1, RetriedV1, ScaleV1,
-    ServiceLogLine, ServiceV1, TokenV1,
+    OverrideV1, PlatformV1, ProgressV1, RestartNodeV1, RestartV1, RetriedV1, RevisionV1,
+    RollbackPlanV1, RolledBackV1, ScaleV1, ServiceLogLine, ServiceV1, TokenV1,
 };
 use crate::error::{Error, Result};
 use crate::host::Duplex;
 use crate::manager::Conversation;
 use crate::model::{
-    Chunk, ChunkDigest, OperationId, PlatformId, RolloutRequest, ServiceClass, ServiceName,
+    Chunk, ChunkDigest, Generation, OperationId, PlatformId, RolloutRequest, Scheduling,
+    ServiceClass, ServiceName,
 };
-use crate::platform::{Declaration, OverrideChange};
+use crate::platform::{Declaration, OverrideChange, RestoredSecrets};
 use crate::reconcile::{Plan, RecordedPlan, RetryOptions};
 use crate::runtime::{ExecCommand, ImageLogins, LogOptions};
 use crate::secret::Sensitive;
@@ -136,12 +137,6 @@ impl ApiClient {
         let status = response.status();
         whole("/readyz", response).await?;
         Ok(status == StatusCode::OK)
-    }
-
-    /// Returns the addresses of the ready replicas of a service: `GET
-    /// /v1/services/{name}/endpoints`.
-    pub async fn endpoints(&self, service: &ServiceName) -> Result<Vec<EndpointV1>> {
-        self.get(&format!("/v1/services/{service}/endpoints")).await
     }
 
     async fn get<T: DeserializeOwned>(&self, path: &str) -> Result<T> {
@@ -287,6 +282,10 @@ impl ManagerApi for ApiClient {
         self.get("/v1/services").await
     }
 
+    async fn endpoints(&self, service: &ServiceName) -> Result<Vec<EndpointV1>> {
+        self.get(&format!("/v1/services/{service}/endpoints")).await
+    }
+
     async fn progress(&self, with_plan: bool) -> Result<ProgressV1> {
         self.get(&format!("/v1/progress?plan={with_plan}")).await
     }
@@ -407,6 +406,13 @@ impl ManagerApi for ApiClient {
         read(&path, response).await
     }
 
+    async fn schedule_node(&self, name: &str, scheduling: Scheduling) -> Result<AppliedV1> {
+        let request = scheduling.request();
+        let path = format!("/v1/nodes/{}/{request}", in_path("node", name)?);
+        let response = self.send(Method::POST, &path, None).await?;
+        read(&path, response).await
+    }
+
     async fn override_service(&self, service: &str, change: OverrideChange) -> Result<AppliedV1> {
         let service = in_path("service", service)?;
         let (action, content) = match change {
@@ -433,6 +439,26 @@ impl ManagerApi for ApiClient {
         read(&path, response).await
     }
 
+    async fn revisions(&self) -> Result<Vec<RevisionV1>> {
+        self.get("/v1/revisions").await
+    }
+
+    async fn rollback(&self, to: Generation, secrets: RestoredSecrets) -> Result<RolledBackV1> {
+        let path = rollback_path(to, secrets, false);
+        let response = self.send(Method::POST, &path, None).await?;
+        read(&path, response).await
+    }
+
+    async fn plan_rollback(
+        &self,
+        to: Generation,
+        secrets: RestoredSecrets,
+    ) -> Result<RollbackPlanV1> {
+        let path = rollback_path(to, secrets, true);
+        let response = self.send(Method::POST, &path, None).await?;
+        read(&path, response).await
+    }
+
     async fn rollout(&self, service: &str, request: RolloutRequest) -> Result<OperationV1> {
         let service = in_path("service", service)?;
         let path = format!("/v1/services/{service}/rollout/{request}");
@@ -449,6 +475,10 @@ impl ManagerApi for ApiClient {
         );
         let response = self.send(Method::POST, &path, None).await?;
         read(&path, response).await
+    }
+
+    async fn operations(&self) -> Result<Vec<OperationV1>> {
+        self.get("/v1/operations").await
     }
 
     async fn operation(&self, id: OperationId) -> Result<OperationV1> {
@@ -573,6 +603,11 @@ fn yaml(text: &str) -> Content {
         kind: "application/yaml",
         bytes: Bytes::copy_from_slice(text.as_bytes()),
     }
+}
+
+fn rollback_path(to: Generation, secrets: RestoredSecrets, dry_run: bool) -> String {
+    let earlier = secrets == RestoredSecrets::Earlier;
+    format!("/v1/revisions/{to}/rollback?with_secrets={earlier}&dry_run={dry_run}")
 }
 
 /// Returns the name of the collection of a class in URLs.

@@ -11,14 +11,17 @@ use futures_util::stream::BoxStream;
 use super::why::WhyV1;
 use super::wire::{
     AppliedV1, CreatedTokenV1, EventsV1, NewNodeV1, NewTokenV1, NodeV1, OperationV1, OverrideV1,
-    PlatformV1, ProgressV1, RestartNodeV1, RestartV1, RetriedV1, ServiceLogLine, ServiceV1,
-    TokenV1,
+    PlatformV1, ProgressV1, RestartNodeV1, RestartV1, RetriedV1, RevisionV1, RollbackPlanV1,
+    RolledBackV1, ServiceLogLine, ServiceV1, TokenV1,
 };
 use super::{ManagerApi, last_output, view, why};
 use crate::error::{Error, Result};
 use crate::manager::{Conversation, Manager};
-use crate::model::{Chunk, ChunkDigest, OperationId, RolloutRequest, ServiceClass, ServiceName};
-use crate::platform::{Declaration, OverrideChange};
+use crate::model::{
+    Chunk, ChunkDigest, Generation, OperationId, RolloutRequest, Scheduling, ServiceClass,
+    ServiceName,
+};
+use crate::platform::{Declaration, OverrideChange, RestoredSecrets};
 use crate::reconcile::{Plan, RecordedPlan, RetryOptions, Round};
 use crate::registry::EventPage;
 use crate::runtime::{ExecCommand, ImageLogins, LogOptions};
@@ -161,6 +164,11 @@ impl ManagerApi for LocalApi {
         Ok(AppliedV1::from(self.0.remove_service(class, name).await?))
     }
 
+    async fn schedule_node(&self, name: &str, scheduling: Scheduling) -> Result<AppliedV1> {
+        let applied = self.0.schedule_node(name, scheduling).await?;
+        Ok(AppliedV1::from(applied))
+    }
+
     async fn override_service(&self, service: &str, change: OverrideChange) -> Result<AppliedV1> {
         let applied = self.0.override_service(service, change).await?;
         Ok(AppliedV1::from(applied))
@@ -175,6 +183,24 @@ impl ManagerApi for LocalApi {
         Ok(AppliedV1::from(self.0.remove_override(id).await?))
     }
 
+    async fn revisions(&self) -> Result<Vec<RevisionV1>> {
+        let revisions = self.0.revisions().await?;
+        Ok(revisions.into_iter().map(RevisionV1::from).collect())
+    }
+
+    async fn rollback(&self, to: Generation, secrets: RestoredSecrets) -> Result<RolledBackV1> {
+        Ok(RolledBackV1::from(self.0.rollback(to, secrets).await?))
+    }
+
+    async fn plan_rollback(
+        &self,
+        to: Generation,
+        secrets: RestoredSecrets,
+    ) -> Result<RollbackPlanV1> {
+        let (plan, kept) = self.0.plan_rollback(to, secrets).await?;
+        Ok(RollbackPlanV1::new(plan, kept))
+    }
+
     async fn rollout(&self, service: &str, request: RolloutRequest) -> Result<OperationV1> {
         Ok(view::operation(&self.0.rollout(service, request).await?))
     }
@@ -182,6 +208,11 @@ impl ManagerApi for LocalApi {
     async fn retry(&self, name: &str, options: RetryOptions) -> Result<RetriedV1> {
         let retried = self.0.retry(name, options).await?;
         Ok(RetriedV1 { retried })
+    }
+
+    async fn operations(&self) -> Result<Vec<OperationV1>> {
+        let operations = self.0.operations().await?;
+        Ok(operations.iter().map(view::operation).collect())
     }
 
     async fn operation(&self, id: OperationId) -> Result<OperationV1> {

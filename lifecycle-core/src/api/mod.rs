@@ -25,16 +25,28 @@ pub use local::LocalApi;
 
 use self::why::WhyV1;
 use self::wire::{
-    AppliedV1, CreatedTokenV1, EventsV1, NewNodeV1, NewTokenV1, NodeV1, OperationV1, OverrideV1,
-    PlatformV1, ProgressV1, RestartNodeV1, RestartV1, RetriedV1, ServiceLogLine, ServiceV1,
-    TokenV1,
+    AppliedV1, CreatedTokenV1, EndpointV1, EventsV1, NewNodeV1, NewTokenV1, NodeV1, OperationV1,
+    OverrideV1, PlatformV1, ProgressV1, RestartNodeV1, RestartV1, RetriedV1, RevisionV1,
+    RollbackPlanV1, RolledBackV1, ServiceLogLine, ServiceV1, TokenV1,
 };
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::manager::Conversation;
-use crate::model::{Chunk, ChunkDigest, OperationId, RolloutRequest, ServiceClass, ServiceName};
-use crate::platform::{Declaration, OverrideChange};
+use crate::model::{
+    Chunk, ChunkDigest, Generation, OperationId, RolloutRequest, Scheduling, ServiceClass,
+    ServiceName,
+};
+use crate::platform::{Declaration, OverrideChange, RestoredSecrets};
 use crate::reconcile::{Plan, RecordedPlan, RetryOptions};
 use crate::runtime::{ExecCommand, ImageLogins, LogOptions};
+
+/// Returns the item with this name.
+fn one<T>(kind: &str, name: &str, mut all: Vec<T>, name_of: fn(&T) -> &str) -> Result<T> {
+    if let Some(index) = all.iter().position(|item| name_of(item) == name) {
+        return Ok(all.swap_remove(index));
+    }
+    let known = all.iter().map(name_of);
+    Err(Error::unknown_name(format!("{kind} {name}"), name, known))
+}
 
 /// The manager's API. The manager may run in this process or be reached over HTTP.
 ///
@@ -55,6 +67,24 @@ pub trait ManagerApi: Debug + Send + Sync + 'static {
 
     /// Returns all services with their replicas.
     async fn services(&self) -> Result<Vec<ServiceV1>>;
+
+    /// Returns one node.
+    async fn node(&self, name: &str) -> Result<NodeV1> {
+        let nodes = self.nodes().await?;
+        one("node", name, nodes, |node| node.name.as_str())
+    }
+
+    /// Returns one service with its replicas.
+    async fn service(&self, name: &str) -> Result<ServiceV1> {
+        let services = self.services().await?;
+        one("service", name, services, |service| service.name.as_str())
+    }
+
+    /// Returns the addresses of a service's ready replicas.
+    async fn endpoints(&self, service: &ServiceName) -> Result<Vec<EndpointV1>> {
+        let instances = self.service(service.as_str()).await?.instances.into_iter();
+        Ok(instances.flat_map(|instance| instance.endpoints).collect())
+    }
 
     /// Returns the progress of the current round. A caller that polls should not request the plan,
     /// because the plan grows with the platform.
@@ -128,6 +158,10 @@ pub trait ManagerApi: Debug + Send + Sync + 'static {
     /// `volumes` permits the deletion of its named volumes.
     async fn remove_node(&self, name: &str, volumes: bool) -> Result<AppliedV1>;
 
+    /// Cordons or drains a node, or opens it again. The replicas on a drained node move to other nodes;
+    /// those that fit on no other node stay. A repeated call changes nothing.
+    async fn schedule_node(&self, name: &str, scheduling: Scheduling) -> Result<AppliedV1>;
+
     /// Scales, stops or starts a service. Returns the generation with the change, which may be the
     /// current one.
     async fn override_service(&self, service: &str, change: OverrideChange) -> Result<AppliedV1>;
@@ -139,6 +173,21 @@ pub trait ManagerApi: Debug + Send + Sync + 'static {
     /// Removes an override, so that the value in the files applies again.
     async fn remove_override(&self, id: &str) -> Result<AppliedV1>;
 
+    /// Returns the stored revisions, oldest first: the generations that can be restored. The last one
+    /// is the current one.
+    async fn revisions(&self) -> Result<Vec<RevisionV1>>;
+
+    /// Restores the services of an earlier revision, and their overrides, as a new revision. Nodes and
+    /// the settings of the platform stay. A repeated call changes nothing.
+    async fn rollback(&self, to: Generation, secrets: RestoredSecrets) -> Result<RolledBackV1>;
+
+    /// Plans what [`Self::rollback`] would change, without changing anything.
+    async fn plan_rollback(
+        &self,
+        to: Generation,
+        secrets: RestoredSecrets,
+    ) -> Result<RollbackPlanV1>;
+
     /// Pauses, resumes or rolls back the rollout of a service. A repeated call returns the same
     /// operation.
     async fn rollout(&self, service: &str, request: RolloutRequest) -> Result<OperationV1>;
@@ -146,6 +195,9 @@ pub trait ManagerApi: Debug + Send + Sync + 'static {
     /// Clears the failures of a service, a replica (`web-2`) or a node, so that its failed steps
     /// are retried immediately.
     async fn retry(&self, name: &str, options: RetryOptions) -> Result<RetriedV1>;
+
+    /// Returns the latest operations, oldest first, also those that have ended in the last 30 days.
+    async fn operations(&self) -> Result<Vec<OperationV1>>;
 
     /// Returns the state of an operation.
     async fn operation(&self, id: OperationId) -> Result<OperationV1>;

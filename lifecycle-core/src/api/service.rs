@@ -90,6 +90,7 @@ mod tests {
     use tokio_rustls::TlsAcceptor;
 
     use super::*;
+    use crate::api::ManagerApi as _;
     use crate::api::{Authority, ServerIdentity};
     use crate::clock::{Clock, IdSource, RandomIds, SystemClock};
     use crate::model::{PlatformId, ServiceName};

@@ -82,6 +82,8 @@ pub fn nodes(snapshot: &Snapshot) -> Vec<NodeV1> {
                 (Some(Power::Failed), None) => NodeStateV1::Failed,
             };
             let engine = record.and_then(|r| r.engine.as_ref());
+            let declaration = snapshot.declaration.as_ref();
+            let spec = declaration.and_then(|(_, declared)| declared.nodes.get(name));
             NodeV1 {
                 name: name.clone(),
                 state,
@@ -96,6 +98,7 @@ pub fn nodes(snapshot: &Snapshot) -> Vec<NodeV1> {
                     version: engine.map(|e| e.version.clone()),
                     ready: engine.is_some() && state == NodeStateV1::Running,
                 },
+                scheduling: spec.map(|spec| spec.scheduling.into()).unwrap_or_default(),
             }
         })
         .collect()
@@ -309,8 +312,12 @@ pub fn operation(operation: &Operation) -> OperationV1 {
     };
     OperationV1 {
         id: operation.id.0,
+        kind: (&operation.kind).into(),
+        subject: Some(operation.subject()),
         state,
         why,
+        requested_at: Some(operation.requested_at),
+        ended_at: operation.ended_at(),
     }
 }
 

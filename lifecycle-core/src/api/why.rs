@@ -405,6 +405,7 @@ impl Known<'_> {
             | HeldBy::AgentReplacedAfter { node }
             | HeldBy::NodeUnknown { node, .. }
             | HeldBy::NodeNotResponding { node, .. }
+            | HeldBy::StaysOnDrained { node, .. }
             | HeldBy::NodeChanging { node, .. } => vec![Subject::Node(node.clone())],
             HeldBy::Port { holder: id, .. }
             | HeldBy::RestartsAfter { replica: id }

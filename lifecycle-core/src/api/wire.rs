@@ -1,7 +1,9 @@
 //! The types of the API's version 1. They are separate from the domain types, so that the domain
 //! types can change without breaking clients.
 
+mod operation;
 mod overrides;
+mod revisions;
 mod token;
 
 use std::collections::BTreeMap;
@@ -10,18 +12,19 @@ use std::net::{IpAddr, SocketAddr};
 
 use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
-use uuid::Uuid;
 
 use crate::manager::Applied;
 use crate::manager::{InstanceOutput, Output};
 use crate::model::{
-    Endpoint, Event, InstanceId, InstanceState, NodeName, OperationId, Protocol, PublicPort,
-    ServiceClass, ServiceName,
+    Endpoint, Event, InstanceId, InstanceState, NodeName, Protocol, PublicPort, ServiceClass,
+    ServiceName,
 };
 use crate::reconcile::{Plan, RolloutProgress, RunningStep};
 use crate::runtime::LogLine;
 
-pub use overrides::{NewNodeV1, OverrideKindV1, OverrideV1, ScaleV1};
+pub use operation::{OperationKindV1, OperationStateV1, OperationV1};
+pub use overrides::{NewNodeV1, OverrideKindV1, OverrideV1, ScaleV1, SchedulingV1, StayingV1};
+pub use revisions::{ChangeKindV1, ChangeV1, KeptV1, RevisionV1, RollbackPlanV1, RolledBackV1};
 pub use token::{CreatedTokenV1, NewTokenV1, TokenV1};
 
 /// The response to `GET /v1/platform`.
@@ -93,6 +96,9 @@ pub struct NodeV1 {
     pub addresses: AddressesV1,
     /// The node's Docker engine.
     pub docker: DockerV1,
+    /// Which replicas the node may have.
+    #[serde(default)]
+    pub scheduling: SchedulingV1,
 }
 
 /// The state of a node.
@@ -332,6 +338,7 @@ impl NodeV1 {
                 version: None,
                 ready: false,
             },
+            scheduling: SchedulingV1::Open,
         }
     }
 }
@@ -444,34 +451,6 @@ impl From<Applied> for AppliedV1 {
             generation: applied.generation.0,
             changed: applied.changed,
         }
-    }
-}
-
-/// An operation in a response, for example to `DELETE /v1/platform` or `GET /v1/operations/{id}`.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[non_exhaustive]
-pub struct OperationV1 {
-    pub id: Uuid,
-    pub state: OperationStateV1,
-    /// Why the operation failed.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub why: Option<String>,
-}
-
-/// The state of an operation.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-#[non_exhaustive]
-pub enum OperationStateV1 {
-    Running,
-    Succeeded,
-    Failed,
-}
-
-impl OperationV1 {
-    /// Returns the id as a domain type.
-    pub fn id(&self) -> OperationId {
-        OperationId(self.id)
     }
 }
 

@@ -1,13 +1,14 @@
-//! Scales, stops and starts services, adds and removes services and nodes, removes overrides, and waits
-//! until the platform has settled.
+//! Scales, stops and starts services, adds and removes services and nodes, cordons and drains nodes,
+//! removes overrides, and waits until the platform has settled.
 
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 use super::{ACCEPTED_WITHIN, Bootstrapper, Outcome, PACE, follow};
 use crate::api::ManagerApi;
-use crate::api::wire::{AppliedV1, NewNodeV1, NodeV1, OverrideV1};
+use crate::api::wire::{AppliedV1, NewNodeV1, NodeV1, OverrideV1, ServiceV1, StayingV1};
 use crate::error::{Error, Result};
-use crate::model::{PlatformId, ServiceClass, ServiceName};
+use crate::model::{PlatformId, Scheduling, ServiceClass, ServiceName};
 use crate::platform::OverrideChange;
 
 /// How long the deletion of a node may take.
@@ -27,9 +28,11 @@ impl Bootstrapper {
     ) -> Result<Outcome> {
         let client = self.client(platform).await?;
         let client = client.as_ref();
-        self.requested(client, Some(service), || {
-            client.override_service(service.as_str(), change)
-        })
+        self.requested(
+            client,
+            |one| one == service,
+            || client.override_service(service.as_str(), change),
+        )
         .await
     }
 
@@ -45,9 +48,11 @@ impl Bootstrapper {
     ) -> Result<Outcome> {
         let client = self.client(platform).await?;
         let client = client.as_ref();
-        self.requested(client, Some(name), || {
-            client.apply_service(class, name, text)
-        })
+        self.requested(
+            client,
+            |one| one == name,
+            || client.apply_service(class, name, text),
+        )
         .await
     }
 
@@ -60,7 +65,7 @@ impl Bootstrapper {
     ) -> Result<Outcome> {
         let client = self.client(platform).await?;
         let client = client.as_ref();
-        self.requested(client, None, || client.remove_service(class, name))
+        self.requested(client, |_| false, || client.remove_service(class, name))
             .await
     }
 
@@ -72,8 +77,12 @@ impl Bootstrapper {
         let overrides = self.overrides_of(client).await?;
         let found = overrides.iter().find(|one| one.id == id);
         let service = found.and_then(|found| found.service.as_ref());
-        self.requested(client, service, || client.remove_override(id))
-            .await
+        self.requested(
+            client,
+            |one| Some(one) == service,
+            || client.remove_override(id),
+        )
+        .await
     }
 
     /// Adds a node, and waits until it is prepared and the platform has settled.
@@ -85,7 +94,7 @@ impl Bootstrapper {
         let client = self.client(platform).await?;
         let client = client.as_ref();
         let outcome = self
-            .requested(client, None, || client.add_node(node))
+            .requested(client, |_| false, || client.add_node(node))
             .await?;
         let is_ready = |one: &NodeV1| one.name == node.name && one.docker.ready;
         if outcome.nodes.iter().any(is_ready) {
@@ -116,7 +125,7 @@ impl Bootstrapper {
         let client = self.client(platform).await?;
         let client = client.as_ref();
         let outcome = self
-            .requested(client, None, || client.remove_node(name, volumes))
+            .requested(client, |_| false, || client.remove_node(name, volumes))
             .await?;
         self.wait(format!("the deletion of node {name}"), DELETED_WITHIN)
             .until(is_deleted(client, name))
@@ -126,6 +135,40 @@ impl Bootstrapper {
             nodes: nodes.filter(|node| node.name.as_str() != name).collect(),
             ..outcome
         })
+    }
+
+    /// Cordons or drains a node, or opens it again, and waits until the platform has settled. Also
+    /// returns the replicas that stay on a drained node. The outcome contains only failures of the
+    /// services that had a replica on the node.
+    pub async fn schedule_node(
+        &self,
+        platform: PlatformId,
+        name: &str,
+        scheduling: Scheduling,
+    ) -> Result<(Outcome, Vec<StayingV1>)> {
+        let client = self.client(platform).await?;
+        let client = client.as_ref();
+        let services = self
+            .wait("the manager's response", ACCEPTED_WITHIN)
+            .repeat(|| client.services())
+            .await?;
+        let has_replica = |service: &&ServiceV1| {
+            let mut instances = service.instances.iter();
+            instances.any(|one| one.node.as_ref().is_some_and(|node| node.as_str() == name))
+        };
+        let here: BTreeSet<&ServiceName> = { services.iter() }
+            .filter(has_replica)
+            .map(|service| &service.name)
+            .collect();
+        let concerned = |service: &ServiceName| here.contains(service);
+        let request = || client.schedule_node(name, scheduling);
+        let outcome = self.requested(client, concerned, request).await?;
+        let progress = self
+            .wait("the manager's response", ACCEPTED_WITHIN)
+            .repeat(|| client.progress(true))
+            .await?;
+        let staying = progress.plan.map(|plan| StayingV1::on(name, &plan));
+        Ok((outcome, staying.unwrap_or_default()))
     }
 
     /// Returns the overrides in force.
@@ -141,11 +184,11 @@ impl Bootstrapper {
     }
 
     /// Sends a request that may be repeated, and waits until the platform has settled. The outcome
-    /// contains only failures of `service`.
-    async fn requested<F>(
+    /// contains only failures of the services that `concerned` selects.
+    pub(super) async fn requested<F>(
         &self,
         client: &dyn ManagerApi,
-        service: Option<&ServiceName>,
+        concerned: impl Fn(&ServiceName) -> bool,
         request: impl FnMut() -> F,
     ) -> Result<Outcome>
     where
@@ -162,8 +205,9 @@ impl Bootstrapper {
         let (reporter, clock) = (self.reporter.as_ref(), self.backends.clock.as_ref());
         let followed = follow::follow(client, applied.generation, cursor, reporter, clock).await?;
         let (mut outcome, _) = followed;
-        let of_service = { outcome.services.iter() }.find(|one| Some(&one.name) == service);
-        let instances = of_service.iter().flat_map(|one| &one.instances);
+        let services = outcome.services.iter();
+        let services = services.filter(|service| concerned(&service.name));
+        let instances = services.flat_map(|service| &service.instances);
         let instances: Vec<&String> = instances.map(|instance| &instance.id).collect();
         outcome
             .failures

@@ -7,6 +7,7 @@ use std::time::Duration;
 use futures_util::{StreamExt as _, stream};
 
 use super::Bootstrapper;
+use crate::api::wire::OverrideKindV1;
 use crate::cloud::{ObservedNode, Power};
 use crate::error::{Error, Result};
 use crate::model::{InstanceId, NodeName, VolumeName};
@@ -119,7 +120,9 @@ impl Bootstrapper {
         };
         let overrides = tokio::time::timeout(ANSWERED_WITHIN, overrides).await;
         let overrides = overrides.ok().and_then(Result::ok).unwrap_or_default();
-        overrides.into_iter().filter_map(|one| one.node).collect()
+        let added = overrides.into_iter();
+        let added = added.filter(|one| one.kind == OverrideKindV1::Added);
+        added.filter_map(|one| one.node).collect()
     }
 
     async fn with_contents(&self, nodes: Vec<ObservedNode>) -> Result<Vec<Removal>> {

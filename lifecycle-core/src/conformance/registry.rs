@@ -51,6 +51,7 @@ pub async fn all(backend: &dyn Backend) -> Result<()> {
     batch::changes_apply_in_order(&*backend.fresh().await?).await?;
     record::a_declaration_creates_the_next_generation(&*backend.fresh().await?).await?;
     record::an_identical_declaration_creates_no_generation(&*backend.fresh().await?).await?;
+    record::the_latest_revisions_are_kept(backend).await?;
     record::records_are_stored_unchanged(&*backend.fresh().await?).await?;
     record::endpoints_follow_their_instance(&*backend.fresh().await?).await?;
     record::rejections_are_kept_until_cleared(&*backend.fresh().await?).await?;

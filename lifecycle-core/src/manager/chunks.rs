@@ -4,7 +4,7 @@
 use std::collections::BTreeSet;
 use std::time::Duration;
 
-use super::{Accepted, Manager};
+use super::{Accepted, ENDED_OPERATIONS_KEPT_FOR, Manager};
 use crate::error::{Error, Result};
 use crate::model::{Chunk, ChunkDigest, Epoch};
 use crate::platform::Declaration;
@@ -49,10 +49,20 @@ impl Manager {
         })
     }
 
-    /// Deletes chunks that no stored declaration refers to.
-    pub(super) async fn delete_unused_chunks(&self, epoch: Epoch) -> Result<()> {
-        let stored_before = self.backends.clock.now() - UNUSED_KEPT_FOR;
-        let delete = Batch::of(Change::DeleteUnusedChunks { stored_before });
+    /// Deletes chunks that no stored declaration refers to, and operations that ended long ago.
+    pub(super) async fn delete_unused(&self, epoch: Epoch) -> Result<()> {
+        let now = self.backends.clock.now();
+        let delete = Batch {
+            changes: vec![
+                Change::DeleteUnusedChunks {
+                    stored_before: now - UNUSED_KEPT_FOR,
+                },
+                Change::DeleteEndedOperations {
+                    before: now - ENDED_OPERATIONS_KEPT_FOR,
+                },
+            ],
+            events: Vec::new(),
+        };
         self.backends.registry.commit(epoch, delete).await?;
         Ok(())
     }

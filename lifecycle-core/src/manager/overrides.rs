@@ -2,9 +2,10 @@
 
 use std::collections::BTreeSet;
 
-use super::{Accepted, Actor, Applied, Manager, is_platform_deletion};
+use super::declaration::Cause;
+use super::{Accepted, Actor, Applied, Manager};
 use crate::error::{Error, Result};
-use crate::model::{NodeName, ServiceClass, ServiceName, Subject};
+use crate::model::{NodeName, Scheduling, ServiceClass, ServiceName, Subject};
 use crate::platform::{Declaration, Override, OverrideChange, Requested, read_service};
 use crate::reconcile::Plan;
 use crate::registry::Snapshot;
@@ -141,6 +142,23 @@ impl Manager {
         .await
     }
 
+    /// Cordons or drains a node, or opens it again. A repeated call changes nothing. The replicas on a
+    /// drained node move to other nodes; those that fit on no other node stay.
+    ///
+    /// # Errors
+    /// - [`Error::NotFound`] if the node is not declared
+    /// - [`Error::Conflict`] if the platform is being deleted
+    /// - [`Error::NotReady`] before the end of the first round
+    pub async fn schedule_node(&self, name: &str, scheduling: Scheduling) -> Result<Applied> {
+        let subject = NodeName::try_from(name).map_or(Subject::Platform, Subject::Node);
+        self.redeclare(
+            scheduling.request(),
+            subject,
+            |_, declaration, requested| declaration.scheduling(name, scheduling, requested),
+        )
+        .await
+    }
+
     /// Removes an override by its id, so that the value in the user's files applies again. A repeated
     /// call changes nothing.
     ///
@@ -149,8 +167,12 @@ impl Manager {
     /// [`Error::Invalid`] for an added node or service, which is removed with [`Self::remove_node`] or
     /// [`Self::remove_service`]
     pub async fn remove_override(&self, id: &str) -> Result<Applied> {
-        let service = id.rsplit_once('.').map_or(id, |(service, _)| service);
-        let subject = ServiceName::try_from(service).map_or(Subject::Platform, Subject::Service);
+        let (name, field) = id.rsplit_once('.').unwrap_or((id, ""));
+        let subject = match (NodeName::try_from(name), ServiceName::try_from(name)) {
+            (Ok(node), _) if field == "scheduling" => Subject::Node(node),
+            (_, Ok(service)) => Subject::Service(service),
+            (_, Err(_)) => Subject::Platform,
+        };
         let request = format!("remove override {id}");
         self.redeclare(&request, subject, |_, declaration, _| {
             declaration.removing_override(id)
@@ -182,13 +204,7 @@ impl Manager {
         let write = self.begin_write(Accepted::AfterFirstRound).await?;
         let registry = &self.backends.registry;
         let what = format!("{request} of {subject}");
-        let open = registry.open_operations().await?;
-        if open.iter().any(is_platform_deletion) {
-            return Err(Error::Conflict {
-                what: format!("the {what} was rejected"),
-                why: "the platform is being deleted".into(),
-            });
-        }
+        self.reject_while_deleting(&what).await?;
         let snapshot = registry.snapshot().await?;
         let Some(previous) = snapshot.declaration.clone() else {
             return Err(nothing_declared(&subject));
@@ -196,8 +212,12 @@ impl Manager {
         let declaration = change(&snapshot, previous.1.clone(), &self.requested())?;
         // If a declaration that cannot be resolved were recorded, no manager could start again.
         self.check_effective(&declaration)?;
-        let audit = self.audit(request, subject);
-        self.declare(write.epoch, Some(previous), declaration, what, audit)
+        let cause = Cause {
+            request: request.to_owned(),
+            subject,
+            what,
+        };
+        self.declare(write.epoch, Some(previous), declaration, cause)
             .await
     }
 }

@@ -2,13 +2,15 @@
 //! requests. The registry stores only the hashes of tokens.
 
 use std::collections::BTreeMap;
+use std::net::IpAddr;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use chrono::{DateTime, DurationRound as _, TimeDelta, Utc};
 use tokio::time::Instant;
 
+use super::denials::Denials;
 use super::{Accepted, Manager};
 use crate::clock::Clock;
 use crate::error::{Error, Result};
@@ -99,6 +101,7 @@ struct Shared {
     is_outdated: AtomicBool,
     /// The hours of uses that the registry does not contain yet.
     uses: Mutex<BTreeMap<TokenId, DateTime<Utc>>>,
+    denials: Mutex<Denials>,
 }
 
 #[derive(Debug)]
@@ -153,6 +156,7 @@ impl Tokens {
             read: tokio::sync::Mutex::default(),
             is_outdated: AtomicBool::new(false),
             uses: Mutex::default(),
+            denials: Mutex::default(),
         }))
     }
 
@@ -198,6 +202,20 @@ impl Tokens {
             role: token.role,
             expires_at: token.expires_at,
         }))
+    }
+
+    /// Counts a request without a valid token. If there were more than 20 from this address within a
+    /// minute, returns how long the sender must wait before the next one. The leader records the number
+    /// of such requests, once a minute for each address.
+    pub fn deny(&self, address: Option<IpAddr>) -> Option<Duration> {
+        self.denials().count(address, Instant::now())
+    }
+
+    pub(super) fn denials(&self) -> MutexGuard<'_, Denials> {
+        self.0
+            .denials
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Waits until the token of `caller` has expired or is revoked. A revocation is not noticed

@@ -40,14 +40,14 @@ pub use mount::{
     FileContents, FileTree, MemoryMount, NodeMount, ShippedFile, ShippedMount, TreeEntry,
     VolumeMount, VolumeOptions,
 };
-pub use node::{Addresses, Existing, NodeSpec, Origin, Resources};
+pub use node::{Addresses, Existing, NodeSpec, Origin, Resources, Scheduling};
 pub use operation::{ContainerRun, Operation, OperationId, OperationKind, OperationState};
 pub use owner::Owner;
 pub use public_port::{PublicPort, PublicPorts};
 pub use service::{
     ApiAccess, Constraint, ConstraintOperator, ContainerTemplate, DEFAULT_STOP_GRACE,
     DependencyCondition, Healthcheck, HealthcheckTest, HttpReadiness, ImageSource, PortChoice,
-    PublishedPort, RestartPolicy, ServiceClass, ServiceSpec, Starts,
+    PublishedPort, RestartPolicy, Secrets, ServiceClass, ServiceSpec, Starts,
 };
 pub use token::{ApiToken, TokenRole};
 pub use update::{

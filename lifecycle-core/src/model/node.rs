@@ -1,11 +1,13 @@
 //! Declared nodes.
 
 use std::collections::BTreeMap;
+use std::fmt;
 use std::net::IpAddr;
 
 use serde::{Deserialize, Serialize};
 
 use super::NodeName;
+use super::container::is_default;
 
 /// The origin of a declared object. When the user's files are applied, only objects that came from
 /// those files can be removed.
@@ -55,6 +57,43 @@ pub struct NodeSpec {
     pub existing: Option<Existing>,
     #[serde(default)]
     pub origin: Origin,
+    /// Which replicas the node may have.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub scheduling: Scheduling,
+}
+
+/// Which replicas a node may have.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Scheduling {
+    /// All replicas.
+    #[default]
+    Open,
+    /// Only the replicas that it has.
+    Cordoned,
+    /// Only the replicas that it has and that fit on no other node. All others move.
+    Drained,
+}
+
+impl Scheduling {
+    /// Returns the name of the request that sets this value.
+    pub fn request(self) -> &'static str {
+        match self {
+            Self::Open => "uncordon",
+            Self::Cordoned => "cordon",
+            Self::Drained => "drain",
+        }
+    }
+}
+
+impl fmt::Display for Scheduling {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Open => "open",
+            Self::Cordoned => "cordoned",
+            Self::Drained => "drained",
+        })
+    }
 }
 
 impl NodeSpec {
@@ -69,6 +108,7 @@ impl NodeSpec {
             capacity: None,
             existing: None,
             origin: Origin::File,
+            scheduling: Scheduling::Open,
         }
     }
 }

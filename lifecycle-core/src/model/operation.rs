@@ -7,7 +7,7 @@ use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
-use super::{ContainerId, InstanceId, NodeName, RolloutRequest, ServiceName, SpecDigest};
+use super::{ContainerId, InstanceId, NodeName, RolloutRequest, ServiceName, SpecDigest, Subject};
 
 /// The id of an operation.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -78,6 +78,27 @@ pub enum OperationState {
         at: DateTime<Utc>,
         why: String,
     },
+}
+
+impl Operation {
+    /// Returns when the operation ended; `None` if it is running.
+    pub fn ended_at(&self) -> Option<DateTime<Utc>> {
+        match self.state {
+            OperationState::Running => None,
+            OperationState::Succeeded { at } | OperationState::Failed { at, .. } => Some(at),
+        }
+    }
+
+    /// Returns what the operation is about.
+    pub fn subject(&self) -> Subject {
+        match &self.kind {
+            OperationKind::DeletePlatform { .. } => Subject::Platform,
+            OperationKind::Restart { service, .. } | OperationKind::Rollout { service, .. } => {
+                Subject::Service(service.clone())
+            }
+            OperationKind::RestartNode { node, .. } => Subject::Node(node.clone()),
+        }
+    }
 }
 
 /// A requested change with an id and a state.

@@ -88,6 +88,22 @@ pub struct ServiceSpec {
     /// Whether the published ports are reachable from outside the nodes' network.
     #[serde(default, skip_serializing_if = "is_default")]
     pub public: bool,
+    /// The values that may be secrets.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub secrets: Secrets,
+}
+
+/// The values of a service that may be secrets. A rollback keeps their current values.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Secrets {
+    /// The variables of the environment whose values come from outside the Compose files: from the
+    /// environment of the command, from `.env`, or from an environment file.
+    #[serde(skip_serializing_if = "is_default")]
+    pub variables: BTreeSet<String>,
+    /// The mount points of the Compose `secrets`.
+    #[serde(skip_serializing_if = "is_default")]
+    pub files: BTreeSet<String>,
 }
 
 /// The source of a service's image.
@@ -385,6 +401,7 @@ impl ServiceSpec {
             max_per_node: None,
             update: UpdatePolicy::default(),
             public: false,
+            secrets: Secrets::default(),
         }
     }
 

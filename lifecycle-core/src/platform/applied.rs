@@ -1,7 +1,7 @@
 //! Reads one service that is declared at run time, in the format of a service in a Compose file.
 //! Nothing outside the text is read: neither files nor variables.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 
 use super::compose::{self, Draft, ProjectContext, is_path, seccomp_file};
 use super::diagnostic::{Diagnostics, Report};
@@ -79,6 +79,7 @@ fn read(
         directory: None,
         code_store: "",
         lookup: &|_| None,
+        with_variables: &HashSet::new(),
         nodes: &declaration.nodes,
         left: compose::Left::default(),
         files: compose::MountedFiles::default(),

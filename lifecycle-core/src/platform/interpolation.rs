@@ -2,11 +2,12 @@
 //! `${VAR:-default}`, `${VAR-default}`, `${VAR:?message}`, `${VAR?message}`, `${VAR:+instead}`,
 //! `${VAR+instead}`, and `$$` for a dollar sign. A `$` before anything else is kept.
 
-use std::collections::{BTreeSet, HashMap};
+use std::cell::Cell;
+use std::collections::{BTreeSet, HashMap, HashSet};
 use std::ops::Range;
 
 use super::diagnostic::Report;
-use super::tree::{Node, Value};
+use super::tree::{Node, Position, Value};
 
 /// The maximum nesting of defaults.
 const MAX_DEPTH: usize = 32;
@@ -27,6 +28,8 @@ pub(super) struct Interpolated {
     pub(super) text: String,
     /// Variables that have no value and no default; they expand to an empty string.
     pub(super) unset: BTreeSet<String>,
+    /// Whether the text contains variables.
+    has_variables: bool,
 }
 
 /// Replaces the variables in a text.
@@ -36,8 +39,17 @@ pub(super) fn interpolate(text: &str, lookup: Lookup<'_>) -> Result<Interpolated
         text,
         braces: Braces::of(text),
     };
-    let text = whole.expand(0..text.len(), lookup, &mut unset, 0)?;
-    Ok(Interpolated { text, unset })
+    let has_variables = Cell::new(false);
+    let lookup = |name: &str| {
+        has_variables.set(true);
+        lookup(name)
+    };
+    let text = whole.expand(0..text.len(), &lookup, &mut unset, 0)?;
+    Ok(Interpolated {
+        text,
+        unset,
+        has_variables: has_variables.get(),
+    })
 }
 
 /// Replaces the variables in every value of a tree; keys are not changed.
@@ -88,6 +100,8 @@ pub(super) struct Totals {
     unset: BTreeSet<String>,
     /// The size of all expanded text.
     bytes: usize,
+    /// The positions of the values that contain variables.
+    pub(super) with_variables: HashSet<Position>,
 }
 
 fn walk(
@@ -111,6 +125,9 @@ fn walk(
                         format!("up to this line, variables expand to more than {most} MiB");
                     report.final_problem(node.at, &path.shown(), message);
                     return;
+                }
+                if done.has_variables {
+                    totals.with_variables.insert(node.at);
                 }
                 *text = done.text;
                 // Empty variables result in an empty string, not a null value.

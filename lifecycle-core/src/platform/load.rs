@@ -150,13 +150,15 @@ impl Draft {
         environment.set_project_name(name.as_ref());
         let lookup = |name: &str| environment.get(name);
         let mut composition = Composition::default();
-        if let Some(mut root) = assembly.assemble(documents, &lookup) {
+        if let Some(merged) = assembly.assemble(documents, &lookup) {
+            let mut root = merged.root;
             remove_disabled(&mut root, &overrides.profiles, &mut report);
             let code_store = settings.code_path.clone();
             let project = ProjectContext {
                 directory: Some(&sources.project_dir),
                 code_store: &code_store,
                 lookup: &lookup,
+                with_variables: &merged.with_variables,
                 nodes: &settings.nodes,
                 left: compose::Left::default(),
                 files: compose::MountedFiles::default(),

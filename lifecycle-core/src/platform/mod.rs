@@ -28,6 +28,7 @@ mod hosts;
 mod interpolation;
 mod load;
 mod overrides;
+mod revisions;
 mod scalar;
 mod schema;
 mod secret_reference;
@@ -66,6 +67,10 @@ pub(crate) use dockerfile::instructions;
 pub use hosts::{HostPlace, HostSpec, HostsSpec, Membership};
 pub use load::{Loaded, Survey, load, survey};
 pub use overrides::{Override, OverrideChange, OverrideKind, Overrides, Requested};
+pub use revisions::{
+    Difference, DifferenceKind, KeptSecret, Part, RestoredSecrets, Revision, RevisionNote,
+    SecretPlace,
+};
 pub use schema::schema;
 pub use sources::{Sources, find};
 pub use starter::{Starter, load_on_fewest_nodes};

@@ -10,7 +10,9 @@ use super::Declaration;
 use super::compose::MAX_REPLICAS;
 use super::validate::MAX_INSTANCES;
 use crate::error::{Error, Result};
-use crate::model::{NodeName, NodeSpec, Origin, ServiceClass, ServiceName, ServiceSpec, Subject};
+use crate::model::{
+    NodeName, NodeSpec, Origin, Scheduling, ServiceClass, ServiceName, ServiceSpec, Subject,
+};
 
 /// The overrides of a declaration. A declaration with overrides contains the effective values; each
 /// override also contains the value in the files that it was based on.
@@ -24,6 +26,9 @@ pub struct Overrides {
     /// Nodes that the files do not declare.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     nodes: BTreeMap<NodeName, AddedNode>,
+    /// Nodes that are cordoned or drained.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    scheduled: BTreeMap<NodeName, ScheduledNode>,
     /// Set if the manager began with an empty registry: overrides may have been lost with the previous
     /// one. Contains the nodes that are to be deleted nevertheless.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -39,6 +44,13 @@ struct AddedService {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 struct AddedNode {
     spec: NodeSpec,
+    requested: Requested,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+struct ScheduledNode {
+    scheduling: Scheduling,
+    #[serde(flatten)]
     requested: Requested,
 }
 
@@ -91,6 +103,8 @@ pub enum OverrideKind {
     Stopped,
     /// The service or node is declared in addition to those in the files.
     Added,
+    /// The node is cordoned or drained.
+    Scheduling(Scheduling),
 }
 
 /// A change of overrides.
@@ -111,6 +125,7 @@ impl Override {
             OverrideKind::Replicas { .. } => "replicas",
             OverrideKind::Stopped => "stopped",
             OverrideKind::Added => "added",
+            OverrideKind::Scheduling(_) => "scheduling",
         };
         let of = match &self.subject {
             Subject::Service(service) => service.as_str(),
@@ -132,6 +147,15 @@ impl fmt::Display for OverrideChange {
 }
 
 impl Overrides {
+    /// Returns these overrides of services, and the overrides of nodes in `current`.
+    pub(super) fn of_services(self, current: Self) -> Self {
+        Self {
+            services: self.services,
+            added: self.added,
+            ..current
+        }
+    }
+
     /// Returns the overrides of a platform whose registry is empty. Earlier ones may have been lost.
     pub(crate) fn lost() -> Self {
         Self {
@@ -189,7 +213,12 @@ impl Overrides {
             let stopped = stopped.map(|requested| of(OverrideKind::Stopped, requested));
             scaled.into_iter().chain(stopped)
         });
-        services.chain(new).chain(nodes)
+        let scheduled = self.scheduled.iter().map(|(node, one)| Override {
+            subject: Subject::Node(node.clone()),
+            kind: OverrideKind::Scheduling(one.scheduling),
+            requested: one.requested.clone(),
+        });
+        services.chain(new).chain(nodes).chain(scheduled)
     }
 }
 
@@ -231,6 +260,9 @@ impl Declaration {
         files
             .nodes
             .retain(|name, _| !overrides.nodes.contains_key(name));
+        for spec in files.nodes.values_mut() {
+            spec.scheduling = Scheduling::Open;
+        }
         files
     }
 
@@ -263,6 +295,12 @@ impl Declaration {
             if !effective.nodes.contains_key(&name) {
                 effective.nodes.insert(name.clone(), added.spec.clone());
                 effective.overrides.nodes.insert(name, added);
+            }
+        }
+        for (name, scheduled) in overrides.scheduled {
+            if let Some(spec) = effective.nodes.get_mut(&name) {
+                spec.scheduling = scheduled.scheduling;
+                effective.overrides.scheduled.insert(name, scheduled);
             }
         }
         for (name, changed) in effective.in_groups(overrides.services) {
@@ -419,15 +457,16 @@ impl Declaration {
         }
         spec.name = name.clone();
         spec.origin = Origin::Api;
-        match self.nodes.get(&name) {
-            Some(same) if *same == spec => return Ok(self),
-            Some(_) => {
-                return Err(Error::Conflict {
-                    what: format!("adding node {name}"),
-                    why: "a node with this name is already declared".into(),
-                });
-            }
-            None => {}
+        spec.scheduling = Scheduling::Open;
+        let added = self.overrides.nodes.get(&name);
+        if added.is_some_and(|added| added.spec == spec) {
+            return Ok(self);
+        }
+        if self.nodes.contains_key(&name) {
+            return Err(Error::Conflict {
+                what: format!("adding node {name}"),
+                why: "a node with this name is already declared".into(),
+            });
         }
         self.nodes.insert(name.clone(), spec.clone());
         let requested = requested.clone();
@@ -463,9 +502,45 @@ impl Declaration {
             ));
         }
         self.nodes.remove(&node);
+        self.overrides.scheduled.remove(&node);
         if let Some(removed) = &mut self.overrides.lost {
             removed.insert(node);
         }
+        Ok(self)
+    }
+
+    /// Cordons or drains a node, or opens it again.
+    ///
+    /// # Errors
+    /// [`Error::NotFound`] if the node is not declared
+    pub fn scheduling(
+        mut self,
+        name: &str,
+        scheduling: Scheduling,
+        requested: &Requested,
+    ) -> Result<Self> {
+        let known = self.nodes.keys();
+        let known = known.map(NodeName::as_str).collect::<Vec<_>>().into_iter();
+        let unknown = Error::unknown_name(format!("node {name}"), name, known);
+        let mut nodes = self.nodes.values_mut();
+        let spec = nodes
+            .find(|spec| spec.name.as_str() == name)
+            .ok_or(unknown)?;
+        if spec.scheduling == scheduling {
+            return Ok(self);
+        }
+        spec.scheduling = scheduling;
+        let (name, requested) = (spec.name.clone(), requested.clone());
+        let scheduled = ScheduledNode {
+            scheduling,
+            requested,
+        };
+        match scheduling {
+            Scheduling::Open => self.overrides.scheduled.remove(&name),
+            Scheduling::Cordoned | Scheduling::Drained => {
+                self.overrides.scheduled.insert(name, scheduled)
+            }
+        };
         Ok(self)
     }
 
@@ -477,6 +552,11 @@ impl Declaration {
     /// would be removed
     pub fn removing_override(self, id: &str) -> Result<Self> {
         let (name, field) = id.rsplit_once('.').unwrap_or((id, ""));
+        if field == "scheduling" && self.nodes.keys().any(|known| known.as_str() == name) {
+            let mut overrides = self.overrides.clone();
+            overrides.scheduled.retain(|node, _| node.as_str() != name);
+            return self.overridden(overrides);
+        }
         let service = self.services.keys().find(|known| known.as_str() == name);
         let Some(service) = service.filter(|_| matches!(field, "replicas" | "stopped")) else {
             let overrides: Vec<Override> = self.overrides.iter().collect();

@@ -12,7 +12,7 @@ use crate::similar::nearest;
 pub(super) type FileId = u16;
 
 /// A position in a file. Line and column start at 1; columns count characters.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(super) struct Position {
     pub(super) file: FileId,
     pub(super) line: usize,

@@ -10,7 +10,9 @@ use super::declared::{Declared, DeclaredService};
 use super::index::Index;
 use super::input::History;
 use super::observe::Observed;
-use crate::model::{Constraint, InstanceId, NodeName, NodeSpec, Protocol, Resources, VolumeName};
+use crate::model::{
+    Constraint, InstanceId, NodeName, NodeSpec, Protocol, Resources, Scheduling, VolumeName,
+};
 
 /// The node of each replica, and why some replicas have no node.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -19,6 +21,8 @@ pub struct Placement {
     pub nodes: BTreeMap<InstanceId, NodeName>,
     /// For each remaining replica, why it fits on no node.
     pub unplaceable: BTreeMap<InstanceId, String>,
+    /// For each replica that stays on a drained node, why it fits on no other node.
+    pub staying: BTreeMap<InstanceId, String>,
 }
 
 /// Places all declared replicas.
@@ -26,15 +30,17 @@ pub fn place(declared: &Declared, observed: &Observed, history: &History) -> Pla
     let index = Index::new(declared, observed, history);
     let placed = place_indexed(declared, observed, history, &index);
     let replicas = index.replicas.iter().zip(&placed.nodes);
+    let named = |whys: BTreeMap<usize, String>| {
+        let whys = whys.into_iter();
+        whys.map(|(position, why)| (index.replicas[position].clone(), why))
+            .collect()
+    };
     Placement {
         nodes: replicas
             .filter_map(|(id, node)| Some((id.clone(), (*node)?.clone())))
             .collect(),
-        unplaceable: placed
-            .unplaceable
-            .into_iter()
-            .map(|(position, why)| (index.replicas[position].clone(), why))
-            .collect(),
+        unplaceable: named(placed.unplaceable),
+        staying: named(placed.staying),
     }
 }
 
@@ -43,6 +49,7 @@ pub fn place(declared: &Declared, observed: &Observed, history: &History) -> Pla
 pub(super) struct IndexedPlacement<'a> {
     pub(super) nodes: Vec<Option<&'a NodeName>>,
     pub(super) unplaceable: BTreeMap<usize, String>,
+    pub(super) staying: BTreeMap<usize, String>,
 }
 
 pub(super) fn place_indexed<'a>(
@@ -61,15 +68,18 @@ pub(super) fn place_indexed<'a>(
         placed: IndexedPlacement {
             nodes: vec![None; index.replicas.len()],
             unplaceable: BTreeMap::new(),
+            staying: BTreeMap::new(),
         },
     };
     let mut unplaced: Vec<Vec<usize>> = Vec::with_capacity(index.services.len());
+    let mut leaving: Vec<(usize, usize, usize)> = Vec::new();
     let mut possible: Vec<(Home, usize)> = Vec::new();
     for (service_position, service) in index.services.iter().enumerate() {
         let mut left = Vec::new();
         let joins = service.service.spec.container.connection.joins();
         for replica in service.positions().filter(|_| joins.is_none()) {
             if let Some(node) = homes.runs_at(replica, service.service)
+                && !homes.is_drained(node)
                 && placing
                     .obstacle(node, replica, service_position, service.service)
                     .is_none()
@@ -82,18 +92,26 @@ pub(super) fn place_indexed<'a>(
             for (joiner, position) in &index.joiners[replica] {
                 homes.of(*position, index.services[*joiner].service, &mut possible);
             }
-            possible.sort_unstable();
+            homes.sort(&mut possible);
             let home = possible.iter().map(|(_, node)| *node).find(|node| {
                 placing
                     .obstacle(*node, replica, service_position, service.service)
                     .is_none()
             });
             match home {
+                Some(node) if homes.is_drained(node) => {
+                    leaving.push((service_position, replica, node));
+                }
                 Some(node) => placing.put(node, replica, service_position, service.service),
                 None => left.push(replica),
             }
         }
         unplaced.push(left);
+    }
+    // Replicas that run go before those that do not.
+    for (service_position, replica, drained) in leaving {
+        let service = index.services[service_position].service;
+        placing.move_off(drained, replica, service_position, service);
     }
     for (service_position, replicas) in unplaced.into_iter().enumerate() {
         placing.spread(
@@ -108,6 +126,8 @@ pub(super) fn place_indexed<'a>(
 
 /// The observed facts that tie replicas to nodes.
 struct Homes<'i, 'a> {
+    /// The declared nodes, by position.
+    specs: Vec<&'a NodeSpec>,
     observed: &'a Observed,
     history: &'a History,
     index: &'i Index<'a>,
@@ -164,6 +184,7 @@ impl<'i, 'a> Homes<'i, 'a> {
             }
         }
         Self {
+            specs: declared.nodes.values().collect(),
             observed,
             history,
             index,
@@ -216,6 +237,13 @@ impl<'i, 'a> Homes<'i, 'a> {
         homes.extend(holder.map(|node| (Home::HasVolume, *node)));
     }
 
+    /// Returns whether the replica has a container on the node, or was last seen there.
+    fn has(&self, node: usize, replica: usize) -> bool {
+        let mut seen = self.index.seen[replica].iter();
+        seen.any(|seen| seen.node_position == Some(node))
+            || self.index.last_seen[replica].and_then(|name| self.index.node(name)) == Some(node)
+    }
+
     /// If a volume binds the replica to another node, returns the volume and that node. A replica
     /// that has run is bound to the volume on the node where it ran. A new replica is bound only if
     /// its service has a single replica.
@@ -248,6 +276,33 @@ impl<'i, 'a> Homes<'i, 'a> {
             let holder = home.or_else(|| only().filter(|_| binds))?;
             Some((volume, holder))
         })
+    }
+
+    /// Returns whether replicas must leave the node. The replicas on a node whose engine is not observed
+    /// do not leave it: they may still run there, and their volumes are not known.
+    fn is_drained(&self, node: usize) -> bool {
+        self.specs[node].scheduling == Scheduling::Drained && self.has_engine(node)
+    }
+
+    /// Sorts the nodes that a replica is tied to, strongest ties first. A replica on a drained node
+    /// prefers a ready node that is not drained, to which it may have begun to move.
+    fn sort(&self, homes: &mut [(Home, usize)]) {
+        let leaves = homes.iter().any(|(_, node)| self.is_drained(*node));
+        homes.sort_unstable_by_key(|(home, node)| {
+            let class = match (self.is_drained(*node), self.has_engine(*node)) {
+                _ if !leaves => 0,
+                (false, true) => 0,
+                (true, _) => 1,
+                (false, false) => 2,
+            };
+            (class, *home, *node)
+        });
+    }
+
+    /// Returns whether the node exists, and its engine was observed.
+    fn has_engine(&self, node: usize) -> bool {
+        let view = self.observed.nodes.get(self.index.nodes[node]);
+        view.is_some_and(|view| view.engine_state().is_some())
     }
 
     /// Returns whether the volumes of a node are known.
@@ -384,7 +439,8 @@ impl<'a> Placing<'_, 'a> {
                     candidates.insert(self.rank(node, service_position));
                 }
             } else {
-                let why = self.obstacles(replica, service_position, service);
+                let why =
+                    self.reasons(|node| self.obstacle(node, replica, service_position, service));
                 self.placed.unplaceable.insert(replica, why.clone());
                 // With volumes, the following replicas may still fit, because volumes bind each
                 // replica separately.
@@ -395,6 +451,53 @@ impl<'a> Placing<'_, 'a> {
                     || joiners.any(|(joiner, _)| has_volumes(self.index.services[*joiner].service));
                 no_node = (!binds).then_some(why);
             }
+        }
+    }
+
+    /// Places a replica that is on a drained node on another one, or, if it fits on no other node, on
+    /// the drained one.
+    fn move_off(
+        &mut self,
+        drained: usize,
+        replica: usize,
+        service_position: usize,
+        service: &'a DeclaredService,
+    ) {
+        let ranks = (0..self.specs.len()).map(|node| self.rank(node, service_position));
+        let best = ranks
+            .filter(|(_, _, node)| {
+                self.obstacle_to_move(*node, replica, service_position, service)
+                    .is_none()
+            })
+            .min();
+        if let Some((_, _, node)) = best {
+            self.put(node, replica, service_position, service);
+            return;
+        }
+        let why =
+            self.reasons(|node| self.obstacle_to_move(node, replica, service_position, service));
+        self.put(drained, replica, service_position, service);
+        let joiners = self.index.joiners[replica].iter();
+        for position in joiners.map(|(_, position)| *position).chain([replica]) {
+            self.placed.staying.insert(position, why.clone());
+        }
+    }
+
+    /// Returns why a replica on a drained node cannot move to a node.
+    fn obstacle_to_move<'s>(
+        &'s self,
+        node: usize,
+        replica: usize,
+        service_position: usize,
+        service: &'a DeclaredService,
+    ) -> Option<Obstacle<'s>> {
+        let scheduling = self.specs[node].scheduling;
+        if scheduling != Scheduling::Open {
+            Some(Obstacle::Scheduling(scheduling))
+        } else if !self.homes.has_engine(node) {
+            Some(Obstacle::NotReady)
+        } else {
+            self.obstacle(node, replica, service_position, service)
         }
     }
 
@@ -506,15 +609,10 @@ impl<'a> Placing<'_, 'a> {
     }
 
     /// Returns why a replica fits on no node, as text.
-    fn obstacles(
-        &self,
-        replica: usize,
-        service_position: usize,
-        service: &'a DeclaredService,
-    ) -> String {
+    fn reasons<'s>(&'s self, obstacle: impl Fn(usize) -> Option<Obstacle<'s>>) -> String {
         let mut obstacles: BTreeMap<String, Vec<&NodeName>> = BTreeMap::new();
         for (node, name) in self.index.nodes.iter().enumerate() {
-            if let Some(obstacle) = self.obstacle(node, replica, service_position, service) {
+            if let Some(obstacle) = obstacle(node) {
                 let nodes = obstacles.entry(obstacle.to_string()).or_default();
                 nodes.push(name);
             }
@@ -541,6 +639,10 @@ impl<'a> Placing<'_, 'a> {
         service_position: usize,
         service: &'a DeclaredService,
     ) -> Option<Obstacle<'s>> {
+        let scheduling = self.specs[node].scheduling;
+        if scheduling != Scheduling::Open && !self.homes.has(node, replica) {
+            return Some(Obstacle::Scheduling(scheduling));
+        }
         let index = self.index;
         let joiners = index.joiners[replica].iter();
         let reserves = joiners.fold(service.spec.reserves, |sum, (joiner, _)| {
@@ -624,6 +726,8 @@ impl<'a> Placing<'_, 'a> {
 /// Why a replica does not fit on a node.
 #[derive(Debug)]
 enum Obstacle<'a> {
+    Scheduling(Scheduling),
+    NotReady,
     Constraint(&'a Constraint),
     Volume {
         volume: &'a VolumeName,
@@ -657,6 +761,8 @@ enum Obstacle<'a> {
 impl fmt::Display for Obstacle<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
+            Self::Scheduling(scheduling) => write!(f, "is {scheduling}"),
+            Self::NotReady => f.write_str("is not ready"),
             Self::Constraint(constraint) => {
                 write!(f, "does not meet the constraint `{constraint}`")
             }

@@ -430,6 +430,12 @@ pub enum HeldBy {
         /// What excludes each node.
         why: String,
     },
+    /// The replica runs on a drained node, and fits on no other one.
+    StaysOnDrained {
+        node: NodeName,
+        /// What excludes each node.
+        why: String,
+    },
     /// The service, replica or node failed. Only a new declaration or a requested retry can resolve
     /// the failure.
     Failed {
@@ -598,6 +604,12 @@ impl fmt::Display for HeldBy {
                 write!(f, "failed {failures}×, next attempt at {until}: {why}")
             }
             Self::NoNodeFits { why } => write!(f, "does not fit on any node: {why}"),
+            Self::StaysOnDrained { node, why } => {
+                write!(
+                    f,
+                    "stays on {node}, because it fits on no other node: {why}"
+                )
+            }
             Self::Failed { why } => f.write_str(why),
         }
     }

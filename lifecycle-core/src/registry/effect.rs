@@ -14,7 +14,7 @@ use crate::model::{
     InstanceState, NewEvent, NodeName, Operation, OperationId, OperationState, ServiceName,
     TokenId, VolumeName,
 };
-use crate::platform::{Declaration, ManagerEndpoint};
+use crate::platform::{Declaration, ManagerEndpoint, RevisionNote};
 use crate::secret::Sensitive;
 
 /// The effect of a batch on the stored state. `None` in a map means that the entry is deleted.
@@ -22,6 +22,8 @@ use crate::secret::Sensitive;
 pub struct Effect {
     /// New generations, oldest first.
     pub declarations: Vec<(Generation, Declaration)>,
+    /// What caused the new generations.
+    pub notes: BTreeMap<Generation, RevisionNote>,
     pub chunks: BTreeMap<ChunkDigest, Chunk>,
     /// Unused chunks that were stored before this time are deleted.
     pub delete_unused_chunks: Option<DateTime<Utc>>,
@@ -30,6 +32,8 @@ pub struct Effect {
     pub rejected: BTreeMap<InstanceId, Option<RejectedSpec>>,
     pub volumes: BTreeMap<(NodeName, VolumeName), Option<VolumeRecord>>,
     pub operations: BTreeMap<OperationId, Operation>,
+    /// The operations that ended before this time are deleted.
+    pub delete_ended_operations: Option<DateTime<Utc>>,
     pub credentials: BTreeMap<String, Sensitive>,
     pub tokens: BTreeMap<TokenId, Option<ApiToken>>,
     pub manager: Option<ManagerEndpoint>,
@@ -57,12 +61,16 @@ impl Effect {
             Change::Declare {
                 expected,
                 declaration,
-            } => return self.declare(expected, *declaration, current),
+                note,
+            } => return self.declare(expected, *declaration, note, current),
             Change::PutChunk(chunk) => {
                 self.chunks.insert(chunk.digest(), chunk);
             }
             Change::DeleteUnusedChunks { stored_before } => {
                 self.delete_unused_chunks = self.delete_unused_chunks.max(Some(stored_before));
+            }
+            Change::DeleteEndedOperations { before } => {
+                self.delete_ended_operations = self.delete_ended_operations.max(Some(before));
             }
             Change::PutNode(record) => {
                 self.nodes.insert(record.name.clone(), Some(*record));
@@ -116,6 +124,7 @@ impl Effect {
         &mut self,
         expected: Option<Generation>,
         declaration: Declaration,
+        note: Option<RevisionNote>,
         current: Option<&(Generation, Declaration)>,
     ) -> Result<()> {
         let current = self.declarations.last().or(current);
@@ -141,6 +150,7 @@ impl Effect {
         }
         let next = Generation(current.map_or(1, |generation| generation.0 + 1));
         self.declarations.push((next, declaration));
+        self.notes.extend(note.map(|note| (next, note)));
         Ok(())
     }
 }
@@ -156,8 +166,8 @@ impl Snapshot {
         Ok(())
     }
 
-    /// Applies an effect, except for operations, credentials, tokens, chunks and the epoch, which a
-    /// snapshot does not contain.
+    /// Applies an effect, except for earlier generations, operations, credentials, tokens, chunks and the
+    /// epoch, which a snapshot does not contain.
     pub(super) fn take(&mut self, effect: Effect) {
         if let Some(declared) = effect.declarations.into_iter().next_back() {
             self.declaration = Some(declared);
@@ -196,7 +206,10 @@ impl Change {
             }
             Self::PutInstance(record) => store_instance_times(record),
             Self::Reject(spec) => spec.at = stored(spec.at),
-            Self::DeleteUnusedChunks { stored_before } => *stored_before = stored(*stored_before),
+            Self::DeleteUnusedChunks {
+                stored_before: time,
+            }
+            | Self::DeleteEndedOperations { before: time } => *time = stored(*time),
             Self::PutOperation(operation) => {
                 operation.requested_at = stored(operation.requested_at);
                 match &mut operation.state {

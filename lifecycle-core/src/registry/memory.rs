@@ -11,15 +11,16 @@ use chrono::{DateTime, Utc};
 use super::effect::{Effect, lease_end, merge, stored, stored_event};
 use super::kind::{follows_another, is_central};
 use super::{
-    Batch, Change, Committed, EventPage, KindDatabase, Lease, Mirrored, Registry, RegistryId,
-    Snapshot, StoredTokens,
+    Batch, Change, Committed, EventPage, KindDatabase, Lease, Mirrored, REVISIONS_KEPT, Registry,
+    RegistryId, Snapshot, StoredTokens,
 };
 use crate::clock::Clock;
 use crate::error::{Error, Result};
 use crate::model::{
-    ApiToken, Chunk, ChunkDigest, Epoch, Event, Operation, OperationId, OperationState, TokenId,
+    ApiToken, Chunk, ChunkDigest, Epoch, Event, Generation, Operation, OperationId, OperationState,
+    TokenId,
 };
-use crate::platform::ManagerEndpoint;
+use crate::platform::{Declaration, ManagerEndpoint, Revision};
 use crate::secret::{Sensitive, new_token};
 
 /// A registry that keeps its data in memory.
@@ -35,6 +36,8 @@ struct State {
     epoch: Epoch,
     held: Option<Held>,
     snapshot: Snapshot,
+    /// The latest generations.
+    revisions: BTreeMap<Generation, (Revision, Declaration)>,
     operations: BTreeMap<OperationId, Operation>,
     credentials: BTreeMap<String, Sensitive>,
     tokens: BTreeMap<TokenId, ApiToken>,
@@ -82,6 +85,10 @@ impl MemoryRegistry {
 impl State {
     fn apply(&mut self, mut effect: Effect, now: DateTime<Utc>) {
         self.operations.append(&mut effect.operations);
+        if let Some(before) = effect.delete_ended_operations {
+            let is_old = |operation: &Operation| operation.ended_at().is_some_and(|at| at < before);
+            self.operations.retain(|_, operation| !is_old(operation));
+        }
         self.credentials.append(&mut effect.credentials);
         merge(&mut self.tokens, std::mem::take(&mut effect.tokens));
         let put = std::mem::take(&mut effect.chunks).into_iter();
@@ -91,12 +98,23 @@ impl State {
         if let Some(above) = effect.epoch_above {
             self.epoch = self.epoch.max(above.next());
         }
+        for (generation, declaration) in &effect.declarations {
+            let revision = Revision {
+                generation: *generation,
+                at: now,
+                note: effect.notes.remove(generation),
+            };
+            let entry = (revision, declaration.clone());
+            self.revisions.insert(*generation, entry);
+            let oldest = (generation.0 + 1).saturating_sub(REVISIONS_KEPT);
+            self.revisions = self.revisions.split_off(&Generation(oldest));
+        }
         let before = effect.delete_unused_chunks;
         self.snapshot.take(effect);
         if let Some(before) = before {
-            let declaration = self.snapshot.declaration.as_ref();
-            let used = declaration.map(|(_, declaration)| declaration.chunks());
-            let used = used.unwrap_or_default();
+            let declarations = self.revisions.values();
+            let used = declarations.flat_map(|(_, declaration)| declaration.chunks());
+            let used: BTreeSet<ChunkDigest> = used.collect();
             self.chunks
                 .retain(|digest, (at, _)| *at >= before || used.contains(digest));
         }
@@ -170,6 +188,18 @@ impl Registry for MemoryRegistry {
         Ok(self.state().snapshot.clone())
     }
 
+    async fn revisions(&self) -> Result<Vec<Revision>> {
+        let state = self.state();
+        let revisions = state.revisions.values();
+        Ok(revisions.map(|(revision, _)| revision.clone()).collect())
+    }
+
+    async fn declaration(&self, generation: Generation) -> Result<Option<Declaration>> {
+        let state = self.state();
+        let stored = state.revisions.get(&generation);
+        Ok(stored.map(|(_, declaration)| declaration.clone()))
+    }
+
     async fn credential(&self, name: &str) -> Result<Option<Sensitive>> {
         Ok(self.state().credentials.get(name).cloned())
     }
@@ -194,15 +224,18 @@ impl Registry for MemoryRegistry {
         Ok(self.state().operations.get(&id).cloned())
     }
 
+    async fn operations(&self, limit: u32) -> Result<Vec<Operation>> {
+        let mut all: Vec<Operation> = self.state().operations.values().cloned().collect();
+        all.sort_by_key(|operation| (operation.requested_at, operation.id));
+        let first = all
+            .len()
+            .saturating_sub(usize::try_from(limit).unwrap_or(usize::MAX));
+        Ok(all.split_off(first))
+    }
+
     async fn open_operations(&self) -> Result<Vec<Operation>> {
-        let mut open: Vec<Operation> = self
-            .state()
-            .operations
-            .values()
-            .filter(|operation| matches!(operation.state, OperationState::Running))
-            .cloned()
-            .collect();
-        open.sort_by_key(|operation| (operation.requested_at, operation.id));
+        let mut open = self.operations(u32::MAX).await?;
+        open.retain(|operation| operation.state == OperationState::Running);
         Ok(open)
     }
 

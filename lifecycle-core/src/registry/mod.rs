@@ -33,7 +33,7 @@ use crate::model::{
     ApiToken, Chunk, ChunkDigest, ContainerId, Epoch, Event, Generation, InstanceId,
     InstanceRecord, NewEvent, NodeName, Operation, ServiceName, SpecDigest, TokenId, VolumeName,
 };
-use crate::platform::{Declaration, ManagerEndpoint};
+use crate::platform::{Declaration, ManagerEndpoint, Revision, RevisionNote};
 use crate::runtime::EngineInfo;
 use crate::secret::Sensitive;
 
@@ -49,6 +49,9 @@ pub(crate) const EVENTS_KEPT_FOR: chrono::TimeDelta = chrono::TimeDelta::days(7)
 
 /// The maximum number of events that a manager keeps.
 pub(crate) const EVENTS_KEPT: u64 = 100_000;
+
+/// How many generations a registry keeps.
+pub const REVISIONS_KEPT: u64 = 50;
 
 /// The stored state of a node.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -118,12 +121,16 @@ pub enum Change {
         /// The generation that the declaration is based on; `None` if there was none.
         expected: Option<Generation>,
         declaration: Box<Declaration>,
+        /// What caused the generation, if it is known.
+        note: Option<RevisionNote>,
     },
     /// Stores a chunk of mounted files. If it is already stored, only its time is renewed.
     PutChunk(Chunk),
     /// Deletes the chunks that were stored before this time and that no stored declaration refers
     /// to.
     DeleteUnusedChunks { stored_before: DateTime<Utc> },
+    /// Deletes the operations that ended before this time.
+    DeleteEndedOperations { before: DateTime<Utc> },
     /// Stores a node.
     PutNode(Box<NodeRecord>),
     /// Deletes a node. Succeeds if the node does not exist.
@@ -297,6 +304,7 @@ pub enum EventPage {
 ///   with [`crate::Error::Conflict`] and changes nothing.
 /// - After a `RaiseEpoch`, only the new epoch is current. The holder of the lease gets it when it
 ///   renews the lease.
+/// - The latest [`REVISIONS_KEPT`] generations can be read.
 /// - A `Declare` with a declaration that equals the current one succeeds and creates no generation,
 ///   regardless of `expected`. A call whose response was lost can therefore be repeated.
 /// - Times are stored with microsecond precision.
@@ -329,6 +337,12 @@ pub trait Registry: Debug + Send + Sync + 'static {
     /// Returns the current state.
     async fn snapshot(&self) -> Result<Snapshot>;
 
+    /// Returns the stored generations, oldest first, without their declarations.
+    async fn revisions(&self) -> Result<Vec<Revision>>;
+
+    /// Returns the declaration of a generation, if it is stored.
+    async fn declaration(&self, generation: Generation) -> Result<Option<Declaration>>;
+
     /// Returns a stored credential.
     async fn credential(&self, name: &str) -> Result<Option<Sensitive>>;
 
@@ -344,7 +358,12 @@ pub trait Registry: Debug + Send + Sync + 'static {
     /// Returns the operation with this id, if it exists.
     async fn operation(&self, id: crate::model::OperationId) -> Result<Option<Operation>>;
 
-    /// Returns all operations that have not ended, oldest first.
+    /// Returns the latest `limit` operations, oldest first, also those that have ended. Operations that
+    /// only a later version can read are left out.
+    async fn operations(&self, limit: u32) -> Result<Vec<Operation>>;
+
+    /// Returns all operations that have not ended, oldest first. Operations that only a later version
+    /// can read are left out.
     async fn open_operations(&self) -> Result<Vec<Operation>>;
 
     /// Returns at most `limit` events with ids greater than `after`. Returns [`EventPage::Gone`] if

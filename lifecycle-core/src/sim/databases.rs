@@ -10,8 +10,8 @@ use chrono::{DateTime, Utc};
 
 use crate::clock::Clock;
 use crate::error::{Error, Result};
-use crate::model::{Chunk, ChunkDigest, Epoch, Operation, OperationId, PlatformId};
-use crate::platform::ManagerEndpoint;
+use crate::model::{Chunk, ChunkDigest, Epoch, Generation, Operation, OperationId, PlatformId};
+use crate::platform::{Declaration, ManagerEndpoint, Revision};
 use crate::registry::{
     Batch, Committed, Databases, EventPage, KindDatabase, Lease, MemoryRegistry, Mirrored,
     Registry, RegistryId, Snapshot, StoredTokens,
@@ -154,6 +154,14 @@ impl Registry for Connection {
         self.current()?.snapshot().await
     }
 
+    async fn revisions(&self) -> Result<Vec<Revision>> {
+        self.current()?.revisions().await
+    }
+
+    async fn declaration(&self, generation: Generation) -> Result<Option<Declaration>> {
+        self.current()?.declaration(generation).await
+    }
+
     async fn credential(&self, name: &str) -> Result<Option<Sensitive>> {
         self.current()?.credential(name).await
     }
@@ -172,6 +180,10 @@ impl Registry for Connection {
 
     async fn operation(&self, id: OperationId) -> Result<Option<Operation>> {
         self.current()?.operation(id).await
+    }
+
+    async fn operations(&self, limit: u32) -> Result<Vec<Operation>> {
+        self.current()?.operations(limit).await
     }
 
     async fn open_operations(&self) -> Result<Vec<Operation>> {

@@ -174,6 +174,14 @@ impl Faults {
         })
     }
 
+    /// Stops the node without a request from the platform.
+    pub fn power_off(&self, node: &NodeName) -> Result<()> {
+        let now = Instant::now();
+        self.touch(node, |machine, _, ledger| {
+            machine.power_off(now, Power::Stopped, ledger);
+        })
+    }
+
     /// Deletes the node from the cloud, with everything on it.
     pub fn destroy(&self, node: &NodeName) -> Result<()> {
         let now = Instant::now();

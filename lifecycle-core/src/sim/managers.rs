@@ -21,8 +21,8 @@ use super::world::SimWorld;
 use crate::api::why::WhyV1;
 use crate::api::wire::{
     AppliedV1, CreatedTokenV1, EventsV1, NewNodeV1, NewTokenV1, NodeV1, OperationV1, OverrideV1,
-    PlatformV1, ProgressV1, RestartNodeV1, RestartV1, RetriedV1, ServiceLogLine, ServiceV1,
-    TokenV1,
+    PlatformV1, ProgressV1, RestartNodeV1, RestartV1, RetriedV1, RevisionV1, RollbackPlanV1,
+    RolledBackV1, ServiceLogLine, ServiceV1, TokenV1,
 };
 use crate::api::{LocalApi, ManagerApi};
 use crate::bootstrap::{Handover, ManagerImage, ReachManager, code_directory, handover_directory};
@@ -33,10 +33,10 @@ use crate::error::{Error, Result};
 use crate::host::{ByteStream, NodeHandle};
 use crate::manager::{Conversation, Manager};
 use crate::model::{
-    Chunk, ChunkDigest, ContainerId, NodeName, OperationId, PlatformId, RolloutRequest,
-    ServiceClass, ServiceName,
+    Chunk, ChunkDigest, ContainerId, Generation, NodeName, OperationId, PlatformId, RolloutRequest,
+    Scheduling, ServiceClass, ServiceName,
 };
-use crate::platform::{Declaration, OverrideChange};
+use crate::platform::{Declaration, OverrideChange, RestoredSecrets};
 use crate::reconcile::node_directory::node_directory;
 use crate::reconcile::{Backends, DriverOptions, OwnImage, Plan, RecordedPlan, RetryOptions};
 use crate::registry::{MemoryRegistry, Registry, RegistryId};
@@ -190,7 +190,8 @@ impl Inner {
     }
 
     fn is_broken(&self, node: &NodeName, container: &str) -> bool {
-        let image = self.world.image_of(node, container).unwrap_or_default();
+        let spec = self.world.spec_of(node, container);
+        let image = spec.map(|spec| spec.image).unwrap_or_default();
         let broken = self.broken.lock().unwrap_or_else(PoisonError::into_inner);
         broken.iter().any(|digest| image.ends_with(digest))
     }
@@ -427,6 +428,12 @@ impl ManagerApi for SimApi {
             .await
     }
 
+    async fn schedule_node(&self, name: &str, scheduling: Scheduling) -> Result<AppliedV1> {
+        self.current("schedule_node")?
+            .schedule_node(name, scheduling)
+            .await
+    }
+
     async fn override_service(&self, service: &str, change: OverrideChange) -> Result<AppliedV1> {
         self.current("override_service")?
             .override_service(service, change)
@@ -441,12 +448,34 @@ impl ManagerApi for SimApi {
         self.current("remove_override")?.remove_override(id).await
     }
 
+    async fn revisions(&self) -> Result<Vec<RevisionV1>> {
+        self.current("revisions")?.revisions().await
+    }
+
+    async fn rollback(&self, to: Generation, secrets: RestoredSecrets) -> Result<RolledBackV1> {
+        self.current("rollback")?.rollback(to, secrets).await
+    }
+
+    async fn plan_rollback(
+        &self,
+        to: Generation,
+        secrets: RestoredSecrets,
+    ) -> Result<RollbackPlanV1> {
+        self.current("plan_rollback")?
+            .plan_rollback(to, secrets)
+            .await
+    }
+
     async fn rollout(&self, service: &str, request: RolloutRequest) -> Result<OperationV1> {
         self.current("rollout")?.rollout(service, request).await
     }
 
     async fn retry(&self, name: &str, options: RetryOptions) -> Result<RetriedV1> {
         self.current("retry")?.retry(name, options).await
+    }
+
+    async fn operations(&self) -> Result<Vec<OperationV1>> {
+        self.current("operations")?.operations().await
     }
 
     async fn operation(&self, id: OperationId) -> Result<OperationV1> {

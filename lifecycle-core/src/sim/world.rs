@@ -30,7 +30,9 @@ use crate::model::{NodeName, NodeSpec, PlatformId, Protocol, PublicPorts};
 use crate::network::Table;
 use crate::reconcile::Backends;
 use crate::registry::Registry;
-use crate::runtime::{ImageLogin, ImageLogins, ImageRegistry, ObservedContainer, Owner};
+use crate::runtime::{
+    ContainerSpec, ImageLogin, ImageLogins, ImageRegistry, ObservedContainer, Owner,
+};
 
 /// The start time of every world: 2026-01-01T00:00:00Z.
 const START: DateTime<Utc> = match DateTime::from_timestamp(1_767_225_600, 0) {
@@ -482,12 +484,12 @@ impl SimWorld {
         })
     }
 
-    /// Returns the image of a container.
-    pub fn image_of(&self, node: &NodeName, container: &str) -> Option<String> {
+    /// Returns the specification with which a container was created.
+    pub fn spec_of(&self, node: &NodeName, container: &str) -> Option<ContainerSpec> {
         self.with_machine(node, |machine, _, _| {
             let found = machine.engine.containers.values();
             let mut named = found.filter(|c| c.spec.name == container);
-            named.next().map(|c| c.spec.image.clone())
+            named.next().map(|c| c.spec.clone())
         })
         .ok()
         .flatten()

@@ -8,6 +8,7 @@ mod numbers;
 mod ports;
 #[path = "../project/mod.rs"]
 mod project;
+mod secrets;
 mod several;
 
 use std::collections::BTreeMap;

@@ -8,8 +8,9 @@ use std::time::Duration;
 use lifecycle_core::Error;
 use lifecycle_core::host::{HostCommand, NodeConnector as _};
 use lifecycle_core::model::{Chunk, ChunkDigest};
+use lifecycle_core::platform::OverrideChange;
 use lifecycle_core::reconcile::node_directory::node_directory;
-use lifecycle_core::registry::Registry as _;
+use lifecycle_core::registry::{REVISIONS_KEPT, Registry as _};
 use lifecycle_core::runtime::Owner;
 use lifecycle_core::secret::Sensitive;
 use lifecycle_core::sim::Edge;
@@ -149,7 +150,15 @@ async fn unused_chunks_are_deleted_later() {
     let node = &stage.declaration.manager.node;
     let registry = stage.managers.registry(node).unwrap();
     let missing = async |of: &BTreeSet<ChunkDigest>| registry.missing_chunks(of.clone()).await;
+    tokio::time::sleep(Duration::from_hours(3)).await;
+    // A rollback needs them while the revision is stored.
     assert_eq!(missing(&old).await.unwrap().len(), 0);
+    let api = stage.api().await;
+    for number in 0..REVISIONS_KEPT {
+        let replicas = u16::try_from(number % 2 + 3).unwrap();
+        let change = OverrideChange::Scale(replicas);
+        assert!(api.override_service("api", change).await.unwrap().changed);
+    }
     tokio::time::sleep(Duration::from_hours(3)).await;
     assert_eq!(missing(&old).await.unwrap(), old);
     assert_eq!(missing(&new).await.unwrap().len(), 0);

@@ -9,7 +9,8 @@ use std::time::Duration;
 use async_trait::async_trait;
 use chrono::{DateTime, Utc};
 use lifecycle_core::error::{Error, Result};
-use lifecycle_core::model::{Chunk, ChunkDigest, Epoch, Operation, OperationId};
+use lifecycle_core::model::{Chunk, ChunkDigest, Epoch, Generation, Operation, OperationId};
+use lifecycle_core::platform::{Declaration, Revision};
 use lifecycle_core::registry::{
     Batch, Committed, EventPage, Lease, Registry, Snapshot, StoredTokens,
 };
@@ -124,6 +125,14 @@ impl Registry for FaultyRegistry {
         self.inner.snapshot().await
     }
 
+    async fn revisions(&self) -> Result<Vec<Revision>> {
+        self.inner.revisions().await
+    }
+
+    async fn declaration(&self, generation: Generation) -> Result<Option<Declaration>> {
+        self.inner.declaration(generation).await
+    }
+
     async fn credential(&self, name: &str) -> Result<Option<Sensitive>> {
         self.inner.credential(name).await
     }
@@ -145,6 +154,10 @@ impl Registry for FaultyRegistry {
 
     async fn operation(&self, id: OperationId) -> Result<Option<Operation>> {
         self.inner.operation(id).await
+    }
+
+    async fn operations(&self, limit: u32) -> Result<Vec<Operation>> {
+        self.inner.operations(limit).await
     }
 
     async fn open_operations(&self) -> Result<Vec<Operation>> {

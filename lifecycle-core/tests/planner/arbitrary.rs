@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use lifecycle_core::model::{
     Connection, DependencyCondition, NodeSpec, OnFailure, Replacement, ReplacementOrder, Resources,
-    RestartPolicy, ServiceSpec, Starts, UpdatePolicy,
+    RestartPolicy, Scheduling, ServiceSpec, Starts, UpdatePolicy,
 };
 use lifecycle_core::reconcile::Declared;
 use proptest::prelude::*;
@@ -45,6 +45,8 @@ pub(crate) struct PlatformDraft {
     /// One flag for each of the nodes n2 to n8: whether the node is declared. The node n1 is always
     /// declared.
     nodes: Vec<bool>,
+    /// One value for each of these nodes.
+    scheduling: Vec<Scheduling>,
     capacity: Option<u64>,
     services: Vec<ServiceDraft>,
 }
@@ -124,14 +126,24 @@ fn service_draft() -> impl Strategy<Value = ServiceDraft> {
         )
 }
 
+fn scheduling() -> impl Strategy<Value = Scheduling> {
+    prop_oneof![
+        8 => Just(Scheduling::Open),
+        1 => Just(Scheduling::Cordoned),
+        1 => Just(Scheduling::Drained),
+    ]
+}
+
 pub(crate) fn platform() -> impl Strategy<Value = PlatformDraft> {
     (
         prop::collection::vec(any::<bool>(), 7),
+        prop::collection::vec(scheduling(), 7),
         prop::option::weighted(0.4, 4_u64..12),
         prop::collection::vec(service_draft(), 0..=NAMES.len()),
     )
-        .prop_map(|(nodes, capacity, services)| PlatformDraft {
+        .prop_map(|(nodes, scheduling, capacity, services)| PlatformDraft {
             nodes,
+            scheduling,
             capacity,
             services,
         })
@@ -143,6 +155,9 @@ impl PlatformDraft {
             .filter(|n| *n == 1 || self.nodes[*n - 2])
             .map(|n| {
                 let mut node = NodeSpec::new(node_name(&format!("n{n}")));
+                if n > 1 {
+                    node.scheduling = self.scheduling[n - 2];
+                }
                 node.capacity = self.capacity.map(|cpu_millis| Resources {
                     cpu_millis,
                     memory_bytes: 0,

@@ -16,4 +16,5 @@ mod properties;
 mod public_ports;
 mod recorded;
 mod rollouts;
+mod scheduling;
 mod situations;

@@ -2,9 +2,9 @@
 //! violates the start order, runs an instance twice, or uses an object that does not exist.
 
 use lifecycle_core::cloud::Power;
-use lifecycle_core::model::{InstanceId, NodeName, PublicPorts, Replica, ServiceName};
+use lifecycle_core::model::{InstanceId, NodeName, PublicPorts, Replica, Scheduling, ServiceName};
 use lifecycle_core::reconcile::placement::place;
-use lifecycle_core::reconcile::{Declared, HeldBy, Plan, PlanningInput, plan};
+use lifecycle_core::reconcile::{Declared, Held, HeldBy, Plan, PlanningInput, plan};
 use lifecycle_core::runtime::{ContainerState, Role};
 use proptest::prelude::*;
 use proptest::sample::Index;
@@ -164,7 +164,8 @@ fn assert_settled(world: &World, declared: &Declared, plan: &Plan) {
     if is_unplaceable {
         return;
     }
-    assert!(plan.held.is_empty(), "held:\n{:#?}", plan.held);
+    let stays = |held: &Held| matches!(held.by, HeldBy::StaysOnDrained { .. });
+    assert!(plan.held.iter().all(stays), "held:\n{:#?}", plan.held);
     assert!(plan.settled);
     for (id, service) in declared.instances() {
         let all: Vec<_> = world.of(&id).collect();
@@ -364,6 +365,16 @@ proptest! {
             let mut ports = std::collections::BTreeSet::new();
             let mut reserved = 0;
             for (id, service) in &here {
+                let is_home = world.of(id).any(|(node, _)| node == name)
+                    || world.last_seen.get(id) == Some(name);
+                // Replicas that join a network are placed with it.
+                let joins = service.spec.container.connection.joins().is_some();
+                let permits = joins || match node.scheduling {
+                    Scheduling::Open => true,
+                    Scheduling::Cordoned => is_home,
+                    Scheduling::Drained => is_home && placement.staying.contains_key(id),
+                };
+                prop_assert!(permits, "{id} on {name}, which is {}", node.scheduling);
                 prop_assert!(service.spec.constraints.iter().all(|c| c.holds(node)), "{id}");
                 for port in &service.spec.container.ports {
                     prop_assert!(ports.insert(port.host_port), "{id} on {name}");
@@ -394,7 +405,8 @@ proptest! {
         larger.ranks.extend(addition.ranks);
         let after = place(&larger, &world.observed(), &world.history());
         for (id, node) in &before.nodes {
-            if world.of(id).next().is_some() {
+            // A replica that stayed on a drained node may move to the new node.
+            if world.of(id).next().is_some() && !before.staying.contains_key(id) {
                 prop_assert_eq!(after.nodes.get(id), Some(node));
             }
         }

@@ -54,6 +54,7 @@ fn change() -> impl Strategy<Value = Change> {
         (0..3_u64, 1..4_u16).prop_map(|(expected, replicas)| Change::Declare {
             expected: Some(expected).filter(|n| *n > 0).map(Generation),
             declaration: Box::new(declaration(replicas)),
+            note: None,
         }),
         (name(), prop::option::of("\\PC{0,8}"))
             .prop_map(|(name, why)| { Change::PutNode(Box::new(node(name, why.as_deref()))) }),

@@ -10,10 +10,10 @@ use async_trait::async_trait;
 use chrono::{DateTime, Utc};
 use lifecycle_core::clock::SystemClock;
 use lifecycle_core::model::{
-    Chunk, ChunkDigest, Epoch, Event, InstanceRecord, Kind, NewEvent, Operation, OperationId,
-    PlatformId, ServiceClass, ServiceName, Subject,
+    Chunk, ChunkDigest, Epoch, Event, Generation, InstanceRecord, Kind, NewEvent, Operation,
+    OperationId, PlatformId, ServiceClass, ServiceName, Subject,
 };
-use lifecycle_core::platform::Declaration;
+use lifecycle_core::platform::{Declaration, Revision};
 use lifecycle_core::registry::{
     Batch, Change, Committed, Databases, EventPage, KindDatabase, Lease, MemoryRegistry, Mirror,
     Mirrored, Registry, RegistryId, Snapshot, SqlDatabases, SqlRegistry, StoredTokens,
@@ -72,8 +72,9 @@ fn put(record: InstanceRecord) -> Change {
 
 fn declare(expected: Option<u64>, declaration: Declaration) -> Change {
     Change::Declare {
-        expected: expected.map(lifecycle_core::model::Generation),
+        expected: expected.map(Generation),
         declaration: Box::new(declaration),
+        note: None,
     }
 }
 
@@ -402,6 +403,12 @@ impl Registry for Failing {
     async fn snapshot(&self) -> Result<Snapshot> {
         self.inner.snapshot().await
     }
+    async fn revisions(&self) -> Result<Vec<Revision>> {
+        self.inner.revisions().await
+    }
+    async fn declaration(&self, generation: Generation) -> Result<Option<Declaration>> {
+        self.inner.declaration(generation).await
+    }
     async fn credential(&self, name: &str) -> Result<Option<Sensitive>> {
         self.inner.credential(name).await
     }
@@ -420,6 +427,10 @@ impl Registry for Failing {
     async fn operation(&self, id: OperationId) -> Result<Option<Operation>> {
         self.inner.operation(id).await
     }
+    async fn operations(&self, limit: u32) -> Result<Vec<Operation>> {
+        self.inner.operations(limit).await
+    }
+
     async fn open_operations(&self) -> Result<Vec<Operation>> {
         self.inner.open_operations().await
     }

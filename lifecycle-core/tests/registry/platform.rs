@@ -142,6 +142,7 @@ pub(crate) fn everything() -> Batch {
             Change::Declare {
                 expected: None,
                 declaration: Box::new(declaration(2)),
+                note: None,
             },
             Change::PutChunk(chunk()),
             Change::PutNode(Box::new(node("vm1", None))),

@@ -35,6 +35,21 @@ pub(super) async fn list(
     Ok(Json(services))
 }
 
+/// `GET /v1/applications/{name}`, and the same for the other classes.
+pub(super) async fn show(
+    class: ServiceClass,
+    _: Viewer,
+    State(api): State<Api>,
+    Segment(name): Segment,
+) -> Result<Json<ServiceV1>, Problem> {
+    let mut services = api.manager.services().await?;
+    services.retain(|service| service.class == class);
+    let known = services.iter().map(|service| service.name.as_str());
+    let unknown = Error::unknown_name(format!("{class} {name}"), &name, known);
+    let found = services.into_iter().find(|one| one.name.as_str() == name);
+    Ok(Json(found.ok_or(unknown)?))
+}
+
 /// `PUT /v1/applications/{name}`, and the same for the other classes. Requires an admin token, because
 /// a service may mount any path of its node.
 pub(super) async fn apply(

@@ -1,4 +1,5 @@
-//! Returns the events after a cursor, as one page of JSON or as a stream of server-sent events.
+//! Returns the events after a cursor, or only those of the audit, as one page of JSON or as a stream of
+//! server-sent events.
 
 use std::convert::Infallible;
 use std::time::Duration;
@@ -11,7 +12,7 @@ use axum::response::sse::{Event as Sent, KeepAlive, Sse};
 use axum::response::{IntoResponse, Response};
 use futures_util::{Stream, StreamExt as _};
 use lifecycle_core::api::wire::EventsV1;
-use lifecycle_core::model::Event;
+use lifecycle_core::model::{Event, EventKind};
 use serde::Deserialize;
 
 use super::Api;
@@ -22,19 +23,55 @@ use crate::problem::Problem;
 /// The interval at which a stream polls for events that another manager recorded.
 const POLL: Duration = Duration::from_secs(5);
 
-/// The query of `GET /v1/events`.
+/// How many pages without a requested event are read for one response.
+const SKIPPED_PAGES: usize = 20;
+
+/// The query of `GET /v1/events` and `GET /v1/audit`.
 #[derive(Debug, Deserialize)]
 pub(super) struct After {
     /// The id of an event, or `latest`. If absent, all stored events are returned.
     after: Option<String>,
 }
 
+/// The requested events.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Selection {
+    All,
+    Audit,
+}
+
+impl Selection {
+    fn includes(self, event: &Event) -> bool {
+        self == Self::All || event.event.kind == EventKind::Audit
+    }
+}
+
 /// `GET /v1/events`.
 pub(super) async fn list(
+    caller: Viewer,
+    state: State<Api>,
+    query: Parameters<After>,
+    headers: HeaderMap,
+) -> Result<Response, Problem> {
+    respond(Selection::All, caller, state, query, &headers).await
+}
+
+/// `GET /v1/audit`.
+pub(super) async fn audit(
+    caller: Viewer,
+    state: State<Api>,
+    query: Parameters<After>,
+    headers: HeaderMap,
+) -> Result<Response, Problem> {
+    respond(Selection::Audit, caller, state, query, &headers).await
+}
+
+async fn respond(
+    selection: Selection,
     Viewer(caller): Viewer,
     State(api): State<Api>,
     Parameters(query): Parameters<After>,
-    headers: HeaderMap,
+    headers: &HeaderMap,
 ) -> Result<Response, Problem> {
     // A reconnecting client sends the id of the last received event (HTML Standard, "Server-sent
     // events").
@@ -59,11 +96,11 @@ pub(super) async fn list(
     } else {
         None
     };
-    let page = page(&api, after).await?;
+    let page = next_page(&api, selection, after).await?;
     if let Some(place) = place {
         let tokens = api.tokens.clone();
         let ended = async move { tokens.until_ended(&caller).await };
-        let stream = stream(api, page.events, after)
+        let stream = stream(api, selection, page)
             .take_until(ended)
             .map(move |sent| {
                 let _open = &place;
@@ -76,36 +113,52 @@ pub(super) async fn list(
     Ok(Json(page).into_response())
 }
 
-async fn page(api: &Api, after: u64) -> Result<EventsV1, Problem> {
-    api.manager.events(after).await.map_err(Problem::gone)
+/// Returns the requested events of the first page after `after` that contains one. After many pages
+/// without one, returns an empty page, whose cursor is later than `after`.
+async fn next_page(api: &Api, selection: Selection, after: u64) -> Result<EventsV1, Problem> {
+    let mut cursor = after;
+    let mut skipped = 0;
+    loop {
+        let mut page = api.manager.events(cursor).await.map_err(Problem::gone)?;
+        let is_last = page.events.is_empty();
+        page.events.retain(|event| selection.includes(event));
+        if is_last || skipped == SKIPPED_PAGES || !page.events.is_empty() {
+            return Ok(page);
+        }
+        cursor = page.cursor;
+        skipped += 1;
+    }
 }
 
 /// Sends the first page of events. After each round of the control loop, sends the new events.
 fn stream(
     mut api: Api,
-    first: Vec<Event>,
-    after: u64,
+    selection: Selection,
+    first: EventsV1,
 ) -> impl Stream<Item = Result<Sent, Infallible>> {
     // The first page already contains the events of earlier rounds.
     api.rounds.mark_unchanged();
-    let state = (api, first.into_iter(), after);
-    futures_util::stream::unfold(state, |(mut api, mut ready, mut cursor)| async move {
+    let state = (api, first.events.into_iter(), first.cursor);
+    futures_util::stream::unfold(state, move |(mut api, mut ready, mut cursor)| async move {
         loop {
             if let Some(event) = ready.next() {
-                cursor = event.id;
                 let sent = Sent::default()
                     .id(event.id.to_string())
                     .json_data(&event)
                     .unwrap_or_default();
                 return Some((Ok(sent), (api, ready, cursor)));
             }
-            match page(&api, cursor).await {
-                Ok(page) if !page.events.is_empty() => {
-                    ready = page.events.into_iter();
-                    continue;
-                }
-                Ok(_) => {}
-                Err(_) => return None,
+            let page = next_page(&api, selection, cursor).await.ok()?;
+            let is_passed = page.events.is_empty() && page.cursor != cursor;
+            (ready, cursor) = (page.events.into_iter(), page.cursor);
+            if is_passed {
+                // A client that reconnects continues after the other events, which may be deleted
+                // by then.
+                let passed = Sent::default().id(cursor.to_string());
+                return Some((Ok(passed), (api, ready, cursor)));
+            }
+            if !ready.as_slice().is_empty() {
+                continue;
             }
             // Wait for the next round, but not forever: a standby manager has no rounds.
             if let Ok(changed) = tokio::time::timeout(POLL, api.rounds.changed()).await {

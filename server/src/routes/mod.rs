@@ -13,6 +13,7 @@ mod overrides;
 mod platform;
 mod request;
 mod retry;
+mod revisions;
 mod services;
 #[cfg(test)]
 mod tests;
@@ -28,7 +29,7 @@ use axum::{Router, middleware};
 use lifecycle_core::Error;
 use lifecycle_core::api::{LocalApi, ManagerApi};
 use lifecycle_core::manager::{Manager, Tokens};
-use lifecycle_core::model::ServiceClass;
+use lifecycle_core::model::{Scheduling, ServiceClass};
 use lifecycle_core::reconcile::Round;
 use tokio::sync::watch;
 
@@ -64,13 +65,25 @@ impl From<Arc<Manager>> for Api {
 /// Returns the routes of a class of services.
 fn of_class(path: &str, class: ServiceClass) -> Router<Api> {
     let list = move |caller, api| classes::list(class, caller, api);
+    let show = move |caller, api, name| classes::show(class, caller, api, name);
     let apply = move |caller, api, name, options, body| {
         classes::apply(class, caller, api, name, options, body)
     };
     let remove = move |caller, api, name| classes::remove(class, caller, api, name);
-    Router::new()
-        .route(path, get(list))
-        .route(&format!("{path}/{{name}}"), put(apply).delete(remove))
+    Router::new().route(path, get(list)).route(
+        &format!("{path}/{{name}}"),
+        get(show).put(apply).delete(remove),
+    )
+}
+
+/// Returns the routes that determine which replicas a node may have.
+fn of_scheduling() -> Router<Api> {
+    let all = [Scheduling::Open, Scheduling::Cordoned, Scheduling::Drained];
+    all.into_iter().fold(Router::new(), |routes, scheduling| {
+        let schedule = move |caller, api, name| nodes::schedule(scheduling, caller, api, name);
+        let path = format!("/v1/nodes/{{name}}/{}", scheduling.request());
+        routes.route(&path, post(schedule))
+    })
 }
 
 /// Returns all routes.
@@ -90,9 +103,12 @@ pub(crate) fn router(api: Api) -> Router {
         .route("/v1/chunks/{digest}", put(chunks::put))
         .route("/v1/image-logins", put(image_logins::replace))
         .route("/v1/nodes", get(nodes::list).post(nodes::add))
-        .route("/v1/nodes/{name}", delete(nodes::remove))
+        .route("/v1/nodes/{name}", get(nodes::show).delete(nodes::remove))
         .route("/v1/nodes/{name}/restart", post(nodes::restart))
+        .merge(of_scheduling())
         .route("/v1/services", get(services::list))
+        .route("/v1/services/{name}", get(services::show))
+        .route("/v1/instances", get(services::instances))
         .route("/v1/services/{name}/endpoints", get(services::endpoints))
         .route("/v1/services/{name}/logs", get(services::logs))
         .route("/v1/services/{name}/restart", post(services::restart))
@@ -109,10 +125,17 @@ pub(crate) fn router(api: Api) -> Router {
         .merge(of_class("/v1/models", ServiceClass::Model))
         .route("/v1/overrides", get(overrides::list))
         .route("/v1/overrides/{id}", delete(overrides::remove))
+        .route("/v1/revisions", get(revisions::list))
+        .route(
+            "/v1/revisions/{generation}/rollback",
+            post(revisions::rollback),
+        )
         .route("/v1/events", get(events::list))
+        .route("/v1/audit", get(events::audit))
         .route("/v1/why/{name}", get(why::show))
         .route("/v1/retry/{name}", post(retry::run))
         .route("/v1/progress", get(platform::progress))
+        .route("/v1/operations", get(operations::list))
         .route("/v1/operations/{id}", get(operations::show))
         .route("/v1/tokens", get(tokens::list).post(tokens::create))
         .route("/v1/tokens/{name}", delete(tokens::revoke))

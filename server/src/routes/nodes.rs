@@ -1,9 +1,10 @@
-//! Lists, adds, restarts and removes the nodes of the platform.
+//! Lists, adds, cordons, drains, restarts and removes the nodes of the platform.
 
 use axum::Json;
 use axum::extract::State;
 use axum::http::StatusCode;
 use lifecycle_core::api::wire::{AppliedV1, NewNodeV1, NodeV1, OperationV1, RestartNodeV1};
+use lifecycle_core::model::Scheduling;
 use serde::Deserialize;
 
 use super::Api;
@@ -17,6 +18,15 @@ const LARGEST: usize = 4 << 10;
 /// `GET /v1/nodes`.
 pub(super) async fn list(_: Viewer, State(api): State<Api>) -> Result<Json<Vec<NodeV1>>, Problem> {
     Ok(Json(api.manager.nodes().await?))
+}
+
+/// `GET /v1/nodes/{name}`.
+pub(super) async fn show(
+    _: Viewer,
+    State(api): State<Api>,
+    Segment(name): Segment,
+) -> Result<Json<NodeV1>, Problem> {
+    Ok(Json(api.manager.node(&name).await?))
 }
 
 /// `POST /v1/nodes`: adds a node, which is then created and prepared.
@@ -48,6 +58,17 @@ pub(super) async fn remove(
     Parameters(removal): Parameters<Removal>,
 ) -> Result<(StatusCode, Json<AppliedV1>), Problem> {
     let applied = api.manager.remove_node(&name, removal.volumes).await?;
+    Ok((StatusCode::ACCEPTED, Json(applied)))
+}
+
+/// `POST /v1/nodes/{name}/cordon`, `drain` and `uncordon`.
+pub(super) async fn schedule(
+    scheduling: Scheduling,
+    _: Operator,
+    State(api): State<Api>,
+    Segment(name): Segment,
+) -> Result<(StatusCode, Json<AppliedV1>), Problem> {
+    let applied = api.manager.schedule_node(&name, scheduling).await?;
     Ok((StatusCode::ACCEPTED, Json(applied)))
 }
 

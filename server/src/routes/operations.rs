@@ -10,6 +10,14 @@ use super::request::Segment;
 use crate::auth::Viewer;
 use crate::problem::Problem;
 
+/// `GET /v1/operations`.
+pub(super) async fn list(
+    _: Viewer,
+    State(api): State<Api>,
+) -> Result<Json<Vec<OperationV1>>, Problem> {
+    Ok(Json(api.manager.operations().await?))
+}
+
 /// `GET /v1/operations/{id}`.
 pub(super) async fn show(
     _: Viewer,

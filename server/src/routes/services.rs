@@ -11,7 +11,7 @@ use chrono::{DateTime, Utc};
 use futures_util::stream::{self, BoxStream};
 use futures_util::{Stream, StreamExt};
 use lifecycle_core::Error;
-use lifecycle_core::api::wire::{EndpointV1, OperationV1, RestartV1, ServiceV1};
+use lifecycle_core::api::wire::{EndpointV1, InstanceV1, OperationV1, RestartV1, ServiceV1};
 use lifecycle_core::manager::{Caller, Tokens};
 use lifecycle_core::model::{RolloutRequest, ServiceName};
 use lifecycle_core::runtime::LogOptions;
@@ -36,17 +36,30 @@ pub(super) async fn endpoints(
     State(api): State<Api>,
     Segment(name): Segment,
 ) -> Result<Json<Vec<EndpointV1>>, Problem> {
-    let services = api.manager.services().await?;
-    let Some(service) = services
-        .iter()
-        .find(|service| service.name.as_str() == name)
-    else {
-        let known = services.iter().map(|service| service.name.as_str());
-        return Err(Error::unknown_name(format!("service {name}"), &name, known).into());
-    };
-    let instances = service.instances.iter();
-    let endpoints = instances.flat_map(|instance| instance.endpoints.iter().cloned());
-    Ok(Json(endpoints.collect()))
+    let instances = api.manager.service(&name).await?.instances.into_iter();
+    Ok(Json(
+        instances.flat_map(|instance| instance.endpoints).collect(),
+    ))
+}
+
+/// `GET /v1/services/{name}`.
+pub(super) async fn show(
+    _: Viewer,
+    State(api): State<Api>,
+    Segment(name): Segment,
+) -> Result<Json<ServiceV1>, Problem> {
+    Ok(Json(api.manager.service(&name).await?))
+}
+
+/// `GET /v1/instances`: returns the replicas of all services.
+pub(super) async fn instances(
+    _: Viewer,
+    State(api): State<Api>,
+) -> Result<Json<Vec<InstanceV1>>, Problem> {
+    let services = api.manager.services().await?.into_iter();
+    Ok(Json(
+        services.flat_map(|service| service.instances).collect(),
+    ))
 }
 
 /// `POST /v1/services/{name}/restart`: begins to restart a service or one replica.

@@ -39,7 +39,7 @@ mod streams;
 mod tokens;
 
 /// Every route below `/v1`, and the least powerful role that it permits.
-const ROUTES: [(&str, &str, TokenRole); 41] = [
+const ROUTES: [(&str, &str, TokenRole); 54] = [
     ("GET", "/v1/platform", Viewer),
     ("PUT", "/v1/platform", Admin),
     ("DELETE", "/v1/platform", Admin),
@@ -49,10 +49,16 @@ const ROUTES: [(&str, &str, TokenRole); 41] = [
     ("POST", "/v1/chunks/missing", Admin),
     ("PUT", "/v1/chunks/0123", Admin),
     ("GET", "/v1/nodes", Viewer),
+    ("GET", "/v1/nodes/n1", Viewer),
     ("POST", "/v1/nodes", Operator),
     ("DELETE", "/v1/nodes/n1", Operator),
     ("POST", "/v1/nodes/n1/restart", Operator),
+    ("POST", "/v1/nodes/n1/cordon", Operator),
+    ("POST", "/v1/nodes/n1/drain", Operator),
+    ("POST", "/v1/nodes/n1/uncordon", Operator),
     ("GET", "/v1/services", Viewer),
+    ("GET", "/v1/services/web", Viewer),
+    ("GET", "/v1/instances", Viewer),
     ("GET", "/v1/services/web/endpoints", Viewer),
     ("GET", "/v1/services/web/logs", Viewer),
     ("POST", "/v1/services/web/restart", Operator),
@@ -62,20 +68,27 @@ const ROUTES: [(&str, &str, TokenRole); 41] = [
     ("POST", "/v1/services/web/start", Operator),
     ("POST", "/v1/services/web/exec", Admin),
     ("GET", "/v1/microservices", Viewer),
+    ("GET", "/v1/microservices/web", Viewer),
     ("PUT", "/v1/microservices/new", Admin),
     ("DELETE", "/v1/microservices/new", Admin),
     ("GET", "/v1/applications", Viewer),
+    ("GET", "/v1/applications/new", Viewer),
     ("PUT", "/v1/applications/new", Admin),
     ("DELETE", "/v1/applications/new", Admin),
     ("GET", "/v1/models", Viewer),
+    ("GET", "/v1/models/new", Viewer),
     ("PUT", "/v1/models/new", Admin),
     ("DELETE", "/v1/models/new", Admin),
     ("GET", "/v1/overrides", Viewer),
     ("DELETE", "/v1/overrides/web.replicas", Operator),
+    ("GET", "/v1/revisions", Viewer),
+    ("POST", "/v1/revisions/1/rollback", Admin),
     ("POST", "/v1/retry/web", Operator),
     ("GET", "/v1/why/web", Viewer),
     ("GET", "/v1/events", Viewer),
+    ("GET", "/v1/audit", Viewer),
     ("GET", "/v1/progress", Viewer),
+    ("GET", "/v1/operations", Viewer),
     (
         "GET",
         "/v1/operations/00000000-0000-0000-0000-000000000000",
@@ -444,6 +457,16 @@ async fn events_are_streamed_from_a_cursor() {
     let next = read_events(&mut body, 1).await;
     assert_eq!(next[0].1["kind"], "declared");
     assert_eq!(Some(next[0].0), all["cursor"].as_u64().map(|last| last + 1));
+
+    // The audit contains only requested changes, also those before the cursor of other events.
+    let response = served.send(stream("/v1/audit", None)).await;
+    let mut audit = response.into_body();
+    let first = read_events(&mut audit, 1).await;
+    assert_eq!(first[0].1["data"]["request"], "apply");
+    served.token("ci", Viewer, None).await;
+    let next = read_events(&mut audit, 1).await;
+    assert_eq!(next[0].1["kind"], "audit");
+    assert!(next[0].0 > first[0].0);
 
     let gone = served.send(stream("/v1/events?after=1000000", None)).await;
     problem(gone, StatusCode::GONE, "a cursor from another registry").await;

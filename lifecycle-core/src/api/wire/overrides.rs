@@ -5,8 +5,9 @@ use std::fmt;
 use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
 
-use crate::model::{NodeName, ServiceName, Subject};
+use crate::model::{NodeName, Scheduling, ServiceName, Subject};
 use crate::platform::{Override, OverrideKind};
+use crate::reconcile::{HeldBy, Plan};
 
 /// The body of `POST /v1/services/{name}/scale`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -40,12 +41,13 @@ impl NewNodeV1 {
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[non_exhaustive]
 pub struct OverrideV1 {
-    /// The name of the override: `<service>.replicas`, `<service>.stopped` or `<name>.added`.
+    /// The name of the override: `<service>.replicas`, `<service>.stopped`, `<name>.added` or
+    /// `<node>.scheduling`.
     pub id: String,
     /// The service that is changed or added.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub service: Option<ServiceName>,
-    /// The node that is added.
+    /// The node that is added, cordoned or drained.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub node: Option<NodeName>,
     /// What is changed.
@@ -75,9 +77,80 @@ pub enum OverrideKindV1 {
     Stopped,
     /// The service or node is declared in addition to those in the files.
     Added,
+    /// The node is cordoned or drained.
+    Scheduling {
+        /// Which replicas the node may have.
+        scheduling: SchedulingV1,
+    },
     /// A kind that only a newer manager knows.
     #[serde(other)]
     Unknown,
+}
+
+/// Which replicas a node may have.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+#[serde(rename_all = "kebab-case")]
+#[non_exhaustive]
+pub enum SchedulingV1 {
+    /// All replicas.
+    #[default]
+    Open,
+    /// Only the replicas that it has.
+    Cordoned,
+    /// Only the replicas that it has and that fit on no other node. All others move.
+    Drained,
+    /// A value that only a newer manager knows.
+    #[serde(other)]
+    Unknown,
+}
+
+impl From<Scheduling> for SchedulingV1 {
+    fn from(scheduling: Scheduling) -> Self {
+        match scheduling {
+            Scheduling::Open => Self::Open,
+            Scheduling::Cordoned => Self::Cordoned,
+            Scheduling::Drained => Self::Drained,
+        }
+    }
+}
+
+impl fmt::Display for SchedulingV1 {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.serialize(f)
+    }
+}
+
+/// A replica that stays on a drained node.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+#[non_exhaustive]
+pub struct StayingV1 {
+    /// `<service>-<replica>`.
+    pub instance: String,
+    /// What excludes each other node.
+    pub why: String,
+}
+
+impl StayingV1 {
+    /// Returns the replicas that stay on a drained node according to a plan.
+    pub(crate) fn on(node: &str, plan: &Plan) -> Vec<Self> {
+        let held = plan.held.iter();
+        let staying = held.filter_map(|held| match (&held.subject, &held.by) {
+            (Subject::Instance(id), HeldBy::StaysOnDrained { node: on, why })
+                if on.as_str() == node =>
+            {
+                Some(Self {
+                    instance: id.to_string(),
+                    why: why.clone(),
+                })
+            }
+            _ => None,
+        });
+        let mut staying: Vec<Self> = staying.collect();
+        staying.sort_by(|a, b| a.instance.cmp(&b.instance));
+        staying
+    }
 }
 
 impl From<Override> for OverrideV1 {
@@ -90,6 +163,9 @@ impl From<Override> for OverrideV1 {
                 }
                 OverrideKind::Stopped => OverrideKindV1::Stopped,
                 OverrideKind::Added => OverrideKindV1::Added,
+                OverrideKind::Scheduling(scheduling) => OverrideKindV1::Scheduling {
+                    scheduling: scheduling.into(),
+                },
             },
             service: match &one.subject {
                 Subject::Service(service) => Some(service.clone()),
@@ -117,6 +193,7 @@ impl fmt::Display for OverrideV1 {
             OverrideKindV1::Stopped => write!(f, "{of} is stopped")?,
             OverrideKindV1::Added if self.node.is_some() => write!(f, "node {of} was added")?,
             OverrideKindV1::Added => write!(f, "{of} was added")?,
+            OverrideKindV1::Scheduling { scheduling } => write!(f, "node {of} is {scheduling}")?,
             OverrideKindV1::Unknown => write!(f, "{} is changed", self.id)?,
         }
         let at = self.at.format("%FT%TZ");

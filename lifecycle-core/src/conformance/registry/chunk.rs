@@ -11,7 +11,7 @@ use crate::model::{
     Chunk, ChunkDigest, Epoch, FileContents, FileTree, Generation, ShippedFile, ShippedMount,
 };
 use crate::platform::Declaration;
-use crate::registry::{Batch, Change, Registry};
+use crate::registry::{Batch, Change, REVISIONS_KEPT, Registry};
 
 fn chunk(byte: u8, size: usize) -> Result<Chunk> {
     Chunk::new(vec![byte; size].into())
@@ -108,8 +108,8 @@ pub async fn unused_chunks_are_deleted(backend: &dyn Backend) -> Result<()> {
         }
     }
     put(registry, epoch, &later).await?;
-    // A registry may keep some of the previous declarations.
-    for number in 2..20 {
+    // The previous declarations are kept until there are enough later ones.
+    for number in 2..=1 + REVISIONS_KEPT {
         let declared = mounting(&format!("s{number}"), &later)?;
         let declare = declare(Some(Generation(number)), &declared);
         registry.commit(epoch, Batch::of(declare)).await?;

@@ -4,10 +4,13 @@ use super::sample::{
     at, bare_node, declaration, declare, endpoint, node_name, operation, populate, put_node,
     ready_instance, rejected,
 };
-use super::{conflict, lead, node_names};
+use super::{Backend, conflict, lead, node_names};
 use crate::error::Result;
-use crate::model::{ContainerId, Generation, Operation, OperationState, Protocol, VolumeName};
-use crate::registry::{Batch, Change, Registry, RejectedSpec, VolumeRecord};
+use crate::model::{
+    ContainerId, Generation, Operation, OperationState, Protocol, Subject, VolumeName,
+};
+use crate::platform::{Difference, DifferenceKind, Part, RevisionNote};
+use crate::registry::{Batch, Change, REVISIONS_KEPT, Registry, RejectedSpec, VolumeRecord};
 use crate::secret::Sensitive;
 
 /// # Panics
@@ -58,6 +61,59 @@ pub async fn a_declaration_creates_the_next_generation(registry: &dyn Registry) 
         Some(Generation(4)),
         "every commit must return the generation"
     );
+    Ok(())
+}
+
+/// # Panics
+/// If a revision is lost too early, changed, or kept too long.
+pub async fn the_latest_revisions_are_kept(backend: &dyn Backend) -> Result<()> {
+    let registry = backend.fresh().await?;
+    let epoch = lead(registry.as_ref()).await?;
+    assert_eq!(registry.revisions().await?, []);
+    assert_eq!(registry.declaration(Generation(1)).await?, None);
+    let node = node_name("vm1")?;
+    let note_of = |number: u64| RevisionNote {
+        request: format!("request {number}"),
+        subject: Subject::Platform,
+        by: "the suite".into(),
+        changes: vec![Difference {
+            subject: Subject::Node(node.clone()),
+            kind: DifferenceKind::Changed([Part::Settings].into()),
+        }],
+    };
+    let last = REVISIONS_KEPT + 2;
+    for number in 1..=last {
+        let declaration = declaration(&format!("text {number}"))?;
+        for noted in [Some(note_of(number)), Some(note_of(0))] {
+            // A repeated declaration does not change the note of the first one.
+            let declare = Change::Declare {
+                expected: Some(Generation(number - 1)).filter(|expected| expected.0 > 0),
+                declaration: Box::new(declaration.clone()),
+                note: noted.filter(|_| number != 4),
+            };
+            registry.commit(epoch, Batch::of(declare)).await?;
+        }
+    }
+    let stored = registry.revisions().await?;
+    let expected: Vec<_> = (3..=last)
+        .map(|number| {
+            (
+                Generation(number),
+                Some(note_of(number)).filter(|_| number != 4),
+            )
+        })
+        .collect();
+    let found = stored.iter().map(|one| (one.generation, one.note.clone()));
+    assert_eq!(found.collect::<Vec<_>>(), expected);
+    assert!(stored.is_sorted_by_key(|revision| revision.at));
+    assert_eq!(registry.declaration(Generation(2)).await?, None);
+    assert_eq!(registry.declaration(Generation(u64::MAX)).await?, None);
+    let oldest = registry.declaration(Generation(3)).await?;
+    assert_eq!(oldest, Some(declaration("text 3")?));
+    registry.release_lease("suite").await?;
+    if let Some(registry) = backend.reopen(registry).await? {
+        assert_eq!(registry.revisions().await?, stored);
+    }
     Ok(())
 }
 
@@ -240,8 +296,22 @@ pub async fn operations_are_found_until_they_end(registry: &dyn Registry) -> Res
     };
     let put = Change::PutOperation(failed.clone());
     registry.commit(epoch, Batch::of(put)).await?;
-    assert_eq!(registry.open_operations().await?, [late]);
-    assert_eq!(registry.operation(failed.id).await?, Some(failed));
+    assert_eq!(
+        registry.open_operations().await?,
+        std::slice::from_ref(&late)
+    );
+    assert_eq!(registry.operation(failed.id).await?, Some(failed.clone()));
+    let all = [done.clone(), failed.clone(), late.clone()];
+    assert_eq!(registry.operations(10).await?, all);
+    assert_eq!(registry.operations(2).await?, all[1..]);
+    assert_eq!(registry.operations(0).await?, []);
+    for (before, kept) in [(5, 0), (6, 1), (31, 2), (1_000, 2)] {
+        let before = at(before);
+        let delete = Change::DeleteEndedOperations { before };
+        registry.commit(epoch, Batch::of(delete)).await?;
+        assert_eq!(registry.operations(10).await?, all[kept..]);
+    }
+    assert_eq!(registry.operation(done.id).await?, None);
     Ok(())
 }
 

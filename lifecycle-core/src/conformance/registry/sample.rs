@@ -116,6 +116,7 @@ pub(super) fn declare(expected: Option<Generation>, declaration: &Declaration) -
     Change::Declare {
         expected,
         declaration: Box::new(declaration.clone()),
+        note: None,
     }
 }
 

@@ -27,7 +27,7 @@ use std::path::{Path, PathBuf};
 use super::diagnostic::Report;
 use super::home;
 use super::interpolation::Lookup;
-use super::tree::{Field, Node};
+use super::tree::{Field, Node, Position};
 use crate::code::DirectoryStore;
 use crate::model::{
     Chunks, NetworkMode, NodeName, NodeSpec, PlatformName, ServiceName, ServiceSpec, VolumeName,
@@ -51,6 +51,8 @@ pub(super) struct ProjectContext<'a> {
     pub(super) code_store: &'a str,
     /// The variables of the environment and of `.env`.
     pub(super) lookup: Lookup<'a>,
+    /// The positions of the values that contain variables, or were taken from a variable.
+    pub(super) with_variables: &'a HashSet<Position>,
     pub(super) nodes: &'a BTreeMap<NodeName, NodeSpec>,
     /// What services may still add to the declaration.
     pub(super) left: Left,

@@ -1,13 +1,13 @@
 //! Reads one service.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use super::super::diagnostic::Report;
 use super::super::environment_file::{self, unset_in};
 use super::super::interpolation::Lookup;
 use super::super::text_file;
-use super::super::tree::Field;
+use super::super::tree::{Field, Position};
 use super::keys::{self, supported_entries};
 use super::networks::Connected;
 use super::{
@@ -59,7 +59,9 @@ pub(super) fn read<'a>(
             "command" => container.command = reader.command(&field),
             "entrypoint" => container.entrypoint = reader.command(&field),
             "env_file" => environment_files = Some(field),
-            "environment" => environment = reader.environment(&field),
+            "environment" => {
+                environment = reader.environment(&field, &mut spec.secrets.variables);
+            }
             "user" => container.user = field.text(reader.report).map(str::to_owned),
             "working_dir" => {
                 container.working_dir = field.parse(reader.report, value::container_directory);
@@ -81,6 +83,8 @@ pub(super) fn read<'a>(
             "secrets" => {
                 let known = &declared.secrets;
                 let mounted = material::mounted(&field, material::SECRET, known, reader.report);
+                let targets = mounted.iter().map(|mount| mount.target.clone());
+                spec.secrets.files.extend(targets);
                 container.files.extend(mounted);
             }
             "label_file" => from_label_files = reader.label_files(&field),
@@ -113,6 +117,10 @@ pub(super) fn read<'a>(
     network::settle_exposed(&mut spec.container);
     let from_files = environment_files.map(|field| reader.environment_files(&field, &environment));
     let mut from_files = from_files.unwrap_or_default();
+    let only_in_files = from_files
+        .keys()
+        .filter(|name| !environment.contains_key(*name));
+    spec.secrets.variables.extend(only_in_files.cloned());
     for (name, value) in environment {
         if let Some(value) = value {
             from_files.insert(name, value);
@@ -182,14 +190,23 @@ impl Reader<'_, '_> {
         }
     }
 
-    fn environment(&mut self, field: &Field<'_>) -> Variables {
-        let variables = pairs(field, self.report).into_iter();
-        variables
-            .map(|(name, value)| {
-                let value = value.or_else(|| (self.project.lookup)(&name));
-                (name, value.map(Sensitive::new))
-            })
-            .collect()
+    /// Reads variables. Adds those whose values come from other variables to `from_variables`.
+    fn environment(
+        &mut self,
+        field: &Field<'_>,
+        from_variables: &mut BTreeSet<String>,
+    ) -> Variables {
+        let project = self.project;
+        let read = |pair: Pair| {
+            let is_own = pair.value.is_some() && !project.with_variables.contains(&pair.at);
+            let value = pair.value.or_else(|| (project.lookup)(&pair.name));
+            if value.is_some() && !is_own {
+                from_variables.insert(pair.name.clone());
+            }
+            (pair.name, value.map(Sensitive::new))
+        };
+        let pairs = placed_pairs(field, self.report).into_iter();
+        pairs.map(read).collect()
     }
 
     fn environment_files(
@@ -646,6 +663,19 @@ fn restart(text: &str) -> Result<RestartPolicy, String> {
 
 /// Reads a mapping of names to values, or a list of `NAME=value`; the value may be missing.
 pub(super) fn pairs(field: &Field<'_>, report: &mut Report) -> Vec<(String, Option<String>)> {
+    let pairs = placed_pairs(field, report).into_iter();
+    pairs.map(|pair| (pair.name, pair.value)).collect()
+}
+
+/// A name with its value, if it has one.
+struct Pair {
+    name: String,
+    value: Option<String>,
+    /// The position of the value, or of the whole list item.
+    at: Position,
+}
+
+fn placed_pairs(field: &Field<'_>, report: &mut Report) -> Vec<Pair> {
     let mut pairs = Vec::new();
     if field.is_list() {
         for item in field.items(report) {
@@ -660,7 +690,11 @@ pub(super) fn pairs(field: &Field<'_>, report: &mut Report) -> Vec<(String, Opti
                 item.problem(report, "the name before `=` is missing");
                 continue;
             }
-            pairs.push((name.to_owned(), value));
+            pairs.push(Pair {
+                name: name.to_owned(),
+                value,
+                at: item.node.at,
+            });
         }
         return pairs;
     }
@@ -672,7 +706,11 @@ pub(super) fn pairs(field: &Field<'_>, report: &mut Report) -> Vec<(String, Opti
         if name.is_empty() || name.contains('=') {
             entry.problem(report, "a name cannot be empty or contain `=`");
         } else if entry.is_null() {
-            pairs.push((name.to_owned(), None));
+            pairs.push(Pair {
+                name: name.to_owned(),
+                value: None,
+                at: entry.node.at,
+            });
         } else if let Some(value) = entry.canonical(report) {
             if entry.node.as_text().is_some_and(|text| text != value) {
                 // The value may be a secret.
@@ -680,7 +718,11 @@ pub(super) fn pairs(field: &Field<'_>, report: &mut Report) -> Vec<(String, Opti
                                canonical form; write it in quotes to pass exactly this text";
                 report.warning(entry.value_at(), &entry.path, message);
             }
-            pairs.push((name.to_owned(), Some(value.into_owned())));
+            pairs.push(Pair {
+                name: name.to_owned(),
+                value: Some(value.into_owned()),
+                at: entry.node.at,
+            });
         }
     }
     pairs

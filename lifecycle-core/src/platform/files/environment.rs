@@ -3,21 +3,23 @@
 //! An included file has its own `.env`, but the merged tree is read with the main project's
 //! environment. Therefore, the file's variables without a value are resolved here.
 
+use std::collections::HashSet;
+
 use super::super::interpolation::Lookup;
-use super::super::tree::{Node, Value};
+use super::super::tree::{Node, Position, Value};
 use super::paths::values;
 
-/// Sets each variable without a value to its value in the included project.
-pub(super) fn resolve(root: &mut Node, lookup: Lookup<'_>) {
+/// Sets each variable without a value to its value in the included project, and records its position.
+pub(super) fn resolve(root: &mut Node, lookup: Lookup<'_>, resolved: &mut HashSet<Position>) {
     for service in values(root.child_mut("services")) {
         if let Some(variables) = service.child_mut("environment") {
-            resolve_variables(&mut variables.value, lookup);
+            resolve_variables(&mut variables.value, lookup, resolved);
         }
         if let Some(arguments) = service
             .child_mut("build")
             .and_then(|build| build.child_mut("args"))
         {
-            resolve_variables(&mut arguments.value, lookup);
+            resolve_variables(&mut arguments.value, lookup, resolved);
         }
     }
     for section in ["configs", "secrets"] {
@@ -43,7 +45,7 @@ fn resolve_contents(resource: &mut Value, lookup: Lookup<'_>) {
     }
 }
 
-fn resolve_variables(variables: &mut Value, lookup: Lookup<'_>) {
+fn resolve_variables(variables: &mut Value, lookup: Lookup<'_>, resolved: &mut HashSet<Position>) {
     match variables {
         Value::Map(entries) => {
             for entry in entries {
@@ -51,6 +53,7 @@ fn resolve_variables(variables: &mut Value, lookup: Lookup<'_>) {
                     && let Some(value) = lookup(&entry.key)
                 {
                     let mark = entry.node.mark;
+                    resolved.insert(entry.node.at);
                     entry.node = Node::of_text(entry.node.at, value);
                     entry.node.mark = mark;
                 }
@@ -62,6 +65,7 @@ fn resolve_variables(variables: &mut Value, lookup: Lookup<'_>) {
                     && !name.contains('=')
                     && let Some(value) = lookup(name)
                 {
+                    resolved.insert(item.at);
                     *item = Node::of_text(item.at, format!("{name}={value}"));
                 }
             }

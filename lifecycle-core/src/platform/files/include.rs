@@ -160,7 +160,7 @@ impl Assembly<'_> {
             lookup: &lookup,
         };
         let mut model = self.model(documents, &inner, chain)?;
-        environment::resolve(&mut model, &lookup);
+        environment::resolve(&mut model, &lookup, &mut self.so_far.with_variables);
         paths::set_default_contexts(&mut model, &inner.directory);
         Some(model)
     }

@@ -21,6 +21,7 @@ mod rules;
 #[cfg(test)]
 mod specification;
 
+use std::collections::HashSet;
 use std::path::{Path, PathBuf};
 
 use super::diagnostic::{MAX_FILES, Report};
@@ -40,6 +41,13 @@ pub(super) struct Document {
     root: Node,
     /// The canonical path.
     identity: PathBuf,
+}
+
+/// The merged files of a project.
+pub(super) struct Merged {
+    pub(super) root: Node,
+    /// The positions of the values that contain variables, or were taken from a variable.
+    pub(super) with_variables: HashSet<Position>,
 }
 
 /// A string with its position and the path of its key.
@@ -129,13 +137,20 @@ impl<'a> Assembly<'a> {
     }
 
     /// Merges the files of the project. Returns `None` if a file is missing or invalid.
-    pub(super) fn assemble(mut self, documents: Vec<Document>, lookup: Lookup<'_>) -> Option<Node> {
+    pub(super) fn assemble(
+        mut self,
+        documents: Vec<Document>,
+        lookup: Lookup<'_>,
+    ) -> Option<Merged> {
         let scope = Scope {
             directory: PathBuf::from(paths::PROJECT),
             lookup,
         };
         let root = self.model(documents, &scope, &[]);
-        root.filter(|_| self.complete)
+        Some(Merged {
+            root: root.filter(|_| self.complete)?,
+            with_variables: self.so_far.with_variables,
+        })
     }
 
     fn begin(&mut self, file: &Path) {
@@ -284,7 +299,7 @@ impl<'a> Assembly<'a> {
 pub(super) fn of_text(text: &str, report: &mut Report) -> Option<Node> {
     let mut assembly = Assembly::new(Path::new("/nonexistent"), report);
     let document = assembly.parse(Path::new("/nonexistent/f"), text)?;
-    let mut root = assembly.assemble(vec![document], &|_| None)?;
+    let mut root = assembly.assemble(vec![document], &|_| None)?.root;
     remove_disabled(&mut root, &[], report);
     Some(root)
 }

@@ -36,7 +36,8 @@ impl Project<'_> {
         let mut report = Report::new(self.files[0].0);
         let mut assembly = Assembly::new(directory.path(), &mut report);
         let documents = assembly.read_all(&main);
-        let mut root = assembly.assemble(documents, &lookup);
+        let merged = assembly.assemble(documents, &lookup);
+        let mut root = merged.map(|merged| merged.root);
         if let Some(root) = &mut root {
             remove_disabled(root, &profiles, &mut report);
         }

@@ -17,7 +17,7 @@ use super::secret_reference::SecretReader;
 use super::tree::{Field, Node};
 use super::{CloudSpec, Credentials, HostsSpec, ManagerSpec, NetworkSpec, NodeLogin, RegistrySpec};
 use crate::cloud::CloudDeadlines;
-use crate::model::{Existing, NodeName, NodeSpec, Origin, PlatformName, Resources};
+use crate::model::{Existing, NodeName, NodeSpec, PlatformName, Resources};
 use crate::network::Block;
 
 pub(super) const TOP: [&str; 8] = [
@@ -165,14 +165,13 @@ struct Properties {
 impl Properties {
     fn of(self, name: NodeName) -> NodeSpec {
         NodeSpec {
-            name,
             size: self.sizes.first().cloned(),
             alternatives: self.sizes.into_iter().skip(1).collect(),
             image: self.image,
             labels: self.labels,
             capacity: self.capacity,
             existing: self.existing,
-            origin: Origin::File,
+            ..NodeSpec::new(name)
         }
     }
 }

@@ -20,10 +20,24 @@ impl<'a> Planning<'a> {
             for position in self.begin_rollout(indexed) {
                 let own = self.dependencies_of(position, indexed.service, &dependencies);
                 let (status, up) = self.instance(position, indexed, &own);
+                self.note_staying(position);
                 self.up[position] = up;
                 self.statuses[position] = Some(status);
             }
             self.end_rollout(indexed);
+        }
+    }
+
+    /// Reports a replica that stays on a drained node. Any other reason was reported before.
+    fn note_staying(&mut self, position: usize) {
+        let staying = self.placement.staying.get(&position);
+        if let (Some(why), Some(node)) = (staying, self.placement.nodes[position]) {
+            let by = HeldBy::StaysOnDrained {
+                node: node.clone(),
+                why: why.clone(),
+            };
+            let id = self.index.replicas[position].clone();
+            self.hold(Subject::Instance(id), by);
         }
     }
 

@@ -47,7 +47,8 @@ use super::{
 };
 use crate::clock::Clock;
 use crate::error::{Error, Result};
-use crate::model::{Chunk, ChunkDigest, Epoch, Operation, OperationId};
+use crate::model::{Chunk, ChunkDigest, Epoch, Generation, Operation, OperationId};
+use crate::platform::{Declaration, Revision};
 use crate::secret::{PlatformKey, Sensitive};
 
 /// The timeout of a call to a server that stops responding.
@@ -333,7 +334,7 @@ impl Registry for SqlRegistry {
             let is_declaration = |change: &Change| matches!(change, Change::Declare { .. });
             let in_force = match generation {
                 Some(number) if batch.changes.iter().any(is_declaration) => {
-                    Some((number, reader.declaration(number).await?))
+                    Some((number, reader.current_declaration(number).await?))
                 }
                 _ => None,
             };
@@ -360,6 +361,26 @@ impl Registry for SqlRegistry {
             let snapshot = self.reader(&session).snapshot().await?;
             session.rollback().await.map_err(self.failed())?;
             Ok(snapshot)
+        })
+        .await
+    }
+
+    async fn revisions(&self) -> Result<Vec<Revision>> {
+        self.bounded(async {
+            let session = self.read().await?;
+            let revisions = self.reader(&session).revisions().await?;
+            session.rollback().await.map_err(self.failed())?;
+            Ok(revisions)
+        })
+        .await
+    }
+
+    async fn declaration(&self, generation: Generation) -> Result<Option<Declaration>> {
+        self.bounded(async {
+            let session = self.read().await?;
+            let declaration = self.reader(&session).declaration(generation).await?;
+            session.rollback().await.map_err(self.failed())?;
+            Ok(declaration)
         })
         .await
     }
@@ -410,6 +431,16 @@ impl Registry for SqlRegistry {
             let operation = self.reader(&session).operation(id).await?;
             session.rollback().await.map_err(self.failed())?;
             Ok(operation)
+        })
+        .await
+    }
+
+    async fn operations(&self, limit: u32) -> Result<Vec<Operation>> {
+        self.bounded(async {
+            let session = self.read().await?;
+            let operations = self.reader(&session).operations(limit).await?;
+            session.rollback().await.map_err(self.failed())?;
+            Ok(operations)
         })
         .await
     }

@@ -3,6 +3,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use chrono::{DateTime, Utc};
 use sea_orm::{
     ColumnTrait, DbErr, EntityTrait, PrimaryKeyTrait, QueryFilter, QueryOrder, QuerySelect,
 };
@@ -10,14 +11,14 @@ use sea_orm::{
 use super::entity::token::Opened;
 use super::entity::{
     SINGLE, chunk, credential, declaration, event, instance, instance_endpoint, node, operation,
-    platform, rejected, service_address, signed, token, unsigned, volume,
+    platform, rejected, revision, service_address, signed, token, unsigned, volume,
 };
 use super::error::at;
 use super::session::Session;
 use super::write::{ROWS, counter};
 use crate::error::Result;
 use crate::model::{Chunk, ChunkDigest, Endpoint, Generation, Operation, OperationId};
-use crate::platform::Declaration;
+use crate::platform::{Declaration, Revision};
 use crate::registry::{EventPage, Snapshot, StoredTokens};
 use crate::secret::{PlatformKey, Sensitive};
 
@@ -42,7 +43,7 @@ impl Reader<'_> {
             ..Snapshot::default()
         };
         if let Some(generation) = platform.generation()? {
-            let declaration = self.declaration(generation).await?;
+            let declaration = self.current_declaration(generation).await?;
             snapshot.declaration = Some((generation, declaration));
         }
         for row in self.all::<node::Entity>().await? {
@@ -141,17 +142,27 @@ impl Reader<'_> {
         row.map(operation::Model::open).transpose()
     }
 
+    pub(super) async fn operations(&self, limit: u32) -> Result<Vec<Operation>> {
+        let mut rows = operation::Entity::find()
+            .order_by_desc(operation::Column::RequestedAt)
+            .order_by_desc(operation::Column::Id)
+            .limit(u64::from(limit))
+            .all(self.session)
+            .await
+            .map_err(at(self.location))?;
+        rows.reverse();
+        Ok(readable(rows))
+    }
+
     pub(super) async fn open_operations(&self) -> Result<Vec<Operation>> {
-        operation::Entity::find()
+        let rows = operation::Entity::find()
             .filter(operation::Column::State.eq(operation::RUNNING))
             .order_by_asc(operation::Column::RequestedAt)
             .order_by_asc(operation::Column::Id)
             .all(self.session)
             .await
-            .map_err(at(self.location))?
-            .into_iter()
-            .map(operation::Model::open)
-            .collect()
+            .map_err(at(self.location))?;
+        Ok(readable(rows))
     }
 
     pub(super) async fn events(&self, after: u64, limit: u32) -> Result<EventPage> {
@@ -178,7 +189,39 @@ impl Reader<'_> {
             .await
     }
 
-    pub(super) async fn declaration(&self, generation: Generation) -> Result<Declaration> {
+    pub(super) async fn revisions(&self) -> Result<Vec<Revision>> {
+        use declaration::Column;
+
+        let notes = self.all::<revision::Entity>().await?.into_iter();
+        let keyed = |row: revision::Model| ((row.generation, row.created_at), row.open());
+        let mut notes: BTreeMap<(i64, DateTime<Utc>), _> = notes.map(keyed).collect();
+        let rows: Vec<(i64, DateTime<Utc>)> = declaration::Entity::find()
+            .select_only()
+            .columns([Column::Generation, Column::CreatedAt])
+            .order_by_asc(Column::Generation)
+            .into_tuple()
+            .all(self.session)
+            .await
+            .map_err(at(self.location))?;
+        let revision = |(number, at)| {
+            Ok(Revision {
+                generation: Generation(unsigned("generation", number)?),
+                at,
+                note: notes.remove(&(number, at)).flatten(),
+            })
+        };
+        rows.into_iter().map(revision).collect()
+    }
+
+    pub(super) async fn declaration(&self, generation: Generation) -> Result<Option<Declaration>> {
+        let Ok(number) = signed(generation.0) else {
+            return Ok(None);
+        };
+        let row = self.one::<declaration::Entity>(number).await?;
+        row.map(|row| row.open(self.key)).transpose()
+    }
+
+    pub(super) async fn current_declaration(&self, generation: Generation) -> Result<Declaration> {
         let number = signed(generation.0)?;
         self.required::<declaration::Entity>(number, "the current declaration is missing")
             .await?
@@ -211,4 +254,17 @@ impl Reader<'_> {
     async fn all<E: EntityTrait>(&self) -> Result<Vec<E::Model>> {
         E::find().all(self.session).await.map_err(at(self.location))
     }
+}
+
+/// Returns the operations that this version can read.
+fn readable(rows: Vec<operation::Model>) -> Vec<Operation> {
+    let read = |row: operation::Model| {
+        let id = row.id.clone();
+        let opened = row.open();
+        if let Err(error) = &opened {
+            tracing::warn!(%id, error = %error.chain(), "an operation cannot be read");
+        }
+        opened.ok()
+    };
+    rows.into_iter().filter_map(read).collect()
 }

@@ -7,7 +7,7 @@ use sea_orm::{ColumnTrait, EntityTrait, PaginatorTrait, QueryFilter};
 use super::SqlRegistry;
 use super::entity::{
     SINGLE, chunk, credential, declaration, declared_chunk, event, event_counter, instance, node,
-    operation, platform, rejected, service, service_address, token, volume,
+    operation, platform, rejected, revision, service, service_address, token, volume,
 };
 use super::session::Session;
 use crate::error::{Error, Result};
@@ -105,6 +105,7 @@ impl SqlRegistry {
             return self.empty(session).await;
         }
         self.clear::<declaration::Entity>(session).await?;
+        self.clear::<revision::Entity>(session).await?;
         self.clear::<declared_chunk::Entity>(session).await?;
         self.clear::<chunk::Entity>(session).await?;
         self.clear::<credential::Entity>(session).await?;
@@ -117,6 +118,7 @@ impl SqlRegistry {
     /// Deletes everything except the epoch.
     pub(super) async fn empty(&self, session: &Session) -> Result<()> {
         self.clear::<declaration::Entity>(session).await?;
+        self.clear::<revision::Entity>(session).await?;
         self.clear::<declared_chunk::Entity>(session).await?;
         self.clear::<chunk::Entity>(session).await?;
         self.clear::<credential::Entity>(session).await?;

@@ -9,8 +9,8 @@ use sea_orm::{
 
 use super::entity::{
     SINGLE, chunk, credential, declaration, declared_chunk, event, event_counter, instance,
-    instance_endpoint, node, operation, platform, rejected, service, service_address, signed,
-    token, unsigned, volume,
+    instance_endpoint, node, operation, platform, rejected, revision, service, service_address,
+    signed, token, unsigned, volume,
 };
 use super::error::at;
 use super::lease;
@@ -18,14 +18,12 @@ use super::session::Session;
 use crate::error::Result;
 use crate::model::{Event, Generation, NewEvent};
 use crate::platform::Declaration;
+use crate::registry::REVISIONS_KEPT;
 use crate::registry::effect::{Effect, stored, stored_event};
 use crate::secret::PlatformKey;
 
 /// The maximum number of rows per statement. SQLite limits a statement to 32,766 values.
 pub(super) const ROWS: usize = 500;
-
-/// How many previous generations are kept.
-const PAST_GENERATIONS: u64 = 10;
 
 /// Writes the effect of a batch to the tables.
 pub(super) struct Writer<'a> {
@@ -42,6 +40,10 @@ impl Writer<'_> {
         for (generation, declared) in &effect.declarations {
             self.declaration(*generation, declared).await?;
         }
+        let (notes, now) = (effect.notes.iter(), stored(self.now));
+        let notes = notes.map(|(generation, note)| revision::Model::of(*generation, note, now));
+        self.upsert::<revision::Entity>(notes.collect::<Result<_>>()?)
+            .await?;
         if let Some((generation, declared)) = effect.declarations.last() {
             self.current(*generation, declared).await?;
         }
@@ -54,6 +56,13 @@ impl Writer<'_> {
         let operations = effect.operations.values().map(operation::Model::of);
         self.upsert::<operation::Entity>(operations.collect::<Result<_>>()?)
             .await?;
+        if let Some(before) = effect.delete_ended_operations {
+            operation::Entity::delete_many()
+                .filter(operation::Column::EndedAt.lt(before))
+                .exec(self.session)
+                .await
+                .map_err(at(self.location))?;
+        }
         let credentials = effect
             .credentials
             .iter()
@@ -144,14 +153,19 @@ impl Writer<'_> {
     async fn declaration(&self, generation: Generation, declared: &Declaration) -> Result<()> {
         let row = declaration::Model::of(generation, declared, stored(self.now), self.key)?;
         self.insert::<declaration::Entity>(vec![row], None).await?;
-        let past = generation.0.saturating_sub(PAST_GENERATIONS);
+        let oldest = signed((generation.0 + 1).saturating_sub(REVISIONS_KEPT))?;
         declaration::Entity::delete_many()
-            .filter(declaration::Column::Generation.lt(signed(past)?))
+            .filter(declaration::Column::Generation.lt(oldest))
             .exec(self.session)
             .await
             .map_err(at(self.location))?;
-        // Containers are only created from the current declaration.
+        revision::Entity::delete_many()
+            .filter(revision::Column::Generation.lt(oldest))
+            .exec(self.session)
+            .await
+            .map_err(at(self.location))?;
         declared_chunk::Entity::delete_many()
+            .filter(declared_chunk::Column::Generation.lt(oldest))
             .exec(self.session)
             .await
             .map_err(at(self.location))?;

@@ -6,9 +6,10 @@ use std::sync::Arc;
 use lifecycle_core::api::ManagerApi as _;
 use lifecycle_core::api::wire::{NewNodeV1, NewTokenV1, RestartNodeV1};
 use lifecycle_core::model::{
-    Chunk, NodeName, RolloutRequest, ServiceClass, ServiceName, TokenName, TokenRole,
+    Chunk, Generation, NodeName, RolloutRequest, Scheduling, ServiceClass, ServiceName, TokenName,
+    TokenRole,
 };
-use lifecycle_core::platform::OverrideChange;
+use lifecycle_core::platform::{OverrideChange, RestoredSecrets};
 use lifecycle_core::reconcile::RetryOptions;
 use lifecycle_core::runtime::{ExecCommand, ImageLogin, ImageLogins, ImageRegistry};
 use lifecycle_core::secret::Sensitive;
@@ -30,6 +31,7 @@ enum Write {
     RestartNode,
     AddNode,
     RemoveNode,
+    Schedule(Scheduling),
     ApplyService(ServiceClass),
     RemoveService(ServiceClass),
     Rollout,
@@ -37,13 +39,14 @@ enum Write {
     Stop,
     Start,
     RemoveOverride,
+    Rollback,
     Retry,
     Exec,
     CreateToken,
     RevokeToken,
 }
 
-const WRITES: [Write; 25] = [
+const WRITES: [Write; 29] = [
     Write::Apply,
     Write::ImageLogins,
     Write::MissingChunks,
@@ -54,6 +57,9 @@ const WRITES: [Write; 25] = [
     Write::RestartNode,
     Write::AddNode,
     Write::RemoveNode,
+    Write::Schedule(Scheduling::Cordoned),
+    Write::Schedule(Scheduling::Drained),
+    Write::Schedule(Scheduling::Open),
     Write::ApplyService(ServiceClass::Microservice),
     Write::RemoveService(ServiceClass::Microservice),
     Write::ApplyService(ServiceClass::Application),
@@ -65,6 +71,7 @@ const WRITES: [Write; 25] = [
     Write::Stop,
     Write::Start,
     Write::RemoveOverride,
+    Write::Rollback,
     Write::Retry,
     Write::Exec,
     Write::CreateToken,
@@ -163,6 +170,7 @@ async fn embedded(served: &Served, write: Write) -> Result<()> {
             manager.add_node(node.name, None).await.map(drop)
         }
         Write::RemoveNode => manager.remove_node("absent", false).await.map(drop),
+        Write::Schedule(to) => manager.schedule_node("absent", to).await.map(drop),
         Write::ApplyService(class) => {
             let name = new_service();
             let applied = manager.apply_service(class, &name, "image: base:1");
@@ -178,6 +186,10 @@ async fn embedded(served: &Served, write: Write) -> Result<()> {
             changed.await.map(drop)
         }
         Write::RemoveOverride => manager.remove_override("absent").await.map(drop),
+        Write::Rollback => {
+            let done = manager.rollback(Generation(1), RestoredSecrets::Current);
+            done.await.map(drop)
+        }
         Write::Retry => manager
             .retry("web", RetryOptions::default())
             .await
@@ -210,6 +222,7 @@ async fn over_http(served: &Served, write: Write) -> Result<()> {
         }
         Write::AddNode => api.add_node(&new_node()).await.map(drop),
         Write::RemoveNode => api.remove_node("absent", false).await.map(drop),
+        Write::Schedule(to) => api.schedule_node("absent", to).await.map(drop),
         Write::ApplyService(class) => {
             let name = new_service();
             let applied = api.apply_service(class, &name, "image: base:1");
@@ -222,6 +235,10 @@ async fn over_http(served: &Served, write: Write) -> Result<()> {
             changed.await.map(drop)
         }
         Write::RemoveOverride => api.remove_override("absent").await.map(drop),
+        Write::Rollback => {
+            let done = api.rollback(Generation(1), RestoredSecrets::Current);
+            done.await.map(drop)
+        }
         Write::Retry => api.retry("web", RetryOptions::default()).await.map(drop),
         Write::Exec => api.exec("web", command()).await.map(drop),
         Write::CreateToken => api.create_token(&new_token()).await.map(drop),
@@ -259,6 +276,7 @@ async fn an_embedded_manager_and_one_behind_http_reject_the_same_changes() {
                         | Write::RestartNode
                         | Write::AddNode
                         | Write::RemoveNode
+                        | Write::Schedule(_)
                         | Write::ApplyService(_)
                         | Write::RemoveService(_)
                         | Write::Rollout
@@ -266,6 +284,7 @@ async fn an_embedded_manager_and_one_behind_http_reject_the_same_changes() {
                         | Write::Stop
                         | Write::Start
                         | Write::RemoveOverride
+                        | Write::Rollback
                         | Write::CreateToken
                         | Write::RevokeToken
                 ),
@@ -275,6 +294,7 @@ async fn an_embedded_manager_and_one_behind_http_reject_the_same_changes() {
                         | Write::RestartNode
                         | Write::AddNode
                         | Write::RemoveNode
+                        | Write::Schedule(_)
                         | Write::ApplyService(_)
                         | Write::RemoveService(_)
                         | Write::Rollout

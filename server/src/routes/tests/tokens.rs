@@ -1,14 +1,16 @@
 //! Tests which tokens permit which requests, and the requests about tokens.
 
+use std::net::Ipv4Addr;
 use std::time::Duration;
 
-use axum::http::header::WWW_AUTHENTICATE;
+use axum::http::header::{RETRY_AFTER, WWW_AUTHENTICATE};
 use lifecycle_core::manager::NewToken;
 use lifecycle_core::model::TokenName;
 
 use futures_util::StreamExt as _;
 
 use super::*;
+use crate::auth::Peer;
 
 impl Served {
     /// Creates a token with this name and role.
@@ -45,10 +47,14 @@ async fn every_route_rejects_a_missing_or_invalid_token() {
     tokio::time::sleep(an_hour).await;
     let unknown = new_api_token();
     let garbage = Sensitive::new("lcm_\u{fe}");
+    let mut addresses = (1..).map(Ipv4Addr::from_bits);
     for (method, path, _) in ROUTES {
         let tokens = [&unknown, &garbage, &expired, &revoked].map(Some);
         for token in tokens.into_iter().chain([None]) {
-            let response = served.request(method, path, token).await;
+            let mut sent = request(method, path, token, Body::empty());
+            let peer = Peer(addresses.next().unwrap().into());
+            sent.extensions_mut().insert(peer);
+            let response = served.send(sent).await;
             assert_eq!(response.headers()[WWW_AUTHENTICATE], "Bearer");
             let label = format!("{method} {path}");
             let body = problem(response, StatusCode::UNAUTHORIZED, &label).await;
@@ -67,6 +73,62 @@ async fn every_route_rejects_a_missing_or_invalid_token() {
         "running",
         "nothing was deleted"
     );
+}
+
+/// Requests without a valid token are answered with 429 after a while, but only those.
+#[tokio::test(start_paused = true)]
+async fn failed_authentication_is_limited_and_recorded_for_each_address() {
+    let served = Served::ready().await;
+    let garbage = new_api_token();
+    let status = async |address: u8, token: Option<&Sensitive>| {
+        let mut sent = request("GET", "/v1/platform", token, Body::empty());
+        let address = Ipv4Addr::new(10, 0, 0, address);
+        sent.extensions_mut().insert(Peer(address.into()));
+        served.send(sent).await
+    };
+    for number in 0..30 {
+        let token = Some(&garbage).filter(|_| number % 2 == 0);
+        let response = status(1, token).await;
+        if number < 20 {
+            problem(response, StatusCode::UNAUTHORIZED, "permitted").await;
+            continue;
+        }
+        let after: u64 = response.headers()[RETRY_AFTER]
+            .to_str()
+            .unwrap()
+            .parse()
+            .unwrap();
+        assert!((1..=61).contains(&after), "{after}");
+        let body = problem(response, StatusCode::TOO_MANY_REQUESTS, "too often").await;
+        assert_eq!(body["kind"], "denied");
+        assert!(!body.to_string().contains(garbage.expose()), "{body}");
+    }
+    let others = status(2, Some(&garbage)).await;
+    problem(others, StatusCode::UNAUTHORIZED, "another address").await;
+    let valid = status(1, Some(&served.admin)).await;
+    assert_eq!(valid.status(), StatusCode::OK, "the address is locked out");
+
+    let recorded = async || {
+        let page = served.get("/v1/audit").await;
+        let events = page["events"].as_array().unwrap().clone();
+        let denied = events.into_iter().map(|event| event["data"].clone());
+        let denied = denied.filter(|data| data["request"] == "authenticate");
+        denied
+            .map(|data| (data["peer"].clone(), data["number"].as_u64().unwrap()))
+            .collect::<Vec<_>>()
+    };
+    tokio::time::sleep(Duration::from_secs(30)).await;
+    let expected = [("10.0.0.1".into(), 30), ("10.0.0.2".into(), 1)];
+    assert_eq!(recorded().await, expected);
+    for _ in 0..2 {
+        tokio::time::sleep(Duration::from_secs(10)).await;
+        status(1, None).await;
+    }
+    assert_eq!(recorded().await, expected, "more than once a minute");
+    tokio::time::sleep(Duration::from_mins(1)).await;
+    assert_eq!(recorded().await[2..], [("10.0.0.1".into(), 2)]);
+    let permitted = status(1, None).await;
+    problem(permitted, StatusCode::UNAUTHORIZED, "a minute later").await;
 }
 
 #[tokio::test(start_paused = true)]

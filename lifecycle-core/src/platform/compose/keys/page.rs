@@ -276,6 +276,7 @@ fn read(before: &str, key: &str, value: &str, after: &str) -> (Vec<String>, Vec<
         directory: Some(Path::new("/nonexistent")),
         code_store: "code",
         lookup: &lookup,
+        with_variables: &std::collections::HashSet::new(),
         nodes: &nodes,
         left: super::super::Left::default(),
         files: super::super::MountedFiles::default(),

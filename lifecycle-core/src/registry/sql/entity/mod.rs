@@ -18,6 +18,7 @@ pub(super) mod node;
 pub(super) mod operation;
 pub(super) mod platform;
 pub(super) mod rejected;
+pub(super) mod revision;
 pub(super) mod service;
 pub(super) mod service_address;
 pub(super) mod token;

@@ -3,7 +3,9 @@
 //! downgrade would be impossible.
 
 use sea_orm_migration::prelude::*;
-use sea_orm_migration::schema::{big_integer, binary, boolean, text, timestamp_with_time_zone};
+use sea_orm_migration::schema::{
+    big_integer, binary, boolean, json_binary, text, timestamp_with_time_zone,
+};
 
 /// Creates the tables that do not exist yet.
 pub(super) async fn up(manager: &SchemaManager<'_>) -> Result<(), DbErr> {
@@ -13,8 +15,15 @@ pub(super) async fn up(manager: &SchemaManager<'_>) -> Result<(), DbErr> {
     Ok(())
 }
 
-fn tables() -> [TableCreateStatement; 4] {
+fn tables() -> [TableCreateStatement; 5] {
     [
+        Table::create()
+            .table("revisions")
+            .if_not_exists()
+            .col(big_integer("generation").primary_key())
+            .col(json_binary("note"))
+            .col(timestamp_with_time_zone("created_at"))
+            .take(),
         Table::create()
             .table("declared_chunks")
             .if_not_exists()

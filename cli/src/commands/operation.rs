@@ -1,0 +1,84 @@
+//! `operation`: lists operations, and waits for the end of one of them.
+
+use lifecycle_core::Error;
+use lifecycle_core::api::wire::{OperationStateV1, OperationV1};
+use lifecycle_core::model::{OperationId, Subject};
+use schemars::JsonSchema;
+use serde::Serialize;
+
+use crate::arguments::{Arguments, Operation, OperationAction};
+use crate::commands;
+use crate::failure::Failure;
+use crate::paint::Tone;
+use crate::printer;
+use crate::progress::ProgressLines;
+use crate::table::Table;
+
+/// The document of `operation list --json`.
+#[derive(Debug, Serialize, JsonSchema)]
+pub(crate) struct Listed {
+    /// The latest operations, oldest first.
+    operations: Vec<OperationV1>,
+}
+
+/// The document of `operation watch --json`.
+#[derive(Debug, Serialize, JsonSchema)]
+pub(crate) struct Watched {
+    /// The operation, which has succeeded.
+    operation: OperationV1,
+}
+
+pub(crate) async fn run(arguments: &Arguments, options: &Operation) -> Result<(), Failure> {
+    let progress = ProgressLines::new(arguments.json);
+    let (identity, bootstrapper) = commands::running(arguments, progress).await?;
+    match options.action {
+        OperationAction::List => {
+            let operations = bootstrapper.operations(identity.id).await?;
+            if arguments.json {
+                return printer::document(&Listed { operations });
+            }
+            printer::data(&table(&operations, printer::width()))
+        }
+        OperationAction::Watch { id } => {
+            let watched = bootstrapper.watch_operation(identity.id, OperationId(id));
+            let operation = watched.await?;
+            if operation.state == OperationStateV1::Failed {
+                let why = operation.why.clone().unwrap_or_default();
+                return Err(Error::failed(what(&operation), why).into());
+            }
+            if arguments.json {
+                return printer::document(&Watched { operation });
+            }
+            printer::message(&format!("Succeeded: {}.", what(&operation)));
+            Ok(())
+        }
+    }
+}
+
+fn what(operation: &OperationV1) -> String {
+    match &operation.subject {
+        None | Some(Subject::Platform) => operation.kind.to_string(),
+        Some(subject) => format!("{}, {subject}", operation.kind),
+    }
+}
+
+fn table(operations: &[OperationV1], width: Option<usize>) -> String {
+    let mut table = Table::of(&["ID", "OPERATION", "STATE", "REQUESTED", "WHY"]);
+    for operation in operations {
+        let tone = match operation.state {
+            OperationStateV1::Succeeded => Tone::Faint,
+            OperationStateV1::Failed => Tone::Bad,
+            _ => Tone::Good,
+        };
+        let requested = operation.requested_at;
+        let cells = vec![
+            operation.id.to_string(),
+            what(operation),
+            operation.state.to_string(),
+            requested.map_or_else(String::new, |at| at.format("%F %T").to_string()),
+            operation.why.clone().unwrap_or_default(),
+        ];
+        table.row(tone, cells);
+    }
+    table.text(width)
+}

@@ -1,0 +1,223 @@
+//! Accepts declarations, and plans what they would change.
+
+use std::sync::Arc;
+
+use super::{Accepted, Actor, Manager, emptied, is_platform_deletion};
+use crate::error::{Error, Result};
+use crate::model::{Epoch, EventKind, Generation, NewEvent, Subject};
+use crate::platform::{Declaration, ManagerEndpoint, ManagerSpec, RevisionNote};
+use crate::reconcile::{Declared, Plan, PlanningInput, RetryOptions, Target, plan};
+use crate::registry::{Batch, Change};
+
+/// The result of a request that may change what is declared.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Applied {
+    /// The current generation.
+    pub generation: Generation,
+    /// Whether the declaration differs from the previous one.
+    pub changed: bool,
+}
+
+/// Why a declaration changes.
+#[derive(Debug)]
+pub(super) struct Cause {
+    /// The name of the request for the audit.
+    pub(super) request: String,
+    pub(super) subject: Subject,
+    /// Describes the change in the event.
+    pub(super) what: String,
+}
+
+impl Manager {
+    /// Replaces what the user's files declare, unless it is identical. The overrides in force stay,
+    /// except those of values that differ from the previous files. In both cases, failed steps are
+    /// retried immediately. The chunks of mounted files must be stored before
+    /// ([`Manager::put_chunk`]).
+    pub async fn apply(&self, declaration: Declaration) -> Result<Applied> {
+        let write = self.begin_write(Accepted::Always).await?;
+        let epoch = write.epoch;
+        self.check(&declaration)?;
+        self.reject_while_deleting("declaration").await?;
+        self.check_chunks(&declaration).await?;
+        let previous = self.snapshot().await?.declaration;
+        let overrides = previous.as_ref().map(|(_, before)| {
+            let overrides = before.overrides.clone();
+            let is_same = before.clone().without_overrides() == declaration;
+            if is_same {
+                overrides
+            } else {
+                overrides.confirmed()
+            }
+        });
+        let declaration = declaration.with_overrides(overrides.unwrap_or_default());
+        self.check_effective(&declaration)?;
+        let cause = Cause {
+            request: "apply".into(),
+            subject: Subject::Platform,
+            what: format!("new declaration of {}", self.options.name),
+        };
+        self.declare(epoch, previous, declaration, cause).await
+    }
+
+    /// Fails with `the <what> was rejected` while the platform is being deleted.
+    pub(super) async fn reject_while_deleting(&self, what: &str) -> Result<()> {
+        let open = self.backends.registry.open_operations().await?;
+        if !open.iter().any(is_platform_deletion) {
+            return Ok(());
+        }
+        Err(Error::Conflict {
+            what: format!("the {what} was rejected"),
+            why: "the platform is being deleted".into(),
+        })
+    }
+
+    /// Records a declaration that replaces `previous`, unless both are identical, and aims at it.
+    pub(super) async fn declare(
+        &self,
+        epoch: Epoch,
+        previous: Option<(Generation, Declaration)>,
+        declaration: Declaration,
+        cause: Cause,
+    ) -> Result<Applied> {
+        let registry = &self.backends.registry;
+        let changed = previous.as_ref().is_none_or(|(_, d)| *d != declaration);
+        let note = cause.note(previous.as_ref().map(|(_, d)| d), &declaration);
+        let previous = previous.map(|(generation, _)| generation);
+        let mut batch = Batch::of(Change::Declare {
+            expected: previous,
+            declaration: Box::new(declaration),
+            note: Some(note),
+        });
+        if changed {
+            let next = Generation(previous.unwrap_or_default().0 + 1);
+            batch.events.push(NewEvent {
+                at: self.backends.clock.now(),
+                kind: EventKind::Declared,
+                subject: cause.subject.clone(),
+                message: format!("{}: generation {next}", cause.what),
+                data: serde_json::Value::Null,
+            });
+            batch.events.push(self.audit(&cause.request, cause.subject));
+        }
+        let committed = registry.commit(epoch, batch).await?;
+        let generation = committed.generation.unwrap_or_default();
+        // Set the target for an unchanged declaration too: an earlier call may have recorded the
+        // declaration and then failed.
+        let is_aimed_at =
+            |target: &Target| !target.declared.deleting && target.declared.generation == generation;
+        if !self.target.borrow().as_ref().is_some_and(is_aimed_at) {
+            self.aim(epoch, &registry.snapshot().await?, false).await?;
+        }
+        // Without a control loop there are no failures to retry, so the error is ignored.
+        drop(self.request_retry(Subject::Platform, RetryOptions::default(), None));
+        Ok(Applied {
+            generation,
+            changed,
+        })
+    }
+
+    /// Plans, from the latest observation, what a declaration would change, with the overrides in
+    /// force. Changes nothing.
+    ///
+    /// # Errors
+    /// [`Error::NotReady`] until every node has been observed once.
+    pub async fn plan(&self, candidate: &Declaration) -> Result<Plan> {
+        self.check(candidate)?;
+        let current = self.snapshot().await?.declaration;
+        let overrides = current.map(|(_, declaration)| declaration.overrides);
+        let effective = candidate
+            .clone()
+            .with_overrides(overrides.unwrap_or_default());
+        self.plan_effective(&effective)
+    }
+
+    pub(super) fn plan_effective(&self, effective: &Declaration) -> Result<Plan> {
+        let latest = self.recorded_plan()?.input;
+        Ok(plan(&PlanningInput {
+            declared: Arc::new(self.derive(effective)?),
+            now: self.backends.clock.now(),
+            ..latest.as_ref().clone()
+        }))
+    }
+
+    /// Rejects a declaration of another platform, and a declaration that can never be carried out.
+    pub(super) fn check(&self, declaration: &Declaration) -> Result<()> {
+        if declaration.id != self.options.platform {
+            return Err(Error::Invalid {
+                what: "the declaration".into(),
+                why: format!(
+                    "the declaration is for platform {}, but this manager manages {}",
+                    declaration.id, self.options.platform
+                ),
+                hint: "send the declaration to the manager of that platform".into(),
+            });
+        }
+        if declaration.name != self.options.name {
+            return Err(Error::Invalid {
+                what: "the platform's name".into(),
+                why: format!(
+                    "the declared name is {}, but this manager's platform is {}",
+                    declaration.name, self.options.name
+                ),
+                hint: "restore the previous name; to rename a platform, delete it first".into(),
+            });
+        }
+        let ManagerEndpoint { node, port, .. } = self.options.endpoint.clone();
+        ManagerSpec { node, port }.check_change(&declaration.manager)?;
+        let services = declaration.services.values();
+        for mount in services.flat_map(|spec| &spec.container.files) {
+            mount.check()?;
+        }
+        // Reject a declaration that cannot be resolved. If it were recorded, no manager could start
+        // again.
+        self.derive(declaration).map(drop)
+    }
+
+    /// Rejects a declaration that cannot be resolved together with the overrides in force.
+    pub(super) fn check_effective(&self, declaration: &Declaration) -> Result<()> {
+        let overrides: Vec<String> = declaration.overrides.iter().map(|one| one.id()).collect();
+        self.derive(declaration)
+            .map(drop)
+            .map_err(|error| match error {
+                Error::Invalid { what, why, hint } if !overrides.is_empty() => Error::Invalid {
+                    what,
+                    why,
+                    hint: format!(
+                        "{hint}; in force on top of the files: {}",
+                        overrides.join(", ")
+                    ),
+                },
+                error => error,
+            })
+    }
+
+    /// Resolves a declaration that has not been recorded.
+    fn derive(&self, candidate: &Declaration) -> Result<Declared> {
+        let target = self.target.borrow().clone();
+        let agents = target.as_ref().and_then(|t| t.declared.agents.as_ref());
+        let before = agents.map(|agents| agents.addresses.clone());
+        self.resolve(
+            Generation::default(),
+            candidate,
+            &before.unwrap_or_default(),
+        )
+    }
+}
+
+impl Cause {
+    /// Returns what is recorded about the generation that replaces `previous`.
+    pub(super) fn note(
+        &self,
+        previous: Option<&Declaration>,
+        declaration: &Declaration,
+    ) -> RevisionNote {
+        let empty = previous.is_none().then(|| emptied(declaration.clone()));
+        let previous = previous.or(empty.as_ref()).unwrap_or(declaration);
+        RevisionNote {
+            request: self.request.clone(),
+            subject: self.subject.clone(),
+            by: Actor::current().to_string(),
+            changes: declaration.differences(previous),
+        }
+    }
+}

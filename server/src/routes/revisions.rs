@@ -1,0 +1,55 @@
+//! Lists the revisions, and returns to an earlier one.
+
+use axum::Json;
+use axum::extract::State;
+use axum::http::StatusCode;
+use axum::response::{IntoResponse, Response};
+use lifecycle_core::Error;
+use lifecycle_core::api::wire::RevisionV1;
+use lifecycle_core::model::Generation;
+use lifecycle_core::platform::RestoredSecrets;
+use serde::Deserialize;
+
+use super::Api;
+use super::request::{Parameters, Segment};
+use crate::auth::{Admin, Viewer};
+use crate::problem::Problem;
+
+/// The query of `POST /v1/revisions/{generation}/rollback`.
+#[derive(Debug, Deserialize)]
+pub(super) struct Options {
+    #[serde(default)]
+    with_secrets: bool,
+    #[serde(default)]
+    dry_run: bool,
+}
+
+/// `GET /v1/revisions`.
+pub(super) async fn list(
+    _: Viewer,
+    State(api): State<Api>,
+) -> Result<Json<Vec<RevisionV1>>, Problem> {
+    Ok(Json(api.manager.revisions().await?))
+}
+
+/// `POST /v1/revisions/{generation}/rollback`.
+pub(super) async fn rollback(
+    _: Admin,
+    State(api): State<Api>,
+    Segment(generation): Segment,
+    Parameters(options): Parameters<Options>,
+) -> Result<Response, Problem> {
+    let number = generation.parse();
+    let to = number.map_err(|_| Error::not_found(format!("revision {generation}")))?;
+    let to = Generation(to);
+    let secrets = if options.with_secrets {
+        RestoredSecrets::Earlier
+    } else {
+        RestoredSecrets::Current
+    };
+    if options.dry_run {
+        return Ok(Json(api.manager.plan_rollback(to, secrets).await?).into_response());
+    }
+    let done = api.manager.rollback(to, secrets).await?;
+    Ok((StatusCode::ACCEPTED, Json(done)).into_response())
+}

@@ -65,7 +65,7 @@ fn services_start_in_order_after_a_reboot() {
     assert_eq!((said, lines("far-1   ")), (1, 1), "{}", logs.text());
     another_node_is_restarted(&project, &node);
     a_node_is_added_and_removed(&project);
-    let events = OnTerminal::start(project.command(&["events", "-f"]));
+    let events = OnTerminal::start(project.command(&["events", "-f", "--tail", "1000"]));
     events.shows("restart");
     project.ends(0, &["down", "--yes"]);
     assert!(events.ends(0).contains("note: the platform was deleted"));

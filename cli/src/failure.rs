@@ -43,10 +43,7 @@ pub(crate) enum Failure {
     )]
     Services(Outcome),
     /// Confirmation is needed, but there is no terminal for the question.
-    #[error(
-        "this command removes resources and needs confirmation, but standard input is not a \
-         terminal"
-    )]
+    #[error("this command needs confirmation, but standard input is not a terminal")]
     Unconfirmed,
     /// The file to write exists, and `--force` is not set.
     #[error("{} already exists", .0.display())]

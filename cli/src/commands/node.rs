@@ -103,7 +103,7 @@ pub(crate) async fn run(arguments: &Arguments, options: &Node) -> Result<(), Fai
     }
 }
 
-/// Cordons, drains or opens nodes, one by one.
+/// Cordons, drains or opens nodes, all at once.
 async fn schedule(
     arguments: &Arguments,
     bootstrapper: &Bootstrapper,
@@ -111,24 +111,17 @@ async fn schedule(
     options: &Nodes,
     scheduling: Scheduling,
 ) -> Result<(), Failure> {
-    let mut document = Scheduled {
-        nodes: Vec::new(),
-        staying: Vec::new(),
-    };
-    for name in &options.names {
-        let scheduled = bootstrapper.schedule_node(platform, name, scheduling);
-        let (outcome, mut staying) = scheduled.await?;
-        document.nodes.clone_from(&outcome.nodes);
-        document.staying.append(&mut staying);
-        overrides::all_up(arguments, outcome)?;
-    }
+    let scheduled = bootstrapper.schedule_nodes(platform, &options.names, scheduling);
+    let (outcome, staying) = scheduled.await?;
+    let nodes = outcome.nodes.clone();
+    overrides::all_up(arguments, outcome)?;
     if arguments.json {
-        return printer::document(&document);
+        return printer::document(&Scheduled { nodes, staying });
     }
-    for StayingV1 { instance, why, .. } in &document.staying {
+    for StayingV1 { instance, why, .. } in &staying {
         printer::note(&format!(
             "{instance} stays, because it fits on no other node: {why}"
         ));
     }
-    printer::data(&status::nodes_text(&document.nodes, printer::width()))
+    printer::data(&status::nodes_text(&nodes, printer::width()))
 }

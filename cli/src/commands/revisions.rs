@@ -1,6 +1,6 @@
 //! `history` and `rollback`: list the revisions of what is declared, and return to an earlier one.
 
-use lifecycle_core::api::wire::{KeptV1, RevisionV1};
+use lifecycle_core::api::wire::{RevisionV1, SecretV1};
 use lifecycle_core::model::{Generation, Subject};
 use lifecycle_core::platform::RestoredSecrets;
 use lifecycle_core::reconcile::{Held, Step};
@@ -32,7 +32,9 @@ pub(crate) struct RolledBack {
     /// The number of the revision whose services were restored.
     restored: u64,
     /// The values that were not restored, because they may be secrets.
-    kept: Vec<KeptV1>,
+    kept: Vec<SecretV1>,
+    /// The values that may be secrets, and were restored, because they have no current value.
+    without_current: Vec<SecretV1>,
 }
 
 /// The document of `rollback --dry-run --json`.
@@ -45,7 +47,9 @@ pub(crate) struct Previewed {
     /// The steps that cannot be carried out yet, each with the reason.
     held: Vec<Held>,
     /// The values that would not be restored, because they may be secrets.
-    kept: Vec<KeptV1>,
+    kept: Vec<SecretV1>,
+    /// The values that may be secrets, and would be restored, because they have no current value.
+    without_current: Vec<SecretV1>,
 }
 
 pub(crate) async fn history(arguments: &Arguments) -> Result<(), Failure> {
@@ -72,31 +76,44 @@ pub(crate) async fn rollback(arguments: &Arguments, options: &Rollback) -> Resul
         RestoredSecrets::Current
     };
     let planned = bootstrapper.plan_rollback(platform, to, secrets).await?;
-    let (plan, kept) = (planned.plan, planned.kept);
+    let plan = planned.plan;
+    let (kept, without_current) = (planned.kept, planned.without_current);
     if options.dry_run && arguments.json {
         return printer::document(&Previewed {
             restored: to.0,
             steps: plan.steps,
             held: plan.held,
             kept,
+            without_current,
         });
     }
     if options.dry_run {
         printer::data(plan.to_string().trim_end())?;
     } else {
+        printer::message(&format!("To return to revision {to}:"));
         printer::message(plan.to_string().trim_end());
     }
-    note_kept(&kept);
+    note(
+        &kept,
+        "current values that may be secrets are kept; `--with-secrets` restores them",
+    );
+    note(
+        &without_current,
+        "earlier values that may be secrets are restored, because they have no current value",
+    );
     if options.dry_run {
         return Ok(());
     }
-    confirm(options.yes, &format!("Roll back to revision {to}?")).await?;
+    if !plan.steps.is_empty() {
+        confirm(options.yes, &format!("Roll back to revision {to}?")).await?;
+    }
     let outcome = bootstrapper.rollback(platform, to, secrets).await?;
     overrides::all_up(arguments, outcome)?;
     if arguments.json {
         return printer::document(&RolledBack {
             restored: to.0,
             kept,
+            without_current,
         });
     }
     printer::message(&format!(
@@ -105,17 +122,14 @@ pub(crate) async fn rollback(arguments: &Arguments, options: &Rollback) -> Resul
     Ok(())
 }
 
-fn note_kept(kept: &[KeptV1]) {
-    if kept.is_empty() {
-        return;
+fn note(values: &[SecretV1], what: &str) {
+    if !values.is_empty() {
+        let names: Vec<String> = values.iter().map(SecretV1::to_string).collect();
+        printer::note(&format!("{what}: {}", names.join(", ")));
     }
-    let names: Vec<String> = kept.iter().map(KeptV1::to_string).collect();
-    let names = names.join(", ");
-    printer::note(&format!(
-        "current values that may be secrets are kept: {names}; `--with-secrets` restores them"
-    ));
 }
 
+/// Returns a table of the revisions, in which the current one is marked with `*`.
 fn table(revisions: &[RevisionV1], width: Option<usize>) -> String {
     let mut table = Table::of(&["REVISION", "TIME", "REQUEST", "BY", "CHANGES"]);
     for (index, revision) in revisions.iter().enumerate() {
@@ -125,17 +139,26 @@ fn table(revisions: &[RevisionV1], width: Option<usize>) -> String {
             (Some(request), None | Some(Subject::Platform)) => request.clone(),
             (Some(request), Some(subject)) => format!("{request}, {subject}"),
         };
-        let current = if is_current { " (current)" } else { "" };
+        let current = if is_current { " *" } else { "" };
         let cells = vec![
             format!("{}{current}", revision.generation),
             revision.at.format("%F %T").to_string(),
             request,
-            revision.by.clone().unwrap_or_default(),
+            by(revision),
             changes(revision),
         ];
         table.row(if is_current { Tone::Good } else { Tone::Faint }, cells);
     }
     table.text(width)
+}
+
+/// Returns the name of the token that was used, without its id and the address.
+fn by(revision: &RevisionV1) -> String {
+    let by = revision.by.as_deref().unwrap_or_default();
+    let token = by
+        .strip_prefix("token ")
+        .and_then(|by| by.split(' ').next());
+    token.unwrap_or(by).to_owned()
 }
 
 fn changes(revision: &RevisionV1) -> String {

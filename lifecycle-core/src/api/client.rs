@@ -406,9 +406,11 @@ impl ManagerApi for ApiClient {
         read(&path, response).await
     }
 
-    async fn schedule_node(&self, name: &str, scheduling: Scheduling) -> Result<AppliedV1> {
+    async fn schedule_nodes(&self, names: &[String], scheduling: Scheduling) -> Result<AppliedV1> {
         let request = scheduling.request();
-        let path = format!("/v1/nodes/{}/{request}", in_path("node", name)?);
+        let names = names.iter().map(|name| in_path("node", name));
+        let names = names.collect::<Result<Vec<_>>>()?.join(",");
+        let path = format!("/v1/nodes/{names}/{request}");
         let response = self.send(Method::POST, &path, None).await?;
         read(&path, response).await
     }

@@ -164,8 +164,8 @@ impl ManagerApi for LocalApi {
         Ok(AppliedV1::from(self.0.remove_service(class, name).await?))
     }
 
-    async fn schedule_node(&self, name: &str, scheduling: Scheduling) -> Result<AppliedV1> {
-        let applied = self.0.schedule_node(name, scheduling).await?;
+    async fn schedule_nodes(&self, names: &[String], scheduling: Scheduling) -> Result<AppliedV1> {
+        let applied = self.0.schedule_nodes(names, scheduling).await?;
         Ok(AppliedV1::from(applied))
     }
 
@@ -197,8 +197,8 @@ impl ManagerApi for LocalApi {
         to: Generation,
         secrets: RestoredSecrets,
     ) -> Result<RollbackPlanV1> {
-        let (plan, kept) = self.0.plan_rollback(to, secrets).await?;
-        Ok(RollbackPlanV1::new(plan, kept))
+        let (plan, restored) = self.0.plan_rollback(to, secrets).await?;
+        Ok(RollbackPlanV1::new(plan, restored))
     }
 
     async fn rollout(&self, service: &str, request: RolloutRequest) -> Result<OperationV1> {

@@ -158,9 +158,9 @@ pub trait ManagerApi: Debug + Send + Sync + 'static {
     /// `volumes` permits the deletion of its named volumes.
     async fn remove_node(&self, name: &str, volumes: bool) -> Result<AppliedV1>;
 
-    /// Cordons or drains a node, or opens it again. The replicas on a drained node move to other nodes;
-    /// those that fit on no other node stay. A repeated call changes nothing.
-    async fn schedule_node(&self, name: &str, scheduling: Scheduling) -> Result<AppliedV1>;
+    /// Cordons or drains nodes, or opens them again, all at once. The replicas on a drained node move to
+    /// other nodes; those that fit on no other node stay. A repeated call changes nothing.
+    async fn schedule_nodes(&self, names: &[String], scheduling: Scheduling) -> Result<AppliedV1>;
 
     /// Scales, stops or starts a service. Returns the generation with the change, which may be the
     /// current one.

@@ -185,9 +185,8 @@ impl NewEvents {
                     }
                 }
                 Err(error) => match (error.retry(), responded.elapsed()) {
-                    (Retry::After(_), outage) if self.is_deleting && outage >= DELETED => {
-                        return Ok(None);
-                    }
+                    (_, outage) if self.is_deleting && outage >= DELETED => return Ok(None),
+                    _ if self.is_deleting => {}
                     (Retry::After(_), outage) if outage < OUTAGE => {}
                     _ => return Err(error),
                 },
@@ -288,8 +287,9 @@ async fn deletion(mut events: NewEvents) {
         match events.next().await {
             Ok(Some(_)) => {}
             Ok(None) => return,
-            // The output itself reports the outage.
-            Err(_) => std::future::pending().await,
+            // The output itself reports the outage. An error may be temporary, for example that the
+            // manager's container has ended.
+            Err(_) => tokio::time::sleep(WATCH).await,
         }
     }
 }

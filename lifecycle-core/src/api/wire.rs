@@ -24,7 +24,7 @@ use crate::runtime::LogLine;
 
 pub use operation::{OperationKindV1, OperationStateV1, OperationV1};
 pub use overrides::{NewNodeV1, OverrideKindV1, OverrideV1, ScaleV1, SchedulingV1, StayingV1};
-pub use revisions::{ChangeKindV1, ChangeV1, KeptV1, RevisionV1, RollbackPlanV1, RolledBackV1};
+pub use revisions::{ChangeKindV1, ChangeV1, RevisionV1, RollbackPlanV1, RolledBackV1, SecretV1};
 pub use token::{CreatedTokenV1, NewTokenV1, TokenV1};
 
 /// The response to `GET /v1/platform`.

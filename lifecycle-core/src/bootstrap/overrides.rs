@@ -8,7 +8,7 @@ use super::{ACCEPTED_WITHIN, Bootstrapper, Outcome, PACE, follow};
 use crate::api::ManagerApi;
 use crate::api::wire::{AppliedV1, NewNodeV1, NodeV1, OverrideV1, ServiceV1, StayingV1};
 use crate::error::{Error, Result};
-use crate::model::{PlatformId, Scheduling, ServiceClass, ServiceName};
+use crate::model::{NodeName, PlatformId, Scheduling, ServiceClass, ServiceName};
 use crate::platform::OverrideChange;
 
 /// How long the deletion of a node may take.
@@ -137,13 +137,13 @@ impl Bootstrapper {
         })
     }
 
-    /// Cordons or drains a node, or opens it again, and waits until the platform has settled. Also
-    /// returns the replicas that stay on a drained node. The outcome contains only failures of the
-    /// services that had a replica on the node.
-    pub async fn schedule_node(
+    /// Cordons or drains nodes, or opens them again, all at once, and waits until the platform has
+    /// settled. Also returns the replicas that stay on drained nodes. The outcome contains only failures
+    /// of the services that had a replica on the nodes.
+    pub async fn schedule_nodes(
         &self,
         platform: PlatformId,
-        name: &str,
+        names: &[String],
         scheduling: Scheduling,
     ) -> Result<(Outcome, Vec<StayingV1>)> {
         let client = self.client(platform).await?;
@@ -152,22 +152,23 @@ impl Bootstrapper {
             .wait("the manager's response", ACCEPTED_WITHIN)
             .repeat(|| client.services())
             .await?;
+        let is_here = |node: &NodeName| names.iter().any(|name| name == node.as_str());
         let has_replica = |service: &&ServiceV1| {
             let mut instances = service.instances.iter();
-            instances.any(|one| one.node.as_ref().is_some_and(|node| node.as_str() == name))
+            instances.any(|one| one.node.as_ref().is_some_and(is_here))
         };
         let here: BTreeSet<&ServiceName> = { services.iter() }
             .filter(has_replica)
             .map(|service| &service.name)
             .collect();
         let concerned = |service: &ServiceName| here.contains(service);
-        let request = || client.schedule_node(name, scheduling);
+        let request = || client.schedule_nodes(names, scheduling);
         let outcome = self.requested(client, concerned, request).await?;
         let progress = self
             .wait("the manager's response", ACCEPTED_WITHIN)
             .repeat(|| client.progress(true))
             .await?;
-        let staying = progress.plan.map(|plan| StayingV1::on(name, &plan));
+        let staying = progress.plan.map(|plan| StayingV1::on(names, &plan));
         Ok((outcome, staying.unwrap_or_default()))
     }
 

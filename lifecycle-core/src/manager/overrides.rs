@@ -142,20 +142,35 @@ impl Manager {
         .await
     }
 
-    /// Cordons or drains a node, or opens it again. A repeated call changes nothing. The replicas on a
-    /// drained node move to other nodes; those that fit on no other node stay.
+    /// Cordons or drains nodes, or opens them again, all at once. A repeated call changes nothing. The
+    /// replicas on a drained node move to other nodes; those that fit on no other node stay.
     ///
     /// # Errors
-    /// - [`Error::NotFound`] if the node is not declared
+    /// - [`Error::NotFound`] if one of the nodes is not declared; nothing is changed
     /// - [`Error::Conflict`] if the platform is being deleted
     /// - [`Error::NotReady`] before the end of the first round
-    pub async fn schedule_node(&self, name: &str, scheduling: Scheduling) -> Result<Applied> {
-        let subject = NodeName::try_from(name).map_or(Subject::Platform, Subject::Node);
-        self.redeclare(
-            scheduling.request(),
-            subject,
-            |_, declaration, requested| declaration.scheduling(name, scheduling, requested),
-        )
+    pub async fn schedule_nodes(
+        &self,
+        names: &[String],
+        scheduling: Scheduling,
+    ) -> Result<Applied> {
+        let (request, subject) = match names {
+            [name] => {
+                let node = NodeName::try_from(name.as_str());
+                let subject = node.map_or(Subject::Platform, Subject::Node);
+                (scheduling.request().to_owned(), subject)
+            }
+            names => {
+                let request = format!("{} {}", scheduling.request(), names.join(", "));
+                (request, Subject::Platform)
+            }
+        };
+        self.redeclare(&request, subject, |_, mut declaration, requested| {
+            for name in names {
+                declaration = declaration.scheduling(name, scheduling, requested)?;
+            }
+            Ok(declaration)
+        })
         .await
     }
 

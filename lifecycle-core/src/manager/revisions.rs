@@ -6,7 +6,7 @@ use super::declaration::Cause;
 use super::{Accepted, Applied, Manager};
 use crate::error::{Error, Result};
 use crate::model::{Generation, Subject};
-use crate::platform::{Declaration, KeptSecret, RestoredSecrets, Revision};
+use crate::platform::{Declaration, Restored, RestoredSecrets, Revision, SecretValue};
 use crate::reconcile::Plan;
 
 /// The result of [`Manager::rollback`].
@@ -14,7 +14,9 @@ use crate::reconcile::Plan;
 pub struct RolledBack {
     pub applied: Applied,
     /// The values that were not restored, because they may be secrets.
-    pub kept: BTreeSet<KeptSecret>,
+    pub kept: BTreeSet<SecretValue>,
+    /// The values that may be secrets, and were restored, because they have no current value.
+    pub without_current: BTreeSet<SecretValue>,
 }
 
 impl Manager {
@@ -33,7 +35,7 @@ impl Manager {
     /// - [`Error::Invalid`] if the services cannot run on the platform as it is now
     pub async fn rollback(&self, to: Generation, secrets: RestoredSecrets) -> Result<RolledBack> {
         let write = self.begin_write(Accepted::Always).await?;
-        let (previous, declaration, kept) = self.restored(to, secrets).await?;
+        let (previous, restored) = self.restored(to, secrets).await?;
         let request = format!("rollback to {to}");
         let cause = Cause {
             what: format!("{request} of {}", self.options.name),
@@ -41,10 +43,11 @@ impl Manager {
             subject: Subject::Platform,
         };
         let previous = Some(previous);
-        let applied = self.declare(write.epoch, previous, declaration, cause);
+        let applied = self.declare(write.epoch, previous, restored.declaration, cause);
         Ok(RolledBack {
             applied: applied.await?,
-            kept,
+            kept: restored.kept,
+            without_current: restored.without_current,
         })
     }
 
@@ -56,17 +59,17 @@ impl Manager {
         &self,
         to: Generation,
         secrets: RestoredSecrets,
-    ) -> Result<(Plan, BTreeSet<KeptSecret>)> {
-        let (_, declaration, kept) = self.restored(to, secrets).await?;
-        Ok((self.plan_effective(&declaration)?, kept))
+    ) -> Result<(Plan, Restored)> {
+        let (_, restored) = self.restored(to, secrets).await?;
+        Ok((self.plan_effective(&restored.declaration)?, restored))
     }
 
-    /// Returns the current declaration, the restored one, and the values that are not restored.
+    /// Returns the current declaration, and the restored one.
     async fn restored(
         &self,
         to: Generation,
         secrets: RestoredSecrets,
-    ) -> Result<((Generation, Declaration), Declaration, BTreeSet<KeptSecret>)> {
+    ) -> Result<((Generation, Declaration), Restored)> {
         self.reject_while_deleting("rollback").await?;
         let registry = &self.backends.registry;
         let (current, earlier) = tokio::try_join!(self.snapshot(), registry.declaration(to))?;
@@ -74,16 +77,17 @@ impl Manager {
             let hint = "`bootstrapper history` lists the stored revisions";
             return Err(Error::not_found_with_hint(format!("revision {to}"), hint));
         };
-        let (restored, kept) = current.1.clone().restoring(earlier, secrets);
-        self.check(&restored)?;
-        self.check_effective(&restored)?;
-        let missing = self.missing_chunks(restored.chunks()).await?.len();
+        let restored = current.1.clone().restoring(earlier, secrets);
+        self.check(&restored.declaration)?;
+        self.check_effective(&restored.declaration)?;
+        let chunks = restored.declaration.chunks();
+        let missing = self.missing_chunks(chunks).await?.len();
         if missing > 0 {
             return Err(Error::Conflict {
                 what: format!("the rollback to {to} was rejected"),
                 why: format!("{missing} chunks of its mounted files are no longer stored"),
             });
         }
-        Ok((current, restored, kept))
+        Ok((current, restored))
     }
 }

@@ -68,8 +68,8 @@ pub use hosts::{HostPlace, HostSpec, HostsSpec, Membership};
 pub use load::{Loaded, Survey, load, survey};
 pub use overrides::{Override, OverrideChange, OverrideKind, Overrides, Requested};
 pub use revisions::{
-    Difference, DifferenceKind, KeptSecret, Part, RestoredSecrets, Revision, RevisionNote,
-    SecretPlace,
+    Difference, DifferenceKind, Part, Restored, RestoredSecrets, Revision, RevisionNote,
+    SecretPlace, SecretValue,
 };
 pub use schema::schema;
 pub use sources::{Sources, find};

@@ -9,7 +9,8 @@ use serde::{Deserialize, Serialize};
 
 use super::Declaration;
 use crate::model::{
-    Generation, Origin, Secrets, ServiceName, ServiceSpec, Subject, VolumeName, VolumeOptions,
+    Generation, NodeSpec, Origin, Secrets, ServiceName, ServiceSpec, ShippedMount, Subject,
+    VolumeName, VolumeOptions,
 };
 
 /// A stored generation of the declaration.
@@ -63,6 +64,8 @@ pub enum Part {
     Environment,
     /// Mounted files.
     Files,
+    /// Whether a node is open, cordoned or drained.
+    Scheduling,
     /// Everything else.
     Settings,
     /// A part that only a later version knows.
@@ -77,6 +80,7 @@ impl fmt::Display for Part {
             Self::Image => "image",
             Self::Environment => "environment",
             Self::Files => "files",
+            Self::Scheduling => "scheduling",
             Self::Settings => "settings",
             Self::Unknown => "unknown",
         })
@@ -92,9 +96,19 @@ pub enum RestoredSecrets {
     Earlier,
 }
 
-/// A value that a rollback does not restore, because it may be a secret.
+/// The result of [`Declaration::restoring`].
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Restored {
+    pub declaration: Declaration,
+    /// The values that were not restored, because they may be secrets.
+    pub kept: BTreeSet<SecretValue>,
+    /// The values that may be secrets, and were restored, because they have no current value.
+    pub without_current: BTreeSet<SecretValue>,
+}
+
+/// A value that may be a secret.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
-pub struct KeptSecret {
+pub struct SecretValue {
     pub service: ServiceName,
     pub place: SecretPlace,
 }
@@ -115,9 +129,7 @@ impl Declaration {
     pub fn differences(&self, earlier: &Self) -> Vec<Difference> {
         let services = differing(&earlier.services, &self.services, service_parts);
         let services = services.map(|(name, kind)| (Subject::Service(name), kind));
-        let nodes = differing(&earlier.nodes, &self.nodes, |_, _| {
-            BTreeSet::from([Part::Settings])
-        });
+        let nodes = differing(&earlier.nodes, &self.nodes, node_parts);
         let nodes = nodes.map(|(name, kind)| (Subject::Node(name), kind));
         let is_same = earlier.manager == self.manager
             && earlier.cloud == self.cloud
@@ -137,13 +149,9 @@ impl Declaration {
     /// the settings of the platform stay: nothing is deleted, and no credential of the cloud is
     /// restored.
     ///
-    /// Also returns the values that differ from the earlier ones because they may be secrets.
-    pub fn restoring(
-        self,
-        earlier: Self,
-        secrets: RestoredSecrets,
-    ) -> (Self, BTreeSet<KeptSecret>) {
-        let mut kept = BTreeSet::new();
+    /// The values that may be secrets keep their current values, if they have one.
+    pub fn restoring(self, earlier: Self, secrets: RestoredSecrets) -> Restored {
+        let (mut kept, mut without_current) = (BTreeSet::new(), BTreeSet::new());
         let mut services = earlier.services;
         if secrets == RestoredSecrets::Current {
             let volumes = volume_options(&self);
@@ -152,20 +160,48 @@ impl Declaration {
                 if spec.origin == Origin::Api {
                     continue;
                 }
-                if let Some(current) = self.services.get(&spec.name) {
+                let current = self.services.get(&spec.name);
+                without_current.extend(only_earlier(spec, current));
+                if let Some(current) = current {
                     kept.extend(keep_secrets(spec, current));
                 }
                 kept.extend(keep_options(spec, &volumes));
             }
         }
-        let restored = Self {
+        let declaration = Self {
             services,
             volumes: earlier.volumes,
             overrides: earlier.overrides.of_services(self.overrides),
             ..self
         };
-        (restored, kept)
+        Restored {
+            declaration,
+            kept,
+            without_current,
+        }
     }
+}
+
+/// Returns the values that may be secrets, and have no current value.
+fn only_earlier(spec: &ServiceSpec, current: Option<&ServiceSpec>) -> Vec<SecretValue> {
+    let current = current.map(|spec| &spec.container);
+    let variables =
+        spec.secrets.variables.iter().filter(|name| {
+            !current.is_some_and(|container| container.environment.contains_key(*name))
+        });
+    let files = spec.secrets.files.iter().filter(|target| {
+        let has = |mount: &ShippedMount| mount.target == **target;
+        !current.is_some_and(|container| container.files.iter().any(has))
+    });
+    let variables = variables.map(|name| SecretPlace::Variable(name.clone()));
+    let files = files.map(|target| SecretPlace::File(target.clone()));
+    variables
+        .chain(files)
+        .map(|place| SecretValue {
+            service: spec.name.clone(),
+            place,
+        })
+        .collect()
 }
 
 /// Returns the entries that differ between two maps.
@@ -184,6 +220,21 @@ fn differing<'a, K: Ord + Clone, V: PartialEq>(
         };
         Some((name.clone(), kind))
     })
+}
+
+fn node_parts(earlier: &NodeSpec, now: &NodeSpec) -> BTreeSet<Part> {
+    let mut parts = BTreeSet::new();
+    if earlier.scheduling != now.scheduling {
+        parts.insert(Part::Scheduling);
+    }
+    let rest = NodeSpec {
+        scheduling: now.scheduling,
+        ..earlier.clone()
+    };
+    if rest != *now {
+        parts.insert(Part::Settings);
+    }
+    parts
 }
 
 fn service_parts(earlier: &ServiceSpec, now: &ServiceSpec) -> BTreeSet<Part> {
@@ -215,12 +266,12 @@ fn service_parts(earlier: &ServiceSpec, now: &ServiceSpec) -> BTreeSet<Part> {
 }
 
 /// Replaces values that may be secrets by the current ones, and returns those that differed.
-fn keep_secrets(spec: &mut ServiceSpec, current: &ServiceSpec) -> Vec<KeptSecret> {
+fn keep_secrets(spec: &mut ServiceSpec, current: &ServiceSpec) -> Vec<SecretValue> {
     let mut kept = Vec::new();
     let name = spec.name.clone();
     let mut keep = |place: SecretPlace| {
         let service = name.clone();
-        kept.push(KeptSecret { service, place });
+        kept.push(SecretValue { service, place });
     };
     let secrets = Secrets {
         variables: &spec.secrets.variables | &current.secrets.variables,
@@ -255,7 +306,7 @@ fn keep_secrets(spec: &mut ServiceSpec, current: &ServiceSpec) -> Vec<KeptSecret
 fn keep_options(
     spec: &mut ServiceSpec,
     current: &BTreeMap<VolumeName, VolumeOptions>,
-) -> Vec<KeptSecret> {
+) -> Vec<SecretValue> {
     let mut kept = Vec::new();
     for mount in &mut spec.container.volumes {
         let options = &mut mount.options.driver_opts;
@@ -263,7 +314,7 @@ fn keep_options(
             && *options != current.driver_opts
         {
             options.clone_from(&current.driver_opts);
-            kept.push(KeptSecret {
+            kept.push(SecretValue {
                 service: spec.name.clone(),
                 place: SecretPlace::Volume(mount.volume.clone()),
             });

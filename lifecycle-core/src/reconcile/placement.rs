@@ -761,8 +761,8 @@ enum Obstacle<'a> {
 impl fmt::Display for Obstacle<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Scheduling(scheduling) => write!(f, "is {scheduling}"),
-            Self::NotReady => f.write_str("is not ready"),
+            Self::Scheduling(scheduling) => write!(f, "{scheduling}"),
+            Self::NotReady => f.write_str("not ready"),
             Self::Constraint(constraint) => {
                 write!(f, "does not meet the constraint `{constraint}`")
             }

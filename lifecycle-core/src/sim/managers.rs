@@ -428,9 +428,9 @@ impl ManagerApi for SimApi {
             .await
     }
 
-    async fn schedule_node(&self, name: &str, scheduling: Scheduling) -> Result<AppliedV1> {
-        self.current("schedule_node")?
-            .schedule_node(name, scheduling)
+    async fn schedule_nodes(&self, names: &[String], scheduling: Scheduling) -> Result<AppliedV1> {
+        self.current("schedule_nodes")?
+            .schedule_nodes(names, scheduling)
             .await
     }
 

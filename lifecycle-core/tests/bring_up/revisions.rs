@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use lifecycle_core::Error;
-use lifecycle_core::api::wire::{ChangeKindV1, KeptV1, NewNodeV1, RevisionV1};
+use lifecycle_core::api::wire::{ChangeKindV1, NewNodeV1, RevisionV1, SecretV1};
 use lifecycle_core::bootstrap::Outcome;
 use lifecycle_core::model::{
     EventKind, FileContents, FileTree, Generation, ImageSource, NodeName, ServiceClass,
@@ -111,7 +111,7 @@ async fn a_rollback_restores_services_but_not_secrets() {
     let api = stage.api().await;
     assert_eq!(running(&stage), expected("db:2", "debug", "renewed"));
     let kept = [(Some("PASSWORD"), None), (None, Some(SECRET))];
-    let is_kept = |found: &[KeptV1]| {
+    let is_kept = |found: &[SecretV1]| {
         let found = found.iter();
         found
             .map(|kept| (kept.variable.as_deref(), kept.file.as_deref()))
@@ -119,6 +119,7 @@ async fn a_rollback_restores_services_but_not_secrets() {
     };
     let planned = api.plan_rollback(Generation(1), Current).await.unwrap();
     assert!(is_kept(&planned.kept), "{:?}", planned.kept);
+    assert_eq!(planned.without_current, []);
     let steps = planned.plan.to_string();
     assert!(steps.contains("db-1"), "{steps}");
     assert_eq!(revisions(&stage).await.len(), 2, "a plan changed something");
@@ -171,6 +172,44 @@ async fn a_rollback_restores_services_but_not_secrets() {
     // The files are applied by the next `up`.
     stage.up().await.unwrap();
     assert_eq!(revisions(&stage).await.len(), 5);
+}
+
+/// A value that may be a secret and has no current value is restored, and reported.
+#[tokio::test(start_paused = true)]
+async fn restored_secrets_are_reported() {
+    let mut stage = changed(106).await;
+    stage.declaration.services.remove(&service("api"));
+    let db = stage.declaration.services.remove(&service("db"));
+    stage.up().await.unwrap();
+    let api = stage.api().await;
+    let planned = api.plan_rollback(Generation(2), Current).await.unwrap();
+    assert_eq!(planned.kept, []);
+    let named: Vec<String> = planned
+        .without_current
+        .iter()
+        .map(ToString::to_string)
+        .collect();
+    assert_eq!(named, ["PASSWORD of db", "/run/secrets/key of db"]);
+    // Also if only the variable is gone.
+    let mut db = db.unwrap();
+    db.container.environment.remove("PASSWORD");
+    stage.declaration.services.insert(db.name.clone(), db);
+    stage.up().await.unwrap();
+    let done = stage
+        .api()
+        .await
+        .rollback(Generation(2), Current)
+        .await
+        .unwrap();
+    let named: Vec<String> = done
+        .without_current
+        .iter()
+        .map(ToString::to_string)
+        .collect();
+    assert_eq!(
+        (named, done.kept),
+        (vec!["PASSWORD of db".to_owned()], vec![])
+    );
 }
 
 #[tokio::test(start_paused = true)]

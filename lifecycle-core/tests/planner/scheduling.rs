@@ -102,7 +102,7 @@ fn a_replica_moves_only_to_a_node_that_is_ready() {
     let placement = placed(&world, &target);
     assert_eq!(on(&placement), pairs([("web-1", "n1")]));
     let why = &placement.staying[&instance("web", 1)];
-    assert_eq!(why, "n3: is cordoned; n1: is drained; n2: is not ready");
+    assert_eq!(why, "n3: cordoned; n1: drained; n2: not ready");
     world.settle(&target);
     assert_eq!(on(&placed(&world, &target)), pairs([("web-1", "n2")]));
     // It does not move back, and not when another node is opened.

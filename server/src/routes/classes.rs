@@ -19,6 +19,7 @@ const LARGEST: usize = 1 << 20;
 
 /// The query of `PUT /v1/applications/{name}`.
 #[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub(super) struct Options {
     #[serde(default)]
     dry_run: bool,

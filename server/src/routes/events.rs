@@ -28,6 +28,7 @@ const SKIPPED_PAGES: usize = 20;
 
 /// The query of `GET /v1/events` and `GET /v1/audit`.
 #[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub(super) struct After {
     /// The id of an event, or `latest`. If absent, all stored events are returned.
     after: Option<String>,

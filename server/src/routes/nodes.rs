@@ -45,6 +45,7 @@ pub(super) async fn add(
 
 /// The query of `DELETE /v1/nodes/{name}`.
 #[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub(super) struct Removal {
     #[serde(default)]
     volumes: bool,
@@ -61,14 +62,15 @@ pub(super) async fn remove(
     Ok((StatusCode::ACCEPTED, Json(applied)))
 }
 
-/// `POST /v1/nodes/{name}/cordon`, `drain` and `uncordon`.
+/// `POST /v1/nodes/{names}/cordon`, `drain` and `uncordon`. The names are separated by commas.
 pub(super) async fn schedule(
     scheduling: Scheduling,
     _: Operator,
     State(api): State<Api>,
-    Segment(name): Segment,
+    Segment(names): Segment,
 ) -> Result<(StatusCode, Json<AppliedV1>), Problem> {
-    let applied = api.manager.schedule_node(&name, scheduling).await?;
+    let names: Vec<String> = names.split(',').map(str::to_owned).collect();
+    let applied = api.manager.schedule_nodes(&names, scheduling).await?;
     Ok((StatusCode::ACCEPTED, Json(applied)))
 }
 

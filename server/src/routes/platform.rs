@@ -20,6 +20,7 @@ pub(super) async fn show(_: Viewer, State(api): State<Api>) -> Result<Json<Platf
 
 /// The query of `GET /v1/progress`.
 #[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub(super) struct WithPlan {
     plan: Option<bool>,
 }
@@ -76,6 +77,7 @@ pub(super) async fn recorded_plan(
 
 /// The query of `DELETE /v1/platform`.
 #[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub(super) struct DeletePlatform {
     #[serde(default)]
     volumes: bool,

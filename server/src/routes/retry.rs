@@ -14,6 +14,7 @@ use crate::problem::Problem;
 
 /// The query of `POST /v1/retry/{name}`.
 #[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub(super) struct Options {
     #[serde(default)]
     recreate_volumes: bool,

@@ -17,6 +17,7 @@ use crate::problem::Problem;
 
 /// The query of `POST /v1/revisions/{generation}/rollback`.
 #[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub(super) struct Options {
     #[serde(default)]
     with_secrets: bool,

@@ -94,6 +94,7 @@ pub(super) async fn rollout(
 
 /// The query of `GET /v1/services/{name}/logs`.
 #[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub(super) struct Lines {
     tail: Option<u32>,
     #[serde(default)]

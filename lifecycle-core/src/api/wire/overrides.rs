@@ -133,12 +133,12 @@ pub struct StayingV1 {
 }
 
 impl StayingV1 {
-    /// Returns the replicas that stay on a drained node according to a plan.
-    pub(crate) fn on(node: &str, plan: &Plan) -> Vec<Self> {
+    /// Returns the replicas that stay on drained nodes according to a plan.
+    pub(crate) fn on(nodes: &[String], plan: &Plan) -> Vec<Self> {
         let held = plan.held.iter();
         let staying = held.filter_map(|held| match (&held.subject, &held.by) {
             (Subject::Instance(id), HeldBy::StaysOnDrained { node: on, why })
-                if on.as_str() == node =>
+                if nodes.iter().any(|node| node == on.as_str()) =>
             {
                 Some(Self {
                     instance: id.to_string(),

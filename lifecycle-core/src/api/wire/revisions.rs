@@ -1,5 +1,6 @@
 //! Revisions and rollbacks in responses.
 
+use std::collections::BTreeSet;
 use std::fmt;
 
 use chrono::{DateTime, Utc};
@@ -7,7 +8,9 @@ use serde::{Deserialize, Serialize};
 
 use crate::manager::RolledBack;
 use crate::model::{ServiceName, Subject, VolumeName};
-use crate::platform::{Difference, DifferenceKind, KeptSecret, Part, Revision, SecretPlace};
+use crate::platform::{
+    Difference, DifferenceKind, Part, Restored, Revision, SecretPlace, SecretValue,
+};
 use crate::reconcile::Plan;
 
 /// A stored revision: a generation of what was declared.
@@ -43,8 +46,8 @@ pub struct ChangeV1 {
     /// The service or node that differs, or the platform for everything else.
     pub subject: Subject,
     pub kind: ChangeKindV1,
-    /// The parts that were changed: `replicas`, `image`, `environment`, `files`, or `settings` for
-    /// everything else.
+    /// The parts that were changed: `replicas`, `image`, `environment`, `files`, `scheduling`, or
+    /// `settings` for everything else.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub parts: Vec<String>,
 }
@@ -72,7 +75,9 @@ pub struct RolledBackV1 {
     /// Whether the declaration differs from the previous one.
     pub changed: bool,
     /// The values that were not restored, because they may be secrets.
-    pub kept: Vec<KeptV1>,
+    pub kept: Vec<SecretV1>,
+    /// The values that may be secrets, and were restored, because they have no current value.
+    pub without_current: Vec<SecretV1>,
 }
 
 /// What a rollback would change.
@@ -81,15 +86,16 @@ pub struct RolledBackV1 {
 pub struct RollbackPlanV1 {
     pub plan: Plan,
     /// The values that would not be restored, because they may be secrets.
-    pub kept: Vec<KeptV1>,
+    pub kept: Vec<SecretV1>,
+    /// The values that may be secrets, and would be restored, because they have no current value.
+    pub without_current: Vec<SecretV1>,
 }
 
-/// A value that a rollback does not restore, because it may be a secret: a variable, a file, or options
-/// of a volume.
+/// A value that may be a secret: a variable, a file, or options of a volume.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[non_exhaustive]
-pub struct KeptV1 {
+pub struct SecretV1 {
     pub service: ServiceName,
     /// The name of a variable of the environment.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -97,17 +103,24 @@ pub struct KeptV1 {
     /// The mount point of a file.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub file: Option<String>,
-    /// A volume, whose options for its driver are kept.
+    /// A volume, whose options for its driver may contain a password.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub volume: Option<VolumeName>,
 }
 
 impl RollbackPlanV1 {
     /// Creates a response.
-    pub(crate) fn new(plan: Plan, kept: impl IntoIterator<Item = KeptSecret>) -> Self {
-        let kept = kept.into_iter().map(KeptV1::from).collect();
-        Self { plan, kept }
+    pub(crate) fn new(plan: Plan, restored: Restored) -> Self {
+        Self {
+            plan,
+            kept: secrets(restored.kept),
+            without_current: secrets(restored.without_current),
+        }
     }
+}
+
+fn secrets(values: BTreeSet<SecretValue>) -> Vec<SecretV1> {
+    values.into_iter().map(SecretV1::from).collect()
 }
 
 impl From<RolledBack> for RolledBackV1 {
@@ -115,20 +128,21 @@ impl From<RolledBack> for RolledBackV1 {
         Self {
             generation: done.applied.generation.0,
             changed: done.applied.changed,
-            kept: done.kept.into_iter().map(KeptV1::from).collect(),
+            kept: secrets(done.kept),
+            without_current: secrets(done.without_current),
         }
     }
 }
 
-impl From<KeptSecret> for KeptV1 {
-    fn from(kept: KeptSecret) -> Self {
+impl From<SecretValue> for SecretV1 {
+    fn from(value: SecretValue) -> Self {
         let mut one = Self {
-            service: kept.service,
+            service: value.service,
             variable: None,
             file: None,
             volume: None,
         };
-        match kept.place {
+        match value.place {
             SecretPlace::Variable(name) => one.variable = Some(name),
             SecretPlace::File(target) => one.file = Some(target),
             SecretPlace::Volume(volume) => one.volume = Some(volume),
@@ -196,7 +210,7 @@ impl fmt::Display for ChangeV1 {
     }
 }
 
-impl fmt::Display for KeptV1 {
+impl fmt::Display for SecretV1 {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match (&self.variable, &self.file, &self.volume) {
             (Some(variable), ..) => write!(f, "{variable} of {}", self.service),

@@ -170,7 +170,10 @@ async fn embedded(served: &Served, write: Write) -> Result<()> {
             manager.add_node(node.name, None).await.map(drop)
         }
         Write::RemoveNode => manager.remove_node("absent", false).await.map(drop),
-        Write::Schedule(to) => manager.schedule_node("absent", to).await.map(drop),
+        Write::Schedule(to) => manager
+            .schedule_nodes(&["absent".into()], to)
+            .await
+            .map(drop),
         Write::ApplyService(class) => {
             let name = new_service();
             let applied = manager.apply_service(class, &name, "image: base:1");
@@ -222,7 +225,7 @@ async fn over_http(served: &Served, write: Write) -> Result<()> {
         }
         Write::AddNode => api.add_node(&new_node()).await.map(drop),
         Write::RemoveNode => api.remove_node("absent", false).await.map(drop),
-        Write::Schedule(to) => api.schedule_node("absent", to).await.map(drop),
+        Write::Schedule(to) => api.schedule_nodes(&["absent".into()], to).await.map(drop),
         Write::ApplyService(class) => {
             let name = new_service();
             let applied = api.apply_service(class, &name, "image: base:1");

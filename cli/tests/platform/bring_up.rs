@@ -129,7 +129,9 @@ fn assert_polls_in_order(polls: &[Poll]) {
     assert!(!before.is_empty(), "no poll during the bring-up");
     for poll in polls {
         assert_eq!(poll.health, 200, "{poll:?}");
-        assert_eq!(poll.unauthorized, [401; 3], "{poll:?}");
+        // After 20 of these requests in a minute, the status is another one.
+        let is_rejected = |status: &u16| matches!(status, 401 | 429);
+        assert!(poll.unauthorized.iter().all(is_rejected), "{poll:?}");
         // Before the manager has read the declaration (generation 0), no service is known.
         if poll.progress["generation"] != 0 {
             assert_eq!(poll.endpoints, [200; 7], "{poll:?}");

@@ -43,12 +43,20 @@ pub(crate) fn assert_documented_shape(status: &Value, project: &Project) {
 
     let nodes = status["nodes"].as_array().unwrap();
     for node in nodes {
-        let keys = ["name", "state", "boot_id", "addresses", "docker"];
+        let keys = [
+            "name",
+            "state",
+            "boot_id",
+            "addresses",
+            "docker",
+            "scheduling",
+        ];
         has_keys("node", node, &keys, &["unknown_since", "unknown_why"]);
         let addresses = &node["addresses"];
         has_keys("addresses", addresses, &["private", "public"], &[]);
         has_keys("docker", &node["docker"], &["version", "ready"], &[]);
         assert_eq!(node["state"], "running", "{node}");
+        assert_eq!(node["scheduling"], "open", "{node}");
         assert_eq!(node["docker"]["ready"], true, "{node}");
         assert!(node["docker"]["version"].is_string(), "{node}");
         assert!(addresses["private"].is_string(), "{node}");

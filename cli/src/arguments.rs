@@ -423,7 +423,7 @@ pub(crate) enum OverrideAction {
     },
 }
 
-/// Arguments of `node cordon`, `node drain` and `node uncordon`.
+/// Arguments of `node cordon`, `node drain`, `node uncordon`, `node stop` and `node start`.
 #[derive(Debug, Args)]
 pub(crate) struct Nodes {
     /// Nodes
@@ -469,6 +469,11 @@ pub(crate) enum NodeAction {
     Drain(Nodes),
     /// Place replicas on nodes again
     Uncordon(Nodes),
+    /// Move the replicas of nodes to other nodes, then stop the nodes; replicas with named volumes, and
+    /// those that fit on no other node, stop with them
+    Stop(Nodes),
+    /// Start nodes that were stopped with `stop`, and the replicas that stopped with them
+    Start(Nodes),
     /// Stop the containers on nodes, restart the nodes, and wait until their services are ready again;
     /// nodes that count as unreachable are restarted immediately
     Restart {

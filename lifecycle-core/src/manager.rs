@@ -1,9 +1,11 @@
 //! Implements the lifecycle manager as a library type. While a manager holds the lease, it is the
 //! leader and reconciles the platform with its declaration. The manager also serves API requests.
 
+mod answers;
 pub(crate) mod audit;
 mod chunks;
 mod declaration;
+mod declared;
 mod denials;
 mod exec;
 mod follow;
@@ -36,13 +38,14 @@ use crate::reconcile::{
     Agents, Backends, Declared, Driver, DriverOptions, RecordedPlan, Round, ServiceApi, Target,
 };
 use crate::registry::{
-    Batch, Change, EVENTS_KEPT, EVENTS_KEPT_FOR, EventPage, Lease, Mirrors, Snapshot,
+    AnswerRecord, Batch, Change, EVENTS_KEPT, EVENTS_KEPT_FOR, EventPage, Lease, Mirrors, Snapshot,
 };
 use crate::runtime::ImageLogins;
 use crate::secret::{PlatformKey, Sensitive};
 
 use declaration::Cause;
 
+pub use answers::KeyedRequest;
 pub use audit::Actor;
 pub use declaration::Applied;
 pub use exec::{CommandInput, Conversation};
@@ -108,6 +111,10 @@ enum Accepted {
 #[derive(Debug)]
 struct Write<'m> {
     epoch: Epoch,
+    /// The record for the answer, if the request has a key.
+    record: Option<AnswerRecord>,
+    /// The answer to an earlier request with the same key.
+    answered: Option<serde_json::Value>,
     _guard: MutexGuard<'m, Option<Epoch>>,
 }
 
@@ -414,6 +421,9 @@ impl Manager {
             if let Err(error) = self.follow_rollouts(&now).await {
                 return error;
             }
+            if let Err(error) = self.end_declared(&now).await {
+                return error;
+            }
             let is_aimed_at = |target: &Target| {
                 target.declared.deleting && target.declared.generation == now.generation()
             };
@@ -494,8 +504,9 @@ impl Manager {
     /// the first round may depend on the retry.
     ///
     /// # Errors
-    /// [`Error::NotReady`] while another manager leads, or if the request must wait for the end of
-    /// the first round.
+    /// - [`Error::NotReady`] while another manager leads, or if the request must wait for the end of
+    ///   the first round
+    /// - [`Error::Invalid`] if another request had the same key
     async fn begin_write(&self, accepted: Accepted) -> Result<Write<'_>> {
         if accepted == Accepted::AfterFirstRound && !self.is_open() {
             return Err(Error::not_ready(
@@ -506,8 +517,11 @@ impl Manager {
         }
         let guard = self.epoch.lock().await;
         let epoch = (*guard).ok_or_else(not_leading)?;
+        let (record, answered) = self.recorded_answer().await?;
         Ok(Write {
             epoch,
+            record,
+            answered,
             _guard: guard,
         })
     }
@@ -565,10 +579,13 @@ impl Manager {
         let write = self.begin_write(Accepted::Always).await?;
         let epoch = write.epoch;
         let registry = &self.backends.registry;
+        let answered = self.answered_operation(&write).await?;
         let open = registry.open_operations().await?;
         let open = open.into_iter().find(is_platform_deletion);
-        let operation = if let Some(operation) = open {
+        let operation = if let Some(operation) = answered {
             operation
+        } else if let Some(operation) = open {
+            self.join(&write, &operation).await?
         } else {
             let operation = Operation {
                 id: OperationId(self.backends.ids.uuid()),
@@ -578,15 +595,18 @@ impl Manager {
             };
             let with = if volumes { " with volumes" } else { "" };
             let request = format!("{}{with}", audit::DELETE);
-            let batch = Batch::of(Change::PutOperation(operation.clone()));
+            let mut batch = Batch::of(Change::PutOperation(operation.clone()));
+            batch.changes.extend(write.answer(&operation.id)?);
             let audit = self.audit(&request, Subject::Platform);
             registry.commit(epoch, batch.event(audit)).await?;
             operation
         };
         // Set the target for an open operation too: an earlier call may have recorded the operation
         // and then failed.
-        self.aim(epoch, &registry.snapshot().await?, true).await?;
-        self.accepted.notify_one();
+        if operation.state == OperationState::Running {
+            self.aim(epoch, &registry.snapshot().await?, true).await?;
+            self.accepted.notify_one();
+        }
         Ok(operation)
     }
 

@@ -21,8 +21,8 @@ use crate::cloud::{
 use crate::error::Result;
 use crate::manager::Conversation;
 use crate::model::{
-    Chunk, ChunkDigest, Generation, NodeName, NodeSpec, OperationId, PublicPorts, RolloutRequest,
-    Scheduling, ServiceClass, ServiceName,
+    Chunk, ChunkDigest, Generation, NodeName, NodeRequest, NodeSpec, OperationId, PublicPorts,
+    RolloutRequest, ServiceClass, ServiceName,
 };
 use crate::platform::{Declaration, OverrideChange, RestoredSecrets};
 use crate::reconcile::{Plan, RecordedPlan, RetryOptions};
@@ -66,7 +66,7 @@ mockall::mock! {
         async fn remove_service(&self, class: ServiceClass, name: &str) -> Result<AppliedV1>;
         async fn add_node(&self, node: &NewNodeV1) -> Result<AppliedV1>;
         async fn remove_node(&self, name: &str, volumes: bool) -> Result<AppliedV1>;
-        async fn schedule_nodes(&self, names: &[String], scheduling: Scheduling) -> Result<AppliedV1>;
+        async fn change_nodes(&self, names: &[String], request: NodeRequest) -> Result<AppliedV1>;
         async fn override_service(&self, service: &str, change: OverrideChange) -> Result<AppliedV1>;
         async fn overrides(&self) -> Result<Vec<OverrideV1>>;
         async fn remove_override(&self, id: &str) -> Result<AppliedV1>;

@@ -6,6 +6,7 @@ mod agent;
 mod auth;
 mod config;
 mod connections;
+mod idempotency;
 mod problem;
 mod routes;
 mod serve;

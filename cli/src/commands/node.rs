@@ -1,8 +1,8 @@
-//! `node`: lists, adds, cordons, drains, restarts and removes nodes.
+//! `node`: lists, adds, cordons, drains, stops, starts, restarts and removes nodes.
 
 use lifecycle_core::api::wire::{NewNodeV1, NodeV1, StayingV1};
 use lifecycle_core::bootstrap::Bootstrapper;
-use lifecycle_core::model::{PlatformId, Scheduling};
+use lifecycle_core::model::{NodeRequest, PlatformId};
 use schemars::JsonSchema;
 use serde::Serialize;
 
@@ -27,12 +27,13 @@ pub(crate) struct Restarted {
     restarted: Vec<String>,
 }
 
-/// The document of `node cordon --json`, `node drain --json` and `node uncordon --json`.
+/// The document of `--json` for `node cordon`, `node drain`, `node uncordon`, `node stop` and `node
+/// start`.
 #[derive(Debug, Serialize, JsonSchema)]
 pub(crate) struct Scheduled {
     /// All nodes that are declared or exist.
     nodes: Vec<NodeV1>,
-    /// The replicas that stay on the drained nodes.
+    /// The replicas that stay on the drained nodes, or have stopped with their nodes.
     staying: Vec<StayingV1>,
 }
 
@@ -80,13 +81,48 @@ pub(crate) async fn run(arguments: &Arguments, options: &Node) -> Result<(), Fai
             printer::message(&format!("Removed node {name}."));
             Ok(())
         }
-        NodeAction::Cordon(nodes) | NodeAction::Drain(nodes) | NodeAction::Uncordon(nodes) => {
-            let scheduling = match &options.action {
-                NodeAction::Cordon(_) => Scheduling::Cordoned,
-                NodeAction::Drain(_) => Scheduling::Drained,
-                _ => Scheduling::Open,
-            };
-            schedule(arguments, &bootstrapper, platform, nodes, scheduling).await
+        NodeAction::Cordon(nodes) => {
+            change(
+                arguments,
+                &bootstrapper,
+                platform,
+                nodes,
+                NodeRequest::Cordon,
+            )
+            .await
+        }
+        NodeAction::Drain(nodes) => {
+            change(
+                arguments,
+                &bootstrapper,
+                platform,
+                nodes,
+                NodeRequest::Drain,
+            )
+            .await
+        }
+        NodeAction::Uncordon(nodes) => {
+            change(
+                arguments,
+                &bootstrapper,
+                platform,
+                nodes,
+                NodeRequest::Uncordon,
+            )
+            .await
+        }
+        NodeAction::Stop(nodes) => {
+            change(arguments, &bootstrapper, platform, nodes, NodeRequest::Stop).await
+        }
+        NodeAction::Start(nodes) => {
+            change(
+                arguments,
+                &bootstrapper,
+                platform,
+                nodes,
+                NodeRequest::Start,
+            )
+            .await
         }
         NodeAction::Restart { names } => {
             for name in names {
@@ -103,24 +139,28 @@ pub(crate) async fn run(arguments: &Arguments, options: &Node) -> Result<(), Fai
     }
 }
 
-/// Cordons, drains or opens nodes, all at once.
-async fn schedule(
+/// Cordons, drains, stops or starts nodes, all at once.
+async fn change(
     arguments: &Arguments,
     bootstrapper: &Bootstrapper,
     platform: PlatformId,
     options: &Nodes,
-    scheduling: Scheduling,
+    request: NodeRequest,
 ) -> Result<(), Failure> {
-    let scheduled = bootstrapper.schedule_nodes(platform, &options.names, scheduling);
-    let (outcome, staying) = scheduled.await?;
+    let changed = bootstrapper.change_nodes(platform, &options.names, request);
+    let (outcome, staying) = changed.await?;
     let nodes = outcome.nodes.clone();
     overrides::all_up(arguments, outcome)?;
     if arguments.json {
         return printer::document(&Scheduled { nodes, staying });
     }
     for StayingV1 { instance, why, .. } in &staying {
+        let verb = match request {
+            NodeRequest::Stop => "has stopped with its node",
+            _ => "stays",
+        };
         printer::note(&format!(
-            "{instance} stays, because it fits on no other node: {why}"
+            "{instance} {verb}, because it fits on no other node: {why}"
         ));
     }
     printer::data(&status::nodes_text(&nodes, printer::width()))

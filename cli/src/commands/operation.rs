@@ -55,10 +55,13 @@ pub(crate) async fn run(arguments: &Arguments, options: &Operation) -> Result<()
     }
 }
 
+/// Describes an operation, for example `restart, service web`.
 fn what(operation: &OperationV1) -> String {
+    let kind = operation.kind.to_string();
+    let what = operation.request.as_ref().unwrap_or(&kind);
     match &operation.subject {
-        None | Some(Subject::Platform) => operation.kind.to_string(),
-        Some(subject) => format!("{}, {subject}", operation.kind),
+        None | Some(Subject::Platform) => what.clone(),
+        Some(subject) => format!("{what}, {subject}"),
     }
 }
 

@@ -36,8 +36,8 @@ pub(crate) async fn run(arguments: &Arguments, options: &Retry) -> Result<(), Fa
     }
     if retried.is_empty() {
         printer::message(
-            "Nothing to retry: no operation has failed for these names. To see what they wait for, run \
-             `bootstrapper why NAME`.",
+            "Nothing was retried: no step of these names has failed. `bootstrapper why NAME` shows why they \
+             are not ready.",
         );
     } else {
         printer::message(&format!(

@@ -34,7 +34,7 @@ use crate::error::{Error, Result};
 use crate::host::Duplex;
 use crate::manager::Conversation;
 use crate::model::{
-    Chunk, ChunkDigest, Generation, OperationId, PlatformId, RolloutRequest, Scheduling,
+    Chunk, ChunkDigest, Generation, NodeRequest, OperationId, PlatformId, RolloutRequest,
     ServiceClass, ServiceName,
 };
 use crate::platform::{Declaration, OverrideChange, RestoredSecrets};
@@ -406,8 +406,7 @@ impl ManagerApi for ApiClient {
         read(&path, response).await
     }
 
-    async fn schedule_nodes(&self, names: &[String], scheduling: Scheduling) -> Result<AppliedV1> {
-        let request = scheduling.request();
+    async fn change_nodes(&self, names: &[String], request: NodeRequest) -> Result<AppliedV1> {
         let names = names.iter().map(|name| in_path("node", name));
         let names = names.collect::<Result<Vec<_>>>()?.join(",");
         let path = format!("/v1/nodes/{names}/{request}");

@@ -23,8 +23,9 @@ pub const PROTOCOL: &str = "lifecycle-exec/1";
 /// The maximum size of a received frame. Frames that this program sends are smaller.
 const LARGEST_FRAME: usize = 1 << 20;
 
-/// How long a command may write nothing before the manager checks that its client is still connected.
-const CLIENT_CHECKED_EVERY: Duration = Duration::from_secs(10);
+/// How long a command may write nothing before the manager checks that its client is still connected. The
+/// first check after a disconnection may still succeed.
+const CLIENT_CHECKED_EVERY: Duration = Duration::from_secs(1);
 
 /// How many pieces of input are buffered for the connection.
 const BUFFERED: usize = 16;

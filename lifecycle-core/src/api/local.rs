@@ -18,7 +18,7 @@ use super::{ManagerApi, last_output, view, why};
 use crate::error::{Error, Result};
 use crate::manager::{Conversation, Manager};
 use crate::model::{
-    Chunk, ChunkDigest, Generation, OperationId, RolloutRequest, Scheduling, ServiceClass,
+    Chunk, ChunkDigest, Generation, NodeRequest, OperationId, RolloutRequest, ServiceClass,
     ServiceName,
 };
 use crate::platform::{Declaration, OverrideChange, RestoredSecrets};
@@ -164,8 +164,8 @@ impl ManagerApi for LocalApi {
         Ok(AppliedV1::from(self.0.remove_service(class, name).await?))
     }
 
-    async fn schedule_nodes(&self, names: &[String], scheduling: Scheduling) -> Result<AppliedV1> {
-        let applied = self.0.schedule_nodes(names, scheduling).await?;
+    async fn change_nodes(&self, names: &[String], request: NodeRequest) -> Result<AppliedV1> {
+        let applied = self.0.change_nodes(names, request).await?;
         Ok(AppliedV1::from(applied))
     }
 

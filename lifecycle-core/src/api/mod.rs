@@ -32,7 +32,7 @@ use self::wire::{
 use crate::error::{Error, Result};
 use crate::manager::Conversation;
 use crate::model::{
-    Chunk, ChunkDigest, Generation, OperationId, RolloutRequest, Scheduling, ServiceClass,
+    Chunk, ChunkDigest, Generation, NodeRequest, OperationId, RolloutRequest, ServiceClass,
     ServiceName,
 };
 use crate::platform::{Declaration, OverrideChange, RestoredSecrets};
@@ -158,9 +158,10 @@ pub trait ManagerApi: Debug + Send + Sync + 'static {
     /// `volumes` permits the deletion of its named volumes.
     async fn remove_node(&self, name: &str, volumes: bool) -> Result<AppliedV1>;
 
-    /// Cordons or drains nodes, or opens them again, all at once. The replicas on a drained node move to
-    /// other nodes; those that fit on no other node stay. A repeated call changes nothing.
-    async fn schedule_nodes(&self, names: &[String], scheduling: Scheduling) -> Result<AppliedV1>;
+    /// Cordons, drains, stops or starts nodes, all at once. The replicas on a drained or stopped node move
+    /// to other nodes. Those that fit on no other node stay on a drained node, and stop with a stopped
+    /// one. A repeated call changes nothing.
+    async fn change_nodes(&self, names: &[String], request: NodeRequest) -> Result<AppliedV1>;
 
     /// Scales, stops or starts a service. Returns the generation with the change, which may be the
     /// current one.

@@ -242,8 +242,8 @@ async fn first_since(api: &dyn ManagerApi, last: u64, since: DateTime<Utc>) -> R
 
 /// Returns the merged output of the named services, or of all services if none is named. Lines are
 /// in the order in which they arrive. Also returns the names of the replicas. With `follow`, the
-/// output survives an outage of the manager of up to 10 minutes, and ends when the platform was
-/// deleted.
+/// output survives an outage of the manager of up to 10 minutes, continues when a job runs again while
+/// another service is followed, and ends when the platform was deleted.
 pub async fn logs(
     api: Arc<dyn ManagerApi>,
     services: &[ServiceName],
@@ -261,11 +261,11 @@ pub async fn logs(
             })
             .collect::<Result<_>>()?
     };
-    let outage = Arc::default();
+    let shared = Arc::default();
     let mut streams = Vec::new();
     for service in &selected {
         streams.push(if options.follow {
-            followed::output(&api, &service.name, options, &outage).await?
+            followed::output(&api, &service.name, options, &shared).await?
         } else {
             api.logs(&service.name, options.clone()).await?
         });

@@ -10,8 +10,8 @@ use super::wire::{
 };
 use crate::cloud::Power;
 use crate::model::{
-    InstanceId, InstanceRecord, InstanceState, NodeName, Operation, OperationState, PlatformId,
-    PlatformName, Replica, ServiceSpec, Subject,
+    InstanceId, InstanceRecord, InstanceState, NodeName, Operation, OperationKind, OperationState,
+    PlatformId, PlatformName, Replica, ServiceSpec, Subject,
 };
 use crate::reconcile::{HeldBy, Plan, Round};
 use crate::registry::Snapshot;
@@ -310,10 +310,21 @@ pub fn operation(operation: &Operation) -> OperationV1 {
         OperationState::Succeeded { .. } => (OperationStateV1::Succeeded, None),
         OperationState::Failed { why, .. } => (OperationStateV1::Failed, Some(why.clone())),
     };
+    let declares = match &operation.kind {
+        OperationKind::Declare {
+            generation,
+            request,
+            ..
+        } => Some((request.clone(), generation.0)),
+        _ => None,
+    };
+    let (request, generation) = declares.unzip();
     OperationV1 {
         id: operation.id.0,
         kind: (&operation.kind).into(),
         subject: Some(operation.subject()),
+        request,
+        generation,
         state,
         why,
         requested_at: Some(operation.requested_at),

@@ -410,6 +410,7 @@ impl Known<'_> {
             HeldBy::Port { holder: id, .. }
             | HeldBy::RestartsAfter { replica: id }
             | HeldBy::NodeRestartsAfter { replica: id }
+            | HeldBy::NodeStopsAfter { replica: id }
             | HeldBy::ReplacedAfter { replica: id } => vec![Subject::Instance(id.clone())],
             // The cause is the subject whose step provides the image and waits for its next retry.
             HeldBy::Image { image } | HeldBy::Comparison { image } => {
@@ -422,6 +423,7 @@ impl Known<'_> {
                     .collect()
             }
             HeldBy::CloudUnknown { .. }
+            | HeldBy::NodeIsStopped { .. }
             | HeldBy::NotReadyYet { .. }
             | HeldBy::Running { .. }
             | HeldBy::VolumeVanished { .. }

@@ -12,6 +12,7 @@ use std::net::{IpAddr, SocketAddr};
 
 use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
+use uuid::Uuid;
 
 use crate::manager::Applied;
 use crate::manager::{InstanceOutput, Output};
@@ -443,6 +444,10 @@ pub struct AppliedV1 {
     pub generation: u64,
     /// Whether the declaration differs from the previous one.
     pub changed: bool,
+    /// The id of the operation that ends when the platform has settled. Absent if nothing was changed and
+    /// no such operation is in progress.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub operation: Option<Uuid>,
 }
 
 impl From<Applied> for AppliedV1 {
@@ -450,6 +455,7 @@ impl From<Applied> for AppliedV1 {
         Self {
             generation: applied.generation.0,
             changed: applied.changed,
+            operation: applied.operation.map(|operation| operation.0),
         }
     }
 }

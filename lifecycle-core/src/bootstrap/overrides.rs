@@ -1,5 +1,5 @@
-//! Scales, stops and starts services, adds and removes services and nodes, cordons and drains nodes,
-//! removes overrides, and waits until the platform has settled.
+//! Scales, stops and starts services, adds and removes services and nodes, cordons, drains, stops and
+//! starts nodes, removes overrides, and waits until the platform has settled.
 
 use std::collections::BTreeSet;
 use std::time::Duration;
@@ -8,7 +8,7 @@ use super::{ACCEPTED_WITHIN, Bootstrapper, Outcome, PACE, follow};
 use crate::api::ManagerApi;
 use crate::api::wire::{AppliedV1, NewNodeV1, NodeV1, OverrideV1, ServiceV1, StayingV1};
 use crate::error::{Error, Result};
-use crate::model::{NodeName, PlatformId, Scheduling, ServiceClass, ServiceName};
+use crate::model::{NodeName, NodeRequest, PlatformId, ServiceClass, ServiceName};
 use crate::platform::OverrideChange;
 
 /// How long the deletion of a node may take.
@@ -137,14 +137,14 @@ impl Bootstrapper {
         })
     }
 
-    /// Cordons or drains nodes, or opens them again, all at once, and waits until the platform has
-    /// settled. Also returns the replicas that stay on drained nodes. The outcome contains only failures
-    /// of the services that had a replica on the nodes.
-    pub async fn schedule_nodes(
+    /// Cordons, drains, stops or starts nodes, all at once, and waits until the platform has settled.
+    /// Also returns the replicas that stay on drained nodes, or have stopped with their nodes. The outcome
+    /// contains only other failures, and only those of services that had a replica on the nodes.
+    pub async fn change_nodes(
         &self,
         platform: PlatformId,
         names: &[String],
-        scheduling: Scheduling,
+        request: NodeRequest,
     ) -> Result<(Outcome, Vec<StayingV1>)> {
         let client = self.client(platform).await?;
         let client = client.as_ref();
@@ -162,14 +162,19 @@ impl Bootstrapper {
             .map(|service| &service.name)
             .collect();
         let concerned = |service: &ServiceName| here.contains(service);
-        let request = || client.schedule_nodes(names, scheduling);
-        let outcome = self.requested(client, concerned, request).await?;
+        let change = || client.change_nodes(names, request);
+        let mut outcome = self.requested(client, concerned, change).await?;
         let progress = self
             .wait("the manager's response", ACCEPTED_WITHIN)
             .repeat(|| client.progress(true))
             .await?;
         let staying = progress.plan.map(|plan| StayingV1::on(names, &plan));
-        Ok((outcome, staying.unwrap_or_default()))
+        let staying = staying.unwrap_or_default();
+        if request == NodeRequest::Stop {
+            let stays = |name: &String| staying.iter().any(|one| one.instance == *name);
+            outcome.failures.retain(|one| !stays(&one.instance));
+        }
+        Ok((outcome, staying))
     }
 
     /// Returns the overrides in force.

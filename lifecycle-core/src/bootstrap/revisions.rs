@@ -63,6 +63,7 @@ impl Bootstrapper {
                 Ok(AppliedV1 {
                     generation: done.generation,
                     changed: done.changed,
+                    operation: done.operation,
                 })
             },
         )

@@ -57,6 +57,7 @@ pub async fn all(backend: &dyn Backend) -> Result<()> {
     record::rejections_are_kept_until_cleared(&*backend.fresh().await?).await?;
     record::volumes_are_kept_by_node_and_name(&*backend.fresh().await?).await?;
     record::operations_are_found_until_they_end(&*backend.fresh().await?).await?;
+    record::answers_are_kept_until_they_are_deleted(&*backend.fresh().await?).await?;
     record::credentials_are_kept_by_name(&*backend.fresh().await?).await?;
     token::tokens_are_stored_by_id(backend).await?;
     chunk::chunks_are_stored_by_digest(backend).await?;

@@ -4,6 +4,7 @@
 use std::collections::BTreeSet;
 use std::time::Duration;
 
+use super::answers::ANSWERS_KEPT_FOR;
 use super::{Accepted, ENDED_OPERATIONS_KEPT_FOR, Manager};
 use crate::error::{Error, Result};
 use crate::model::{Chunk, ChunkDigest, Epoch};
@@ -49,7 +50,8 @@ impl Manager {
         })
     }
 
-    /// Deletes chunks that no stored declaration refers to, and operations that ended long ago.
+    /// Deletes chunks that no stored declaration refers to, operations that ended long ago, and old
+    /// answers.
     pub(super) async fn delete_unused(&self, epoch: Epoch) -> Result<()> {
         let now = self.backends.clock.now();
         let delete = Batch {
@@ -59,6 +61,9 @@ impl Manager {
                 },
                 Change::DeleteEndedOperations {
                     before: now - ENDED_OPERATIONS_KEPT_FOR,
+                },
+                Change::DeleteAnswers {
+                    before: now - ANSWERS_KEPT_FOR,
                 },
             ],
             events: Vec::new(),

@@ -2,20 +2,29 @@
 
 use std::sync::Arc;
 
-use super::{Accepted, Actor, Manager, emptied, is_platform_deletion};
+use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
+
+use super::{Accepted, Actor, Manager, Write, emptied, is_platform_deletion};
 use crate::error::{Error, Result};
-use crate::model::{Epoch, EventKind, Generation, NewEvent, Subject};
+use crate::model::{
+    Epoch, EventKind, Generation, NewEvent, Operation, OperationId, OperationKind, OperationState,
+    Subject,
+};
 use crate::platform::{Declaration, ManagerEndpoint, ManagerSpec, RevisionNote};
 use crate::reconcile::{Declared, Plan, PlanningInput, RetryOptions, Target, plan};
 use crate::registry::{Batch, Change};
 
 /// The result of a request that may change what is declared.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Applied {
     /// The current generation.
     pub generation: Generation,
     /// Whether the declaration differs from the previous one.
     pub changed: bool,
+    /// The operation that ends when the platform has settled; `None` if the declaration is unchanged and
+    /// no such operation is in progress.
+    pub operation: Option<OperationId>,
 }
 
 /// Why a declaration changes.
@@ -35,7 +44,9 @@ impl Manager {
     /// ([`Manager::put_chunk`]).
     pub async fn apply(&self, declaration: Declaration) -> Result<Applied> {
         let write = self.begin_write(Accepted::Always).await?;
-        let epoch = write.epoch;
+        if let Some(applied) = self.answered_change(&write).await? {
+            return Ok(applied);
+        }
         self.check(&declaration)?;
         self.reject_while_deleting("declaration").await?;
         self.check_chunks(&declaration).await?;
@@ -56,7 +67,8 @@ impl Manager {
             subject: Subject::Platform,
             what: format!("new declaration of {}", self.options.name),
         };
-        self.declare(epoch, previous, declaration, cause).await
+        self.declare(&write, previous, declaration, cause, |applied| applied)
+            .await
     }
 
     /// Fails with `the <what> was rejected` while the platform is being deleted.
@@ -71,49 +83,90 @@ impl Manager {
         })
     }
 
-    /// Records a declaration that replaces `previous`, unless both are identical, and aims at it.
-    pub(super) async fn declare(
+    /// Returns the answer to an earlier request with the same key.
+    pub(super) async fn answered_change<A: DeserializeOwned>(
         &self,
-        epoch: Epoch,
+        write: &Write<'_>,
+    ) -> Result<Option<A>> {
+        let answered = write.answered()?;
+        if answered.is_some() {
+            self.aim_at_current(write.epoch).await?;
+        }
+        Ok(answered)
+    }
+
+    /// Records a declaration that replaces `previous`, unless both are identical, and aims at it. The
+    /// answer is recorded with the declaration.
+    pub(super) async fn declare<A: Serialize>(
+        &self,
+        write: &Write<'_>,
         previous: Option<(Generation, Declaration)>,
         declaration: Declaration,
         cause: Cause,
-    ) -> Result<Applied> {
+        answer: impl FnOnce(Applied) -> A,
+    ) -> Result<A> {
         let registry = &self.backends.registry;
         let changed = previous.as_ref().is_none_or(|(_, d)| *d != declaration);
         let note = cause.note(previous.as_ref().map(|(_, d)| d), &declaration);
         let previous = previous.map(|(generation, _)| generation);
+        let (now, current) = (self.backends.clock.now(), previous.unwrap_or_default());
+        let generation = Generation(current.0 + u64::from(changed));
+        let operation = changed.then(|| Operation {
+            id: OperationId(self.backends.ids.uuid()),
+            kind: OperationKind::Declare {
+                generation,
+                subject: cause.subject.clone(),
+                request: cause.request.clone(),
+            },
+            state: OperationState::Running,
+            requested_at: now,
+        });
         let mut batch = Batch::of(Change::Declare {
             expected: previous,
             declaration: Box::new(declaration),
             note: Some(note),
         });
-        if changed {
-            let next = Generation(previous.unwrap_or_default().0 + 1);
+        if let Some(operation) = &operation {
             batch.events.push(NewEvent {
-                at: self.backends.clock.now(),
+                at: now,
                 kind: EventKind::Declared,
                 subject: cause.subject.clone(),
-                message: format!("{}: generation {next}", cause.what),
-                data: serde_json::Value::Null,
+                message: format!("{}: generation {generation}", cause.what),
+                data: serde_json::json!({ "operation": operation.id }),
             });
             batch.events.push(self.audit(&cause.request, cause.subject));
+            let put = Change::PutOperation(operation.clone());
+            batch.changes.push(put);
         }
-        let committed = registry.commit(epoch, batch).await?;
-        let generation = committed.generation.unwrap_or_default();
-        // Set the target for an unchanged declaration too: an earlier call may have recorded the
-        // declaration and then failed.
-        let is_aimed_at =
-            |target: &Target| !target.declared.deleting && target.declared.generation == generation;
-        if !self.target.borrow().as_ref().is_some_and(is_aimed_at) {
-            self.aim(epoch, &registry.snapshot().await?, false).await?;
-        }
-        // Without a control loop there are no failures to retry, so the error is ignored.
-        drop(self.request_retry(Subject::Platform, RetryOptions::default(), None));
-        Ok(Applied {
+        let id = operation.as_ref().map(|operation| operation.id);
+        let answer = answer(Applied {
             generation,
             changed,
-        })
+            operation: id.or_else(|| self.declaring(generation)),
+        });
+        batch.changes.extend(write.answer(&answer)?);
+        registry.commit(write.epoch, batch).await?;
+        self.open_operations().extend(operation);
+        self.aim_at_current(write.epoch).await?;
+        self.accepted.notify_one();
+        // Without a control loop there are no failures to retry, so the error is ignored.
+        drop(self.request_retry(Subject::Platform, RetryOptions::default(), None));
+        Ok(answer)
+    }
+
+    /// Makes sure that the current declaration is the target, also if it is unchanged: the call that
+    /// recorded it may have failed afterwards.
+    async fn aim_at_current(&self, epoch: Epoch) -> Result<()> {
+        let snapshot = self.backends.registry.snapshot().await?;
+        let current = snapshot.declaration.as_ref();
+        let current = current.map(|(generation, _)| *generation);
+        let is_aimed_at = |target: &Target| {
+            !target.declared.deleting && Some(target.declared.generation) == current
+        };
+        if self.target.borrow().as_ref().is_some_and(is_aimed_at) {
+            return Ok(());
+        }
+        self.aim(epoch, &snapshot, false).await
     }
 
     /// Plans, from the latest observation, what a declaration would change, with the overrides in

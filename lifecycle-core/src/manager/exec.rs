@@ -11,7 +11,7 @@ use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
 
 use super::output::Source;
-use super::{Accepted, Manager};
+use super::{Accepted, KeyedRequest, Manager};
 use crate::error::{Error, Result};
 use crate::host::NodeHandle;
 use crate::model::{InstanceId, InstanceRecord, InstanceState, ServiceName, Subject};
@@ -49,7 +49,18 @@ impl std::fmt::Debug for Conversation {
 impl Manager {
     /// Runs a command in the container of a replica. `name` is the name of a replica (`web-2`), or
     /// of a service. For a service, a ready replica is preferred.
+    ///
+    /// # Errors
+    /// - [`Error::NotFound`] if there is no such replica or service
+    /// - [`Error::Invalid`] if the request has a key: it cannot be answered again
     pub async fn exec(&self, name: &str, command: &ExecCommand) -> Result<Conversation> {
+        if KeyedRequest::is_current() {
+            return Err(Error::invalid(
+                "the Idempotency-Key",
+                "a command cannot be answered again",
+                "omit the header",
+            ));
+        }
         let snapshot = self.backends.registry.snapshot().await?;
         let declaration = snapshot.declaration.as_ref().map(|(_, d)| d);
         let services = || declaration.iter().flat_map(|d| d.services.keys());

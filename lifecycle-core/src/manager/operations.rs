@@ -3,7 +3,7 @@
 use std::sync::{MutexGuard, PoisonError};
 
 use super::{Manager, is_platform_deletion};
-use crate::model::Operation;
+use crate::model::{Operation, OperationState};
 
 impl Manager {
     /// Takes over the operations that a previous leader accepted.
@@ -16,6 +16,20 @@ impl Manager {
         self.operations
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Makes sure that an operation is carried out. The call that recorded it may have failed afterwards.
+    pub(super) fn take_up(&self, operation: &Operation) {
+        if operation.state != OperationState::Running || is_platform_deletion(operation) {
+            return;
+        }
+        let mut open = self.open_operations();
+        if open.iter().all(|known| known.id != operation.id) {
+            open.push(operation.clone());
+            drop(open);
+            self.aim_operations();
+            self.accepted.notify_one();
+        }
     }
 
     /// Passes the requests of the open operations to the control loop.

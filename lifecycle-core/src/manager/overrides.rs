@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use super::declaration::Cause;
 use super::{Accepted, Actor, Applied, Manager};
 use crate::error::{Error, Result};
-use crate::model::{NodeName, Scheduling, ServiceClass, ServiceName, Subject};
+use crate::model::{NodeName, NodeRequest, ServiceClass, ServiceName, Subject};
 use crate::platform::{Declaration, Override, OverrideChange, Requested, read_service};
 use crate::reconcile::Plan;
 use crate::registry::Snapshot;
@@ -142,32 +142,38 @@ impl Manager {
         .await
     }
 
-    /// Cordons or drains nodes, or opens them again, all at once. A repeated call changes nothing. The
-    /// replicas on a drained node move to other nodes; those that fit on no other node stay.
+    /// Cordons, drains, stops or starts nodes, all at once. A repeated call changes nothing. The replicas
+    /// on a drained or stopped node move to other nodes. Those that fit on no other node stay on a drained
+    /// node, and stop with a stopped one.
     ///
     /// # Errors
     /// - [`Error::NotFound`] if one of the nodes is not declared; nothing is changed
+    /// - [`Error::Invalid`] if one of the nodes cannot be stopped; nothing is changed
+    /// - [`Error::Unsupported`] if the provider cannot start and stop nodes
     /// - [`Error::Conflict`] if the platform is being deleted
     /// - [`Error::NotReady`] before the end of the first round
-    pub async fn schedule_nodes(
-        &self,
-        names: &[String],
-        scheduling: Scheduling,
-    ) -> Result<Applied> {
+    pub async fn change_nodes(&self, names: &[String], change: NodeRequest) -> Result<Applied> {
+        let capabilities = self.backends.cloud.capabilities();
+        if change == NodeRequest::Stop && !capabilities.powers {
+            return Err(Error::Unsupported {
+                what: "stopping nodes".into(),
+                backend: capabilities.name.into(),
+            });
+        }
         let (request, subject) = match names {
             [name] => {
                 let node = NodeName::try_from(name.as_str());
                 let subject = node.map_or(Subject::Platform, Subject::Node);
-                (scheduling.request().to_owned(), subject)
+                (change.to_string(), subject)
             }
             names => {
-                let request = format!("{} {}", scheduling.request(), names.join(", "));
+                let request = format!("{change} {}", names.join(", "));
                 (request, Subject::Platform)
             }
         };
         self.redeclare(&request, subject, |_, mut declaration, requested| {
             for name in names {
-                declaration = declaration.scheduling(name, scheduling, requested)?;
+                declaration = declaration.changing_node(name, change, requested)?;
             }
             Ok(declaration)
         })
@@ -185,6 +191,9 @@ impl Manager {
         let (name, field) = id.rsplit_once('.').unwrap_or((id, ""));
         let subject = match (NodeName::try_from(name), ServiceName::try_from(name)) {
             (Ok(node), _) if field == "scheduling" => Subject::Node(node),
+            (Ok(node), _) if field == "stopped" && self.is_node(&node).await? => {
+                Subject::Node(node)
+            }
             (_, Ok(service)) => Subject::Service(service),
             (_, Err(_)) => Subject::Platform,
         };
@@ -202,6 +211,11 @@ impl Manager {
         Ok(overrides.collect())
     }
 
+    async fn is_node(&self, name: &NodeName) -> Result<bool> {
+        let declaration = self.snapshot().await?.declaration;
+        Ok(declaration.is_some_and(|(_, declared)| declared.nodes.contains_key(name)))
+    }
+
     fn requested(&self) -> Requested {
         Requested {
             at: self.backends.clock.now(),
@@ -217,6 +231,9 @@ impl Manager {
         change: impl FnOnce(&Snapshot, Declaration, &Requested) -> Result<Declaration>,
     ) -> Result<Applied> {
         let write = self.begin_write(Accepted::AfterFirstRound).await?;
+        if let Some(applied) = self.answered_change(&write).await? {
+            return Ok(applied);
+        }
         let registry = &self.backends.registry;
         let what = format!("{request} of {subject}");
         self.reject_while_deleting(&what).await?;
@@ -232,7 +249,8 @@ impl Manager {
             subject,
             what,
         };
-        self.declare(write.epoch, Some(previous), declaration, cause)
+        let previous = Some(previous);
+        self.declare(&write, previous, declaration, cause, |applied| applied)
             .await
     }
 }

@@ -1,7 +1,7 @@
 //! Accepts restarts of services, and of nodes. A restart is an operation. It lists the runs of
 //! containers ([`ContainerRun`]) that the control loop must replace.
 
-mod ending;
+pub(super) mod ending;
 mod node;
 
 use std::collections::BTreeMap;
@@ -35,6 +35,9 @@ impl Manager {
         replaces: Option<&BTreeMap<InstanceId, DateTime<Utc>>>,
     ) -> Result<Operation> {
         let write = self.begin_write(Accepted::AfterFirstRound).await?;
+        if let Some(operation) = self.answered_operation(&write).await? {
+            return Ok(operation);
+        }
         let epoch = write.epoch;
         let registry = &self.backends.registry;
         let open = registry.open_operations().await?;
@@ -55,7 +58,7 @@ impl Manager {
         let mut requested = replaces.cloned().unwrap_or_else(|| starts(&runs));
         requested.retain(|id, _| replicas.contains(id));
         if let Some(same) = restart_of(&requested, &open) {
-            return Ok(same.clone());
+            return self.join(&write, same).await;
         }
         let unknown = requested.keys().find(|id| self.is_unknown(id));
         let obstacle = match unknown {
@@ -74,7 +77,7 @@ impl Manager {
         let joiners = joiners(runs.keys(), declaration);
         runs.extend(self.runs_of(&joiners));
         if let Some(same) = restart_of(&starts(&runs), &open) {
-            return Ok(same.clone());
+            return self.join(&write, same).await;
         }
         let now = self.backends.clock.now();
         let operation = Operation {
@@ -91,6 +94,7 @@ impl Manager {
             requested_at: now,
         };
         let mut batch = Batch::of(Change::PutOperation(operation.clone()));
+        batch.changes.extend(write.answer(&operation.id)?);
         if !runs.is_empty() {
             let subject = Subject::Service(service.clone());
             let request = format!("restart {}", listed(runs.keys()));
@@ -146,7 +150,8 @@ fn restart_of<'o>(
             let run = replaces.get(id);
             run.is_some_and(|run| run.started_at == *started_at)
         }),
-        OperationKind::DeletePlatform { .. }
+        OperationKind::Declare { .. }
+        | OperationKind::DeletePlatform { .. }
         | OperationKind::RestartNode { .. }
         | OperationKind::Rollout { .. } => false,
     };

@@ -2,6 +2,8 @@
 
 use std::collections::BTreeSet;
 
+use serde::{Deserialize, Serialize};
+
 use super::declaration::Cause;
 use super::{Accepted, Applied, Manager};
 use crate::error::{Error, Result};
@@ -10,7 +12,7 @@ use crate::platform::{Declaration, Restored, RestoredSecrets, Revision, SecretVa
 use crate::reconcile::Plan;
 
 /// The result of [`Manager::rollback`].
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct RolledBack {
     pub applied: Applied,
     /// The values that were not restored, because they may be secrets.
@@ -35,6 +37,9 @@ impl Manager {
     /// - [`Error::Invalid`] if the services cannot run on the platform as it is now
     pub async fn rollback(&self, to: Generation, secrets: RestoredSecrets) -> Result<RolledBack> {
         let write = self.begin_write(Accepted::Always).await?;
+        if let Some(answered) = self.answered_change(&write).await? {
+            return Ok(answered);
+        }
         let (previous, restored) = self.restored(to, secrets).await?;
         let request = format!("rollback to {to}");
         let cause = Cause {
@@ -42,13 +47,14 @@ impl Manager {
             request,
             subject: Subject::Platform,
         };
-        let previous = Some(previous);
-        let applied = self.declare(write.epoch, previous, restored.declaration, cause);
-        Ok(RolledBack {
-            applied: applied.await?,
+        let answer = |applied| RolledBack {
+            applied,
             kept: restored.kept,
             without_current: restored.without_current,
-        })
+        };
+        let previous = Some(previous);
+        self.declare(&write, previous, restored.declaration, cause, answer)
+            .await
     }
 
     /// Plans, from the latest observation, what [`Self::rollback`] would change. Changes nothing.

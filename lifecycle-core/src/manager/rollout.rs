@@ -25,6 +25,9 @@ impl Manager {
     /// - [`Error::NotReady`] before the end of the first round
     pub async fn rollout(&self, name: &str, request: RolloutRequest) -> Result<Operation> {
         let write = self.begin_write(Accepted::AfterFirstRound).await?;
+        if let Some(operation) = self.answered_operation(&write).await? {
+            return Ok(operation);
+        }
         let registry = &self.backends.registry;
         let failed = |why: &str| Error::Conflict {
             what: format!("the {} of the rollout of {name} failed", noun(request)),
@@ -66,7 +69,7 @@ impl Manager {
         // A rollout that has failed again can be resumed again.
         let resumes_again = request == RolloutRequest::Resume && is_stopped(progress);
         if let Some(same) = same.filter(|_| is_repeated && !resumes_again) {
-            return Ok(same.clone());
+            return self.join(&write, same).await;
         }
         let now = self.backends.clock.now();
         let id = same.map_or_else(|| OperationId(self.backends.ids.uuid()), |same| same.id);
@@ -88,7 +91,8 @@ impl Manager {
             data: serde_json::json!({ "operation": id, "request": request }),
         };
         let audit = self.audit(&format!("rollout {request}"), event.subject.clone());
-        let batch = Batch::of(Change::PutOperation(operation.clone()));
+        let mut batch = Batch::of(Change::PutOperation(operation.clone()));
+        batch.changes.extend(write.answer(&operation.id)?);
         let batch = batch.event(audit).event(event);
         registry.commit(write.epoch, batch).await?;
         self.open_operations().retain(|open| open.id != id);

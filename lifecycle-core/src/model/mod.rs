@@ -40,7 +40,7 @@ pub use mount::{
     FileContents, FileTree, MemoryMount, NodeMount, ShippedFile, ShippedMount, TreeEntry,
     VolumeMount, VolumeOptions,
 };
-pub use node::{Addresses, Existing, NodeSpec, Origin, Resources, Scheduling};
+pub use node::{Addresses, Existing, NodeRequest, NodeSpec, Origin, Resources, Scheduling};
 pub use operation::{ContainerRun, Operation, OperationId, OperationKind, OperationState};
 pub use owner::Owner;
 pub use public_port::{PublicPort, PublicPorts};

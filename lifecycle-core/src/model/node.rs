@@ -60,6 +60,9 @@ pub struct NodeSpec {
     /// Which replicas the node may have.
     #[serde(default, skip_serializing_if = "is_default")]
     pub scheduling: Scheduling,
+    /// Whether the node is stopped until it is started on request.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub stopped: bool,
 }
 
 /// Which replicas a node may have.
@@ -75,14 +78,42 @@ pub enum Scheduling {
     Drained,
 }
 
-impl Scheduling {
-    /// Returns the name of the request that sets this value.
-    pub fn request(self) -> &'static str {
-        match self {
-            Self::Open => "uncordon",
-            Self::Cordoned => "cordon",
-            Self::Drained => "drain",
-        }
+/// A request that changes what is declared about a node.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum NodeRequest {
+    /// The node gets no new replicas.
+    Cordon,
+    /// The node's replicas move to other nodes.
+    Drain,
+    /// The node may have all replicas again.
+    Uncordon,
+    /// The node's replicas move to other nodes, and then the node is stopped. A replica that fits on no
+    /// other node stops with it.
+    Stop,
+    /// A stopped node is started.
+    Start,
+}
+
+impl NodeRequest {
+    /// All requests.
+    pub const ALL: [Self; 5] = [
+        Self::Cordon,
+        Self::Drain,
+        Self::Uncordon,
+        Self::Stop,
+        Self::Start,
+    ];
+}
+
+impl fmt::Display for NodeRequest {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Cordon => "cordon",
+            Self::Drain => "drain",
+            Self::Uncordon => "uncordon",
+            Self::Stop => "stop",
+            Self::Start => "start",
+        })
     }
 }
 
@@ -109,6 +140,7 @@ impl NodeSpec {
             existing: None,
             origin: Origin::File,
             scheduling: Scheduling::Open,
+            stopped: false,
         }
     }
 }

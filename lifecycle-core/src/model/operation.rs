@@ -7,7 +7,9 @@ use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
-use super::{ContainerId, InstanceId, NodeName, RolloutRequest, ServiceName, SpecDigest, Subject};
+use super::{
+    ContainerId, Generation, InstanceId, NodeName, RolloutRequest, ServiceName, SpecDigest, Subject,
+};
 
 /// The id of an operation.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -25,6 +27,14 @@ impl fmt::Display for OperationId {
 #[serde(rename_all = "kebab-case", tag = "kind")]
 #[non_exhaustive]
 pub enum OperationKind {
+    /// Bring the platform to a new generation.
+    Declare {
+        generation: Generation,
+        /// What the request changes in the declaration.
+        subject: Subject,
+        /// The name of the request, for example `scale to 5`.
+        request: String,
+    },
     /// Remove the whole platform.
     DeletePlatform {
         /// Whether to remove the named volumes from nodes that are not deleted.
@@ -92,6 +102,7 @@ impl Operation {
     /// Returns what the operation is about.
     pub fn subject(&self) -> Subject {
         match &self.kind {
+            OperationKind::Declare { subject, .. } => subject.clone(),
             OperationKind::DeletePlatform { .. } => Subject::Platform,
             OperationKind::Restart { service, .. } | OperationKind::Rollout { service, .. } => {
                 Subject::Service(service.clone())

@@ -11,7 +11,8 @@ use super::compose::MAX_REPLICAS;
 use super::validate::MAX_INSTANCES;
 use crate::error::{Error, Result};
 use crate::model::{
-    NodeName, NodeSpec, Origin, Scheduling, ServiceClass, ServiceName, ServiceSpec, Subject,
+    Existing, NodeName, NodeRequest, NodeSpec, Origin, Scheduling, ServiceClass, ServiceName,
+    ServiceSpec, Subject,
 };
 
 /// The overrides of a declaration. A declaration with overrides contains the effective values; each
@@ -29,6 +30,9 @@ pub struct Overrides {
     /// Nodes that are cordoned or drained.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     scheduled: BTreeMap<NodeName, ScheduledNode>,
+    /// Nodes that are stopped until they are started.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    stopped_nodes: BTreeMap<NodeName, Requested>,
     /// Set if the manager began with an empty registry: overrides may have been lost with the previous
     /// one. Contains the nodes that are to be deleted nevertheless.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -99,7 +103,7 @@ pub enum OverrideKind {
         /// The number in the files.
         declared: u16,
     },
-    /// The service has no replicas until it is started.
+    /// The service has no replicas, or the node is stopped, until it is started.
     Stopped,
     /// The service or node is declared in addition to those in the files.
     Added,
@@ -218,7 +222,13 @@ impl Overrides {
             kind: OverrideKind::Scheduling(one.scheduling),
             requested: one.requested.clone(),
         });
-        services.chain(new).chain(nodes).chain(scheduled)
+        let stopped = self.stopped_nodes.iter().map(|(node, requested)| Override {
+            subject: Subject::Node(node.clone()),
+            kind: OverrideKind::Stopped,
+            requested: requested.clone(),
+        });
+        let of_nodes = nodes.chain(scheduled).chain(stopped);
+        services.chain(new).chain(of_nodes)
     }
 }
 
@@ -239,6 +249,22 @@ impl ServiceOverrides {
         let running = self.scaled.as_ref().map_or(self.declared, |s| s.replicas);
         if self.stopped.is_some() { 0 } else { running }
     }
+}
+
+/// Fails if the node cannot be stopped and started again.
+fn reject_stop(spec: &NodeSpec, manager_node: &NodeName) -> Result<()> {
+    let why = if spec.name == *manager_node {
+        "the manager runs on it"
+    } else if spec.existing == Some(Existing::Host) {
+        "it belongs to no cloud, so the platform could not start it again"
+    } else {
+        return Ok(());
+    };
+    Err(Error::invalid(
+        format!("stopping node {}", spec.name),
+        why,
+        "name another node",
+    ))
 }
 
 fn declared_in_files(name: &ServiceName) -> Error {
@@ -262,6 +288,7 @@ impl Declaration {
             .retain(|name, _| !overrides.nodes.contains_key(name));
         for spec in files.nodes.values_mut() {
             spec.scheduling = Scheduling::Open;
+            spec.stopped = false;
         }
         files
     }
@@ -301,6 +328,12 @@ impl Declaration {
             if let Some(spec) = effective.nodes.get_mut(&name) {
                 spec.scheduling = scheduled.scheduling;
                 effective.overrides.scheduled.insert(name, scheduled);
+            }
+        }
+        for (name, requested) in overrides.stopped_nodes {
+            if let Some(spec) = effective.nodes.get_mut(&name) {
+                spec.stopped = true;
+                effective.overrides.stopped_nodes.insert(name, requested);
             }
         }
         for (name, changed) in effective.in_groups(overrides.services) {
@@ -458,6 +491,7 @@ impl Declaration {
         spec.name = name.clone();
         spec.origin = Origin::Api;
         spec.scheduling = Scheduling::Open;
+        spec.stopped = false;
         let added = self.overrides.nodes.get(&name);
         if added.is_some_and(|added| added.spec == spec) {
             return Ok(self);
@@ -503,20 +537,23 @@ impl Declaration {
         }
         self.nodes.remove(&node);
         self.overrides.scheduled.remove(&node);
+        self.overrides.stopped_nodes.remove(&node);
         if let Some(removed) = &mut self.overrides.lost {
             removed.insert(node);
         }
         Ok(self)
     }
 
-    /// Cordons or drains a node, or opens it again.
+    /// Changes what is declared about a node. A repeated request changes nothing.
     ///
     /// # Errors
-    /// [`Error::NotFound`] if the node is not declared
-    pub fn scheduling(
+    /// - [`Error::NotFound`] if the node is not declared
+    /// - [`Error::Invalid`] if the node cannot be stopped: the manager runs on it, or it has no cloud that
+    ///   could start it again
+    pub fn changing_node(
         mut self,
         name: &str,
-        scheduling: Scheduling,
+        request: NodeRequest,
         requested: &Requested,
     ) -> Result<Self> {
         let known = self.nodes.keys();
@@ -526,11 +563,28 @@ impl Declaration {
         let spec = nodes
             .find(|spec| spec.name.as_str() == name)
             .ok_or(unknown)?;
+        let (name, requested) = (spec.name.clone(), requested.clone());
+        let scheduling = match request {
+            NodeRequest::Cordon => Scheduling::Cordoned,
+            NodeRequest::Drain => Scheduling::Drained,
+            NodeRequest::Uncordon => Scheduling::Open,
+            NodeRequest::Stop if spec.stopped => return Ok(self),
+            NodeRequest::Stop => {
+                reject_stop(spec, &self.manager.node)?;
+                spec.stopped = true;
+                self.overrides.stopped_nodes.insert(name, requested);
+                return Ok(self);
+            }
+            NodeRequest::Start => {
+                spec.stopped = false;
+                self.overrides.stopped_nodes.remove(&name);
+                return Ok(self);
+            }
+        };
         if spec.scheduling == scheduling {
             return Ok(self);
         }
         spec.scheduling = scheduling;
-        let (name, requested) = (spec.name.clone(), requested.clone());
         let scheduled = ScheduledNode {
             scheduling,
             requested,
@@ -555,6 +609,14 @@ impl Declaration {
         if field == "scheduling" && self.nodes.keys().any(|known| known.as_str() == name) {
             let mut overrides = self.overrides.clone();
             overrides.scheduled.retain(|node, _| node.as_str() != name);
+            return self.overridden(overrides);
+        }
+        let mut nodes = self.overrides.stopped_nodes.keys();
+        if field == "stopped" && nodes.any(|node| node.as_str() == name) {
+            let mut overrides = self.overrides.clone();
+            overrides
+                .stopped_nodes
+                .retain(|node, _| node.as_str() != name);
             return self.overridden(overrides);
         }
         let service = self.services.keys().find(|known| known.as_str() == name);

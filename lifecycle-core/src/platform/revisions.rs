@@ -66,6 +66,8 @@ pub enum Part {
     Files,
     /// Whether a node is open, cordoned or drained.
     Scheduling,
+    /// Whether a node is stopped.
+    Stopped,
     /// Everything else.
     Settings,
     /// A part that only a later version knows.
@@ -81,6 +83,7 @@ impl fmt::Display for Part {
             Self::Environment => "environment",
             Self::Files => "files",
             Self::Scheduling => "scheduling",
+            Self::Stopped => "stopped",
             Self::Settings => "settings",
             Self::Unknown => "unknown",
         })
@@ -107,14 +110,14 @@ pub struct Restored {
 }
 
 /// A value that may be a secret.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct SecretValue {
     pub service: ServiceName,
     pub place: SecretPlace,
 }
 
 /// Where a secret is in a service.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub enum SecretPlace {
     /// A variable of the environment.
     Variable(String),
@@ -227,8 +230,12 @@ fn node_parts(earlier: &NodeSpec, now: &NodeSpec) -> BTreeSet<Part> {
     if earlier.scheduling != now.scheduling {
         parts.insert(Part::Scheduling);
     }
+    if earlier.stopped != now.stopped {
+        parts.insert(Part::Stopped);
+    }
     let rest = NodeSpec {
         scheduling: now.scheduling,
+        stopped: now.stopped,
         ..earlier.clone()
     };
     if rest != *now {

@@ -130,7 +130,7 @@ impl Execution {
         match action.work() {
             Work::CreateNode => cloud.create,
             Work::StartNode => cloud.start,
-            Work::RestartNode => cloud.restart,
+            Work::StopNode | Work::RestartNode => cloud.restart,
             Work::DeleteNode => cloud.delete,
             Work::PrepareNode => other.prepare,
             Work::PublicPorts => other.public_ports,
@@ -170,6 +170,10 @@ impl Execution {
             Action::StartNode { node } => {
                 let node = node.clone();
                 self.change(NodeChange::Start { node }, progress).await
+            }
+            Action::StopNode { node } => {
+                let node = node.clone();
+                self.change(NodeChange::Stop { node }, progress).await
             }
             Action::RestartNode { node, boot_id } => {
                 let (node, boot_id) = (node.clone(), boot_id.clone());

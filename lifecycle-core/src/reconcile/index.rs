@@ -215,6 +215,16 @@ impl<'a> Index<'a> {
         self.joining.get(container).map_or(&[], Vec::as_slice)
     }
 
+    /// Returns whether a volume of the replica, or of one that joins its network, may bind it to a node.
+    pub(super) fn binds(&self, replica: usize, service: usize) -> bool {
+        let mounts = |service: usize| {
+            let container = &self.services[service].service.spec.container;
+            !container.volumes.is_empty()
+        };
+        let mut joiners = self.joiners[replica].iter();
+        mounts(service) || joiners.any(|(joiner, _)| mounts(*joiner))
+    }
+
     pub(super) fn node(&self, name: &NodeName) -> Option<usize> {
         self.node_positions.get(name).copied()
     }

@@ -10,6 +10,7 @@ use super::declared::{Declared, DeclaredService};
 use super::index::Index;
 use super::input::History;
 use super::observe::Observed;
+use crate::cloud::Power;
 use crate::model::{
     Constraint, InstanceId, NodeName, NodeSpec, Protocol, Resources, Scheduling, VolumeName,
 };
@@ -21,7 +22,7 @@ pub struct Placement {
     pub nodes: BTreeMap<InstanceId, NodeName>,
     /// For each remaining replica, why it fits on no node.
     pub unplaceable: BTreeMap<InstanceId, String>,
-    /// For each replica that stays on a drained node, why it fits on no other node.
+    /// For each replica that stays on a drained or stopped node, why it fits on no other node.
     pub staying: BTreeMap<InstanceId, String>,
 }
 
@@ -99,7 +100,11 @@ pub(super) fn place_indexed<'a>(
                     .is_none()
             });
             match home {
-                Some(node) if homes.is_drained(node) => {
+                Some(node) if homes.is_off(node) && index.binds(replica, service_position) => {
+                    let why = "its volumes may be on the stopped node, and data is not moved";
+                    placing.stay(node, replica, service_position, service.service, why);
+                }
+                Some(node) if homes.is_drained(node) || homes.is_off(node) => {
                     leaving.push((service_position, replica, node));
                 }
                 Some(node) => placing.put(node, replica, service_position, service.service),
@@ -281,7 +286,15 @@ impl<'i, 'a> Homes<'i, 'a> {
     /// Returns whether replicas must leave the node. The replicas on a node whose engine is not observed
     /// do not leave it: they may still run there, and their volumes are not known.
     fn is_drained(&self, node: usize) -> bool {
-        self.specs[node].scheduling == Scheduling::Drained && self.has_engine(node)
+        let spec = self.specs[node];
+        (spec.scheduling == Scheduling::Drained || spec.stopped) && self.has_engine(node)
+    }
+
+    /// Returns whether the node was stopped on request. Nothing runs on it, so a replica without volumes
+    /// can start elsewhere.
+    fn is_off(&self, node: usize) -> bool {
+        let view = self.observed.nodes.get(self.index.nodes[node]);
+        self.specs[node].stopped && view.is_some_and(|view| view.machine.power == Power::Stopped)
     }
 
     /// Sorts the nodes that a replica is tied to, strongest ties first. A replica on a drained node
@@ -444,11 +457,7 @@ impl<'a> Placing<'_, 'a> {
                 self.placed.unplaceable.insert(replica, why.clone());
                 // With volumes, the following replicas may still fit, because volumes bind each
                 // replica separately.
-                let has_volumes =
-                    |service: &DeclaredService| !service.spec.container.volumes.is_empty();
-                let mut joiners = self.index.joiners[replica].iter();
-                let binds = has_volumes(service)
-                    || joiners.any(|(joiner, _)| has_volumes(self.index.services[*joiner].service));
+                let binds = self.index.binds(replica, service_position);
                 no_node = (!binds).then_some(why);
             }
         }
@@ -476,10 +485,22 @@ impl<'a> Placing<'_, 'a> {
         }
         let why =
             self.reasons(|node| self.obstacle_to_move(node, replica, service_position, service));
-        self.put(drained, replica, service_position, service);
+        self.stay(drained, replica, service_position, service, &why);
+    }
+
+    /// Places a replica on the drained or stopped node where it is.
+    fn stay(
+        &mut self,
+        node: usize,
+        replica: usize,
+        service_position: usize,
+        service: &'a DeclaredService,
+        why: &str,
+    ) {
+        self.put(node, replica, service_position, service);
         let joiners = self.index.joiners[replica].iter();
         for position in joiners.map(|(_, position)| *position).chain([replica]) {
-            self.placed.staying.insert(position, why.clone());
+            self.placed.staying.insert(position, why.to_owned());
         }
     }
 
@@ -491,9 +512,11 @@ impl<'a> Placing<'_, 'a> {
         service_position: usize,
         service: &'a DeclaredService,
     ) -> Option<Obstacle<'s>> {
-        let scheduling = self.specs[node].scheduling;
-        if scheduling != Scheduling::Open {
-            Some(Obstacle::Scheduling(scheduling))
+        let spec = self.specs[node];
+        if spec.stopped {
+            Some(Obstacle::Stopped)
+        } else if spec.scheduling != Scheduling::Open {
+            Some(Obstacle::Scheduling(spec.scheduling))
         } else if !self.homes.has_engine(node) {
             Some(Obstacle::NotReady)
         } else {
@@ -639,9 +662,14 @@ impl<'a> Placing<'_, 'a> {
         service_position: usize,
         service: &'a DeclaredService,
     ) -> Option<Obstacle<'s>> {
-        let scheduling = self.specs[node].scheduling;
-        if scheduling != Scheduling::Open && !self.homes.has(node, replica) {
-            return Some(Obstacle::Scheduling(scheduling));
+        let spec = self.specs[node];
+        let is_open = spec.scheduling == Scheduling::Open && !spec.stopped;
+        if !is_open && !self.homes.has(node, replica) {
+            return Some(if spec.stopped {
+                Obstacle::Stopped
+            } else {
+                Obstacle::Scheduling(spec.scheduling)
+            });
         }
         let index = self.index;
         let joiners = index.joiners[replica].iter();
@@ -727,6 +755,7 @@ impl<'a> Placing<'_, 'a> {
 #[derive(Debug)]
 enum Obstacle<'a> {
     Scheduling(Scheduling),
+    Stopped,
     NotReady,
     Constraint(&'a Constraint),
     Volume {
@@ -762,6 +791,7 @@ impl fmt::Display for Obstacle<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Scheduling(scheduling) => write!(f, "{scheduling}"),
+            Self::Stopped => f.write_str("stopped"),
             Self::NotReady => f.write_str("not ready"),
             Self::Constraint(constraint) => {
                 write!(f, "does not meet the constraint `{constraint}`")

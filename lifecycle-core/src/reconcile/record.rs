@@ -236,6 +236,8 @@ impl Recording<'_> {
         } else if was_ready && record.state == InstanceState::Completed {
             let message = format!("{} has completed", record.id);
             self.event(EventKind::NotReady, subject, message);
+        } else if was_ready && !is_ready && self.is_ready_elsewhere(&record) {
+            // Its successor has replaced the container.
         } else if was_ready && !is_ready {
             let why = match &record.state {
                 InstanceState::Unhealthy { why } => format!("unhealthy: {why}"),
@@ -262,6 +264,9 @@ impl Recording<'_> {
                 subject,
                 format!("{} is no longer ready: {why}", record.id),
             );
+        } else if let Some(exit) = self.early_end(&record, old, container) {
+            let message = format!("{} ended before it was ready: {exit}", record.id);
+            self.event(EventKind::NotReady, subject, message);
         } else if let InstanceState::Failed { why } = &record.state
             && old.is_none_or(|o| !matches!(o.state, InstanceState::Failed { .. }))
         {
@@ -273,6 +278,41 @@ impl Recording<'_> {
         }
         let change = Change::PutInstance(Box::new(record));
         self.batch.changes.push(change);
+    }
+
+    /// Returns whether another container of the same replica is ready.
+    fn is_ready_elsewhere(&self, record: &InstanceRecord) -> bool {
+        let views = self.observed.nodes.values();
+        let mut containers = views.flat_map(|view| {
+            let state = view.engine_state().into_iter();
+            let containers = state.flat_map(|state| &state.containers);
+            containers.map(move |container| (view, container))
+        });
+        containers.any(|(view, container)| {
+            container.id != record.container
+                && matches!(&container.role, Role::Instance(id) if *id == record.id)
+                && container.state.is_running()
+                && matches!(
+                    view.readiness.get(&container.id),
+                    Some(Readiness::Ready { .. })
+                )
+        })
+    }
+
+    /// Returns how a container that was never ready ended by itself, if it is started again.
+    fn early_end(
+        &self,
+        record: &InstanceRecord,
+        old: Option<&InstanceRecord>,
+        container: Option<&ObservedContainer>,
+    ) -> Option<String> {
+        let is_new = old.is_some_and(|old| {
+            old.state == InstanceState::Starting || old.started_at != record.started_at
+        });
+        let ended = record.state == InstanceState::Stopped
+            && is_new
+            && !self.under_way.stopping.contains(&record.container);
+        container.filter(|_| ended)?.exit()
     }
 
     /// Records the volumes that instances use, and reports those that vanished.

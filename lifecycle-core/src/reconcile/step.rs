@@ -41,8 +41,15 @@ pub enum Reason {
     NodeFailed,
     /// A restart of the node was requested.
     NodeRestartRequested,
+    /// A stop of the node was requested.
+    NodeStopRequested,
     /// The replica's node is about to be restarted.
     NodeRestarts {
+        /// The node.
+        node: NodeName,
+    },
+    /// The replica's node is about to be stopped.
+    NodeStops {
         /// The node.
         node: NodeName,
     },
@@ -157,7 +164,9 @@ impl fmt::Display for Reason {
                 "the cloud failed to create the node, so it is deleted and created again",
             ),
             Self::NodeRestartRequested => f.write_str("a restart of the node was requested"),
+            Self::NodeStopRequested => f.write_str("a stop of the node was requested"),
             Self::NodeRestarts { node } => write!(f, "its node {node} is about to be restarted"),
+            Self::NodeStops { node } => write!(f, "its node {node} is about to be stopped"),
             Self::NodeNotDeclared => {
                 f.write_str("created for this platform, but no longer declared")
             }
@@ -285,6 +294,16 @@ pub enum HeldBy {
     NodeRestartsAfter {
         /// One of the replicas that stop first.
         replica: InstanceId,
+    },
+    /// A stop of the node was requested, and containers on it are still running.
+    NodeStopsAfter {
+        /// One of the replicas that move or stop first.
+        replica: InstanceId,
+    },
+    /// The node was stopped on request.
+    NodeIsStopped {
+        /// The node.
+        node: NodeName,
     },
     /// The replica needs a node that cannot be used now. The plan's entry for the node contains the
     /// reason.
@@ -430,10 +449,10 @@ pub enum HeldBy {
         /// What excludes each node.
         why: String,
     },
-    /// The replica runs on a drained node, and fits on no other one.
+    /// The replica is on a drained or stopped node, and fits on no other one.
     StaysOnDrained {
         node: NodeName,
-        /// What excludes each node.
+        /// Why the replica does not fit on each of the other nodes.
         why: String,
     },
     /// The service, replica or node failed. Only a new declaration or a requested retry can resolve
@@ -524,6 +543,15 @@ impl fmt::Display for HeldBy {
             },
             Self::NodeRestartsAfter { replica } => {
                 write!(f, "is restarted after {replica} has stopped")
+            }
+            Self::NodeStopsAfter { replica } => {
+                write!(f, "is stopped after {replica} has moved or stopped")
+            }
+            Self::NodeIsStopped { node } => {
+                write!(
+                    f,
+                    "stopped on request; `bootstrapper node start {node}` starts it"
+                )
             }
             Self::Node { node } => write!(f, "waits for node {node}"),
             Self::Agent { node, why, .. } => write!(f, "waits for the agent on {node}: {why}"),

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use chrono::{DateTime, SubsecRound, Utc};
 
-use super::{Change, NodeRecord, RejectedSpec, Snapshot, VolumeRecord};
+use super::{AnswerRecord, Change, NodeRecord, RejectedSpec, Snapshot, VolumeRecord};
 use crate::error::{Error, Result};
 use crate::model::{
     ApiToken, Chunk, ChunkDigest, ContainerId, Epoch, Generation, InstanceId, InstanceRecord,
@@ -34,6 +34,9 @@ pub struct Effect {
     pub operations: BTreeMap<OperationId, Operation>,
     /// The operations that ended before this time are deleted.
     pub delete_ended_operations: Option<DateTime<Utc>>,
+    pub answers: BTreeMap<String, AnswerRecord>,
+    /// The answers that were given before this time are deleted.
+    pub delete_answers: Option<DateTime<Utc>>,
     pub credentials: BTreeMap<String, Sensitive>,
     pub tokens: BTreeMap<TokenId, Option<ApiToken>>,
     pub manager: Option<ManagerEndpoint>,
@@ -101,6 +104,12 @@ impl Effect {
             Change::PutOperation(operation) => {
                 self.operations.insert(operation.id, operation);
             }
+            Change::PutAnswer(answer) => {
+                self.answers.insert(answer.key.clone(), answer);
+            }
+            Change::DeleteAnswers { before } => {
+                self.delete_answers = self.delete_answers.max(Some(before));
+            }
             Change::PutCredential { name, credential } => {
                 self.credentials.insert(name, credential);
             }
@@ -166,7 +175,7 @@ impl Snapshot {
         Ok(())
     }
 
-    /// Applies an effect, except for earlier generations, operations, credentials, tokens, chunks and the
+    /// Applies an effect, except for earlier generations, operations, answers, credentials, tokens, chunks and the
     /// epoch, which a snapshot does not contain.
     pub(super) fn take(&mut self, effect: Effect) {
         if let Some(declared) = effect.declarations.into_iter().next_back() {
@@ -209,7 +218,9 @@ impl Change {
             Self::DeleteUnusedChunks {
                 stored_before: time,
             }
-            | Self::DeleteEndedOperations { before: time } => *time = stored(*time),
+            | Self::DeleteEndedOperations { before: time }
+            | Self::DeleteAnswers { before: time } => *time = stored(*time),
+            Self::PutAnswer(answer) => answer.at = stored(answer.at),
             Self::PutOperation(operation) => {
                 operation.requested_at = stored(operation.requested_at);
                 match &mut operation.state {

@@ -11,8 +11,8 @@ use chrono::{DateTime, Utc};
 use super::effect::{Effect, lease_end, merge, stored, stored_event};
 use super::kind::{follows_another, is_central};
 use super::{
-    Batch, Change, Committed, EventPage, KindDatabase, Lease, Mirrored, REVISIONS_KEPT, Registry,
-    RegistryId, Snapshot, StoredTokens,
+    AnswerRecord, Batch, Change, Committed, EventPage, KindDatabase, Lease, Mirrored,
+    REVISIONS_KEPT, Registry, RegistryId, Snapshot, StoredTokens,
 };
 use crate::clock::Clock;
 use crate::error::{Error, Result};
@@ -39,6 +39,7 @@ struct State {
     /// The latest generations.
     revisions: BTreeMap<Generation, (Revision, Declaration)>,
     operations: BTreeMap<OperationId, Operation>,
+    answers: BTreeMap<String, AnswerRecord>,
     credentials: BTreeMap<String, Sensitive>,
     tokens: BTreeMap<TokenId, ApiToken>,
     /// The chunks, with the times at which they were stored.
@@ -88,6 +89,10 @@ impl State {
         if let Some(before) = effect.delete_ended_operations {
             let is_old = |operation: &Operation| operation.ended_at().is_some_and(|at| at < before);
             self.operations.retain(|_, operation| !is_old(operation));
+        }
+        self.answers.append(&mut effect.answers);
+        if let Some(before) = effect.delete_answers {
+            self.answers.retain(|_, answer| answer.at >= before);
         }
         self.credentials.append(&mut effect.credentials);
         merge(&mut self.tokens, std::mem::take(&mut effect.tokens));
@@ -237,6 +242,10 @@ impl Registry for MemoryRegistry {
         let mut open = self.operations(u32::MAX).await?;
         open.retain(|operation| operation.state == OperationState::Running);
         Ok(open)
+    }
+
+    async fn answer(&self, key: &str) -> Result<Option<AnswerRecord>> {
+        Ok(self.state().answers.get(key).cloned())
     }
 
     async fn events(&self, after: u64, limit: u32) -> Result<EventPage> {

@@ -112,6 +112,17 @@ pub struct VolumeRecord {
     pub is_missing: bool,
 }
 
+/// The answer to a request that its client may repeat.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct AnswerRecord {
+    /// Identifies the client, and the key that it has chosen for the request.
+    pub key: String,
+    /// The digest of the request.
+    pub request: String,
+    pub answer: serde_json::Value,
+    pub at: DateTime<Utc>,
+}
+
 /// A change to the registry.
 #[derive(Debug, Clone, PartialEq)]
 #[non_exhaustive]
@@ -150,6 +161,10 @@ pub enum Change {
     DeleteVolume(NodeName, VolumeName),
     /// Stores an operation.
     PutOperation(Operation),
+    /// Stores an answer, keyed by its `key`.
+    PutAnswer(AnswerRecord),
+    /// Deletes the answers that were given before this time.
+    DeleteAnswers { before: DateTime<Utc> },
     /// Stores a credential, encrypted with the platform key.
     PutCredential {
         /// The name, for example `read-token`.
@@ -365,6 +380,9 @@ pub trait Registry: Debug + Send + Sync + 'static {
     /// Returns all operations that have not ended, oldest first. Operations that only a later version
     /// can read are left out.
     async fn open_operations(&self) -> Result<Vec<Operation>>;
+
+    /// Returns the answer with this key, if it is stored.
+    async fn answer(&self, key: &str) -> Result<Option<AnswerRecord>>;
 
     /// Returns at most `limit` events with ids greater than `after`. Returns [`EventPage::Gone`] if
     /// some of these events were deleted, or if this registry has never assigned the id `after`.

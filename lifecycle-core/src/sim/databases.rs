@@ -13,8 +13,8 @@ use crate::error::{Error, Result};
 use crate::model::{Chunk, ChunkDigest, Epoch, Generation, Operation, OperationId, PlatformId};
 use crate::platform::{Declaration, ManagerEndpoint, Revision};
 use crate::registry::{
-    Batch, Committed, Databases, EventPage, KindDatabase, Lease, MemoryRegistry, Mirrored,
-    Registry, RegistryId, Snapshot, StoredTokens,
+    AnswerRecord, Batch, Committed, Databases, EventPage, KindDatabase, Lease, MemoryRegistry,
+    Mirrored, Registry, RegistryId, Snapshot, StoredTokens,
 };
 use crate::secret::{PlatformKey, Sensitive};
 
@@ -188,6 +188,10 @@ impl Registry for Connection {
 
     async fn open_operations(&self) -> Result<Vec<Operation>> {
         self.current()?.open_operations().await
+    }
+
+    async fn answer(&self, key: &str) -> Result<Option<AnswerRecord>> {
+        self.current()?.answer(key).await
     }
 
     async fn events(&self, after: u64, limit: u32) -> Result<EventPage> {

@@ -33,8 +33,8 @@ use crate::error::{Error, Result};
 use crate::host::{ByteStream, NodeHandle};
 use crate::manager::{Conversation, Manager};
 use crate::model::{
-    Chunk, ChunkDigest, ContainerId, Generation, NodeName, OperationId, PlatformId, RolloutRequest,
-    Scheduling, ServiceClass, ServiceName,
+    Chunk, ChunkDigest, ContainerId, Generation, NodeName, NodeRequest, OperationId, PlatformId,
+    RolloutRequest, ServiceClass, ServiceName,
 };
 use crate::platform::{Declaration, OverrideChange, RestoredSecrets};
 use crate::reconcile::node_directory::node_directory;
@@ -428,9 +428,9 @@ impl ManagerApi for SimApi {
             .await
     }
 
-    async fn schedule_nodes(&self, names: &[String], scheduling: Scheduling) -> Result<AppliedV1> {
+    async fn change_nodes(&self, names: &[String], request: NodeRequest) -> Result<AppliedV1> {
         self.current("schedule_nodes")?
-            .schedule_nodes(names, scheduling)
+            .change_nodes(names, request)
             .await
     }
 

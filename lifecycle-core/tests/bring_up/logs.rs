@@ -9,7 +9,8 @@ use futures_util::{StreamExt, TryStreamExt};
 use lifecycle_core::Result;
 use lifecycle_core::api::tail::{self, EventOptions};
 use lifecycle_core::api::wire::ServiceLogLine;
-use lifecycle_core::model::{DependencyCondition, EventKind, ServiceName};
+use lifecycle_core::model::{DependencyCondition, EventKind, RestartPolicy, ServiceName};
+use lifecycle_core::reconcile::RetryOptions;
 use lifecycle_core::runtime::LogOptions;
 use tokio::time::timeout;
 
@@ -192,4 +193,30 @@ async fn the_output_ends(code: u8) {
     let lines = followed.lines.map(|line| line.unwrap().line.text);
     let lines = timeout(Duration::from_mins(1), lines.collect::<Vec<_>>());
     assert_eq!(lines.await.unwrap(), ["done"], "exit code {code}");
+}
+
+/// A job has ended, but the output of another service is followed, too.
+#[tokio::test(start_paused = true)]
+async fn the_output_of_a_job_that_runs_again_goes_on() {
+    let mut stage = Stage::new(74).await;
+    stage.command("api", "echo done; exit 9");
+    let api = ServiceName::try_from("api").unwrap();
+    let job = stage.declaration.services.get_mut(&api).unwrap();
+    (job.replicas, job.restart) = (1, Some(RestartPolicy::No));
+    stage.up().await.unwrap();
+    let mut followed = Followed::of(&stage, &["api", "db"], None).await;
+    for run in 1..4 {
+        followed.shows("done").await;
+        assert_eq!(followed.count("done"), run, "{:#?}", followed.seen);
+        let others = async {
+            while let Some(line) = followed.lines.next().await {
+                assert_ne!(line.unwrap().line.text, "done");
+            }
+        };
+        let ended = timeout(Duration::from_mins(1), others).await;
+        assert!(ended.is_err(), "the output has ended");
+        let manager = stage.api().await;
+        let retried = manager.retry("api", RetryOptions::default());
+        drop(retried.await.unwrap());
+    }
 }

@@ -9,7 +9,7 @@ use lifecycle_core::Error;
 use lifecycle_core::api::wire::{InstanceStateV1, NewNodeV1, SchedulingV1, StayingV1};
 use lifecycle_core::bootstrap::Outcome;
 use lifecycle_core::model::{
-    NodeName, Protocol, PublishedPort, Scheduling, ServiceName, VolumeMount, VolumeName,
+    NodeName, NodeRequest, Protocol, PublishedPort, ServiceName, VolumeMount, VolumeName,
     VolumeOptions,
 };
 use lifecycle_core::platform::OverrideChange;
@@ -17,7 +17,7 @@ use lifecycle_core::sim::{Edge, Violation};
 
 use crate::stage::Stage;
 
-use Scheduling::{Cordoned, Drained, Open};
+use NodeRequest::{Cordon, Drain, Uncordon};
 
 fn service(name: &str) -> ServiceName {
     ServiceName::try_from(name).unwrap()
@@ -56,15 +56,15 @@ async fn running(seed: u64) -> Stage {
     stage
 }
 
-async fn schedule(
+async fn change(
     stage: &Stage,
     nodes: &[&str],
-    scheduling: Scheduling,
+    request: NodeRequest,
 ) -> Result<(Outcome, Vec<StayingV1>), Error> {
     let bootstrapper = stage.bootstrapper().await;
     let names: Vec<String> = nodes.iter().map(ToString::to_string).collect();
-    let scheduled = bootstrapper.schedule_nodes(stage.declaration.id, &names, scheduling);
-    let within = tokio::time::timeout(Duration::from_hours(1), scheduled).await;
+    let changed = bootstrapper.change_nodes(stage.declaration.id, &names, request);
+    let within = tokio::time::timeout(Duration::from_hours(1), changed).await;
     within.unwrap_or_else(|_| panic!("{}", stage.world.transcript()))
 }
 
@@ -107,11 +107,11 @@ fn on(nodes: &BTreeMap<String, String>, node: &str) -> Vec<String> {
 async fn a_cordoned_node_keeps_its_replicas_and_gets_no_others() {
     let mut stage = running(111).await;
     let before = nodes(&stage).await;
-    let (outcome, staying) = schedule(&stage, &["n3"], Cordoned).await.unwrap();
+    let (outcome, staying) = change(&stage, &["n3"], Cordon).await.unwrap();
     assert_eq!(staying, []);
     let of_n3 = outcome.nodes.iter().find(|node| node.name.as_str() == "n3");
     assert_eq!(of_n3.unwrap().scheduling, SchedulingV1::Cordoned);
-    schedule(&stage, &["n1"], Cordoned).await.unwrap();
+    change(&stage, &["n1"], Cordon).await.unwrap();
     assert_eq!(nodes(&stage).await, before);
 
     // A changed specification replaces the replicas where they are, also after a restart.
@@ -129,7 +129,7 @@ async fn a_cordoned_node_keeps_its_replicas_and_gets_no_others() {
     let why = &failures[0].why;
     assert!(why.contains("n1 and 1 more: cordoned"), "{why}");
 
-    let (_, staying) = schedule(&stage, &["n3"], Open).await.unwrap();
+    let (_, staying) = change(&stage, &["n3"], Uncordon).await.unwrap();
     assert_eq!(staying, []);
     assert_eq!(nodes(&stage).await["api-3"], "n3");
     let overrides = stage.api().await.overrides().await.unwrap();
@@ -158,7 +158,7 @@ async fn a_drained_node_keeps_only_replicas_that_fit_nowhere_else() {
         .filter(|one| one != "db-1")
         .collect();
     assert!(!moving.is_empty(), "{before:?}");
-    let (outcome, staying) = schedule(&stage, &["n2"], Drained).await.unwrap();
+    let (outcome, staying) = change(&stage, &["n2"], Drain).await.unwrap();
     assert_eq!(outcome.failures, []);
     let after = nodes(&stage).await;
     assert_eq!(after.len(), before.len());
@@ -173,10 +173,10 @@ async fn a_drained_node_keeps_only_replicas_that_fit_nowhere_else() {
     assert!(why.contains("stays on n2"), "{why}");
 
     // Each replica of `api` needs a node, so the third one stays where it is.
-    schedule(&stage, &["n2"], Open).await.unwrap();
+    change(&stage, &["n2"], Uncordon).await.unwrap();
     assert_eq!(nodes(&stage).await, after, "a replica moved back");
     scale(&stage, 3).await;
-    let (_, staying) = schedule(&stage, &["n2"], Drained).await.unwrap();
+    let (_, staying) = change(&stage, &["n2"], Drain).await.unwrap();
     let stay: Vec<&str> = staying.iter().map(|one| one.instance.as_str()).collect();
     assert_eq!(stay, ["api-3", "db-1"]);
     assert_eq!(nodes(&stage).await.len(), before.len() + 1);
@@ -197,7 +197,7 @@ async fn a_drained_node_keeps_only_replicas_that_fit_nowhere_else() {
 #[tokio::test(start_paused = true)]
 async fn a_drained_node_is_not_taken_for_an_added_one() {
     let mut stage = running(116).await;
-    schedule(&stage, &["n2"], Drained).await.unwrap();
+    change(&stage, &["n2"], Drain).await.unwrap();
     stage.drop_node("n2");
     let removed = stage.removed_by_up().await;
     let names: Vec<&str> = removed.iter().map(|one| one.node.name.as_str()).collect();
@@ -208,7 +208,7 @@ async fn a_drained_node_is_not_taken_for_an_added_one() {
 #[tokio::test(start_paused = true)]
 async fn a_replica_stays_on_a_drained_node_that_is_stopped() {
     let stage = running(117).await;
-    schedule(&stage, &["n2"], Drained).await.unwrap();
+    change(&stage, &["n2"], Drain).await.unwrap();
     let before = nodes(&stage).await;
     assert_eq!(before["db-1"], "n2");
     let n2 = NodeName::try_from("n2").unwrap();
@@ -226,17 +226,13 @@ async fn a_node_that_does_not_respond_is_not_drained() {
     let n2 = NodeName::try_from("n2").unwrap();
     stage.world.faults().partition(&n2).unwrap();
     tokio::time::sleep(Duration::from_mins(2)).await;
-    let drained = stage
-        .api()
-        .await
-        .schedule_nodes(&["n2".into()], Drained)
-        .await;
+    let drained = stage.api().await.change_nodes(&["n2".into()], Drain).await;
     assert!(drained.unwrap().changed);
     tokio::time::sleep(Duration::from_mins(10)).await;
     assert_eq!(stage.world.violations(), [], "a replica moved");
     stage.world.faults().heal(&n2).unwrap();
     tokio::time::sleep(Duration::from_mins(2)).await;
-    schedule(&stage, &["n2"], Drained).await.unwrap();
+    change(&stage, &["n2"], Drain).await.unwrap();
     let after = nodes(&stage).await;
     assert_eq!(on(&after, "n2"), ["db-1"]);
     assert_eq!(after.len(), before.len());
@@ -247,29 +243,21 @@ async fn a_node_that_does_not_respond_is_not_drained() {
 async fn a_repeated_request_changes_nothing_and_unknown_nodes_are_rejected() {
     let stage = running(114).await;
     let api = stage.api().await;
-    for (scheduling, changed) in [
-        (Open, false),
-        (Drained, true),
-        (Drained, false),
-        (Cordoned, true),
-        (Open, true),
+    for (request, changed) in [
+        (Uncordon, false),
+        (Drain, true),
+        (Drain, false),
+        (Cordon, true),
+        (Uncordon, true),
     ] {
-        let applied = api
-            .schedule_nodes(&["n3".into()], scheduling)
-            .await
-            .unwrap();
-        assert_eq!(applied.changed, changed, "{scheduling}");
+        let applied = api.change_nodes(&["n3".into()], request).await.unwrap();
+        assert_eq!(applied.changed, changed, "{request}");
     }
-    let unknown = api
-        .schedule_nodes(&["n33".into()], Drained)
-        .await
-        .unwrap_err();
+    let unknown = api.change_nodes(&["n33".into()], Drain).await.unwrap_err();
     assert!(matches!(unknown, Error::NotFound { .. }), "{unknown:?}");
     assert!(unknown.hint().unwrap().contains("`n3`"), "{unknown:?}");
     // All nodes are changed at once, or none.
-    let unknown = api
-        .schedule_nodes(&["n1".into(), "n33".into()], Drained)
-        .await;
+    let unknown = api.change_nodes(&["n1".into(), "n33".into()], Drain).await;
     assert!(
         matches!(unknown, Err(Error::NotFound { .. })),
         "{unknown:?}"
@@ -281,13 +269,11 @@ async fn a_repeated_request_changes_nothing_and_unknown_nodes_are_rejected() {
             .all(|node| node.scheduling == SchedulingV1::Open)
     );
     let before = nodes(&stage).await;
-    schedule(&stage, &["n1", "n2", "n3"], Drained)
-        .await
-        .unwrap();
-    schedule(&stage, &["n3", "n2", "n1"], Open).await.unwrap();
+    change(&stage, &["n1", "n2", "n3"], Drain).await.unwrap();
+    change(&stage, &["n3", "n2", "n1"], Uncordon).await.unwrap();
     assert_eq!(nodes(&stage).await, before, "a replica moved");
     // A node like a cordoned one is not cordoned, and a removed one leaves no override.
-    schedule(&stage, &["n3"], Cordoned).await.unwrap();
+    change(&stage, &["n3"], Cordon).await.unwrap();
     let bootstrapper = stage.bootstrapper().await;
     let id = stage.declaration.id;
     let node = NewNodeV1::new(NodeName::try_from("n4").unwrap(), Some("n3".into()));
@@ -305,7 +291,7 @@ async fn a_repeated_request_changes_nothing_and_unknown_nodes_are_rejected() {
 async fn a_drain_moves_each_replica_once_although_the_manager_crashes() {
     let whole = running(115).await;
     let begin = whole.world.effects().len();
-    schedule(&whole, &["n2"], Drained).await.unwrap();
+    change(&whole, &["n2"], Drain).await.unwrap();
     let end = whole.world.effects().len();
     assert!(end >= begin + 2, "{}", whole.world.transcript());
     let expected = nodes(&whole).await;
@@ -317,14 +303,14 @@ async fn a_drain_moves_each_replica_once_although_the_manager_crashes() {
             tokio::select! {
                 biased;
                 () = stage.world.crashed() => {}
-                ended = schedule(&stage, &["n2"], Drained) => {
+                ended = change(&stage, &["n2"], Drain) => {
                     panic!("effect {effect} {edge:?} did not occur: {ended:?}");
                 }
             }
             stage.world.next_incarnation();
             let context = || format!("effect {effect} {edge:?}\n{}", stage.world.transcript());
             // The new manager may not lead yet.
-            while schedule(&stage, &["n2"], Drained).await.is_err() {
+            while change(&stage, &["n2"], Drain).await.is_err() {
                 tokio::time::sleep(Duration::from_millis(200)).await;
             }
             assert_eq!(nodes(&stage).await, expected, "{}", context());

@@ -12,7 +12,7 @@ use lifecycle_core::error::{Error, Result};
 use lifecycle_core::model::{Chunk, ChunkDigest, Epoch, Generation, Operation, OperationId};
 use lifecycle_core::platform::{Declaration, Revision};
 use lifecycle_core::registry::{
-    Batch, Committed, EventPage, Lease, Registry, Snapshot, StoredTokens,
+    AnswerRecord, Batch, Committed, EventPage, Lease, Registry, Snapshot, StoredTokens,
 };
 use lifecycle_core::secret::Sensitive;
 use lifecycle_core::sim::Edge;
@@ -162,6 +162,10 @@ impl Registry for FaultyRegistry {
 
     async fn open_operations(&self) -> Result<Vec<Operation>> {
         self.inner.open_operations().await
+    }
+
+    async fn answer(&self, key: &str) -> Result<Option<AnswerRecord>> {
+        self.inner.answer(key).await
     }
 
     async fn events(&self, after: u64, limit: u32) -> Result<EventPage> {

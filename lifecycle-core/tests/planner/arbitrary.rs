@@ -47,6 +47,7 @@ pub(crate) struct PlatformDraft {
     nodes: Vec<bool>,
     /// One value for each of these nodes.
     scheduling: Vec<Scheduling>,
+    stopped: Vec<bool>,
     capacity: Option<u64>,
     services: Vec<ServiceDraft>,
 }
@@ -138,15 +139,19 @@ pub(crate) fn platform() -> impl Strategy<Value = PlatformDraft> {
     (
         prop::collection::vec(any::<bool>(), 7),
         prop::collection::vec(scheduling(), 7),
+        prop::collection::vec(prop::bool::weighted(0.1), 7),
         prop::option::weighted(0.4, 4_u64..12),
         prop::collection::vec(service_draft(), 0..=NAMES.len()),
     )
-        .prop_map(|(nodes, scheduling, capacity, services)| PlatformDraft {
-            nodes,
-            scheduling,
-            capacity,
-            services,
-        })
+        .prop_map(
+            |(nodes, scheduling, stopped, capacity, services)| PlatformDraft {
+                nodes,
+                scheduling,
+                stopped,
+                capacity,
+                services,
+            },
+        )
 }
 
 impl PlatformDraft {
@@ -157,6 +162,7 @@ impl PlatformDraft {
                 let mut node = NodeSpec::new(node_name(&format!("n{n}")));
                 if n > 1 {
                     node.scheduling = self.scheduling[n - 2];
+                    node.stopped = self.stopped[n - 2];
                 }
                 node.capacity = self.capacity.map(|cpu_millis| Resources {
                     cpu_millis,

@@ -20,7 +20,8 @@ impl World {
     }
 
     /// Asserts that the stops of a plan leave enough replicas of each service ready. Stops that
-    /// pass a host port to another service, or precede the restart of a node, are not counted.
+    /// pass a host port to another service, or precede the restart or stop of a node, are not
+    /// counted.
     pub(crate) fn assert_available(&self, declared: &Declared, plan: &Plan) {
         let passing: BTreeSet<&InstanceId> = plan
             .steps
@@ -36,7 +37,9 @@ impl World {
                 return None;
             };
             let is_counted = match &step.reason {
-                Reason::PortPasses { .. } | Reason::NodeRestarts { .. } => false,
+                Reason::PortPasses { .. }
+                | Reason::NodeRestarts { .. }
+                | Reason::NodeStops { .. } => false,
                 // A service that leaves a network does not keep it.
                 Reason::NetworkEnds { replica } => {
                     let service = declared.services.get(&instance.service);

@@ -390,6 +390,21 @@ impl World {
                 machine.asked = false;
                 machine.boots += 1;
             }
+            Action::StopNode { node } => {
+                assert!(declared.nodes[node].stopped, "{node} must keep running");
+                let now = self.now;
+                let machine = self.machines.get_mut(node).unwrap();
+                let mut containers = machine.state.containers.iter();
+                assert!(
+                    machine.unknown_since.is_some()
+                        || !containers.any(|c| c.role != Role::Agent && is_running(c)),
+                    "a container is still running on {node}"
+                );
+                machine.end_containers(now);
+                machine.power = Power::Stopped;
+                machine.asked = false;
+                machine.unknown_since = None;
+            }
             Action::RestartNode { node, boot_id } => {
                 assert_eq!(self.node_restarts.get(node), Some(boot_id));
                 let now = self.now;

@@ -1,10 +1,12 @@
-//! Plans for the requested restart of a node.
+//! Plans for the requested restart or stop of a node.
 
-use lifecycle_core::model::{NodeName, RestartPolicy};
+use lifecycle_core::model::{InstanceState, NodeName, NodeSpec, RestartPolicy};
 use lifecycle_core::reconcile::{Action, Declared, Failure, HeldBy, Plan};
 use lifecycle_core::runtime::ContainerState;
 
-use super::builder::{ServiceChanges, declared, instance, node_name, service};
+use super::builder::{
+    ServiceChanges, declaration, declared, derived, instance, node_name, service,
+};
 use super::checks::may_run;
 use super::model::{World, is_running};
 
@@ -149,4 +151,56 @@ fn a_completed_job_is_not_run_again() {
     }
     world.restarts.clear();
     assert_eq!(carry_out(&mut world, &declared), "restart node n1");
+}
+
+#[test]
+fn containers_stop_before_their_node_and_start_after_it_in_order() {
+    let declared = |stopped| {
+        let db = service("db").on("n2");
+        let web = service("web").on("n2").ready_after("db");
+        let mut n2 = NodeSpec::new(node_name("n2"));
+        n2.stopped = stopped;
+        let nodes = vec![NodeSpec::new(node_name("n1")), n2];
+        derived(&declaration(nodes, vec![db, web])).unwrap()
+    };
+    let mut world = World::empty();
+    world.settle(&declared(false));
+    let done = carry_out(&mut world, &declared(true));
+    assert_eq!(done, "-web-1 -db-1 stop node n2");
+    let plan = world.plan(&declared(true));
+    assert!(plan.settled && plan.steps.is_empty(), "{plan}");
+    let states = plan.instances.values().map(|status| &status.state);
+    assert!(
+        states
+            .into_iter()
+            .all(|state| *state == InstanceState::Stopped)
+    );
+    let done = carry_out(&mut world, &declared(false));
+    assert_eq!(done, "start node n2 +db-1 +web-1");
+    assert!(world.plan(&declared(false)).is_empty());
+}
+
+#[test]
+fn a_node_stops_after_its_replicas_have_moved() {
+    let declared = |stopped| {
+        let mut n2 = NodeSpec::new(node_name("n2"));
+        n2.stopped = stopped;
+        let nodes = vec![NodeSpec::new(node_name("n1")), n2];
+        derived(&declaration(nodes, vec![service("web").replicas(2)])).unwrap()
+    };
+    let mut world = World::empty();
+    world.settle(&declared(false));
+    let plan = world.plan(&declared(true));
+    let by = |by: &HeldBy| matches!(by, HeldBy::NodeStopsAfter { .. });
+    assert!(holds(&plan, by) && !plan.settled, "{plan}");
+    let done = carry_out(&mut world, &declared(true));
+    let (start, stop) = (done.find('+').unwrap(), done.find('-').unwrap());
+    assert!(start < stop && done.ends_with("stop node n2"), "{done}");
+    let plan = world.plan(&declared(true));
+    let states = plan.instances.values().map(|status| &status.state);
+    assert!(
+        states
+            .into_iter()
+            .all(|state| *state == InstanceState::Ready)
+    );
 }

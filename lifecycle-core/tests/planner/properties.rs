@@ -164,9 +164,22 @@ fn assert_settled(world: &World, declared: &Declared, plan: &Plan) {
     if is_unplaceable {
         return;
     }
-    let stays = |held: &Held| matches!(held.by, HeldBy::StaysOnDrained { .. });
+    assert!(plan.settled, "held:\n{:#?}", plan.held);
+    let is_stopped = |node: &NodeName| declared.nodes[node].stopped;
+    for (name, machine) in &world.machines {
+        assert_eq!(machine.power == Power::Stopped, is_stopped(name), "{name}");
+    }
+    let mut placed = plan.instances.values().filter_map(|i| i.node.as_ref());
+    if placed.any(is_stopped) {
+        return;
+    }
+    let stays = |held: &Held| {
+        matches!(
+            held.by,
+            HeldBy::StaysOnDrained { .. } | HeldBy::NodeIsStopped { .. }
+        )
+    };
     assert!(plan.held.iter().all(stays), "held:\n{:#?}", plan.held);
-    assert!(plan.settled);
     for (id, service) in declared.instances() {
         let all: Vec<_> = world.of(&id).collect();
         assert_eq!(all.len(), 1, "containers of {id}: {all:#?}");
@@ -375,6 +388,7 @@ proptest! {
                     Scheduling::Drained => is_home && placement.staying.contains_key(id),
                 };
                 prop_assert!(permits, "{id} on {name}, which is {}", node.scheduling);
+                prop_assert!(joins || is_home || !node.stopped, "{id} on {name}");
                 prop_assert!(service.spec.constraints.iter().all(|c| c.holds(node)), "{id}");
                 for port in &service.spec.container.ports {
                     prop_assert!(ports.insert(port.host_port), "{id} on {name}");

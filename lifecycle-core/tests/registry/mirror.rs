@@ -15,8 +15,9 @@ use lifecycle_core::model::{
 };
 use lifecycle_core::platform::{Declaration, Revision};
 use lifecycle_core::registry::{
-    Batch, Change, Committed, Databases, EventPage, KindDatabase, Lease, MemoryRegistry, Mirror,
-    Mirrored, Registry, RegistryId, Snapshot, SqlDatabases, SqlRegistry, StoredTokens,
+    AnswerRecord, Batch, Change, Committed, Databases, EventPage, KindDatabase, Lease,
+    MemoryRegistry, Mirror, Mirrored, Registry, RegistryId, Snapshot, SqlDatabases, SqlRegistry,
+    StoredTokens,
 };
 use lifecycle_core::secret::{PlatformKey, Sensitive};
 use lifecycle_core::{Error, Result};
@@ -433,6 +434,9 @@ impl Registry for Failing {
 
     async fn open_operations(&self) -> Result<Vec<Operation>> {
         self.inner.open_operations().await
+    }
+    async fn answer(&self, key: &str) -> Result<Option<AnswerRecord>> {
+        self.inner.answer(key).await
     }
     async fn events(&self, after: u64, limit: u32) -> Result<EventPage> {
         self.inner.events(after, limit).await

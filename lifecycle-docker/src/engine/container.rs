@@ -179,7 +179,10 @@ impl DockerEngine {
                 "it belongs to platform {} ({id})",
                 label(labels::PLATFORM).unwrap_or("unnamed")
             ),
-            None => "it belongs to no platform".to_owned(),
+            None => {
+                "it belongs to no platform, but the platform needs its name; remove or rename it"
+                    .to_owned()
+            }
         };
         Err(Error::conflict(what, why))
     }

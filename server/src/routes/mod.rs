@@ -29,14 +29,17 @@ use axum::{Router, middleware};
 use lifecycle_core::Error;
 use lifecycle_core::api::{LocalApi, ManagerApi};
 use lifecycle_core::manager::{Manager, Tokens};
-use lifecycle_core::model::{Scheduling, ServiceClass};
+use lifecycle_core::model::{NodeRequest, ServiceClass};
 use lifecycle_core::reconcile::Round;
 use tokio::sync::watch;
 
 use crate::auth::authenticate;
+use crate::idempotency::with_key;
 use crate::problem::Problem;
 use crate::streams::Streams;
 use crate::telemetry::in_request_span;
+
+pub(crate) use request::Whole;
 
 /// The largest accepted request body, in bytes.
 const LARGEST_BODY: usize = 64 << 20;
@@ -76,13 +79,12 @@ fn of_class(path: &str, class: ServiceClass) -> Router<Api> {
     )
 }
 
-/// Returns the routes that determine which replicas a node may have.
-fn of_scheduling() -> Router<Api> {
-    let all = [Scheduling::Open, Scheduling::Cordoned, Scheduling::Drained];
-    all.into_iter().fold(Router::new(), |routes, scheduling| {
-        let schedule = move |caller, api, name| nodes::schedule(scheduling, caller, api, name);
-        let path = format!("/v1/nodes/{{name}}/{}", scheduling.request());
-        routes.route(&path, post(schedule))
+/// Returns the routes that cordon, drain, stop and start nodes.
+fn of_nodes() -> Router<Api> {
+    let all = NodeRequest::ALL.into_iter();
+    all.fold(Router::new(), |routes, request| {
+        let change = move |caller, api, name| nodes::change(request, caller, api, name);
+        routes.route(&format!("/v1/nodes/{{name}}/{request}"), post(change))
     })
 }
 
@@ -105,7 +107,7 @@ pub(crate) fn router(api: Api) -> Router {
         .route("/v1/nodes", get(nodes::list).post(nodes::add))
         .route("/v1/nodes/{name}", get(nodes::show).delete(nodes::remove))
         .route("/v1/nodes/{name}/restart", post(nodes::restart))
-        .merge(of_scheduling())
+        .merge(of_nodes())
         .route("/v1/services", get(services::list))
         .route("/v1/services/{name}", get(services::show))
         .route("/v1/instances", get(services::instances))
@@ -143,6 +145,7 @@ pub(crate) fn router(api: Api) -> Router {
         .method_not_allowed_fallback(async |method: Method, uri: Uri| {
             Problem::method_not_allowed(method.as_str(), uri.path())
         })
+        .layer(middleware::from_fn(with_key))
         .layer(DefaultBodyLimit::max(LARGEST_BODY))
         .layer(middleware::from_fn_with_state(api.clone(), authenticate));
     Router::new()

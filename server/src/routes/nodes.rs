@@ -1,10 +1,10 @@
-//! Lists, adds, cordons, drains, restarts and removes the nodes of the platform.
+//! Lists, adds, cordons, drains, stops, starts, restarts and removes the nodes of the platform.
 
 use axum::Json;
 use axum::extract::State;
 use axum::http::StatusCode;
 use lifecycle_core::api::wire::{AppliedV1, NewNodeV1, NodeV1, OperationV1, RestartNodeV1};
-use lifecycle_core::model::Scheduling;
+use lifecycle_core::model::NodeRequest;
 use serde::Deserialize;
 
 use super::Api;
@@ -62,15 +62,16 @@ pub(super) async fn remove(
     Ok((StatusCode::ACCEPTED, Json(applied)))
 }
 
-/// `POST /v1/nodes/{names}/cordon`, `drain` and `uncordon`. The names are separated by commas.
-pub(super) async fn schedule(
-    scheduling: Scheduling,
+/// `POST /v1/nodes/{names}/cordon`, `drain`, `uncordon`, `stop` and `start`. The names are separated by
+/// commas.
+pub(super) async fn change(
+    request: NodeRequest,
     _: Operator,
     State(api): State<Api>,
     Segment(names): Segment,
 ) -> Result<(StatusCode, Json<AppliedV1>), Problem> {
     let names: Vec<String> = names.split(',').map(str::to_owned).collect();
-    let applied = api.manager.schedule_nodes(&names, scheduling).await?;
+    let applied = api.manager.change_nodes(&names, request).await?;
     Ok((StatusCode::ACCEPTED, Json(applied)))
 }
 

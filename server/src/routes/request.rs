@@ -47,7 +47,7 @@ impl<S: Send + Sync, T: DeserializeOwned + Send> FromRequestParts<S> for Segment
 
 /// The whole body, of at most `LIMIT` bytes.
 #[derive(Debug)]
-pub(super) struct Whole<const LIMIT: usize = LARGEST_BODY>(pub(super) Bytes);
+pub(crate) struct Whole<const LIMIT: usize = LARGEST_BODY>(pub(crate) Bytes);
 
 impl<S: Send + Sync, const LIMIT: usize> FromRequest<S> for Whole<LIMIT> {
     type Rejection = Problem;

@@ -34,12 +34,13 @@ mod commands;
 mod connections;
 mod errors;
 mod gate;
+mod idempotency;
 mod spans;
 mod streams;
 mod tokens;
 
 /// Every route below `/v1`, and the least powerful role that it permits.
-const ROUTES: [(&str, &str, TokenRole); 54] = [
+const ROUTES: [(&str, &str, TokenRole); 56] = [
     ("GET", "/v1/platform", Viewer),
     ("PUT", "/v1/platform", Admin),
     ("DELETE", "/v1/platform", Admin),
@@ -56,6 +57,8 @@ const ROUTES: [(&str, &str, TokenRole); 54] = [
     ("POST", "/v1/nodes/n1/cordon", Operator),
     ("POST", "/v1/nodes/n1/drain", Operator),
     ("POST", "/v1/nodes/n1/uncordon", Operator),
+    ("POST", "/v1/nodes/n1/stop", Operator),
+    ("POST", "/v1/nodes/n1/start", Operator),
     ("GET", "/v1/services", Viewer),
     ("GET", "/v1/services/web", Viewer),
     ("GET", "/v1/instances", Viewer),

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use chrono::{DateTime, TimeDelta, Utc};
@@ -10,7 +10,7 @@ use futures_util::StreamExt;
 use futures_util::stream::{self, BoxStream};
 use tokio::time::{Instant, sleep};
 
-use super::{ManagerApi, OUTAGE, POLL};
+use super::{ManagerApi, OUTAGE, POLL, WATCH};
 use crate::api::wire::ServiceLogLine;
 use crate::clock::{Clock as _, SystemClock};
 use crate::error::{Error, Result, Retry};
@@ -24,28 +24,35 @@ const OVERLAP: TimeDelta = TimeDelta::minutes(1);
 /// The longest pause between two attempts to open a stream.
 const LONGEST_PAUSE: Duration = Duration::from_secs(10);
 
-/// Whether the current outage was reported. The outputs that are merged share it.
+/// What the outputs that are merged share.
 #[derive(Debug, Default)]
-pub(super) struct Outage(AtomicBool);
+pub(super) struct Shared {
+    /// Whether the current outage was reported.
+    outage: AtomicBool,
+    /// The number of outputs that have not ended.
+    open: AtomicUsize,
+}
 
-impl Outage {
-    fn end(&self) {
-        self.0.store(false, Ordering::Relaxed);
+impl Shared {
+    fn end_outage(&self) {
+        self.outage.store(false, Ordering::Relaxed);
     }
 }
 
-/// Returns the output of a service. The stream ends when the manager ends it.
+/// Returns the output of a service. If the manager ends it, it continues when the service runs again, as
+/// long as one of the other outputs has not ended.
 pub(super) async fn output(
     api: &Arc<dyn ManagerApi>,
     service: &ServiceName,
     options: &LogOptions,
-    outage: &Arc<Outage>,
+    shared: &Arc<Shared>,
 ) -> Result<BoxStream<'static, Result<ServiceLogLine>>> {
     let mut followed = Followed {
         api: Arc::clone(api),
         service: service.clone(),
         options: options.clone(),
-        outage: Arc::clone(outage),
+        shared: Arc::clone(shared),
+        run: None,
         lines: stream::empty().boxed(),
         opened_at: SystemClock.now(),
         interrupted: None,
@@ -53,18 +60,32 @@ pub(super) async fn output(
         positions: BTreeMap::new(),
         known: BTreeMap::new(),
     };
+    followed.run = latest_run(api, service).await?;
     followed.lines = api.logs(service, followed.first()).await?;
+    shared.open.fetch_add(1, Ordering::Relaxed);
     let lines = stream::try_unfold(followed, async |mut followed| {
         Ok(followed.next().await?.map(|line| (line, followed)))
     });
     Ok(lines.boxed())
 }
 
+/// Returns when the latest run of a service started.
+async fn latest_run(
+    api: &Arc<dyn ManagerApi>,
+    service: &ServiceName,
+) -> Result<Option<DateTime<Utc>>> {
+    let service = api.service(service.as_str()).await?;
+    let runs = service.instances.into_iter();
+    Ok(runs.filter_map(|instance| instance.started_at).max())
+}
+
 struct Followed {
     api: Arc<dyn ManagerApi>,
     service: ServiceName,
     options: LogOptions,
-    outage: Arc<Outage>,
+    shared: Arc<Shared>,
+    /// When the latest run of the service started, at the time when the current stream was opened.
+    run: Option<DateTime<Utc>>,
     /// The current stream from the manager.
     lines: BoxStream<'static, Result<ServiceLogLine>>,
     /// When the first stream was opened.
@@ -103,7 +124,9 @@ impl Followed {
             since: since.max(self.options.since),
             ..self.first()
         };
+        let run = latest_run(&self.api, &self.service).await?;
         self.lines = self.api.logs(&self.service, options).await?;
+        self.run = run;
         self.known = self.positions.clone();
         Ok(())
     }
@@ -114,7 +137,12 @@ impl Followed {
                 self.reopen().await?;
             }
             match self.lines.next().await {
-                None => return Ok(None),
+                None => {
+                    if !self.runs_again().await {
+                        return Ok(None);
+                    }
+                    self.open_since = None;
+                }
                 Some(Ok(line)) if line.notice => return Ok(Some(line)),
                 Some(Ok(line)) => {
                     let known = self.known.get_mut(&line.container);
@@ -122,7 +150,7 @@ impl Followed {
                         continue;
                     }
                     self.interrupted = None;
-                    self.outage.end();
+                    self.shared.end_outage();
                     let position = self.positions.entry(line.container.clone());
                     position.or_default().note(&line.line);
                     let at = line.line.at.filter(|_| self.options.timestamps);
@@ -137,7 +165,7 @@ impl Followed {
                     let opened = self.open_since.take();
                     if opened.is_some_and(|at| at.elapsed() > LONGEST_PAUSE) {
                         self.interrupted = None;
-                        self.outage.end();
+                        self.shared.end_outage();
                     }
                     self.interrupted.get_or_insert_with(Instant::now);
                     if let Some(notice) = self.lost(error)? {
@@ -148,13 +176,32 @@ impl Followed {
         }
     }
 
+    /// Waits until a service whose output has ended runs again. Returns false if all outputs have ended,
+    /// or the service no longer exists.
+    async fn runs_again(&mut self) -> bool {
+        self.shared.open.fetch_sub(1, Ordering::Relaxed);
+        while self.shared.open.load(Ordering::Relaxed) > 0 {
+            sleep(WATCH).await;
+            match latest_run(&self.api, &self.service).await {
+                Ok(run) if run > self.run => {
+                    self.shared.open.fetch_add(1, Ordering::Relaxed);
+                    return true;
+                }
+                Err(Error::NotFound { .. }) => return false,
+                // Another output reports an outage.
+                Ok(_) | Err(_) => {}
+            }
+        }
+        false
+    }
+
     /// Returns a notice about an outage of the manager, unless it was already reported. Returns other
     /// errors.
     fn lost(&self, error: Error) -> Result<Option<ServiceLogLine>> {
         let Retry::After(_) = error.retry() else {
             return Err(error);
         };
-        if self.outage.0.swap(true, Ordering::Relaxed) {
+        if self.shared.outage.swap(true, Ordering::Relaxed) {
             return Ok(None);
         }
         Ok(Some(ServiceLogLine {

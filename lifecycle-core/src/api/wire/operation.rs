@@ -15,12 +15,18 @@ use crate::model::{OperationId, OperationKind, Subject};
 pub struct OperationV1 {
     /// The operation's id.
     pub id: Uuid,
-    /// What is done.
+    /// The kind of the operation.
     #[serde(default)]
     pub kind: OperationKindV1,
     /// The service or node that is changed, or the platform. Absent in responses of earlier versions.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub subject: Option<Subject>,
+    /// The request that changed the declaration, for example `scale to 5`. Present if the kind is `declare`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub request: Option<String>,
+    /// The generation to which the platform is brought. Present if the kind is `declare`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub generation: Option<u64>,
     /// The operation's state.
     pub state: OperationStateV1,
     /// Why the operation failed.
@@ -48,6 +54,8 @@ pub struct OperationV1 {
 #[serde(rename_all = "kebab-case")]
 #[non_exhaustive]
 pub enum OperationKindV1 {
+    /// The platform is brought to a new generation of the declaration.
+    Declare,
     /// The whole platform is deleted.
     DeletePlatform,
     /// The containers of a service, or of one replica, are restarted.
@@ -84,6 +92,7 @@ impl OperationV1 {
 impl From<&OperationKind> for OperationKindV1 {
     fn from(kind: &OperationKind) -> Self {
         match kind {
+            OperationKind::Declare { .. } => Self::Declare,
             OperationKind::DeletePlatform { .. } => Self::DeletePlatform,
             OperationKind::Restart { .. } => Self::Restart,
             OperationKind::RestartNode { .. } => Self::RestartNode,

@@ -41,13 +41,13 @@ impl NewNodeV1 {
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[non_exhaustive]
 pub struct OverrideV1 {
-    /// The name of the override: `<service>.replicas`, `<service>.stopped`, `<name>.added` or
+    /// The name of the override: `<service>.replicas`, `<name>.stopped`, `<name>.added` or
     /// `<node>.scheduling`.
     pub id: String,
     /// The service that is changed or added.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub service: Option<ServiceName>,
-    /// The node that is added, cordoned or drained.
+    /// The node that is added, cordoned, drained or stopped.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub node: Option<NodeName>,
     /// What is changed.
@@ -73,7 +73,7 @@ pub enum OverrideKindV1 {
         /// The number in the files.
         declared: u16,
     },
-    /// The service has no replicas until it is started.
+    /// The service has no replicas, or the node is stopped, until it is started.
     Stopped,
     /// The service or node is declared in addition to those in the files.
     Added,
@@ -128,7 +128,7 @@ impl fmt::Display for SchedulingV1 {
 pub struct StayingV1 {
     /// `<service>-<replica>`.
     pub instance: String,
-    /// What excludes each other node.
+    /// Why the replica does not fit on each of the other nodes.
     pub why: String,
 }
 
@@ -190,6 +190,7 @@ impl fmt::Display for OverrideV1 {
                 "{of} has {replicas} {}, the files declare {declared}",
                 if replicas == 1 { "replica" } else { "replicas" }
             )?,
+            OverrideKindV1::Stopped if self.node.is_some() => write!(f, "node {of} is stopped")?,
             OverrideKindV1::Stopped => write!(f, "{of} is stopped")?,
             OverrideKindV1::Added if self.node.is_some() => write!(f, "node {of} was added")?,
             OverrideKindV1::Added => write!(f, "{of} was added")?,

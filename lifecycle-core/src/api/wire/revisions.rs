@@ -5,6 +5,7 @@ use std::fmt;
 
 use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
+use uuid::Uuid;
 
 use crate::manager::RolledBack;
 use crate::model::{ServiceName, Subject, VolumeName};
@@ -74,6 +75,10 @@ pub struct RolledBackV1 {
     pub generation: u64,
     /// Whether the declaration differs from the previous one.
     pub changed: bool,
+    /// The id of the operation that ends when the platform has settled. Absent if nothing was changed and
+    /// no such operation is in progress.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub operation: Option<Uuid>,
     /// The values that were not restored, because they may be secrets.
     pub kept: Vec<SecretV1>,
     /// The values that may be secrets, and were restored, because they have no current value.
@@ -128,6 +133,7 @@ impl From<RolledBack> for RolledBackV1 {
         Self {
             generation: done.applied.generation.0,
             changed: done.applied.changed,
+            operation: done.applied.operation.map(|operation| operation.0),
             kept: secrets(done.kept),
             without_current: secrets(done.without_current),
         }

@@ -10,7 +10,9 @@ use crate::model::{
     ContainerId, Generation, Operation, OperationState, Protocol, Subject, VolumeName,
 };
 use crate::platform::{Difference, DifferenceKind, Part, RevisionNote};
-use crate::registry::{Batch, Change, REVISIONS_KEPT, Registry, RejectedSpec, VolumeRecord};
+use crate::registry::{
+    AnswerRecord, Batch, Change, REVISIONS_KEPT, Registry, RejectedSpec, VolumeRecord,
+};
 use crate::secret::Sensitive;
 
 /// # Panics
@@ -312,6 +314,41 @@ pub async fn operations_are_found_until_they_end(registry: &dyn Registry) -> Res
         assert_eq!(registry.operations(10).await?, all[kept..]);
     }
     assert_eq!(registry.operation(done.id).await?, None);
+    Ok(())
+}
+
+/// # Panics
+/// If an answer cannot be read until it is deleted.
+pub async fn answers_are_kept_until_they_are_deleted(registry: &dyn Registry) -> Result<()> {
+    let epoch = lead(registry).await?;
+    let answer = |key: &str, second: u32| AnswerRecord {
+        key: key.into(),
+        request: format!("request of {key}"),
+        answer: serde_json::json!({ "generation": second, "changed": true }),
+        at: at(second),
+    };
+    assert_eq!(registry.answer("a").await?, None);
+    let (first, second, other) = (answer("a", 1), answer("a", 2), answer("b", 5));
+    let put = |answer: &AnswerRecord| Change::PutAnswer(answer.clone());
+    let batch = Batch {
+        changes: vec![put(&first), put(&other)],
+        events: Vec::new(),
+    };
+    registry.commit(epoch, batch).await?;
+    assert_eq!(registry.answer("a").await?.as_ref(), Some(&first));
+    registry.commit(epoch, Batch::of(put(&second))).await?;
+    assert_eq!(registry.answer("a").await?.as_ref(), Some(&second));
+    for (before, kept) in [
+        (2, [Some(&second), Some(&other)]),
+        (3, [None, Some(&other)]),
+    ] {
+        let before = at(before);
+        let delete = Change::DeleteAnswers { before };
+        registry.commit(epoch, Batch::of(delete)).await?;
+        for (key, kept) in ["a", "b"].into_iter().zip(kept) {
+            assert_eq!(registry.answer(key).await?.as_ref(), kept);
+        }
+    }
     Ok(())
 }
 

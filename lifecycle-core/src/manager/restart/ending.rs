@@ -67,7 +67,9 @@ impl Manager {
                     let name = format!("node {node}");
                     (Subject::Node(node.clone()), name.clone(), name)
                 }
-                OperationKind::DeletePlatform { .. } | OperationKind::Rollout { .. } => continue,
+                OperationKind::Declare { .. }
+                | OperationKind::DeletePlatform { .. }
+                | OperationKind::Rollout { .. } => continue,
             };
             let (state, message) = match progress(&operation.kind, round) {
                 Progress::Running => continue,
@@ -148,7 +150,9 @@ fn progress(kind: &OperationKind, round: &Round) -> Progress {
             boot_id,
             replaces,
         } => of_node(node, boot_id, replaces, round),
-        OperationKind::DeletePlatform { .. } | OperationKind::Rollout { .. } => Progress::Running,
+        OperationKind::Declare { .. }
+        | OperationKind::DeletePlatform { .. }
+        | OperationKind::Rollout { .. } => Progress::Running,
     }
 }
 
@@ -208,7 +212,7 @@ fn restart_failure(node: &NodeName, boot_id: &str, round: &Round) -> Option<Stri
 }
 
 /// Returns why a step failed for good, if it did.
-fn failure_of(action: &Action, round: &Round) -> Option<String> {
+pub(in crate::manager) fn failure_of(action: &Action, round: &Round) -> Option<String> {
     let input = round.input.as_ref()?;
     let failure = input.history.failures.get(&action.id())?;
     let has_failed = input.policy.counts_as_failed(failure);

@@ -24,6 +24,9 @@ impl Manager {
     /// - [`Error::NotReady`] before the end of the first round
     pub async fn restart_node(&self, name: &str, boot_id: Option<&str>) -> Result<Operation> {
         let write = self.begin_write(Accepted::AfterFirstRound).await?;
+        if let Some(operation) = self.answered_operation(&write).await? {
+            return Ok(operation);
+        }
         let epoch = write.epoch;
         let registry = &self.backends.registry;
         let conflict = |why: String| Error::Conflict {
@@ -56,7 +59,7 @@ impl Manager {
             _ => false,
         };
         if let Some(same) = open.iter().find(is_same) {
-            return Ok(same.clone());
+            return self.join(&write, same).await;
         }
         let now = self.backends.clock.now();
         let is_over = boot_id != current;
@@ -79,6 +82,7 @@ impl Manager {
             requested_at: now,
         };
         let mut batch = Batch::of(Change::PutOperation(operation.clone()));
+        batch.changes.extend(write.answer(&operation.id)?);
         if !is_over {
             let subject = Subject::Node(node.clone());
             batch.events.push(self.audit("restart", subject));

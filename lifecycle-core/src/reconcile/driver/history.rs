@@ -43,6 +43,10 @@ impl Driver {
             Action::RestartNode { node, boot_id } => {
                 target.node_restarts.get(node) == Some(boot_id)
             }
+            Action::StopNode { node } => {
+                let spec = target.declared.nodes.get(node);
+                spec.is_some_and(|spec| spec.stopped)
+            }
             _ => true,
         });
         let failures = self.failures.iter();

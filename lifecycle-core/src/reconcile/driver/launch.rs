@@ -118,11 +118,7 @@ impl Driver {
                 NodeChange::Start { .. } => Action::StartNode { node },
                 NodeChange::Delete { .. } => Action::DeleteNode { node },
                 NodeChange::Restart { boot_id, .. } => Action::RestartNode { node, boot_id },
-                // No step makes this change, so there is no step to resume.
-                NodeChange::Stop { .. } => {
-                    self.operations.remove(&node);
-                    continue;
-                }
+                NodeChange::Stop { .. } => Action::StopNode { node },
             };
             let execution = self.execution(&action, target, observed);
             self.spawn(action, execution, now);

@@ -49,7 +49,10 @@ impl Load {
         let (all, images) = self.nodes.entry(action.node().clone()).or_default();
         *all += 1;
         *images += usize::from(is_image(action));
-        if matches!(action.work(), Work::DeleteNode | Work::RestartNode) {
+        if matches!(
+            action.work(),
+            Work::DeleteNode | Work::StopNode | Work::RestartNode
+        ) {
             self.exclusive.insert(action.node().clone());
         }
     }
@@ -58,8 +61,8 @@ impl Load {
         let (all, images) = self.nodes.get(action.node()).copied().unwrap_or_default();
         let is_possible = match action.work() {
             Work::DeleteNode => all == 0,
-            // A restart may interrupt work on images, which can take an hour and is repeated.
-            Work::RestartNode => all == images,
+            // These may interrupt work on images, which can take an hour and is repeated.
+            Work::StopNode | Work::RestartNode => all == images,
             Work::Image => all < bounds.per_node && images < bounds.images_per_node,
             _ => all < bounds.per_node,
         };

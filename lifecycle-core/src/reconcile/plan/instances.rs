@@ -118,10 +118,14 @@ impl<'a> Planning<'a> {
             node: replica.node.clone(),
         };
         self.hold(Subject::Instance(replica.id.clone()), by);
+        let verdict = match &blocked.by {
+            HeldBy::NodeIsStopped { .. } => Verdict::NotStarted,
+            _ => blocked.verdict(),
+        };
         let status = InstanceStatus {
             node: Some(replica.node.clone()),
             container: None,
-            state: state::without_container(view, blocked.verdict()),
+            state: state::without_container(view, verdict),
             settled: blocked.settled,
         };
         (status, Up::default())

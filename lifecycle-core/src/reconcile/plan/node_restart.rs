@@ -1,6 +1,6 @@
-//! Restarts nodes on request. The containers of a node are stopped first, in reverse start order, so
-//! that their connections end in time. They start again after the boot: the request also lists their
-//! runs as restarts.
+//! Restarts and stops nodes on request. The containers of a node are stopped first, in reverse start
+//! order, so that their connections end in time. After a restart, they start again: the request also
+//! lists their runs as restarts.
 
 use std::collections::BTreeSet;
 
@@ -31,19 +31,54 @@ impl<'a> Planning<'a> {
     /// Stops the containers on a node, and then restarts the node. Nothing starts on it until the
     /// restart has ended.
     pub(super) fn restart_node(&mut self, node: &'a NodeName, restart: Action) -> Gate {
-        self.restarting.insert(node);
         let running = self.running_on(node);
+        let by = |replica| HeldBy::NodeRestartsAfter { replica };
+        let reason = Reason::NodeRestarts { node: node.clone() };
+        let requested = Reason::NodeRestartRequested;
+        self.end_boot(node, &running, by, &reason, restart, requested)
+    }
+
+    /// Stops a node after its replicas have moved to other nodes, and those that fit on no other node
+    /// have stopped.
+    pub(super) fn stop_node(&mut self, node: &'a NodeName) -> Gate {
+        let running = self.running_on(node);
+        let by = |replica| HeldBy::NodeStopsAfter { replica };
+        let index = self.index;
+        let stays = |id: &InstanceId| {
+            let position = index.replica(id);
+            position.is_some_and(|position| self.placement.nodes[position] == Some(node))
+        };
+        if let Some((_, moving, _)) = running.iter().find(|(_, id, _)| !stays(id)) {
+            // It is stopped when its successor is ready.
+            let by = by((*moving).clone());
+            self.hold(Subject::Node(node.clone()), by);
+            return Gate::Open;
+        }
+        let stop = Action::StopNode { node: node.clone() };
+        let reason = Reason::NodeStops { node: node.clone() };
+        self.end_boot(node, &running, by, &reason, stop, Reason::NodeStopRequested)
+    }
+
+    /// Stops the running containers on a node, and then carries out `action`. Nothing starts on the node
+    /// until the action has ended.
+    fn end_boot(
+        &mut self,
+        node: &'a NodeName,
+        running: &[((bool, u32), &'a InstanceId, Seen<'a>)],
+        by: impl FnOnce(InstanceId) -> HeldBy,
+        reason: &Reason,
+        action: Action,
+        requested: Reason,
+    ) -> Gate {
+        self.restarting.insert(node);
         if let Some((last, replica, _)) = running.last() {
-            let by = HeldBy::NodeRestartsAfter {
-                replica: (*replica).clone(),
-            };
-            let reason = Reason::NodeRestarts { node: node.clone() };
             for (_, id, seen) in running.iter().filter(|(rank, ..)| rank == last) {
-                self.stop_alone(id, *seen, &reason, BTreeSet::new());
+                self.stop_alone(id, *seen, reason, BTreeSet::new());
             }
+            let by = by((*replica).clone());
             return Gate::Blocked(self.block(Subject::Node(node.clone()), by, false));
         }
-        match self.propose(restart, BTreeSet::new(), Reason::NodeRestartRequested) {
+        match self.propose(action, BTreeSet::new(), requested) {
             Gate::Open | Gate::After(_) => {
                 Gate::blocked(HeldBy::Node { node: node.clone() }, false)
             }

@@ -74,6 +74,9 @@ impl<'a> Planning<'a> {
             Power::Stopped if spared => {
                 self.fail_node(node, "the cloud reports the manager's own node as stopped")
             }
+            Power::Stopped if self.is_stop_requested(node) => {
+                self.block_node(node, HeldBy::NodeIsStopped { node: node.clone() }, true)
+            }
             Power::Stopped => {
                 let start = self.propose(
                     Action::StartNode { node: node.clone() },
@@ -90,6 +93,11 @@ impl<'a> Planning<'a> {
                 }
             }
             Power::Running => match &view.engine {
+                EngineView::Known { .. } | EngineView::Missing | EngineView::Unknown(_)
+                    if !spared && self.is_stop_requested(node) =>
+                {
+                    self.stop_node(node)
+                }
                 EngineView::Known { .. } | EngineView::Missing | EngineView::Unknown(_)
                     if let Some(restart) = self.requested_restart(node, view) =>
                 {
@@ -116,6 +124,11 @@ impl<'a> Planning<'a> {
                 }
             },
         }
+    }
+
+    pub(super) fn is_stop_requested(&self, node: &NodeName) -> bool {
+        let spec = self.declared.nodes.get(node);
+        spec.is_some_and(|spec| spec.stopped) && !self.declared.deleting
     }
 
     /// Holds a node that is starting or stopping.

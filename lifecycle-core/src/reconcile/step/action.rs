@@ -28,6 +28,11 @@ pub enum Action {
         /// The node's name.
         node: NodeName,
     },
+    /// Stops a node on request.
+    StopNode {
+        /// The node's name.
+        node: NodeName,
+    },
     /// Restarts a node on request.
     RestartNode {
         /// The node's name.
@@ -149,6 +154,7 @@ pub enum Action {
 pub(crate) enum Work {
     CreateNode,
     StartNode,
+    StopNode,
     RestartNode,
     DeleteNode,
     PrepareNode,
@@ -242,6 +248,12 @@ impl Action {
                 Verb::Start,
                 Work::StartNode,
                 words([&"start node ", node]),
+            ),
+            Self::StopNode { node } => on_node(
+                node,
+                Verb::Stop,
+                Work::StopNode,
+                words([&"stop node ", node]),
             ),
             Self::RestartNode { node, boot_id: _ } => on_node(
                 node,
@@ -458,7 +470,11 @@ impl Action {
     /// continues if this process ends.
     pub(crate) fn changes_node(&self) -> bool {
         match self.work() {
-            Work::CreateNode | Work::StartNode | Work::RestartNode | Work::DeleteNode => true,
+            Work::CreateNode
+            | Work::StartNode
+            | Work::StopNode
+            | Work::RestartNode
+            | Work::DeleteNode => true,
             Work::PrepareNode
             | Work::PublicPorts
             | Work::Image

@@ -126,7 +126,7 @@ mod tests {
     fn action() -> impl Strategy<Value = Action> {
         let node = || "[a-z0-9]([a-z0-9-]{0,8}[a-z0-9])?";
         let object = "[a-zA-Z0-9][a-zA-Z0-9._:/@-]{0,20}";
-        (0_usize..16, node(), node(), object, "[a-z]{1,5}").prop_map(
+        (0_usize..17, node(), node(), object, "[a-z]{1,5}").prop_map(
             |(which, node, from, object, service)| {
                 let node = NodeName::try_from(node).unwrap();
                 let from = NodeName::try_from(from).unwrap();
@@ -163,6 +163,7 @@ mod tests {
                         node,
                         boot_id: image,
                     },
+                    16 => Action::StopNode { node },
                     10 => Action::StopInstance {
                         instance,
                         container,

@@ -43,7 +43,8 @@ use self::take::Use;
 use self::write::Writer;
 use super::effect::Effect;
 use super::{
-    Batch, Change, Committed, EventPage, Lease, Registry, RegistryId, Snapshot, StoredTokens,
+    AnswerRecord, Batch, Change, Committed, EventPage, Lease, Registry, RegistryId, Snapshot,
+    StoredTokens,
 };
 use crate::clock::Clock;
 use crate::error::{Error, Result};
@@ -451,6 +452,16 @@ impl Registry for SqlRegistry {
             let operations = self.reader(&session).open_operations().await?;
             session.rollback().await.map_err(self.failed())?;
             Ok(operations)
+        })
+        .await
+    }
+
+    async fn answer(&self, key: &str) -> Result<Option<AnswerRecord>> {
+        self.bounded(async {
+            let session = self.read().await?;
+            let answer = self.reader(&session).answer(key).await?;
+            session.rollback().await.map_err(self.failed())?;
+            Ok(answer)
         })
         .await
     }

@@ -10,8 +10,8 @@ use sea_orm::{
 
 use super::entity::token::Opened;
 use super::entity::{
-    SINGLE, chunk, credential, declaration, event, instance, instance_endpoint, node, operation,
-    platform, rejected, revision, service_address, signed, token, unsigned, volume,
+    SINGLE, answer, chunk, credential, declaration, event, instance, instance_endpoint, node,
+    operation, platform, rejected, revision, service_address, signed, token, unsigned, volume,
 };
 use super::error::at;
 use super::session::Session;
@@ -19,7 +19,7 @@ use super::write::{ROWS, counter};
 use crate::error::Result;
 use crate::model::{Chunk, ChunkDigest, Endpoint, Generation, Operation, OperationId};
 use crate::platform::{Declaration, Revision};
-use crate::registry::{EventPage, Snapshot, StoredTokens};
+use crate::registry::{AnswerRecord, EventPage, Snapshot, StoredTokens};
 use crate::secret::{PlatformKey, Sensitive};
 
 /// Reads records within one session.
@@ -163,6 +163,11 @@ impl Reader<'_> {
             .await
             .map_err(at(self.location))?;
         Ok(readable(rows))
+    }
+
+    pub(super) async fn answer(&self, key: &str) -> Result<Option<AnswerRecord>> {
+        let row = self.one::<answer::Entity>(key.to_owned()).await?;
+        Ok(row.map(AnswerRecord::from))
     }
 
     pub(super) async fn events(&self, after: u64, limit: u32) -> Result<EventPage> {

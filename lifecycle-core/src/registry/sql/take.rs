@@ -6,8 +6,8 @@ use sea_orm::{ColumnTrait, EntityTrait, PaginatorTrait, QueryFilter};
 
 use super::SqlRegistry;
 use super::entity::{
-    SINGLE, chunk, credential, declaration, declared_chunk, event, event_counter, instance, node,
-    operation, platform, rejected, revision, service, service_address, token, volume,
+    SINGLE, answer, chunk, credential, declaration, declared_chunk, event, event_counter, instance,
+    node, operation, platform, rejected, revision, service, service_address, token, volume,
 };
 use super::session::Session;
 use crate::error::{Error, Result};
@@ -111,6 +111,7 @@ impl SqlRegistry {
         self.clear::<credential::Entity>(session).await?;
         // The operator of a removed platform has no valid token any more.
         self.clear::<token::Entity>(session).await?;
+        self.clear::<answer::Entity>(session).await?;
         self.clear::<node::Entity>(session).await?;
         self.reset_platform(session).await
     }
@@ -123,6 +124,7 @@ impl SqlRegistry {
         self.clear::<chunk::Entity>(session).await?;
         self.clear::<credential::Entity>(session).await?;
         self.clear::<token::Entity>(session).await?;
+        self.clear::<answer::Entity>(session).await?;
         self.clear::<node::Entity>(session).await?;
         self.clear::<service::Entity>(session).await?;
         self.clear::<instance::Entity>(session).await?;

@@ -8,7 +8,7 @@ use sea_orm::{
 };
 
 use super::entity::{
-    SINGLE, chunk, credential, declaration, declared_chunk, event, event_counter, instance,
+    SINGLE, answer, chunk, credential, declaration, declared_chunk, event, event_counter, instance,
     instance_endpoint, node, operation, platform, rejected, revision, service, service_address,
     signed, token, unsigned, volume,
 };
@@ -59,6 +59,15 @@ impl Writer<'_> {
         if let Some(before) = effect.delete_ended_operations {
             operation::Entity::delete_many()
                 .filter(operation::Column::EndedAt.lt(before))
+                .exec(self.session)
+                .await
+                .map_err(at(self.location))?;
+        }
+        let answers = effect.answers.values().map(answer::Model::from);
+        self.upsert::<answer::Entity>(answers.collect()).await?;
+        if let Some(before) = effect.delete_answers {
+            answer::Entity::delete_many()
+                .filter(answer::Column::GivenAt.lt(before))
                 .exec(self.session)
                 .await
                 .map_err(at(self.location))?;

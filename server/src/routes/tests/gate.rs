@@ -6,7 +6,7 @@ use std::sync::Arc;
 use lifecycle_core::api::ManagerApi as _;
 use lifecycle_core::api::wire::{NewNodeV1, NewTokenV1, RestartNodeV1};
 use lifecycle_core::model::{
-    Chunk, Generation, NodeName, RolloutRequest, Scheduling, ServiceClass, ServiceName, TokenName,
+    Chunk, Generation, NodeName, NodeRequest, RolloutRequest, ServiceClass, ServiceName, TokenName,
     TokenRole,
 };
 use lifecycle_core::platform::{OverrideChange, RestoredSecrets};
@@ -31,7 +31,7 @@ enum Write {
     RestartNode,
     AddNode,
     RemoveNode,
-    Schedule(Scheduling),
+    ChangeNode(NodeRequest),
     ApplyService(ServiceClass),
     RemoveService(ServiceClass),
     Rollout,
@@ -46,7 +46,7 @@ enum Write {
     RevokeToken,
 }
 
-const WRITES: [Write; 29] = [
+const WRITES: [Write; 31] = [
     Write::Apply,
     Write::ImageLogins,
     Write::MissingChunks,
@@ -57,9 +57,11 @@ const WRITES: [Write; 29] = [
     Write::RestartNode,
     Write::AddNode,
     Write::RemoveNode,
-    Write::Schedule(Scheduling::Cordoned),
-    Write::Schedule(Scheduling::Drained),
-    Write::Schedule(Scheduling::Open),
+    Write::ChangeNode(NodeRequest::Cordon),
+    Write::ChangeNode(NodeRequest::Drain),
+    Write::ChangeNode(NodeRequest::Uncordon),
+    Write::ChangeNode(NodeRequest::Stop),
+    Write::ChangeNode(NodeRequest::Start),
     Write::ApplyService(ServiceClass::Microservice),
     Write::RemoveService(ServiceClass::Microservice),
     Write::ApplyService(ServiceClass::Application),
@@ -170,10 +172,7 @@ async fn embedded(served: &Served, write: Write) -> Result<()> {
             manager.add_node(node.name, None).await.map(drop)
         }
         Write::RemoveNode => manager.remove_node("absent", false).await.map(drop),
-        Write::Schedule(to) => manager
-            .schedule_nodes(&["absent".into()], to)
-            .await
-            .map(drop),
+        Write::ChangeNode(to) => manager.change_nodes(&["absent".into()], to).await.map(drop),
         Write::ApplyService(class) => {
             let name = new_service();
             let applied = manager.apply_service(class, &name, "image: base:1");
@@ -225,7 +224,7 @@ async fn over_http(served: &Served, write: Write) -> Result<()> {
         }
         Write::AddNode => api.add_node(&new_node()).await.map(drop),
         Write::RemoveNode => api.remove_node("absent", false).await.map(drop),
-        Write::Schedule(to) => api.schedule_nodes(&["absent".into()], to).await.map(drop),
+        Write::ChangeNode(to) => api.change_nodes(&["absent".into()], to).await.map(drop),
         Write::ApplyService(class) => {
             let name = new_service();
             let applied = api.apply_service(class, &name, "image: base:1");

@@ -5,6 +5,7 @@
 
 #![expect(unreachable_pub, reason = "sea-orm's derive requires public types")]
 
+pub(super) mod answer;
 pub(super) mod chunk;
 pub(super) mod credential;
 pub(super) mod declaration;

@@ -15,7 +15,7 @@ pub(super) async fn up(manager: &SchemaManager<'_>) -> Result<(), DbErr> {
     Ok(())
 }
 
-fn tables() -> [TableCreateStatement; 5] {
+fn tables() -> [TableCreateStatement; 6] {
     [
         Table::create()
             .table("revisions")
@@ -51,6 +51,14 @@ fn tables() -> [TableCreateStatement; 5] {
             .if_not_exists()
             .col(text("id").primary_key())
             .col(binary("sealed"))
+            .take(),
+        Table::create()
+            .table("answers")
+            .if_not_exists()
+            .col(text("name").primary_key())
+            .col(text("request"))
+            .col(json_binary("answer"))
+            .col(timestamp_with_time_zone("given_at"))
             .take(),
     ]
 }

@@ -144,7 +144,7 @@
 //! | [`cloud`], [`host`], [`runtime`], [`code`] | the traits for VMs, a VM's operating system, its container engine, and code stores |
 //! | [`network`] | service addresses, and the tables that agents receive |
 //! | [`model`] | nodes, services, instances, endpoints, operations, events |
-//! | [`error`], [`secret`], [`clock`], [`stream`] | errors, values that are never shown, time and new ids, streams of bytes |
+//! | [`error`], [`secret`], [`clock`], [`stream`], [`metrics`] | errors, values that are never shown, time and new ids, streams of bytes, what is counted and measured |
 //!
 //! # Features
 //!
@@ -157,6 +157,7 @@
 //! | `sql` | the registries on SQLite and PostgreSQL |
 //! | `sim` | [`sim`] |
 //! | `agent` | [`agent`] |
+//! | `metrics` | the text format of [`metrics`], which Prometheus reads |
 //! | `schema` | JSON Schemas of the output that other programs read |
 //! | `conformance` | [`conformance`] |
 //! | `mock` | [`mock`] |
@@ -196,6 +197,7 @@ mod epoch;
 pub mod error;
 pub mod host;
 pub mod manager;
+pub mod metrics;
 #[cfg(feature = "mock")]
 pub mod mock;
 pub mod model;

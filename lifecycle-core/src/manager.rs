@@ -10,6 +10,7 @@ mod denials;
 mod exec;
 mod follow;
 mod image_logins;
+mod metrics;
 mod operations;
 mod output;
 mod overrides;
@@ -22,12 +23,13 @@ mod tokens;
 use std::collections::BTreeMap;
 use std::net::Ipv4Addr;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
 use tokio::sync::{Mutex, MutexGuard, Notify, watch};
 
 use crate::error::{Error, Result};
+use crate::metrics::Recorder;
 use crate::model::{
     Epoch, Event, EventKind, Generation, NewEvent, Operation, OperationId, OperationKind,
     OperationState, PlatformId, PlatformName, ServiceName, Subject,
@@ -137,11 +139,15 @@ pub struct Manager {
     accepted: Notify,
     /// Becomes true when running commands must end. Each of them keeps a receiver.
     stopping: watch::Sender<bool>,
+    recorder: Arc<Recorder>,
+    /// The epoch while this manager leads, otherwise 0; for metrics, which cannot wait for `epoch`.
+    leads_under: AtomicU64,
 }
 
 impl Manager {
     /// Creates a manager. It does not try to lead until [`Manager::run`] is called.
     pub fn new(backends: Backends, options: ManagerOptions) -> Arc<Self> {
+        let (backends, recorder) = metrics::measured(backends);
         let tokens = Tokens::new(
             Arc::clone(&backends.registry),
             Arc::clone(&backends.clock),
@@ -160,6 +166,8 @@ impl Manager {
             retries: std::sync::Mutex::default(),
             accepted: Notify::new(),
             stopping: watch::Sender::new(false),
+            recorder,
+            leads_under: AtomicU64::new(0),
         })
     }
 
@@ -185,6 +193,7 @@ impl Manager {
                 Err(error) => tracing::warn!(error = %error.chain(), "cannot acquire the lease"),
             }
             *self.epoch.lock().await = None;
+            self.lead_ended();
             // The next leader may change the platform, so the latest round is out of date.
             self.rounds.send_replace(Arc::default());
             tokio::time::sleep(self.options.lease / 3).await;
@@ -196,6 +205,7 @@ impl Manager {
             Ok(snapshot) => snapshot,
             Err(error) => return error,
         };
+        self.lead_began(epoch);
         if snapshot.first_round_done {
             self.open.store(true, Ordering::SeqCst);
         }
@@ -207,6 +217,7 @@ impl Manager {
             self.target.subscribe(),
             self.rounds.clone(),
         );
+        let driver = driver.recording_to(Arc::clone(&self.recorder));
         self.take_retries_for(driver.retries());
         tokio::select! {
             error = driver.run() => error,
@@ -237,6 +248,7 @@ impl Manager {
     /// method after dropping the future of [`Manager::run`].
     pub async fn resign(&self) -> Result<()> {
         *self.epoch.lock().await = None;
+        self.leads_under.store(0, Ordering::SeqCst);
         let registry = &self.backends.registry;
         registry.release_lease(&self.options.holder).await
     }

@@ -12,6 +12,7 @@ use lifecycle_core::manager::{Actor, Caller};
 use lifecycle_core::model::TokenRole;
 use lifecycle_core::secret::Sensitive;
 
+use crate::metrics::Unauthenticated;
 use crate::problem::{self, Problem};
 use crate::routes::Api;
 
@@ -88,10 +89,12 @@ pub(crate) async fn authenticate(
         Ok(None) => {
             let path = request.uri().path();
             let address = request.extensions().get::<Peer>().map(|peer| peer.0);
-            return match api.tokens.deny(address) {
+            let mut response = match api.tokens.deny(address) {
                 None => Problem::unauthorized(path).into_response(),
                 Some(after) => Problem::unauthorized_too_often(path, after).into_response(),
             };
+            response.extensions_mut().insert(Unauthenticated);
+            return response;
         }
         Err(error) => return problem::without_details(Problem::from(error).into_response()),
     };

@@ -7,6 +7,7 @@ mod auth;
 mod config;
 mod connections;
 mod idempotency;
+mod metrics;
 mod problem;
 mod routes;
 mod serve;

@@ -7,6 +7,7 @@
 //! - [`network`]: sends tables to the agents and handles their reports.
 //! - [`retry`]: clears failures on request.
 //! - [`history`]: assembles the planner's input.
+//! - [`measures`]: counts and measures what the loop does.
 //! - [`commit`]: writes states and events to the registry.
 //! - [`round`](mod@round): publishes each round.
 //! - [`wakeup`]: waits for the next wakeup and handles it.
@@ -16,6 +17,7 @@ mod ending;
 mod history;
 mod launch;
 mod load;
+pub(crate) mod measures;
 mod network;
 mod retry;
 mod round;
@@ -45,6 +47,7 @@ use super::traffic::Served;
 use super::watch::{WatchPolicy, Watcher};
 use crate::cloud::{CloudOperation, Firewall};
 use crate::error::{Error, Result, Retry};
+use crate::metrics::Recorder;
 use crate::model::{
     ContainerId, ContainerRun, Epoch, InstanceId, NewEvent, NodeName, RolloutControl, ServiceName,
 };
@@ -56,6 +59,7 @@ pub use retry::{RetryOptions, RetryRequest};
 pub use round::{Round, RunningStep};
 
 use history::last_seen;
+use measures::Pass;
 use retry::Retried;
 use wakeup::Pace;
 
@@ -147,6 +151,9 @@ pub struct Driver {
     /// The containers that were reported by `report_strangers`.
     strangers: BTreeSet<ContainerId>,
     jitter: StdRng,
+    recorder: Arc<Recorder>,
+    /// When the first plan of the current round was made, if the round has not ended.
+    unsettled_since: Option<Instant>,
 }
 
 /// The latest plan.
@@ -240,7 +247,16 @@ impl Driver {
             events: Vec::new(),
             strangers: BTreeSet::new(),
             jitter: StdRng::seed_from_u64(seed),
+            recorder: Arc::default(),
+            unsettled_since: None,
         }
+    }
+
+    /// Records metrics of the loop in `recorder`.
+    #[must_use]
+    pub fn recording_to(mut self, recorder: Arc<Recorder>) -> Self {
+        self.recorder = recorder;
+        self
     }
 
     /// Runs until a final error, such as a rejected epoch. Dropping the future aborts every running
@@ -278,6 +294,7 @@ impl Driver {
 
     /// Runs one pass: observes, plans, records, launches, publishes.
     async fn round(&mut self) -> Result<()> {
+        let pass = Pass::begin();
         self.take_target();
         self.take_retries().await?;
         let target = self.target.borrow().clone();
@@ -291,6 +308,7 @@ impl Driver {
             // Launch outside the span, because the steps outlive this planning round.
             self.launch().await?;
             self.publish();
+            self.measure_pass(pass);
         }
         let now = self.backends.clock.now();
         let until_change = next_change.map(|at| (at - now).to_std().unwrap_or_default());
@@ -307,7 +325,9 @@ impl Driver {
         input: PlanningInput,
     ) -> Result<Option<DateTime<Utc>>> {
         self.report_strangers(&input.observed, input.now);
+        let begun = Instant::now();
         let plan = plan(&input);
+        self.measure_plan(begun.elapsed());
         self.update_agents(&target, &input.observed, &[]);
         self.announce(&plan, input.now);
         self.commit(&input, &plan).await?;

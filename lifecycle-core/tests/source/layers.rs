@@ -25,6 +25,7 @@ const LAYERS: &[(&str, &str)] = &[
     ("error", "errors, and whether to retry"),
     ("secret", "values that are never shown"),
     ("clock", "time and new ids"),
+    ("metrics", "what is counted and measured"),
     ("model", "nodes, services, instances, operations, events"),
     ("network", "service addresses and the agents' tables"),
     ("stream", "streams of bytes"),

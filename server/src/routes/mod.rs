@@ -7,6 +7,7 @@ mod events;
 mod exec;
 mod health;
 mod image_logins;
+mod metrics;
 mod nodes;
 mod operations;
 mod overrides;
@@ -35,6 +36,7 @@ use tokio::sync::watch;
 
 use crate::auth::authenticate;
 use crate::idempotency::with_key;
+use crate::metrics::{Metrics, measure};
 use crate::problem::Problem;
 use crate::streams::Streams;
 use crate::telemetry::in_request_span;
@@ -52,6 +54,7 @@ pub(crate) struct Api {
     /// Receives each round of the control loop. A round may have recorded events.
     pub(crate) rounds: watch::Receiver<Arc<Round>>,
     pub(crate) streams: Arc<Streams>,
+    pub(crate) metrics: Metrics,
 }
 
 impl From<Arc<Manager>> for Api {
@@ -60,6 +63,7 @@ impl From<Arc<Manager>> for Api {
             tokens: manager.tokens(),
             rounds: manager.rounds(),
             streams: Arc::default(),
+            metrics: Metrics::of(Arc::clone(&manager)),
             manager: Arc::new(LocalApi::new(manager)),
         }
     }
@@ -90,7 +94,7 @@ fn of_nodes() -> Router<Api> {
 
 /// Returns all routes.
 pub(crate) fn router(api: Api) -> Router {
-    let v1 = Router::new()
+    let with_token = Router::new()
         .route(
             "/v1/platform",
             get(platform::show)
@@ -141,6 +145,7 @@ pub(crate) fn router(api: Api) -> Router {
         .route("/v1/operations/{id}", get(operations::show))
         .route("/v1/tokens", get(tokens::list).post(tokens::create))
         .route("/v1/tokens/{name}", delete(tokens::revoke))
+        .route("/metrics", get(metrics::show))
         .fallback(async |uri: Uri| Problem::from(Error::not_found(format!("path {}", uri.path()))))
         .method_not_allowed_fallback(async |method: Method, uri: Uri| {
             Problem::method_not_allowed(method.as_str(), uri.path())
@@ -151,7 +156,8 @@ pub(crate) fn router(api: Api) -> Router {
     Router::new()
         .route("/healthz", get(health::healthz))
         .route("/readyz", get(health::readyz))
-        .merge(v1)
+        .merge(with_token)
+        .layer(middleware::from_fn_with_state(api.clone(), measure))
         .layer(middleware::from_fn(in_request_span))
         .with_state(api)
 }

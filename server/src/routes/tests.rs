@@ -35,12 +35,14 @@ mod connections;
 mod errors;
 mod gate;
 mod idempotency;
+mod metrics;
 mod spans;
 mod streams;
 mod tokens;
 
-/// Every route below `/v1`, and the least powerful role that it permits.
-const ROUTES: [(&str, &str, TokenRole); 56] = [
+/// Every route that needs a token, and the least powerful role that it permits.
+const ROUTES: [(&str, &str, TokenRole); 57] = [
+    ("GET", "/metrics", Viewer),
     ("GET", "/v1/platform", Viewer),
     ("PUT", "/v1/platform", Admin),
     ("DELETE", "/v1/platform", Admin),

@@ -83,12 +83,14 @@ impl Driver {
         match result {
             Ok(()) => {
                 self.failures.remove(&id);
+                self.measure_step(&action, "succeeded", now - running.since);
                 let took = (now - running.since).to_std().unwrap_or_default();
                 let took = Duration::from_millis(u64::try_from(took.as_millis()).unwrap_or(0));
                 let message = format!("{action}: done in {}", humantime::format_duration(took));
                 self.record_event(EventKind::StepSucceeded, &action, message, now);
             }
             Err(error) => {
+                self.measure_step(&action, "failed", now - running.since);
                 let failure = self.failure(&id, &error, now);
                 let message = format!("{action}: {}", failure.why);
                 self.record_event(EventKind::StepFailed, &action, message, now);

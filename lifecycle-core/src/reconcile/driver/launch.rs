@@ -166,6 +166,9 @@ impl Driver {
     fn spawn(&mut self, action: Action, execution: Execution, now: DateTime<Utc>) {
         let lines = Arc::clone(&self.lines);
         let id = action.id();
+        if self.failures.contains_key(&id) {
+            self.count_retry(&action);
+        }
         self.running.insert(
             id.clone(),
             Running {

@@ -45,6 +45,7 @@ impl Driver {
                 port,
                 connections,
             } => {
+                self.count_resets(&service, node, connections);
                 let times = if connections == 1 {
                     "a connection".to_owned()
                 } else {

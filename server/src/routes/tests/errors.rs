@@ -16,6 +16,7 @@ use lifecycle_core::{Error, Retry};
 use tokio::sync::watch;
 
 use super::client::client;
+use crate::metrics::Metrics;
 use crate::routes::{Api, router};
 
 struct Mocked {
@@ -34,6 +35,7 @@ impl Mocked {
             tokens: Tokens::new(registry, clock, FirstToken::of(&admin), &read),
             rounds: watch::Sender::new(Arc::default()).subscribe(),
             streams: Arc::default(),
+            metrics: Metrics::default(),
         };
         Self {
             router: router(api),

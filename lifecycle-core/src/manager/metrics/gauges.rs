@@ -99,11 +99,8 @@ static RUNNING: Metric = Metric::gauge(
     "Operations that were accepted and have not ended",
 );
 
-static PLANNED_STEPS: Metric = Metric::gauge(
-    "lifecycle_planned_steps",
-    &[],
-    "Steps of the latest plan, also those that are running",
-);
+static PLANNED_STEPS: Metric =
+    Metric::gauge("lifecycle_planned_steps", &[], "Steps of the latest plan");
 
 static RUNNING_STEPS: Metric =
     Metric::gauge("lifecycle_running_steps", &[], "Steps that are running");

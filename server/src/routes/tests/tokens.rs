@@ -189,7 +189,8 @@ fn the_documentation_lists_each_route_with_its_role() {
             let (method, path) = request.split_once(' ')?;
             let path = path.split('?').next()?;
             let role = rest.split(" | ").next()?;
-            path.starts_with("/v1/").then_some((method, path, role))
+            let needs_token = path.starts_with("/v1/") || path == "/metrics";
+            needs_token.then_some((method, path, role))
         })
         .collect();
     let routes = ROUTES.iter().filter(|route| !route.1.contains("nothing"));

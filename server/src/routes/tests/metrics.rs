@@ -38,57 +38,57 @@ async fn the_metrics_show_the_state_of_the_platform() {
     let scrape = Served::ready().await.scrape().await;
     let version = env!("CARGO_PKG_VERSION");
     let expected = [
-        (format!("lifecycle_build_info{{version={version:?}}}"), 1.0),
-        ("lifecycle_leading".into(), 1.0),
-        ("lifecycle_epoch".into(), 1.0),
-        ("lifecycle_first_round_done".into(), 1.0),
-        ("lifecycle_generation".into(), 1.0),
-        ("lifecycle_settled_generation".into(), 1.0),
-        ("lifecycle_settled".into(), 1.0),
-        ("lifecycle_nodes{state=\"running\"}".into(), 1.0),
-        ("lifecycle_nodes{state=\"unknown\"}".into(), 0.0),
-        ("lifecycle_node_ready{node=\"n1\"}".into(), 1.0),
-        ("lifecycle_rollouts{state=\"failed\"}".into(), 0.0),
-        ("lifecycle_agents{state=\"outdated\"}".into(), 0.0),
-        ("lifecycle_planned_steps".into(), 0.0),
-        ("lifecycle_running_steps".into(), 0.0),
-        ("lifecycle_leads_ended_total".into(), 0.0),
+        (format!("lifecycle_build_info{{version={version:?}}}"), 1),
+        ("lifecycle_leading".into(), 1),
+        ("lifecycle_epoch".into(), 1),
+        ("lifecycle_first_round_done".into(), 1),
+        ("lifecycle_generation".into(), 1),
+        ("lifecycle_settled_generation".into(), 1),
+        ("lifecycle_settled".into(), 1),
+        ("lifecycle_nodes{state=\"running\"}".into(), 1),
+        ("lifecycle_nodes{state=\"unknown\"}".into(), 0),
+        ("lifecycle_node_ready{node=\"n1\"}".into(), 1),
+        ("lifecycle_rollouts{state=\"failed\"}".into(), 0),
+        ("lifecycle_agents{state=\"outdated\"}".into(), 0),
+        ("lifecycle_planned_steps".into(), 0),
+        ("lifecycle_running_steps".into(), 0),
+        ("lifecycle_leads_ended_total".into(), 0),
         (
             "lifecycle_service_replicas{class=\"microservice\",service=\"web\"}".into(),
-            1.0,
+            1,
         ),
         (
             "lifecycle_service_ready_replicas{class=\"microservice\",service=\"web\"}".into(),
-            1.0,
+            1,
         ),
         (
             "lifecycle_instances{class=\"microservice\",service=\"web\",state=\"ready\"}".into(),
-            1.0,
+            1,
         ),
         (
             "lifecycle_events_total{kind=\"first-round-done\"}".into(),
-            1.0,
+            1,
         ),
-        ("lifecycle_settling_duration_seconds_count".into(), 1.0),
+        ("lifecycle_settling_duration_seconds_count".into(), 1),
         (
             "lifecycle_step_duration_seconds_count{action=\"start-instance\",outcome=\"succeeded\"}"
                 .into(),
-            1.0,
+            1,
         ),
     ];
     for (series, value) in expected {
         assert_eq!(scrape.value(&series), value, "{series}\n{}", scrape.text);
     }
     let passes = scrape.value("lifecycle_reconcile_duration_seconds_count");
-    assert!(passes >= 2.0, "{passes}");
+    assert!(passes >= 2, "{passes}");
     assert_eq!(
         scrape.value("lifecycle_plan_duration_seconds_count"),
         passes
     );
     let commits = "lifecycle_registry_request_duration_seconds_count{outcome=\"succeeded\",request=\"commit\"}";
-    assert!(scrape.value(commits) > 2.0);
+    assert!(scrape.value(commits) > 2);
     let renewals = "lifecycle_lease_requests_total{outcome=\"held\"}";
-    assert!(scrape.value(renewals) > 1.0);
+    assert!(scrape.value(renewals) > 1);
 }
 
 #[tokio::test(start_paused = true)]
@@ -99,25 +99,22 @@ async fn the_metrics_show_replicas_that_are_not_ready_and_steps_that_fail() {
     let scrape = loop {
         tokio::time::sleep(Duration::from_secs(1)).await;
         let scrape = served.scrape().await;
-        if scrape.get(retries) > Some(0.0) && scrape.value("lifecycle_running_steps") == 0.0 {
+        if scrape.get(retries) > Some(0) && scrape.value("lifecycle_running_steps") == 0 {
             break scrape;
         }
     };
     let of_web = |name: &str| format!("{name}{{class=\"microservice\",service=\"web\"}}");
-    assert_eq!(scrape.value(&of_web("lifecycle_service_replicas")), 1.0);
-    assert_eq!(
-        scrape.value(&of_web("lifecycle_service_ready_replicas")),
-        0.0
-    );
-    assert_eq!(scrape.value("lifecycle_first_round_done"), 0.0);
-    assert_eq!(scrape.value("lifecycle_settled"), 0.0);
-    assert_eq!(scrape.value("lifecycle_generation"), 1.0);
-    assert_eq!(scrape.value("lifecycle_settled_generation"), 0.0);
-    assert_eq!(scrape.value("lifecycle_held{cause=\"backoff\"}"), 1.0);
+    assert_eq!(scrape.value(&of_web("lifecycle_service_replicas")), 1);
+    assert_eq!(scrape.value(&of_web("lifecycle_service_ready_replicas")), 0);
+    assert_eq!(scrape.value("lifecycle_first_round_done"), 0);
+    assert_eq!(scrape.value("lifecycle_settled"), 0);
+    assert_eq!(scrape.value("lifecycle_generation"), 1);
+    assert_eq!(scrape.value("lifecycle_settled_generation"), 0);
+    assert_eq!(scrape.value("lifecycle_held{cause=\"backoff\"}"), 1);
     let failed = "lifecycle_step_duration_seconds_count{action=\"pull-image\",outcome=\"failed\"}";
     let (failed, retries) = (scrape.value(failed), scrape.value(retries));
-    assert!(failed >= 2.0, "{}", scrape.text);
-    assert_eq!(retries, failed - 1.0);
+    assert!(failed >= 2, "{}", scrape.text);
+    assert_eq!(retries, failed - 1);
 }
 
 #[tokio::test(start_paused = true)]
@@ -127,9 +124,9 @@ async fn the_metrics_show_operations_and_requests() {
     let running = "lifecycle_operations_running{kind=\"restart\"}";
     let ended = "lifecycle_operations_ended_total{kind=\"restart\",state=\"succeeded\"}";
     let before = served.scrape().await;
-    assert_eq!((before.get(running), before.value(ended)), (None, 0.0));
+    assert_eq!((before.get(running), before.value(ended)), (None, 0));
     let restart = api.restart("web", None).await.unwrap();
-    assert_eq!(served.scrape().await.value(running), 1.0);
+    assert_eq!(served.scrape().await.value(running), 1);
     while api.operation(restart.id()).await.unwrap().state == OperationStateV1::Running {
         tokio::time::sleep(Duration::from_secs(1)).await;
     }
@@ -139,17 +136,17 @@ async fn the_metrics_show_operations_and_requests() {
     problem(denied, StatusCode::FORBIDDEN, "a viewer").await;
     served.request("GET", "/v1/platform", None).await;
     let after = served.scrape().await;
-    assert_eq!((after.get(running), after.value(ended)), (None, 1.0));
+    assert_eq!((after.get(running), after.value(ended)), (None, 1));
     let count = |operation: &str, status: &str| {
         let name = "lifecycle_http_request_duration_seconds_count";
         let series = format!("{name}{{operation=\"{operation}\",status=\"{status}\"}}");
         after.get(&series)
     };
     let restarts = "POST /v1/services/{name}/restart";
-    assert_eq!(count(restarts, "2xx"), Some(1.0));
-    assert_eq!(count(restarts, "4xx"), Some(1.0));
-    assert_eq!(count("unauthenticated", "4xx"), Some(1.0));
-    assert_eq!(count("GET /metrics", "2xx"), Some(2.0));
+    assert_eq!(count(restarts, "2xx"), Some(1));
+    assert_eq!(count(restarts, "4xx"), Some(1));
+    assert_eq!(count("unauthenticated", "4xx"), Some(1));
+    assert_eq!(count("GET /metrics", "2xx"), Some(2));
 }
 
 /// A client cannot create series without bounds.
@@ -181,8 +178,8 @@ async fn labels_contain_no_paths_and_no_invented_methods() {
 async fn only_the_leader_returns_the_state_of_the_platform() {
     let served = Served::standby();
     let standby = served.scrape().await;
-    assert_eq!(standby.value("lifecycle_leading"), 0.0);
-    assert_eq!(standby.value("lifecycle_epoch"), 0.0);
+    assert_eq!(standby.value("lifecycle_leading"), 0);
+    assert_eq!(standby.value("lifecycle_epoch"), 0);
     for family in [
         "lifecycle_nodes",
         "lifecycle_generation",
@@ -195,7 +192,7 @@ async fn only_the_leader_returns_the_state_of_the_platform() {
     let served = Served::ready().await;
     served.manager.resign().await.unwrap();
     let resigned = served.scrape().await;
-    assert_eq!(resigned.value("lifecycle_leading"), 0.0);
+    assert_eq!(resigned.value("lifecycle_leading"), 0);
     assert_eq!(resigned.get("lifecycle_settled"), None);
 }
 
@@ -223,5 +220,5 @@ async fn many_scrapes_do_not_delay_the_control_loop() {
         .unwrap();
     let scrape = served.scrape().await;
     let ready = "lifecycle_service_ready_replicas{class=\"microservice\",service=\"web\"}";
-    assert_eq!(scrape.value(ready), 3.0);
+    assert_eq!(scrape.value(ready), 3);
 }

@@ -9,7 +9,7 @@ pub(super) struct Scrape {
     /// The type of each metric.
     pub(super) types: BTreeMap<String, String>,
     /// The values, by name and labels.
-    samples: BTreeMap<(String, BTreeMap<String, String>), f64>,
+    samples: BTreeMap<(String, BTreeMap<String, String>), String>,
 }
 
 impl Scrape {
@@ -45,8 +45,8 @@ impl Scrape {
                 "histogram" => assert!(["_bucket", "_sum", "_count"].contains(&suffix), "{line}"),
                 other => panic!("{other}"),
             }
-            let value: f64 = value.parse().unwrap();
-            let before = samples.insert((name, labels), value);
+            assert!(value.parse::<f64>().is_ok(), "{line}");
+            let before = samples.insert((name, labels), value.to_owned());
             assert_eq!(before, None, "{series} is repeated");
         }
         let scrape = Self {
@@ -60,30 +60,33 @@ impl Scrape {
 
     /// Checks that the numbers in the buckets never decrease, and that the last bucket contains all.
     fn check_histograms(&self) {
-        let mut buckets: BTreeMap<_, Vec<(f64, f64)>> = BTreeMap::new();
+        let mut buckets: BTreeMap<_, Vec<(f64, u64)>> = BTreeMap::new();
         for ((name, labels), number) in &self.samples {
             if let Some(family) = name.strip_suffix("_bucket") {
                 let mut labels = labels.clone();
                 let bound = labels.remove("le").unwrap().replace("+Inf", "inf");
                 let key = (format!("{family}_count"), labels);
                 let bound = bound.parse().unwrap();
-                buckets.entry(key).or_default().push((bound, *number));
+                let number = number.parse().unwrap();
+                buckets.entry(key).or_default().push((bound, number));
             }
         }
         for (key, mut buckets) in buckets {
             buckets.sort_by(|a, b| a.0.total_cmp(&b.0));
             assert!(buckets.is_sorted_by(|a, b| a.1 <= b.1), "{key:?}");
             let (bound, all) = *buckets.last().unwrap();
-            assert_eq!((bound, all), (f64::INFINITY, self.samples[&key]));
+            assert!(bound.is_infinite(), "{key:?}");
+            assert_eq!(all.to_string(), self.samples[&key]);
         }
     }
 
     /// Returns the value of a series such as `name{label="value"}`, if it exists.
-    pub(super) fn get(&self, series: &str) -> Option<f64> {
-        self.samples.get(&series_of(series)).copied()
+    pub(super) fn get(&self, series: &str) -> Option<u64> {
+        let value = self.samples.get(&series_of(series))?;
+        Some(value.parse().unwrap())
     }
 
-    pub(super) fn value(&self, series: &str) -> f64 {
+    pub(super) fn value(&self, series: &str) -> u64 {
         let value = self.get(series);
         value.unwrap_or_else(|| panic!("no {series} in\n{}", self.text))
     }

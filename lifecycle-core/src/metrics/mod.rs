@@ -9,6 +9,8 @@ mod recorder;
 #[cfg(feature = "metrics")]
 mod text;
 
+use std::time::Duration;
+
 pub use recorder::Recorder;
 #[cfg(feature = "metrics")]
 pub use text::{CONTENT_TYPE, text};
@@ -101,7 +103,7 @@ impl Metric {
             MetricKind::Gauge | MetricKind::Counter => MetricValue::Number(0),
             MetricKind::Histogram(bounds) => MetricValue::Durations(Durations {
                 counts: vec![0; bounds.len() + 1],
-                sum: 0.0,
+                sum: Duration::ZERO,
             }),
         }
     }
@@ -136,8 +138,8 @@ pub enum MetricValue {
 pub struct Durations {
     /// For each bucket, the number of durations in this bucket alone.
     pub counts: Vec<u64>,
-    /// The sum of all durations, in seconds.
-    pub sum: f64,
+    /// The sum of all durations.
+    pub sum: Duration,
 }
 
 impl Family {

@@ -74,7 +74,8 @@ fn family_to(encoder: &mut DescriptorEncoder<'_>, family: &Family) -> fmt::Resul
                 let bounds = bounds.iter().copied().chain([f64::INFINITY]);
                 let buckets: Vec<_> = bounds.zip(durations.counts.iter().copied()).collect();
                 let count = durations.counts.iter().sum();
-                encoder.encode_histogram::<NoLabelSet>(durations.sum, count, &buckets, None)?;
+                let sum = durations.sum.as_secs_f64();
+                encoder.encode_histogram::<NoLabelSet>(sum, count, &buckets, None)?;
             }
             (MetricKind::Gauge | MetricKind::Counter, MetricValue::Durations(_)) => {}
         }

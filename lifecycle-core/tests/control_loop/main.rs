@@ -14,6 +14,7 @@ mod drain;
 mod fault;
 mod joined;
 mod leadership;
+mod metrics;
 mod network;
 mod platform;
 mod port_ranges;

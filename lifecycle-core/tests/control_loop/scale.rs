@@ -3,6 +3,7 @@
 use lifecycle_core::model::{DependencyCondition, NodeSpec};
 use lifecycle_core::sim::SimWorld;
 
+use crate::metrics::sum;
 use crate::platform::{after, empty, named, node, owner};
 use crate::stage::Stage;
 
@@ -27,6 +28,8 @@ async fn assert_starts(nodes: u32) {
     stage.start();
     stage.settled().await;
     stage.assert_whole().await;
+    let ready = sum(&stage.manager, "lifecycle_service_ready_replicas");
+    assert_eq!(ready, u64::from(nodes * 10));
 }
 
 #[tokio::test(start_paused = true)]

@@ -15,7 +15,7 @@ use crate::model::{Chunk, ChunkDigest, Epoch, Generation, Operation, OperationId
 use crate::platform::{Declaration, Revision};
 use crate::reconcile::driver::measures::tag;
 use crate::registry::{
-    Batch, Change, Committed, EventPage, Lease, Registry, Snapshot, StoredTokens,
+    AnswerRecord, Batch, Change, Committed, EventPage, Lease, Registry, Snapshot, StoredTokens,
 };
 use crate::secret::Sensitive;
 
@@ -48,7 +48,13 @@ static OPERATIONS_ENDED: Metric = Metric::counter(
 );
 
 /// The kinds of operations whose counters exist before the first operation.
-const KINDS: [&str; 4] = ["delete-platform", "restart", "restart-node", "rollout"];
+const KINDS: [&str; 5] = [
+    "declare",
+    "delete-platform",
+    "restart",
+    "restart-node",
+    "rollout",
+];
 
 /// Publishes the counters whose labels are known.
 pub(super) fn begin(recorder: &Recorder) {
@@ -180,6 +186,10 @@ impl Registry for Measured {
     async fn open_operations(&self) -> Result<Vec<Operation>> {
         let open = self.registry.open_operations();
         self.timed("open-operations", open).await
+    }
+
+    async fn answer(&self, key: &str) -> Result<Option<AnswerRecord>> {
+        self.timed("answer", self.registry.answer(key)).await
     }
 
     async fn events(&self, after: u64, limit: u32) -> Result<EventPage> {

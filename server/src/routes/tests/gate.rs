@@ -278,7 +278,7 @@ async fn an_embedded_manager_and_one_behind_http_reject_the_same_changes() {
                         | Write::RestartNode
                         | Write::AddNode
                         | Write::RemoveNode
-                        | Write::Schedule(_)
+                        | Write::ChangeNode(_)
                         | Write::ApplyService(_)
                         | Write::RemoveService(_)
                         | Write::Rollout
@@ -296,7 +296,7 @@ async fn an_embedded_manager_and_one_behind_http_reject_the_same_changes() {
                         | Write::RestartNode
                         | Write::AddNode
                         | Write::RemoveNode
-                        | Write::Schedule(_)
+                        | Write::ChangeNode(_)
                         | Write::ApplyService(_)
                         | Write::RemoveService(_)
                         | Write::Rollout

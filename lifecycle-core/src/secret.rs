@@ -58,6 +58,25 @@ impl<'de> Deserialize<'de> for Sensitive {
     }
 }
 
+#[cfg(feature = "schema")]
+impl schemars::JsonSchema for Sensitive {
+    fn schema_name() -> std::borrow::Cow<'static, str> {
+        "Sensitive".into()
+    }
+
+    fn inline_schema() -> bool {
+        true
+    }
+
+    fn json_schema(_: &mut schemars::SchemaGenerator) -> schemars::Schema {
+        schemars::json_schema!({
+            "type": "string",
+            "format": "password",
+            "description": "Text that may be a secret.",
+        })
+    }
+}
+
 const NONCE_BYTES: usize = 12;
 const KEY_BYTES: usize = 32;
 const SEAL_VERSION: u8 = 1;

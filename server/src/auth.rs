@@ -13,6 +13,7 @@ use lifecycle_core::model::TokenRole;
 use lifecycle_core::secret::Sensitive;
 
 use crate::metrics::Unauthenticated;
+use crate::openapi::{Input, Operation};
 use crate::problem::{self, Problem};
 use crate::routes::Api;
 
@@ -65,6 +66,24 @@ impl<S: Send + Sync> FromRequestParts<S> for Admin {
 
     async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, Problem> {
         caller(parts, TokenRole::Admin).map(Self)
+    }
+}
+
+impl Input for Viewer {
+    fn describe(operation: &mut Operation<'_>) {
+        operation.role(TokenRole::Viewer);
+    }
+}
+
+impl Input for Operator {
+    fn describe(operation: &mut Operation<'_>) {
+        operation.role(TokenRole::Operator);
+    }
+}
+
+impl Input for Admin {
+    fn describe(operation: &mut Operation<'_>) {
+        operation.role(TokenRole::Admin);
     }
 }
 

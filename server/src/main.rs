@@ -8,16 +8,19 @@ mod config;
 mod connections;
 mod idempotency;
 mod metrics;
+mod openapi;
 mod problem;
 mod routes;
 mod serve;
 mod streams;
 mod telemetry;
 
+use std::io::Write as _;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
+use lifecycle_core::Error;
 
 #[derive(Debug, Parser)]
 #[command(name = "lifecycle-manager", version, about)]
@@ -36,6 +39,12 @@ enum Command {
     },
     /// Run this node's agent, which makes service addresses reachable
     Agent(agent::AgentArguments),
+    /// Print the description of the API, from which clients can be generated
+    Openapi {
+        /// Print a page in Markdown instead
+        #[arg(long)]
+        page: bool,
+    },
 }
 
 fn main() -> ExitCode {
@@ -61,6 +70,7 @@ async fn run() -> ExitCode {
     let ended = match arguments.command {
         Command::Run { directory } => serve::run(&directory).await,
         Command::Agent(arguments) => agent::run(arguments).await,
+        Command::Openapi { page } => print_openapi(page),
     };
     match ended {
         Ok(()) => ExitCode::SUCCESS,
@@ -69,4 +79,17 @@ async fn run() -> ExitCode {
             ExitCode::FAILURE
         }
     }
+}
+
+fn print_openapi(page: bool) -> lifecycle_core::Result<()> {
+    let document = routes::document();
+    let text = if page {
+        openapi::page(&document)
+    } else {
+        format!("{document:#}\n")
+    };
+    let mut output = std::io::stdout().lock();
+    output
+        .write_all(text.as_bytes())
+        .map_err(|error| Error::io("the standard output", error))
 }

@@ -40,6 +40,7 @@ const BROKEN: u8 = 19;
 
 /// The body of `POST /v1/services/{name}/exec`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct ExecV1 {
     /// The program and its arguments.
     pub command: Vec<String>,

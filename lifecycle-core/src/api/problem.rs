@@ -10,22 +10,36 @@ use crate::error::{Error, Retry};
 /// The body of every response that is not a success.
 ///
 /// `kind` and the fields of the [`Error`] are members of the document; `docs/api.md` lists them. A
-/// client that knows the kind can re-create the error ([`ProblemV1::error`]). Other clients can use
-/// the members that are declared here.
+/// client that knows the kind can re-create the error. Other clients can use the members that are
+/// declared here.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[non_exhaustive]
 pub struct ProblemV1 {
     /// The name of the HTTP status.
     pub title: String,
+    /// The HTTP status.
     pub status: u16,
     /// The error and its causes in one line.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub detail: Option<String>,
+    /// What to do.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub hint: Option<String>,
     /// `kind` and the error's other fields.
     #[serde(flatten)]
+    #[cfg_attr(feature = "schema", schemars(with = "Kind"))]
     fields: Map<String, Value>,
+}
+
+/// The member of every problem that determines the others.
+#[cfg(feature = "schema")]
+#[derive(schemars::JsonSchema)]
+#[schemars(extend("additionalProperties" = true))]
+#[expect(dead_code, reason = "describes the members in the schema")]
+struct Kind {
+    /// The kind of the error.
+    kind: String,
 }
 
 impl ProblemV1 {

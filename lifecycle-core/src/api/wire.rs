@@ -5,6 +5,7 @@ mod operation;
 mod overrides;
 mod revisions;
 mod token;
+mod whole;
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -30,6 +31,7 @@ pub use token::{CreatedTokenV1, NewTokenV1, TokenV1};
 
 /// The response to `GET /v1/platform`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[non_exhaustive]
 pub struct PlatformV1 {
     pub name: String,
@@ -405,6 +407,7 @@ impl From<Endpoint> for EndpointV1 {
 /// The response to `GET /v1/progress`. With `?plan=false`, the response omits the plan, which grows
 /// with the platform.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[non_exhaustive]
 pub struct ProgressV1 {
     /// The generation that the manager is applying.
@@ -426,6 +429,7 @@ pub struct ProgressV1 {
 
 /// Something that a round waits for.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[non_exhaustive]
 pub struct WaitV1 {
     pub what: String,
@@ -438,6 +442,7 @@ pub struct WaitV1 {
 
 /// The response to a request that changes what is declared, for example `PUT /v1/platform`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[non_exhaustive]
 pub struct AppliedV1 {
     /// The current generation.
@@ -462,6 +467,7 @@ impl From<Applied> for AppliedV1 {
 
 /// The body of `POST /v1/services/{name}/restart`; it is optional.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[non_exhaustive]
 pub struct RestartV1 {
     /// When each replica's container last started. A replica whose container has started again
@@ -479,6 +485,7 @@ impl RestartV1 {
 
 /// The body of `POST /v1/nodes/{name}/restart`; it is optional.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[non_exhaustive]
 pub struct RestartNodeV1 {
     /// The boot that the restart ends. A node in a later boot is not restarted. By default, the current
@@ -507,6 +514,7 @@ pub struct RetriedV1 {
 
 /// The response to `GET /v1/events` with `Accept: application/json`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[non_exhaustive]
 pub struct EventsV1 {
     /// The events after the cursor, oldest first.

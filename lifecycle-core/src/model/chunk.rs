@@ -67,6 +67,21 @@ impl From<ChunkDigest> for String {
     }
 }
 
+#[cfg(feature = "schema")]
+impl schemars::JsonSchema for ChunkDigest {
+    fn schema_name() -> std::borrow::Cow<'static, str> {
+        "ChunkDigest".into()
+    }
+
+    fn json_schema(_: &mut schemars::SchemaGenerator) -> schemars::Schema {
+        schemars::json_schema!({
+            "type": "string",
+            "description": "The SHA-256 of a chunk in lowercase hexadecimal digits.",
+            "pattern": "^[0-9a-f]{64}$",
+        })
+    }
+}
+
 /// A part of the contents of mounted files. The contents may be secret, so `Debug` does not show
 /// them. Cloning is cheap.
 #[derive(Clone, PartialEq, Eq)]

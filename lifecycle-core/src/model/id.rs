@@ -11,7 +11,7 @@ use crate::error::InvalidName;
 use crate::secret::{Sensitive, api_token_id};
 
 macro_rules! name {
-    ($(#[$doc:meta])* $type:ident, $kind:literal, $rule:literal, $check:expr) => {
+    ($(#[$doc:meta])* $type:ident, $kind:literal, $rule:literal, $pattern:literal, $check:expr) => {
         $(#[$doc])*
         ///
         /// Cloning is cheap.
@@ -35,6 +35,7 @@ macro_rules! name {
                 schemars::json_schema!({
                     "type": "string",
                     "description": concat!("A ", $kind, ": ", $rule, "."),
+                    "pattern": $pattern,
                     "minLength": 1,
                     "maxLength": 63,
                 })
@@ -112,6 +113,7 @@ name!(
     "platform name",
     "lower-case letters, digits, `-` and `_`, starting with a letter or digit, at most 63 \
      characters",
+    "^[a-z0-9][a-z0-9_-]*$",
     |v| bounded(v, is_lower_or_digit, |c| is_lower_or_digit(c) || c == '-' || c == '_')
 );
 
@@ -121,6 +123,7 @@ name!(
     "node name",
     "lower-case letters, digits and `-`, starting and ending with a letter or digit, at most \
      63 characters",
+    "^[a-z0-9]([a-z0-9-]*[a-z0-9])?$",
     |v| bounded(v, is_lower_or_digit, |c| is_lower_or_digit(c) || c == '-') && !v.ends_with('-')
 );
 
@@ -129,6 +132,7 @@ name!(
     ServiceName,
     "service name",
     "letters, digits, `.`, `-` and `_`, starting with a letter or digit, at most 63 characters",
+    "^[a-zA-Z0-9][a-zA-Z0-9._-]*$",
     |v| bounded(v, |c| c.is_ascii_alphanumeric(), |c| c.is_ascii_alphanumeric() || "._-".contains(c))
 );
 
@@ -137,6 +141,7 @@ name!(
     VolumeName,
     "volume name",
     "letters, digits, `.`, `-` and `_`, starting with a letter or digit, at most 63 characters",
+    "^[a-zA-Z0-9][a-zA-Z0-9._-]*$",
     |v| bounded(v, |c| c.is_ascii_alphanumeric(), |c| c.is_ascii_alphanumeric() || "._-".contains(c))
 );
 
@@ -145,6 +150,7 @@ name!(
     TokenName,
     "token name",
     "letters, digits, `.`, `-` and `_`, starting with a letter or digit, at most 63 characters",
+    "^[a-zA-Z0-9][a-zA-Z0-9._-]*$",
     |v| bounded(v, |c| c.is_ascii_alphanumeric(), |c| c.is_ascii_alphanumeric() || "._-".contains(c))
 );
 
@@ -153,6 +159,7 @@ name!(
     TokenId,
     "token id",
     "16 lower-case hexadecimal digits",
+    "^[0-9a-f]{16}$",
     |v| v.len() == 16 && v.chars().all(|c| matches!(c, '0'..='9' | 'a'..='f'))
 );
 
@@ -262,7 +269,7 @@ impl schemars::JsonSchema for InstanceId {
         schemars::json_schema!({
             "type": "string",
             "description": "The id of a replica: `<service>-<replica>`.",
-            "pattern": "^[a-zA-Z0-9][a-zA-Z0-9._-]*-[0-9]+$",
+            "pattern": "^[a-zA-Z0-9][a-zA-Z0-9._-]{0,62}-([0-9]{1,4}|10000)$",
         })
     }
 }

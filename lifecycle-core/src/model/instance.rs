@@ -23,6 +23,7 @@ impl fmt::Display for ContainerId {
 /// The digest of all settings that cannot be changed after a container is created: an HMAC-SHA256
 /// with the platform key. Instances with the same digest are interchangeable.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(transparent)]
 pub struct SpecDigest(Arc<str>);
 

@@ -44,7 +44,13 @@ impl PlanningInput {
 
 /// A plan together with the input that it was made from.
 #[derive(Debug, Clone, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct RecordedPlan {
+    /// What the plan was made from. The format depends on the manager's version.
+    #[cfg_attr(
+        feature = "schema",
+        schemars(with = "serde_json::Map<String, serde_json::Value>")
+    )]
     pub input: Arc<PlanningInput>,
     pub plan: Arc<Plan>,
 }

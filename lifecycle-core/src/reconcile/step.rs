@@ -689,6 +689,7 @@ pub struct InstanceStatus {
 
 /// The steps from the observed to the declared state, and everything that cannot be done now.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct Plan {
     /// The steps to run, in order: each step comes after those that it needs.
     pub steps: Vec<Step>,

@@ -94,6 +94,7 @@ pub struct Unknown {
 /// A specification with which an instance did not become ready. The manager does not retry it
 /// until a different specification is declared.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct RejectedSpec {
     pub id: InstanceId,
     /// The digest of the specification.

@@ -12,6 +12,7 @@ const DOCKER_HUB: &str = "docker.io";
 
 /// A registry of images: a host, with a port if one is given.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(transparent)]
 pub struct ImageRegistry(String);
 
@@ -75,16 +76,25 @@ impl fmt::Display for ImageRegistry {
 
 /// A login for a registry of images.
 #[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "kebab-case")]
 pub enum ImageLogin {
-    Password {
-        user: String,
-        password: Sensitive,
-    },
+    #[cfg_attr(feature = "schema", schemars(with = "PasswordLogin"))]
+    Password { user: String, password: Sensitive },
     /// A token from which the engine gets tokens for single requests.
     IdentityToken(Sensitive),
     /// A token that the engine sends to the registry.
     RegistryToken(Sensitive),
+}
+
+/// A login with a password. Has a schema of its own, because some generators of clients reject
+/// objects that are defined inside of others.
+#[cfg(feature = "schema")]
+#[derive(schemars::JsonSchema)]
+#[expect(dead_code, reason = "describes the members in the schema")]
+struct PasswordLogin {
+    user: String,
+    password: Sensitive,
 }
 
 /// Describes the login without its secret. Some registries expect a token as the name of the user, so

@@ -7,6 +7,7 @@ use axum::response::{IntoResponse, Response};
 use lifecycle_core::Error;
 use lifecycle_core::api::wire::{AppliedV1, ServiceV1};
 use lifecycle_core::model::{ServiceClass, ServiceName};
+use schemars::JsonSchema;
 use serde::Deserialize;
 
 use super::Api;
@@ -18,9 +19,10 @@ use crate::problem::Problem;
 const LARGEST: usize = 1 << 20;
 
 /// The query of `PUT /v1/applications/{name}`.
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub(super) struct Options {
+    /// Whether to return the plan, and to change nothing.
     #[serde(default)]
     dry_run: bool,
 }

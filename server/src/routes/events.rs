@@ -13,6 +13,7 @@ use axum::response::{IntoResponse, Response};
 use futures_util::{Stream, StreamExt as _};
 use lifecycle_core::api::wire::EventsV1;
 use lifecycle_core::model::{Event, EventKind};
+use schemars::JsonSchema;
 use serde::Deserialize;
 
 use super::Api;
@@ -27,10 +28,11 @@ const POLL: Duration = Duration::from_secs(5);
 const SKIPPED_PAGES: usize = 20;
 
 /// The query of `GET /v1/events` and `GET /v1/audit`.
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub(super) struct After {
     /// The id of an event, or `latest`. If absent, all stored events are returned.
+    #[schemars(regex(pattern = "^(latest|[0-9]{1,19})$"))]
     after: Option<String>,
 }
 
@@ -76,17 +78,13 @@ async fn respond(
 ) -> Result<Response, Problem> {
     // A reconnecting client sends the id of the last received event (HTML Standard, "Server-sent
     // events").
-    let last_seen = headers
-        .get("last-event-id")
-        .and_then(|value| value.to_str().ok())
-        .map(str::to_owned);
-    let after = match last_seen.or(query.after).as_deref() {
+    let last_seen = headers.get("last-event-id");
+    let last_seen = last_seen.map(|value| cursor(value.to_str().unwrap_or_default()));
+    let after = query.after.as_deref().map(cursor).transpose()?;
+    let after = match last_seen.transpose()?.or(after) {
         None => 0,
-        Some("latest") => api.manager.last_event().await?,
-        Some(text) => text.parse().map_err(|_| {
-            let why = "it is not a number";
-            Problem::bad_request("the cursor", why, "send the id of an event, or `latest`")
-        })?,
+        Some(Cursor::Latest) => api.manager.last_event().await?,
+        Some(Cursor::After(id)) => id,
     };
     let requests_stream = headers
         .get(ACCEPT)
@@ -112,6 +110,24 @@ async fn respond(
             .into_response());
     }
     Ok(Json(page).into_response())
+}
+
+/// The place in the events after which a page starts.
+#[derive(Debug, Clone, Copy)]
+enum Cursor {
+    /// The end of the stored events.
+    Latest,
+    After(u64),
+}
+
+fn cursor(text: &str) -> Result<Cursor, Problem> {
+    if text == "latest" {
+        return Ok(Cursor::Latest);
+    }
+    text.parse().map(Cursor::After).map_err(|_| {
+        let why = "it is not a number";
+        Problem::bad_request("the cursor", why, "send the id of an event, or `latest`")
+    })
 }
 
 /// Returns the requested events of the first page after `after` that contains one. After many pages

@@ -1,8 +1,8 @@
 //! The metrics, for Prometheus.
 
 use axum::extract::State;
-use axum::http::HeaderName;
 use axum::http::header::CONTENT_TYPE;
+use axum::response::{IntoResponse, Response};
 use lifecycle_core::Error;
 use lifecycle_core::metrics::{self, text};
 
@@ -11,11 +11,8 @@ use crate::auth::Viewer;
 use crate::problem::Problem;
 
 /// `GET /metrics`: returns all metrics in the OpenMetrics text format.
-pub(super) async fn show(
-    _: Viewer,
-    State(api): State<Api>,
-) -> Result<([(HeaderName, &'static str); 1], String), Problem> {
+pub(super) async fn show(_: Viewer, State(api): State<Api>) -> Result<Response, Problem> {
     let text = text(api.metrics.families())
         .map_err(|error| Error::failed("writing the metrics", error.to_string()))?;
-    Ok(([(CONTENT_TYPE, metrics::CONTENT_TYPE)], text))
+    Ok(([(CONTENT_TYPE, metrics::CONTENT_TYPE)], text).into_response())
 }

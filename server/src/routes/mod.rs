@@ -12,6 +12,7 @@ mod nodes;
 mod operations;
 mod overrides;
 mod platform;
+mod reference;
 mod request;
 mod retry;
 mod revisions;
@@ -41,6 +42,7 @@ use crate::problem::Problem;
 use crate::streams::Streams;
 use crate::telemetry::in_request_span;
 
+pub(crate) use reference::document;
 pub(crate) use request::Whole;
 
 /// The largest accepted request body, in bytes.
@@ -146,6 +148,7 @@ pub(crate) fn router(api: Api) -> Router {
         .route("/v1/tokens", get(tokens::list).post(tokens::create))
         .route("/v1/tokens/{name}", delete(tokens::revoke))
         .route("/metrics", get(metrics::show))
+        .route("/v1/openapi.json", get(reference::show))
         .fallback(async |uri: Uri| Problem::from(Error::not_found(format!("path {}", uri.path()))))
         .method_not_allowed_fallback(async |method: Method, uri: Uri| {
             Problem::method_not_allowed(method.as_str(), uri.path())

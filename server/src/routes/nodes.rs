@@ -5,6 +5,7 @@ use axum::extract::State;
 use axum::http::StatusCode;
 use lifecycle_core::api::wire::{AppliedV1, NewNodeV1, NodeV1, OperationV1, RestartNodeV1};
 use lifecycle_core::model::NodeRequest;
+use schemars::JsonSchema;
 use serde::Deserialize;
 
 use super::Api;
@@ -44,9 +45,10 @@ pub(super) async fn add(
 }
 
 /// The query of `DELETE /v1/nodes/{name}`.
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub(super) struct Removal {
+    /// Whether to delete the named volumes on the node.
     #[serde(default)]
     volumes: bool,
 }

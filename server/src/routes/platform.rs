@@ -6,6 +6,7 @@ use axum::http::StatusCode;
 use lifecycle_core::api::wire::{AppliedV1, OperationV1, PlatformV1, ProgressV1};
 use lifecycle_core::platform::Declaration;
 use lifecycle_core::reconcile::{Plan, RecordedPlan};
+use schemars::JsonSchema;
 use serde::Deserialize;
 
 use super::Api;
@@ -19,9 +20,10 @@ pub(super) async fn show(_: Viewer, State(api): State<Api>) -> Result<Json<Platf
 }
 
 /// The query of `GET /v1/progress`.
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub(super) struct WithPlan {
+    /// Whether the response contains the plan; by default, it does.
     plan: Option<bool>,
 }
 
@@ -76,9 +78,10 @@ pub(super) async fn recorded_plan(
 }
 
 /// The query of `DELETE /v1/platform`.
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub(super) struct DeletePlatform {
+    /// Whether to delete the named volumes.
     #[serde(default)]
     volumes: bool,
 }

@@ -5,9 +5,11 @@ use axum::extract::rejection::BytesRejection;
 use axum::extract::{DefaultBodyLimit, FromRequest, FromRequestParts, Path, Query, Request};
 use axum::http::StatusCode;
 use axum::http::request::Parts;
+use schemars::JsonSchema;
 use serde::de::DeserializeOwned;
 
 use super::LARGEST_BODY;
+use crate::openapi::{Input, Operation};
 use crate::problem::Problem;
 
 /// The query parameters.
@@ -31,6 +33,12 @@ impl<S: Send + Sync, T: DeserializeOwned> FromRequestParts<S> for Parameters<T> 
     }
 }
 
+impl<T: JsonSchema> Input for Parameters<T> {
+    fn describe(operation: &mut Operation<'_>) {
+        operation.query::<T>();
+    }
+}
+
 /// The variable segment of the path.
 #[derive(Debug)]
 pub(super) struct Segment<T = String>(pub(super) T);
@@ -42,6 +50,12 @@ impl<S: Send + Sync, T: DeserializeOwned + Send> FromRequestParts<S> for Segment
         let path: Result<Path<T>, _> = Path::from_request_parts(parts, state).await;
         path.map(|Path(segment)| Self(segment))
             .map_err(|_| Problem::bad_request("the path", "it is not UTF-8", "encode it as UTF-8"))
+    }
+}
+
+impl<T> Input for Segment<T> {
+    fn describe(operation: &mut Operation<'_>) {
+        operation.segments();
     }
 }
 
@@ -57,6 +71,14 @@ impl<S: Send + Sync, const LIMIT: usize> FromRequest<S> for Whole<LIMIT> {
         let body = Bytes::from_request(request, state).await;
         body.map(Self)
             .map_err(|rejection| rejected(&rejection, LIMIT))
+    }
+}
+
+impl<const LIMIT: usize> Input for Whole<LIMIT> {
+    fn describe(operation: &mut Operation<'_>) {
+        for status in [400, 413] {
+            operation.problem(status);
+        }
     }
 }
 

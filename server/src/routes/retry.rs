@@ -5,6 +5,7 @@ use axum::extract::State;
 use lifecycle_core::api::wire::RetriedV1;
 
 use lifecycle_core::reconcile::RetryOptions;
+use schemars::JsonSchema;
 use serde::Deserialize;
 
 use super::Api;
@@ -13,9 +14,10 @@ use crate::auth::Operator;
 use crate::problem::Problem;
 
 /// The query of `POST /v1/retry/{name}`.
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub(super) struct Options {
+    /// Whether to create empty volumes in place of those that vanished.
     #[serde(default)]
     recreate_volumes: bool,
 }

@@ -8,6 +8,7 @@ use lifecycle_core::Error;
 use lifecycle_core::api::wire::RevisionV1;
 use lifecycle_core::model::Generation;
 use lifecycle_core::platform::RestoredSecrets;
+use schemars::JsonSchema;
 use serde::Deserialize;
 
 use super::Api;
@@ -16,11 +17,13 @@ use crate::auth::{Admin, Viewer};
 use crate::problem::Problem;
 
 /// The query of `POST /v1/revisions/{generation}/rollback`.
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub(super) struct Options {
+    /// Whether to restore also values that may be secrets.
     #[serde(default)]
     with_secrets: bool,
+    /// Whether to return the plan, and to change nothing.
     #[serde(default)]
     dry_run: bool,
 }

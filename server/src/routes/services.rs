@@ -15,6 +15,7 @@ use lifecycle_core::api::wire::{EndpointV1, InstanceV1, OperationV1, RestartV1, 
 use lifecycle_core::manager::{Caller, Tokens};
 use lifecycle_core::model::{RolloutRequest, ServiceName};
 use lifecycle_core::runtime::LogOptions;
+use schemars::JsonSchema;
 use serde::Deserialize;
 
 use super::Api;
@@ -93,13 +94,17 @@ pub(super) async fn rollout(
 }
 
 /// The query of `GET /v1/services/{name}/logs`.
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub(super) struct Lines {
+    /// The number of lines to return of the output so far; by default, all.
     tail: Option<u32>,
+    /// Whether to return also the output from now on, until the client ends the request.
     #[serde(default)]
     follow: bool,
+    /// The time of the first line.
     since: Option<DateTime<Utc>>,
+    /// Whether each line contains its time.
     #[serde(default)]
     timestamps: bool,
 }

@@ -36,12 +36,14 @@ mod errors;
 mod gate;
 mod idempotency;
 mod metrics;
+mod openapi;
+mod programs;
 mod spans;
 mod streams;
 mod tokens;
 
 /// Every route that needs a token, and the least powerful role that it permits.
-const ROUTES: [(&str, &str, TokenRole); 57] = [
+const ROUTES: [(&str, &str, TokenRole); 58] = [
     ("GET", "/metrics", Viewer),
     ("GET", "/v1/platform", Viewer),
     ("PUT", "/v1/platform", Admin),
@@ -102,6 +104,7 @@ const ROUTES: [(&str, &str, TokenRole); 57] = [
     ("GET", "/v1/tokens", Admin),
     ("POST", "/v1/tokens", Admin),
     ("DELETE", "/v1/tokens/ci", Admin),
+    ("GET", "/v1/openapi.json", Viewer),
     ("GET", "/v1/nothing/here", Viewer),
 ];
 
@@ -122,7 +125,11 @@ impl Served {
 
     /// Creates a manager that does not lead yet; the platform's service uses `image`.
     fn with_image(image: &str) -> Self {
-        let world = SimWorld::new(1);
+        Self::in_world(&SimWorld::new(1), image)
+    }
+
+    /// Creates a manager of this world that does not lead yet; the platform's service uses `image`.
+    fn in_world(world: &SimWorld, image: &str) -> Self {
         world.preload_image("base:1");
         let owner = Owner {
             id: PlatformId::new(uuid::Uuid::from_u128(1 << 100)),
@@ -193,11 +200,15 @@ impl Served {
 
     /// Creates a manager that has completed its first round.
     async fn ready() -> Self {
-        let served = Self::standby();
-        tokio::spawn(Arc::clone(&served.manager).run());
-        let mut rounds = served.manager.rounds();
+        Self::standby().started().await
+    }
+
+    /// Runs the manager, and waits until it has completed its first round.
+    async fn started(self) -> Self {
+        tokio::spawn(Arc::clone(&self.manager).run());
+        let mut rounds = self.manager.rounds();
         rounds.wait_for(|round| round.settled).await.unwrap();
-        served
+        self
     }
 
     async fn send(&self, request: Request<Body>) -> Response<Body> {

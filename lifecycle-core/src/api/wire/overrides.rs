@@ -11,14 +11,18 @@ use crate::reconcile::{HeldBy, Plan};
 
 /// The body of `POST /v1/services/{name}/scale`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields)]
 pub struct ScaleV1 {
     /// The number of replicas.
+    #[serde(deserialize_with = "super::whole::number")]
+    #[cfg_attr(feature = "schema", schemars(range(max = 10_000)))]
     pub replicas: u16,
 }
 
 /// The body of `POST /v1/nodes`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields)]
 #[non_exhaustive]
 pub struct NewNodeV1 {

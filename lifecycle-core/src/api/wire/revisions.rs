@@ -69,6 +69,7 @@ pub enum ChangeKindV1 {
 
 /// The response to `POST /v1/revisions/{generation}/rollback`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[non_exhaustive]
 pub struct RolledBackV1 {
     /// The current generation.
@@ -87,6 +88,7 @@ pub struct RolledBackV1 {
 
 /// What a rollback would change.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[non_exhaustive]
 pub struct RollbackPlanV1 {
     pub plan: Plan,

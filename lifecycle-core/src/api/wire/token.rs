@@ -47,13 +47,20 @@ impl From<ApiToken> for TokenV1 {
 
 /// The body of `POST /v1/tokens`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields)]
 #[non_exhaustive]
 pub struct NewTokenV1 {
     pub name: TokenName,
     pub role: TokenRole,
-    /// The number of seconds until the token expires; without it, the token does not expire.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    /// The number of seconds until the token expires, at most ten years; without it, the token does not
+    /// expire.
+    #[serde(
+        default,
+        skip_serializing_if = "Option::is_none",
+        deserialize_with = "super::whole::optional"
+    )]
+    #[cfg_attr(feature = "schema", schemars(range(min = 1, max = 315_360_000)))]
     pub expires_in: Option<u64>,
 }
 
@@ -87,6 +94,7 @@ impl From<NewTokenV1> for NewToken {
 
 /// The response to `POST /v1/tokens`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[non_exhaustive]
 pub struct CreatedTokenV1 {
     /// The token itself. No other response contains it.

@@ -13,6 +13,7 @@ use crate::reconcile::step::{Plan, StepId};
 
 /// A step that is running.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct RunningStep {
     /// The id of the step.
     pub id: StepId,

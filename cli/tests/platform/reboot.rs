@@ -65,6 +65,7 @@ fn services_start_in_order_after_a_reboot() {
     assert_eq!((said, lines("far-1   ")), (1, 1), "{}", logs.text());
     another_node_is_restarted(&project, &node);
     a_node_is_added_and_removed(&project);
+    a_node_is_stopped(&project);
     let events = OnTerminal::start(project.command(&["events", "-f", "--tail", "1000"]));
     events.shows("restart");
     project.ends(0, &["down", "--yes"]);
@@ -164,4 +165,34 @@ fn a_node_is_drained(project: &Project, node: &Node) {
     let opened = project.ends(0, &["node", "uncordon", "b", "c"]).stdout;
     assert!(!opened.contains("drained"), "{opened}");
     project.ends(0, &["service", "remove", "guest"]);
+}
+
+/// Stops the node of a replica that no restart policy would start again, and starts it.
+fn a_node_is_stopped(project: &Project) {
+    let node = Node::find(&project.id(), "b").unwrap();
+    let before = node.service("far");
+    let stopped = project.ends(0, &["node", "stop", "b"]);
+    assert!(
+        stopped.stderr.contains("far-1 has stopped with its node"),
+        "{}",
+        stopped.stderr
+    );
+    let is_running = || {
+        let format = "--format={{.State.Running}}";
+        docker(&["inspect", format, &node.container]).trim() == "true"
+    };
+    assert!(!is_running());
+    // `up` does not start it.
+    let up = project.ends(1, &["up"]);
+    assert!(up.stderr.contains("node b is stopped"), "{}", up.stderr);
+    assert!(!is_running());
+    let own = project.ends(1, &["node", "stop", "a"]).stderr;
+    assert!(own.contains("the manager runs on it"), "{own}");
+    project.ends(0, &["node", "start", "b"]);
+    let after = Node::find(&project.id(), "b").unwrap().service("far");
+    assert_eq!(after.id, before.id);
+    assert!(after.started_at > before.started_at);
+    assert_eq!(project.status()["platform"]["state"], "running");
+    let operations = project.ends(0, &["operation", "list"]).stdout;
+    assert!(operations.contains("stop, node b"), "{operations}");
 }

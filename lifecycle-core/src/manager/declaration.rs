@@ -108,6 +108,10 @@ impl Manager {
         let registry = &self.backends.registry;
         let changed = previous.as_ref().is_none_or(|(_, d)| *d != declaration);
         let note = cause.note(previous.as_ref().map(|(_, d)| d), &declaration);
+        let before = previous.as_ref().map(|(_, before)| before.stopped_runs());
+        let mut replaces = before.unwrap_or_default();
+        let still_stopped = declaration.stopped_runs();
+        replaces.retain(|id, run| !still_stopped.contains_key(id) && !self.is_running(run));
         let previous = previous.map(|(generation, _)| generation);
         let (now, current) = (self.backends.clock.now(), previous.unwrap_or_default());
         let generation = Generation(current.0 + u64::from(changed));
@@ -117,6 +121,7 @@ impl Manager {
                 generation,
                 subject: cause.subject.clone(),
                 request: cause.request.clone(),
+                replaces,
             },
             state: OperationState::Running,
             requested_at: now,

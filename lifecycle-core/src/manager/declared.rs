@@ -57,8 +57,9 @@ impl Manager {
             return Ok(());
         }
         self.backends.registry.commit(epoch, batch).await?;
-        let mut open = self.open_operations();
-        open.retain(|operation| !ended.contains(&operation.id));
+        self.open_operations()
+            .retain(|operation| !ended.contains(&operation.id));
+        self.aim_operations();
         Ok(())
     }
 }

@@ -171,9 +171,10 @@ impl Manager {
                 (request, Subject::Platform)
             }
         };
-        self.redeclare(&request, subject, |_, mut declaration, requested| {
+        self.redeclare(&request, subject, |snapshot, mut declaration, requested| {
             for name in names {
-                declaration = declaration.changing_node(name, change, requested)?;
+                let runs = self.runs_at(name, snapshot);
+                declaration = declaration.changing_node(name, change, runs, requested)?;
             }
             Ok(declaration)
         })

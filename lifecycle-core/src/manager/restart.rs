@@ -123,6 +123,14 @@ impl Manager {
         status.is_some_and(|status| matches!(status.state, InstanceState::Unknown { .. }))
     }
 
+    /// Returns whether a run of a container has not ended, according to the latest round.
+    pub(super) fn is_running(&self, run: &ContainerRun) -> bool {
+        let observed = self.round().observed();
+        find(&observed, &run.container).is_some_and(|container| {
+            container.state.is_running() && container.started_at == Some(run.started_at)
+        })
+    }
+
     /// Returns the current run of each replica whose container was started.
     fn runs_of(&self, replicas: &[InstanceId]) -> BTreeMap<InstanceId, ContainerRun> {
         let round = self.round();

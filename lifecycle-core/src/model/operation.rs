@@ -34,6 +34,9 @@ pub enum OperationKind {
         subject: Subject,
         /// The name of the request, for example `scale to 5`.
         request: String,
+        /// The runs of containers that start again, because their node was stopped and is started.
+        #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+        replaces: BTreeMap<InstanceId, ContainerRun>,
     },
     /// Remove the whole platform.
     DeletePlatform {

@@ -11,8 +11,8 @@ use super::compose::MAX_REPLICAS;
 use super::validate::MAX_INSTANCES;
 use crate::error::{Error, Result};
 use crate::model::{
-    Existing, NodeName, NodeRequest, NodeSpec, Origin, Scheduling, ServiceClass, ServiceName,
-    ServiceSpec, Subject,
+    ContainerRun, Existing, InstanceId, NodeName, NodeRequest, NodeSpec, Origin, Scheduling,
+    ServiceClass, ServiceName, ServiceSpec, Subject,
 };
 
 /// The overrides of a declaration. A declaration with overrides contains the effective values; each
@@ -32,7 +32,7 @@ pub struct Overrides {
     scheduled: BTreeMap<NodeName, ScheduledNode>,
     /// Nodes that are stopped until they are started.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
-    stopped_nodes: BTreeMap<NodeName, Requested>,
+    stopped_nodes: BTreeMap<NodeName, StoppedNode>,
     /// Set if the manager began with an empty registry: overrides may have been lost with the previous
     /// one. Contains the nodes that are to be deleted nevertheless.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -56,6 +56,16 @@ struct ScheduledNode {
     scheduling: Scheduling,
     #[serde(flatten)]
     requested: Requested,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+struct StoppedNode {
+    #[serde(flatten)]
+    requested: Requested,
+    /// The runs of containers on the node when the stop was requested. They start again with the node,
+    /// whatever their restart policy.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    runs: BTreeMap<InstanceId, ContainerRun>,
 }
 
 /// The overrides of one service.
@@ -222,10 +232,10 @@ impl Overrides {
             kind: OverrideKind::Scheduling(one.scheduling),
             requested: one.requested.clone(),
         });
-        let stopped = self.stopped_nodes.iter().map(|(node, requested)| Override {
+        let stopped = self.stopped_nodes.iter().map(|(node, one)| Override {
             subject: Subject::Node(node.clone()),
             kind: OverrideKind::Stopped,
-            requested: requested.clone(),
+            requested: one.requested.clone(),
         });
         let of_nodes = nodes.chain(scheduled).chain(stopped);
         services.chain(new).chain(of_nodes)
@@ -330,10 +340,10 @@ impl Declaration {
                 effective.overrides.scheduled.insert(name, scheduled);
             }
         }
-        for (name, requested) in overrides.stopped_nodes {
+        for (name, stopped) in overrides.stopped_nodes {
             if let Some(spec) = effective.nodes.get_mut(&name) {
                 spec.stopped = true;
-                effective.overrides.stopped_nodes.insert(name, requested);
+                effective.overrides.stopped_nodes.insert(name, stopped);
             }
         }
         for (name, changed) in effective.in_groups(overrides.services) {
@@ -544,7 +554,14 @@ impl Declaration {
         Ok(self)
     }
 
-    /// Changes what is declared about a node. A repeated request changes nothing.
+    /// Returns the runs of containers that start again when their stopped nodes start.
+    pub(crate) fn stopped_runs(&self) -> BTreeMap<InstanceId, ContainerRun> {
+        let nodes = self.overrides.stopped_nodes.values();
+        nodes.flat_map(|node| node.runs.clone()).collect()
+    }
+
+    /// Changes what is declared about a node. A repeated request changes nothing. `runs` are the current
+    /// runs of the containers on the node.
     ///
     /// # Errors
     /// - [`Error::NotFound`] if the node is not declared
@@ -554,6 +571,7 @@ impl Declaration {
         mut self,
         name: &str,
         request: NodeRequest,
+        runs: BTreeMap<InstanceId, ContainerRun>,
         requested: &Requested,
     ) -> Result<Self> {
         let known = self.nodes.keys();
@@ -572,7 +590,8 @@ impl Declaration {
             NodeRequest::Stop => {
                 reject_stop(spec, &self.manager.node)?;
                 spec.stopped = true;
-                self.overrides.stopped_nodes.insert(name, requested);
+                let stopped = StoppedNode { requested, runs };
+                self.overrides.stopped_nodes.insert(name, stopped);
                 return Ok(self);
             }
             NodeRequest::Start => {

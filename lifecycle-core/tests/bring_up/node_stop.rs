@@ -12,7 +12,8 @@ use lifecycle_core::api::wire::{
 use lifecycle_core::bootstrap::Outcome;
 use lifecycle_core::cloud::Power;
 use lifecycle_core::model::{
-    NodeName, NodeRequest, OperationId, ServiceName, VolumeMount, VolumeName, VolumeOptions,
+    NodeName, NodeRequest, OperationId, RestartPolicy, ServiceName, VolumeMount, VolumeName,
+    VolumeOptions,
 };
 use lifecycle_core::platform::OverrideChange;
 use lifecycle_core::sim::{Edge, Violation};
@@ -34,6 +35,8 @@ async fn running(seed: u64) -> Stage {
     let mut stage = Stage::new(seed).await;
     stage.pin("db", "n2");
     let db = stage.declaration.services.get_mut(&service("db")).unwrap();
+    // No policy starts it again.
+    db.restart = Some(RestartPolicy::No);
     db.container.volumes.push(VolumeMount {
         volume: VolumeName::try_from("data").unwrap(),
         target: "/data".into(),

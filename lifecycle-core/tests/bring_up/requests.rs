@@ -4,7 +4,7 @@
 
 use std::time::Duration;
 
-use lifecycle_core::api::wire::{NewNodeV1, OperationStateV1, OperationV1};
+use lifecycle_core::api::wire::{NewNodeV1, OperationStateV1, OperationV1, RestartNodeV1};
 use lifecycle_core::manager::KeyedRequest;
 use lifecycle_core::model::{
     EventKind, Generation, NodeName, NodeRequest, OperationId, RolloutRequest, ServiceClass,
@@ -147,7 +147,7 @@ impl Kind {
                 answer(rolled_back.await?)
             }
             Self::Restart => answer(api.restart("api", None).await?),
-            Self::RestartNode => answer(api.restart_node("n2", &Default::default()).await?),
+            Self::RestartNode => answer(api.restart_node("n2", &RestartNodeV1::default()).await?),
             Self::Rollout => answer(api.rollout("api", RolloutRequest::Rollback).await?),
             Self::DeletePlatform => answer(api.delete_platform(false).await?),
         })

@@ -20,7 +20,8 @@ impl Manager {
     pub(in crate::manager) fn runs_to_end(&self) -> Arc<BTreeMap<InstanceId, ContainerRun>> {
         let mut runs = BTreeMap::new();
         for operation in self.open_operations().iter() {
-            if let OperationKind::Restart { replaces, .. }
+            if let OperationKind::Declare { replaces, .. }
+            | OperationKind::Restart { replaces, .. }
             | OperationKind::RestartNode { replaces, .. } = &operation.kind
             {
                 runs.extend(replaces.clone());

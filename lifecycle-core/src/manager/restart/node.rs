@@ -104,6 +104,22 @@ impl Manager {
     }
 }
 
+impl Manager {
+    /// Returns the current run of each replica on a node; empty if the node does not exist.
+    pub(in crate::manager) fn runs_at(
+        &self,
+        name: &str,
+        snapshot: &Snapshot,
+    ) -> BTreeMap<InstanceId, ContainerRun> {
+        let round = self.round();
+        let observed = round.observed();
+        let mut nodes = observed.nodes.iter();
+        let view = nodes.find(|(node, _)| node.as_str() == name);
+        view.map(|(_, view)| current_runs(view, &round, snapshot))
+            .unwrap_or_default()
+    }
+}
+
 fn not_running(power: Power) -> String {
     match power {
         Power::Starting => "the node is starting",

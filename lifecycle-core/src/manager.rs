@@ -497,6 +497,8 @@ impl Manager {
             batch.changes.push(Change::PutOperation(operation));
         }
         registry.commit(epoch, batch).await?;
+        self.take_operations(Vec::new());
+        self.aim_operations();
         Ok(())
     }
 
@@ -599,6 +601,8 @@ impl Manager {
         } else if let Some(operation) = open {
             self.join(&write, &operation).await?
         } else {
+            let snapshot = registry.snapshot().await?;
+            reject_stopped(snapshot.declaration.as_ref().map(|(_, d)| d))?;
             let operation = Operation {
                 id: OperationId(self.backends.ids.uuid()),
                 kind: OperationKind::DeletePlatform { volumes },
@@ -672,6 +676,24 @@ fn emptied(declaration: Declaration) -> Declaration {
         overrides: Overrides::default(),
         ..declaration
     }
+}
+
+/// Rejects the deletion of a platform while a machine that was not created for it is stopped: its
+/// containers could not be removed.
+fn reject_stopped(declaration: Option<&Declaration>) -> Result<()> {
+    let nodes = declaration.into_iter().flat_map(|d| d.nodes.values());
+    let mut stopped = nodes.filter(|node| node.existing.is_some() && node.stopped);
+    let Some(node) = stopped.next() else {
+        return Ok(());
+    };
+    Err(Error::Conflict {
+        what: "deleting the platform".into(),
+        why: format!(
+            "containers on the stopped node {0} could not be removed; start it with `bootstrapper node \
+             start {0}` first",
+            node.name
+        ),
+    })
 }
 
 fn is_platform_deletion(operation: &Operation) -> bool {

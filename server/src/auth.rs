@@ -8,9 +8,12 @@ use axum::http::header::AUTHORIZATION;
 use axum::http::request::Parts;
 use axum::middleware::Next;
 use axum::response::{IntoResponse as _, Response};
+use lifecycle_core::Error;
 use lifecycle_core::manager::{Actor, Caller};
 use lifecycle_core::model::TokenRole;
 use lifecycle_core::secret::Sensitive;
+
+use tracing::Instrument as _;
 
 use crate::metrics::Unauthenticated;
 use crate::openapi::{Input, Operation};
@@ -87,6 +90,17 @@ impl Input for Admin {
     }
 }
 
+/// Carries out a request for a change to its end, even if the client disconnects meanwhile: a change may be
+/// recorded, but not passed to the control loop yet.
+async fn uncancelled(work: impl Future<Output = Response> + Send + 'static) -> Response {
+    match tokio::spawn(work.in_current_span()).await {
+        Ok(response) => response,
+        Err(error) => {
+            Problem::from(Error::failed("the request", error.to_string())).into_response()
+        }
+    }
+}
+
 /// Rejects a request without a valid token before the path is examined, so that the response
 /// reveals no paths. Hides the details of internal errors from everybody but admins.
 pub(crate) async fn authenticate(
@@ -124,7 +138,13 @@ pub(crate) async fn authenticate(
         peer: peer.map(|peer| peer.0),
     };
     request.extensions_mut().insert(caller);
-    let response = actor.perform(next.run(request)).await;
+    let is_change = !request.method().is_safe();
+    let work = actor.perform(next.run(request));
+    let response = if is_change {
+        uncancelled(work).await
+    } else {
+        work.await
+    };
     if role == TokenRole::Admin {
         response
     } else {

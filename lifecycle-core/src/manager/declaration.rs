@@ -1,5 +1,6 @@
 //! Accepts declarations, and plans what they would change.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use serde::de::DeserializeOwned;
@@ -90,7 +91,11 @@ impl Manager {
     ) -> Result<Option<A>> {
         let answered = write.answered()?;
         if answered.is_some() {
-            self.aim_at_current(write.epoch).await?;
+            let open = self.backends.registry.open_operations().await?;
+            open.iter().for_each(|operation| self.take_up(operation));
+            if !open.iter().any(is_platform_deletion) {
+                self.aim_at_current(write.epoch).await?;
+            }
         }
         Ok(answered)
     }
@@ -111,16 +116,21 @@ impl Manager {
         let before = previous.as_ref().map(|(_, before)| before.stopped_runs());
         let mut replaces = before.unwrap_or_default();
         let still_stopped = declaration.stopped_runs();
-        replaces.retain(|id, run| !still_stopped.contains_key(id) && !self.is_running(run));
-        let previous = previous.map(|(generation, _)| generation);
+        replaces.retain(|id, run| !still_stopped.contains_key(id) && !self.continues(run));
+        let (previous, previous_declaration) = previous.unzip();
         let (now, current) = (self.backends.clock.now(), previous.unwrap_or_default());
         let generation = Generation(current.0 + u64::from(changed));
+        let nodes = match &previous_declaration {
+            Some(before) => before.nodes_changed_to(&declaration),
+            None => BTreeSet::new(),
+        };
         let operation = changed.then(|| Operation {
             id: OperationId(self.backends.ids.uuid()),
             kind: OperationKind::Declare {
                 generation,
                 subject: cause.subject.clone(),
                 request: cause.request.clone(),
+                nodes,
                 replaces,
             },
             state: OperationState::Running,
@@ -143,11 +153,14 @@ impl Manager {
             let put = Change::PutOperation(operation.clone());
             batch.changes.push(put);
         }
-        let id = operation.as_ref().map(|operation| operation.id);
+        let id = match &operation {
+            Some(operation) => Some(operation.id),
+            None => self.declaring(generation).await?,
+        };
         let answer = answer(Applied {
             generation,
             changed,
-            operation: id.or_else(|| self.declaring(generation)),
+            operation: id,
         });
         batch.changes.extend(write.answer(&answer)?);
         registry.commit(write.epoch, batch).await?;

@@ -16,12 +16,15 @@ use crate::registry::{Batch, Change};
 
 impl Manager {
     /// Returns the operation in progress that brings the platform to `generation`.
-    pub(super) fn declaring(&self, generation: Generation) -> Option<OperationId> {
-        let open = self.open_operations();
+    pub(super) async fn declaring(&self, generation: Generation) -> Result<Option<OperationId>> {
+        let open = self.backends.registry.open_operations().await?;
         let mut open = open.iter();
         let is_same = |kind: &OperationKind| matches!(kind, OperationKind::Declare { generation: of, .. } if *of == generation);
-        let found = open.find(|operation| is_same(&operation.kind))?;
-        Some(found.id)
+        let found = open.find(|operation| is_same(&operation.kind));
+        Ok(found.map(|operation| {
+            self.take_up(operation);
+            operation.id
+        }))
     }
 
     /// Records the end of each of these operations whose generation, or a later one, has settled.
@@ -39,13 +42,13 @@ impl Manager {
         let mut batch = Batch::default();
         let mut ended = BTreeSet::new();
         for mut operation in self.open_operations().clone() {
-            let OperationKind::Declare { subject, .. } = &operation.kind else {
+            let OperationKind::Declare { subject, nodes, .. } = &operation.kind else {
                 continue;
             };
             if !is_settled(&operation.kind) {
                 continue;
             }
-            operation.state = match outcome(subject, round) {
+            operation.state = match outcome(subject, nodes, round) {
                 Outcome::Open => continue,
                 Outcome::Done => OperationState::Succeeded { at },
                 Outcome::Failed { why } => OperationState::Failed { at, why },
@@ -71,10 +74,20 @@ enum Outcome {
     Failed { why: String },
 }
 
-fn outcome(subject: &Subject, round: &Round) -> Outcome {
+fn outcome(subject: &Subject, nodes: &BTreeSet<NodeName>, round: &Round) -> Outcome {
     let why = match subject {
         Subject::Node(node) => return outcome_of_node(node, round),
-        Subject::Platform => failure_of_replica(round, |_| true),
+        Subject::Platform if !nodes.is_empty() => return outcome_of_nodes(nodes, round),
+        Subject::Platform => {
+            let declared = round
+                .input
+                .iter()
+                .flat_map(|input| input.declared.nodes.keys());
+            if let failed @ Outcome::Failed { .. } = outcome_of_nodes(declared, round) {
+                return failed;
+            }
+            failure_of_replica(round, |_| true)
+        }
         Subject::Service(service) => failure_of_replica(round, |one| one == service),
         Subject::Instance(id) => failure_of_replica(round, |one| *one == id.service),
     };
@@ -112,6 +125,21 @@ fn failure_of_replica(round: &Round, selects: impl Fn(&ServiceName) -> bool) -> 
             }
         })
     })
+}
+
+fn outcome_of_nodes<'n>(nodes: impl IntoIterator<Item = &'n NodeName>, round: &Round) -> Outcome {
+    let mut all = Outcome::Done;
+    for node in nodes {
+        match outcome_of_node(node, round) {
+            Outcome::Done => {}
+            Outcome::Open => all = Outcome::Open,
+            Outcome::Failed { why } => {
+                let why = format!("node {node}: {why}");
+                return Outcome::Failed { why };
+            }
+        }
+    }
+    all
 }
 
 /// Returns the outcome of a request about a node, which may have been removed.

@@ -191,10 +191,7 @@ impl Manager {
     pub async fn remove_override(&self, id: &str) -> Result<Applied> {
         let (name, field) = id.rsplit_once('.').unwrap_or((id, ""));
         let subject = match (NodeName::try_from(name), ServiceName::try_from(name)) {
-            (Ok(node), _) if field == "scheduling" => Subject::Node(node),
-            (Ok(node), _) if field == "stopped" && self.is_node(&node).await? => {
-                Subject::Node(node)
-            }
+            (Ok(node), _) if matches!(field, "scheduling" | "power") => Subject::Node(node),
             (_, Ok(service)) => Subject::Service(service),
             (_, Err(_)) => Subject::Platform,
         };
@@ -210,11 +207,6 @@ impl Manager {
         let declaration = self.snapshot().await?.declaration;
         let overrides = declaration.iter().flat_map(|(_, d)| d.overrides.iter());
         Ok(overrides.collect())
-    }
-
-    async fn is_node(&self, name: &NodeName) -> Result<bool> {
-        let declaration = self.snapshot().await?.declaration;
-        Ok(declaration.is_some_and(|(_, declared)| declared.nodes.contains_key(name)))
     }
 
     fn requested(&self) -> Requested {

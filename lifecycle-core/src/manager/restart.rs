@@ -11,11 +11,11 @@ use chrono::{DateTime, Utc};
 use super::{Accepted, Manager, is_platform_deletion};
 use crate::error::{Error, Result};
 use crate::model::{
-    ContainerId, ContainerRun, EventKind, InstanceId, InstanceState, NewEvent, Operation,
+    ContainerId, ContainerRun, EventKind, InstanceId, InstanceState, NewEvent, NodeName, Operation,
     OperationId, OperationKind, OperationState, Replica, ServiceName, Subject,
 };
 use crate::platform::Declaration;
-use crate::reconcile::Observed;
+use crate::reconcile::{NodeView, Observed};
 use crate::registry::{Batch, Change};
 use crate::runtime::ObservedContainer;
 
@@ -123,12 +123,26 @@ impl Manager {
         status.is_some_and(|status| matches!(status.state, InstanceState::Unknown { .. }))
     }
 
-    /// Returns whether a run of a container has not ended, according to the latest round.
-    pub(super) fn is_running(&self, run: &ContainerRun) -> bool {
-        let observed = self.round().observed();
-        find(&observed, &run.container).is_some_and(|container| {
-            container.state.is_running() && container.started_at == Some(run.started_at)
-        })
+    /// Returns whether a run of a container continues, according to the latest round: it has not ended,
+    /// and no step is about to end it.
+    pub(super) fn continues(&self, run: &ContainerRun) -> bool {
+        let round = self.round();
+        let observed = round.observed();
+        let runs = |view: &NodeView| {
+            let state = view.engine_state().into_iter();
+            let mut containers = state.flat_map(|state| &state.containers);
+            containers.any(|container| {
+                container.id == run.container
+                    && container.state.is_running()
+                    && container.started_at == Some(run.started_at)
+            })
+        };
+        let is_stopping = |node: &NodeName| {
+            let mut steps = round.running.iter();
+            steps.any(|step| step.id.node() == node && step.id.stops())
+        };
+        let mut nodes = observed.nodes.iter();
+        nodes.any(|(node, view)| runs(view) && !is_stopping(node))
     }
 
     /// Returns the current run of each replica whose container was started.

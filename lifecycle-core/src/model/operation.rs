@@ -1,6 +1,6 @@
 //! Requested changes that outlive the process that accepted the request.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 
 use chrono::{DateTime, Utc};
@@ -34,6 +34,9 @@ pub enum OperationKind {
         subject: Subject,
         /// The name of the request, for example `scale to 5`.
         request: String,
+        /// The nodes that the request changes, if it changes no services.
+        #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
+        nodes: BTreeSet<NodeName>,
         /// The runs of containers that start again, because their node was stopped and is started.
         #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
         replaces: BTreeMap<InstanceId, ContainerRun>,

@@ -137,6 +137,7 @@ impl Override {
     pub fn id(&self) -> String {
         let field = match self.kind {
             OverrideKind::Replicas { .. } => "replicas",
+            OverrideKind::Stopped if matches!(self.subject, Subject::Node(_)) => "power",
             OverrideKind::Stopped => "stopped",
             OverrideKind::Added => "added",
             OverrideKind::Scheduling(_) => "scheduling",
@@ -341,7 +342,9 @@ impl Declaration {
             }
         }
         for (name, stopped) in overrides.stopped_nodes {
-            if let Some(spec) = effective.nodes.get_mut(&name) {
+            if let Some(spec) = effective.nodes.get_mut(&name)
+                && reject_stop(spec, &effective.manager.node).is_ok()
+            {
                 spec.stopped = true;
                 effective.overrides.stopped_nodes.insert(name, stopped);
             }
@@ -554,6 +557,17 @@ impl Declaration {
         Ok(self)
     }
 
+    /// Returns the nodes that differ from `later`, if nothing else in the services does.
+    pub(crate) fn nodes_changed_to(&self, later: &Self) -> BTreeSet<NodeName> {
+        let names = self.nodes.keys().chain(later.nodes.keys());
+        let differs = |name: &&NodeName| self.nodes.get(*name) != later.nodes.get(*name);
+        if self.services == later.services {
+            names.filter(differs).cloned().collect()
+        } else {
+            BTreeSet::new()
+        }
+    }
+
     /// Returns the runs of containers that start again when their stopped nodes start.
     pub(crate) fn stopped_runs(&self) -> BTreeMap<InstanceId, ContainerRun> {
         let nodes = self.overrides.stopped_nodes.values();
@@ -630,8 +644,7 @@ impl Declaration {
             overrides.scheduled.retain(|node, _| node.as_str() != name);
             return self.overridden(overrides);
         }
-        let mut nodes = self.overrides.stopped_nodes.keys();
-        if field == "stopped" && nodes.any(|node| node.as_str() == name) {
+        if field == "power" && self.nodes.keys().any(|known| known.as_str() == name) {
             let mut overrides = self.overrides.clone();
             overrides
                 .stopped_nodes

@@ -7,13 +7,15 @@ use std::fmt;
 use std::net::IpAddr;
 
 use super::declared::{Declared, DeclaredService};
-use super::index::Index;
+use super::index::{Index, Seen};
 use super::input::History;
 use super::observe::Observed;
 use crate::cloud::Power;
 use crate::model::{
-    Constraint, InstanceId, NodeName, NodeSpec, Protocol, Resources, Scheduling, VolumeName,
+    Constraint, InstanceId, NodeName, NodeSpec, Protocol, Resources, RestartPolicy, Scheduling,
+    VolumeName,
 };
+use crate::runtime::ContainerState;
 
 /// The node of each replica, and why some replicas have no node.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -100,8 +102,14 @@ pub(super) fn place_indexed<'a>(
                     .is_none()
             });
             match home {
-                Some(node) if homes.is_off(node) && index.binds(replica, service_position) => {
-                    let why = "its volumes may be on the stopped node, and data is not moved";
+                Some(node) if homes.has_completed(node, replica, service.service) => {
+                    placing.put(node, replica, service_position, service.service);
+                }
+                Some(node)
+                    if homes.is_off(node)
+                        && (index.binds(replica, service_position) || may_end(service.service)) =>
+                {
+                    let why = "it has volumes or may have completed on the stopped node";
                     placing.stay(node, replica, service_position, service.service, why);
                 }
                 Some(node) if homes.is_drained(node) || homes.is_off(node) => {
@@ -166,10 +174,15 @@ impl<'i, 'a> Homes<'i, 'a> {
         let mut vanished = BTreeSet::new();
         let mut images: BTreeMap<&str, Vec<usize>> = BTreeMap::new();
         for (name, view) in &observed.nodes {
-            let Some(state) = view.engine_state() else {
+            let Some(node) = index.node(name) else {
                 continue;
             };
-            let Some(node) = index.node(name) else {
+            let Some(state) = view.engine_state() else {
+                // The volumes that were used there may still exist.
+                let used = history.volumes.get(name).into_iter().flatten();
+                for volume in used.filter(|volume| mounted.contains(volume)) {
+                    volumes.entry(volume).or_default().insert(node);
+                }
                 continue;
             };
             for volume in state.volumes.iter().filter(|v| mounted.contains(v)) {
@@ -290,6 +303,20 @@ impl<'i, 'a> Homes<'i, 'a> {
         (spec.scheduling == Scheduling::Drained || spec.stopped) && self.has_engine(node)
     }
 
+    /// Returns whether the replica is a job that has completed on the node. It must not run again
+    /// elsewhere.
+    fn has_completed(&self, node: usize, replica: usize, service: &DeclaredService) -> bool {
+        let is_completed = |seen: &Seen<'_>| {
+            seen.node_position == Some(node)
+                && matches!(seen.container.state, ContainerState::Exited { code: 0, .. })
+                && seen.is_current(service)
+        };
+        let id = &self.index.replicas[replica];
+        may_end(service)
+            && !self.history.restarts.contains_key(id)
+            && self.index.seen[replica].iter().any(is_completed)
+    }
+
     /// Returns whether the node was stopped on request. Nothing runs on it, so a replica without volumes
     /// can start elsewhere.
     fn is_off(&self, node: usize) -> bool {
@@ -323,6 +350,14 @@ impl<'i, 'a> Homes<'i, 'a> {
         let view = self.observed.nodes.get(self.index.nodes[node]);
         view.is_none_or(|view| view.engine_state().is_some())
     }
+}
+
+/// Returns whether containers of the service may end with code 0 and are then not started again.
+fn may_end(service: &DeclaredService) -> bool {
+    matches!(
+        service.restart,
+        RestartPolicy::No | RestartPolicy::OnFailure { .. }
+    )
 }
 
 /// What ties a replica to a node, strongest first.

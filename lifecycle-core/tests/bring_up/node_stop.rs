@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use lifecycle_core::Error;
 use lifecycle_core::api::wire::{
-    AppliedV1, InstanceStateV1, NewNodeV1, OperationStateV1, OperationV1, StayingV1,
+    AppliedV1, InstanceStateV1, NewNodeV1, OperationStateV1, OperationV1, RestartNodeV1, StayingV1,
 };
 use lifecycle_core::bootstrap::Outcome;
 use lifecycle_core::cloud::Power;
@@ -129,7 +129,7 @@ async fn replicas_leave_a_stopped_node_or_stop_with_it() {
     assert!(why.contains("node start n2"), "{why}");
     let overrides = stage.api().await.overrides().await.unwrap();
     let ids: Vec<&str> = overrides.iter().map(|one| one.id.as_str()).collect();
-    assert_eq!(ids, ["n3.added", "n2.stopped"]);
+    assert_eq!(ids, ["n3.added", "n2.power"]);
     assert!(overrides[1].to_string().starts_with("node n2 is stopped"));
 
     // It stays stopped, also after `up` and a restart of the manager.
@@ -192,7 +192,7 @@ async fn a_drained_node_is_still_drained_after_a_stop() {
     // The removal of the override starts the node, too.
     change(&stage, &["n2"], Stop).await.unwrap();
     let bootstrapper = stage.bootstrapper().await;
-    let removed = bootstrapper.remove_override(stage.declaration.id, "n2.stopped");
+    let removed = bootstrapper.remove_override(stage.declaration.id, "n2.power");
     drop(removed.await.unwrap());
     assert_eq!(power(&stage, "n2"), Power::Running);
 }
@@ -295,4 +295,120 @@ async fn a_node_stops_and_starts_once_although_the_manager_crashes() {
             }
         }
     }
+}
+
+/// The volume of a service is on the stopped node, although none of its replicas was last seen there.
+#[tokio::test(start_paused = true)]
+async fn a_volume_on_a_stopped_node_binds_its_service() {
+    let mut stage = running(138).await;
+    let (id, db) = (stage.declaration.id, service("db"));
+    let bootstrapper = stage.bootstrapper().await;
+    let stop = bootstrapper.override_service(id, &db, OverrideChange::Stop);
+    drop(stop.await.unwrap());
+    change(&stage, &["n2"], Stop).await.unwrap();
+    let start = bootstrapper.override_service(id, &db, OverrideChange::Start);
+    let failures = start.await.unwrap().failures;
+    assert_eq!(failures.len(), 1, "{failures:?}");
+    assert!(
+        failures[0].why.contains("volume data is on n2"),
+        "{failures:?}"
+    );
+    let (_, staying) = change(&stage, &["n2"], Start).await.unwrap();
+    assert_eq!(staying, []);
+    let expected = (InstanceStateV1::Ready, "n2".to_owned());
+    assert_eq!(replicas(&stage).await["db-1"], expected);
+
+    // Not even a new constraint starts it without its volume.
+    change(&stage, &["n2"], Stop).await.unwrap();
+    stage.pin("db", "n1");
+    let failures = stage.up().await.unwrap().failures;
+    assert!(
+        failures.iter().any(|one| one.instance == "db-1"),
+        "{failures:?}"
+    );
+    assert_ne!(replicas(&stage).await["db-1"].0, InstanceStateV1::Ready);
+    assert_eq!(unintended(&stage), []);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_completed_job_does_not_run_again() {
+    let mut stage = Stage::new(139).await;
+    stage.pin("monitoring", "n2");
+    stage.command("monitoring", "echo done; exit 0");
+    let of = |stage: &mut Stage| {
+        let services = &mut stage.declaration.services;
+        let job = services.get_mut(&service("monitoring")).unwrap();
+        job.restart = Some(RestartPolicy::No);
+        job.constraints.clear();
+    };
+    stage.up().await.unwrap();
+    of(&mut stage);
+    stage.up().await.unwrap();
+    let added = NewNodeV1::new(node("n3"), None);
+    let bootstrapper = stage.bootstrapper().await;
+    let added = bootstrapper.add_node(stage.declaration.id, &added);
+    drop(added.await.unwrap());
+    let runs = || {
+        let effects = stage.world.effects().into_iter();
+        effects
+            .filter(|one| one.what.contains("start") && one.what.contains("-monitoring-"))
+            .count()
+    };
+    let before = runs();
+    for request in [Drain, Stop, Start, Uncordon] {
+        change(&stage, &["n2"], request).await.unwrap();
+        tokio::time::sleep(Duration::from_mins(10)).await;
+        assert_eq!(runs(), before, "{request}\n{}", stage.world.transcript());
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_stop_ends_a_restart_and_excludes_another() {
+    let stage = running(150).await;
+    let api = stage.api().await;
+    let begun = api.restart_node("n3", &RestartNodeV1::default()).await;
+    let begun = begun.unwrap();
+    let applied = api.change_nodes(&["n3".into()], Stop).await.unwrap();
+    assert_eq!(
+        ended(&stage, &applied).await.state,
+        OperationStateV1::Succeeded
+    );
+    let mut restart = applied.clone();
+    restart.operation = Some(begun.id);
+    let restart = ended(&stage, &restart).await;
+    // The restart may have ended before.
+    let why = restart.why.unwrap_or_default();
+    assert!(
+        why.is_empty() || why.contains("a stop of the node"),
+        "{why}"
+    );
+    let rejected = api.restart_node("n3", &RestartNodeV1::default()).await;
+    let rejected = rejected.unwrap_err();
+    assert!(matches!(rejected, Error::Conflict { .. }), "{rejected:?}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_operation_about_several_nodes_reports_only_these() {
+    let stage = running(151).await;
+    let api = stage.api().await;
+    let both = ["n2".to_owned(), "n3".to_owned()];
+    let applied = api.change_nodes(&both, Stop).await.unwrap();
+    let operation = ended(&stage, &applied).await;
+    assert_eq!(
+        operation.state,
+        OperationStateV1::Succeeded,
+        "{operation:?}"
+    );
+    assert_eq!(replicas(&stage).await["db-1"].0, InstanceStateV1::Stopped);
+    let applied = api.change_nodes(&both, Start).await.unwrap();
+    assert_eq!(
+        ended(&stage, &applied).await.state,
+        OperationStateV1::Succeeded
+    );
+    let denied = Error::denied("stopping the VM", "the role is missing", "assign the role");
+    stage.world.faults().fail_next("n3: power off", denied);
+    let applied = api.change_nodes(&both, Stop).await.unwrap();
+    let operation = ended(&stage, &applied).await;
+    assert_eq!(operation.state, OperationStateV1::Failed);
+    assert!(operation.why.unwrap().contains("node n3"));
 }

@@ -277,6 +277,26 @@ async fn a_failed_request_is_carried_out_when_it_is_repeated() {
     assert_eq!(restart().await.unwrap().id, begun.id);
 }
 
+/// The repetition of a request from before the deletion must not revive the platform.
+#[tokio::test(start_paused = true)]
+async fn a_repetition_does_not_interrupt_the_deletion_of_the_platform() {
+    for kind in [Kind::Scale, Kind::Rollback, Kind::Restart] {
+        let stage = kind.stage().await;
+        let first = kind.send_keyed(&stage).await.unwrap();
+        let api = stage.api().await;
+        let deletion = api.delete_platform(false).await.unwrap();
+        for _ in 0..20 {
+            let again = kind.send_keyed(&stage).await.unwrap();
+            assert_eq!(Kind::lasting(&again), Kind::lasting(&first));
+            tokio::time::sleep(Duration::from_millis(500)).await;
+        }
+        let ended = ended(&stage, deletion.id()).await;
+        assert_eq!(ended.state, OperationStateV1::Succeeded, "{kind:?}");
+        let services = api.services().await.unwrap();
+        assert_eq!(services, [], "{kind:?}");
+    }
+}
+
 /// Crashes the manager before and after each effect of each kind of request.
 #[tokio::test(start_paused = true)]
 async fn each_operation_ends_once_although_the_manager_crashes() {

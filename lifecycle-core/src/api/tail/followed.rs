@@ -141,7 +141,7 @@ impl Followed {
                     if !self.runs_again().await {
                         return Ok(None);
                     }
-                    self.open_since = None;
+                    (self.open_since, self.interrupted) = (None, None);
                 }
                 Some(Ok(line)) if line.notice => return Ok(Some(line)),
                 Some(Ok(line)) => {

@@ -45,8 +45,8 @@ impl NewNodeV1 {
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[non_exhaustive]
 pub struct OverrideV1 {
-    /// The name of the override: `<service>.replicas`, `<name>.stopped`, `<name>.added` or
-    /// `<node>.scheduling`.
+    /// The name of the override: `<service>.replicas`, `<service>.stopped`, `<name>.added`,
+    /// `<node>.scheduling` or `<node>.power`.
     pub id: String,
     /// The service that is changed or added.
     #[serde(default, skip_serializing_if = "Option::is_none")]

@@ -180,6 +180,10 @@ fn of_node(
             let why = "the cloud reports that the node failed".to_owned();
             return Progress::Failed { why };
         }
+        (_, Power::Stopped) if is_to_stop(node, round) => {
+            let why = "a stop of the node was requested".to_owned();
+            return Progress::Failed { why };
+        }
         // The node was stopped, but not started again.
         (_, Power::Stopped) => {
             let why = failure_of(&Action::StartNode { node: node.clone() }, round);
@@ -202,6 +206,12 @@ fn of_node(
         }
         _ => Progress::Running,
     }
+}
+
+fn is_to_stop(node: &NodeName, round: &Round) -> bool {
+    let declared = round.input.as_ref().map(|input| &input.declared.nodes);
+    let spec = declared.and_then(|nodes| nodes.get(node));
+    spec.is_some_and(|spec| spec.stopped)
 }
 
 fn restart_failure(node: &NodeName, boot_id: &str, round: &Round) -> Option<String> {

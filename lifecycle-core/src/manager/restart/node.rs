@@ -43,6 +43,10 @@ impl Manager {
             let known = declared.map(NodeName::as_str);
             return Err(Error::unknown_name(format!("node {name}"), name, known));
         };
+        let declaration = snapshot.declaration.as_ref().map(|(_, d)| d);
+        if declaration.is_some_and(|d| d.nodes[node].stopped) {
+            return Err(conflict("a stop of the node was requested".to_owned()));
+        }
         let round = self.round();
         let observed = round.observed();
         let view = observed.nodes.get(node);

@@ -44,6 +44,11 @@ impl StepId {
         self.verb == Verb::PublicPorts
     }
 
+    /// Returns whether the step stops its node or a container.
+    pub(crate) fn stops(&self) -> bool {
+        self.verb == Verb::Stop
+    }
+
     /// Returns the image that the step brings to its node, if it brings one.
     pub fn image(&self) -> Option<&str> {
         self.object.as_deref().filter(|_| self.verb == Verb::Image)

@@ -36,8 +36,8 @@ pub(crate) async fn run(arguments: &Arguments, options: &Retry) -> Result<(), Fa
     }
     if retried.is_empty() {
         printer::message(
-            "Nothing was retried: no step of these names has failed. `bootstrapper why NAME` shows why they \
-             are not ready.",
+            "Nothing was retried: no step of these names has failed. `bootstrapper why NAME` shows what \
+             they wait for.",
         );
     } else {
         printer::message(&format!(

@@ -66,7 +66,7 @@ fn a_failing_service_is_reported_and_fixed() {
         "{retried}"
     );
     let retried = project.ends(0, &["retry", "other"]).stderr;
-    assert!(retried.contains("Nothing to retry"), "{retried}");
+    assert!(retried.contains("Nothing was retried"), "{retried}");
 
     let fixed = r#"
   broken:

@@ -184,7 +184,11 @@ fn a_node_is_stopped(project: &Project) {
     assert!(!is_running());
     // `up` does not start it.
     let up = project.ends(1, &["up"]);
-    assert!(up.stderr.contains("node b is stopped"), "{}", up.stderr);
+    assert!(
+        up.stderr.contains("far-1: node b was stopped on request"),
+        "{}",
+        up.stderr
+    );
     assert!(!is_running());
     let own = project.ends(1, &["node", "stop", "a"]).stderr;
     assert!(own.contains("the manager runs on it"), "{own}");

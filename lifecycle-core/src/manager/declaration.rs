@@ -92,7 +92,9 @@ impl Manager {
         let answered = write.answered()?;
         if answered.is_some() {
             let open = self.backends.registry.open_operations().await?;
-            open.iter().for_each(|operation| self.take_up(operation));
+            for operation in &open {
+                self.take_up(operation);
+            }
             if !open.iter().any(is_platform_deletion) {
                 self.aim_at_current(write.epoch).await?;
             }

@@ -300,7 +300,7 @@ pub enum HeldBy {
         /// One of the replicas that move or stop first.
         replica: InstanceId,
     },
-    /// The node was stopped on request.
+    /// The node, or the replica's node, was stopped on request.
     NodeIsStopped {
         /// The node.
         node: NodeName,
@@ -550,7 +550,7 @@ impl fmt::Display for HeldBy {
             Self::NodeIsStopped { node } => {
                 write!(
                     f,
-                    "stopped on request; `bootstrapper node start {node}` starts it"
+                    "node {node} was stopped on request; `bootstrapper node start {node}` starts it"
                 )
             }
             Self::Node { node } => write!(f, "waits for node {node}"),

@@ -114,14 +114,13 @@ impl<'a> Planning<'a> {
         let was_here = self.index.last_seen[replica.position] == Some(replica.node);
         let view = self.observed.nodes.get(replica.node);
         let view = view.map(AsRef::as_ref).filter(|_| was_here);
-        let by = HeldBy::Node {
-            node: replica.node.clone(),
+        let node = replica.node.clone();
+        let (by, verdict) = if let HeldBy::NodeIsStopped { .. } = &blocked.by {
+            (blocked.by.clone(), Verdict::NotStarted)
+        } else {
+            (HeldBy::Node { node }, blocked.verdict())
         };
         self.hold(Subject::Instance(replica.id.clone()), by);
-        let verdict = match &blocked.by {
-            HeldBy::NodeIsStopped { .. } => Verdict::NotStarted,
-            _ => blocked.verdict(),
-        };
         let status = InstanceStatus {
             node: Some(replica.node.clone()),
             container: None,

@@ -1,6 +1,6 @@
 //! The load of the tests of rollouts: a server and its clients (`benches/rollout_load`).
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io::{Read as _, Write as _};
 use std::net::{SocketAddr, TcpStream};
 use std::time::{Duration, Instant};
@@ -212,27 +212,28 @@ impl Loaded {
             .count()
     }
 
-    /// Returns how many containers were ready at the same time since an event, according
-    /// to the events. At the first event, all replicas are ready.
+    /// Returns the smallest number of replicas that were ready at the same time since an event, according
+    /// to the events. At that event, all replicas are ready.
     fn least_ready_since(&self, cursor: u64) -> usize {
-        let (mut ready, mut least) = (self.replicas, self.replicas);
+        let mut down = BTreeSet::new();
+        let mut least = self.replicas;
         for event in self.api.events(cursor) {
-            match (event.event.kind, event.event.subject) {
-                (EventKind::Ready, Subject::Instance(id))
-                    if id.service.as_str() == self.service =>
-                {
-                    ready += 1;
+            let Subject::Instance(id) = event.event.subject else {
+                continue;
+            };
+            match event.event.kind {
+                _ if id.service.as_str() != self.service => {}
+                EventKind::Ready => {
+                    down.remove(&id);
                 }
-                (EventKind::NotReady, Subject::Instance(id))
-                    if id.service.as_str() == self.service =>
-                {
-                    ready -= 1;
-                    least = least.min(ready);
+                EventKind::NotReady => {
+                    down.insert(id);
+                    least = least.min(self.replicas - down.len());
                 }
                 _ => {}
             }
         }
-        assert_eq!(ready, self.replicas);
+        assert!(down.is_empty(), "not ready again: {down:?}");
         least
     }
 }

@@ -11,6 +11,7 @@ use axum::body::Body;
 use axum::http::header::{AUTHORIZATION, CONTENT_TYPE, RETRY_AFTER};
 use axum::http::{Method, Request, Response, StatusCode};
 use http_body_util::BodyExt as _;
+use lifecycle_core::Error;
 use lifecycle_core::clock::{Clock, RandomIds};
 use lifecycle_core::manager::{FirstToken, Manager, ManagerOptions};
 use lifecycle_core::model::TokenRole::{self, Admin, Operator, Viewer};
@@ -24,6 +25,7 @@ use lifecycle_core::runtime::{ImageLogins, Owner};
 use lifecycle_core::secret::{PlatformKey, Sensitive, new_api_token};
 use lifecycle_core::sim::SimWorld;
 use serde_json::Value;
+use tokio::task::JoinSet;
 use tower_service::Service as _;
 
 use super::{LARGEST_BODY, router};
@@ -115,6 +117,8 @@ struct Served {
     declaration: Declaration,
     admin: Sensitive,
     read: Sensitive,
+    /// Runs the manager. Dropping the set ends it.
+    tasks: JoinSet<Error>,
 }
 
 impl Served {
@@ -195,7 +199,13 @@ impl Served {
             declaration,
             admin,
             read,
+            tasks: JoinSet::new(),
         }
+    }
+
+    /// Runs the manager.
+    fn run(&mut self) {
+        self.tasks.spawn(Arc::clone(&self.manager).run());
     }
 
     /// Creates a manager that has completed its first round.
@@ -204,8 +214,8 @@ impl Served {
     }
 
     /// Runs the manager, and waits until it has completed its first round.
-    async fn started(self) -> Self {
-        tokio::spawn(Arc::clone(&self.manager).run());
+    async fn started(mut self) -> Self {
+        self.run();
         let mut rounds = self.manager.rounds();
         rounds.wait_for(|round| round.settled).await.unwrap();
         self
@@ -288,8 +298,8 @@ async fn before_the_end_of_the_first_round_only_some_changes_are_accepted() {
 
     // This manager leads, but it cannot complete its first round, because the service's image does
     // not exist.
-    let served = Served::with_image("absent:1");
-    tokio::spawn(Arc::clone(&served.manager).run());
+    let mut served = Served::with_image("absent:1");
+    served.run();
     let mut rounds = served.manager.rounds();
     rounds
         .wait_for(|s| !s.plan.instances.is_empty())

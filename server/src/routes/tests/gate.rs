@@ -1,7 +1,6 @@
 //! Tests that an embedded manager and a manager behind HTTP accept and reject the same changes.
 
 use std::collections::BTreeSet;
-use std::sync::Arc;
 
 use lifecycle_core::api::ManagerApi as _;
 use lifecycle_core::api::wire::{NewNodeV1, NewTokenV1, RestartNodeV1};
@@ -95,8 +94,8 @@ impl Phase {
         match self {
             Self::Standby => Served::standby(),
             Self::FirstRound => {
-                let served = Served::with_image("absent:1");
-                tokio::spawn(Arc::clone(&served.manager).run());
+                let mut served = Served::with_image("absent:1");
+                served.run();
                 let mut rounds = served.manager.rounds();
                 let planned = rounds.wait_for(|s| !s.plan.instances.is_empty()).await;
                 drop(planned.unwrap());

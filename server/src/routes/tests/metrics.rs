@@ -93,8 +93,8 @@ async fn the_metrics_show_the_state_of_the_platform() {
 
 #[tokio::test(start_paused = true)]
 async fn the_metrics_show_replicas_that_are_not_ready_and_steps_that_fail() {
-    let served = Served::with_image("absent:1");
-    tokio::spawn(Arc::clone(&served.manager).run());
+    let mut served = Served::with_image("absent:1");
+    served.run();
     let retries = "lifecycle_step_retries_total{action=\"pull-image\"}";
     let scrape = loop {
         tokio::time::sleep(Duration::from_secs(1)).await;

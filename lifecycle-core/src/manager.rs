@@ -5,7 +5,6 @@ mod answers;
 pub(crate) mod audit;
 mod chunks;
 mod declaration;
-mod declared;
 mod denials;
 mod exec;
 mod follow;

@@ -1,5 +1,7 @@
 //! Accepts declarations, and plans what they would change.
 
+mod ending;
+
 use std::collections::BTreeSet;
 use std::sync::Arc;
 

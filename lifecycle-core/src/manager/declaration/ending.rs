@@ -3,10 +3,10 @@
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
-use super::Manager;
-use super::restart::ending::failure_of;
 use crate::cloud::Power;
 use crate::error::Result;
+use crate::manager::Manager;
+use crate::manager::restart::ending::failure_of;
 use crate::model::{
     Generation, InstanceState, NodeName, OperationId, OperationKind, OperationState, ServiceName,
     Subject,
@@ -19,8 +19,7 @@ impl Manager {
     pub(super) async fn declaring(&self, generation: Generation) -> Result<Option<OperationId>> {
         let open = self.backends.registry.open_operations().await?;
         let mut open = open.iter();
-        let is_same = |kind: &OperationKind| matches!(kind, OperationKind::Declare { generation: of, .. } if *of == generation);
-        let found = open.find(|operation| is_same(&operation.kind));
+        let found = open.find(|operation| declared_by(&operation.kind) == Some(generation));
         Ok(found.map(|operation| {
             self.take_up(operation);
             operation.id
@@ -28,11 +27,13 @@ impl Manager {
     }
 
     /// Records the end of each of these operations whose generation, or a later one, has settled.
-    pub(super) async fn end_declared(&self, round: &Round) -> Result<()> {
+    pub(in crate::manager) async fn end_declared(&self, round: &Round) -> Result<()> {
         if !round.settled || round.is_deleting() || round.input.is_none() {
             return Ok(());
         }
-        let is_settled = |kind: &OperationKind| matches!(kind, OperationKind::Declare { generation, .. } if *generation <= round.generation());
+        let is_settled = |kind: &OperationKind| {
+            declared_by(kind).is_some_and(|generation| generation <= round.generation())
+        };
         if !self.open_operations().iter().any(|o| is_settled(&o.kind)) {
             return Ok(());
         }
@@ -64,6 +65,14 @@ impl Manager {
             .retain(|operation| !ended.contains(&operation.id));
         self.aim_operations();
         Ok(())
+    }
+}
+
+/// Returns the generation that an operation declares, if it declares one.
+fn declared_by(kind: &OperationKind) -> Option<Generation> {
+    match kind {
+        OperationKind::Declare { generation, .. } => Some(*generation),
+        _ => None,
     }
 }
 

@@ -620,7 +620,7 @@ pub(super) const RESTART_POLICY: &[Key] = &[
     supported("max_attempts", ""),
     changes(
         "window",
-        "attempts are counted from 0 again after a replica has been ready",
+        "attempts are counted from 0 again after a replica was ready for ten minutes",
     ),
 ];
 

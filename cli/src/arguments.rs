@@ -7,7 +7,8 @@ use std::time::Duration;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use lifecycle_core::api::tail::Since;
 use lifecycle_core::model::{
-    NodeName, PlatformName, RolloutRequest, ServiceName, TokenName, TokenRole,
+    NodeName, PlatformName, RolloutRequest, ServiceClass, ServiceName, TokenName, TokenRole,
+    TokenScope,
 };
 
 /// Starts and manages a whole platform of services on VMs with one command.
@@ -562,6 +563,14 @@ pub(crate) struct CreateToken {
     #[arg(long)]
     pub(crate) role: RoleArgument,
 
+    /// Limit the token to the services of this class; may be repeated, and combined with `--service`
+    #[arg(long, value_name = "CLASS")]
+    pub(crate) class: Vec<ClassArgument>,
+
+    /// Limit the token to this service; may be repeated, and combined with `--class`
+    #[arg(long, value_name = "NAME")]
+    pub(crate) service: Vec<ServiceName>,
+
     /// When the token expires, as a duration from now (`12h`, `30d`); by default, it does not expire
     #[arg(long, value_name = "DURATION", value_parser = humantime::parse_duration)]
     pub(crate) expires_in: Option<Duration>,
@@ -584,6 +593,33 @@ impl From<RoleArgument> for TokenRole {
             RoleArgument::Viewer => Self::Viewer,
             RoleArgument::Operator => Self::Operator,
             RoleArgument::Admin => Self::Admin,
+        }
+    }
+}
+
+impl CreateToken {
+    /// Returns the services that the token is limited to.
+    pub(crate) fn scope(&self) -> Option<TokenScope> {
+        let classes = self.class.iter().copied().map(ServiceClass::from);
+        let scope = TokenScope::new(classes, self.service.iter().cloned());
+        (!scope.is_empty()).then_some(scope)
+    }
+}
+
+/// The classes of services.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum ClassArgument {
+    Microservice,
+    Application,
+    Model,
+}
+
+impl From<ClassArgument> for ServiceClass {
+    fn from(class: ClassArgument) -> Self {
+        match class {
+            ClassArgument::Microservice => Self::Microservice,
+            ClassArgument::Application => Self::Application,
+            ClassArgument::Model => Self::Model,
         }
     }
 }

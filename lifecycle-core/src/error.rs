@@ -66,6 +66,14 @@ pub enum Error {
         why: String,
         hint: String,
     },
+    /// The caller's token does not permit the request.
+    #[error("{what} is not permitted: {why}")]
+    #[non_exhaustive]
+    Forbidden {
+        what: String,
+        why: String,
+        hint: String,
+    },
     /// The connection could not be established, or there was no response.
     #[error("{what} cannot be reached")]
     #[non_exhaustive]
@@ -297,6 +305,7 @@ impl Error {
             Self::Invalid { .. }
             | Self::Unsupported { .. }
             | Self::Denied { .. }
+            | Self::Forbidden { .. }
             | Self::Exhausted { .. }
             | Self::Build { .. }
             | Self::Corrupt { .. }
@@ -311,6 +320,7 @@ impl Error {
         match self {
             Self::Invalid { hint, .. }
             | Self::Denied { hint, .. }
+            | Self::Forbidden { hint, .. }
             | Self::Overdue { hint, .. }
             | Self::Exhausted { hint, .. } => Some(hint),
             Self::NotFound { hint, .. } | Self::Unreachable { hint, .. } => hint.as_deref(),
@@ -411,6 +421,19 @@ impl Error {
         hint: impl Into<String>,
     ) -> Self {
         Self::Denied {
+            what: what.into(),
+            why: why.into(),
+            hint: hint.into(),
+        }
+    }
+
+    /// Creates an [`Error::Forbidden`].
+    pub fn forbidden(
+        what: impl Into<String>,
+        why: impl Into<String>,
+        hint: impl Into<String>,
+    ) -> Self {
+        Self::Forbidden {
             what: what.into(),
             why: why.into(),
             hint: hint.into(),

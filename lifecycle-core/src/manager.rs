@@ -54,9 +54,6 @@ pub use output::{InstanceOutput, Output};
 pub use revisions::RolledBack;
 pub use tokens::{Caller, FirstToken, NewToken, Tokens};
 
-/// The name under which the registry stores the read token.
-const READ_TOKEN: &str = "read-token";
-
 /// The page size for reading the latest events.
 const LATEST_PAGE: u32 = 500;
 
@@ -83,8 +80,8 @@ pub struct ManagerOptions {
     pub authority: String,
     /// The first token of the platform's operator.
     pub admin_token: FirstToken,
-    /// The token of the platform's services.
-    pub read_token: Sensitive,
+    /// The token that the services of the platform shared if an earlier version created the platform.
+    pub read_token: Option<Sensitive>,
     /// The initial logins for the registries of images; used only if the registry contains none.
     pub image_logins: ImageLogins,
     /// The initial declaration; used only if the registry contains none.
@@ -151,7 +148,7 @@ impl Manager {
             Arc::clone(&backends.registry),
             Arc::clone(&backends.clock),
             options.admin_token.clone(),
-            &options.read_token,
+            options.read_token.as_ref(),
         );
         Arc::new(Self {
             backends,
@@ -258,15 +255,17 @@ impl Manager {
         let now = self.backends.clock.now();
         let mut batch = Batch::default();
         batch.changes.extend(self.initial_token().await?);
-        batch.changes.push(Change::PutCredential {
-            name: READ_TOKEN.into(),
-            credential: self.options.read_token.clone(),
-        });
         batch
             .changes
             .push(Change::PutManager(self.options.endpoint.clone()));
         batch.changes.extend(self.initial_image_logins().await?);
         let mut snapshot = registry.snapshot().await?;
+        let current = snapshot.declaration.as_ref().map(|(_, current)| current);
+        if let Some(declaration) = current.or(self.options.declaration.as_ref()) {
+            batch
+                .changes
+                .extend(self.service_tokens(declaration).await?);
+        }
         if snapshot.declaration.is_none()
             && let Some(declaration) = &self.options.declaration
         {
@@ -325,7 +324,7 @@ impl Manager {
             declared: Arc::new(declared),
             api: Some(ServiceApi {
                 endpoint: self.options.endpoint.clone(),
-                token: self.options.read_token.clone(),
+                key: self.options.key.clone(),
                 authority: self.options.authority.clone(),
             }),
             restarts: self.runs_to_end(),

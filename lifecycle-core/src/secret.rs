@@ -205,9 +205,21 @@ const CHECKSUM_DIGITS: usize = 8;
 /// 16 hexadecimal digits, the secret of 64. The checksum is the first 8 hexadecimal digits of the
 /// SHA-256 of everything before it; secret scanners use it to recognize tokens.
 pub fn new_api_token() -> Sensitive {
-    use sha2::Digest;
     let id: [u8; TOKEN_ID_DIGITS / 2] = rand::rng().random();
-    let mut text = format!("{TOKEN_PREFIX}{}_{}", hex::encode(id), new_token().expose());
+    api_token(&hex::encode(id), new_token().expose())
+}
+
+/// Derives the token of a service for the manager's API from the platform's key. Every manager of the
+/// platform derives the same token.
+pub(crate) fn service_api_token(key: &PlatformKey, service: &str) -> Sensitive {
+    let mut id = key.sign("id of a service's token", service.as_bytes());
+    id.truncate(TOKEN_ID_DIGITS);
+    api_token(&id, &key.sign("a service's token", service.as_bytes()))
+}
+
+fn api_token(id: &str, secret: &str) -> Sensitive {
+    use sha2::Digest;
+    let mut text = format!("{TOKEN_PREFIX}{id}_{secret}");
     let mut checksum = hex::encode(Sha256::digest(text.as_bytes()));
     checksum.truncate(CHECKSUM_DIGITS);
     text.push_str(&checksum);

@@ -36,6 +36,10 @@ pub(crate) struct Operator;
 #[derive(Debug, Clone)]
 pub(crate) struct Admin(pub(crate) Caller);
 
+/// Extracted from a request with a token for the role `R` that has no scope.
+#[derive(Debug, Clone)]
+pub(crate) struct Unlimited<R>(pub(crate) R);
+
 /// Returns the caller, if its role includes `needed`.
 fn caller(parts: &Parts, needed: TokenRole) -> Result<Caller, Problem> {
     let path = parts.uri.path();
@@ -72,6 +76,27 @@ impl<S: Send + Sync> FromRequestParts<S> for Admin {
     }
 }
 
+impl<S: Send + Sync, R: FromRequestParts<S, Rejection = Problem>> FromRequestParts<S>
+    for Unlimited<R>
+{
+    type Rejection = Problem;
+
+    async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, Problem> {
+        let permitted = R::from_request_parts(parts, state).await?;
+        let caller = parts.extensions.get::<Caller>();
+        match caller.and_then(|caller| caller.scope.as_ref()) {
+            None => Ok(Self(permitted)),
+            Some(scope) => Err(Problem::beyond_scope(parts.uri.path(), scope)),
+        }
+    }
+}
+
+impl<R: Input> Input for Unlimited<R> {
+    fn describe(operation: &mut Operation<'_>) {
+        R::describe(operation);
+    }
+}
+
 impl Input for Viewer {
     fn describe(operation: &mut Operation<'_>) {
         operation.role(TokenRole::Viewer);
@@ -102,7 +127,7 @@ async fn uncancelled(work: impl Future<Output = Response> + Send + 'static) -> R
 }
 
 /// Rejects a request without a valid token before the path is examined, so that the response
-/// reveals no paths. Hides the details of internal errors from everybody but admins.
+/// reveals no paths. Hides the details of internal errors from everybody but admins without a scope.
 pub(crate) async fn authenticate(
     State(api): State<Api>,
     mut request: Request,
@@ -131,7 +156,7 @@ pub(crate) async fn authenticate(
         }
         Err(error) => return problem::without_details(Problem::from(error).into_response()),
     };
-    let role = caller.role;
+    let is_unlimited_admin = caller.role == TokenRole::Admin && caller.scope.is_none();
     let peer = request.extensions().get::<Peer>();
     let actor = Actor::Token {
         caller: caller.clone(),
@@ -145,7 +170,7 @@ pub(crate) async fn authenticate(
     } else {
         work.await
     };
-    if role == TokenRole::Admin {
+    if is_unlimited_admin {
         response
     } else {
         problem::without_details(response)

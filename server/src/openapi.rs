@@ -243,11 +243,8 @@ impl Operation<'_> {
     /// Sets the role that the operation requires.
     pub(crate) fn role(&mut self, role: TokenRole) {
         self.set("security", json!([{TOKEN: [role.to_string()]}]));
-        for status in [401, 429, 500, 503] {
+        for status in [401, 403, 429, 500, 503] {
             self.problem(status);
-        }
-        if role > TokenRole::Viewer {
-            self.problem(403);
         }
     }
 

@@ -8,7 +8,7 @@ use axum::http::header::{CONTENT_TYPE, RETRY_AFTER, WWW_AUTHENTICATE};
 use axum::http::{HeaderValue, StatusCode};
 use axum::response::{IntoResponse, Response};
 use lifecycle_core::api::problem::{self, ProblemV1};
-use lifecycle_core::model::TokenRole;
+use lifecycle_core::model::{TokenRole, TokenScope};
 use lifecycle_core::{Error, Retry};
 
 /// An error that ends a request.
@@ -56,12 +56,16 @@ impl Problem {
     }
 
     pub(crate) fn forbidden(path: &str, role: TokenRole, needed: TokenRole) -> Self {
-        let error = Error::denied(
-            path,
-            format!("the token has the role {role}, but this request needs the role {needed}"),
-            format!("use a token with the role {needed}; `bootstrapper token create` creates one"),
-        );
-        Self::new(StatusCode::FORBIDDEN, error)
+        let why =
+            format!("the token has the role {role}, but this request needs the role {needed}");
+        let hint =
+            format!("use a token with the role {needed}; `bootstrapper token create` creates one");
+        Error::forbidden(path, why, hint).into()
+    }
+
+    pub(crate) fn beyond_scope(path: &str, scope: &TokenScope) -> Self {
+        let why = format!("the token is limited to {scope}");
+        Error::forbidden(path, why, "use a token without a scope").into()
     }
 
     /// Converts an error about events. The status is 410 if the events after the cursor are no

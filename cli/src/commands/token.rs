@@ -72,6 +72,9 @@ async fn create(
     json: bool,
 ) -> Result<(), Failure> {
     let mut new = NewTokenV1::new(options.name.clone(), options.role.into());
+    if let Some(scope) = options.scope() {
+        new = new.limited_to(scope);
+    }
     if let Some(after) = options.expires_in {
         new = new.expiring_in(after);
     }
@@ -82,20 +85,35 @@ async fn create(
             created: created.stored,
         });
     }
+    let TokenV1 { name, id, role, .. } = &created.stored;
+    let limit = created.stored.scope.as_ref();
+    let limit = limit.map_or_else(String::new, |scope| format!(", limited to {scope}"));
     printer::message(&format!(
-        "Created token {} ({}) with the role {}. Store it now; it cannot be shown again:",
-        created.stored.name, created.stored.id, created.stored.role
+        "Created token {name} ({id}) with the role {role}{limit}. Store it now; it cannot be shown again:"
     ));
     printer::data(created.token.expose())
 }
 
 fn table(tokens: &[TokenV1], now: DateTime<Utc>, width: Option<usize>) -> String {
-    let mut table = Table::of(&["NAME", "ID", "ROLE", "STATE", "CREATED", "LAST USED"]);
+    let header = [
+        "NAME",
+        "ID",
+        "ROLE",
+        "SCOPE",
+        "STATE",
+        "CREATED",
+        "LAST USED",
+    ];
+    let mut table = Table::of(&header);
     for token in tokens {
         let cells = vec![
-            token.name.to_string(),
+            match &token.service {
+                Some(service) => format!("(service {service})"),
+                None => token.name.to_string(),
+            },
             token.id.to_string(),
             token.role.to_string(),
+            { token.scope.as_ref() }.map_or_else(|| "all".to_owned(), ToString::to_string),
             state(token, now),
             day(token.created_at),
             token
@@ -151,11 +169,11 @@ mod tests {
         let now = TokioClock::starting_at("2026-06-01T00:00:00Z".parse().unwrap()).now();
         let text = anstream::adapter::strip_str(&table(&tokens, now, None)).to_string();
         insta::assert_snapshot!(text, @r"
-        NAME     ID                ROLE      STATE               CREATED     LAST USED
-        plain    0123456789abcdef  operator  valid               2026-01-02  never
-        revoked  0123456789abcdef  operator  revoked 2026-03-01  2026-01-02  never
-        expired  0123456789abcdef  operator  expired 2026-03-01  2026-01-02  never
-        short    0123456789abcdef  operator  expires 2026-09-01  2026-01-02  never
+        NAME     ID                ROLE      SCOPE  STATE               CREATED     LAST USED
+        plain    0123456789abcdef  operator  all    valid               2026-01-02  never
+        revoked  0123456789abcdef  operator  all    revoked 2026-03-01  2026-01-02  never
+        expired  0123456789abcdef  operator  all    expired 2026-03-01  2026-01-02  never
+        short    0123456789abcdef  operator  all    expires 2026-09-01  2026-01-02  never
         ");
     }
 }

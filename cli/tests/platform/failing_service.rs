@@ -115,15 +115,23 @@ volumes: {data: {}}
     let job = "waits for job to complete, but job-1 failed: its container ended with exit code 9";
     assert!(failed.stderr.contains(job), "{}", failed.stderr);
     // The engine may report the reason after the end of the container, and thus after the event.
-    until("the status names the limit", Duration::from_secs(30), || {
-        let status = project.ends(0, &["status"]).stdout;
-        (status.contains("its container ended ") && status.contains(killed)).then_some(())
-    });
-    let why = until("the reason names the limit", Duration::from_secs(30), || {
-        let why = project.ends(0, &["why", "hungry"]).stdout;
-        let (before, _) = why.split_once("evidence\n").unwrap();
-        before.contains(killed).then_some(why)
-    });
+    until(
+        "the status names the limit",
+        Duration::from_secs(30),
+        || {
+            let status = project.ends(0, &["status"]).stdout;
+            (status.contains("its container ended ") && status.contains(killed)).then_some(())
+        },
+    );
+    let why = until(
+        "the reason names the limit",
+        Duration::from_secs(30),
+        || {
+            let why = project.ends(0, &["why", "hungry"]).stdout;
+            let (before, _) = why.split_once("evidence\n").unwrap();
+            before.contains(killed).then_some(why)
+        },
+    );
     let (_, evidence) = why.split_once("evidence\n").unwrap();
     assert!(evidence.contains("exit code 137 (SIGKILL)"), "{why}");
     a_removed_volume_holds_its_replica(&project);

@@ -7,6 +7,7 @@ pub mod exec;
 mod last_output;
 pub mod local;
 pub mod problem;
+mod scoped;
 mod service;
 pub mod tail;
 pub mod view;
@@ -22,6 +23,7 @@ use futures_util::stream::BoxStream;
 pub use authority::{Authority, ServerIdentity};
 pub use client::{ApiClient, Dial};
 pub use local::LocalApi;
+pub use scoped::ScopedApi;
 
 use self::why::WhyV1;
 use self::wire::{

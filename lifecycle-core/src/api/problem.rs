@@ -82,6 +82,7 @@ pub fn status(error: &Error) -> StatusCode {
         Error::NotFound { .. } => StatusCode::NOT_FOUND,
         Error::Conflict { .. } => StatusCode::CONFLICT,
         Error::Invalid { .. } | Error::Name(_) => StatusCode::UNPROCESSABLE_ENTITY,
+        Error::Forbidden { .. } => StatusCode::FORBIDDEN,
         Error::Unsupported { .. } => StatusCode::NOT_IMPLEMENTED,
         Error::NotReady { .. }
         | Error::Throttled { .. }
@@ -108,6 +109,7 @@ pub fn without_details(error: &Error) -> Option<Error> {
         | Error::Conflict { .. }
         | Error::Invalid { .. }
         | Error::Name(_)
+        | Error::Forbidden { .. }
         | Error::Unsupported { .. }
         | Error::NotReady { .. }
         | Error::Throttled { .. }

@@ -53,8 +53,8 @@ pub struct Handover {
     pub config: ManagerConfig,
     pub key: PlatformKey,
     pub authority: Authority,
-    /// The token that allows reading.
-    pub read_token: Sensitive,
+    /// The token that the services share if an earlier version created the platform.
+    pub read_token: Option<Sensitive>,
     /// The private SSH key of the nodes.
     pub ssh_private: Sensitive,
     /// The location of the registry.
@@ -143,7 +143,6 @@ impl Handover {
             (KEY, self.key.to_hex().expose().to_owned()),
             (CA, self.authority.certificate.clone()),
             (CA_KEY, self.authority.key.expose().to_owned()),
-            (READ_TOKEN, self.read_token.expose().to_owned()),
             (SSH, self.ssh_private.expose().to_owned()),
             (REGISTRY, registry),
             (CREDENTIALS, credentials),
@@ -151,6 +150,9 @@ impl Handover {
         ];
         let platform = self.config.platform;
         let mut files: Vec<_> = files.map(|(name, text)| file(platform, name, text)).into();
+        if let Some(token) = &self.read_token {
+            files.push(file(platform, READ_TOKEN, token.expose().to_owned()));
+        }
         if let Some(declaration) = &self.declaration {
             files.push(Self::declaration_file(declaration)?);
         }
@@ -200,9 +202,9 @@ impl Handover {
             certificate: required(CA)?,
             key: Sensitive::new(required(CA_KEY)?),
         };
-        let read_token = Sensitive::new(required(READ_TOKEN)?);
         let ssh_private = Sensitive::new(required(SSH)?);
         let registry = parse(REGISTRY, &required(REGISTRY)?)?;
+        let read_token = file(READ_TOKEN).map(Sensitive::new);
         // A hand-over that an older version wrote has no credentials.
         let credentials = file(CREDENTIALS)
             .map(|text| parse(CREDENTIALS, &text))

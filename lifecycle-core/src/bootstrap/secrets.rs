@@ -26,8 +26,9 @@ pub struct PlatformSecrets {
     pub authority: Authority,
     /// The operator's first token for the manager's API.
     pub admin_token: Sensitive,
-    /// The services' token for the manager's API.
-    pub read_token: Sensitive,
+    /// The token for the manager's API that the services share if an earlier version created the
+    /// platform.
+    pub read_token: Option<Sensitive>,
     /// Authenticates logins to the nodes.
     pub ssh: SshKeyPair,
 }
@@ -39,7 +40,7 @@ impl PlatformSecrets {
             key: PlatformKey::generate(),
             authority: Authority::generate(platform, now)?,
             admin_token: new_api_token(),
-            read_token: new_api_token(),
+            read_token: None,
             ssh,
         })
     }
@@ -235,7 +236,7 @@ impl OperatorState for StateDirectory {
                 key: Sensitive::new(self.required(CA_KEY).await?),
             },
             admin_token: Sensitive::new(self.required(ADMIN).await?),
-            read_token: Sensitive::new(self.required(READ).await?),
+            read_token: self.read(READ).await?.map(Sensitive::new),
             ssh: SshKeyPair {
                 private: Sensitive::new(self.required(SSH).await?),
                 public: self.required(SSH_PUBLIC).await?,
@@ -247,7 +248,9 @@ impl OperatorState for StateDirectory {
         self.write(CA, &secrets.authority.certificate).await?;
         self.write(CA_KEY, secrets.authority.key.expose()).await?;
         self.write(ADMIN, secrets.admin_token.expose()).await?;
-        self.write(READ, secrets.read_token.expose()).await?;
+        if let Some(token) = &secrets.read_token {
+            self.write(READ, token.expose()).await?;
+        }
         self.write(SSH, secrets.ssh.private.expose()).await?;
         self.write(SSH_PUBLIC, &secrets.ssh.public).await?;
         self.write(KEY, secrets.key.to_hex().expose()).await

@@ -25,7 +25,8 @@ fn after(previous: &Error) -> Option<Error> {
         Error::Conflict { .. } => Error::invalid(what, why, hint),
         Error::Invalid { .. } => Error::unsupported(what, "the local provider"),
         Error::Unsupported { .. } => Error::denied(what, why, hint),
-        Error::Denied { .. } => Error::unreachable(what, Some("connection refused".into())),
+        Error::Denied { .. } => Error::forbidden(what, why, hint),
+        Error::Forbidden { .. } => Error::unreachable(what, Some("connection refused".into())),
         Error::Unreachable { .. } => Error::NotReady {
             what: what.into(),
             why: why.into(),

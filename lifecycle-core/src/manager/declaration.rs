@@ -140,11 +140,13 @@ impl Manager {
             state: OperationState::Running,
             requested_at: now,
         });
+        let tokens = self.service_tokens(&declaration).await?;
         let mut batch = Batch::of(Change::Declare {
             expected: previous,
             declaration: Box::new(declaration),
             note: Some(note),
         });
+        batch.changes.extend(tokens);
         if let Some(operation) = &operation {
             batch.events.push(NewEvent {
                 at: now,
@@ -168,6 +170,7 @@ impl Manager {
         });
         batch.changes.extend(write.answer(&answer)?);
         registry.commit(write.epoch, batch).await?;
+        self.tokens.changed();
         self.open_operations().extend(operation);
         self.aim_at_current(write.epoch).await?;
         self.accepted.notify_one();

@@ -33,6 +33,8 @@ impl Manager {
     /// # Errors
     /// - [`Error::Invalid`] if the text contains an error, if the service cannot be added, or if the
     ///   files declare it
+    /// - [`Error::Forbidden`] if the request's token is limited, and the service would reach its node or
+    ///   services outside of the token's scope
     /// - [`Error::Conflict`] if the platform is being deleted
     /// - [`Error::NotReady`] before the end of the first round
     pub async fn apply_service(
@@ -262,6 +264,9 @@ fn added(
     requested: &Requested,
 ) -> Result<Declaration> {
     let spec = read_service(name, class, text, &declaration)?;
+    if let Some(scope) = Actor::current().scope() {
+        declaration.check_confined(&spec, scope)?;
+    }
     declaration.adding_service(spec, requested)
 }
 

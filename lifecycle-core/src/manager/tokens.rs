@@ -1,7 +1,7 @@
 //! The tokens of the manager's API: their creation and revocation, and the authentication of
 //! requests. The registry stores only the hashes of tokens.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -14,9 +14,12 @@ use super::denials::Denials;
 use super::{Accepted, Manager};
 use crate::clock::Clock;
 use crate::error::{Error, Result};
-use crate::model::{ApiToken, Epoch, EventKind, NewEvent, Subject, TokenId, TokenName, TokenRole};
+use crate::model::{
+    ApiToken, Epoch, EventKind, NewEvent, Subject, TokenId, TokenName, TokenRole, TokenScope,
+};
+use crate::platform::Declaration;
 use crate::registry::{Batch, Change, Registry, StoredTokens};
-use crate::secret::{Sensitive, new_api_token, token_hash};
+use crate::secret::{Sensitive, new_api_token, service_api_token, token_hash};
 
 /// The name of the first token, which the bootstrapper creates.
 const FIRST: &str = "bootstrapper";
@@ -51,6 +54,8 @@ pub struct Caller {
     /// The name of the token.
     pub name: String,
     pub role: TokenRole,
+    /// The services that the token is limited to.
+    pub scope: Option<TokenScope>,
     /// When the token expires.
     pub expires_at: Option<DateTime<Utc>>,
 }
@@ -80,6 +85,8 @@ pub struct NewToken {
     /// The name. No other valid token may have it.
     pub name: TokenName,
     pub role: TokenRole,
+    /// The services that the token is limited to.
+    pub scope: Option<TokenScope>,
     /// When the token expires; at most ten years.
     pub expires_in: Option<Duration>,
 }
@@ -93,8 +100,9 @@ struct Shared {
     registry: Arc<dyn Registry>,
     clock: Arc<dyn Clock>,
     first: FirstToken,
-    /// The hash of the token of the platform's services, and the caller that it identifies.
-    services: (String, Caller),
+    /// The hash of the token that services share if an earlier version created the platform, and the
+    /// caller that it identifies.
+    services: Option<(String, Caller)>,
     /// The tokens as last read. Requests that find them outdated wait for one read.
     read: tokio::sync::Mutex<Option<Read>>,
     /// Whether a token has changed since the last read began.
@@ -135,24 +143,26 @@ impl From<StoredTokens> for Known {
 }
 
 impl Tokens {
-    /// Authenticates by the tokens in `registry`, and by the token of the platform's services.
+    /// Authenticates by the tokens in `registry`, and by the token that services share if an earlier
+    /// version created the platform.
     pub fn new(
         registry: Arc<dyn Registry>,
         clock: Arc<dyn Clock>,
         first: FirstToken,
-        services: &Sensitive,
+        services: Option<&Sensitive>,
     ) -> Self {
-        let caller = Caller {
-            token: TokenId::of(services),
+        let caller = |token: &Sensitive| Caller {
+            token: TokenId::of(token),
             name: SERVICES.to_owned(),
             role: TokenRole::Viewer,
+            scope: None,
             expires_at: None,
         };
         Self(Arc::new(Shared {
             registry,
             clock,
             first,
-            services: (token_hash(services), caller),
+            services: services.map(|token| (token_hash(token), caller(token))),
             read: tokio::sync::Mutex::default(),
             is_outdated: AtomicBool::new(false),
             uses: Mutex::default(),
@@ -174,8 +184,8 @@ impl Tokens {
         } = self.0.as_ref();
         // Comparing hashes leaks no timing information about the token.
         let hash = token_hash(token);
-        if hash == services.0 {
-            return Ok(Some(services.1.clone()));
+        if let Some((_, caller)) = services.as_ref().filter(|(known, _)| hash == *known) {
+            return Ok(Some(caller.clone()));
         }
         let mut read = self.0.read.lock().await;
         let known = self.recent(&mut read).await?;
@@ -184,6 +194,7 @@ impl Tokens {
                 token: first.id.clone(),
                 name: FIRST.to_owned(),
                 role: TokenRole::Admin,
+                scope: None,
                 expires_at: None,
             }));
         }
@@ -198,8 +209,12 @@ impl Tokens {
         }
         Ok(Some(Caller {
             token: token.id.clone(),
-            name: token.name.to_string(),
+            name: match &token.service {
+                Some(service) => format!("service {service}"),
+                None => token.name.to_string(),
+            },
             role: token.role,
+            scope: token.scope.clone(),
             expires_at: token.expires_at,
         }))
     }
@@ -221,7 +236,8 @@ impl Tokens {
     /// Waits until the token of `caller` has expired or is revoked. A revocation is not noticed
     /// while the registry does not answer.
     pub async fn until_ended(&self, caller: &Caller) {
-        if caller.token == self.0.services.1.token {
+        let shared = self.0.services.as_ref();
+        if shared.is_some_and(|(_, services)| caller.token == services.token) {
             return std::future::pending().await;
         }
         loop {
@@ -276,7 +292,7 @@ impl Tokens {
     }
 
     /// Makes the next request read the tokens again.
-    fn changed(&self) {
+    pub(super) fn changed(&self) {
         self.0.is_outdated.store(true, Ordering::SeqCst);
     }
 
@@ -302,12 +318,51 @@ impl Manager {
             id,
             name: TokenName::try_from(FIRST)?,
             role: TokenRole::Admin,
+            scope: None,
+            service: None,
             hash,
             created_at: self.backends.clock.now(),
             expires_at: None,
             revoked_at: None,
             last_used_at: None,
         }))))
+    }
+
+    /// Returns the changes after which the registry contains a token for each service that may use the
+    /// API according to `declaration`, and for no other service.
+    pub(super) async fn service_tokens(&self, declaration: &Declaration) -> Result<Vec<Change>> {
+        let stored = self.backends.registry.tokens().await?.tokens;
+        let now = self.backends.clock.now();
+        let mut changes = Vec::new();
+        let mut granted = BTreeSet::new();
+        for spec in declaration.services.values() {
+            let Some(access) = &spec.container.api else {
+                continue;
+            };
+            let secret = service_api_token(&self.options.key, spec.name.as_str());
+            let (id, hash) = (TokenId::of(&secret), token_hash(&secret));
+            let before = stored.iter().find(|token| token.id == id);
+            let token = ApiToken {
+                name: TokenName::try_from(spec.name.as_str())?,
+                role: access.role(),
+                scope: access.scope().cloned(),
+                service: Some(spec.name.clone()),
+                hash,
+                created_at: before.map_or(now, |before| before.created_at),
+                expires_at: None,
+                revoked_at: None,
+                last_used_at: before.and_then(|before| before.last_used_at),
+                id: id.clone(),
+            };
+            if before != Some(&token) {
+                changes.push(Change::PutToken(Box::new(token)));
+            }
+            granted.insert(id);
+        }
+        let of_services = stored.into_iter().filter(|token| token.service.is_some());
+        let lost = of_services.filter(|token| !granted.contains(&token.id));
+        changes.extend(lost.map(|token| Change::DeleteToken(token.id)));
+        Ok(changes)
     }
 
     /// Returns all tokens, oldest first. Up to 200 tokens that have ended are listed for 30 days.
@@ -320,14 +375,22 @@ impl Manager {
     /// # Errors
     /// - [`Error::Conflict`] if a valid token has this name, or too many tokens are valid
     /// - [`Error::Invalid`] if the token would not be valid for at least a second and at most ten
-    ///   years
+    ///   years, or if its scope contains nothing
     pub async fn create_token(&self, new: NewToken) -> Result<(ApiToken, Sensitive)> {
         let write = self.begin_write(Accepted::Always).await?;
         let registry = &self.backends.registry;
         let now = self.backends.clock.now();
         let expires_at = new.expires_in.map(|after| expiry(now, after)).transpose()?;
+        if new.scope.as_ref().is_some_and(TokenScope::is_empty) {
+            return Err(Error::invalid(
+                "the token's scope",
+                "it contains neither a class nor a service",
+                "name at least one, or omit the scope",
+            ));
+        }
         let tokens = registry.tokens().await?.tokens;
-        let valid: Vec<_> = tokens.iter().filter(|token| token.is_valid(now)).collect();
+        let of_operators = tokens.iter().filter(|token| token.service.is_none());
+        let valid: Vec<_> = of_operators.filter(|token| token.is_valid(now)).collect();
         let rejected = || format!("token {} was not created", new.name);
         if let Some(same) = valid.iter().find(|token| token.name == new.name) {
             let why = format!("token {} has this name; revoke it first", same.id);
@@ -342,13 +405,16 @@ impl Manager {
             id: TokenId::of(&secret),
             name: new.name,
             role: new.role,
+            scope: new.scope,
+            service: None,
             hash: token_hash(&secret),
             created_at: now,
             expires_at,
             revoked_at: None,
             last_used_at: None,
         };
-        let request = format!("create-token {} with the role {}", token.name, token.role);
+        let permits = permits(&token);
+        let request = format!("create-token {} with {permits}", token.name);
         let mut batch = Batch::of(Change::PutToken(Box::new(token.clone())));
         batch.events.push(self.audit(&request, Subject::Platform));
         let old = old(&tokens, now).into_iter();
@@ -359,8 +425,8 @@ impl Manager {
             now,
             EventKind::TokenCreated,
             format!(
-                "token {} ({}) with the role {} was created",
-                token.name, token.id, token.role
+                "token {} ({}) with {permits} was created",
+                token.name, token.id
             ),
         ));
         registry.commit(write.epoch, batch).await?;
@@ -372,26 +438,34 @@ impl Manager {
     ///
     /// # Errors
     /// - [`Error::NotFound`] if there is no such token
-    /// - [`Error::Conflict`] for the last admin token that does not expire, because new tokens can be
-    ///   created only with an admin token
+    /// - [`Error::Conflict`] for the token of a service, and for the last admin token that neither
+    ///   expires nor has a scope, because new tokens can be created only with such a token
     pub async fn revoke_token(&self, name: &str) -> Result<ApiToken> {
         let write = self.begin_write(Accepted::Always).await?;
         let registry = &self.backends.registry;
         let now = self.backends.clock.now();
         let tokens = registry.tokens().await?.tokens;
         let mut token = named(&tokens, name, now)?.clone();
+        if let Some(service) = &token.service {
+            return Err(Error::conflict(
+                format!("token {} was not revoked", token.id),
+                format!("service {service} has it; remove `x-lifecycle.api` from the service"),
+            ));
+        }
         if token.revoked_at.is_some() {
             return Ok(token);
         }
         let keeps = |token: &&ApiToken| {
             token.role == TokenRole::Admin
+                && token.scope.is_none()
                 && token.expires_at.is_none()
                 && token.revoked_at.is_none()
         };
         if keeps(&&token) && tokens.iter().filter(keeps).count() == 1 {
             return Err(Error::conflict(
                 format!("token {} was not revoked", token.name),
-                "it is the only admin token that does not expire; create another one first",
+                "it is the only admin token that neither expires nor has a scope; create another one \
+                 first",
             ));
         }
         token.revoked_at = Some(now);
@@ -432,6 +506,15 @@ impl Manager {
     }
 }
 
+/// Describes what a token permits.
+fn permits(token: &ApiToken) -> String {
+    let role = format!("the role {}", token.role);
+    match &token.scope {
+        None => role,
+        Some(scope) => format!("{role}, limited to {scope}"),
+    }
+}
+
 fn expiry(now: DateTime<Utc>, after: Duration) -> Result<DateTime<Utc>> {
     let after = TimeDelta::from_std(after).ok();
     let after = after.filter(|after| (TimeDelta::seconds(1)..=LONGEST).contains(after));
@@ -468,6 +551,7 @@ fn named<'t>(tokens: &'t [ApiToken], name: &str, now: DateTime<Utc>) -> Result<&
         .max_by_key(|token| {
             (
                 token.id.as_str() == name,
+                token.service.is_none(),
                 token.is_valid(now),
                 token.created_at,
             )

@@ -49,7 +49,7 @@ pub use service::{
     DependencyCondition, Healthcheck, HealthcheckTest, HttpReadiness, ImageSource, PortChoice,
     PublishedPort, RestartPolicy, Secrets, ServiceClass, ServiceSpec, Starts,
 };
-pub use token::{ApiToken, TokenRole};
+pub use token::{ApiToken, TokenRole, TokenScope};
 pub use update::{
     OnFailure, Replacement, ReplacementOrder, RolloutControl, RolloutRequest, UpdatePolicy,
 };

@@ -13,7 +13,9 @@ use super::connection::Connection;
 use super::container::{Devices, Isolation, KernelLimits, Logging, Terminal, is_default};
 use super::mount::{MemoryMount, NodeMount, ShippedMount, VolumeMount};
 use super::update::UpdatePolicy;
-use super::{NodeSpec, Origin, Protocol, PublicPort, Replica, Resources, ServiceName};
+use super::{
+    NodeSpec, Origin, Protocol, PublicPort, Replica, Resources, ServiceName, TokenRole, TokenScope,
+};
 use crate::secret::Sensitive;
 
 /// The workload class of a service. Each class can have a separate database.
@@ -198,11 +200,38 @@ pub struct ContainerTemplate {
 }
 
 /// The operations of the manager's API that a service may use.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum ApiAccess {
-    /// Only reading and watching.
+    /// What the role `viewer` permits.
     Read,
+    /// What the role `operator` permits.
+    Operate,
+    /// What this role permits, for the services of this scope.
+    Granted {
+        role: TokenRole,
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        scope: Option<TokenScope>,
+    },
+}
+
+impl ApiAccess {
+    /// Returns the role of the service's token.
+    pub fn role(&self) -> TokenRole {
+        match self {
+            Self::Read => TokenRole::Viewer,
+            Self::Operate => TokenRole::Operator,
+            Self::Granted { role, .. } => *role,
+        }
+    }
+
+    /// Returns the services that the service's token is limited to.
+    pub fn scope(&self) -> Option<&TokenScope> {
+        match self {
+            Self::Read | Self::Operate => None,
+            Self::Granted { scope, .. } => scope.as_ref(),
+        }
+    }
 }
 
 /// A port published on the node.

@@ -1,11 +1,12 @@
 //! The tokens of the manager's API, and what they permit.
 
+use std::collections::BTreeSet;
 use std::fmt;
 
 use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
 
-use super::{TokenId, TokenName};
+use super::{ServiceClass, ServiceName, TokenId, TokenName};
 
 /// The role of a token, which determines the permitted requests. A role includes the previous roles.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
@@ -31,6 +32,52 @@ impl fmt::Display for TokenRole {
     }
 }
 
+/// The services that a token is limited to: those of some classes, and those with some names.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+#[serde(default, deny_unknown_fields)]
+#[non_exhaustive]
+pub struct TokenScope {
+    /// All services of these classes.
+    #[serde(skip_serializing_if = "BTreeSet::is_empty")]
+    pub classes: BTreeSet<ServiceClass>,
+    /// The services with these names.
+    #[serde(skip_serializing_if = "BTreeSet::is_empty")]
+    pub services: BTreeSet<ServiceName>,
+}
+
+impl TokenScope {
+    /// Limits a token to the services of these classes, and to those with these names.
+    pub fn new(
+        classes: impl IntoIterator<Item = ServiceClass>,
+        services: impl IntoIterator<Item = ServiceName>,
+    ) -> Self {
+        Self {
+            classes: classes.into_iter().collect(),
+            services: services.into_iter().collect(),
+        }
+    }
+
+    /// Returns whether the scope contains the service `name` of this class.
+    pub fn includes(&self, name: &ServiceName, class: ServiceClass) -> bool {
+        self.classes.contains(&class) || self.services.contains(name)
+    }
+
+    /// Returns whether the scope contains no service.
+    pub fn is_empty(&self) -> bool {
+        self.classes.is_empty() && self.services.is_empty()
+    }
+}
+
+impl fmt::Display for TokenScope {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let classes = self.classes.iter().map(|class| format!("class {class}"));
+        let services = self.services.iter().map(|name| format!("service {name}"));
+        let all: Vec<String> = classes.chain(services).collect();
+        f.write_str(&all.join(", "))
+    }
+}
+
 /// A token as the registry stores it. The token itself is not stored.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 // A member that only a later version knows may restrict the token, so it must not be ignored.
@@ -39,6 +86,12 @@ pub struct ApiToken {
     pub id: TokenId,
     pub name: TokenName,
     pub role: TokenRole,
+    /// The services that the token is limited to.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub scope: Option<TokenScope>,
+    /// The service whose containers have the token; `None` for the tokens that operators created.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub service: Option<ServiceName>,
     /// The SHA-256 of the token, in hexadecimal.
     pub hash: String,
     pub created_at: DateTime<Utc>,

@@ -16,6 +16,7 @@ mod access;
 mod applied;
 mod azure;
 mod compose;
+mod confined;
 mod copies;
 mod database;
 mod diagnostic;

@@ -23,12 +23,12 @@ use crate::code;
 use crate::error::{Error, Result};
 use crate::host::{Account, HostCommand, HostFile, NodeHandle};
 use crate::model::{
-    ApiAccess, BuildSource, ContainerTemplate, DEFAULT_STOP_GRACE, ImageSource, InstanceId,
-    NetworkMode, NodeName, PlatformId, Protocol, ServiceName, VolumeName,
+    BuildSource, ContainerTemplate, DEFAULT_STOP_GRACE, ImageSource, InstanceId, NetworkMode,
+    NodeName, PlatformId, Protocol, ServiceName, VolumeName,
 };
 use crate::platform::{ManagerEndpoint, instructions};
 use crate::runtime::{BuildRequest, ContainerSpec, HostBind, ImageRegistry, Role};
-use crate::secret::Sensitive;
+use crate::secret::{PlatformKey, Sensitive, service_api_token};
 
 /// The range of host ports for container ports that have no declared host port.
 pub const PICKED_PORTS: std::ops::RangeInclusive<u16> = 20_000..=29_999;
@@ -45,12 +45,13 @@ pub(crate) const API_DIRECTORY: &str = "/run/lifecycle";
 /// The environment variable of a container that contains the URL of the manager's API.
 pub(crate) const API_URL: &str = "LIFECYCLE_URL";
 
-/// The address and credentials for the manager's API. Services that request access receive them.
+/// The address of the manager's API, and the source of the credentials for it. Services that request
+/// access receive both.
 #[derive(Debug, Clone)]
 pub struct ServiceApi {
     pub endpoint: ManagerEndpoint,
-    /// A read-only token.
-    pub token: Sensitive,
+    /// The key from which the services' tokens are derived.
+    pub key: PlatformKey,
     /// The authority that signed the API's certificate, in PEM.
     pub authority: String,
 }
@@ -474,10 +475,10 @@ impl Execution {
         let owner = self.declared.owner.id;
         let registry = &self.backends.registry;
         let mut binds = files::ship(host, registry, owner, container, &template.files).await?;
-        if template.api == Some(ApiAccess::Read)
+        if template.api.is_some()
             && let Some(api) = &self.api
         {
-            let directory = self.hand_out_credential(&handle, api).await?;
+            let directory = self.hand_out_credential(&handle, &id.service, api).await?;
             binds.push(HostBind {
                 source: directory,
                 target: API_DIRECTORY.into(),
@@ -558,19 +559,25 @@ impl Execution {
         Ok(())
     }
 
-    /// Writes the API's token and certificate authority to a directory on the node, for containers
-    /// to mount. Returns the directory.
-    async fn hand_out_credential(&self, handle: &NodeHandle, api: &ServiceApi) -> Result<String> {
+    /// Writes a service's token for the API, and the API's certificate authority, to a directory on the
+    /// node, for the service's containers to mount. Returns the directory.
+    async fn hand_out_credential(
+        &self,
+        handle: &NodeHandle,
+        service: &ServiceName,
+        api: &ServiceApi,
+    ) -> Result<String> {
         let platform = self.declared.owner.id;
-        let directory = credential_directory(platform);
-        let create = HostCommand::new(create_credential_directory(platform)).as_root();
+        let directory = credential_directory(platform, service);
+        let create = HostCommand::new(create_credential_directory(platform, service)).as_root();
         handle
             .host
             .exec(create)
             .await?
             .success("creating the directory with the API's credential")?;
+        let token = service_api_token(&api.key, service.as_str());
         let files = [
-            ("token", api.token.expose().to_owned()),
+            ("token", token.expose().to_owned()),
             ("ca.pem", api.authority.clone()),
         ];
         for (name, contents) in files {
@@ -583,15 +590,15 @@ impl Execution {
     }
 }
 
-/// Returns the directory with the API's credential on a node.
-fn credential_directory(platform: PlatformId) -> String {
-    format!("{}/api", node_directory(platform))
+/// Returns the directory with a service's credential for the API on a node.
+fn credential_directory(platform: PlatformId, service: &ServiceName) -> String {
+    format!("{}/api/{service}", node_directory(platform))
 }
 
-/// Returns the script that creates the directory with the API's credential. Containers mount this
-/// directory, and every user in a container must be able to open it.
-fn create_credential_directory(platform: PlatformId) -> String {
-    let (private, directory) = (private(platform), credential_directory(platform));
+/// Returns the script that creates the directory with a service's credential. The service's containers
+/// mount this directory, and every user in a container must be able to open it.
+fn create_credential_directory(platform: PlatformId, service: &ServiceName) -> String {
+    let (private, directory) = (private(platform), credential_directory(platform, service));
     format!("{private}\nmkdir -p '{directory}'\nchmod 0755 '{directory}'")
 }
 
@@ -662,11 +669,13 @@ mod tests {
     #[test]
     fn only_containers_can_open_the_directory_with_the_credential() {
         let (new, old) = (Node::new(), Node::new());
-        old.create_open(&credential_directory(PLATFORM));
+        let service = ServiceName::try_from("web").unwrap();
+        let directory = credential_directory(PLATFORM, &service);
+        old.create_open(&directory);
         for node in [new, old] {
-            node.run(&create_credential_directory(PLATFORM));
+            node.run(&create_credential_directory(PLATFORM, &service));
             assert_eq!(node.mode(&node_directory(PLATFORM)), 0o700);
-            assert_eq!(node.mode(&credential_directory(PLATFORM)), 0o755);
+            assert_eq!(node.mode(&directory), 0o755);
         }
     }
 }

@@ -96,8 +96,8 @@ async fn a_log_line_names_the_step_and_its_node() {
     assert!(calls.any(|line| line["span"]["call"] == "ensure_container"));
 
     let secrets = stage.bootstrapper().await.secrets;
-    let (admin, read) = (&secrets.admin_token, &secrets.read_token);
-    for secret in [admin.expose(), read.expose(), secrets.key.to_hex().expose()] {
+    let (admin, ssh) = (&secrets.admin_token, &secrets.ssh.private);
+    for secret in [admin.expose(), ssh.expose(), secrets.key.to_hex().expose()] {
         assert!(!log.text().contains(secret));
     }
 }

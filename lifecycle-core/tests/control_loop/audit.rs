@@ -34,6 +34,7 @@ async fn each_change_is_recorded_once() {
     let token = || NewToken {
         name: TokenName::try_from("ci").unwrap(),
         role: TokenRole::Operator,
+        scope: None,
         expires_in: None,
     };
     let command = ExecCommand::new(&["echo".to_owned(), "the-argument".to_owned()]);
@@ -91,6 +92,7 @@ async fn a_record_names_the_token_and_the_address() {
         token: id.clone(),
         name: "ci".to_owned(),
         role: TokenRole::Operator,
+        scope: None,
         expires_at: None,
     };
     let peer: IpAddr = [10, 1, 2, 3].into();

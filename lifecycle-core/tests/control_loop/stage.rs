@@ -372,7 +372,7 @@ fn idle_manager(
         },
         authority: "the authority".into(),
         admin_token: FirstToken::of(&Sensitive::new(ADMIN)),
-        read_token: Sensitive::new(READER),
+        read_token: Some(Sensitive::new(READER)),
         image_logins: ImageLogins::new(),
         declaration: Some(declaration.clone()),
         holder: format!("manager {seed} of {}", world.clock().now()),

@@ -7,8 +7,11 @@ use chrono::TimeDelta;
 use lifecycle_core::Error;
 use lifecycle_core::clock::Clock as _;
 use lifecycle_core::manager::{Caller, Manager, NewToken};
-use lifecycle_core::model::{ApiToken, EventKind, TokenId, TokenName, TokenRole};
-use lifecycle_core::registry::{Batch, Change, Registry};
+use lifecycle_core::model::{
+    ApiAccess, ApiToken, EventKind, ServiceClass, ServiceName, TokenId, TokenName, TokenRole,
+    TokenScope,
+};
+use lifecycle_core::registry::{Batch, Change, MemoryRegistry, Registry};
 use lifecycle_core::secret::{Sensitive, token_hash};
 use lifecycle_core::sim::{Edge, SimOptions};
 
@@ -22,6 +25,7 @@ fn new(name: &str, role: TokenRole) -> NewToken {
     NewToken {
         name: TokenName::try_from(name).unwrap(),
         role,
+        scope: None,
         expires_in: None,
     }
 }
@@ -205,6 +209,8 @@ async fn tokens_that_ended_long_ago_are_deleted() {
         id: TokenId::try_from(format!("{number:016x}")).unwrap(),
         name: TokenName::try_from("sample").unwrap(),
         role: TokenRole::Viewer,
+        scope: None,
+        service: None,
         hash: format!("the hash of token {number}"),
         created_at: now - TimeDelta::days(40),
         expires_at: None,
@@ -261,4 +267,101 @@ async fn requests_are_rejected_while_the_registry_does_not_answer() {
     registry.keep_silent(false);
     stage.pass(REVOKED_WITHIN).await;
     assert!(caller(&manager, &admin()).await.is_some());
+}
+
+/// Returns the token in the file that the containers of a service mount.
+fn token_of(stage: &Stage, service: &str) -> Option<Sensitive> {
+    let nodes = stage.declaration.nodes.keys();
+    let files = nodes.flat_map(|node| {
+        let files = stage.world.files(node).into_iter();
+        files.map(move |path| (node, path))
+    });
+    let path = format!("/api/{service}/token");
+    let mut found = files.filter(|(_, file)| file.ends_with(&path));
+    let (node, file) = found.next()?;
+    let (_, contents) = stage.world.file(node, &file).unwrap();
+    Some(Sensitive::new(
+        String::from_utf8(contents.to_vec()).unwrap(),
+    ))
+}
+
+#[tokio::test(start_paused = true)]
+async fn each_service_has_the_token_that_it_declares() {
+    let mut stage = Stage::shop_without_manager(SimOptions::seeded(38)).await;
+    let names: Vec<ServiceName> = stage.declaration.services.keys().cloned().collect();
+    let scope = TokenScope::new([ServiceClass::Application], [names[0].clone()]);
+    let granted = ApiAccess::Granted {
+        role: TokenRole::Admin,
+        scope: Some(scope.clone()),
+    };
+    for (name, access) in [(&names[0], ApiAccess::Operate), (&names[1], granted)] {
+        let spec = stage.declaration.services.get_mut(name).unwrap();
+        spec.container.api = Some(access);
+    }
+    let with_access = stage.declaration.clone();
+    stage.manager = stage.next_manager();
+    stage.start();
+    stage.settled().await;
+    let [first, second] = [0, 1].map(|index| token_of(&stage, names[index].as_str()).unwrap());
+    assert!(
+        names[2..]
+            .iter()
+            .all(|name| token_of(&stage, name.as_str()).is_none())
+    );
+    let operate = caller(&stage.manager, &first).await.unwrap();
+    assert_eq!((operate.role, operate.scope), (TokenRole::Operator, None));
+    assert_eq!(operate.name, format!("service {}", names[0]));
+    let limited = caller(&stage.manager, &second).await.unwrap();
+    assert_eq!(
+        (limited.role, limited.scope),
+        (TokenRole::Admin, Some(scope))
+    );
+
+    let held = stage.manager.revoke_token(limited.token.as_str()).await;
+    assert!(matches!(held, Err(Error::Conflict { .. })), "{held:?}");
+    let same_name = new(names[0].as_str(), TokenRole::Viewer);
+    stage.manager.create_token(same_name).await.unwrap();
+    stage.manager.revoke_token(names[0].as_str()).await.unwrap();
+    assert!(
+        caller(&stage.manager, &first).await.is_some(),
+        "another token was revoked"
+    );
+
+    // Another manager, and one that has lost the registry, derive the same tokens.
+    let standby = stage.next_manager();
+    assert!(caller(&standby, &first).await.is_some());
+    let mut without = with_access.clone();
+    without.services.get_mut(&names[0]).unwrap().container.api = None;
+    stage.manager.apply(without).await.unwrap();
+    assert_eq!(caller(&stage.manager, &first).await, None);
+    stage.pass(REVOKED_WITHIN).await;
+    assert_eq!(caller(&standby, &first).await, None);
+    assert!(caller(&standby, &second).await.is_some());
+
+    stage.crash().await;
+    stage.registry = Arc::new(MemoryRegistry::new(Arc::new(stage.world.clock())));
+    stage.start();
+    stage.settled().await;
+    for token in [&first, &second] {
+        assert!(caller(&stage.manager, token).await.is_some());
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_scope_must_contain_something() {
+    let stage = Stage::shop(39).await;
+    stage.settled().await;
+    let empty = NewToken {
+        scope: Some(TokenScope::new([], [])),
+        ..new("empty", TokenRole::Admin)
+    };
+    let rejected = stage.manager.create_token(empty).await.unwrap_err();
+    assert!(matches!(rejected, Error::Invalid { .. }), "{rejected:?}");
+    let limited = NewToken {
+        scope: Some(TokenScope::new([ServiceClass::Model], [])),
+        ..new("limited", TokenRole::Admin)
+    };
+    stage.manager.create_token(limited).await.unwrap();
+    let last = stage.manager.revoke_token("bootstrapper").await;
+    assert!(matches!(last, Err(Error::Conflict { .. })), "{last:?}");
 }

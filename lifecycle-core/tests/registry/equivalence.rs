@@ -41,6 +41,8 @@ fn token() -> impl Strategy<Value = ApiToken> {
         id: TokenId::try_from(format!("{id:016x}")).unwrap(),
         name: TokenName::try_from(name).unwrap(),
         role,
+        scope: None,
+        service: None,
         hash: format!("hash of {id}"),
         created_at: at(created),
         expires_at: ended,

@@ -4,7 +4,7 @@
 use std::future::Future;
 
 use axum::Json;
-use axum::extract::{Request, State};
+use axum::extract::Request;
 use axum::http::{HeaderMap, StatusCode};
 use axum::response::Response;
 use schemars::JsonSchema;
@@ -49,10 +49,6 @@ handler!(A B);
 handler!(A B C);
 handler!(A B C D);
 handler!(A B C D E);
-
-impl<S> Input for State<S> {
-    fn describe(_: &mut Operation<'_>) {}
-}
 
 impl Input for HeaderMap {
     fn describe(_: &mut Operation<'_>) {}

@@ -3,21 +3,20 @@
 use std::collections::BTreeSet;
 
 use axum::Json;
-use axum::extract::State;
 use axum::http::StatusCode;
 use lifecycle_core::Error;
 use lifecycle_core::model::{Chunk, ChunkDigest};
 
 use super::Api;
 use super::request::{self, Segment, Whole};
-use crate::auth::Admin;
+use crate::auth::{Admin, Unlimited};
 use crate::problem::Problem;
 
 /// `POST /v1/chunks/missing`: returns which of the chunks are not stored. Requires an admin token,
 /// because a digest that is stored confirms a guess of the contents.
 pub(super) async fn missing(
-    _: Admin,
-    State(api): State<Api>,
+    _: Unlimited<Admin>,
+    api: Api,
     Whole(body): Whole<{ Chunk::SIZE }>,
 ) -> Result<Json<BTreeSet<ChunkDigest>>, Problem> {
     let digests = serde_json::from_slice(&body).map_err(|error| {
@@ -28,8 +27,8 @@ pub(super) async fn missing(
 
 /// `PUT /v1/chunks/{digest}`: stores a chunk. A repeated request changes nothing.
 pub(super) async fn put(
-    _: Admin,
-    State(api): State<Api>,
+    _: Unlimited<Admin>,
+    api: Api,
     Segment(digest): Segment,
     Whole(body): Whole<{ Chunk::SIZE }>,
 ) -> Result<StatusCode, Problem> {

@@ -1,7 +1,6 @@
 //! Lists, adds and removes the services of a class: microservices, applications, and AI models.
 
 use axum::Json;
-use axum::extract::State;
 use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
 use lifecycle_core::Error;
@@ -31,7 +30,7 @@ pub(super) struct Options {
 pub(super) async fn list(
     class: ServiceClass,
     _: Viewer,
-    State(api): State<Api>,
+    api: Api,
 ) -> Result<Json<Vec<ServiceV1>>, Problem> {
     let mut services = api.manager.services().await?;
     services.retain(|service| service.class == class);
@@ -42,7 +41,7 @@ pub(super) async fn list(
 pub(super) async fn show(
     class: ServiceClass,
     _: Viewer,
-    State(api): State<Api>,
+    api: Api,
     Segment(name): Segment,
 ) -> Result<Json<ServiceV1>, Problem> {
     let mut services = api.manager.services().await?;
@@ -58,7 +57,7 @@ pub(super) async fn show(
 pub(super) async fn apply(
     class: ServiceClass,
     _: Admin,
-    State(api): State<Api>,
+    api: Api,
     Segment(name): Segment,
     Parameters(options): Parameters<Options>,
     Whole(body): Whole<LARGEST>,
@@ -78,7 +77,7 @@ pub(super) async fn apply(
 pub(super) async fn remove(
     class: ServiceClass,
     _: Admin,
-    State(api): State<Api>,
+    api: Api,
     Segment(name): Segment,
 ) -> Result<(StatusCode, Json<AppliedV1>), Problem> {
     let applied = api.manager.remove_service(class, &name).await?;

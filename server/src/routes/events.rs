@@ -5,7 +5,6 @@ use std::convert::Infallible;
 use std::time::Duration;
 
 use axum::Json;
-use axum::extract::State;
 use axum::http::HeaderMap;
 use axum::http::header::ACCEPT;
 use axum::response::sse::{Event as Sent, KeepAlive, Sse};
@@ -52,27 +51,27 @@ impl Selection {
 /// `GET /v1/events`.
 pub(super) async fn list(
     caller: Viewer,
-    state: State<Api>,
+    api: Api,
     query: Parameters<After>,
     headers: HeaderMap,
 ) -> Result<Response, Problem> {
-    respond(Selection::All, caller, state, query, &headers).await
+    respond(Selection::All, caller, api, query, &headers).await
 }
 
 /// `GET /v1/audit`.
 pub(super) async fn audit(
     caller: Viewer,
-    state: State<Api>,
+    api: Api,
     query: Parameters<After>,
     headers: HeaderMap,
 ) -> Result<Response, Problem> {
-    respond(Selection::Audit, caller, state, query, &headers).await
+    respond(Selection::Audit, caller, api, query, &headers).await
 }
 
 async fn respond(
     selection: Selection,
     Viewer(caller): Viewer,
-    State(api): State<Api>,
+    api: Api,
     Parameters(query): Parameters<After>,
     headers: &HeaderMap,
 ) -> Result<Response, Problem> {

@@ -2,7 +2,7 @@
 //! input and output.
 
 use axum::body::Body;
-use axum::extract::{FromRequest as _, Request, State};
+use axum::extract::{FromRequest as _, Request};
 use axum::http::header::{CONNECTION, UPGRADE};
 use axum::http::{HeaderValue, StatusCode};
 use axum::response::Response;
@@ -19,7 +19,7 @@ use crate::problem::Problem;
 /// the container.
 pub(super) async fn run(
     Admin(caller): Admin,
-    State(api): State<Api>,
+    api: Api,
     Segment(name): Segment,
     mut request: Request,
 ) -> Result<Response, Problem> {

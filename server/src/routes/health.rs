@@ -1,6 +1,5 @@
 //! Health checks, which require no credential and return no details.
 
-use axum::extract::State;
 use lifecycle_core::Error;
 
 use super::Api;
@@ -12,7 +11,7 @@ pub(super) async fn healthz() -> &'static str {
 }
 
 /// `GET /readyz`: succeeds after the first round, while every service is ready.
-pub(super) async fn readyz(State(api): State<Api>) -> Result<&'static str, Problem> {
+pub(super) async fn readyz(api: Api) -> Result<&'static str, Problem> {
     let is_ready = match api.manager.progress(false).await {
         Ok(progress) => progress.open && progress.ready,
         Err(_) => false,

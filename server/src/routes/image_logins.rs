@@ -1,18 +1,17 @@
 //! The logins for the registries of images.
 
-use axum::extract::State;
 use axum::http::StatusCode;
 use lifecycle_core::runtime::ImageLogins;
 
 use super::Api;
 use super::request::{self, Whole};
-use crate::auth::Admin;
+use crate::auth::{Admin, Unlimited};
 use crate::problem::Problem;
 
 /// `PUT /v1/image-logins`: replaces the logins.
 pub(super) async fn replace(
-    _: Admin,
-    State(api): State<Api>,
+    _: Unlimited<Admin>,
+    api: Api,
     Whole(body): Whole,
 ) -> Result<StatusCode, Problem> {
     let logins: ImageLogins = serde_json::from_slice(&body).map_err(|error| {

@@ -22,15 +22,17 @@ mod tests;
 mod tokens;
 mod why;
 
+use std::convert::Infallible;
 use std::sync::Arc;
 
-use axum::extract::DefaultBodyLimit;
+use axum::extract::{DefaultBodyLimit, FromRequestParts};
+use axum::http::request::Parts;
 use axum::http::{Method, Uri};
 use axum::routing::{delete, get, post, put};
 use axum::{Router, middleware};
 use lifecycle_core::Error;
-use lifecycle_core::api::{LocalApi, ManagerApi};
-use lifecycle_core::manager::{Manager, Tokens};
+use lifecycle_core::api::{LocalApi, ManagerApi, ScopedApi};
+use lifecycle_core::manager::{Caller, Manager, Tokens};
 use lifecycle_core::model::{NodeRequest, ServiceClass};
 use lifecycle_core::reconcile::Round;
 use tokio::sync::watch;
@@ -38,6 +40,7 @@ use tokio::sync::watch;
 use crate::auth::authenticate;
 use crate::idempotency::with_key;
 use crate::metrics::{Metrics, measure};
+use crate::openapi::{Input, Operation};
 use crate::problem::Problem;
 use crate::streams::Streams;
 use crate::telemetry::in_request_span;
@@ -69,6 +72,26 @@ impl From<Arc<Manager>> for Api {
             manager: Arc::new(LocalApi::new(manager)),
         }
     }
+}
+
+/// Extracted from a request: what the caller can use of the API. A token with a scope is limited to the
+/// services of this scope.
+impl FromRequestParts<Self> for Api {
+    type Rejection = Infallible;
+
+    async fn from_request_parts(parts: &mut Parts, state: &Self) -> Result<Self, Infallible> {
+        let mut api = state.clone();
+        // Set by `authenticate`.
+        let caller = parts.extensions.get::<Caller>();
+        if let Some(scope) = caller.and_then(|caller| caller.scope.clone()) {
+            api.manager = Arc::new(ScopedApi::new(api.manager, scope));
+        }
+        Ok(api)
+    }
+}
+
+impl Input for Api {
+    fn describe(_: &mut Operation<'_>) {}
 }
 
 /// Returns the routes of a class of services.

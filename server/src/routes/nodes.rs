@@ -1,7 +1,6 @@
 //! Lists, adds, cordons, drains, stops, starts, restarts and removes the nodes of the platform.
 
 use axum::Json;
-use axum::extract::State;
 use axum::http::StatusCode;
 use lifecycle_core::api::wire::{AppliedV1, NewNodeV1, NodeV1, OperationV1, RestartNodeV1};
 use lifecycle_core::model::NodeRequest;
@@ -10,21 +9,21 @@ use serde::Deserialize;
 
 use super::Api;
 use super::request::{Parameters, Segment, Whole, optional, unreadable_body};
-use crate::auth::{Operator, Viewer};
+use crate::auth::{Operator, Unlimited, Viewer};
 use crate::problem::Problem;
 
 /// The largest body of a request for a new node, in bytes.
 const LARGEST: usize = 4 << 10;
 
 /// `GET /v1/nodes`.
-pub(super) async fn list(_: Viewer, State(api): State<Api>) -> Result<Json<Vec<NodeV1>>, Problem> {
+pub(super) async fn list(_: Unlimited<Viewer>, api: Api) -> Result<Json<Vec<NodeV1>>, Problem> {
     Ok(Json(api.manager.nodes().await?))
 }
 
 /// `GET /v1/nodes/{name}`.
 pub(super) async fn show(
-    _: Viewer,
-    State(api): State<Api>,
+    _: Unlimited<Viewer>,
+    api: Api,
     Segment(name): Segment,
 ) -> Result<Json<NodeV1>, Problem> {
     Ok(Json(api.manager.node(&name).await?))
@@ -32,8 +31,8 @@ pub(super) async fn show(
 
 /// `POST /v1/nodes`: adds a node, which is then created and prepared.
 pub(super) async fn add(
-    _: Operator,
-    State(api): State<Api>,
+    _: Unlimited<Operator>,
+    api: Api,
     Whole(body): Whole<LARGEST>,
 ) -> Result<(StatusCode, Json<AppliedV1>), Problem> {
     let node: NewNodeV1 = serde_json::from_slice(&body).map_err(|error| {
@@ -55,8 +54,8 @@ pub(super) struct Removal {
 
 /// `DELETE /v1/nodes/{name}`: removes a node that was added at run time.
 pub(super) async fn remove(
-    _: Operator,
-    State(api): State<Api>,
+    _: Unlimited<Operator>,
+    api: Api,
     Segment(name): Segment,
     Parameters(removal): Parameters<Removal>,
 ) -> Result<(StatusCode, Json<AppliedV1>), Problem> {
@@ -68,8 +67,8 @@ pub(super) async fn remove(
 /// commas.
 pub(super) async fn change(
     request: NodeRequest,
-    _: Operator,
-    State(api): State<Api>,
+    _: Unlimited<Operator>,
+    api: Api,
     Segment(names): Segment,
 ) -> Result<(StatusCode, Json<AppliedV1>), Problem> {
     let names: Vec<String> = names.split(',').map(str::to_owned).collect();
@@ -79,8 +78,8 @@ pub(super) async fn change(
 
 /// `POST /v1/nodes/{name}/restart`: begins to restart a node.
 pub(super) async fn restart(
-    _: Operator,
-    State(api): State<Api>,
+    _: Unlimited<Operator>,
+    api: Api,
     Segment(name): Segment,
     Whole(body): Whole,
 ) -> Result<(StatusCode, Json<OperationV1>), Problem> {

@@ -1,7 +1,6 @@
 //! Reports the progress of operations, such as a restart or the deletion of the platform.
 
 use axum::Json;
-use axum::extract::State;
 use lifecycle_core::api::wire::OperationV1;
 use lifecycle_core::model::OperationId;
 
@@ -11,17 +10,14 @@ use crate::auth::Viewer;
 use crate::problem::Problem;
 
 /// `GET /v1/operations`.
-pub(super) async fn list(
-    _: Viewer,
-    State(api): State<Api>,
-) -> Result<Json<Vec<OperationV1>>, Problem> {
+pub(super) async fn list(_: Viewer, api: Api) -> Result<Json<Vec<OperationV1>>, Problem> {
     Ok(Json(api.manager.operations().await?))
 }
 
 /// `GET /v1/operations/{id}`.
 pub(super) async fn show(
     _: Viewer,
-    State(api): State<Api>,
+    api: Api,
     Segment(id): Segment,
 ) -> Result<Json<OperationV1>, Problem> {
     let id: OperationId = serde_json::from_value(serde_json::Value::String(id)).map_err(|_| {

@@ -2,7 +2,6 @@
 //! removes them.
 
 use axum::Json;
-use axum::extract::State;
 use axum::http::StatusCode;
 use lifecycle_core::api::wire::{AppliedV1, OverrideV1, ScaleV1};
 use lifecycle_core::platform::OverrideChange;
@@ -18,15 +17,12 @@ const LARGEST: usize = 4 << 10;
 type Response = Result<(StatusCode, Json<AppliedV1>), Problem>;
 
 /// `GET /v1/overrides`.
-pub(super) async fn list(
-    _: Viewer,
-    State(api): State<Api>,
-) -> Result<Json<Vec<OverrideV1>>, Problem> {
+pub(super) async fn list(_: Viewer, api: Api) -> Result<Json<Vec<OverrideV1>>, Problem> {
     Ok(Json(api.manager.overrides().await?))
 }
 
 /// `DELETE /v1/overrides/{id}`.
-pub(super) async fn remove(_: Operator, State(api): State<Api>, Segment(id): Segment) -> Response {
+pub(super) async fn remove(_: Operator, api: Api, Segment(id): Segment) -> Response {
     let applied = api.manager.remove_override(&id).await?;
     Ok((StatusCode::ACCEPTED, Json(applied)))
 }
@@ -34,7 +30,7 @@ pub(super) async fn remove(_: Operator, State(api): State<Api>, Segment(id): Seg
 /// `POST /v1/services/{name}/scale`.
 pub(super) async fn scale(
     _: Operator,
-    State(api): State<Api>,
+    api: Api,
     Segment(name): Segment,
     Whole(body): Whole<LARGEST>,
 ) -> Response {
@@ -44,12 +40,12 @@ pub(super) async fn scale(
 }
 
 /// `POST /v1/services/{name}/stop`.
-pub(super) async fn stop(_: Operator, State(api): State<Api>, Segment(name): Segment) -> Response {
+pub(super) async fn stop(_: Operator, api: Api, Segment(name): Segment) -> Response {
     change(&api, &name, OverrideChange::Stop).await
 }
 
 /// `POST /v1/services/{name}/start`.
-pub(super) async fn start(_: Operator, State(api): State<Api>, Segment(name): Segment) -> Response {
+pub(super) async fn start(_: Operator, api: Api, Segment(name): Segment) -> Response {
     change(&api, &name, OverrideChange::Start).await
 }
 

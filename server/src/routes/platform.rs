@@ -1,7 +1,6 @@
 //! The platform as a whole: state, progress, declaration, plan, deletion.
 
 use axum::Json;
-use axum::extract::State;
 use axum::http::StatusCode;
 use lifecycle_core::api::wire::{AppliedV1, OperationV1, PlatformV1, ProgressV1};
 use lifecycle_core::platform::Declaration;
@@ -11,11 +10,11 @@ use serde::Deserialize;
 
 use super::Api;
 use super::request::{self, Parameters, Whole};
-use crate::auth::{Admin, Viewer};
+use crate::auth::{Admin, Unlimited, Viewer};
 use crate::problem::Problem;
 
 /// `GET /v1/platform`.
-pub(super) async fn show(_: Viewer, State(api): State<Api>) -> Result<Json<PlatformV1>, Problem> {
+pub(super) async fn show(_: Viewer, api: Api) -> Result<Json<PlatformV1>, Problem> {
     Ok(Json(api.manager.platform().await?))
 }
 
@@ -30,7 +29,7 @@ pub(super) struct WithPlan {
 /// `GET /v1/progress`: returns the progress, with the plan unless the query excludes the plan.
 pub(super) async fn progress(
     _: Viewer,
-    State(api): State<Api>,
+    api: Api,
     Parameters(query): Parameters<WithPlan>,
 ) -> Result<Json<ProgressV1>, Problem> {
     Ok(Json(
@@ -49,8 +48,8 @@ fn read(body: &[u8]) -> Result<Declaration, Problem> {
 
 /// `PUT /v1/platform`: replaces the declaration.
 pub(super) async fn apply(
-    _: Admin,
-    State(api): State<Api>,
+    _: Unlimited<Admin>,
+    api: Api,
     Whole(body): Whole,
 ) -> Result<Json<AppliedV1>, Problem> {
     let declaration = read(&body)?;
@@ -60,8 +59,8 @@ pub(super) async fn apply(
 /// `POST /v1/platform/plan`: returns what a declaration would change. Requires an admin token,
 /// because a declaration may contain secrets.
 pub(super) async fn plan(
-    _: Admin,
-    State(api): State<Api>,
+    _: Unlimited<Admin>,
+    api: Api,
     Whole(body): Whole,
 ) -> Result<Json<Plan>, Problem> {
     let candidate = read(&body)?;
@@ -71,8 +70,8 @@ pub(super) async fn plan(
 /// `GET /v1/platform/plan`: returns the latest plan and its input. Requires an admin token,
 /// because the input contains the declaration.
 pub(super) async fn recorded_plan(
-    _: Admin,
-    State(api): State<Api>,
+    _: Unlimited<Admin>,
+    api: Api,
 ) -> Result<Json<RecordedPlan>, Problem> {
     Ok(Json(api.manager.recorded_plan().await?))
 }
@@ -88,8 +87,8 @@ pub(super) struct DeletePlatform {
 
 /// `DELETE /v1/platform`: begins to delete the platform.
 pub(super) async fn delete_platform(
-    _: Admin,
-    State(api): State<Api>,
+    _: Unlimited<Admin>,
+    api: Api,
     Parameters(options): Parameters<DeletePlatform>,
 ) -> Result<(StatusCode, Json<OperationV1>), Problem> {
     let operation = api.manager.delete_platform(options.volumes).await?;

@@ -1,7 +1,6 @@
 //! Retries failed steps.
 
 use axum::Json;
-use axum::extract::State;
 use lifecycle_core::api::wire::RetriedV1;
 
 use lifecycle_core::reconcile::RetryOptions;
@@ -25,7 +24,7 @@ pub(super) struct Options {
 /// `POST /v1/retry/{name}`: clears the failures of a service, a replica or a node.
 pub(super) async fn run(
     _: Operator,
-    State(api): State<Api>,
+    api: Api,
     Segment(name): Segment,
     Parameters(options): Parameters<Options>,
 ) -> Result<Json<RetriedV1>, Problem> {

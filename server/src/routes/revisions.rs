@@ -1,7 +1,6 @@
 //! Lists the revisions, and returns to an earlier one.
 
 use axum::Json;
-use axum::extract::State;
 use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
 use lifecycle_core::Error;
@@ -13,7 +12,7 @@ use serde::Deserialize;
 
 use super::Api;
 use super::request::{Parameters, Segment};
-use crate::auth::{Admin, Viewer};
+use crate::auth::{Admin, Unlimited, Viewer};
 use crate::problem::Problem;
 
 /// The query of `POST /v1/revisions/{generation}/rollback`.
@@ -29,17 +28,14 @@ pub(super) struct Options {
 }
 
 /// `GET /v1/revisions`.
-pub(super) async fn list(
-    _: Viewer,
-    State(api): State<Api>,
-) -> Result<Json<Vec<RevisionV1>>, Problem> {
+pub(super) async fn list(_: Unlimited<Viewer>, api: Api) -> Result<Json<Vec<RevisionV1>>, Problem> {
     Ok(Json(api.manager.revisions().await?))
 }
 
 /// `POST /v1/revisions/{generation}/rollback`.
 pub(super) async fn rollback(
-    _: Admin,
-    State(api): State<Api>,
+    _: Unlimited<Admin>,
+    api: Api,
     Segment(generation): Segment,
     Parameters(options): Parameters<Options>,
 ) -> Result<Response, Problem> {

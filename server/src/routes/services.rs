@@ -3,7 +3,6 @@
 
 use axum::Json;
 use axum::body::Body;
-use axum::extract::State;
 use axum::http::StatusCode;
 use axum::http::header::CONTENT_TYPE;
 use axum::response::{IntoResponse, Response};
@@ -24,17 +23,14 @@ use crate::auth::{Operator, Viewer};
 use crate::problem::Problem;
 
 /// `GET /v1/services`.
-pub(super) async fn list(
-    _: Viewer,
-    State(api): State<Api>,
-) -> Result<Json<Vec<ServiceV1>>, Problem> {
+pub(super) async fn list(_: Viewer, api: Api) -> Result<Json<Vec<ServiceV1>>, Problem> {
     Ok(Json(api.manager.services().await?))
 }
 
 /// `GET /v1/services/{name}/endpoints`: returns the addresses of the ready replicas.
 pub(super) async fn endpoints(
     _: Viewer,
-    State(api): State<Api>,
+    api: Api,
     Segment(name): Segment,
 ) -> Result<Json<Vec<EndpointV1>>, Problem> {
     let instances = api.manager.service(&name).await?.instances.into_iter();
@@ -46,17 +42,14 @@ pub(super) async fn endpoints(
 /// `GET /v1/services/{name}`.
 pub(super) async fn show(
     _: Viewer,
-    State(api): State<Api>,
+    api: Api,
     Segment(name): Segment,
 ) -> Result<Json<ServiceV1>, Problem> {
     Ok(Json(api.manager.service(&name).await?))
 }
 
 /// `GET /v1/instances`: returns the replicas of all services.
-pub(super) async fn instances(
-    _: Viewer,
-    State(api): State<Api>,
-) -> Result<Json<Vec<InstanceV1>>, Problem> {
+pub(super) async fn instances(_: Viewer, api: Api) -> Result<Json<Vec<InstanceV1>>, Problem> {
     let services = api.manager.services().await?.into_iter();
     Ok(Json(
         services.flat_map(|service| service.instances).collect(),
@@ -66,7 +59,7 @@ pub(super) async fn instances(
 /// `POST /v1/services/{name}/restart`: begins to restart a service or one replica.
 pub(super) async fn restart(
     _: Operator,
-    State(api): State<Api>,
+    api: Api,
     Segment(name): Segment,
     Whole(body): Whole,
 ) -> Result<(StatusCode, Json<OperationV1>), Problem> {
@@ -78,7 +71,7 @@ pub(super) async fn restart(
 /// `POST /v1/services/{name}/rollout/{request}`: pauses, resumes or rolls back a rollout.
 pub(super) async fn rollout(
     _: Operator,
-    State(api): State<Api>,
+    api: Api,
     Segment((name, request)): Segment<(String, String)>,
 ) -> Result<(StatusCode, Json<OperationV1>), Problem> {
     let known = RolloutRequest::ALL.map(|request| request.to_string());
@@ -112,7 +105,7 @@ pub(super) struct Lines {
 /// `GET /v1/services/{name}/logs`: returns the output of all replicas, one JSON object per line.
 pub(super) async fn logs(
     Viewer(caller): Viewer,
-    State(api): State<Api>,
+    api: Api,
     Segment(name): Segment,
     Parameters(lines): Parameters<Lines>,
 ) -> Result<Response, Problem> {

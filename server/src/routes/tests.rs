@@ -40,6 +40,7 @@ mod idempotency;
 mod metrics;
 mod openapi;
 mod programs;
+mod scopes;
 mod spans;
 mod streams;
 mod tokens;
@@ -184,7 +185,7 @@ impl Served {
             image: None,
             authority: "a certificate".into(),
             admin_token: FirstToken::of(&admin),
-            read_token: read.clone(),
+            read_token: Some(read.clone()),
             image_logins: ImageLogins::new(),
             declaration: Some(declaration.clone()),
             holder: "a test".into(),

@@ -1,7 +1,6 @@
 //! Creates, lists and revokes tokens of the API.
 
 use axum::Json;
-use axum::extract::State;
 use axum::http::StatusCode;
 use axum::http::header::CACHE_CONTROL;
 use axum::response::{IntoResponse, Response};
@@ -9,21 +8,21 @@ use lifecycle_core::api::wire::{NewTokenV1, TokenV1};
 
 use super::Api;
 use super::request::{self, Segment, Whole};
-use crate::auth::Admin;
+use crate::auth::{Admin, Unlimited};
 use crate::problem::Problem;
 
 /// The largest body of a request for a new token, in bytes.
 const LARGEST: usize = 4 << 10;
 
 /// `GET /v1/tokens`.
-pub(super) async fn list(_: Admin, State(api): State<Api>) -> Result<Json<Vec<TokenV1>>, Problem> {
+pub(super) async fn list(_: Unlimited<Admin>, api: Api) -> Result<Json<Vec<TokenV1>>, Problem> {
     Ok(Json(api.manager.tokens().await?))
 }
 
 /// `POST /v1/tokens`: creates a token. Only this response contains the token itself.
 pub(super) async fn create(
-    _: Admin,
-    State(api): State<Api>,
+    _: Unlimited<Admin>,
+    api: Api,
     Whole(body): Whole<LARGEST>,
 ) -> Result<Response, Problem> {
     let new: NewTokenV1 = serde_json::from_slice(&body).map_err(|error| {
@@ -40,8 +39,8 @@ pub(super) async fn create(
 
 /// `DELETE /v1/tokens/{name}`: revokes a token, named by its id or its name.
 pub(super) async fn revoke(
-    _: Admin,
-    State(api): State<Api>,
+    _: Unlimited<Admin>,
+    api: Api,
     Segment(name): Segment,
 ) -> Result<Json<TokenV1>, Problem> {
     Ok(Json(api.manager.revoke_token(&name).await?))

@@ -1,7 +1,6 @@
 //! Explains the state of a service, a replica or a node.
 
 use axum::Json;
-use axum::extract::State;
 use lifecycle_core::api::why::WhyV1;
 
 use super::Api;
@@ -12,7 +11,7 @@ use crate::problem::Problem;
 /// `GET /v1/why/{name}`.
 pub(super) async fn show(
     _: Viewer,
-    State(api): State<Api>,
+    api: Api,
     Segment(name): Segment,
 ) -> Result<Json<WhyV1>, Problem> {
     Ok(Json(api.manager.why(&name).await?))

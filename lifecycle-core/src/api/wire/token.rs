@@ -6,7 +6,7 @@ use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
 
 use crate::manager::NewToken;
-use crate::model::{ApiToken, TokenId, TokenName, TokenRole};
+use crate::model::{ApiToken, ServiceName, TokenId, TokenName, TokenRole, TokenScope};
 use crate::secret::Sensitive;
 
 /// A token, without the token itself, in the responses to `GET /v1/tokens` and
@@ -17,10 +17,16 @@ use crate::secret::Sensitive;
 pub struct TokenV1 {
     /// The id, which is a part of the token.
     pub id: TokenId,
-    /// The name that the operator has chosen.
+    /// The name that the operator has chosen, or the name of the service.
     pub name: TokenName,
     /// The role of the token.
     pub role: TokenRole,
+    /// The services that the token is limited to; absent if it is not limited.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub scope: Option<TokenScope>,
+    /// The service whose containers have the token; absent for other tokens.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub service: Option<ServiceName>,
     /// When the token was created.
     pub created_at: DateTime<Utc>,
     /// When the token expires by itself; `null` if it does not.
@@ -37,6 +43,8 @@ impl From<ApiToken> for TokenV1 {
             id: token.id,
             name: token.name,
             role: token.role,
+            scope: token.scope,
+            service: token.service,
             created_at: token.created_at,
             expires_at: token.expires_at,
             revoked_at: token.revoked_at,
@@ -53,6 +61,9 @@ impl From<ApiToken> for TokenV1 {
 pub struct NewTokenV1 {
     pub name: TokenName,
     pub role: TokenRole,
+    /// The services that the token is limited to; without it, the token is not limited.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub scope: Option<TokenScope>,
     /// The number of seconds until the token expires, at most ten years; without it, the token does not
     /// expire.
     #[serde(
@@ -70,8 +81,16 @@ impl NewTokenV1 {
         Self {
             name,
             role,
+            scope: None,
             expires_in: None,
         }
+    }
+
+    /// Limits the token to these services.
+    #[must_use]
+    pub fn limited_to(mut self, scope: TokenScope) -> Self {
+        self.scope = Some(scope);
+        self
     }
 
     /// Sets the time after which the token expires, in whole seconds.
@@ -87,6 +106,7 @@ impl From<NewTokenV1> for NewToken {
         Self {
             name: new.name,
             role: new.role,
+            scope: new.scope,
             expires_in: new.expires_in.map(Duration::from_secs),
         }
     }

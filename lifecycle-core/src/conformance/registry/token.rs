@@ -3,7 +3,7 @@
 use super::sample::at;
 use super::{Backend, lead};
 use crate::error::Result;
-use crate::model::{ApiToken, TokenId, TokenName, TokenRole};
+use crate::model::{ApiToken, ServiceClass, TokenId, TokenName, TokenRole, TokenScope};
 use crate::registry::{Batch, Change};
 use crate::secret::{new_api_token, token_hash};
 
@@ -13,6 +13,8 @@ fn token(name: &str, role: TokenRole, second: u32) -> Result<ApiToken> {
         id: TokenId::of(&secret),
         name: TokenName::try_from(name)?,
         role,
+        scope: Some(TokenScope::new([ServiceClass::Model], [])),
+        service: None,
         hash: token_hash(&secret),
         created_at: at(second),
         expires_at: None,

@@ -7,7 +7,7 @@ use super::super::tree::Field;
 use super::{Draft, value};
 use crate::model::{
     ApiAccess, Constraint, ConstraintOperator, HttpReadiness, NetworkMode, NodeName, ServiceClass,
-    ServiceName, ServiceSpec, Starts,
+    ServiceName, ServiceSpec, Starts, TokenRole, TokenScope,
 };
 
 const KEYS: [&str; 8] = [
@@ -20,6 +20,17 @@ const KEYS: [&str; 8] = [
     "ready_within",
     "starts",
 ];
+const API_KEYS: [&str; 3] = ["classes", "role", "services"];
+const CLASSES: [(&str, ServiceClass); 3] = [
+    ("microservice", ServiceClass::Microservice),
+    ("application", ServiceClass::Application),
+    ("model", ServiceClass::Model),
+];
+const ROLES: [(&str, TokenRole); 3] = [
+    ("viewer", TokenRole::Viewer),
+    ("operator", TokenRole::Operator),
+    ("admin", TokenRole::Admin),
+];
 const READY_KEYS: [&str; 2] = ["path", "port"];
 
 /// Reads all keys except `code`. Returns the field of `code`, which is read together with `build`.
@@ -31,21 +42,14 @@ pub(super) fn read<'a>(
     let mut code = None;
     for (key, field) in field.entries(report) {
         match key {
-            "class" => {
-                let classes = [
-                    ("microservice", ServiceClass::Microservice),
-                    ("application", ServiceClass::Application),
-                    ("model", ServiceClass::Model),
-                ];
-                spec.class = field.word(report, &classes).unwrap_or_default();
-            }
+            "class" => spec.class = field.word(report, &CLASSES).unwrap_or_default(),
             "code" => code = Some(field),
             "starts" => {
                 spec.starts = field
                     .word(report, &[("last", Starts::Last)])
                     .unwrap_or_default();
             }
-            "api" => spec.container.api = field.word(report, &[("read", ApiAccess::Read)]),
+            "api" => spec.container.api = api_access(&field, report),
             "public" => {
                 spec.public = field.boolean(report).unwrap_or_default();
                 check_public(&field, spec, report);
@@ -74,6 +78,53 @@ pub(super) fn read<'a>(
         }
     }
     code
+}
+
+/// Reads `read`, `operate`, or `{role: admin, classes: [application], services: [web]}`.
+fn api_access(field: &Field<'_>, report: &mut Report) -> Option<ApiAccess> {
+    if !field.is_map() {
+        let words = [("read", false), ("operate", true)];
+        let operates = field.word(report, &words)?;
+        return Some(if operates {
+            ApiAccess::Operate
+        } else {
+            ApiAccess::Read
+        });
+    }
+    let mut role = None;
+    let mut scope = None;
+    for (key, field) in field.entries(report) {
+        match key {
+            "role" => role = field.word(report, &ROLES),
+            "classes" => {
+                let items = field.items(report).into_iter();
+                let classes = items.filter_map(|item| item.word(report, &CLASSES));
+                let scope: &mut TokenScope = scope.get_or_insert_default();
+                scope.classes.extend(classes);
+            }
+            "services" => {
+                let items = field.items(report).into_iter();
+                let services = items.filter_map(|item| item.parse(report, service_name));
+                let scope: &mut TokenScope = scope.get_or_insert_default();
+                scope.services.extend(services);
+            }
+            _ => report.unknown_key(field.at, &field.path, key, API_KEYS),
+        }
+    }
+    if scope.as_ref().is_some_and(TokenScope::is_empty) {
+        let help = "name a class or a service, or omit `classes` and `services`";
+        field.problem_with_help(report, "the token would be limited to nothing", help);
+    }
+    let Some(role) = role else {
+        let help = "add `role: viewer`, `role: operator` or `role: admin`";
+        field.problem_with_help(report, "`role` is missing", help);
+        return None;
+    };
+    Some(ApiAccess::Granted { role, scope })
+}
+
+fn service_name(text: &str) -> Result<ServiceName, String> {
+    ServiceName::try_from(text).map_err(|error| error.to_string())
 }
 
 /// Keeps services that can use the metadata service off the manager's node, whose identity controls the

@@ -27,6 +27,7 @@ impl Served {
         let new = NewToken {
             name: TokenName::try_from(name).unwrap(),
             role,
+            scope: None,
             expires_in,
         };
         self.manager.create_token(new).await.unwrap().1
@@ -154,7 +155,7 @@ async fn each_role_permits_exactly_its_requests() {
             let label = format!("{method} {path} as {role}");
             if role < needed {
                 let body = problem(response, StatusCode::FORBIDDEN, &label).await;
-                assert_eq!(body["kind"], "denied", "{label}");
+                assert_eq!(body["kind"], "forbidden", "{label}");
                 let why = body["why"].as_str().unwrap();
                 assert!(why.contains(&format!("needs the role {needed}")), "{why}");
                 assert_eq!(served.get("/v1/platform").await["state"], "running");
@@ -169,7 +170,7 @@ async fn each_role_permits_exactly_its_requests() {
 
 /// Returns whether a path of the documentation, whose variable segments are in capitals, matches a
 /// path.
-fn matches(documented: &str, path: &str) -> bool {
+pub(super) fn matches(documented: &str, path: &str) -> bool {
     let documented: Vec<&str> = documented.split('/').collect();
     let path: Vec<&str> = path.split('/').collect();
     let is_variable = |segment: &str| segment.chars().all(|c| c.is_ascii_uppercase());

@@ -197,7 +197,7 @@ Settings that Compose does not have are under `x-lifecycle` of a service:
 | `class` | `microservice` (the default), `application` or `model` |
 | `code` | the name of a code base in the code store, instead of `build.context`; `build` may still set `dockerfile` and `args` |
 | `starts` | `last`: the service starts after all services without `starts: last` |
-| `api` | `read`: the containers of the service get read access to the manager's API |
+| `api` | the containers of the service get access to the manager's API with a token of their own: `read` (the role `viewer`), `operate` (the role `operator`), or `{role: admin, classes: [application], services: [web]}`, where `classes` and `services` limit the token and may be omitted |
 | `public` | `true`: the published ports of the service are reachable from outside, see above |
 | `metadata` | `true`: the containers can use the cloud's metadata service; the service does not run on the manager's node, see above |
 | `ready` | when the service is ready: `{port: 8080, path: /health}` or `http://:8080/health`; the port must be in `ports` or `expose` |

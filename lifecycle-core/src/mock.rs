@@ -10,9 +10,9 @@ use futures_util::stream::BoxStream;
 use crate::api::ManagerApi;
 use crate::api::why::WhyV1;
 use crate::api::wire::{
-    AppliedV1, CreatedTokenV1, EventsV1, NewNodeV1, NewTokenV1, NodeV1, OperationV1, OverrideV1,
-    PlatformV1, ProgressV1, RestartNodeV1, RestartV1, RetriedV1, RevisionV1, RollbackPlanV1,
-    RolledBackV1, ServiceLogLine, ServiceV1, TokenV1,
+    AppliedV1, CreatedTokenV1, EventsV1, ExportV1, NewNodeV1, NewTokenV1, NodeV1, OperationV1,
+    OverrideV1, PlatformV1, ProgressV1, RestartNodeV1, RestartV1, RetriedV1, RevisionV1,
+    RollbackPlanV1, RolledBackV1, ServiceLogLine, ServiceV1, TokenV1,
 };
 use crate::cloud::{
     CloudCapabilities, CloudOperation, CloudProgress, CloudProvider, Fenced, NodeChange,
@@ -69,6 +69,7 @@ mockall::mock! {
         async fn change_nodes(&self, names: &[String], request: NodeRequest) -> Result<AppliedV1>;
         async fn override_service(&self, service: &str, change: OverrideChange) -> Result<AppliedV1>;
         async fn overrides(&self) -> Result<Vec<OverrideV1>>;
+        async fn export(&self) -> Result<ExportV1>;
         async fn remove_override(&self, id: &str) -> Result<AppliedV1>;
         async fn revisions(&self) -> Result<Vec<RevisionV1>>;
         async fn rollback(&self, to: Generation, secrets: RestoredSecrets) -> Result<RolledBackV1>;

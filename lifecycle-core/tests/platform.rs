@@ -1,6 +1,7 @@
 //! Tests how platforms are read from files: the resulting declarations, and the diagnostics for
 //! invalid files.
 
+mod export;
 mod project;
 mod published;
 

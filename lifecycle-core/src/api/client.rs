@@ -26,9 +26,9 @@ use super::exec::{self, ExecV1};
 use super::problem;
 use super::why::WhyV1;
 use super::wire::{
-    AppliedV1, CreatedTokenV1, EndpointV1, EventsV1, NewNodeV1, NewTokenV1, NodeV1, OperationV1,
-    OverrideV1, PlatformV1, ProgressV1, RestartNodeV1, RestartV1, RetriedV1, RevisionV1,
-    RollbackPlanV1, RolledBackV1, ScaleV1, ServiceLogLine, ServiceV1, TokenV1,
+    AppliedV1, CreatedTokenV1, EndpointV1, EventsV1, ExportV1, NewNodeV1, NewTokenV1, NodeV1,
+    OperationV1, OverrideV1, PlatformV1, ProgressV1, RestartNodeV1, RestartV1, RetriedV1,
+    RevisionV1, RollbackPlanV1, RolledBackV1, ScaleV1, ServiceLogLine, ServiceV1, TokenV1,
 };
 use crate::error::{Error, Result};
 use crate::host::Duplex;
@@ -432,6 +432,14 @@ impl ManagerApi for ApiClient {
             Err(Error::NotFound { .. }) => Ok(Vec::new()),
             overrides => overrides,
         }
+    }
+
+    async fn export(&self) -> Result<ExportV1> {
+        let hint = "the manager has an earlier version; update it with `bootstrapper up`";
+        self.get("/v1/export").await.map_err(|error| match error {
+            Error::NotFound { what, .. } => Error::not_found_with_hint(what, hint),
+            error => error,
+        })
     }
 
     async fn remove_override(&self, id: &str) -> Result<AppliedV1> {

@@ -10,9 +10,9 @@ use futures_util::stream::BoxStream;
 
 use super::why::WhyV1;
 use super::wire::{
-    AppliedV1, CreatedTokenV1, EventsV1, NewNodeV1, NewTokenV1, NodeV1, OperationV1, OverrideV1,
-    PlatformV1, ProgressV1, RestartNodeV1, RestartV1, RetriedV1, RevisionV1, RollbackPlanV1,
-    RolledBackV1, ServiceLogLine, ServiceV1, TokenV1,
+    AppliedV1, CreatedTokenV1, EventsV1, ExportV1, NewNodeV1, NewTokenV1, NodeV1, OperationV1,
+    OverrideV1, PlatformV1, ProgressV1, RestartNodeV1, RestartV1, RetriedV1, RevisionV1,
+    RollbackPlanV1, RolledBackV1, ServiceLogLine, ServiceV1, TokenV1,
 };
 use super::{ManagerApi, last_output, view, why};
 use crate::error::{Error, Result};
@@ -177,6 +177,10 @@ impl ManagerApi for LocalApi {
     async fn overrides(&self) -> Result<Vec<OverrideV1>> {
         let overrides = self.0.overrides().await?;
         Ok(overrides.into_iter().map(OverrideV1::from).collect())
+    }
+
+    async fn export(&self) -> Result<ExportV1> {
+        Ok(ExportV1::from(self.0.exportable().await?))
     }
 
     async fn remove_override(&self, id: &str) -> Result<AppliedV1> {

@@ -27,9 +27,9 @@ pub use scoped::ScopedApi;
 
 use self::why::WhyV1;
 use self::wire::{
-    AppliedV1, CreatedTokenV1, EndpointV1, EventsV1, NewNodeV1, NewTokenV1, NodeV1, OperationV1,
-    OverrideV1, PlatformV1, ProgressV1, RestartNodeV1, RestartV1, RetriedV1, RevisionV1,
-    RollbackPlanV1, RolledBackV1, ServiceLogLine, ServiceV1, TokenV1,
+    AppliedV1, CreatedTokenV1, EndpointV1, EventsV1, ExportV1, NewNodeV1, NewTokenV1, NodeV1,
+    OperationV1, OverrideV1, PlatformV1, ProgressV1, RestartNodeV1, RestartV1, RetriedV1,
+    RevisionV1, RollbackPlanV1, RolledBackV1, ServiceLogLine, ServiceV1, TokenV1,
 };
 use crate::error::{Error, Result};
 use crate::manager::Conversation;
@@ -172,6 +172,10 @@ pub trait ManagerApi: Debug + Send + Sync + 'static {
     /// Returns the overrides in force: changes that were requested at run time, on top of the user's
     /// files.
     async fn overrides(&self) -> Result<Vec<OverrideV1>>;
+
+    /// Returns the overrides in force, with what the user's files need to declare them. Contains the
+    /// texts of added services, which may contain secrets.
+    async fn export(&self) -> Result<ExportV1>;
 
     /// Removes an override, so that the value in the files applies again.
     async fn remove_override(&self, id: &str) -> Result<AppliedV1>;

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use super::{ACCEPTED_WITHIN, Bootstrapper, Outcome, PACE, follow};
 use crate::api::ManagerApi;
-use crate::api::wire::{AppliedV1, NewNodeV1, NodeV1, OverrideV1, ServiceV1, StayingV1};
+use crate::api::wire::{AppliedV1, ExportV1, NewNodeV1, NodeV1, OverrideV1, ServiceV1, StayingV1};
 use crate::error::{Error, Result};
 use crate::model::{NodeName, NodeRequest, PlatformId, ServiceClass, ServiceName};
 use crate::platform::OverrideChange;
@@ -181,6 +181,14 @@ impl Bootstrapper {
     pub async fn overrides(&self, platform: PlatformId) -> Result<Vec<OverrideV1>> {
         let client = self.client(platform).await?;
         self.overrides_of(client.as_ref()).await
+    }
+
+    /// Returns the overrides in force, with what the user's files need to declare them.
+    pub async fn export(&self, platform: PlatformId) -> Result<ExportV1> {
+        let client = self.client(platform).await?;
+        self.wait("the manager's response", ACCEPTED_WITHIN)
+            .repeat(|| client.export())
+            .await
     }
 
     pub(super) async fn overrides_of(&self, client: &dyn ManagerApi) -> Result<Vec<OverrideV1>> {

@@ -6,7 +6,7 @@ use super::declaration::Cause;
 use super::{Accepted, Actor, Applied, Manager};
 use crate::error::{Error, Result};
 use crate::model::{NodeName, NodeRequest, ServiceClass, ServiceName, Subject};
-use crate::platform::{Declaration, Override, OverrideChange, Requested, read_service};
+use crate::platform::{Declaration, Exportable, Override, OverrideChange, Requested, read_service};
 use crate::reconcile::Plan;
 use crate::registry::Snapshot;
 
@@ -211,6 +211,14 @@ impl Manager {
         Ok(overrides.collect())
     }
 
+    /// Returns the overrides in force, with what the user's files need to declare them. Contains the
+    /// texts of added services, which may contain secrets.
+    pub async fn exportable(&self) -> Result<Exportable> {
+        let declaration = self.snapshot().await?.declaration;
+        let overrides = declaration.map(|(_, declaration)| declaration.overrides);
+        Ok(overrides.unwrap_or_default().exportable())
+    }
+
     fn requested(&self) -> Requested {
         Requested {
             at: self.backends.clock.now(),
@@ -267,7 +275,7 @@ fn added(
     if let Some(scope) = Actor::current().scope() {
         declaration.check_confined(&spec, scope)?;
     }
-    declaration.adding_service(spec, requested)
+    declaration.adding_service(spec, text, requested)
 }
 
 /// Returns the named volumes on a node that the platform's containers have used, also external ones.

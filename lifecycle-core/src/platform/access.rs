@@ -9,6 +9,7 @@ use super::diagnostic::Report;
 use super::environment::Environment;
 use super::load::{read_text, shown};
 use super::secret_reference::SecretReader;
+use super::text_file::Edited;
 use super::{CodeStoreSpec, Diagnostics, JumpHostSpec, Sources, settings, toml};
 use crate::error::{Error, Result as CoreResult};
 use crate::model::NodeName;
@@ -113,7 +114,8 @@ pub fn access(sources: &Sources) -> Result<Access, Diagnostics> {
         return Ok(Access::default());
     };
     let mut report = Report::new(shown(Some(file), sources));
-    let root = read_text(file, &mut report).and_then(|text| toml::parse(&text, &mut report));
+    let root = read_text(file, &Edited::default(), &mut report)
+        .and_then(|text| toml::parse(&text, &mut report));
     let mut ignored = Report::new(".env");
     let environment = Environment::read(sources, &mut ignored);
     let lookup = |name: &str| environment.get(name);

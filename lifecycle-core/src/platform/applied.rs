@@ -205,7 +205,7 @@ fn source(item: &Node) -> Option<&str> {
 }
 
 /// Returns the named volumes that a service mounts, with their positions.
-fn named_volumes(service: &Node) -> BTreeMap<String, Position> {
+pub(super) fn named_volumes(service: &Node) -> BTreeMap<String, Position> {
     let Some(Value::List(items)) = service.child("volumes").map(|node| &node.value) else {
         return BTreeMap::new();
     };

@@ -9,8 +9,9 @@ use super::dockerfile::Dockerfile;
 use super::environment::Environment;
 use super::files::{Assembly, remove_disabled};
 use super::secret_reference::SecretReader;
+use super::text_file::Edited;
 use super::{Access, CloudSpec, Declaration, RegistrySpec, Settings, Sources};
-use super::{dockerfile, settings, text_file, toml, validate};
+use super::{dockerfile, settings, toml, validate};
 use crate::code::{self, CodeBaseRef, CodeStore};
 use crate::error::Error;
 use crate::model::{BuildSource, Chunks, ImageSource, PlatformId, PlatformName, ServiceName};
@@ -87,12 +88,29 @@ pub async fn survey(sources: &Sources) -> Result<Survey, Diagnostics> {
 
 async fn read(sources: &Sources) -> Result<Draft, Diagnostics> {
     let owned = sources.clone();
-    let read = tokio::task::spawn_blocking(move || Draft::read(&owned)).await;
-    read.map_err(|error| {
-        let mut report = Report::new(shown(sources.compose_files.first(), sources));
-        report.file_problem(error.to_string(), "run the command again");
-        refused(vec![report])
-    })
+    let read = tokio::task::spawn_blocking(move || Draft::read(&owned, &Edited::default())).await;
+    read.map_err(|error| interrupted(sources, &error))
+}
+
+/// Returns the diagnostics if the task that reads the files has ended without a result.
+pub(super) fn interrupted(sources: &Sources, error: &tokio::task::JoinError) -> Diagnostics {
+    let mut report = Report::new(shown(sources.compose_files.first(), sources));
+    report.file_problem(error.to_string(), "run the command again");
+    refused(vec![report])
+}
+
+/// Reads and checks what the files declare, with some of them edited, but not the contents of code
+/// bases.
+///
+/// # Errors
+/// All problems, not only the first.
+pub(super) fn declared(
+    sources: &Sources,
+    id: PlatformId,
+    edited: &Edited,
+) -> Result<Declaration, Diagnostics> {
+    let loaded = Draft::read(sources, edited).finish(id)?;
+    Ok(loaded.declaration)
 }
 
 /// Returns the diagnostics of the reports. At least one report must contain a problem.
@@ -119,10 +137,10 @@ struct Draft {
 }
 
 impl Draft {
-    fn read(sources: &Sources) -> Self {
+    fn read(sources: &Sources, edited: &Edited) -> Self {
         let mut toml_report = Report::new(shown(sources.platform_toml.as_ref(), sources));
         let toml_root = sources.platform_toml.as_ref().and_then(|file| {
-            let text = read_text(file, &mut toml_report)?;
+            let text = read_text(file, edited, &mut toml_report)?;
             toml::parse(&text, &mut toml_report)
         });
         // If `platform.toml` cannot be read, do not check services against its settings: the
@@ -138,7 +156,7 @@ impl Draft {
         let settings = settings::read(toml_root.as_ref(), sources.nodes, outside, &mut toml_report);
 
         let mut report = Report::new(shown(sources.compose_files.first(), sources));
-        let mut assembly = Assembly::new(&sources.project_dir, &mut report);
+        let mut assembly = Assembly::new(&sources.project_dir, edited, &mut report);
         let documents = assembly.read_all(&sources.compose_files);
         let mut overrides = Overrides::of(sources, &environment, &mut env_report);
         overrides.name = overrides.name.or_else(|| settings.name.clone());
@@ -388,8 +406,8 @@ impl Overrides {
     }
 }
 
-pub(super) fn read_text(file: &Path, report: &mut Report) -> Option<String> {
-    match text_file::read(file) {
+pub(super) fn read_text(file: &Path, edited: &Edited, report: &mut Report) -> Option<String> {
+    match edited.read(file) {
         Ok(text) => Some(text),
         Err(error) => {
             report.file_problem(

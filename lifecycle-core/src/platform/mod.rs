@@ -41,6 +41,7 @@ mod toml;
 mod tree;
 mod validate;
 mod yaml;
+mod yaml_edit;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
@@ -67,7 +68,10 @@ pub use diagnostic::{Diagnostic, Diagnostics, UnsupportedKey};
 pub(crate) use dockerfile::instructions;
 pub use hosts::{HostPlace, HostSpec, HostsSpec, Membership};
 pub use load::{Loaded, Survey, load, survey};
-pub use overrides::{Override, OverrideChange, OverrideKind, Overrides, Requested};
+pub use overrides::{
+    AddedText, Export, Exportable, ExportedFile, LeftOverride, Override, OverrideChange,
+    OverrideKind, Overrides, Requested, Scaling, export,
+};
 pub use revisions::{
     Difference, DifferenceKind, Part, Restored, RestoredSecrets, Revision, RevisionNote,
     SecretPlace, SecretValue,

@@ -1,5 +1,7 @@
 //! Changes that were requested at run time, on top of what the user's files declare.
 
+mod export;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 
@@ -14,6 +16,9 @@ use crate::model::{
     ContainerRun, Existing, InstanceId, NodeName, NodeRequest, NodeSpec, Origin, Scheduling,
     ServiceClass, ServiceName, ServiceSpec, Subject,
 };
+use crate::secret::Sensitive;
+
+pub use export::{AddedText, Export, Exportable, ExportedFile, LeftOverride, Scaling, export};
 
 /// The overrides of a declaration. A declaration with overrides contains the effective values; each
 /// override also contains the value in the files that it was based on.
@@ -42,6 +47,9 @@ pub struct Overrides {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 struct AddedService {
     spec: ServiceSpec,
+    /// The text that was requested. Earlier versions did not keep it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    text: Option<Sensitive>,
     requested: Requested,
 }
 
@@ -411,12 +419,17 @@ impl Declaration {
         Ok(effective)
     }
 
-    /// Adds a service, or replaces one that was added before.
+    /// Adds a service, or replaces one that was added before. `text` is what `spec` was read from.
     ///
     /// # Errors
     /// [`Error::Invalid`] if the files declare the service, or if the platform would have too many
     /// replicas
-    pub fn adding_service(self, spec: ServiceSpec, requested: &Requested) -> Result<Self> {
+    pub fn adding_service(
+        self,
+        spec: ServiceSpec,
+        text: &str,
+        requested: &Requested,
+    ) -> Result<Self> {
         let name = spec.name.clone();
         let mut overrides = self.overrides.clone();
         let known = overrides.added.get(&name);
@@ -427,13 +440,15 @@ impl Declaration {
             origin: Origin::Api,
             ..spec
         };
-        if known.is_some_and(|known| known.spec == spec) {
+        if known.is_some_and(|known| known.spec == spec && known.text.is_some()) {
             return Ok(self);
         }
-        let requested = requested.clone();
-        overrides
-            .added
-            .insert(name, AddedService { spec, requested });
+        let added = AddedService {
+            spec,
+            text: Some(Sensitive::new(text)),
+            requested: requested.clone(),
+        };
+        overrides.added.insert(name, added);
         self.overridden(overrides)
     }
 

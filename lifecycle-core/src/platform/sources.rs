@@ -63,6 +63,26 @@ impl fmt::Debug for Sources {
     }
 }
 
+impl Sources {
+    /// Returns the path at which an override file would be found; `None` if there is one, or if a
+    /// variable names the Compose files.
+    pub(super) fn override_file(&self) -> Option<PathBuf> {
+        let [file] = self.compose_files.as_slice() else {
+            return None;
+        };
+        let is = |names: &[&str]| names.iter().any(|name| file.ends_with(name));
+        if !is(&COMPOSE_FILES) || listed(&self.env_files, &self.environment).is_some() {
+            return None;
+        }
+        let name = if is(&COMPOSE_FILES[..2]) {
+            "compose.override.yaml"
+        } else {
+            "docker-compose.override.yml"
+        };
+        Some(file.with_file_name(name))
+    }
+}
+
 /// Finds the files that declare a platform. Like Compose, uses the first of these that exists:
 ///
 /// 1. the files in `explicit`,

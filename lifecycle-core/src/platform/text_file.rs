@@ -1,8 +1,9 @@
 //! Reads a text file of the user. Accepts only regular files, and only up to a maximum size.
 
+use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::{self, Read as _};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use crate::code::regular;
 
@@ -30,4 +31,34 @@ pub(super) fn read(path: &Path) -> io::Result<String> {
         Ok(text) => Ok(text),
         Err(_) => invalid("it is not valid UTF-8".to_owned()),
     }
+}
+
+/// Texts that are read instead of the files' own.
+#[derive(Clone, Default)]
+pub(super) struct Edited(BTreeMap<PathBuf, String>);
+
+impl Edited {
+    pub(super) fn insert(&mut self, path: &Path, text: String) {
+        self.0.insert(identity(path), text);
+    }
+
+    pub(super) fn get(&self, path: &Path) -> Option<&String> {
+        self.0.get(&identity(path))
+    }
+
+    /// Reads the text of a file, which may have been edited.
+    ///
+    /// # Errors
+    /// As for [`read`]
+    pub(super) fn read(&self, path: &Path) -> io::Result<String> {
+        match self.get(path) {
+            Some(text) => Ok(text.clone()),
+            None => read(path),
+        }
+    }
+}
+
+/// Returns the same path for all spellings of the path of an existing file.
+fn identity(path: &Path) -> PathBuf {
+    path.canonicalize().unwrap_or_else(|_| path.to_owned())
 }

@@ -3,6 +3,7 @@
 
 mod commands;
 mod dependencies;
+mod export;
 mod hosts;
 mod image_logins;
 mod logs;

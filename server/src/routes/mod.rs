@@ -156,6 +156,7 @@ pub(crate) fn router(api: Api) -> Router {
         .merge(of_class("/v1/models", ServiceClass::Model))
         .route("/v1/overrides", get(overrides::list))
         .route("/v1/overrides/{id}", delete(overrides::remove))
+        .route("/v1/export", get(overrides::export))
         .route("/v1/revisions", get(revisions::list))
         .route(
             "/v1/revisions/{generation}/rollback",

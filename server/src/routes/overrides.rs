@@ -1,14 +1,14 @@
-//! Changes what is declared at run time: scales, stops and starts services, lists these overrides, and
-//! removes them.
+//! Changes what is declared at run time: scales, stops and starts services, lists and exports these
+//! overrides, and removes them.
 
 use axum::Json;
 use axum::http::StatusCode;
-use lifecycle_core::api::wire::{AppliedV1, OverrideV1, ScaleV1};
+use lifecycle_core::api::wire::{AppliedV1, ExportV1, OverrideV1, ScaleV1};
 use lifecycle_core::platform::OverrideChange;
 
 use super::Api;
 use super::request::{Segment, Whole, unreadable_body};
-use crate::auth::{Operator, Viewer};
+use crate::auth::{Admin, Operator, Viewer};
 use crate::problem::Problem;
 
 /// The largest body of a request, in bytes.
@@ -19,6 +19,11 @@ type Response = Result<(StatusCode, Json<AppliedV1>), Problem>;
 /// `GET /v1/overrides`.
 pub(super) async fn list(_: Viewer, api: Api) -> Result<Json<Vec<OverrideV1>>, Problem> {
     Ok(Json(api.manager.overrides().await?))
+}
+
+/// `GET /v1/export`.
+pub(super) async fn export(_: Admin, State(api): State<Api>) -> Result<Json<ExportV1>, Problem> {
+    Ok(Json(api.manager.export().await?))
 }
 
 /// `DELETE /v1/overrides/{id}`.

@@ -340,6 +340,13 @@ fn of_history(document: &mut Document) {
         .segment::<String>("id", "The id of an override.", "web.replicas")
         .fails(&[404, 409, 422])
     });
+    document.add("GET", "/v1/export", &overrides::export, |o| {
+        o.named(
+            "export_overrides",
+            "Returns the overrides in force, with what the user's files need to declare them.",
+        )
+        .details("Contains the texts of added services, which may contain secrets.")
+    });
     document.add("GET", "/v1/revisions", &revisions::list, |o| {
         o.named(
             "list_revisions",

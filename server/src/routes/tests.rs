@@ -46,7 +46,7 @@ mod streams;
 mod tokens;
 
 /// Every route that needs a token, and the least powerful role that it permits.
-const ROUTES: [(&str, &str, TokenRole); 58] = [
+const ROUTES: [(&str, &str, TokenRole); 59] = [
     ("GET", "/metrics", Viewer),
     ("GET", "/v1/platform", Viewer),
     ("PUT", "/v1/platform", Admin),
@@ -91,6 +91,7 @@ const ROUTES: [(&str, &str, TokenRole); 58] = [
     ("DELETE", "/v1/models/new", Admin),
     ("GET", "/v1/overrides", Viewer),
     ("DELETE", "/v1/overrides/web.replicas", Operator),
+    ("GET", "/v1/export", Admin),
     ("GET", "/v1/revisions", Viewer),
     ("POST", "/v1/revisions/1/rollback", Admin),
     ("POST", "/v1/retry/web", Operator),

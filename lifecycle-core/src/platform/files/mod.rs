@@ -26,8 +26,9 @@ use std::path::{Path, PathBuf};
 
 use super::diagnostic::{MAX_FILES, Report};
 use super::interpolation::{self, Lookup, Totals};
+use super::text_file::Edited;
 use super::tree::{Field, Mark, Node, Position, Value};
-use super::{text_file, yaml};
+use super::yaml;
 
 pub(super) use profiles::remove_disabled;
 
@@ -78,6 +79,7 @@ struct Scope<'s> {
 /// Merges files into one tree.
 pub(super) struct Assembly<'a> {
     project_dir: &'a Path,
+    edited: &'a Edited,
     report: &'a mut Report,
     files: usize,
     so_far: Totals,
@@ -89,9 +91,10 @@ pub(super) struct Assembly<'a> {
 
 impl<'a> Assembly<'a> {
     /// Creates an assembly. `report` must already contain the first file.
-    pub(super) fn new(project_dir: &'a Path, report: &'a mut Report) -> Self {
+    pub(super) fn new(project_dir: &'a Path, edited: &'a Edited, report: &'a mut Report) -> Self {
         Self {
             project_dir,
+            edited,
             report,
             files: 0,
             so_far: Totals::default(),
@@ -110,7 +113,7 @@ impl<'a> Assembly<'a> {
         }
         let mut documents = Vec::new();
         for file in files {
-            match text_file::read(file) {
+            match self.edited.read(file) {
                 Ok(text) => documents.extend(self.parse(file, &text)),
                 Err(error) => {
                     self.begin(file);
@@ -215,7 +218,7 @@ impl<'a> Assembly<'a> {
         let file = self
             .project_dir
             .join(paths::joined(directory, path, lookup));
-        match text_file::read(&file) {
+        match self.edited.read(&file) {
             Ok(text) => Ok((file, text)),
             Err(error) => {
                 let message = format!("`{path}` cannot be read: {error}");
@@ -297,7 +300,8 @@ impl<'a> Assembly<'a> {
 /// Parses one text, for tests.
 #[cfg(test)]
 pub(super) fn of_text(text: &str, report: &mut Report) -> Option<Node> {
-    let mut assembly = Assembly::new(Path::new("/nonexistent"), report);
+    let edited = Edited::default();
+    let mut assembly = Assembly::new(Path::new("/nonexistent"), &edited, report);
     let document = assembly.parse(Path::new("/nonexistent/f"), text)?;
     let mut root = assembly.assemble(vec![document], &|_| None)?.root;
     remove_disabled(&mut root, &[], report);

@@ -401,7 +401,7 @@ impl Reader<'_> {
 
 /// Returns whether the file declares nodes. Invalid declarations count, so that default nodes do
 /// not replace them.
-fn declares_nodes(root: Option<&Node>) -> bool {
+pub(super) fn declares_nodes(root: Option<&Node>) -> bool {
     root.is_some_and(|root| {
         let root = Field::root(root);
         root.get("node_pool").is_some()

@@ -102,6 +102,8 @@ pub(crate) enum Command {
     Start(Services),
     /// List the changes that were requested at run time, and remove them
     Override(Override),
+    /// Write the changes that were requested at run time into the Compose files and platform.toml
+    Export(Export),
     /// List the stored revisions of what is declared: when, by whom and how it was changed
     History,
     /// Return to the services of an earlier revision; nodes stay as they are
@@ -179,6 +181,7 @@ pub(crate) enum Described {
     Stop,
     Start,
     Override,
+    Export,
     History,
     Rollback,
     Service,
@@ -365,6 +368,18 @@ pub(crate) enum ClassAction {
         /// Name of the service
         name: ServiceName,
     },
+}
+
+/// Arguments of `export`.
+#[derive(Debug, Args)]
+pub(crate) struct Export {
+    /// Write the changed files to this directory, and leave the project's files as they are
+    #[arg(long, value_name = "DIR")]
+    pub(crate) output: Option<PathBuf>,
+
+    /// Show what would be written, and write nothing
+    #[arg(long)]
+    pub(crate) dry_run: bool,
 }
 
 /// Arguments of `rollback`.

@@ -106,6 +106,7 @@ async fn run(arguments: &Arguments) -> Result<(), Failure> {
         Command::Stop(options) => commands::overrides::stop(arguments, options).await,
         Command::Start(options) => commands::overrides::start(arguments, options).await,
         Command::Override(options) => commands::overrides::run(arguments, options).await,
+        Command::Export(options) => commands::export::run(arguments, options).await,
         Command::History => commands::revisions::history(arguments).await,
         Command::Rollback(options) => commands::revisions::rollback(arguments, options).await,
         Command::Service(options) => {

@@ -11,8 +11,8 @@ use serde_json::{Value, json};
 
 use crate::arguments::{Described, Schema as Options};
 use crate::commands::{
-    azure_simulator, class, doctor, down, init, node, operation, overrides, plan, publish, restart,
-    retry, revisions, rollout, status, token,
+    azure_simulator, class, doctor, down, export, init, node, operation, overrides, plan, publish,
+    restart, retry, revisions, rollout, status, token,
 };
 use crate::documents::BroughtUp;
 use crate::failure::Failure;
@@ -114,6 +114,7 @@ fn of(described: Described) -> Schema {
                 FAILURE,
             ],
         ),
+        Described::Export => document("export", SchemaGenerator::subschema_for::<export::Exported>),
         Described::History => document(
             "history",
             SchemaGenerator::subschema_for::<revisions::History>,

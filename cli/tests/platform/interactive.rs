@@ -332,10 +332,43 @@ fn an_application_is_added(project: &Project) {
     project.ends(0, &["exec", "chat", "--", "true"]);
     project.ends(0, &["app", "remove", "chat"]);
     assert!(!project.ends(0, &["status"]).stdout.contains("chat-1"));
+    overrides_are_exported(project, &apply);
     project.write("chat.json", r#"{"image": "x", "env_file": "/etc/passwd"}"#);
     let refused = project.ends(1, &apply).stderr;
     let why = "application chat:1:16: services.chat.env_file: files cannot be read at run time";
     assert!(refused.contains(why), "{refused}");
+}
+
+/// Exports an added application and a number of replicas, applies the exported files, and returns to the
+/// original ones.
+fn overrides_are_exported(project: &Project, apply: &[&str]) {
+    let read = |file: &str| std::fs::read_to_string(project.path(file)).unwrap();
+    let original = read("compose.yaml");
+    project.ends(0, apply);
+    project.ends(0, &["scale", "talker=3"]);
+    let before = instances(&project.status());
+    let shown = project.ends(0, &["export", "--dry-run"]).stderr;
+    assert!(shown.contains("Would write"), "{shown}");
+    let elsewhere = project.path("exported").display().to_string();
+    project.ends(0, &["export", "--output", &elsewhere]);
+    let refused = project.ends(1, &["export", "--output", &elsewhere]).stderr;
+    assert!(refused.contains("the file already exists"), "{refused}");
+    assert_eq!(read("compose.yaml"), original);
+    let exported = project.ends(0, &["--json", "export"]).stdout;
+    let exported: Value = serde_json::from_str(&exported).unwrap();
+    let overrides = serde_json::json!(["chat.added", "talker.replicas"]);
+    assert_eq!(exported["files"][0]["overrides"], overrides, "{exported}");
+    assert_eq!(exported["left"], serde_json::json!([]));
+    assert_eq!(read("compose.yaml"), read("exported/compose.yaml"));
+    let plan = project.ends(0, &["plan"]).stdout;
+    assert!(plan.contains("Nothing to do"), "{plan}");
+    project.ends(0, &["up"]);
+    assert_eq!(instances(&project.status()), before);
+    let nothing = project.ends(0, &["export"]).stderr;
+    assert!(nothing.contains("there is nothing to export"), "{nothing}");
+    project.write("compose.yaml", &original);
+    project.ends(0, &["up"]);
+    assert_eq!(instances(&project.status()).len(), before.len() - 2);
 }
 
 /// Returns to the revision in which `talker` was scaled, and to the current one.
@@ -530,6 +563,7 @@ fn every_document_follows_its_schema(project: &Project) {
         &["service", "list"],
         &["app", "list"],
         &["model", "list"],
+        &["export", "--dry-run"],
         &["history"],
         &["override", "remove", "quiet.stopped"],
         &["rollback", "--dry-run"],

@@ -166,6 +166,7 @@ fn failures_match_their_schema() {
         &["stop", "web"],
         &["start", "web"],
         &["override", "list"],
+        &["export"],
         &["history"],
         &["operation", "list"],
         &["rollback", "--yes"],

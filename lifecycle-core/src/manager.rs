@@ -136,6 +136,7 @@ pub struct Manager {
     /// Becomes true when running commands must end. Each of them keeps a receiver.
     stopping: watch::Sender<bool>,
     recorder: Arc<Recorder>,
+    commits: watch::Receiver<u64>,
     /// The epoch while this manager leads, otherwise 0; for metrics, which cannot wait for `epoch`.
     leads_under: AtomicU64,
 }
@@ -143,7 +144,7 @@ pub struct Manager {
 impl Manager {
     /// Creates a manager. It does not try to lead until [`Manager::run`] is called.
     pub fn new(backends: Backends, options: ManagerOptions) -> Arc<Self> {
-        let (backends, recorder) = metrics::measured(backends);
+        let (backends, recorder, commits) = metrics::measured(backends);
         let tokens = Tokens::new(
             Arc::clone(&backends.registry),
             Arc::clone(&backends.clock),
@@ -163,6 +164,7 @@ impl Manager {
             accepted: Notify::new(),
             stopping: watch::Sender::new(false),
             recorder,
+            commits,
             leads_under: AtomicU64::new(0),
         })
     }
@@ -556,6 +558,12 @@ impl Manager {
     /// the round ends.
     pub fn rounds(&self) -> watch::Receiver<Arc<Round>> {
         self.rounds.subscribe()
+    }
+
+    /// Subscribes to the number of commits to the registry by this manager. A receiver is notified
+    /// after each commit.
+    pub fn commits(&self) -> watch::Receiver<u64> {
+        self.commits.clone()
     }
 
     /// Returns the latest round.

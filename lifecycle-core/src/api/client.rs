@@ -1,7 +1,7 @@
 //! A client of the manager's API. The caller provides the connections, which may be direct or pass
 //! through a node's SSH server. Calls share one connection; each stream has its own.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Debug;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -284,6 +284,10 @@ impl ManagerApi for ApiClient {
 
     async fn endpoints(&self, service: &ServiceName) -> Result<Vec<EndpointV1>> {
         self.get(&format!("/v1/services/{service}/endpoints")).await
+    }
+
+    async fn all_endpoints(&self) -> Result<BTreeMap<ServiceName, Vec<EndpointV1>>> {
+        self.get("/v1/endpoints").await
     }
 
     async fn progress(&self, with_plan: bool) -> Result<ProgressV1> {

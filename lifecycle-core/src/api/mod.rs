@@ -14,7 +14,7 @@ pub mod view;
 pub mod why;
 pub mod wire;
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Debug;
 
 use async_trait::async_trait;
@@ -86,6 +86,17 @@ pub trait ManagerApi: Debug + Send + Sync + 'static {
     async fn endpoints(&self, service: &ServiceName) -> Result<Vec<EndpointV1>> {
         let instances = self.service(service.as_str()).await?.instances.into_iter();
         Ok(instances.flat_map(|instance| instance.endpoints).collect())
+    }
+
+    /// Returns the addresses of the ready replicas of all services, also of services without any.
+    async fn all_endpoints(&self) -> Result<BTreeMap<ServiceName, Vec<EndpointV1>>> {
+        let services = self.services().await?.into_iter();
+        let endpoints = services.map(|service| {
+            let instances = service.instances.into_iter();
+            let endpoints = instances.flat_map(|instance| instance.endpoints);
+            (service.name, endpoints.collect())
+        });
+        Ok(endpoints.collect())
     }
 
     /// Returns the progress of the current round. A caller that polls should not request the plan,

@@ -9,6 +9,8 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
+use tokio::sync::watch;
+
 use super::Manager;
 use crate::metrics::{Family, Metric, Recorder};
 use crate::model::{Epoch, NodeName, OperationKind, ServiceName};
@@ -35,13 +37,15 @@ struct State {
     operations: Vec<OperationKind>,
 }
 
-/// Returns backends whose registry records metrics, and the recorder.
-pub(super) fn measured(mut backends: Backends) -> (Backends, Arc<Recorder>) {
+/// Returns backends whose registry records metrics, the recorder, and a receiver that is notified after
+/// each commit.
+pub(super) fn measured(mut backends: Backends) -> (Backends, Arc<Recorder>, watch::Receiver<u64>) {
     let recorder = Arc::new(Recorder::default());
     registry::begin(&recorder);
     let measured = Measured::new(backends.registry, Arc::clone(&recorder));
+    let commits = measured.commits();
     backends.registry = Arc::new(measured);
-    (backends, recorder)
+    (backends, recorder, commits)
 }
 
 impl Manager {

@@ -1,5 +1,6 @@
 //! Measures the requests to the registry, and counts the events and the ended operations that they record.
-//! Everything that a manager records passes through here, so no event can be missed.
+//! Everything that a manager records passes through here, so no event can be missed. For the same reason,
+//! subscribers are notified here when something was recorded.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -7,6 +8,7 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use chrono::{DateTime, Utc};
+use tokio::sync::watch;
 use tokio::time::Instant;
 
 use crate::error::Result;
@@ -73,11 +75,22 @@ pub(super) fn begin(recorder: &Recorder) {
 pub(super) struct Measured {
     registry: Arc<dyn Registry>,
     recorder: Arc<Recorder>,
+    /// The number of commits.
+    commits: watch::Sender<u64>,
 }
 
 impl Measured {
     pub(super) fn new(registry: Arc<dyn Registry>, recorder: Arc<Recorder>) -> Self {
-        Self { registry, recorder }
+        Self {
+            registry,
+            recorder,
+            commits: watch::Sender::default(),
+        }
+    }
+
+    /// Returns a receiver that is notified after each commit.
+    pub(super) fn commits(&self) -> watch::Receiver<u64> {
+        self.commits.subscribe()
     }
 
     /// Measures a request.
@@ -133,7 +146,10 @@ impl Registry for Measured {
     async fn commit(&self, epoch: Epoch, batch: Batch) -> Result<Committed> {
         let (events, operations) = recorded(&batch);
         let committed = self.registry.commit(epoch, batch);
-        let committed = self.timed("commit", committed).await?;
+        let committed = self.timed("commit", committed).await;
+        // A commit may have been recorded although its response was lost.
+        self.commits.send_modify(|commits| *commits += 1);
+        let committed = committed?;
         for kind in &events {
             self.recorder.add(&EVENTS, &[kind], 1);
         }

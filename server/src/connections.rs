@@ -1,6 +1,8 @@
 //! Accepts the connections to the API. Limits how many connections are open, in all and from each
-//! address, and closes the connections that send no request in time. Serves only HTTP/1.1: an
-//! HTTP/2 connection can carry many requests at once, so the limits would not apply to it.
+//! address, and closes the connections that send no request in time, or read no response. Serves only
+//! HTTP/1.1: an HTTP/2 connection can carry many requests at once, so the limits would not apply to it.
+
+mod unread;
 
 use std::collections::HashMap;
 use std::convert::Infallible;
@@ -9,10 +11,11 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use axum::Router;
-use hyper::Request;
 use hyper::body::Incoming;
+use hyper::header::{CONNECTION, HeaderValue, TRANSFER_ENCODING};
 use hyper::server::conn::http1;
 use hyper::service::{Service as _, service_fn};
+use hyper::{Request, StatusCode};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::service::TowerToHyperService;
 use rustls::ServerConfig;
@@ -22,6 +25,8 @@ use tokio::sync::watch;
 use tokio_rustls::TlsAcceptor;
 
 use crate::auth::Peer;
+
+use unread::{Unlimited, Unread};
 
 /// The only protocol that the server offers in the TLS handshake.
 pub(crate) const PROTOCOL: &[u8] = b"http/1.1";
@@ -36,6 +41,12 @@ const IDLE: Duration = Duration::from_secs(30);
 const ASK_EVERY: Duration = Duration::from_secs(10);
 const ASK: u32 = 3;
 
+/// How many bytes the kernel buffers for a client that does not read. By default, it buffers megabytes.
+const SEND_BUFFER: usize = 128 << 10;
+
+/// How many bytes of a request's head, and of a response, are buffered.
+const BUFFER: usize = 64 << 10;
+
 /// The limits for connections. `docs/api.md` lists the defaults.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Limits {
@@ -49,6 +60,9 @@ pub(crate) struct Limits {
     /// How long a client may take to send the head of a request, from the handshake or from the end
     /// of the previous request.
     pub(crate) request: Duration,
+    /// How long a client may leave the next part of a response unread. Does not apply to commands, whose
+    /// output a user may stop and continue.
+    pub(crate) unread: Duration,
 }
 
 impl Default for Limits {
@@ -58,6 +72,7 @@ impl Default for Limits {
             per_address: 512,
             handshake: Duration::from_secs(10),
             request: Duration::from_secs(30),
+            unread: Duration::from_mins(1),
         }
     }
 }
@@ -97,6 +112,9 @@ impl Server {
         if let Err(error) = SockRef::from(listener).set_tcp_keepalive(&keepalive.with_retries(ASK))
         {
             tracing::warn!(%error, "vanished clients will not be noticed");
+        }
+        if let Err(error) = SockRef::from(listener).set_send_buffer_size(SEND_BUFFER) {
+            tracing::warn!(%error, "clients that do not read will occupy more memory");
         }
         loop {
             match listener.accept().await {
@@ -150,14 +168,30 @@ impl Server {
         let tls = TlsAcceptor::from(Arc::clone(&self.tls.borrow()));
         let peer = Peer(place.address);
         let routes = TowerToHyperService::new(self.router.clone());
+        let is_unlimited = Unlimited::default();
+        let limits = self.limits;
+        drop(stream.set_nodelay(true));
+        let stream = Unread::new(stream, limits.unread, is_unlimited.clone());
         let service = service_fn(move |mut request: Request<Incoming>| {
             request.extensions_mut().insert(peer);
-            routes.call(request)
+            let has_chunks = request.headers().contains_key(TRANSFER_ENCODING);
+            let response = routes.call(request);
+            let is_unlimited = is_unlimited.clone();
+            async move {
+                let mut response = response.await?;
+                if response.status() == StatusCode::SWITCHING_PROTOCOLS {
+                    is_unlimited.set();
+                } else if has_chunks {
+                    // The request may also have contained a length (RFC 9112, 6.1), according to which
+                    // the rest of the body would be another request.
+                    let close = HeaderValue::from_static("close");
+                    response.headers_mut().insert(CONNECTION, close);
+                }
+                Ok::<_, Infallible>(response)
+            }
         });
-        let limits = self.limits;
         let mut stopping = self.stopping.subscribe();
         tokio::spawn(async move {
-            drop(stream.set_nodelay(true));
             // An upgraded connection gives its place back; its number is limited per token.
             let _place = place;
             let handshake = tokio::time::timeout(limits.handshake, tls.accept(stream));
@@ -174,6 +208,7 @@ impl Server {
             };
             let connection = http1::Builder::new()
                 .timer(TokioTimer::new())
+                .max_buf_size(BUFFER)
                 .header_read_timeout(limits.request)
                 .serve_connection(TokioIo::new(stream), service)
                 .with_upgrades();

@@ -94,6 +94,24 @@ impl Problem {
         Self::new(StatusCode::PAYLOAD_TOO_LARGE, error)
     }
 
+    pub(crate) fn too_slow(within: Duration) -> Self {
+        let error = Error::invalid(
+            "the request's body",
+            format!("it was not complete within {within:?}"),
+            "send the request again, over a faster connection",
+        );
+        Self::new(StatusCode::REQUEST_TIMEOUT, error)
+    }
+
+    pub(crate) fn unsupported_media_type() -> Self {
+        let error = Error::invalid(
+            "the request's Content-Type",
+            "no request has a body of this type",
+            "send `Content-Type: application/json`; docs/openapi.json lists the types of each request",
+        );
+        Self::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, error)
+    }
+
     /// Converts the error about a limit for the caller's token.
     pub(crate) fn too_many(error: Error) -> Self {
         Self::new(StatusCode::TOO_MANY_REQUESTS, error)
@@ -102,6 +120,25 @@ impl Problem {
     pub(crate) fn method_not_allowed(method: &str, path: &str) -> Self {
         let error = Error::unsupported(format!("{method} {path}"), "the manager's API");
         Self::new(StatusCode::METHOD_NOT_ALLOWED, error)
+    }
+}
+
+impl Problem {
+    /// Returns the document for a caller with this role, outside a response.
+    pub(crate) fn document(self, role: TokenRole) -> ProblemV1 {
+        let internal = problem::without_details(&self.error).filter(|_| role < TokenRole::Admin);
+        match internal.filter(|_| !self.is_about_token()) {
+            Some(shown) => ProblemV1::new(problem::status(&shown), &shown),
+            None => ProblemV1::new(self.status, &self.error),
+        }
+    }
+
+    /// Returns whether the problem concerns the client's own token. Such a problem contains no internals.
+    fn is_about_token(&self) -> bool {
+        matches!(
+            self.status,
+            StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN | StatusCode::TOO_MANY_REQUESTS
+        )
     }
 }
 
@@ -129,12 +166,9 @@ impl IntoResponse for Problem {
             let seconds = HeaderValue::from(after.as_secs() + 1);
             response.headers_mut().insert(RETRY_AFTER, seconds);
         }
-        // Problems with these statuses concern the client's own token and contain no internals.
-        let is_about_token = matches!(
-            self.status,
-            StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN | StatusCode::TOO_MANY_REQUESTS
-        );
-        if !is_about_token && let Some(shown) = problem::without_details(&self.error) {
+        if !self.is_about_token()
+            && let Some(shown) = problem::without_details(&self.error)
+        {
             let status = problem::status(&shown);
             let shown = WithoutDetails(status, ProblemV1::new(status, &shown));
             response.extensions_mut().insert(shown);

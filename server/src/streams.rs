@@ -1,9 +1,10 @@
-//! Limits how many streams each token has open: log streams, event streams, and commands in
-//! containers. A stream lasts as long as its client, and occupies a connection to an engine or
+//! Limits how many streams each token has open: log streams, event streams, endpoint streams, and commands
+//! in containers. A stream lasts as long as its client, and occupies a connection to an engine or
 //! repeated queries of the registry.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use lifecycle_core::Error;
 use lifecycle_core::manager::Caller;
@@ -14,12 +15,15 @@ use crate::problem::Problem;
 /// If this many times the limit for one token are open in total, only admins may open more.
 const IN_TOTAL: usize = 4;
 
-/// The number of open streams per token. `docs/api.md` lists the defaults.
+/// The number of open streams per token, and how far they may fall behind. `docs/api.md` lists the defaults.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct StreamLimits {
     pub(crate) logs: usize,
     pub(crate) events: usize,
+    pub(crate) endpoints: usize,
     pub(crate) commands: usize,
+    /// How long the client of a stream of events or endpoints may take no event although there are some.
+    pub(crate) behind: Duration,
 }
 
 impl Default for StreamLimits {
@@ -28,7 +32,9 @@ impl Default for StreamLimits {
             // `bootstrapper logs` opens one stream for each service.
             logs: 256,
             events: 128,
+            endpoints: 128,
             commands: 64,
+            behind: Duration::from_secs(30),
         }
     }
 }
@@ -38,7 +44,9 @@ impl Default for StreamLimits {
 pub(crate) struct Streams {
     pub(crate) logs: Limited,
     pub(crate) events: Limited,
+    pub(crate) endpoints: Limited,
     pub(crate) commands: Limited,
+    pub(crate) behind: Duration,
 }
 
 impl Streams {
@@ -46,7 +54,9 @@ impl Streams {
         Self {
             logs: Limited::new("log streams", limits.logs),
             events: Limited::new("event streams", limits.events),
+            endpoints: Limited::new("endpoint streams", limits.endpoints),
             commands: Limited::new("commands in containers", limits.commands),
+            behind: limits.behind,
         }
     }
 }

@@ -1,24 +1,24 @@
 //! Returns the events after a cursor, or only those of the audit, as one page of JSON or as a stream of
 //! server-sent events.
 
-use std::convert::Infallible;
 use std::time::Duration;
 
 use axum::Json;
 use axum::http::HeaderMap;
-use axum::http::header::ACCEPT;
-use axum::response::sse::{Event as Sent, KeepAlive, Sse};
+use axum::response::sse::Event as Sent;
 use axum::response::{IntoResponse, Response};
-use futures_util::{Stream, StreamExt as _};
+use futures_util::Stream;
 use lifecycle_core::api::wire::EventsV1;
 use lifecycle_core::model::{Event, EventKind};
 use schemars::JsonSchema;
 use serde::Deserialize;
 
 use super::Api;
+use super::endpoints::accepts_stream;
 use super::request::Parameters;
 use crate::auth::Viewer;
 use crate::problem::Problem;
+use crate::watches;
 
 /// The interval at which a stream polls for events that another manager recorded.
 const POLL: Duration = Duration::from_secs(5);
@@ -85,28 +85,16 @@ async fn respond(
         Some(Cursor::Latest) => api.manager.last_event().await?,
         Some(Cursor::After(id)) => id,
     };
-    let requests_stream = headers
-        .get(ACCEPT)
-        .and_then(|value| value.to_str().ok())
-        .is_some_and(|value| value.contains("text/event-stream"));
-    let place = if requests_stream {
+    let place = if accepts_stream(headers) {
         Some(api.streams.events.open(&caller)?)
     } else {
         None
     };
     let page = next_page(&api, selection, after).await?;
     if let Some(place) = place {
-        let tokens = api.tokens.clone();
-        let ended = async move { tokens.until_ended(&caller).await };
-        let stream = stream(api, selection, page)
-            .take_until(ended)
-            .map(move |sent| {
-                let _open = &place;
-                sent
-            });
-        return Ok(Sse::new(stream)
-            .keep_alive(KeepAlive::default())
-            .into_response());
+        let (tokens, behind) = (api.tokens.clone(), api.streams.behind);
+        let stream = stream(api, selection, page);
+        return Ok(watches::respond(stream, behind, tokens, caller, place));
     }
     Ok(Json(page).into_response())
 }
@@ -146,14 +134,12 @@ async fn next_page(api: &Api, selection: Selection, after: u64) -> Result<Events
     }
 }
 
-/// Sends the first page of events. After each round of the control loop, sends the new events.
+/// Sends the first page of events. After each commit, sends the new events.
 fn stream(
-    mut api: Api,
+    api: Api,
     selection: Selection,
     first: EventsV1,
-) -> impl Stream<Item = Result<Sent, Infallible>> {
-    // The first page already contains the events of earlier rounds.
-    api.rounds.mark_unchanged();
+) -> impl Stream<Item = Result<Sent, Problem>> {
     let state = (api, first.events.into_iter(), first.cursor);
     futures_util::stream::unfold(state, move |(mut api, mut ready, mut cursor)| async move {
         loop {
@@ -164,7 +150,12 @@ fn stream(
                     .unwrap_or_default();
                 return Some((Ok(sent), (api, ready, cursor)));
             }
-            let page = next_page(&api, selection, cursor).await.ok()?;
+            // A later commit may have recorded events that the page does not contain.
+            api.commits.mark_unchanged();
+            let page = match next_page(&api, selection, cursor).await {
+                Ok(page) => page,
+                Err(problem) => return Some((Err(problem), (api, ready, cursor))),
+            };
             let is_passed = page.events.is_empty() && page.cursor != cursor;
             (ready, cursor) = (page.events.into_iter(), page.cursor);
             if is_passed {
@@ -176,8 +167,8 @@ fn stream(
             if !ready.as_slice().is_empty() {
                 continue;
             }
-            // Wait for the next round, but not forever: a standby manager has no rounds.
-            if let Ok(changed) = tokio::time::timeout(POLL, api.rounds.changed()).await {
+            // Wait for the next commit, but not forever: a standby manager records nothing.
+            if let Ok(changed) = tokio::time::timeout(POLL, api.commits.changed()).await {
                 changed.ok()?;
             }
         }

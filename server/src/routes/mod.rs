@@ -3,6 +3,7 @@
 
 mod chunks;
 mod classes;
+mod endpoints;
 mod events;
 mod exec;
 mod health;
@@ -34,10 +35,10 @@ use lifecycle_core::Error;
 use lifecycle_core::api::{LocalApi, ManagerApi, ScopedApi};
 use lifecycle_core::manager::{Caller, Manager, Tokens};
 use lifecycle_core::model::{NodeRequest, ServiceClass};
-use lifecycle_core::reconcile::Round;
 use tokio::sync::watch;
 
 use crate::auth::authenticate;
+use crate::endpoints::{Changes, Endpoints};
 use crate::idempotency::with_key;
 use crate::metrics::{Metrics, measure};
 use crate::openapi::{Input, Operation};
@@ -56,20 +57,27 @@ const LARGEST_BODY: usize = 64 << 20;
 pub(crate) struct Api {
     pub(crate) manager: Arc<dyn ManagerApi>,
     pub(crate) tokens: Tokens,
-    /// Receives each round of the control loop. A round may have recorded events.
-    pub(crate) rounds: watch::Receiver<Arc<Round>>,
+    /// Is notified after each commit to the registry, which may have recorded events.
+    pub(crate) commits: watch::Receiver<u64>,
+    pub(crate) endpoints: Arc<Endpoints>,
     pub(crate) streams: Arc<Streams>,
     pub(crate) metrics: Metrics,
 }
 
 impl From<Arc<Manager>> for Api {
     fn from(manager: Arc<Manager>) -> Self {
+        let changes = Changes {
+            commits: manager.commits(),
+            rounds: manager.rounds(),
+        };
+        let api = Arc::new(LocalApi::new(Arc::clone(&manager)));
         Self {
             tokens: manager.tokens(),
-            rounds: manager.rounds(),
+            commits: manager.commits(),
+            endpoints: Arc::new(Endpoints::new(api.clone(), changes)),
             streams: Arc::default(),
-            metrics: Metrics::of(Arc::clone(&manager)),
-            manager: Arc::new(LocalApi::new(manager)),
+            metrics: Metrics::of(manager),
+            manager: api,
         }
     }
 }
@@ -140,7 +148,8 @@ pub(crate) fn router(api: Api) -> Router {
         .route("/v1/services", get(services::list))
         .route("/v1/services/{name}", get(services::show))
         .route("/v1/instances", get(services::instances))
-        .route("/v1/services/{name}/endpoints", get(services::endpoints))
+        .route("/v1/endpoints", get(endpoints::all))
+        .route("/v1/services/{name}/endpoints", get(endpoints::of_service))
         .route("/v1/services/{name}/logs", get(services::logs))
         .route("/v1/services/{name}/restart", post(services::restart))
         .route(

@@ -1,14 +1,15 @@
 //! The API's `OpenAPI` document. A test compares it with the routes, and with `docs/openapi.json`.
 
 use std::borrow::Cow;
+use std::collections::BTreeMap;
 use std::sync::LazyLock;
 
 use axum::http::header::CONTENT_TYPE;
 use axum::response::{IntoResponse, Response};
 use lifecycle_core::api::exec::{ExecV1, PROTOCOL};
 use lifecycle_core::api::wire::{
-    AppliedV1, CreatedTokenV1, EventsV1, NewNodeV1, NewTokenV1, RestartNodeV1, RestartV1,
-    RollbackPlanV1, RolledBackV1, ScaleV1,
+    AppliedV1, CreatedTokenV1, EndpointV1, EventsV1, NewNodeV1, NewTokenV1, RestartNodeV1,
+    RestartV1, RollbackPlanV1, RolledBackV1, ScaleV1,
 };
 use lifecycle_core::model::{ChunkDigest, NodeRequest, RolloutRequest, ServiceClass, ServiceName};
 use lifecycle_core::reconcile::Plan;
@@ -18,8 +19,8 @@ use serde_json::{Value, json};
 use uuid::Uuid;
 
 use super::{
-    chunks, classes, events, exec, health, image_logins, metrics, nodes, operations, overrides,
-    platform, retry, revisions, services, tokens, why,
+    chunks, classes, endpoints, events, exec, health, image_logins, metrics, nodes, operations,
+    overrides, platform, retry, revisions, services, tokens, why,
 };
 use crate::auth::Viewer;
 use crate::openapi::{Document, Operation};
@@ -189,14 +190,21 @@ fn of_services(document: &mut Document) {
     document.add(
         "GET",
         "/v1/services/{name}/endpoints",
-        &services::endpoints,
+        &endpoints::of_service,
         |o| {
-            service(o.named(
+            let named = o.named(
                 "list_endpoints",
                 "Returns the addresses of the ready replicas.",
-            ))
+            );
+            watched::<Vec<EndpointV1>>(service(named))
         },
     );
+    document.add("GET", "/v1/endpoints", &endpoints::all, |o| {
+        watched::<BTreeMap<ServiceName, Vec<EndpointV1>>>(o.named(
+            "list_all_endpoints",
+            "Returns the addresses of the ready replicas of all services.",
+        ))
+    });
     document.add("GET", "/v1/instances", &services::instances, |o| {
         o.named("list_instances", "Returns the replicas of all services.")
     });
@@ -267,7 +275,7 @@ fn of_services(document: &mut Document) {
             ))
             .body::<ExecV1>(true, &json!({"command": ["true"]}))
             .responds_with(101, "The command runs", None)
-            .fails(&[400, 409, 413, 422, 501])
+            .fails(&[400, 408, 409, 413, 415, 422, 501])
     });
     document.add("POST", "/v1/retry/{name}", &retry::run, |o| {
         any(o.named(
@@ -483,6 +491,31 @@ fn page_of_events(operation: Operation<'_>) -> Operation<'_> {
             Some(("text/event-stream", json!({"type": "string"}))),
         )
         .fails(&[410])
+}
+
+/// Describes an operation that returns a resource with a tag, or a stream of its versions.
+fn watched<T: JsonSchema>(operation: Operation<'_>) -> Operation<'_> {
+    let text = json!({"type": "string"});
+    operation
+        .header(
+            "If-None-Match",
+            "The `ETag` of a previous response. If it is still the same, the status is 304.",
+            &text,
+        )
+        .header(
+            "Last-Event-ID",
+            "The id of the last received event, when a client connects to a stream again. The stream \
+             begins with the current content only if it is different.",
+            &text,
+        )
+        .responds::<T>(200, "")
+        .responds_with(
+            200,
+            "The current content, or with `Accept: text/event-stream` a stream: the current content, and \
+             the new one after each change",
+            Some(("text/event-stream", text.clone())),
+        )
+        .responds_with(304, "The content has the tag in `If-None-Match`", None)
 }
 
 /// Describes an operation that begins something: the response is an operation to follow.

@@ -1,16 +1,32 @@
 //! Extracts the parts of a request. Errors do not quote the request, which may contain secrets.
 
+use std::time::Duration;
+
 use axum::body::Bytes;
 use axum::extract::rejection::BytesRejection;
 use axum::extract::{DefaultBodyLimit, FromRequest, FromRequestParts, Path, Query, Request};
-use axum::http::StatusCode;
+use axum::http::header::CONTENT_TYPE;
 use axum::http::request::Parts;
+use axum::http::{HeaderMap, StatusCode};
+use hyper::body::Body as _;
 use schemars::JsonSchema;
 use serde::de::DeserializeOwned;
 
 use super::LARGEST_BODY;
 use crate::openapi::{Input, Operation};
 use crate::problem::Problem;
+
+/// How long a client may take to send a body.
+const BODY_WITHIN: Duration = Duration::from_mins(2);
+
+/// The types of bodies, those for YAML under all their names. A body without a type is accepted, too.
+const MEDIA_TYPES: [&str; 5] = [
+    "application/json",
+    "application/octet-stream",
+    "application/yaml",
+    "application/x-yaml",
+    "text/yaml",
+];
 
 /// The query parameters.
 #[derive(Debug)]
@@ -67,8 +83,15 @@ impl<S: Send + Sync, const LIMIT: usize> FromRequest<S> for Whole<LIMIT> {
     type Rejection = Problem;
 
     async fn from_request(mut request: Request, state: &S) -> Result<Self, Problem> {
+        if !has_known_type(request.headers()) {
+            return Err(Problem::unsupported_media_type());
+        }
+        if request.body().size_hint().lower() > LIMIT as u64 {
+            return Err(Problem::too_large(LIMIT));
+        }
         DefaultBodyLimit::max(LIMIT).apply(&mut request);
-        let body = Bytes::from_request(request, state).await;
+        let body = tokio::time::timeout(BODY_WITHIN, Bytes::from_request(request, state));
+        let body = body.await.map_err(|_| Problem::too_slow(BODY_WITHIN))?;
         body.map(Self)
             .map_err(|rejection| rejected(&rejection, LIMIT))
     }
@@ -76,10 +99,22 @@ impl<S: Send + Sync, const LIMIT: usize> FromRequest<S> for Whole<LIMIT> {
 
 impl<const LIMIT: usize> Input for Whole<LIMIT> {
     fn describe(operation: &mut Operation<'_>) {
-        for status in [400, 413] {
+        for status in [400, 408, 413, 415] {
             operation.problem(status);
         }
     }
+}
+
+/// Returns whether the body has no type, or one that requests have.
+fn has_known_type(headers: &HeaderMap) -> bool {
+    let mut types = headers.get_all(CONTENT_TYPE).iter();
+    types.all(|value| {
+        let value = value.to_str().unwrap_or_default();
+        let essence = value.split(';').next().unwrap_or_default().trim();
+        MEDIA_TYPES
+            .iter()
+            .any(|known| essence.eq_ignore_ascii_case(known))
+    })
 }
 
 /// Reads a JSON body that may be absent. `hint` names the accepted bodies.

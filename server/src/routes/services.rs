@@ -1,4 +1,4 @@
-//! Lists services and their endpoints, restarts services, controls their rollouts, and returns their
+//! Lists services, restarts them, controls their rollouts, and returns their
 //! output.
 
 use axum::Json;
@@ -10,7 +10,7 @@ use chrono::{DateTime, Utc};
 use futures_util::stream::{self, BoxStream};
 use futures_util::{Stream, StreamExt};
 use lifecycle_core::Error;
-use lifecycle_core::api::wire::{EndpointV1, InstanceV1, OperationV1, RestartV1, ServiceV1};
+use lifecycle_core::api::wire::{InstanceV1, OperationV1, RestartV1, ServiceV1};
 use lifecycle_core::manager::{Caller, Tokens};
 use lifecycle_core::model::{RolloutRequest, ServiceName};
 use lifecycle_core::runtime::LogOptions;
@@ -25,18 +25,6 @@ use crate::problem::Problem;
 /// `GET /v1/services`.
 pub(super) async fn list(_: Viewer, api: Api) -> Result<Json<Vec<ServiceV1>>, Problem> {
     Ok(Json(api.manager.services().await?))
-}
-
-/// `GET /v1/services/{name}/endpoints`: returns the addresses of the ready replicas.
-pub(super) async fn endpoints(
-    _: Viewer,
-    api: Api,
-    Segment(name): Segment,
-) -> Result<Json<Vec<EndpointV1>>, Problem> {
-    let instances = api.manager.service(&name).await?.instances.into_iter();
-    Ok(Json(
-        instances.flat_map(|instance| instance.endpoints).collect(),
-    ))
 }
 
 /// `GET /v1/services/{name}`.

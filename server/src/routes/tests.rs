@@ -34,9 +34,12 @@ mod chunks;
 mod client;
 mod commands;
 mod connections;
+mod endpoints;
 mod errors;
 mod gate;
+mod hostile;
 mod idempotency;
+mod load;
 mod metrics;
 mod openapi;
 mod programs;
@@ -44,6 +47,7 @@ mod scopes;
 mod spans;
 mod streams;
 mod tokens;
+mod watches;
 
 /// Every route that needs a token, and the least powerful role that it permits.
 const ROUTES: [(&str, &str, TokenRole); 59] = [
@@ -69,6 +73,7 @@ const ROUTES: [(&str, &str, TokenRole); 59] = [
     ("GET", "/v1/services", Viewer),
     ("GET", "/v1/services/web", Viewer),
     ("GET", "/v1/instances", Viewer),
+    ("GET", "/v1/endpoints", Viewer),
     ("GET", "/v1/services/web/endpoints", Viewer),
     ("GET", "/v1/services/web/logs", Viewer),
     ("POST", "/v1/services/web/restart", Operator),

@@ -30,16 +30,19 @@ use super::Served;
 use crate::connections::{Limits, Server};
 use crate::serve::certificate;
 
-const HERE: Ipv4Addr = Ipv4Addr::LOCALHOST;
+pub(super) const HERE: Ipv4Addr = Ipv4Addr::LOCALHOST;
 const ELSEWHERE: Ipv4Addr = Ipv4Addr::new(127, 0, 0, 2);
 const THIRD: Ipv4Addr = Ipv4Addr::new(127, 0, 0, 3);
 
+/// The size of the clients' buffers, in bytes.
+const RECEIVE_BUFFER: u32 = 64 << 10;
+
 /// The time limit for events that must happen.
-const SOON: Duration = Duration::from_mins(1);
+pub(super) const SOON: Duration = Duration::from_mins(1);
 
 /// An address at which a server listens.
 #[derive(Debug)]
-struct Endpoint {
+pub(super) struct Endpoint {
     address: SocketAddr,
     platform: PlatformId,
     authority: String,
@@ -63,7 +66,7 @@ impl Endpoint {
     }
 
     /// Serves until the test ends.
-    async fn serve(router: Router, limits: Limits) -> Self {
+    pub(super) async fn serve(router: Router, limits: Limits) -> Self {
         let (endpoint, server, listener) = Self::bind(router, limits).await;
         tokio::spawn(async move { server.accept(&listener).await });
         endpoint
@@ -71,6 +74,8 @@ impl Endpoint {
 
     async fn tcp(&self, from: Ipv4Addr) -> TcpStream {
         let socket = TcpSocket::new_v4().unwrap();
+        // Small, so that the server notices soon if a test does not read.
+        socket.set_recv_buffer_size(RECEIVE_BUFFER).unwrap();
         socket.bind(SocketAddr::from((from, 0))).unwrap();
         socket.connect(self.address).await.unwrap()
     }
@@ -89,7 +94,7 @@ impl Endpoint {
         tls.connect(name, self.tcp(from).await).await
     }
 
-    async fn tls(&self, from: Ipv4Addr) -> io::Result<Tls> {
+    pub(super) async fn tls(&self, from: Ipv4Addr) -> io::Result<Tls> {
         self.offering(from, &[]).await
     }
 
@@ -109,7 +114,7 @@ impl Endpoint {
     }
 }
 
-type Tls = TlsStream<TcpStream>;
+pub(super) type Tls = TlsStream<TcpStream>;
 
 #[async_trait]
 impl Dial for Endpoint {
@@ -119,7 +124,7 @@ impl Dial for Endpoint {
 }
 
 /// Waits until the server has closed the connection.
-async fn closed(mut stream: impl AsyncRead + Unpin) {
+pub(super) async fn closed(mut stream: impl AsyncRead + Unpin) {
     let mut ignored = [0; 1024];
     while stream.read(&mut ignored).await.is_ok_and(|read| read > 0) {}
 }

@@ -16,6 +16,7 @@ use lifecycle_core::{Error, Retry};
 use tokio::sync::watch;
 
 use super::client::client;
+use crate::endpoints::{Changes, Endpoints};
 use crate::metrics::Metrics;
 use crate::routes::{Api, router};
 
@@ -30,10 +31,16 @@ impl Mocked {
         let (admin, read) = (new_api_token(), new_api_token());
         let clock = Arc::new(SystemClock);
         let registry = Arc::new(MemoryRegistry::new(clock.clone()));
+        let manager: Arc<dyn ManagerApi> = Arc::new(manager);
+        let changes = Changes {
+            commits: watch::Sender::default().subscribe(),
+            rounds: watch::Sender::default().subscribe(),
+        };
         let api = Api {
-            manager: Arc::new(manager),
             tokens: Tokens::new(registry, clock, FirstToken::of(&admin), Some(&read)),
-            rounds: watch::Sender::new(Arc::default()).subscribe(),
+            commits: changes.commits.clone(),
+            endpoints: Arc::new(Endpoints::new(Arc::clone(&manager), changes)),
+            manager,
             streams: Arc::default(),
             metrics: Metrics::default(),
         };

@@ -17,7 +17,9 @@ fn one_of_each(served: &Served) -> Router {
     let limits = StreamLimits {
         logs: 1,
         events: 1,
+        endpoints: 1,
         commands: 1,
+        ..StreamLimits::default()
     };
     router(Api {
         streams: Arc::new(Streams::new(limits)),
@@ -38,6 +40,8 @@ async fn a_token_has_a_limited_number_of_streams() {
     let router = one_of_each(&served);
     for (path, accept) in [
         ("/v1/events?after=latest", "text/event-stream"),
+        ("/v1/endpoints", "text/event-stream"),
+        ("/v1/services/web/endpoints", "text/event-stream"),
         ("/v1/services/web/logs?follow=true", "application/x-ndjson"),
     ] {
         let open = get(&router, path, &served.read, accept).await;

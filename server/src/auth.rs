@@ -15,6 +15,7 @@ use lifecycle_core::secret::Sensitive;
 
 use tracing::Instrument as _;
 
+use crate::idempotency::with_key;
 use crate::metrics::Unauthenticated;
 use crate::openapi::{Input, Operation};
 use crate::problem::{self, Problem};
@@ -157,18 +158,17 @@ pub(crate) async fn authenticate(
         Err(error) => return problem::without_details(Problem::from(error).into_response()),
     };
     let is_unlimited_admin = caller.role == TokenRole::Admin && caller.scope.is_none();
-    let peer = request.extensions().get::<Peer>();
-    let actor = Actor::Token {
-        caller: caller.clone(),
-        peer: peer.map(|peer| peer.0),
-    };
-    request.extensions_mut().insert(caller);
-    let is_change = !request.method().is_safe();
-    let work = actor.perform(next.run(request));
-    let response = if is_change {
-        uncancelled(work).await
+    let response = if request.method().is_safe() {
+        request.extensions_mut().insert(caller);
+        next.run(request).await
     } else {
-        work.await
+        let peer = request.extensions().get::<Peer>();
+        let actor = Actor::Token {
+            caller: caller.clone(),
+            peer: peer.map(|peer| peer.0),
+        };
+        request.extensions_mut().insert(caller);
+        uncancelled(actor.perform(with_key(request, next))).await
     };
     if is_unlimited_admin {
         response

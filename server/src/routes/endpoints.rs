@@ -82,8 +82,8 @@ fn stream(
     let seen = seen.map(Arc::from);
     stream::unfold((api, of, seen, changes), async |state| {
         let (api, of, seen, mut changes): (_, _, Option<Arc<str>>, _) = state;
-        let changed = api.endpoints.changed(&of, seen.as_deref(), &mut changes);
-        match changed.await? {
+        let next = api.endpoints.changed(&of, seen.as_deref(), &mut changes);
+        match next.await? {
             Ok(tagged) => {
                 let body = std::str::from_utf8(&tagged.body).unwrap_or_default();
                 let sent = Sent::default().id(&*tagged.id).data(body);

@@ -93,8 +93,8 @@ async fn watch_endpoints(mut watch: Watching, last: usize) -> u64 {
         assert_ne!(event.id, previous, "the same list twice");
         previous.clone_from(&event.id);
         lists += 1;
-        let list: Vec<Value> = serde_json::from_str(&event.data).unwrap();
-        if list.len() == last {
+        let endpoints: Vec<Value> = serde_json::from_str(&event.data).unwrap();
+        if endpoints.len() == last {
             return lists;
         }
     }
@@ -228,9 +228,9 @@ async fn watches_and_look_ups_are_served_under_load() {
     );
     assert_eq!(number, load.rate / CLIENTS * CLIENTS * seconds);
     assert!(at(100) < STARVED, "a look-up took {:?}", at(100));
-    let least = known + 1 - first;
+    let expected = known + 1 - first;
     assert!(
-        received.iter().all(|number| *number >= least),
+        received.iter().all(|number| *number >= expected),
         "{received:?}"
     );
     let watches = u64::try_from(load.watches).unwrap();

@@ -114,11 +114,12 @@ pub(crate) enum Command {
     App(Class),
     /// List AI models; add, replace and remove them without the files
     Model(Class),
-    /// List, add, cordon, drain, restart and remove nodes
+    /// List, add, prepare, cordon, drain, restart and remove nodes
     Node(Node),
     /// Pause, resume or roll back the rollout of a service
     Rollout(Rollout),
-    /// List restarts, rollouts and the deletion of the platform; wait for the end of one of them
+    /// List restarts, preparations, rollouts and the deletion of the platform; wait for the end of one
+    /// of them
     Operation(Operation),
     /// Retry failed operations now, without waiting; use this after you have fixed the cause
     Retry(Retry),
@@ -494,6 +495,13 @@ pub(crate) enum NodeAction {
     /// nodes that count as unreachable are restarted immediately
     Restart {
         /// Nodes; they are restarted one by one
+        #[arg(required = true)]
+        names: Vec<String>,
+    },
+    /// Prepare nodes for Docker again: install what is missing and start what does not run, without
+    /// waiting until the platform tries this by itself
+    Prepare {
+        /// Nodes; they are prepared one by one
         #[arg(required = true)]
         names: Vec<String>,
     },

@@ -196,7 +196,7 @@ pub enum Account {
 pub trait HostPreparer: Debug + Send + Sync + 'static {
     /// Waits for the host's first-boot setup, installs and starts the engine if necessary, and
     /// checks that it works. Afterwards, a created account may use the engine's socket. `progress`
-    /// receives a line for each stage.
+    /// receives a line for each stage; the last one of a successful call reports what was done.
     async fn prepare(
         &self,
         host: &dyn NodeAccess,

@@ -13,6 +13,7 @@ mod metrics;
 mod operations;
 mod output;
 mod overrides;
+mod preparation;
 mod restart;
 mod retry;
 mod revisions;
@@ -128,7 +129,8 @@ pub struct Manager {
     epoch: Mutex<Option<Epoch>>,
     open: AtomicBool,
     tokens: Tokens,
-    /// The restarts and rollouts that have not ended, as recorded in the registry.
+    /// The operations that have not ended, as recorded in the registry, except for the deletion of the
+    /// platform.
     operations: std::sync::Mutex<Vec<Operation>>,
     retries: std::sync::Mutex<retry::Retries>,
     /// Wakes `follow` when an operation is accepted, even if the round does not change.
@@ -331,6 +333,7 @@ impl Manager {
             }),
             restarts: self.runs_to_end(),
             node_restarts: self.boots_to_end(),
+            preparations: self.preparations(),
             rollouts: self.rollout_requests(),
         }));
         Ok(())
@@ -428,6 +431,9 @@ impl Manager {
             let now = Arc::clone(&rounds.borrow_and_update());
             self.open_after(&now);
             if let Err(error) = self.end_restarts(&now).await {
+                return error;
+            }
+            if let Err(error) = self.end_preparations(&now).await {
                 return error;
             }
             if let Err(error) = self.follow_rollouts(&now).await {

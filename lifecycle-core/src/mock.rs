@@ -51,6 +51,7 @@ mockall::mock! {
         async fn delete_platform(&self, volumes: bool) -> Result<OperationV1>;
         async fn restart(&self, name: &str, replaces: Option<RestartV1>) -> Result<OperationV1>;
         async fn restart_node(&self, name: &str, request: &RestartNodeV1) -> Result<OperationV1>;
+        async fn prepare_node(&self, name: &str) -> Result<OperationV1>;
         async fn apply_service(
             &self,
             class: ServiceClass,

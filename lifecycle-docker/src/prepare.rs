@@ -38,10 +38,11 @@ impl HostPreparer for DebianPreparer {
         first_boot(host, progress).await?;
         if let Some(info) = engine(host).await? {
             join_group(host, account).await?;
-            progress(&format!("engine {} is running", info.version));
+            progress(&format!("engine {} was already running", info.version));
             return Ok(info);
         }
-        if !has(host, "command -v dockerd").await? {
+        let is_installed = has(host, "command -v dockerd").await?;
+        if !is_installed {
             let system = debian(host).await?;
             progress(&format!("installing the engine on {system}"));
             install(host, progress).await?;
@@ -51,7 +52,8 @@ impl HostPreparer for DebianPreparer {
         progress("waiting for the engine to respond");
         let info = answer(host).await?;
         join_group(host, account).await?;
-        progress(&format!("engine {} is running", info.version));
+        let done = if is_installed { "" } else { "installed and " };
+        progress(&format!("engine {} was {done}started", info.version));
         Ok(info)
     }
 }
@@ -356,6 +358,8 @@ mod tests {
         assert_eq!((info.cpus, info.memory_bytes), (2, 4096));
         assert_eq!(info.version, "20.10.24");
         assert_eq!(host.ran("apt install"), 1);
+        let last = || stages.lock().unwrap().last().cloned().unwrap();
+        assert_eq!(last(), "engine 20.10.24 was installed and started");
         assert!(stages.lock().unwrap().len() >= 4);
 
         DebianPreparer
@@ -364,6 +368,14 @@ mod tests {
             .unwrap();
         assert_eq!(host.ran("apt install"), 1);
         assert_eq!(host.ran("systemctl"), 1);
+        assert_eq!(last(), "engine 20.10.24 was already running");
+
+        *host.runs.lock().unwrap() = false;
+        DebianPreparer
+            .prepare(&host, Account::Created, &progress)
+            .await
+            .unwrap();
+        assert_eq!(last(), "engine 20.10.24 was started");
     }
 
     #[tokio::test(start_paused = true)]

@@ -1,4 +1,4 @@
-//! `node`: lists, adds, cordons, drains, stops, starts, restarts and removes nodes.
+//! `node`: lists, adds, prepares, cordons, drains, stops, starts, restarts and removes nodes.
 
 use lifecycle_core::api::wire::{NewNodeV1, NodeV1, StayingV1};
 use lifecycle_core::bootstrap::Bootstrapper;
@@ -25,6 +25,21 @@ pub(crate) struct Listed {
 pub(crate) struct Restarted {
     /// The restarted nodes; their services are ready again.
     restarted: Vec<String>,
+}
+
+/// The document of `node prepare --json`.
+#[derive(Debug, Serialize, JsonSchema)]
+pub(crate) struct AllPrepared {
+    /// The prepared nodes; their engines respond.
+    prepared: Vec<Prepared>,
+}
+
+/// A prepared node.
+#[derive(Debug, Serialize, JsonSchema)]
+pub(crate) struct Prepared {
+    node: String,
+    /// What was done, for example `engine 20.10.24 was started`.
+    outcome: String,
 }
 
 /// The document of `--json` for `node cordon`, `node drain`, `node uncordon`, `node stop` and `node
@@ -134,6 +149,21 @@ pub(crate) async fn run(arguments: &Arguments, options: &Node) -> Result<(), Fai
                 });
             }
             printer::message(&format!("Restarted: {}.", names.join(", ")));
+            Ok(())
+        }
+        NodeAction::Prepare { names } => {
+            let mut prepared = Vec::new();
+            for name in names {
+                let outcome = bootstrapper.prepare_node(platform, name).await?;
+                let node = name.clone();
+                prepared.push(Prepared { node, outcome });
+            }
+            if arguments.json {
+                return printer::document(&AllPrepared { prepared });
+            }
+            for Prepared { node, outcome } in &prepared {
+                printer::message(&format!("Prepared node {node}: {outcome}."));
+            }
             Ok(())
         }
     }

@@ -137,14 +137,15 @@ fn of(described: Described) -> Schema {
         Described::Node => output(
             "node",
             "The standard output: the document of `node list`, which `node add` and `node remove` also \
-             write, that of `node cordon`, `node drain` and `node uncordon`, or that of `node restart`, \
-             or the failure if the command fails; if only some replicas do not run as declared, the \
-             failure contains the state of the other replicas.",
+             write, that of `node cordon`, `node drain` and `node uncordon`, that of `node restart`, that \
+             of `node prepare`, or the failure if the command fails; if only some replicas do not run as \
+             declared, the failure contains the state of the other replicas.",
             &[
                 SchemaGenerator::subschema_for::<node::Listed>,
                 SchemaGenerator::subschema_for::<node::Scheduled>,
                 SchemaGenerator::subschema_for::<NotAllUp>,
                 SchemaGenerator::subschema_for::<node::Restarted>,
+                SchemaGenerator::subschema_for::<node::AllPrepared>,
                 FAILURE,
             ],
         ),

@@ -189,6 +189,12 @@ impl Node {
         self.exec(&[&["docker"], arguments].concat())
     }
 
+    /// Stops the node's engine, and returns when it has ended.
+    pub(crate) fn stop_engine(&self) {
+        let script = "kill $(cat /run/docker.pid); while pgrep -x dockerd; do sleep 0.1; done";
+        self.exec(&["sh", "-c", script]);
+    }
+
     /// Returns the current run of the node's container.
     pub(crate) fn run(&self) -> Run {
         let text = docker(&["inspect", &self.container]);

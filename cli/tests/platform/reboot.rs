@@ -130,6 +130,7 @@ fn a_node_is_added_and_removed(project: &Project) {
     project.ends(0, &["up"]);
     let added = Node::find(&project.id(), "c").unwrap();
     assert_eq!(added.exec(&["docker", "ps", "--quiet"]).lines().count(), 1);
+    a_node_is_prepared(project, &added);
     a_node_is_drained(project, &added);
     let declared = project.ends(1, &["node", "remove", "b", "--yes"]).stderr;
     assert!(
@@ -139,6 +140,36 @@ fn a_node_is_added_and_removed(project: &Project) {
     project.ends(0, &["node", "remove", "c", "--yes"]);
     assert!(Node::find(&project.id(), "c").is_none());
     assert_eq!(project.status()["platform"]["state"], "running");
+}
+
+/// Prepares a node whose engine runs, cannot start, and can start again.
+fn a_node_is_prepared(project: &Project, node: &Node) {
+    let agent = node.docker(&["ps", "--quiet"]);
+    let running = project.ends(0, &["node", "prepare", "c"]).stderr;
+    assert!(running.contains("was already running"), "{running}");
+    assert_eq!(node.docker(&["ps", "--quiet"]), agent);
+
+    let broken = "cp /usr/local/bin/node-engine /root && \
+                  echo 'echo the disk is read-only >&2; exit 1' > /usr/local/bin/node-engine";
+    node.exec(&["sh", "-c", broken]);
+    node.stop_engine();
+    let failed = project.ends(1, &["node", "prepare", "c"]).stderr;
+    assert!(failed.contains("preparing node c failed"), "{failed}");
+    assert!(failed.contains("the disk is read-only"), "{failed}");
+    node.exec(&["cp", "/root/node-engine", "/usr/local/bin/node-engine"]);
+    // The platform itself would wait before it tries again.
+    let prepared = project.ends(0, &["node", "prepare", "c"]).stderr;
+    assert!(prepared.contains("Prepared node c: engine "), "{prepared}");
+    node.docker(&["version"]);
+    until("the agent runs again", Duration::from_mins(1), || {
+        (node.docker(&["ps", "--quiet"]).lines().count() == 1).then_some(())
+    });
+    let operations = project.ends(0, &["operation", "list"]).stdout;
+    assert_eq!(
+        operations.matches("prepare-node").count(),
+        3,
+        "{operations}"
+    );
 }
 
 /// Moves the only replica of a node to another node.

@@ -368,6 +368,12 @@ impl ManagerApi for ApiClient {
         read(&path, response).await
     }
 
+    async fn prepare_node(&self, name: &str) -> Result<OperationV1> {
+        let path = format!("/v1/nodes/{}/prepare", in_path("node", name)?);
+        let response = self.send(Method::POST, &path, None).await?;
+        read(&path, response).await
+    }
+
     async fn add_node(&self, node: &NewNodeV1) -> Result<AppliedV1> {
         let response = self
             .send(Method::POST, "/v1/nodes", Some(body(node)?))

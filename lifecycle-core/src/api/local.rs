@@ -131,6 +131,10 @@ impl ManagerApi for LocalApi {
         Ok(view::operation(&operation))
     }
 
+    async fn prepare_node(&self, name: &str) -> Result<OperationV1> {
+        Ok(view::operation(&self.0.prepare_node(name).await?))
+    }
+
     async fn add_node(&self, node: &NewNodeV1) -> Result<AppliedV1> {
         let added = self.0.add_node(node.name.clone(), node.like.as_deref());
         Ok(AppliedV1::from(added.await?))

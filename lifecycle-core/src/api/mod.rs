@@ -144,6 +144,10 @@ pub trait ManagerApi: Debug + Send + Sync + 'static {
     /// node in this boot, so that a repeated call causes no second restart.
     async fn restart_node(&self, name: &str, request: &RestartNodeV1) -> Result<OperationV1>;
 
+    /// Starts to prepare a node for Docker again: what is missing is installed, and what does not run is
+    /// started. A call during a preparation returns the same operation.
+    async fn prepare_node(&self, name: &str) -> Result<OperationV1>;
+
     /// Adds a service of a class, or replaces one that was added before. `text` is a service in the
     /// format of a Compose file, as YAML or JSON. A repeated call changes nothing.
     async fn apply_service(

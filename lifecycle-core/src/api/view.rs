@@ -319,6 +319,10 @@ pub fn operation(operation: &Operation) -> OperationV1 {
         _ => None,
     };
     let (request, generation) = declares.unzip();
+    let outcome = match &operation.kind {
+        OperationKind::PrepareNode { outcome, .. } => outcome.clone(),
+        _ => None,
+    };
     OperationV1 {
         id: operation.id.0,
         kind: (&operation.kind).into(),
@@ -327,6 +331,7 @@ pub fn operation(operation: &Operation) -> OperationV1 {
         generation,
         state,
         why,
+        outcome,
         requested_at: Some(operation.requested_at),
         ended_at: operation.ended_at(),
     }

@@ -37,7 +37,10 @@ fn id(kind: &str, node: &NodeName) -> String {
     let node = node.clone();
     let action = match kind {
         "provision" => Action::ProvisionNode { node },
-        _ => Action::PrepareNode { node },
+        _ => Action::PrepareNode {
+            node,
+            operation: None,
+        },
     };
     action.id().to_string()
 }

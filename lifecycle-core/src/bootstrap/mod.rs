@@ -21,6 +21,7 @@ mod nodes;
 mod operation;
 mod outdated;
 mod overrides;
+mod preparation;
 mod preview;
 mod previous_manager;
 mod progress;

@@ -35,11 +35,12 @@ impl Manager {
     /// Passes the requests of the open operations to the control loop.
     pub(super) fn aim_operations(&self) {
         let (restarts, node_restarts) = (self.runs_to_end(), self.boots_to_end());
-        let rollouts = self.rollout_requests();
+        let (preparations, rollouts) = (self.preparations(), self.rollout_requests());
         self.target.send_modify(|target| {
             if let Some(target) = target {
                 target.restarts = restarts;
                 target.node_restarts = node_restarts;
+                target.preparations = preparations;
                 target.rollouts = rollouts;
             }
         });

@@ -175,6 +175,7 @@ fn restart_of<'o>(
         OperationKind::Declare { .. }
         | OperationKind::DeletePlatform { .. }
         | OperationKind::RestartNode { .. }
+        | OperationKind::PrepareNode { .. }
         | OperationKind::Rollout { .. } => false,
     };
     open.iter()

@@ -13,6 +13,7 @@ use super::{
 
 /// The id of an operation.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(transparent)]
 pub struct OperationId(pub Uuid);
 
@@ -62,6 +63,13 @@ pub enum OperationKind {
         boot_id: String,
         /// The run of each container that the restart ends.
         replaces: BTreeMap<InstanceId, ContainerRun>,
+    },
+    /// Prepare a node for Docker again.
+    PrepareNode {
+        node: NodeName,
+        /// What was done, once the preparation has succeeded.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        outcome: Option<String>,
     },
     /// Replace the replicas of a service as declared.
     Rollout {
@@ -113,7 +121,9 @@ impl Operation {
             OperationKind::Restart { service, .. } | OperationKind::Rollout { service, .. } => {
                 Subject::Service(service.clone())
             }
-            OperationKind::RestartNode { node, .. } => Subject::Node(node.clone()),
+            OperationKind::RestartNode { node, .. } | OperationKind::PrepareNode { node, .. } => {
+                Subject::Node(node.clone())
+            }
         }
     }
 }

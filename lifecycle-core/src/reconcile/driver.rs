@@ -39,7 +39,7 @@ use super::backends::Backends;
 use super::declared::Declared;
 use super::execute::{Deadlines, ServiceApi};
 use super::feeder::Feeder;
-use super::input::{Failure, PlanningInput};
+use super::input::{Failure, PlanningInput, Preparation};
 use super::liveness::Liveness;
 use super::plan::{Policy, plan};
 use super::step::{Action, Plan, StepId};
@@ -49,7 +49,8 @@ use crate::cloud::{CloudOperation, Firewall};
 use crate::error::{Error, Result, Retry};
 use crate::metrics::Recorder;
 use crate::model::{
-    ContainerId, ContainerRun, Epoch, InstanceId, NewEvent, NodeName, RolloutControl, ServiceName,
+    ContainerId, ContainerRun, Epoch, InstanceId, NewEvent, NodeName, OperationId, RolloutControl,
+    ServiceName,
 };
 use crate::network::Report;
 use crate::registry::Snapshot;
@@ -93,6 +94,8 @@ pub struct Target {
     pub restarts: Arc<BTreeMap<InstanceId, ContainerRun>>,
     /// The nodes for which a restart was requested, with the boot that the restart ends.
     pub node_restarts: Arc<BTreeMap<NodeName, String>>,
+    /// The nodes whose preparation was requested, with the operations.
+    pub preparations: Arc<BTreeMap<NodeName, OperationId>>,
     /// The requests about rollouts.
     pub rollouts: Arc<BTreeMap<ServiceName, RolloutControl>>,
 }
@@ -105,6 +108,7 @@ impl Target {
             api: None,
             restarts: Arc::default(),
             node_restarts: Arc::default(),
+            preparations: Arc::default(),
             rollouts: Arc::default(),
         }
     }
@@ -140,6 +144,9 @@ pub struct Driver {
     retried: Retried,
     /// The ended runs of containers for which a retry was requested.
     runs_again: BTreeMap<InstanceId, ContainerRun>,
+    /// The requested preparations that have succeeded. A later process repeats those that it does not
+    /// find here.
+    prepared: BTreeMap<NodeName, Preparation>,
     lines: Arc<Mutex<BTreeMap<StepId, String>>>,
     has_observed_all: bool,
     latest: Option<Latest>,
@@ -239,6 +246,7 @@ impl Driver {
             retry_requests,
             retried: Retried::default(),
             runs_again: BTreeMap::new(),
+            prepared: BTreeMap::new(),
             lines: Arc::default(),
             has_observed_all: false,
             latest: None,

@@ -191,7 +191,7 @@ impl Execution {
                 let node = node.clone();
                 self.change(NodeChange::Delete { node }, progress).await
             }
-            Action::PrepareNode { node } => {
+            Action::PrepareNode { node, .. } => {
                 let handle = self.handle(node).await?;
                 let account = if self.machine(node)?.created {
                     Account::Created

@@ -12,7 +12,8 @@ use super::observe::Observed;
 use super::plan::Policy;
 use super::step::{Plan, StepId};
 use crate::model::{
-    ContainerId, ContainerRun, InstanceId, NodeName, RolloutControl, ServiceName, VolumeName,
+    ContainerId, ContainerRun, InstanceId, NodeName, OperationId, RolloutControl, ServiceName,
+    VolumeName,
 };
 use crate::registry::RejectedSpec;
 
@@ -80,6 +81,9 @@ pub struct History {
     /// The nodes for which a restart was requested, with the boot that the restart ends.
     #[serde(default, skip_serializing_if = "has_no_entries")]
     pub node_restarts: Arc<BTreeMap<NodeName, String>>,
+    /// The nodes whose preparation was requested.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub preparations: BTreeMap<NodeName, Preparation>,
     /// The requests about rollouts.
     #[serde(default, skip_serializing_if = "has_no_entries")]
     pub rollouts: Arc<BTreeMap<ServiceName, RolloutControl>>,
@@ -87,6 +91,15 @@ pub struct History {
 
 fn has_no_entries<K, V>(map: &Arc<BTreeMap<K, V>>) -> bool {
     map.is_empty()
+}
+
+/// A requested preparation of a node.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Preparation {
+    pub operation: OperationId,
+    /// What was done; `None` until the preparation has succeeded.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub outcome: Option<String>,
 }
 
 /// A step that failed.

@@ -43,7 +43,7 @@ pub use driver::{
     Bounds, Driver, DriverOptions, RetryOptions, RetryRequest, Round, RunningStep, Target,
 };
 pub use execute::{Deadlines, ServiceApi};
-pub use input::{Endings, Failure, History, PlanningInput, RecordedPlan};
+pub use input::{Endings, Failure, History, PlanningInput, Preparation, RecordedPlan};
 pub use observe::{EngineView, NodeView, Observed, Readiness};
 pub use observe_once::observe_once;
 pub use plan::{Policy, plan};

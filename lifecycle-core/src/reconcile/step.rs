@@ -43,6 +43,8 @@ pub enum Reason {
     NodeRestartRequested,
     /// A stop of the node was requested.
     NodeStopRequested,
+    /// A preparation of the node was requested, although an engine responds on it.
+    PreparationRequested,
     /// The replica's node is about to be restarted.
     NodeRestarts {
         /// The node.
@@ -165,6 +167,7 @@ impl fmt::Display for Reason {
             ),
             Self::NodeRestartRequested => f.write_str("a restart of the node was requested"),
             Self::NodeStopRequested => f.write_str("a stop of the node was requested"),
+            Self::PreparationRequested => f.write_str("a preparation of the node was requested"),
             Self::NodeRestarts { node } => write!(f, "its node {node} is about to be restarted"),
             Self::NodeStops { node } => write!(f, "its node {node} is about to be stopped"),
             Self::NodeNotDeclared => {

@@ -222,6 +222,13 @@ impl Faults {
         })
     }
 
+    /// Removes the engine's program from a node. The containers end, and are there again after the
+    /// engine's installation.
+    pub fn remove_engine(&self, node: &NodeName) -> Result<()> {
+        let now = Instant::now();
+        self.touch(node, |machine, _, ledger| machine.lose_engine(now, ledger))
+    }
+
     /// Creates a volume of a platform, as if it was restored from a backup.
     pub fn add_volume(&self, node: &NodeName, owner: &Owner, volume: &VolumeName) -> Result<()> {
         self.touch(node, |machine, _, _| {

@@ -240,11 +240,12 @@ fn run(state: &mut State, number: u64, node: &NodeName, script: &str) -> Result<
             let changed = !machine.engine.installed;
             if changed {
                 machine.engine.installed = true;
-                machine.engine.images = preloaded;
+                machine.engine.images.extend(preloaded);
                 machine.prepared += 1;
             }
+            let done = if changed { "installed" } else { "" };
             Ok(Done {
-                value: output(0, String::new()),
+                value: output(0, done.to_owned()),
                 changed,
             })
         }
@@ -288,7 +289,8 @@ impl HostPreparer for SimPreparer {
             .await?
             .success("the host's first boot")?;
         progress("installing the engine");
-        host.exec(HostCommand::new(INSTALL).as_root().within(limit))
+        let installed = host
+            .exec(HostCommand::new(INSTALL).as_root().within(limit))
             .await?
             .success("installing the engine")?;
         progress("verifying the engine");
@@ -296,7 +298,14 @@ impl HostPreparer for SimPreparer {
             .exec(HostCommand::new(VERIFY).as_root())
             .await?
             .success("verifying the engine")?;
-        serde_json::from_str(&info)
-            .map_err(|error| Error::failed("verifying the engine", error.to_string()))
+        let info: EngineInfo = serde_json::from_str(&info)
+            .map_err(|error| Error::failed("verifying the engine", error.to_string()))?;
+        let done = if installed.is_empty() {
+            "was already running"
+        } else {
+            "was installed"
+        };
+        progress(&format!("engine {} {done}", info.version));
+        Ok(info)
     }
 }

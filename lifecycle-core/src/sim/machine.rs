@@ -281,6 +281,14 @@ impl Machine {
         self.notify();
     }
 
+    /// Removes the engine's program. Its containers end, and are there again after its installation.
+    pub(super) fn lose_engine(&mut self, at: Instant, ledger: &mut Ledger) {
+        let (engine, here) = self.engine_here();
+        engine.lose_power(at, here, ledger);
+        engine.installed = false;
+        self.notify();
+    }
+
     /// Starts a change, which replaces any change in progress.
     pub(super) fn begin(&mut self, transition: Transition, ledger: &mut Ledger) {
         if let Some(replaced) = self.transition.take() {

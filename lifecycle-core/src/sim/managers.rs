@@ -390,6 +390,10 @@ impl ManagerApi for SimApi {
             .await
     }
 
+    async fn prepare_node(&self, name: &str) -> Result<OperationV1> {
+        self.current("prepare_node")?.prepare_node(name).await
+    }
+
     async fn add_node(&self, node: &NewNodeV1) -> Result<AppliedV1> {
         self.current("add_node")?.add_node(node).await
     }

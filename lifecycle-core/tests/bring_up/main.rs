@@ -12,6 +12,7 @@ mod node_restart;
 mod node_stop;
 mod nodes;
 mod overrides;
+mod preparation;
 mod registry;
 mod requests;
 mod restart;

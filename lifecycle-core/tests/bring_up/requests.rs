@@ -37,11 +37,12 @@ enum Kind {
     Rollback,
     Restart,
     RestartNode,
+    PrepareNode,
     Rollout,
     DeletePlatform,
 }
 
-const KINDS: [Kind; 16] = [
+const KINDS: [Kind; 17] = [
     Kind::Apply,
     Kind::Scale,
     Kind::Stop,
@@ -56,6 +57,7 @@ const KINDS: [Kind; 16] = [
     Kind::Rollback,
     Kind::Restart,
     Kind::RestartNode,
+    Kind::PrepareNode,
     Kind::Rollout,
     Kind::DeletePlatform,
 ];
@@ -148,6 +150,7 @@ impl Kind {
             }
             Self::Restart => answer(api.restart("api", None).await?),
             Self::RestartNode => answer(api.restart_node("n2", &RestartNodeV1::default()).await?),
+            Self::PrepareNode => answer(api.prepare_node("n2").await?),
             Self::Rollout => answer(api.rollout("api", RolloutRequest::Rollback).await?),
             Self::DeletePlatform => answer(api.delete_platform(false).await?),
         })
@@ -162,7 +165,7 @@ impl Kind {
     /// Returns the parts of an answer that do not change while its operation is carried out.
     fn lasting(answer: &Value) -> Value {
         let mut answer = answer.clone();
-        for key in ["state", "ended_at", "why"] {
+        for key in ["state", "ended_at", "why", "outcome"] {
             answer.as_object_mut().unwrap().remove(key);
         }
         answer
@@ -313,8 +316,13 @@ async fn moves_and_rollbacks_end_once_although_the_manager_crashes() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn restarts_and_deletions_end_once_although_the_manager_crashes() {
-    each_ends_once(&KINDS[12..]).await;
+async fn restarts_and_preparations_end_once_although_the_manager_crashes() {
+    each_ends_once(&KINDS[12..15]).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn rollouts_and_deletions_end_once_although_the_manager_crashes() {
+    each_ends_once(&KINDS[15..]).await;
 }
 
 /// Crashes the manager before and after each effect of each of these kinds of requests.

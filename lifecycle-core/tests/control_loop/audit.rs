@@ -51,6 +51,12 @@ async fn each_change_is_recorded_once() {
     }
     manager.restart("nothing", None).await.unwrap_err();
     stage.settled().await;
+    for _ in 0..2 {
+        let node = stage.place(&instance("db", 1)).0;
+        manager.prepare_node(node.as_str()).await.unwrap();
+    }
+    manager.prepare_node("nothing").await.unwrap_err();
+    stage.settled().await;
     manager.retry("web", RetryOptions::default()).await.unwrap();
     drop(manager.exec("db", &command).await.unwrap());
     let (created, secret) = manager.create_token(token()).await.unwrap();
@@ -67,6 +73,7 @@ async fn each_change_is_recorded_once() {
         format!("{who}: set-image-logins"),
         format!("{who}: restart db-1, service db"),
         format!("{who}: restart, node {node}"),
+        format!("{who}: prepare, node {node}"),
         format!("{who}: retry, service web"),
         format!("{who}: exec, instance db-1"),
         format!("{who}: create-token ci with the role operator"),

@@ -12,6 +12,7 @@ mod images;
 mod joined;
 mod model;
 mod node_restarts;
+mod preparations;
 mod properties;
 mod public_ports;
 mod recorded;

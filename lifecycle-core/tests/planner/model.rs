@@ -15,7 +15,7 @@ use lifecycle_core::reconcile::declared::{DeclaredService, JoinedSpec, listed_na
 use lifecycle_core::reconcile::observe::AgentView;
 use lifecycle_core::reconcile::{
     Action, Declared, Endings, EngineView, Failure, History, NodeView, Observed, Plan,
-    PlanningInput, Readiness, StepId, plan,
+    PlanningInput, Preparation, Readiness, StepId, plan,
 };
 use lifecycle_core::registry::{RejectedSpec, Unknown};
 use lifecycle_core::runtime::{ContainerState, EngineInfo, EngineState, ObservedContainer, Role};
@@ -54,6 +54,8 @@ pub(crate) struct World {
     pub restarts: BTreeMap<InstanceId, ContainerRun>,
     /// The nodes for which a restart was requested, with the boot that the restart ends.
     pub node_restarts: BTreeMap<NodeName, String>,
+    /// The nodes whose preparation was requested.
+    pub preparations: BTreeMap<NodeName, Preparation>,
     /// The requests about rollouts.
     pub rollouts: BTreeMap<ServiceName, RolloutControl>,
     /// For each replica without a container, the node that the previous plan chose.
@@ -137,6 +139,7 @@ impl World {
             endings: BTreeMap::new(),
             restarts: BTreeMap::new(),
             node_restarts: BTreeMap::new(),
+            preparations: BTreeMap::new(),
             rollouts: BTreeMap::new(),
             placed: BTreeMap::new(),
             agents: BTreeMap::new(),
@@ -209,6 +212,7 @@ impl World {
             endings: self.endings.clone(),
             restarts: Arc::new(self.restarts.clone()),
             node_restarts: Arc::new(self.node_restarts.clone()),
+            preparations: self.preparations.clone(),
             rollouts: Arc::new(self.rollouts.clone()),
         }
     }
@@ -420,10 +424,15 @@ impl World {
                 machine.boots += 1;
                 machine.unknown_since = None;
             }
-            Action::PrepareNode { node } => {
+            Action::PrepareNode { node, operation } => {
                 let machine = self.machines.get_mut(node).unwrap();
                 assert!(machine.power == Power::Running, "{node} is not running");
                 machine.prepared = true;
+                if let Some(operation) = operation {
+                    let requested = self.preparations.get_mut(node).unwrap();
+                    assert_eq!(requested.operation, *operation);
+                    requested.outcome = Some("engine 20.10.24 was already running".into());
+                }
             }
             Action::DeleteNode { node } => {
                 if let Some(machine) = self.machines.remove(node) {

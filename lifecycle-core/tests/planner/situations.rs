@@ -632,7 +632,13 @@ fn holds_steps_that_need_a_failed_step() {
     for node in ["n1", "n2", "n3"] {
         let node = node_name(node);
         world.apply(&declared, &Action::ProvisionNode { node: node.clone() });
-        world.apply(&declared, &Action::PrepareNode { node });
+        world.apply(
+            &declared,
+            &Action::PrepareNode {
+                node,
+                operation: None,
+            },
+        );
     }
     let first = world.plan(&declared);
     let pull = first

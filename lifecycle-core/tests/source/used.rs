@@ -84,6 +84,7 @@ const PUBLIC: &[(&str, &[&str])] = &[
             "lifecycle-core::sim::fault::Faults::fail_next",
             "lifecycle-core::sim::fault::Faults::heal",
             "lifecycle-core::sim::fault::Faults::rates",
+            "lifecycle-core::sim::fault::Faults::remove_engine",
             "lifecycle-core::sim::fault::Faults::repair",
             "lifecycle-core::sim::fault::Faults::throttle",
             "lifecycle-core::sim::managers::SimManagers::break_image",

@@ -142,6 +142,7 @@ pub(crate) fn router(api: Api) -> Router {
         .route("/v1/nodes", get(nodes::list).post(nodes::add))
         .route("/v1/nodes/{name}", get(nodes::show).delete(nodes::remove))
         .route("/v1/nodes/{name}/restart", post(nodes::restart))
+        .route("/v1/nodes/{name}/prepare", post(nodes::prepare))
         .merge(of_nodes())
         .route("/v1/services", get(services::list))
         .route("/v1/services/{name}", get(services::show))

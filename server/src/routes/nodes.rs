@@ -1,4 +1,4 @@
-//! Lists, adds, cordons, drains, stops, starts, restarts and removes the nodes of the platform.
+//! Lists, adds, prepares, cordons, drains, stops, starts, restarts and removes the nodes of the platform.
 
 use axum::Json;
 use axum::http::StatusCode;
@@ -88,5 +88,15 @@ pub(super) async fn restart(
         .manager
         .restart_node(&name, &request.unwrap_or_default())
         .await?;
+    Ok((StatusCode::ACCEPTED, Json(operation)))
+}
+
+/// `POST /v1/nodes/{name}/prepare`: begins to prepare a node for Docker again.
+pub(super) async fn prepare(
+    _: Operator,
+    State(api): State<Api>,
+    Segment(name): Segment,
+) -> Result<(StatusCode, Json<OperationV1>), Problem> {
+    let operation = api.manager.prepare_node(&name).await?;
     Ok((StatusCode::ACCEPTED, Json(operation)))
 }

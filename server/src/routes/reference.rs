@@ -159,6 +159,13 @@ fn of_nodes(document: &mut Document) {
             .body::<RestartNodeV1>(false, &json!({}))
             .fails(&[422, 501])
     });
+    document.add("POST", "/v1/nodes/{name}/prepare", &nodes::prepare, |o| {
+        followed(node(o.named(
+            "prepare_node",
+            "Begins to prepare a node for Docker again.",
+        )))
+        .fails(&[409])
+    });
     for request in NodeRequest::ALL {
         let change = move |caller, api, name| nodes::change(request, caller, api, name);
         let summary = match request {

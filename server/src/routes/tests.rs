@@ -65,6 +65,7 @@ const ROUTES: [(&str, &str, TokenRole); 59] = [
     ("POST", "/v1/nodes", Operator),
     ("DELETE", "/v1/nodes/n1", Operator),
     ("POST", "/v1/nodes/n1/restart", Operator),
+    ("POST", "/v1/nodes/n1/prepare", Operator),
     ("POST", "/v1/nodes/n1/cordon", Operator),
     ("POST", "/v1/nodes/n1/drain", Operator),
     ("POST", "/v1/nodes/n1/uncordon", Operator),

@@ -237,6 +237,16 @@ fn a_vm_is_restarted(project: &Project) {
     assert_eq!(project.status()["platform"]["state"], "running");
 }
 
+/// Stops the engine of a VM, and requests its preparation. The services of the VM must run again.
+fn a_vm_is_prepared(project: &Project, machine: &Node) {
+    machine.stop_engine();
+    project.ends(0, &["node", "prepare", "edge-1"]);
+    machine.docker(&["version"]);
+    until("everything runs", Duration::from_mins(2), || {
+        (project.status()["platform"]["state"] == "running").then_some(())
+    });
+}
+
 #[test]
 fn azure_end_to_end() {
     let local = example();
@@ -280,6 +290,7 @@ fn azure_end_to_end() {
     public_ports_are_opened_and_closed(&project);
     all_commands_work(&project);
     a_vm_is_restarted(&project);
+    a_vm_is_prepared(&project, &machines["edge-1"]);
 
     let before = azure.requests().len();
     project.ends(0, &["publish"]);

@@ -32,6 +32,9 @@ pub struct OperationV1 {
     /// Why the operation failed.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub why: Option<String>,
+    /// What was done, for example `engine 20.10.24 was started`. Present if the kind is `prepare-node` and the operation has succeeded.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub outcome: Option<String>,
     /// When the operation was accepted. Absent in responses of earlier versions.
     #[serde(
         default,
@@ -62,6 +65,8 @@ pub enum OperationKindV1 {
     Restart,
     /// A node is restarted.
     RestartNode,
+    /// A node is prepared for Docker again.
+    PrepareNode,
     /// The replicas of a service are replaced.
     Rollout,
     /// A kind that only a newer manager knows.
@@ -96,6 +101,7 @@ impl From<&OperationKind> for OperationKindV1 {
             OperationKind::DeletePlatform { .. } => Self::DeletePlatform,
             OperationKind::Restart { .. } => Self::Restart,
             OperationKind::RestartNode { .. } => Self::RestartNode,
+            OperationKind::PrepareNode { .. } => Self::PrepareNode,
             OperationKind::Rollout { .. } => Self::Rollout,
         }
     }

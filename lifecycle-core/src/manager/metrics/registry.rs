@@ -50,9 +50,10 @@ static OPERATIONS_ENDED: Metric = Metric::counter(
 );
 
 /// The kinds of operations whose counters exist before the first operation.
-const KINDS: [&str; 5] = [
+const KINDS: [&str; 6] = [
     "declare",
     "delete-platform",
+    "prepare-node",
     "restart",
     "restart-node",
     "rollout",

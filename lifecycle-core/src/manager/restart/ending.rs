@@ -70,6 +70,7 @@ impl Manager {
                 }
                 OperationKind::Declare { .. }
                 | OperationKind::DeletePlatform { .. }
+                | OperationKind::PrepareNode { .. }
                 | OperationKind::Rollout { .. } => continue,
             };
             let (state, message) = match progress(&operation.kind, round) {
@@ -153,6 +154,7 @@ fn progress(kind: &OperationKind, round: &Round) -> Progress {
         } => of_node(node, boot_id, replaces, round),
         OperationKind::Declare { .. }
         | OperationKind::DeletePlatform { .. }
+        | OperationKind::PrepareNode { .. }
         | OperationKind::Rollout { .. } => Progress::Running,
     }
 }
@@ -208,7 +210,7 @@ fn of_node(
     }
 }
 
-fn is_to_stop(node: &NodeName, round: &Round) -> bool {
+pub(in crate::manager) fn is_to_stop(node: &NodeName, round: &Round) -> bool {
     let declared = round.input.as_ref().map(|input| &input.declared.nodes);
     let spec = declared.and_then(|nodes| nodes.get(node));
     spec.is_some_and(|spec| spec.stopped)
@@ -231,7 +233,7 @@ pub(in crate::manager) fn failure_of(action: &Action, round: &Round) -> Option<S
 }
 
 /// Returns whether a node has not responded for so long that its replicas count as failed.
-fn has_waited(unknown: &Unknown, round: &Round) -> bool {
+pub(in crate::manager) fn has_waited(unknown: &Unknown, round: &Round) -> bool {
     round.input.as_ref().is_some_and(|input| {
         let limit = chrono::Duration::from_std(input.policy.unknown_before_failed);
         limit.is_ok_and(|limit| input.now - unknown.since >= limit)

@@ -12,8 +12,8 @@ use super::{Driver, Settling};
 use crate::cloud::CloudOperation;
 use crate::error::{Error, Result, Retry};
 use crate::model::EventKind;
-use crate::reconcile::input::Failure;
-use crate::reconcile::step::StepId;
+use crate::reconcile::input::{Failure, Preparation};
+use crate::reconcile::step::{Action, StepId};
 use crate::registry::{Batch, Change, NodeRecord};
 
 impl Driver {
@@ -69,7 +69,8 @@ impl Driver {
         let Some(running) = self.running.remove(&id) else {
             return;
         };
-        self.lines
+        let last_line = self
+            .lines
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
             .remove(&id);
@@ -88,6 +89,7 @@ impl Driver {
                 let took = Duration::from_millis(u64::try_from(took.as_millis()).unwrap_or(0));
                 let message = format!("{action}: done in {}", humantime::format_duration(took));
                 self.record_event(EventKind::StepSucceeded, &action, message, now);
+                self.note_prepared(&action, last_line);
             }
             Err(error) => {
                 self.measure_step(&action, "failed", now - running.since);
@@ -103,6 +105,21 @@ impl Driver {
             action,
         };
         self.settling.insert(id, settling);
+    }
+
+    /// Notes that a requested preparation has succeeded. Its last line of output is its outcome.
+    fn note_prepared(&mut self, action: &Action, last_line: Option<String>) {
+        if let Action::PrepareNode {
+            node,
+            operation: Some(operation),
+        } = action
+        {
+            let prepared = Preparation {
+                operation: *operation,
+                outcome: Some(last_line.unwrap_or_default()),
+            };
+            self.prepared.insert(node.clone(), prepared);
+        }
     }
 
     fn failure(&mut self, id: &StepId, error: &Error, now: DateTime<Utc>) -> Failure {

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use super::{Driver, Target};
 use crate::model::{InstanceId, InstanceRecord, NodeName, VolumeName};
-use crate::reconcile::input::{History, PlanningInput};
+use crate::reconcile::input::{History, PlanningInput, Preparation};
 use crate::reconcile::observe::{EngineView, NodeView};
 use crate::reconcile::observe_once::is_complete;
 use crate::reconcile::step::Action;
@@ -43,6 +43,11 @@ impl Driver {
             Action::RestartNode { node, boot_id } => {
                 target.node_restarts.get(node) == Some(boot_id)
             }
+            // A new request is carried out at once.
+            Action::PrepareNode { node, operation } => {
+                let requested = target.preparations.get(node);
+                requested.is_none() || requested == operation.as_ref()
+            }
             Action::StopNode { node } => {
                 let spec = target.declared.nodes.get(node);
                 spec.is_some_and(|spec| spec.stopped)
@@ -61,6 +66,7 @@ impl Driver {
             endings,
             restarts: self.restarts(target, &observed),
             node_restarts: Arc::clone(&target.node_restarts),
+            preparations: self.preparations(target),
             rollouts: Arc::clone(&target.rollouts),
         };
         Some(PlanningInput {
@@ -70,6 +76,22 @@ impl Driver {
             policy: self.options.policy.clone(),
             now: self.backends.clock.now(),
         })
+    }
+
+    /// Returns the requested preparations, with the outcomes of those that have succeeded.
+    fn preparations(&mut self, target: &Target) -> BTreeMap<NodeName, Preparation> {
+        let requested = &target.preparations;
+        self.prepared
+            .retain(|node, prepared| requested.get(node) == Some(&prepared.operation));
+        let open = requested.iter().map(|(node, operation)| {
+            let prepared = self.prepared.get(node).cloned();
+            let open = Preparation {
+                operation: *operation,
+                outcome: None,
+            };
+            (node.clone(), prepared.unwrap_or(open))
+        });
+        open.collect()
     }
 
     /// Returns the nodes on which images are being built, or were built without being observed yet.

@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use super::{Gate, Planning};
 use crate::cloud::Power;
-use crate::model::{NodeName, Subject};
+use crate::model::{NodeName, OperationId, Subject};
 use crate::reconcile::observe::{EngineView, NodeView};
 use crate::reconcile::step::{Action, HeldBy, Reason, StepId};
 
@@ -103,7 +103,10 @@ impl<'a> Planning<'a> {
                 {
                     self.restart_node(node, restart)
                 }
-                EngineView::Known { .. } => Gate::Open,
+                EngineView::Known { .. } => {
+                    self.check_preparation(node);
+                    Gate::Open
+                }
                 EngineView::Missing => self.prepare(node, Gate::Open),
                 EngineView::NotAsked => {
                     let by = HeldBy::NodeChanging {
@@ -185,7 +188,31 @@ impl<'a> Planning<'a> {
             Gate::After(step) => (BTreeSet::from([step]), Reason::NodeIsNew),
             Gate::Blocked(_) => return before,
         };
-        self.propose(Action::PrepareNode { node: node.clone() }, needs, reason)
+        let action = Action::PrepareNode {
+            node: node.clone(),
+            operation: self.requested_preparation(node),
+        };
+        self.propose(action, needs, reason)
+    }
+
+    /// Prepares a node whose engine responds again, if this was requested. Containers on the node
+    /// continue to run, and start, meanwhile.
+    fn check_preparation(&mut self, node: &NodeName) {
+        let operation = self.requested_preparation(node);
+        if operation.is_some() {
+            let node = node.clone();
+            let action = Action::PrepareNode { node, operation };
+            self.propose(action, BTreeSet::new(), Reason::PreparationRequested);
+        }
+    }
+
+    /// Returns the operation that requests a preparation of the node, if the preparation has not
+    /// succeeded yet.
+    fn requested_preparation(&self, node: &NodeName) -> Option<OperationId> {
+        let requested = self.history.preparations.get(node);
+        let open = requested.filter(|requested| requested.outcome.is_none());
+        open.filter(|_| !self.declared.deleting)
+            .map(|requested| requested.operation)
     }
 
     fn fail_node(&mut self, node: &NodeName, why: &str) -> Gate {

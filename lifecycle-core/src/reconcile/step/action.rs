@@ -10,7 +10,9 @@ use std::fmt;
 use serde::{Deserialize, Serialize};
 
 use super::id::StepId;
-use crate::model::{ContainerId, InstanceId, NodeName, PublicPorts, ServiceName, Subject};
+use crate::model::{
+    ContainerId, InstanceId, NodeName, OperationId, PublicPorts, ServiceName, Subject,
+};
 
 /// What a step does.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -44,6 +46,9 @@ pub enum Action {
     PrepareNode {
         /// The node's name.
         node: NodeName,
+        /// The operation that requested the preparation, if there is one.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        operation: Option<OperationId>,
     },
     /// Deletes a node that is no longer declared, or whose creation failed.
     DeleteNode {
@@ -261,7 +266,7 @@ impl Action {
                 Work::RestartNode,
                 words([&"restart node ", node]),
             ),
-            Self::PrepareNode { node } => on_node(
+            Self::PrepareNode { node, operation: _ } => on_node(
                 node,
                 Verb::Prepare,
                 Work::PrepareNode,

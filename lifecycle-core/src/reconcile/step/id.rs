@@ -141,7 +141,10 @@ mod tests {
                 match which {
                     0 => Action::ProvisionNode { node },
                     1 => Action::StartNode { node },
-                    2 => Action::PrepareNode { node },
+                    2 => Action::PrepareNode {
+                        node,
+                        operation: None,
+                    },
                     3 => Action::DeleteNode { node },
                     4 => Action::BuildImage {
                         image,

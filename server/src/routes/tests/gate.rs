@@ -28,6 +28,7 @@ enum Write {
     DeletePlatform,
     Restart,
     RestartNode,
+    PrepareNode,
     AddNode,
     RemoveNode,
     ChangeNode(NodeRequest),
@@ -45,7 +46,7 @@ enum Write {
     RevokeToken,
 }
 
-const WRITES: [Write; 31] = [
+const WRITES: [Write; 32] = [
     Write::Apply,
     Write::ImageLogins,
     Write::MissingChunks,
@@ -54,6 +55,7 @@ const WRITES: [Write; 31] = [
     Write::DeletePlatform,
     Write::Restart,
     Write::RestartNode,
+    Write::PrepareNode,
     Write::AddNode,
     Write::RemoveNode,
     Write::ChangeNode(NodeRequest::Cordon),
@@ -166,6 +168,7 @@ async fn embedded(served: &Served, write: Write) -> Result<()> {
         Write::DeletePlatform => manager.delete_platform(false).await.map(drop),
         Write::Restart => manager.restart("web", None).await.map(drop),
         Write::RestartNode => manager.restart_node("absent", None).await.map(drop),
+        Write::PrepareNode => manager.prepare_node("absent").await.map(drop),
         Write::AddNode => {
             let node = new_node();
             manager.add_node(node.name, None).await.map(drop)
@@ -221,6 +224,7 @@ async fn over_http(served: &Served, write: Write) -> Result<()> {
             let request = RestartNodeV1::default();
             api.restart_node("absent", &request).await.map(drop)
         }
+        Write::PrepareNode => api.prepare_node("absent").await.map(drop),
         Write::AddNode => api.add_node(&new_node()).await.map(drop),
         Write::RemoveNode => api.remove_node("absent", false).await.map(drop),
         Write::ChangeNode(to) => api.change_nodes(&["absent".into()], to).await.map(drop),
@@ -275,6 +279,7 @@ async fn an_embedded_manager_and_one_behind_http_reject_the_same_changes() {
                         | Write::DeletePlatform
                         | Write::Restart
                         | Write::RestartNode
+                        | Write::PrepareNode
                         | Write::AddNode
                         | Write::RemoveNode
                         | Write::ChangeNode(_)
@@ -293,6 +298,7 @@ async fn an_embedded_manager_and_one_behind_http_reject_the_same_changes() {
                     write,
                     Write::Restart
                         | Write::RestartNode
+                        | Write::PrepareNode
                         | Write::AddNode
                         | Write::RemoveNode
                         | Write::ChangeNode(_)

@@ -571,6 +571,7 @@ fn every_document_follows_its_schema(project: &Project) {
         &["start", "quiet"],
         &["node", "list"],
         &["node", "restart", "node-1"],
+        &["node", "prepare", "node-1"],
         &["operation", "list"],
         &["retry", "quiet"],
         &[

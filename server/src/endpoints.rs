@@ -125,10 +125,15 @@ impl Endpoints {
         };
         match of {
             Of::All => Ok(published.all.clone()),
-            Of::Service(name) => published.of_service.get(name).cloned().ok_or_else(|| {
-                let known = published.of_service.keys().map(String::as_str);
-                Error::unknown_name(format!("service {name}"), name, known)
-            }),
+            Of::Service(name) => match published.of_service.get(name) {
+                Some(tagged) => Ok(tagged.clone()),
+                // The error for a service outside of the caller's scope differs.
+                None => {
+                    let instances = self.manager.service(name).await?.instances.into_iter();
+                    let endpoints = instances.flat_map(|instance| instance.endpoints);
+                    Tagged::new(&endpoints.collect::<Vec<_>>())
+                }
+            },
         }
     }
 

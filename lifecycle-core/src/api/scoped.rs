@@ -9,9 +9,9 @@ use futures_util::stream::BoxStream;
 use super::ManagerApi;
 use super::why::WhyV1;
 use super::wire::{
-    AppliedV1, CreatedTokenV1, EventsV1, NewNodeV1, NewTokenV1, NodeV1, OperationV1, OverrideV1,
-    PlatformV1, ProgressV1, RestartNodeV1, RestartV1, RetriedV1, RevisionV1, RollbackPlanV1,
-    RolledBackV1, ServiceLogLine, ServiceV1, TokenV1,
+    AppliedV1, CreatedTokenV1, EventsV1, ExportV1, NewNodeV1, NewTokenV1, NodeV1, OperationV1,
+    OverrideV1, PlatformV1, ProgressV1, RestartNodeV1, RestartV1, RetriedV1, RevisionV1,
+    RollbackPlanV1, RolledBackV1, ServiceLogLine, ServiceV1, TokenV1,
 };
 use crate::error::{Error, Result};
 use crate::manager::Conversation;
@@ -233,6 +233,10 @@ impl ManagerApi for ScopedApi {
         self.forbidden(&format!("restarting node {name}"))
     }
 
+    async fn prepare_node(&self, name: &str) -> Result<OperationV1> {
+        self.forbidden(&format!("preparing node {name}"))
+    }
+
     async fn apply_service(
         &self,
         class: ServiceClass,
@@ -300,6 +304,10 @@ impl ManagerApi for ScopedApi {
         let mut overrides = self.api.overrides().await?;
         overrides.retain(|one| one.service.as_ref().is_some_and(|s| services.include(s)));
         Ok(overrides)
+    }
+
+    async fn export(&self) -> Result<ExportV1> {
+        self.forbidden("exporting the overrides")
     }
 
     async fn remove_override(&self, id: &str) -> Result<AppliedV1> {

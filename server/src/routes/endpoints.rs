@@ -2,7 +2,6 @@
 
 use std::sync::Arc;
 
-use axum::extract::State;
 use axum::http::header::{ACCEPT, CONTENT_TYPE, ETAG, IF_NONE_MATCH};
 use axum::http::{HeaderMap, HeaderValue, StatusCode};
 use axum::response::sse::Event as Sent;
@@ -19,26 +18,22 @@ use crate::watches;
 /// `GET /v1/services/{name}/endpoints`: returns the addresses of the ready replicas.
 pub(super) async fn of_service(
     caller: Viewer,
-    state: State<Api>,
+    api: Api,
     Segment(name): Segment,
     headers: HeaderMap,
 ) -> Result<Response, Problem> {
-    respond(Of::Service(name), caller, state, &headers).await
+    respond(Of::Service(name), caller, api, &headers).await
 }
 
 /// `GET /v1/endpoints`: returns the addresses of the ready replicas of all services.
-pub(super) async fn all(
-    caller: Viewer,
-    state: State<Api>,
-    headers: HeaderMap,
-) -> Result<Response, Problem> {
-    respond(Of::All, caller, state, &headers).await
+pub(super) async fn all(caller: Viewer, api: Api, headers: HeaderMap) -> Result<Response, Problem> {
+    respond(Of::All, caller, api, &headers).await
 }
 
 async fn respond(
     of: Of,
     Viewer(caller): Viewer,
-    State(api): State<Api>,
+    api: Api,
     headers: &HeaderMap,
 ) -> Result<Response, Problem> {
     let tagged = api.endpoints.get(&of).await?;

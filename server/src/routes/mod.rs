@@ -91,6 +91,8 @@ impl FromRequestParts<Self> for Api {
         let caller = parts.extensions.get::<Caller>();
         if let Some(scope) = caller.and_then(|caller| caller.scope.clone()) {
             api.manager = Arc::new(ScopedApi::new(api.manager, scope));
+            let changes = api.endpoints.changes();
+            api.endpoints = Arc::new(Endpoints::new(Arc::clone(&api.manager), changes));
         }
         Ok(api)
     }

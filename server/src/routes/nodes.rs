@@ -93,8 +93,8 @@ pub(super) async fn restart(
 
 /// `POST /v1/nodes/{name}/prepare`: begins to prepare a node for Docker again.
 pub(super) async fn prepare(
-    _: Operator,
-    State(api): State<Api>,
+    _: Unlimited<Operator>,
+    api: Api,
     Segment(name): Segment,
 ) -> Result<(StatusCode, Json<OperationV1>), Problem> {
     let operation = api.manager.prepare_node(&name).await?;

@@ -8,7 +8,7 @@ use lifecycle_core::platform::OverrideChange;
 
 use super::Api;
 use super::request::{Segment, Whole, unreadable_body};
-use crate::auth::{Admin, Operator, Viewer};
+use crate::auth::{Admin, Operator, Unlimited, Viewer};
 use crate::problem::Problem;
 
 /// The largest body of a request, in bytes.
@@ -22,7 +22,7 @@ pub(super) async fn list(_: Viewer, api: Api) -> Result<Json<Vec<OverrideV1>>, P
 }
 
 /// `GET /v1/export`.
-pub(super) async fn export(_: Admin, State(api): State<Api>) -> Result<Json<ExportV1>, Problem> {
+pub(super) async fn export(_: Unlimited<Admin>, api: Api) -> Result<Json<ExportV1>, Problem> {
     Ok(Json(api.manager.export().await?))
 }
 

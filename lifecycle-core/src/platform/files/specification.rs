@@ -34,7 +34,8 @@ impl Project<'_> {
         };
         let profiles: Vec<String> = self.profiles.iter().map(|one| (*one).to_owned()).collect();
         let mut report = Report::new(self.files[0].0);
-        let mut assembly = Assembly::new(directory.path(), &mut report);
+        let edited = Edited::default();
+        let mut assembly = Assembly::new(directory.path(), &edited, &mut report);
         let documents = assembly.read_all(&main);
         let merged = assembly.assemble(documents, &lookup);
         let mut root = merged.map(|merged| merged.root);

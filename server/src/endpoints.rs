@@ -119,7 +119,7 @@ impl Endpoints {
 
     /// Returns the current endpoints.
     pub(crate) async fn get(&self, of: &Of) -> Result<Tagged> {
-        let published = match self.known() {
+        let published = match self.known(None) {
             Some(known) => known?,
             None => self.read().await?,
         };
@@ -159,19 +159,23 @@ impl Endpoints {
         self.changes.clone()
     }
 
-    /// Returns the endpoints as last read, unless they may be outdated.
-    fn known(&self) -> Option<Result<Arc<Published>>> {
+    /// Returns the endpoints as last read, unless they may be outdated. A read that began after `asked` is
+    /// current enough for a request that has waited since then: otherwise, frequent changes would make each
+    /// of the waiting requests read again, one after the other.
+    fn known(&self, asked: Option<Instant>) -> Option<Result<Arc<Published>>> {
         let latest = self.latest.lock().unwrap_or_else(PoisonError::into_inner);
         let latest = latest.as_ref()?;
-        let is_current = latest.at.elapsed() < READ_EVERY
+        let is_unchanged = latest.at.elapsed() < READ_EVERY
             && latest.commit == *self.changes.commits.borrow()
             && Arc::ptr_eq(&latest.round, &self.changes.rounds.borrow());
+        let is_current = is_unchanged || asked.is_some_and(|asked| latest.at >= asked);
         is_current.then(|| latest.published.clone().ok_or_else(unavailable))
     }
 
     async fn read(&self) -> Result<Arc<Published>> {
+        let asked = Instant::now();
         let _reading = self.reading.lock().await;
-        if let Some(known) = self.known() {
+        if let Some(known) = self.known(Some(asked)) {
             return known;
         }
         let at = Instant::now();

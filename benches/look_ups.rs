@@ -173,7 +173,7 @@ async fn manager() -> Result<(Arc<Manager>, Sensitive), Failure> {
         image: None,
         authority: String::new(),
         admin_token: FirstToken::of(&new_api_token()),
-        read_token: new_api_token(),
+        read_token: None,
         image_logins: ImageLogins::new(),
         declaration: Some(declaration),
         holder: "a benchmark".into(),
@@ -188,6 +188,7 @@ async fn manager() -> Result<(Arc<Manager>, Sensitive), Failure> {
     let new = NewToken {
         name: TokenName::try_from("a-viewer")?,
         role: TokenRole::Viewer,
+        scope: None,
         expires_in: None,
     };
     let (_, token) = manager.create_token(new).await?;

@@ -114,6 +114,7 @@ pub(super) async fn record_events(manager: &Manager) {
     let new = NewToken {
         name: TokenName::try_from("repeated").unwrap(),
         role: Viewer,
+        scope: None,
         expires_in: None,
     };
     manager.create_token(new).await.unwrap();

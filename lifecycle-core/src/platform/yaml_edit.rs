@@ -30,7 +30,7 @@ enum Kind {
         style: StructureStyle,
         entries: Vec<Pair>,
     },
-    /// A list or an alias, in which no value is changed.
+    /// A list, an alias, or a block scalar, in which no value is changed.
     Other,
 }
 
@@ -176,7 +176,7 @@ fn parse(text: &str) -> Option<Document> {
     }
     let is_empty = match events.as_slice() {
         [] => true,
-        [(Event::Scalar(text, ScalarStyle::Plain, ..), _)] => text.is_empty(),
+        [(Event::Scalar(value, ScalarStyle::Plain, ..), _)] => value.is_empty(),
         _ => false,
     };
     if is_empty {
@@ -184,11 +184,12 @@ fn parse(text: &str) -> Option<Document> {
     }
     let mut events = events.into_iter();
     let first = events.next()?;
-    spot(first, &mut events, 0, 0).map(Document::Root)
+    spot(text, first, &mut events, 0, 0).map(Document::Root)
 }
 
 /// Reads the value that begins with this event. `after` is the end of the value's key.
 fn spot(
+    text: &str,
     (event, span): (Event<'_>, granit_parser::Span),
     events: &mut Events<'_>,
     after: usize,
@@ -200,14 +201,20 @@ fn spot(
     let (start, end) = (span.start.byte_offset()?, span.end.byte_offset()?);
     let one = |kind| Some(Spot { start, end, kind });
     match event {
-        Event::Scalar(text, ScalarStyle::Plain, ..) if text.is_empty() => Some(Spot {
+        Event::Scalar(value, ScalarStyle::Plain, ..) if value.is_empty() => Some(Spot {
             start: after,
             end: after,
             kind: Kind::Other,
         }),
-        Event::Scalar(text, style, ..) => {
+        // The parser ends a block scalar where the next token begins.
+        Event::Scalar(_, ScalarStyle::Literal | ScalarStyle::Folded, ..) => Some(Spot {
+            start,
+            end: text.get(..end)?.trim_end().len(),
+            kind: Kind::Other,
+        }),
+        Event::Scalar(value, style, ..) => {
             let is_plain = style == ScalarStyle::Plain;
-            let is_number = is_plain && text.bytes().all(|byte| byte.is_ascii_digit());
+            let is_number = is_plain && value.bytes().all(|byte| byte.is_ascii_digit());
             one(Kind::Scalar { is_number })
         }
         Event::Alias(_) => one(Kind::Other),
@@ -220,7 +227,7 @@ fn spot(
                     let kind = Kind::Other;
                     return Some(Spot { start, end, kind });
                 }
-                last = spot((event, span), events, last, depth + 1)?.end;
+                last = spot(text, (event, span), events, last, depth + 1)?.end;
             }
         }
         Event::MappingStart(style, ..) => {
@@ -234,12 +241,12 @@ fn spot(
                         let kind = Kind::Map { style, entries };
                         return Some(Spot { start, end, kind });
                     }
-                    Event::Scalar(text, ..) => text.into_owned(),
+                    Event::Scalar(key, ..) => key.into_owned(),
                     _ => return None,
                 };
                 let (at, column) = (span.start.byte_offset()?, span.start.col());
                 let next = events.next()?;
-                let value = spot(next, events, span.end.byte_offset()?, depth + 1)?;
+                let value = spot(text, next, events, span.end.byte_offset()?, depth + 1)?;
                 last = value.end;
                 entries.push(Pair {
                     key,

@@ -1,4 +1,4 @@
-//! Keeps the endpoints of all services in memory, as the bodies of responses, so that a look-up neither
+//! Keeps the endpoints of all services in memory, as the bodies of responses, so that a lookup neither
 //! reads the registry nor writes JSON. They are read again after each commit and each round of this
 //! manager, and twice per second, because another manager may have recorded others.
 
@@ -56,7 +56,7 @@ struct Published {
     of_service: BTreeMap<String, Tagged>,
 }
 
-/// What a look-up returns the endpoints of.
+/// What a lookup returns the endpoints of.
 #[derive(Debug, Clone)]
 pub(crate) enum Of {
     All,
@@ -125,15 +125,15 @@ impl Endpoints {
         };
         match of {
             Of::All => Ok(published.all.clone()),
-            Of::Service(name) => match published.of_service.get(name) {
-                Some(tagged) => Ok(tagged.clone()),
-                // The error for a service outside of the caller's scope differs.
-                None => {
-                    let instances = self.manager.service(name).await?.instances.into_iter();
-                    let endpoints = instances.flat_map(|instance| instance.endpoints);
-                    Tagged::new(&endpoints.collect::<Vec<_>>())
+            Of::Service(name) => {
+                if let Some(tagged) = published.of_service.get(name) {
+                    return Ok(tagged.clone());
                 }
-            },
+                // The error for a service outside of the caller's scope differs.
+                let instances = self.manager.service(name).await?.instances.into_iter();
+                let endpoints = instances.flat_map(|instance| instance.endpoints);
+                Tagged::new(&endpoints.collect::<Vec<_>>())
+            }
         }
     }
 

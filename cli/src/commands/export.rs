@@ -33,6 +33,7 @@ pub(crate) struct Exported {
 /// A file with overrides written into it.
 #[derive(Debug, Serialize, JsonSchema)]
 pub(crate) struct Written {
+    /// The path of the file.
     file: PathBuf,
     /// The ids of the overrides in the file.
     overrides: Vec<String>,

@@ -37,6 +37,7 @@ pub(crate) struct AllPrepared {
 /// A prepared node.
 #[derive(Debug, Serialize, JsonSchema)]
 pub(crate) struct Prepared {
+    /// The node's name.
     node: String,
     /// What was done, for example `engine 20.10.24 was started`.
     outcome: String,

@@ -121,6 +121,8 @@ impl ScopedApi {
         let services = self.existing().await?;
         match services.named(name) {
             Some(service) if services.include(service) => Ok(()),
+            // The manager reports that the service does not exist.
+            None if self.scope.services.iter().any(|own| own.as_str() == name) => Ok(()),
             Some(_) | None => self.forbidden(&format!("{what} {name}")),
         }
     }
@@ -163,10 +165,8 @@ impl ManagerApi for ScopedApi {
     }
 
     async fn service(&self, name: &str) -> Result<ServiceV1> {
-        let services = self.api.services().await?.into_iter();
-        let mut included = services.filter(|one| self.scope.includes(&one.name, one.class));
-        let found = included.find(|one| one.name.as_str() == name);
-        found.ok_or_else(|| self.error(&format!("reading service {name}")))
+        self.check("reading service", name).await?;
+        self.api.service(name).await
     }
 
     async fn progress(&self, _with_plan: bool) -> Result<ProgressV1> {

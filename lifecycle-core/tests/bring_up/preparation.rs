@@ -152,7 +152,7 @@ async fn requests_that_cannot_succeed_are_rejected_or_end() {
     stage.world.faults().pause(&node("n2")).unwrap();
     let second = api.prepare_node("n2").await.unwrap();
     let names = ["n2".to_owned()];
-    drop(api.change_nodes(&names, NodeRequest::Stop).await.unwrap());
+    api.change_nodes(&names, NodeRequest::Stop).await.unwrap();
     let failed = ended(&stage, second.id()).await;
     assert_eq!(failed.why.unwrap(), "a stop of the node was requested");
     let rejected = api.prepare_node("n2").await.unwrap_err();
@@ -164,14 +164,14 @@ async fn requests_that_cannot_succeed_are_rejected_or_end() {
 #[tokio::test(start_paused = true)]
 async fn a_preparation_continues_after_a_crash_at_any_effect() {
     let whole = running(165).await;
-    let begin = whole.world.effects().len();
+    let before = whole.world.effects().len();
     whole.world.faults().remove_engine(&node("n2")).unwrap();
     let begun = whole.api().await.prepare_node("n2").await.unwrap();
     ended(&whole, begun.id()).await;
     all_ready(&whole).await;
     let end = whole.world.effects().len();
-    assert!(end >= begin + 3, "{}", whole.world.transcript());
-    for effect in begin + 1..=end {
+    assert!(end >= before + 3, "{}", whole.world.transcript());
+    for effect in before + 1..=end {
         for edge in [Edge::Before, Edge::After] {
             let stage = running(165).await;
             stage.world.faults().remove_engine(&node("n2")).unwrap();

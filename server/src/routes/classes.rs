@@ -49,6 +49,11 @@ pub(super) async fn show(
     let known = services.iter().map(|service| service.name.as_str());
     let unknown = Error::unknown_name(format!("{class} {name}"), &name, known);
     let found = services.into_iter().find(|one| one.name.as_str() == name);
+    if found.is_none()
+        && let Err(error @ Error::Forbidden { .. }) = api.manager.service(&name).await
+    {
+        return Err(error.into());
+    }
     Ok(Json(found.ok_or(unknown)?))
 }
 

@@ -22,14 +22,14 @@ const SERVED_WITHIN: Duration = Duration::from_secs(1);
 /// How long the server may take to close a connection.
 const CLOSED_WITHIN: Duration = Duration::from_secs(10);
 
-/// Stands for a connection that is not closed.
+/// The status of a connection that is not closed.
 const STAYS_OPEN: u16 = 0;
 
 /// A client that opens connections from its own address.
 const HOSTILE: Ipv4Addr = Ipv4Addr::new(127, 0, 0, 21);
 
-/// What a client sends, and the statuses of all responses. `{last}` stands for the headers of a request
-/// after which the server closes the connection, `{keep}` for those of one after which it does not.
+/// What a client sends, and the statuses of all responses. `{last}` is replaced by the headers of a
+/// request after which the server closes the connection, `{keep}` by those of one after which it does not.
 type Case = (&'static str, &'static [u8], &'static [u16]);
 
 #[rustfmt::skip] // One line for each case.
@@ -264,9 +264,9 @@ async fn serve_throughout(endpoint: &Endpoint, token: &Sensitive, done: impl Fut
     let mut served = 0;
     loop {
         let begun = Instant::now();
-        let response = timeout(SERVED_WITHIN, look_up(&mut stream, &request)).await;
+        let response = timeout(SERVED_WITHIN, lookup(&mut stream, &request)).await;
         response
-            .unwrap_or_else(|_| panic!("look-up {served} took longer than {:?}", begun.elapsed()));
+            .unwrap_or_else(|_| panic!("lookup {served} took longer than {:?}", begun.elapsed()));
         served += 1;
         tokio::select! {
             _ = &mut done => return served,
@@ -276,7 +276,7 @@ async fn serve_throughout(endpoint: &Endpoint, token: &Sensitive, done: impl Fut
 }
 
 /// Sends a request and reads the response.
-async fn look_up(stream: &mut Tls, request: &[u8]) {
+async fn lookup(stream: &mut Tls, request: &[u8]) {
     stream.write_all(request).await.unwrap();
     let mut received = Vec::new();
     while !received.ends_with(b"]") {

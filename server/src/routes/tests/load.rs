@@ -1,6 +1,6 @@
-//! Tests the API under load: many clients watch events and endpoints over TLS while others look endpoints
-//! up at a fixed rate. Clients and server are in this process. The complete test
-//! (`LIFECYCLE_TEST_WHOLE`) has 1,000 watches and 2,000 look-ups per second for 30 seconds.
+//! Tests the API under load: many clients watch events and endpoints over TLS while others look up
+//! endpoints at a fixed rate. Clients and server are in this process. The complete test
+//! (`LIFECYCLE_TEST_WHOLE`) has 1,000 watches and 2,000 lookups per second for 30 seconds.
 
 use std::net::Ipv4Addr;
 use std::sync::Arc;
@@ -19,13 +19,13 @@ use super::watches::{Watching, record_events};
 use super::*;
 use crate::connections::Limits;
 
-/// The number of connections that send look-ups.
+/// The number of connections that send lookups.
 const CLIENTS: u32 = 16;
 
 /// How many clients watch with the same token and from the same address.
 const PER_TOKEN: usize = 100;
 
-/// The longest time for a single look-up.
+/// The longest time for a single lookup.
 const STARVED: Duration = Duration::from_secs(5);
 
 /// The largest number of replicas during the test.
@@ -33,7 +33,7 @@ const MOST_REPLICAS: u16 = 4;
 
 struct Load {
     watches: usize,
-    /// Look-ups per second.
+    /// Lookups per second.
     rate: u32,
     duration: Duration,
     /// How much memory client and server may use for each watch, in KiB.
@@ -100,8 +100,8 @@ async fn watch_endpoints(mut watch: Watching, last: usize) -> u64 {
     }
 }
 
-/// Looks endpoints up at this rate over one connection. Returns the latencies.
-async fn look_up(mut stream: Tls, token: Sensitive, rate: u32, number: u32) -> Vec<Duration> {
+/// Looks up endpoints at this rate over one connection. Returns the latencies.
+async fn lookup(mut stream: Tls, token: Sensitive, rate: u32, number: u32) -> Vec<Duration> {
     let request = format!(
         "GET /v1/services/web/endpoints HTTP/1.1\r\nHost: manager\r\nAuthorization: Bearer {}\r\n\r\n",
         token.expose()
@@ -134,7 +134,7 @@ async fn all<T>(tasks: Vec<JoinHandle<T>>) -> Vec<T> {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn watches_and_look_ups_are_served_under_load() {
+async fn watches_and_lookups_are_served_under_load() {
     let load = Load::of_this_run();
     raise_file_limit();
     let world = SimWorld::with_options(SimOptions {
@@ -175,12 +175,12 @@ async fn watches_and_look_ups_are_served_under_load() {
 
     let begun = Instant::now();
     let seconds = u32::try_from(load.duration.as_secs()).unwrap();
-    let mut look_ups = Vec::new();
+    let mut lookups = Vec::new();
     for number in 0..CLIENTS {
         let stream = endpoint.tls(HERE).await.unwrap();
         let token = tokens[usize::try_from(number).unwrap() % tokens.len()].clone();
         let rate = load.rate / CLIENTS;
-        look_ups.push(tokio::spawn(look_up(stream, token, rate, rate * seconds)));
+        lookups.push(tokio::spawn(lookup(stream, token, rate, rate * seconds)));
     }
     // Meanwhile, events are recorded and the endpoints change.
     let mut replicas = (1..MOST_REPLICAS).cycle();
@@ -190,7 +190,7 @@ async fn watches_and_look_ups_are_served_under_load() {
         served.manager.override_service("web", scale).await.unwrap();
         tokio::time::sleep(Duration::from_millis(500)).await;
     }
-    let mut latencies = all(look_ups).await.concat();
+    let mut latencies = all(lookups).await.concat();
     let took = begun.elapsed();
     let during = memory();
 
@@ -209,7 +209,7 @@ async fn watches_and_look_ups_are_served_under_load() {
     let number = u32::try_from(latencies.len()).unwrap();
     let rate = f64::from(number) / took.as_secs_f64();
     println!(
-        "{} watches; {} look-ups at {rate:.0}/s (offered: {}/s); latency: {:.1?} (50%), {:.1?} (99%), \
+        "{} watches; {} lookups at {rate:.0}/s (offered: {}/s); latency: {:.1?} (50%), {:.1?} (99%), \
          {:.1?} (longest)",
         load.watches,
         number,
@@ -227,7 +227,7 @@ async fn watches_and_look_ups_are_served_under_load() {
         during.saturating_sub(before),
     );
     assert_eq!(number, load.rate / CLIENTS * CLIENTS * seconds);
-    assert!(at(100) < STARVED, "a look-up took {:?}", at(100));
+    assert!(at(100) < STARVED, "a lookup took {:?}", at(100));
     let expected = known + 1 - first;
     assert!(
         received.iter().all(|number| *number >= expected),

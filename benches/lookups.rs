@@ -1,7 +1,7 @@
-//! Measures how many look-ups of endpoints per second the manager's API serves, as a ratio to a bare axum
+//! Measures how many lookups of endpoints per second the manager's API serves, as a ratio to a bare axum
 //! handler that returns the same bytes. Prints the results without asserting them.
 //!
-//! `cargo bench -p benches --bench look_ups`. Both servers run in this process, each on a thread of its
+//! `cargo bench -p benches --bench lookups`. Both servers run in this process, each on a thread of its
 //! own, and log like the manager's program. Clients on another thread send requests with a token over
 //! kept-alive connections, as HTTP/1.1 without TLS. The manager runs in a simulation. The rounds alternate
 //! between the servers, so that other programs on the machine affect both. `-- --rounds N` sets the number
@@ -45,7 +45,7 @@ use tokio::runtime::Runtime;
 use tokio::task::JoinSet;
 use tracing_subscriber::EnvFilter;
 
-/// The path of the look-ups.
+/// The path of the lookups.
 const PATH: &str = "/v1/services/web/endpoints";
 
 /// The number of replicas of the service, each with one endpoint.
@@ -93,11 +93,11 @@ fn bench(arguments: &Arguments) -> Result<(), Failure> {
         token.expose()
     );
     let request: Arc<[u8]> = request.into_bytes().into();
-    let managed = serve(lifecycle_manager::router(manager))?;
+    let ours = serve(lifecycle_manager::router(manager))?;
     let clients = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()?;
-    let response = clients.block_on(one_response(managed, &request))?;
+    let response = clients.block_on(one_response(ours, &request))?;
     let bare = serve(bare(&response)?)?;
     let same = clients.block_on(one_response(bare, &request))?;
     if without_date(&same) != without_date(&response) {
@@ -110,20 +110,20 @@ fn bench(arguments: &Arguments) -> Result<(), Failure> {
     );
     let mut rates = [Vec::new(), Vec::new()];
     for round in 1..=arguments.rounds {
-        for (rates, address) in rates.iter_mut().zip([managed, bare]) {
+        for (rates, address) in rates.iter_mut().zip([ours, bare]) {
             rates.push(clients.block_on(rate(address, &request, response.len()))?);
         }
-        let [managed, bare] = [0, 1].map(|server: usize| rates[server].last().copied());
-        let (managed, bare) = (managed.unwrap_or_default(), bare.unwrap_or_default());
+        let [ours, bare] = [0, 1].map(|server: usize| rates[server].last().copied());
+        let (ours, bare) = (ours.unwrap_or_default(), bare.unwrap_or_default());
         println!(
-            "round {round}: manager {managed:.0}/s, bare handler {bare:.0}/s, ratio {:.2}",
-            managed / bare
+            "round {round}: manager {ours:.0}/s, bare handler {bare:.0}/s, ratio {:.2}",
+            ours / bare
         );
     }
-    let [managed, bare] = rates.map(|rates| rates.into_iter().fold(0.0, f64::max));
+    let [ours, bare] = rates.map(|rates| rates.into_iter().fold(0.0, f64::max));
     println!(
-        "highest: manager {managed:.0}/s, bare handler {bare:.0}/s, ratio {:.2}",
-        managed / bare
+        "highest: manager {ours:.0}/s, bare handler {bare:.0}/s, ratio {:.2}",
+        ours / bare
     );
     Ok(())
 }
@@ -263,7 +263,7 @@ async fn rate(address: SocketAddr, request: &Arc<[u8]>, length: usize) -> Result
     let begun = Instant::now();
     let mut clients = JoinSet::new();
     for stream in streams {
-        clients.spawn(look_up(stream, Arc::clone(request), length, begun + FOR));
+        clients.spawn(lookup(stream, Arc::clone(request), length, begun + FOR));
     }
     let mut responses = 0;
     while let Some(client) = clients.join_next().await {
@@ -273,7 +273,7 @@ async fn rate(address: SocketAddr, request: &Arc<[u8]>, length: usize) -> Result
 }
 
 /// Sends one request after the other until `end`. Returns the number of responses.
-async fn look_up(
+async fn lookup(
     mut stream: TcpStream,
     request: Arc<[u8]>,
     length: usize,

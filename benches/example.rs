@@ -149,14 +149,14 @@ impl<'a> Project<'a> {
         self.run(&["down", "--yes"], |_, _| {}).map(drop)
     }
 
-    /// Returns a directory that contains the credential of services: the CA certificate and a
-    /// token.
+    /// Returns a directory with the same files as the credential of a service: the CA certificate and
+    /// a token.
     pub fn credential(&self) -> Result<TempDir, String> {
         let failed = |error: std::io::Error| format!("reading the platform's secrets: {error}");
         let credential = temporary()?;
         let platform = self.platform()?;
         let kept = self.configuration.path().join("lifecycle").join(platform);
-        for (from, to) in [("ca.pem", "ca.pem"), ("read.token", "token")] {
+        for (from, to) in [("ca.pem", "ca.pem"), ("admin.token", "token")] {
             std::fs::copy(kept.join(from), credential.path().join(to)).map_err(failed)?;
         }
         Ok(credential)

@@ -55,8 +55,8 @@ struct Poll {
     services: Value,
 }
 
-fn poll(api: &Https, admin: &str, read: &str, declaration: &str) -> Poll {
-    let get = |path: &str| api.request("GET", path, Some(read), "");
+fn poll(api: &Https, admin: &str, declaration: &str) -> Poll {
+    let get = |path: &str| api.request("GET", path, Some(admin), "");
     let ready = api.request("GET", "/readyz", None, "").status;
     let write = api
         .request("POST", "/v1/services/absent/restart", Some(admin), "")
@@ -106,7 +106,7 @@ fn watch(project: &Project, up: &mut Running) -> (Vec<Poll>, Duration) {
     let first_response = answered - hub.started("lifecycle.role=manager");
     let first_response = Duration::from_micros(first_response.try_into().unwrap());
 
-    let (admin, read) = (project.kept("admin.token"), project.kept("read.token"));
+    let admin = project.kept("admin.token");
     // The manager stores the declaration in the format of a request body.
     let declaration = format!(
         "/var/lib/lifecycle/{}/manager/declaration.json",
@@ -115,7 +115,7 @@ fn watch(project: &Project, up: &mut Running) -> (Vec<Poll>, Duration) {
     let declaration = hub.exec(&["cat", &declaration]);
     let mut polls = Vec::new();
     loop {
-        polls.push(poll(&api, &admin, &read, &declaration));
+        polls.push(poll(&api, &admin, &declaration));
         if polls.last().unwrap().ready == 200 {
             return (polls, first_response);
         }

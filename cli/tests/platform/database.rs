@@ -134,7 +134,7 @@ fn unreachable_server_is_reported_first(project: &Project, server: &PostgresServ
 fn assert_no_leaks(project: &Project, server: &PostgresServer) {
     let (node, id) = (project.node(), project.id());
     let mut secrets = vec![PASSWORD.to_owned(), ENVIRONMENT.to_owned()];
-    for file in ["platform.key", "admin.token", "read.token"] {
+    for file in ["platform.key", "admin.token"] {
         secrets.push(project.kept(file));
     }
     let log = node.call(&["docker", "logs", &node.manager().id]);

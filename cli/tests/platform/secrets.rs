@@ -37,6 +37,8 @@ const SERVICE: &str = r#"
       api: read
 "#;
 
+const SERVICES_TOKEN: &str = "the service's token";
+
 /// The name and the value of a secret.
 pub(crate) type Secret = (&'static str, String);
 
@@ -49,13 +51,7 @@ pub(crate) fn longest_line(text: &str) -> String {
 
 /// Returns the platform's own secrets.
 pub(crate) fn own(project: &Project) -> Vec<Secret> {
-    let files = [
-        "platform.key",
-        "ca.key",
-        "admin.token",
-        "read.token",
-        "ssh.key",
-    ];
+    let files = ["platform.key", "ca.key", "admin.token", "ssh.key"];
     let secret = |file| (file, longest_line(&project.kept(file)));
     files.into_iter().map(secret).collect()
 }
@@ -101,7 +97,9 @@ fn secrets_are_only_where_they_must_be() {
     assert!(project.said().contains("TRACE"), "traces are missing");
     let (node, id) = (project.node(), project.id());
     let planted = PLANTED.map(|(name, value)| (name, value.to_owned()));
-    let secrets = [own(&project), planted.into()].concat();
+    let token = format!("cat /var/lib/lifecycle/{id}/api/web/token");
+    let token = (SERVICES_TOKEN, node.exec(&["sh", "-c", &token]));
+    let secrets = [own(&project), planted.into(), vec![token]].concat();
 
     let service = node.inspect("lifecycle.service=web");
     let environment = service["Config"]["Env"].to_string();
@@ -229,7 +227,7 @@ fn files_that_hold(node: &Node, secrets: &[Secret], id: &str) {
         for file in &files_with(node, value) {
             let of_ours = file.strip_prefix(&ours);
             let is_handed = of_ours.is_some_and(|f| {
-                f.starts_with("manager/") || (*secret == "read.token" && !f.starts_with("registry"))
+                f.starts_with("manager/") || (*secret == SERVICES_TOKEN && f == "api/web/token")
             });
             let is_the_engines = file.starts_with("/var/lib/docker/") || file.starts_with("/run/");
             let is_planted = PLANTED.iter().any(|(name, _)| name == secret);

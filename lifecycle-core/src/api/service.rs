@@ -1,6 +1,6 @@
 //! The API client for services of the platform. It connects directly to the manager, with the
 //! credential from the files in the service's container. These files exist if the service declares
-//! `x-lifecycle.api: read`.
+//! `x-lifecycle.api`.
 
 use std::net::SocketAddr;
 use std::path::Path;
@@ -42,7 +42,7 @@ impl Dial for Direct {
 }
 
 impl ApiClient {
-    /// Creates a client with this container's credential, which permits only reads.
+    /// Creates a client with this container's credential. `x-lifecycle.api` determines what it permits.
     ///
     /// # Errors
     /// [`Error::Invalid`] in a container without a credential.

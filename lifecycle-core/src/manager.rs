@@ -18,6 +18,7 @@ mod restart;
 mod retry;
 mod revisions;
 mod rollout;
+pub(crate) mod scope;
 mod tokens;
 
 use std::collections::BTreeMap;

@@ -8,6 +8,7 @@ use axum::http::header::{CONTENT_TYPE, RETRY_AFTER, WWW_AUTHENTICATE};
 use axum::http::{HeaderValue, StatusCode};
 use axum::response::{IntoResponse, Response};
 use lifecycle_core::api::problem::{self, ProblemV1};
+use lifecycle_core::manager::Caller;
 use lifecycle_core::model::{TokenRole, TokenScope};
 use lifecycle_core::{Error, Retry};
 
@@ -124,9 +125,10 @@ impl Problem {
 }
 
 impl Problem {
-    /// Returns the document for a caller with this role, outside a response.
-    pub(crate) fn document(self, role: TokenRole) -> ProblemV1 {
-        let internal = problem::without_details(&self.error).filter(|_| role < TokenRole::Admin);
+    /// Returns the document for a caller, outside a response.
+    pub(crate) fn document(self, caller: &Caller) -> ProblemV1 {
+        let shows_details = caller.role == TokenRole::Admin && caller.scope.is_none();
+        let internal = problem::without_details(&self.error).filter(|_| !shows_details);
         match internal.filter(|_| !self.is_about_token()) {
             Some(shown) => ProblemV1::new(problem::status(&shown), &shown),
             None => ProblemV1::new(self.status, &self.error),

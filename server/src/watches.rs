@@ -61,7 +61,7 @@ pub(crate) fn respond(
             }
             Err(problem) => problem,
         };
-        let reason = problem.document(watch.caller.role);
+        let reason = problem.document(&watch.caller);
         // Without an id, a client that connects again continues after the last event.
         let closed = Sent::default().event("closed").json_data(&reason);
         Some((Ok(closed.unwrap_or_default()), None))

@@ -97,7 +97,7 @@ fn secrets_are_only_where_they_must_be() {
     assert!(project.said().contains("TRACE"), "traces are missing");
     let (node, id) = (project.node(), project.id());
     let planted = PLANTED.map(|(name, value)| (name, value.to_owned()));
-    let token = format!("cat /var/lib/lifecycle/{id}/api/web/token");
+    let token = format!("cat /var/lib/lifecycle/{id}/service-api/web/token");
     let token = (SERVICES_TOKEN, node.exec(&["sh", "-c", &token]));
     let secrets = [own(&project), planted.into(), vec![token]].concat();
 
@@ -227,7 +227,8 @@ fn files_that_hold(node: &Node, secrets: &[Secret], id: &str) {
         for file in &files_with(node, value) {
             let of_ours = file.strip_prefix(&ours);
             let is_handed = of_ours.is_some_and(|f| {
-                f.starts_with("manager/") || (*secret == SERVICES_TOKEN && f == "api/web/token")
+                f.starts_with("manager/")
+                    || (*secret == SERVICES_TOKEN && f == "service-api/web/token")
             });
             let is_the_engines = file.starts_with("/var/lib/docker/") || file.starts_with("/run/");
             let is_planted = PLANTED.iter().any(|(name, _)| name == secret);

@@ -14,7 +14,7 @@ use super::wire::{
     RollbackPlanV1, RolledBackV1, ServiceLogLine, ServiceV1, TokenV1,
 };
 use crate::error::{Error, Result};
-use crate::manager::Conversation;
+use crate::manager::{Conversation, scope};
 use crate::model::{
     Chunk, ChunkDigest, Event, Generation, NodeRequest, OperationId, RolloutRequest, ServiceClass,
     ServiceName, Subject, TokenScope,
@@ -106,6 +106,11 @@ impl ScopedApi {
             format!("the token is limited to {}", self.scope),
             "use a token whose scope includes this; `bootstrapper token create` creates one",
         )
+    }
+
+    /// Runs a request that the manager checks, too, because its effects depend on the declaration.
+    async fn within<F: Future>(&self, request: F) -> F::Output {
+        scope::within(self.scope.clone(), request).await
     }
 
     async fn existing(&self) -> Result<Services<'_>> {
@@ -226,7 +231,7 @@ impl ManagerApi for ScopedApi {
 
     async fn restart(&self, name: &str, replaces: Option<RestartV1>) -> Result<OperationV1> {
         self.check("restarting", name).await?;
-        self.api.restart(name, replaces).await
+        self.within(self.api.restart(name, replaces)).await
     }
 
     async fn restart_node(&self, name: &str, _: &RestartNodeV1) -> Result<OperationV1> {
@@ -244,7 +249,7 @@ impl ManagerApi for ScopedApi {
         text: &str,
     ) -> Result<AppliedV1> {
         self.check_declared("declaring", class, name).await?;
-        self.api.apply_service(class, name, text).await
+        self.within(self.api.apply_service(class, name, text)).await
     }
 
     async fn plan_service(
@@ -254,7 +259,8 @@ impl ManagerApi for ScopedApi {
         text: &str,
     ) -> Result<Plan> {
         self.check_declared("declaring", class, name).await?;
-        let mut plan = self.api.plan_service(class, name, text).await?;
+        let planned = self.api.plan_service(class, name, text);
+        let mut plan = self.within(planned).await?;
         let services = self.existing().await?;
         let includes = |service: &ServiceName| service == name || services.include(service);
         let is_included = |subject: &Subject| match subject {
@@ -279,7 +285,7 @@ impl ManagerApi for ScopedApi {
     async fn remove_service(&self, class: ServiceClass, name: &str) -> Result<AppliedV1> {
         let checked = ServiceName::try_from(name)?;
         self.check_declared("removing", class, &checked).await?;
-        self.api.remove_service(class, name).await
+        self.within(self.api.remove_service(class, name)).await
     }
 
     async fn add_node(&self, node: &NewNodeV1) -> Result<AppliedV1> {
@@ -296,7 +302,8 @@ impl ManagerApi for ScopedApi {
 
     async fn override_service(&self, service: &str, change: OverrideChange) -> Result<AppliedV1> {
         self.check("changing", service).await?;
-        self.api.override_service(service, change).await
+        self.within(self.api.override_service(service, change))
+            .await
     }
 
     async fn overrides(&self) -> Result<Vec<OverrideV1>> {
@@ -321,7 +328,7 @@ impl ManagerApi for ScopedApi {
                     .keys()
                     .filter(|name| services.include(name));
                 if own.any(|name| name.as_str() == service) {
-                    return self.api.remove_override(id).await;
+                    return self.within(self.api.remove_override(id)).await;
                 }
                 self.forbidden(&format!("{what} {id}"))
             }
@@ -399,7 +406,7 @@ impl ManagerApi for ScopedApi {
 
     async fn exec(&self, name: &str, command: ExecCommand) -> Result<Conversation> {
         self.check("running a command in", name).await?;
-        self.api.exec(name, command).await
+        self.within(self.api.exec(name, command)).await
     }
 
     async fn logs(

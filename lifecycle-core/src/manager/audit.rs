@@ -6,7 +6,7 @@ use std::net::IpAddr;
 use serde_json::json;
 
 use super::{Caller, Manager};
-use crate::model::{EventKind, NewEvent, Subject, TokenScope};
+use crate::model::{EventKind, NewEvent, Subject};
 
 tokio::task_local! {
     static ACTOR: Actor;
@@ -32,14 +32,6 @@ impl Actor {
     /// tasks that `work` spawns.
     pub async fn perform<F: Future>(self, work: F) -> F::Output {
         ACTOR.scope(self, work).await
-    }
-
-    /// Returns the services that the actor is limited to.
-    pub(super) fn scope(&self) -> Option<&TokenScope> {
-        match self {
-            Self::Program => None,
-            Self::Token { caller, .. } => caller.scope.as_ref(),
-        }
     }
 
     pub(super) fn current() -> Self {

@@ -11,7 +11,7 @@ use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
 
 use super::output::Source;
-use super::{Accepted, KeyedRequest, Manager};
+use super::{Accepted, KeyedRequest, Manager, scope};
 use crate::error::{Error, Result};
 use crate::host::NodeHandle;
 use crate::model::{InstanceId, InstanceRecord, InstanceState, ServiceName, Subject};
@@ -52,6 +52,8 @@ impl Manager {
     ///
     /// # Errors
     /// - [`Error::NotFound`] if there is no such replica or service
+    /// - [`Error::Forbidden`] if the request is limited to some services, and the container has a token
+    ///   for more
     /// - [`Error::Invalid`] if the request has a key: it cannot be answered again
     pub async fn exec(&self, name: &str, command: &ExecCommand) -> Result<Conversation> {
         if KeyedRequest::is_current() {
@@ -70,6 +72,18 @@ impl Manager {
             let known = services().map(ServiceName::as_str);
             let what = format!("service or replica {name}");
             return Err(Error::unknown_name(what, name, known));
+        }
+        let named = service.or(replica.as_ref().map(|id| &id.service));
+        let spec = named.and_then(|name| declaration?.services.get(name));
+        if let Some(scope) = scope::current()
+            && let Some(access) = spec.and_then(|spec| spec.container.api.as_ref())
+            && !access.scope().is_some_and(|own| own.is_within(&scope))
+        {
+            return Err(Error::forbidden(
+                format!("running a command in {name}"),
+                format!("its token for the API permits more than {scope}"),
+                "use an admin token without a scope",
+            ));
         }
         let is_named = |id: &InstanceId| match service {
             Some(service) => id.service == *service,

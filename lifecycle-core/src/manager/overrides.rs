@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 
 use super::declaration::Cause;
-use super::{Accepted, Actor, Applied, Manager};
+use super::{Accepted, Actor, Applied, Manager, scope};
 use crate::error::{Error, Result};
 use crate::model::{NodeName, NodeRequest, ServiceClass, ServiceName, Subject};
 use crate::platform::{Declaration, Exportable, Override, OverrideChange, Requested, read_service};
@@ -22,6 +22,7 @@ impl Manager {
     pub async fn override_service(&self, service: &str, change: OverrideChange) -> Result<Applied> {
         let subject = ServiceName::try_from(service).map_or(Subject::Platform, Subject::Service);
         self.redeclare(&change.to_string(), subject, |_, declaration, requested| {
+            check_scope(&declaration, service)?;
             declaration.overriding(service, change, requested)
         })
         .await
@@ -33,8 +34,8 @@ impl Manager {
     /// # Errors
     /// - [`Error::Invalid`] if the text contains an error, if the service cannot be added, or if the
     ///   files declare it
-    /// - [`Error::Forbidden`] if the request's token is limited, and the service would reach its node or
-    ///   services outside of the token's scope
+    /// - [`Error::Forbidden`] if the request is limited to some services, and the service would reach its
+    ///   node or other services
     /// - [`Error::Conflict`] if the platform is being deleted
     /// - [`Error::NotReady`] before the end of the first round
     pub async fn apply_service(
@@ -199,6 +200,7 @@ impl Manager {
         };
         let request = format!("remove override {id}");
         self.redeclare(&request, subject, |_, declaration, _| {
+            check_scope(&declaration, name)?;
             declaration.removing_override(id)
         })
         .await
@@ -258,6 +260,11 @@ impl Manager {
     }
 }
 
+/// Fails if the request is limited to other services.
+fn check_scope(declaration: &Declaration, service: &str) -> Result<()> {
+    scope::current().map_or(Ok(()), |scope| declaration.check_group(service, &scope))
+}
+
 fn nothing_declared(what: &impl std::fmt::Display) -> Error {
     let hint = "nothing is declared; run `bootstrapper up` first";
     Error::not_found_with_hint(what.to_string(), hint)
@@ -272,8 +279,8 @@ fn added(
     requested: &Requested,
 ) -> Result<Declaration> {
     let spec = read_service(name, class, text, &declaration)?;
-    if let Some(scope) = Actor::current().scope() {
-        declaration.check_confined(&spec, scope)?;
+    if let Some(scope) = scope::current() {
+        declaration.check_confined(&spec, &scope)?;
     }
     declaration.adding_service(spec, text, requested)
 }

@@ -4,7 +4,9 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use super::restart::ending::{failure_of, has_waited, is_to_stop};
+use chrono::{DateTime, Utc};
+
+use super::restart::ending::{failure_of, has_waited_since, is_to_stop};
 use super::{Accepted, Manager, is_platform_deletion};
 use crate::cloud::Power;
 use crate::error::{Error, Result};
@@ -97,7 +99,8 @@ impl Manager {
             let OperationKind::PrepareNode { node, outcome } = &mut operation.kind else {
                 continue;
             };
-            operation.state = match progress(node, operation.id, round) {
+            let requested = (operation.id, operation.requested_at);
+            operation.state = match progress(node, requested, round) {
                 Progress::Running => continue,
                 Progress::Done { outcome: done } => {
                     *outcome = Some(done);
@@ -145,7 +148,11 @@ impl Progress {
     }
 }
 
-fn progress(node: &NodeName, operation: OperationId, round: &Round) -> Progress {
+fn progress(
+    node: &NodeName,
+    (operation, at): (OperationId, DateTime<Utc>),
+    round: &Round,
+) -> Progress {
     let Some(input) = &round.input else {
         return Progress::Running;
     };
@@ -183,7 +190,8 @@ fn progress(node: &NodeName, operation: OperationId, round: &Round) -> Progress 
             outcome: outcome.clone(),
         },
         (Power::Running, _) => match &view.engine {
-            EngineView::Unknown(unknown) if has_waited(unknown, round) => {
+            // The node may have been repaired before the request.
+            EngineView::Unknown(unknown) if has_waited_since(unknown.since.max(at), round) => {
                 Progress::failed(format!("the node does not respond: {}", unknown.why))
             }
             EngineView::Unknown(_) | EngineView::NotAsked => Progress::Running,

@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 
 use chrono::{DateTime, Utc};
 
-use super::{Accepted, Manager, is_platform_deletion};
+use super::{Accepted, Manager, is_platform_deletion, scope};
 use crate::error::{Error, Result};
 use crate::model::{
     ContainerId, ContainerRun, EventKind, InstanceId, InstanceState, NewEvent, NodeName, Operation,
@@ -26,6 +26,7 @@ impl Manager {
     ///
     /// # Errors
     /// - [`Error::NotFound`] if the name is not declared
+    /// - [`Error::Forbidden`] if the request is limited to some services, and others would be restarted
     /// - [`Error::Conflict`] if none of the containers has been started, or a replica's node is
     ///   unreachable
     /// - [`Error::NotReady`] before the end of the first round
@@ -50,6 +51,10 @@ impl Manager {
         let snapshot = registry.snapshot().await?;
         let declaration = snapshot.declaration.as_ref().map(|(_, d)| d);
         let (service, replicas) = resolve(name, declaration)?;
+        // A restart includes the services that join the network of the restarted one.
+        if let Some((scope, declaration)) = scope::current().zip(declaration) {
+            declaration.check_group(service.as_str(), &scope)?;
+        }
         let mut runs = self.runs_of(&replicas);
         let starts = |runs: &BTreeMap<InstanceId, ContainerRun>| -> BTreeMap<_, _> {
             let start = |(id, run): (&InstanceId, &ContainerRun)| (id.clone(), run.started_at);

@@ -233,7 +233,7 @@ impl Tokens {
             .unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Waits until the token of `caller` has expired or is revoked. A revocation is not noticed
+    /// Waits until the token of `caller` has expired, is revoked, or permits something else. A revocation is not noticed
     /// while the registry does not answer.
     pub async fn until_ended(&self, caller: &Caller) {
         let shared = self.0.services.as_ref();
@@ -252,7 +252,10 @@ impl Tokens {
             };
             let hash = known.hashes.get(&caller.token);
             let is_valid = match hash.and_then(|hash| known.by_hash.get(hash)) {
-                Some(token) => token.is_valid(now),
+                Some(token) => {
+                    let is_same = token.role == caller.role && token.scope == caller.scope;
+                    is_same && token.is_valid(now)
+                }
                 None => known.is_empty && caller.token == self.0.first.id,
             };
             if !is_valid {

@@ -63,6 +63,11 @@ impl TokenScope {
         self.classes.contains(&class) || self.services.contains(name)
     }
 
+    /// Returns whether `other` contains everything that this scope contains.
+    pub fn is_within(&self, other: &Self) -> bool {
+        self.classes.is_subset(&other.classes) && self.services.is_subset(&other.services)
+    }
+
     /// Returns whether the scope contains no service.
     pub fn is_empty(&self) -> bool {
         self.classes.is_empty() && self.services.is_empty()

@@ -6,9 +6,12 @@ use std::collections::BTreeSet;
 use super::Declaration;
 use crate::error::{Error, Result};
 use crate::model::{
-    CgroupNamespace, ContainerTemplate, Devices, Isolation, NetworkMode, ServiceName, ServiceSpec,
-    TokenScope, VolumeMount, VolumeOptions,
+    CgroupNamespace, ContainerTemplate, Devices, Isolation, NetworkMode, Origin, ServiceName,
+    ServiceSpec, TokenScope, VolumeMount, VolumeOptions,
 };
+
+/// The log drivers that write only to the node's own log files for the container.
+const LOCAL_LOGS: [&str; 3] = ["json-file", "local", "none"];
 
 /// The key `security_opt` of Compose in this form is harmless: it only removes privileges.
 const NO_NEW_PRIVILEGES: [&str; 3] = [
@@ -23,6 +26,12 @@ impl Declaration {
     /// # Errors
     /// [`Error::Forbidden`], which lists the settings that need a token without a scope.
     pub(crate) fn check_confined(&self, spec: &ServiceSpec, scope: &TokenScope) -> Result<()> {
+        let before = self.services.get(&spec.name);
+        let is_own = |class| scope.includes(&spec.name, class);
+        if !is_own(spec.class) || before.is_some_and(|before| !is_own(before.class)) {
+            let what = format!("declaring {} {}", spec.class, spec.name);
+            return Err(beyond(what, scope, "it is not in this scope"));
+        }
         let mut keys = settings(&spec.container);
         if spec.public {
             keys.insert("x-lifecycle.public".to_owned());
@@ -44,21 +53,56 @@ impl Declaration {
                 keys.insert(format!("volumes: {volume}"));
             }
         }
-        // Another service's name as an alias would receive its connections.
+        // A service that is needed by another one cannot be removed.
+        let needed = spec.depends_on.keys().filter(|name| {
+            let service = self.services.get(*name);
+            is_foreign(name) && service.is_some_and(|service| service.origin == Origin::Api)
+        });
+        keys.extend(needed.map(|name| format!("depends_on: {name}")));
+        // The names of services are names in the DNS, in any case of letters: a name of a foreign service,
+        // or of the internet, would receive its connections.
         keys.extend(spec.aliases.iter().map(|alias| format!("aliases: {alias}")));
+        let name = spec.name.as_str();
+        let is_taken = self.services.values().any(|other| {
+            let aliases = other.aliases.iter().map(String::as_str);
+            let mut names = aliases.chain([other.name.as_str()]);
+            is_foreign(&other.name) && names.any(|known| known.eq_ignore_ascii_case(name))
+        });
+        if is_taken || name.contains('.') {
+            keys.insert(format!("the name {name}"));
+        }
         if keys.is_empty() {
             return Ok(());
         }
         let keys: Vec<String> = keys.into_iter().map(|key| format!("`{key}`")).collect();
-        Err(Error::forbidden(
-            format!("declaring service {}", spec.name),
-            format!(
-                "the token is limited to {scope}, and these settings reach beyond that: {}",
-                keys.join(", ")
-            ),
-            "remove these settings, or use an admin token without a scope",
-        ))
+        let why = format!("these settings reach beyond that: {}", keys.join(", "));
+        Err(beyond(format!("declaring service {name}"), scope, &why))
     }
+
+    /// Checks that a token with this scope may change `service`, and thus the services that share its
+    /// network namespace.
+    ///
+    /// # Errors
+    /// [`Error::Forbidden`]
+    pub(crate) fn check_group(&self, service: &str, scope: &TokenScope) -> Result<()> {
+        let Some(service) = self.services.keys().find(|name| name.as_str() == service) else {
+            return Ok(());
+        };
+        for member in self.joined_with(service) {
+            let spec = self.services.get(&member);
+            if spec.is_some_and(|spec| !scope.includes(&member, spec.class)) {
+                let why = format!("service {member} shares the network of {service}");
+                return Err(beyond(format!("changing service {service}"), scope, &why));
+            }
+        }
+        Ok(())
+    }
+}
+
+fn beyond(what: String, scope: &TokenScope, why: &str) -> Error {
+    let why = format!("the token is limited to {scope}, and {why}");
+    let hint = "remove what is named, or use an admin token without a scope";
+    Error::forbidden(what, why, hint)
 }
 
 /// Returns the settings with which a container reaches its node or the manager's API. A new setting must
@@ -87,7 +131,7 @@ fn settings(template: &ContainerTemplate) -> BTreeSet<String> {
         devices,
         kernel,
         terminal: _,
-        logging: _,
+        logging,
         port_choices: _,
         metadata_service,
         unset: _,
@@ -141,6 +185,11 @@ fn settings(template: &ContainerTemplate) -> BTreeSet<String> {
         ("device_cgroup_rules", !cgroup_rules.is_empty()),
         ("oom_kill_disable", kernel.oom_kill_disable),
         ("network_mode: host", connection.mode == NetworkMode::Host),
+        // The engine connects to the other drivers' addresses from the node.
+        (
+            "logging",
+            !{ logging.driver.as_deref() }.is_none_or(|name| LOCAL_LOGS.contains(&name)),
+        ),
         ("x-lifecycle.api", api.is_some()),
         ("x-lifecycle.metadata", *metadata_service),
     ];

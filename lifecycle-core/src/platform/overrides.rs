@@ -753,7 +753,7 @@ impl Declaration {
     }
 
     /// Returns the services that share a network namespace with `service`, including itself.
-    fn joined_with(&self, service: &ServiceName) -> BTreeSet<ServiceName> {
+    pub(super) fn joined_with(&self, service: &ServiceName) -> BTreeSet<ServiceName> {
         let joined = |spec: &ServiceSpec| spec.container.connection.joins().cloned();
         let mut group = BTreeSet::from([service.clone()]);
         loop {

@@ -590,9 +590,10 @@ impl Execution {
     }
 }
 
-/// Returns the directory with a service's credential for the API on a node.
+/// Returns the directory with a service's credential for the API on a node. Containers of an earlier
+/// version mount the directory `api`, so it must not contain credentials of other services.
 fn credential_directory(platform: PlatformId, service: &ServiceName) -> String {
-    format!("{}/api/{service}", node_directory(platform))
+    format!("{}/service-api/{service}", node_directory(platform))
 }
 
 /// Returns the script that creates the directory with a service's credential. The service's containers

@@ -276,7 +276,7 @@ fn token_of(stage: &Stage, service: &str) -> Option<Sensitive> {
         let files = stage.world.files(node).into_iter();
         files.map(move |path| (node, path))
     });
-    let path = format!("/api/{service}/token");
+    let path = format!("/service-api/{service}/token");
     let mut found = files.filter(|(_, file)| file.ends_with(&path));
     let (node, file) = found.next()?;
     let (_, contents) = stage.world.file(node, &file).unwrap();
@@ -336,7 +336,21 @@ async fn each_service_has_the_token_that_it_declares() {
     assert_eq!(caller(&stage.manager, &first).await, None);
     stage.pass(REVOKED_WITHIN).await;
     assert_eq!(caller(&standby, &first).await, None);
-    assert!(caller(&standby, &second).await.is_some());
+    let before = caller(&standby, &second).await.unwrap();
+    let ended = tokio::spawn({
+        let tokens = standby.tokens();
+        async move { tokens.until_ended(&before).await }
+    });
+    let mut narrowed = with_access.clone();
+    narrowed.services.get_mut(&names[1]).unwrap().container.api = Some(ApiAccess::Read);
+    stage.manager.apply(narrowed).await.unwrap();
+    stage.pass(REVOKED_WITHIN).await;
+    assert!(
+        ended.is_finished(),
+        "streams that were opened with more rights must end"
+    );
+    let now = caller(&standby, &second).await.unwrap();
+    assert_eq!((now.role, now.scope), (TokenRole::Viewer, None));
 
     stage.crash().await;
     stage.registry = Arc::new(MemoryRegistry::new(Arc::new(stage.world.clock())));

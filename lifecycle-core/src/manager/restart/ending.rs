@@ -3,6 +3,8 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use chrono::{DateTime, Utc};
+
 use super::node::runs_on;
 use super::{find, listed};
 use crate::cloud::Power;
@@ -234,9 +236,15 @@ pub(in crate::manager) fn failure_of(action: &Action, round: &Round) -> Option<S
 
 /// Returns whether a node has not responded for so long that its replicas count as failed.
 pub(in crate::manager) fn has_waited(unknown: &Unknown, round: &Round) -> bool {
+    has_waited_since(unknown.since, round)
+}
+
+/// Returns whether a node that has not responded since this time has not responded for so long that its
+/// replicas count as failed.
+pub(in crate::manager) fn has_waited_since(since: DateTime<Utc>, round: &Round) -> bool {
     round.input.as_ref().is_some_and(|input| {
         let limit = chrono::Duration::from_std(input.policy.unknown_before_failed);
-        limit.is_ok_and(|limit| input.now - unknown.since >= limit)
+        limit.is_ok_and(|limit| input.now - since >= limit)
     })
 }
 

@@ -196,12 +196,67 @@ async fn a_token_for_a_class_deploys_only_services_of_this_class() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_limited_token_changes_no_service_that_shares_a_network_beyond_its_scope() {
+    let served = Served::ready().await;
+    let joined = serde_json::json!({"image": "base:1", "network_mode": "service:web"});
+    let admin = served.admin.clone();
+    let added = served.put("/v1/applications/proxy", &admin, &joined).await;
+    assert_eq!(added.status(), StatusCode::ACCEPTED);
+    let token = served.limited("one", services(&["proxy"])).await;
+    let both = served.limited("both", services(&["proxy", "web"])).await;
+    for request in ["stop", "start", "restart"] {
+        let path = format!("/v1/services/proxy/{request}");
+        let rejected = served.request("POST", &path, Some(&token)).await;
+        let body = problem(rejected, StatusCode::FORBIDDEN, request).await;
+        assert!(body["why"].as_str().unwrap().contains("web"), "{body}");
+    }
+    let path = "/v1/overrides/proxy.stopped";
+    let rejected = served.request("DELETE", path, Some(&token)).await;
+    problem(rejected, StatusCode::FORBIDDEN, path).await;
+    let stop = "/v1/services/proxy/stop";
+    let accepted = served.request("POST", stop, Some(&both)).await;
+    assert_eq!(accepted.status(), StatusCode::ACCEPTED);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_limited_token_cannot_read_a_token_for_more() {
+    let served = Served::ready().await;
+    let admin = served.admin.clone();
+    let service = serde_json::json!({"image": "base:1", "x-lifecycle": {"api": "operate"}});
+    let added = served.put("/v1/applications/robot", &admin, &service).await;
+    assert_eq!(added.status(), StatusCode::ACCEPTED);
+    let local = Arc::new(LocalApi::new(Arc::clone(&served.manager)));
+    let scope = TokenScope::new([ServiceClass::Application], []);
+    let limited = ScopedApi::new(local, scope);
+    let read = ExecCommand::new(&["cat".to_owned(), "/run/lifecycle/token".to_owned()]);
+    for name in ["robot", "robot-1"] {
+        let error = limited.exec(name, read.clone()).await.unwrap_err();
+        assert!(matches!(error, Error::Forbidden { .. }), "{error:?}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_embedded_program_is_limited_in_the_same_way() {
+    let served = Served::ready().await;
+    let local = Arc::new(LocalApi::new(Arc::clone(&served.manager)));
+    let scope = TokenScope::new([ServiceClass::Application], []);
+    let limited = ScopedApi::new(local, scope);
+    let name = ServiceName::try_from("spy").unwrap();
+    let text = "{image: 'base:1', privileged: true}";
+    let error = limited.apply_service(ServiceClass::Application, &name, text);
+    let error = error.await.unwrap_err();
+    assert!(matches!(error, Error::Forbidden { .. }), "{error:?}");
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_limited_token_declares_no_service_that_reaches_beyond_its_scope() {
     let served = Served::ready().await;
-    let with_volume = serde_json::json!({"image": "base:1", "volumes": ["data:/data"]});
+    let owner = serde_json::json!({
+        "image": "base:1", "volumes": ["data:/data"], "networks": {"default": {"aliases": ["brain"]}},
+    });
     let admin = served.admin.clone();
-    let owner = served.put("/v1/models/owner", &admin, &with_volume).await;
-    assert_eq!(owner.status(), StatusCode::ACCEPTED);
+    let added = served.put("/v1/models/Owner", &admin, &owner).await;
+    assert_eq!(added.status(), StatusCode::ACCEPTED);
     let scope = TokenScope::new([ServiceClass::Application], []);
     let token = served.limited("deployer", scope).await;
     let cases = [
@@ -223,6 +278,8 @@ async fn a_limited_token_declares_no_service_that_reaches_beyond_its_scope() {
         ("volumes", serde_json::json!(["/etc:/host"])),
         ("volumes", serde_json::json!(["data:/stolen"])),
         ("container_name", serde_json::json!("web-alias")),
+        ("depends_on", serde_json::json!(["Owner"])),
+        ("logging", serde_json::json!({"driver": "syslog"})),
         ("x-lifecycle", serde_json::json!({"api": "operate"})),
     ];
     for (key, value) in cases {
@@ -235,9 +292,23 @@ async fn a_limited_token_declares_no_service_that_reaches_beyond_its_scope() {
         let rejected = served.put(dry, &token, &service).await;
         problem(rejected, StatusCode::FORBIDDEN, &label).await;
     }
+    let plain = serde_json::json!({"image": "base:1"});
+    for name in [
+        "WEB",
+        "owner",
+        "brain",
+        "registry.example",
+        "db.shop.internal",
+    ] {
+        let path = format!("/v1/applications/{name}");
+        let rejected = served.put(&path, &token, &plain).await;
+        let body = problem(rejected, StatusCode::FORBIDDEN, name).await;
+        assert!(body["why"].as_str().unwrap().contains("the name"), "{body}");
+    }
     let harmless = serde_json::json!({
         "image": "base:1", "volumes": ["own:/data"], "ports": ["8080"], "read_only": true,
-        "security_opt": ["no-new-privileges:true"], "cap_drop": ["ALL"],
+        "security_opt": ["no-new-privileges:true"], "cap_drop": ["ALL"], "depends_on": ["web"],
+        "logging": {"driver": "json-file"},
     });
     let accepted = served.put("/v1/applications/calm", &token, &harmless).await;
     assert_eq!(accepted.status(), StatusCode::ACCEPTED);

@@ -210,8 +210,9 @@ pub enum ApiAccess {
     /// What this role permits, for the services of this scope.
     Granted {
         role: TokenRole,
+        /// Boxed, because there are declarations with tens of thousands of services.
         #[serde(default, skip_serializing_if = "Option::is_none")]
-        scope: Option<TokenScope>,
+        scope: Option<Box<TokenScope>>,
     },
 }
 
@@ -229,7 +230,7 @@ impl ApiAccess {
     pub fn scope(&self) -> Option<&TokenScope> {
         match self {
             Self::Read | Self::Operate => None,
-            Self::Granted { scope, .. } => scope.as_ref(),
+            Self::Granted { scope, .. } => scope.as_deref(),
         }
     }
 }

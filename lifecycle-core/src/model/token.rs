@@ -36,13 +36,20 @@ impl fmt::Display for TokenRole {
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(default, deny_unknown_fields)]
+// One of the lists contains something.
+#[cfg_attr(feature = "schema", schemars(extend("anyOf" = [
+    {"required": ["classes"], "properties": {"classes": {"minItems": 1}}},
+    {"required": ["services"], "properties": {"services": {"minItems": 1}}},
+])))]
 #[non_exhaustive]
 pub struct TokenScope {
     /// All services of these classes.
     #[serde(skip_serializing_if = "BTreeSet::is_empty")]
+    #[cfg_attr(feature = "schema", schemars(with = "Vec<ServiceClass>"))]
     pub classes: BTreeSet<ServiceClass>,
     /// The services with these names.
     #[serde(skip_serializing_if = "BTreeSet::is_empty")]
+    #[cfg_attr(feature = "schema", schemars(with = "Vec<ServiceName>"))]
     pub services: BTreeSet<ServiceName>,
 }
 

@@ -292,7 +292,7 @@ async fn each_service_has_the_token_that_it_declares() {
     let scope = TokenScope::new([ServiceClass::Application], [names[0].clone()]);
     let granted = ApiAccess::Granted {
         role: TokenRole::Admin,
-        scope: Some(scope.clone()),
+        scope: Some(Box::new(scope.clone())),
     };
     for (name, access) in [(&names[0], ApiAccess::Operate), (&names[1], granted)] {
         let spec = stage.declaration.services.get_mut(name).unwrap();

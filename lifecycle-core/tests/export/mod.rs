@@ -135,16 +135,22 @@ async fn exported(sources: &Sources, overrides: Exportable) -> Export {
 
 /// Returns the number of lines of the text that are not in the other text, in the same order.
 fn missing_lines(before: &str, after: &str) -> usize {
-    let mut after = after.lines();
-    let is_missing = |line: &&str| {
-        let rest = after.clone();
-        if after.by_ref().any(|other| other == *line) {
-            return false;
+    // The length of the longest common subsequence with each start of `after`.
+    let after: Vec<&str> = after.lines().collect();
+    let mut common = vec![0; after.len() + 1];
+    for line in before.lines() {
+        let mut diagonal = 0;
+        for (index, other) in after.iter().enumerate() {
+            let above = common[index + 1];
+            common[index + 1] = if line == *other {
+                diagonal + 1
+            } else {
+                above.max(common[index])
+            };
+            diagonal = above;
         }
-        after = rest;
-        true
-    };
-    before.lines().filter(is_missing).count()
+    }
+    before.lines().count() - common[after.len()]
 }
 
 /// Exports the requests, and checks the files.

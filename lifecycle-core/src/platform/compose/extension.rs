@@ -120,6 +120,7 @@ fn api_access(field: &Field<'_>, report: &mut Report) -> Option<ApiAccess> {
         field.problem_with_help(report, "`role` is missing", help);
         return None;
     };
+    let scope = scope.map(Box::new);
     Some(ApiAccess::Granted { role, scope })
 }
 

@@ -101,7 +101,7 @@ impl Declaration {
 
 fn beyond(what: String, scope: &TokenScope, why: &str) -> Error {
     let why = format!("the token is limited to {scope}, and {why}");
-    let hint = "remove what is named, or use an admin token without a scope";
+    let hint = "remove what is named, or use a token without a scope";
     Error::forbidden(what, why, hint)
 }
 

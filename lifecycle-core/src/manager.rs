@@ -3,6 +3,7 @@
 
 mod answers;
 pub(crate) mod audit;
+mod changes;
 mod chunks;
 mod declaration;
 mod denials;
@@ -50,6 +51,7 @@ use declaration::Cause;
 
 pub use answers::KeyedRequest;
 pub use audit::Actor;
+pub use changes::Changes;
 pub use declaration::Applied;
 pub use exec::{CommandInput, Conversation};
 pub use output::{InstanceOutput, Output};
@@ -565,12 +567,6 @@ impl Manager {
     /// the round ends.
     pub fn rounds(&self) -> watch::Receiver<Arc<Round>> {
         self.rounds.subscribe()
-    }
-
-    /// Subscribes to the number of commits to the registry by this manager. A receiver is notified
-    /// after each commit.
-    pub fn commits(&self) -> watch::Receiver<u64> {
-        self.commits.clone()
     }
 
     /// Returns the latest round.

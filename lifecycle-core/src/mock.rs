@@ -10,9 +10,9 @@ use futures_util::stream::BoxStream;
 use crate::api::ManagerApi;
 use crate::api::why::WhyV1;
 use crate::api::wire::{
-    AppliedV1, CreatedTokenV1, EventsV1, ExportV1, NewNodeV1, NewTokenV1, NodeV1, OperationV1,
-    OverrideV1, PlatformV1, ProgressV1, RestartNodeV1, RestartV1, RetriedV1, RevisionV1,
-    RollbackPlanV1, RolledBackV1, ServiceLogLine, ServiceV1, TokenV1,
+    AppliedV1, CreatedTokenV1, EndpointV1, EventsV1, ExportV1, NewNodeV1, NewTokenV1, NodeV1,
+    OperationV1, OverrideV1, PlatformV1, ProgressV1, RestartNodeV1, RestartV1, RetriedV1,
+    RevisionV1, RollbackPlanV1, RolledBackV1, ServiceLogLine, ServiceV1, TokenV1,
 };
 use crate::cloud::{
     CloudCapabilities, CloudOperation, CloudProgress, CloudProvider, Fenced, NodeChange,
@@ -21,8 +21,8 @@ use crate::cloud::{
 use crate::error::Result;
 use crate::manager::Conversation;
 use crate::model::{
-    Chunk, ChunkDigest, Generation, NodeName, NodeRequest, NodeSpec, OperationId, PublicPorts,
-    RolloutRequest, ServiceClass, ServiceName,
+    Chunk, ChunkDigest, Event, Generation, NodeName, NodeRequest, NodeSpec, OperationId,
+    PublicPorts, RolloutRequest, ServiceClass, ServiceName,
 };
 use crate::platform::{Declaration, OverrideChange, RestoredSecrets};
 use crate::reconcile::{Plan, RecordedPlan, RetryOptions};
@@ -41,6 +41,11 @@ mockall::mock! {
         async fn services(&self) -> Result<Vec<ServiceV1>>;
         async fn progress(&self, with_plan: bool) -> Result<ProgressV1>;
         async fn events(&self, after: u64) -> Result<EventsV1>;
+        async fn watch_events(&self, after: u64) -> Result<BoxStream<'static, Result<Event>>>;
+        async fn watch_endpoints(
+            &self,
+            service: &ServiceName,
+        ) -> Result<BoxStream<'static, Result<Vec<EndpointV1>>>>;
         async fn last_event(&self) -> Result<u64>;
         async fn apply(&self, declaration: &Declaration) -> Result<AppliedV1>;
         async fn missing_chunks(&self, of: &BTreeSet<ChunkDigest>) -> Result<BTreeSet<ChunkDigest>>;

@@ -9,18 +9,15 @@ use std::time::Duration;
 use axum::body::Bytes;
 use axum::http::HeaderValue;
 use lifecycle_core::api::ManagerApi;
+use lifecycle_core::manager::Changes;
 use lifecycle_core::reconcile::Round;
 use lifecycle_core::{Error, Result};
 use serde::Serialize;
 use sha2::{Digest as _, Sha256};
-use tokio::sync::watch;
 use tokio::time::Instant;
 
 /// How long the endpoints are used without a notification.
 const READ_EVERY: Duration = Duration::from_millis(500);
-
-/// How often a stream polls for changes by another manager.
-const POLL: Duration = Duration::from_secs(1);
 
 /// A body, and a tag that identifies its content.
 #[derive(Debug, Clone)]
@@ -81,30 +78,6 @@ struct Latest {
     round: Arc<Round>,
     /// `None` if they could not be read.
     published: Option<Arc<Published>>,
-}
-
-/// Notifications that the endpoints may have changed.
-#[derive(Debug, Clone)]
-pub(crate) struct Changes {
-    pub(crate) commits: watch::Receiver<u64>,
-    pub(crate) rounds: watch::Receiver<Arc<Round>>,
-}
-
-impl Changes {
-    fn mark_seen(&mut self) {
-        self.commits.mark_unchanged();
-        self.rounds.mark_unchanged();
-    }
-
-    /// Waits for a notification, but not for long: another manager may lead. Returns `None` if there will
-    /// be no more notifications.
-    async fn next(&mut self) -> Option<()> {
-        tokio::select! {
-            changed = self.commits.changed() => changed.ok(),
-            changed = self.rounds.changed() => changed.ok(),
-            () = tokio::time::sleep(POLL) => Some(()),
-        }
-    }
 }
 
 impl Endpoints {

@@ -375,7 +375,7 @@ impl Api {
 
     /// Returns whether the platform is ready.
     pub(crate) fn is_ready(&self) -> bool {
-        let ready = self.runtime.block_on(self.client.is_ready());
+        let ready = self.runtime.block_on(self.client.platform_is_ready());
         ready.is_ok_and(|ready| ready)
     }
 }

@@ -1,6 +1,8 @@
 //! A client of the manager's API. The caller provides the connections, which may be direct or pass
 //! through a node's SSH server. Calls share one connection; each stream has its own.
 
+mod streams;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Debug;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -8,9 +10,8 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use bytes::Bytes;
-use futures_util::StreamExt;
 use futures_util::stream::BoxStream;
-use http_body_util::{BodyExt, BodyStream, Full};
+use http_body_util::{BodyExt, Full};
 use hyper::client::conn::http1::SendRequest;
 use hyper::header::{ACCEPT, AUTHORIZATION, CONNECTION, CONTENT_TYPE, HOST, HeaderValue, UPGRADE};
 use hyper::{Method, Request, Response, StatusCode};
@@ -34,7 +35,7 @@ use crate::error::{Error, Result};
 use crate::host::Duplex;
 use crate::manager::Conversation;
 use crate::model::{
-    Chunk, ChunkDigest, Generation, NodeRequest, OperationId, PlatformId, RolloutRequest,
+    Chunk, ChunkDigest, Event, Generation, NodeRequest, OperationId, PlatformId, RolloutRequest,
     ServiceClass, ServiceName,
 };
 use crate::platform::{Declaration, OverrideChange, RestoredSecrets};
@@ -45,6 +46,9 @@ use crate::secret::Sensitive;
 /// Time limit for connecting and receiving the head of a response. The body has a separate limit of
 /// the same length; a stream has no limit.
 const RESPONSE_WITHIN: Duration = Duration::from_secs(30);
+
+/// The media type of server-sent events.
+const EVENT_STREAM: &str = "text/event-stream";
 
 /// Opens connections to the manager's API.
 #[async_trait]
@@ -131,8 +135,8 @@ impl ApiClient {
         })
     }
 
-    /// Returns whether every service is ready: `GET /readyz`.
-    pub async fn is_ready(&self) -> Result<bool> {
+    /// Returns whether the whole platform is ready: `GET /readyz`.
+    pub async fn platform_is_ready(&self) -> Result<bool> {
         let response = self.exchange(Method::GET, "/readyz", None, None).await?;
         let status = response.status();
         whole("/readyz", response).await?;
@@ -151,12 +155,26 @@ impl ApiClient {
         body: Option<Content>,
     ) -> Result<Response<hyper::body::Incoming>> {
         let response = self.exchange(method, path, body, Some(&self.token)).await?;
-        if response.status().is_success() {
-            return Ok(response);
-        }
-        let status = response.status();
-        let body = whole(path, response).await?;
-        Err(problem::read(shown(path), status, &body))
+        successful(path, response).await
+    }
+
+    /// Opens a stream of a media type. It has a connection of its own, because it may never end.
+    async fn open(
+        &self,
+        path: &str,
+        accept: &'static str,
+    ) -> Result<Response<hyper::body::Incoming>> {
+        let exchange = async {
+            let mut connection = self.connect().await?;
+            let mut request = self.request(Method::GET, path, None, Some(&self.token))?;
+            let headers = request.headers_mut();
+            headers.insert(ACCEPT, HeaderValue::from_static(accept));
+            connection.send_request(request).await.map_err(interrupted)
+        };
+        let response = tokio::time::timeout(RESPONSE_WITHIN, exchange)
+            .await
+            .unwrap_or_else(|_| Err(late(path)))?;
+        successful(path, response).await
     }
 
     /// Sends a request. The time limit also covers a server that accepts the connection but does
@@ -296,6 +314,19 @@ impl ManagerApi for ApiClient {
 
     async fn events(&self, after: u64) -> Result<EventsV1> {
         self.get(&format!("/v1/events?after={after}")).await
+    }
+
+    async fn watch_events(&self, after: u64) -> Result<BoxStream<'static, Result<Event>>> {
+        let path = format!("/v1/events?after={after}");
+        Ok(streams::events(self.open(&path, EVENT_STREAM).await?))
+    }
+
+    async fn watch_endpoints(
+        &self,
+        service: &ServiceName,
+    ) -> Result<BoxStream<'static, Result<Vec<EndpointV1>>>> {
+        let path = format!("/v1/services/{service}/endpoints");
+        Ok(streams::events(self.open(&path, EVENT_STREAM).await?))
     }
 
     async fn last_event(&self) -> Result<u64> {
@@ -568,26 +599,7 @@ impl ManagerApi for ApiClient {
             let since = since.to_rfc3339_opts(chrono::SecondsFormat::Micros, true);
             path = format!("{path}&since={since}");
         }
-        let response = self.send(Method::GET, &path, None).await?;
-        // Do not reuse this connection: the stream may never end.
-        drop(self.take_idle());
-        let chunks = BodyStream::new(response.into_body()).filter_map(|frame| async move {
-            match frame {
-                Ok(frame) => frame.into_data().ok().map(Ok),
-                Err(error) => Some(Err(std::io::Error::other(error))),
-            }
-        });
-        let reader = tokio_util::io::StreamReader::new(Box::pin(chunks));
-        let lines = tokio::io::AsyncBufReadExt::lines(reader);
-        let lines = futures_util::stream::try_unfold(lines, |mut lines| async move {
-            let line = lines.next_line().await.map_err(interrupted)?;
-            line.map(|text| {
-                let line = serde_json::from_str(&text).map_err(interrupted)?;
-                Ok((line, lines))
-            })
-            .transpose()
-        });
-        Ok(lines.boxed())
+        Ok(streams::lines(self.open(&path, "application/json").await?))
     }
 }
 
@@ -639,6 +651,19 @@ async fn read<T: DeserializeOwned>(
     response: Response<hyper::body::Incoming>,
 ) -> Result<T> {
     serde_json::from_slice(&whole(path, response).await?).map_err(interrupted)
+}
+
+/// Converts an error response to an [`Error`].
+async fn successful(
+    path: &str,
+    response: Response<hyper::body::Incoming>,
+) -> Result<Response<hyper::body::Incoming>> {
+    let status = response.status();
+    if status.is_success() {
+        return Ok(response);
+    }
+    let body = whole(path, response).await?;
+    Err(problem::read(shown(path), status, &body))
 }
 
 /// Returns a path for messages, without the digest of a chunk.

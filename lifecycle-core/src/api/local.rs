@@ -10,15 +10,15 @@ use futures_util::stream::BoxStream;
 
 use super::why::WhyV1;
 use super::wire::{
-    AppliedV1, CreatedTokenV1, EventsV1, ExportV1, NewNodeV1, NewTokenV1, NodeV1, OperationV1,
-    OverrideV1, PlatformV1, ProgressV1, RestartNodeV1, RestartV1, RetriedV1, RevisionV1,
-    RollbackPlanV1, RolledBackV1, ServiceLogLine, ServiceV1, TokenV1,
+    AppliedV1, CreatedTokenV1, EndpointV1, EventsV1, ExportV1, NewNodeV1, NewTokenV1, NodeV1,
+    OperationV1, OverrideV1, PlatformV1, ProgressV1, RestartNodeV1, RestartV1, RetriedV1,
+    RevisionV1, RollbackPlanV1, RolledBackV1, ServiceLogLine, ServiceV1, TokenV1,
 };
-use super::{ManagerApi, last_output, view, why};
+use super::{ManagerApi, last_output, view, watches, why};
 use crate::error::{Error, Result};
 use crate::manager::{Conversation, Manager};
 use crate::model::{
-    Chunk, ChunkDigest, Generation, NodeRequest, OperationId, RolloutRequest, ServiceClass,
+    Chunk, ChunkDigest, Event, Generation, NodeRequest, OperationId, RolloutRequest, ServiceClass,
     ServiceName,
 };
 use crate::platform::{Declaration, OverrideChange, RestoredSecrets};
@@ -82,6 +82,17 @@ impl ManagerApi for LocalApi {
                 format!("start from {oldest}, which is the oldest stored event, or from `latest`"),
             )),
         }
+    }
+
+    async fn watch_events(&self, after: u64) -> Result<BoxStream<'static, Result<Event>>> {
+        watches::events(self.clone(), after, self.0.changes()).await
+    }
+
+    async fn watch_endpoints(
+        &self,
+        service: &ServiceName,
+    ) -> Result<BoxStream<'static, Result<Vec<EndpointV1>>>> {
+        watches::endpoints(self.clone(), service.clone(), self.0.changes()).await
     }
 
     async fn last_event(&self) -> Result<u64> {

@@ -3,6 +3,7 @@
 
 pub mod authority;
 pub mod client;
+mod endpoint_list;
 pub mod exec;
 mod last_output;
 pub mod local;
@@ -11,6 +12,7 @@ mod scoped;
 mod service;
 pub mod tail;
 pub mod view;
+mod watches;
 pub mod why;
 pub mod wire;
 
@@ -22,19 +24,20 @@ use futures_util::stream::BoxStream;
 
 pub use authority::{Authority, ServerIdentity};
 pub use client::{ApiClient, Dial};
+pub use endpoint_list::EndpointList;
 pub use local::LocalApi;
 pub use scoped::ScopedApi;
 
 use self::why::WhyV1;
 use self::wire::{
-    AppliedV1, CreatedTokenV1, EndpointV1, EventsV1, ExportV1, NewNodeV1, NewTokenV1, NodeV1,
-    OperationV1, OverrideV1, PlatformV1, ProgressV1, RestartNodeV1, RestartV1, RetriedV1,
-    RevisionV1, RollbackPlanV1, RolledBackV1, ServiceLogLine, ServiceV1, TokenV1,
+    AppliedV1, CreatedTokenV1, EndpointV1, EventsV1, ExportV1, InstanceStateV1, NewNodeV1,
+    NewTokenV1, NodeV1, OperationV1, OverrideV1, PlatformV1, ProgressV1, RestartNodeV1, RestartV1,
+    RetriedV1, RevisionV1, RollbackPlanV1, RolledBackV1, ServiceLogLine, ServiceV1, TokenV1,
 };
 use crate::error::{Error, Result};
 use crate::manager::Conversation;
 use crate::model::{
-    Chunk, ChunkDigest, Generation, NodeRequest, OperationId, RolloutRequest, ServiceClass,
+    Chunk, ChunkDigest, Event, Generation, NodeRequest, OperationId, RolloutRequest, ServiceClass,
     ServiceName,
 };
 use crate::platform::{Declaration, OverrideChange, RestoredSecrets};
@@ -99,12 +102,33 @@ pub trait ManagerApi: Debug + Send + Sync + 'static {
         Ok(endpoints.collect())
     }
 
+    /// Returns the addresses of a service's ready replicas, and again after each change. Changes that
+    /// follow each other quickly may be merged. The stream ends with an error if the manager ends or
+    /// does not respond; a new stream starts with the current endpoints. [`EndpointList`] does this.
+    async fn watch_endpoints(
+        &self,
+        service: &ServiceName,
+    ) -> Result<BoxStream<'static, Result<Vec<EndpointV1>>>>;
+
+    /// Returns whether at least one replica of a service is ready.
+    async fn is_ready(&self, service: &ServiceName) -> Result<bool> {
+        let instances = self.service(service.as_str()).await?.instances;
+        Ok(instances
+            .iter()
+            .any(|one| one.state == InstanceStateV1::Ready))
+    }
+
     /// Returns the progress of the current round. A caller that polls should not request the plan,
     /// because the plan grows with the platform.
     async fn progress(&self, with_plan: bool) -> Result<ProgressV1>;
 
     /// Returns a page of the events after a cursor, oldest first.
     async fn events(&self, after: u64) -> Result<EventsV1>;
+
+    /// Returns the events after a cursor, oldest first, and new events as they are recorded. The stream
+    /// ends with an error if the manager ends or does not respond; a new stream that starts after the
+    /// last event continues without a gap.
+    async fn watch_events(&self, after: u64) -> Result<BoxStream<'static, Result<Event>>>;
 
     /// Returns the cursor of the latest event.
     async fn last_event(&self) -> Result<u64>;

@@ -4,14 +4,15 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use async_trait::async_trait;
+use futures_util::StreamExt as _;
 use futures_util::stream::BoxStream;
 
 use super::ManagerApi;
 use super::why::WhyV1;
 use super::wire::{
-    AppliedV1, CreatedTokenV1, EventsV1, ExportV1, NewNodeV1, NewTokenV1, NodeV1, OperationV1,
-    OverrideV1, PlatformV1, ProgressV1, RestartNodeV1, RestartV1, RetriedV1, RevisionV1,
-    RollbackPlanV1, RolledBackV1, ServiceLogLine, ServiceV1, TokenV1,
+    AppliedV1, CreatedTokenV1, EndpointV1, EventsV1, ExportV1, NewNodeV1, NewTokenV1, NodeV1,
+    OperationV1, OverrideV1, PlatformV1, ProgressV1, RestartNodeV1, RestartV1, RetriedV1,
+    RevisionV1, RollbackPlanV1, RolledBackV1, ServiceLogLine, ServiceV1, TokenV1,
 };
 use crate::error::{Error, Result};
 use crate::manager::{Conversation, scope};
@@ -195,6 +196,34 @@ impl ManagerApi for ScopedApi {
             }
             cursor = page.cursor;
         }
+    }
+
+    async fn watch_events(&self, after: u64) -> Result<BoxStream<'static, Result<Event>>> {
+        let api = self.clone();
+        let events = self.api.watch_events(after).await?;
+        let events = events.filter_map(move |event| {
+            let api = api.clone();
+            async move {
+                let event = match event {
+                    Ok(event) => event,
+                    Err(error) => return Some(Err(error)),
+                };
+                match api.existing().await {
+                    Ok(services) => services.include_event(&event).then_some(Ok(event)),
+                    Err(error) => Some(Err(error)),
+                }
+            }
+        });
+        Ok(events.boxed())
+    }
+
+    async fn watch_endpoints(
+        &self,
+        service: &ServiceName,
+    ) -> Result<BoxStream<'static, Result<Vec<EndpointV1>>>> {
+        self.check("reading the endpoints of", service.as_str())
+            .await?;
+        self.api.watch_endpoints(service).await
     }
 
     async fn last_event(&self) -> Result<u64> {

@@ -19,14 +19,15 @@ use crate::manager::audit;
 use crate::model::{Event, EventKind, ServiceName, Subject};
 use crate::runtime::LogOptions;
 
-/// The interval at which new events are polled.
-const POLL: Duration = Duration::from_millis(500);
+/// The pause before a stream that was interrupted is opened again.
+const PAUSE: Duration = Duration::from_millis(500);
 
 /// How long the manager of a platform that is being deleted does not respond before the platform
 /// counts as deleted.
 const DELETED: Duration = Duration::from_secs(10);
 
-/// The interval at which a followed output checks whether the platform was deleted.
+/// The interval at which a follower checks whether the manager of a platform that is being deleted
+/// responds, and whether a service runs again.
 const WATCH: Duration = Duration::from_secs(2);
 
 /// How long a stream tolerates an outage, for example while the manager's node restarts.
@@ -124,75 +125,109 @@ pub async fn events(
     if !options.follow {
         return Ok(old.boxed());
     }
-    let new = NewEvents::after(cursor, api, options, POLL).await?;
+    let new = NewEvents::after(cursor, api, options).await?;
     let new = stream::try_unfold(new, async |mut new| {
         Ok(new.next().await?.map(|event| (event, new)))
     });
     Ok(old.chain(new).boxed())
 }
 
-/// Polls events that are recorded after a cursor.
+/// Follows the events that are recorded after a cursor, through outages of the manager.
 struct NewEvents {
     api: Arc<dyn ManagerApi>,
     options: EventOptions,
     cursor: u64,
-    /// Selected events that were not returned yet.
-    waiting: VecDeque<Event>,
+    /// The current stream, and when it was opened.
+    stream: Option<(BoxStream<'static, Result<Event>>, Instant)>,
+    /// The time of the first interruption since the manager was last known to respond.
+    interrupted: Option<Instant>,
     /// Whether the platform is being deleted.
     is_deleting: bool,
-    /// The interval of the polls.
-    pace: Duration,
 }
 
 impl NewEvents {
-    async fn after(
-        cursor: u64,
-        api: Arc<dyn ManagerApi>,
-        options: EventOptions,
-        pace: Duration,
-    ) -> Result<Self> {
+    async fn after(cursor: u64, api: Arc<dyn ManagerApi>, options: EventOptions) -> Result<Self> {
         let is_deleting = api.platform().await?.state == PlatformState::Deleting;
         Ok(Self {
             api,
             options,
             cursor,
-            waiting: VecDeque::new(),
+            stream: None,
+            interrupted: None,
             is_deleting,
-            pace,
         })
     }
 
     /// Returns the next event; `None` if the platform was deleted.
     async fn next(&mut self) -> Result<Option<Event>> {
-        let mut responded = Instant::now();
         loop {
-            if let Some(event) = self.waiting.pop_front() {
-                return Ok(Some(event));
-            }
-            match page(self.api.as_ref(), self.cursor).await {
-                Ok(page) => {
-                    responded = Instant::now();
-                    self.cursor = page.last().map_or(self.cursor, |event| event.id);
-                    for event in page {
-                        self.is_deleting |= audit::is_deletion(&event.event);
-                        self.is_deleting &= event.event.kind != EventKind::Declared;
-                        if self.options.selects(&event) {
-                            self.waiting.push_back(event);
-                        }
+            let error = match self.received().await {
+                Ok(event) => {
+                    self.interrupted = None;
+                    self.cursor = event.id;
+                    self.is_deleting |= audit::is_deletion(&event.event);
+                    self.is_deleting &= event.event.kind != EventKind::Declared;
+                    if self.options.selects(&event) {
+                        return Ok(Some(event));
                     }
-                    if !self.waiting.is_empty() {
-                        continue;
-                    }
+                    continue;
                 }
-                Err(error) => match (error.retry(), responded.elapsed()) {
-                    (_, outage) if self.is_deleting && outage >= DELETED => return Ok(None),
-                    _ if self.is_deleting => {}
-                    (Retry::After(_), outage) if outage < OUTAGE => {}
-                    _ => return Err(error),
-                },
+                Err(error) => error,
+            };
+            // A stream that is interrupted again and again is one outage.
+            let opened = self.stream.take().map(|(_, opened)| opened);
+            if opened.is_some_and(|at| at.elapsed() > DELETED) {
+                self.interrupted = None;
             }
-            tokio::time::sleep(self.pace).await;
+            // The manager closes the stream of a client that falls behind.
+            let is_closed = opened.is_some()
+                && !matches!(error, Error::Denied { .. } | Error::Forbidden { .. });
+            let is_temporary = is_closed || matches!(error.retry(), Retry::After(_));
+            let outage = self.interrupted.get_or_insert_with(Instant::now).elapsed();
+            if self.is_deleting && outage >= DELETED {
+                return Ok(None);
+            }
+            if !self.is_deleting && (!is_temporary || outage >= OUTAGE) {
+                return Err(error);
+            }
+            tokio::time::sleep(PAUSE).await;
         }
+    }
+
+    /// Waits for the next event of the current stream.
+    async fn received(&mut self) -> Result<Event> {
+        let stream = match &mut self.stream {
+            Some((stream, _)) => stream,
+            none => {
+                let stream = watch(self.api.as_ref(), self.cursor).await?;
+                &mut none.insert((stream, Instant::now())).0
+            }
+        };
+        loop {
+            let event = match tokio::time::timeout(WATCH, stream.next()).await {
+                Ok(event) => event,
+                // The stream of a node that is deleted may never end.
+                Err(_) if self.is_deleting => {
+                    self.api.health().await?;
+                    continue;
+                }
+                Err(_) => continue,
+            };
+            return event.unwrap_or_else(|| {
+                Err(Error::Interrupted {
+                    what: "the stream of events".into(),
+                    source: None,
+                })
+            });
+        }
+    }
+}
+
+/// Opens the stream of the events after a cursor. Events that are no longer stored are skipped.
+async fn watch(api: &dyn ManagerApi, after: u64) -> Result<BoxStream<'static, Result<Event>>> {
+    match api.watch_events(after).await {
+        Err(Error::NotFound { .. }) => api.watch_events(oldest(api, after).await?).await,
+        stream => stream,
     }
 }
 
@@ -277,7 +312,7 @@ pub async fn logs(
         return Ok((instances, lines.boxed()));
     }
     let cursor = api.last_event().await?;
-    let events = NewEvents::after(cursor, api, EventOptions::default(), WATCH).await?;
+    let events = NewEvents::after(cursor, api, EventOptions::default()).await?;
     Ok((instances, lines.take_until(deletion(events)).boxed()))
 }
 

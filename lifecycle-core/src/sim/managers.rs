@@ -20,9 +20,9 @@ use super::engine::Image;
 use super::world::SimWorld;
 use crate::api::why::WhyV1;
 use crate::api::wire::{
-    AppliedV1, CreatedTokenV1, EventsV1, ExportV1, NewNodeV1, NewTokenV1, NodeV1, OperationV1,
-    OverrideV1, PlatformV1, ProgressV1, RestartNodeV1, RestartV1, RetriedV1, RevisionV1,
-    RollbackPlanV1, RolledBackV1, ServiceLogLine, ServiceV1, TokenV1,
+    AppliedV1, CreatedTokenV1, EndpointV1, EventsV1, ExportV1, NewNodeV1, NewTokenV1, NodeV1,
+    OperationV1, OverrideV1, PlatformV1, ProgressV1, RestartNodeV1, RestartV1, RetriedV1,
+    RevisionV1, RollbackPlanV1, RolledBackV1, ServiceLogLine, ServiceV1, TokenV1,
 };
 use crate::api::{LocalApi, ManagerApi};
 use crate::bootstrap::{Handover, ManagerImage, ReachManager, code_directory, handover_directory};
@@ -33,8 +33,8 @@ use crate::error::{Error, Result};
 use crate::host::{ByteStream, NodeHandle};
 use crate::manager::{Conversation, Manager};
 use crate::model::{
-    Chunk, ChunkDigest, ContainerId, Generation, NodeName, NodeRequest, OperationId, PlatformId,
-    RolloutRequest, ServiceClass, ServiceName,
+    Chunk, ChunkDigest, ContainerId, Event, Generation, NodeName, NodeRequest, OperationId,
+    PlatformId, RolloutRequest, ServiceClass, ServiceName,
 };
 use crate::platform::{Declaration, OverrideChange, RestoredSecrets};
 use crate::reconcile::node_directory::node_directory;
@@ -344,6 +344,21 @@ impl ManagerApi for SimApi {
         self.current("events")?.events(after).await
     }
 
+    async fn watch_events(&self, after: u64) -> Result<BoxStream<'static, Result<Event>>> {
+        let (manager, ended) = self.process("watch_events")?;
+        let events = LocalApi::new(manager).watch_events(after).await?;
+        Ok(until_ended(events, ended))
+    }
+
+    async fn watch_endpoints(
+        &self,
+        service: &ServiceName,
+    ) -> Result<BoxStream<'static, Result<Vec<EndpointV1>>>> {
+        let (manager, ended) = self.process("watch_endpoints")?;
+        let endpoints = LocalApi::new(manager).watch_endpoints(service).await?;
+        Ok(until_ended(endpoints, ended))
+    }
+
     async fn last_event(&self) -> Result<u64> {
         self.current("last_event")?.last_event().await
     }
@@ -517,20 +532,27 @@ impl ManagerApi for SimApi {
     ) -> Result<BoxStream<'static, Result<ServiceLogLine>>> {
         let (manager, ended) = self.process("logs")?;
         let lines = LocalApi::new(manager).logs(service, options).await?;
-        // When the process ends, so does the connection.
-        let lines = stream::unfold(Some((lines, ended)), |state| async {
-            let (mut lines, mut ended) = state?;
-            tokio::select! {
-                line = lines.next() => line.map(|line| (line, Some((lines, ended)))),
-                Err(source) = ended.changed() => {
-                    let what = "the connection to the manager".into();
-                    let source = Some(Box::new(source) as _);
-                    Some((Err(Error::Interrupted { what, source }), None))
-                }
-            }
-        });
-        Ok(lines.boxed())
+        Ok(until_ended(lines, ended))
     }
+}
+
+/// Ends a stream with an error when the manager's process ends, because the connection ends, too.
+fn until_ended<T: Send + 'static>(
+    stream: BoxStream<'static, Result<T>>,
+    ended: watch::Receiver<()>,
+) -> BoxStream<'static, Result<T>> {
+    let stream = stream::unfold(Some((stream, ended)), async |state| {
+        let (mut stream, mut ended) = state?;
+        tokio::select! {
+            item = stream.next() => item.map(|item| (item, Some((stream, ended)))),
+            Err(source) = ended.changed() => {
+                let what = "the connection to the manager".into();
+                let source = Some(Box::new(source) as _);
+                Some((Err(Error::Interrupted { what, source }), None))
+            }
+        }
+    });
+    stream.boxed()
 }
 
 /// The code bases that the bootstrapper copied to the manager's node.

@@ -24,6 +24,7 @@ mod stage;
 mod unhealthy;
 mod upgrade;
 mod waits;
+mod watches;
 
 use std::collections::BTreeSet;
 

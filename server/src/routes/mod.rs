@@ -38,7 +38,7 @@ use lifecycle_core::model::{NodeRequest, ServiceClass};
 use tokio::sync::watch;
 
 use crate::auth::authenticate;
-use crate::endpoints::{Changes, Endpoints};
+use crate::endpoints::Endpoints;
 use crate::metrics::{Metrics, measure};
 use crate::openapi::{Input, Operation};
 use crate::problem::Problem;
@@ -64,14 +64,11 @@ pub(crate) struct Api {
 
 impl From<Arc<Manager>> for Api {
     fn from(manager: Arc<Manager>) -> Self {
-        let changes = Changes {
-            commits: manager.commits(),
-            rounds: manager.rounds(),
-        };
+        let changes = manager.changes();
         let api = Arc::new(LocalApi::new(Arc::clone(&manager)));
         Self {
             tokens: manager.tokens(),
-            commits: manager.commits(),
+            commits: changes.commits.clone(),
             endpoints: Arc::new(Endpoints::new(api.clone(), changes)),
             streams: Arc::default(),
             metrics: Metrics::of(manager),

@@ -10,7 +10,7 @@ use futures_util::StreamExt;
 use futures_util::stream::{self, BoxStream};
 use tokio::time::{Instant, sleep};
 
-use super::{ManagerApi, OUTAGE, POLL, WATCH};
+use super::{ManagerApi, OUTAGE, PAUSE, WATCH};
 use crate::api::wire::ServiceLogLine;
 use crate::clock::{Clock as _, SystemClock};
 use crate::error::{Error, Result, Retry};
@@ -220,7 +220,7 @@ impl Followed {
     /// Opens the stream again, as soon as the manager responds.
     async fn reopen(&mut self) -> Result<()> {
         let interrupted = *self.interrupted.get_or_insert_with(Instant::now);
-        let mut pause = POLL;
+        let mut pause = PAUSE;
         loop {
             sleep(pause).await;
             match self.open().await {
@@ -231,7 +231,7 @@ impl Followed {
                 Ok(()) => return Err(self.unanswered()),
                 Err(error) => match error.retry() {
                     Retry::After(after) if interrupted.elapsed() < OUTAGE => {
-                        pause = after.clamp(POLL, LONGEST_PAUSE);
+                        pause = after.clamp(PAUSE, LONGEST_PAUSE);
                     }
                     _ => return Err(error),
                 },

@@ -1,9 +1,12 @@
 //! Tests the requests about endpoints: tags and streams.
 
 use axum::http::header::{ETAG, IF_NONE_MATCH};
-use lifecycle_core::api::ManagerApi as _;
-use lifecycle_core::model::Protocol;
+use futures_util::StreamExt as _;
+use futures_util::stream::BoxStream;
+use lifecycle_core::api::{EndpointList, ManagerApi as _};
+use lifecycle_core::model::{Event, Protocol, ServiceName};
 use lifecycle_core::platform::OverrideChange;
+use lifecycle_core::{Error, Result};
 
 use super::client::client;
 use super::*;
@@ -18,7 +21,7 @@ impl Served {
             service.container.expose = vec![(8080, Protocol::Tcp)];
         }
         self.manager.apply(self.declaration.clone()).await.unwrap();
-        let mut commits = self.manager.commits();
+        let mut commits = self.manager.changes().commits;
         while self.get(ONE).await.as_array().unwrap().is_empty() {
             commits.changed().await.unwrap();
         }
@@ -86,7 +89,7 @@ async fn the_tag_of_endpoints_changes_with_them() {
     let before = tag(&served, ONE, None).await.1;
     let scale = OverrideChange::Scale(2);
     served.manager.override_service("web", scale).await.unwrap();
-    let mut commits = served.manager.commits();
+    let mut commits = served.manager.changes().commits;
     while served.get(ONE).await.as_array().unwrap().len() < 2 {
         commits.changed().await.unwrap();
     }
@@ -168,4 +171,47 @@ async fn the_client_returns_the_endpoints_of_all_services() {
     let web = ServiceName::try_from("web").unwrap();
     assert_eq!(all[&web], api.endpoints(&web).await.unwrap());
     assert_eq!(all[&web].len(), 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_client_watches_endpoints_and_events() {
+    let served = Served::ready().await.with_endpoint().await;
+    let token = served.token("watcher", Viewer, None).await;
+    let api = client(&served.router, &token);
+    let web = ServiceName::try_from("web").unwrap();
+    let from = api.last_event().await.unwrap();
+    let mut events = api.watch_events(from).await.unwrap();
+    let mut watched = api.watch_endpoints(&web).await.unwrap();
+    let mut list = EndpointList::watch(Arc::new(api.clone()), web.clone())
+        .await
+        .unwrap();
+    assert_eq!(watched.next().await.unwrap().unwrap(), *list.current());
+
+    let scale = OverrideChange::Scale(2);
+    served.manager.override_service("web", scale).await.unwrap();
+    while list.current().len() < 2 {
+        list.changed().await;
+    }
+    while watched.next().await.unwrap().unwrap() != *list.current() {}
+    let first = events.next().await.unwrap().unwrap();
+    assert_eq!(first.id, from + 1);
+    assert_eq!(events.next().await.unwrap().unwrap().id, from + 2);
+
+    // A stream ends with the reason that the manager sends.
+    served.manager.revoke_token("watcher").await.unwrap();
+    let ended = async |mut events: BoxStream<'static, Result<Event>>| {
+        loop {
+            if let Err(error) = events.next().await.unwrap() {
+                assert!(events.next().await.is_none());
+                return error;
+            }
+        }
+    };
+    let error = ended(events).await;
+    assert!(matches!(error, Error::Denied { .. }), "{error:?}");
+    let unknown = ServiceName::try_from("unknown").unwrap();
+    let error = client(&served.router, &served.read)
+        .watch_endpoints(&unknown)
+        .await;
+    assert!(matches!(error, Err(Error::NotFound { .. })));
 }

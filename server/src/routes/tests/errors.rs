@@ -7,7 +7,7 @@ use lifecycle_core::api::problem::without_details;
 use lifecycle_core::api::{ApiClient, ManagerApi};
 use lifecycle_core::clock::SystemClock;
 use lifecycle_core::conformance::errors::one_of_each;
-use lifecycle_core::manager::{FirstToken, Tokens};
+use lifecycle_core::manager::{Changes, FirstToken, Tokens};
 use lifecycle_core::mock::MockManagerApi;
 use lifecycle_core::reconcile::RetryOptions;
 use lifecycle_core::registry::MemoryRegistry;
@@ -16,7 +16,7 @@ use lifecycle_core::{Error, Retry};
 use tokio::sync::watch;
 
 use super::client::client;
-use crate::endpoints::{Changes, Endpoints};
+use crate::endpoints::Endpoints;
 use crate::metrics::Metrics;
 use crate::routes::{Api, router};
 
@@ -158,12 +158,22 @@ async fn the_platform_is_ready_if_the_manager_is_open_and_everything_is_ready() 
             .expect_progress()
             .returning(move |_| Ok(progress(open, ready)));
         let served = Mocked::new(manager);
-        let is_ready = served.client(&served.read).is_ready().await.unwrap();
+        let is_ready = served
+            .client(&served.read)
+            .platform_is_ready()
+            .await
+            .unwrap();
         assert_eq!(is_ready, open && ready);
     }
     let mut manager = MockManagerApi::new();
     let failed = || Error::not_ready("the manager", "it is not the leader at the moment");
     manager.expect_progress().returning(move |_| Err(failed()));
     let served = Mocked::new(manager);
-    assert!(!served.client(&served.read).is_ready().await.unwrap());
+    assert!(
+        !served
+            .client(&served.read)
+            .platform_is_ready()
+            .await
+            .unwrap()
+    );
 }

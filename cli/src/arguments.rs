@@ -414,8 +414,13 @@ pub(crate) struct Operation {
 pub(crate) enum OperationAction {
     /// List the latest operations
     List,
-    /// Wait until an operation ends; fails if the operation has failed
+    /// Wait until an operation ends; fails if the operation has failed or was cancelled
     Watch {
+        /// Id of the operation, as `operation list` shows it
+        id: uuid::Uuid,
+    },
+    /// Cancel a restart or a preparation; what has begun is completed
+    Cancel {
         /// Id of the operation, as `operation list` shows it
         id: uuid::Uuid,
     },

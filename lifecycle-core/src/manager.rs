@@ -3,6 +3,7 @@
 
 mod answers;
 pub(crate) mod audit;
+mod cancellation;
 mod changes;
 mod chunks;
 mod declaration;

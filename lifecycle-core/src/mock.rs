@@ -88,6 +88,7 @@ mockall::mock! {
         async fn retry(&self, name: &str, options: RetryOptions) -> Result<RetriedV1>;
         async fn operations(&self) -> Result<Vec<OperationV1>>;
         async fn operation(&self, id: OperationId) -> Result<OperationV1>;
+        async fn cancel(&self, id: OperationId) -> Result<OperationV1>;
         async fn create_token(&self, new: &NewTokenV1) -> Result<CreatedTokenV1>;
         async fn tokens(&self) -> Result<Vec<TokenV1>>;
         async fn revoke_token(&self, name: &str) -> Result<TokenV1>;

@@ -1,4 +1,4 @@
-//! `operation`: lists operations, and waits for the end of one of them.
+//! `operation`: lists operations, waits for the end of one of them, and cancels one.
 
 use lifecycle_core::Error;
 use lifecycle_core::api::wire::{OperationStateV1, OperationV1};
@@ -21,10 +21,10 @@ pub(crate) struct Listed {
     operations: Vec<OperationV1>,
 }
 
-/// The document of `operation watch --json`.
+/// The document of `operation watch --json` and `operation cancel --json`.
 #[derive(Debug, Serialize, JsonSchema)]
-pub(crate) struct Watched {
-    /// The operation, which has succeeded.
+pub(crate) struct Ended {
+    /// The operation, which has succeeded or, for `cancel`, was cancelled.
     operation: OperationV1,
 }
 
@@ -42,17 +42,39 @@ pub(crate) async fn run(arguments: &Arguments, options: &Operation) -> Result<()
         OperationAction::Watch { id } => {
             let watched = bootstrapper.watch_operation(identity.id, OperationId(id));
             let operation = watched.await?;
-            if operation.state == OperationStateV1::Failed {
-                let why = operation.why.clone().unwrap_or_default();
-                return Err(Error::failed(what(&operation), why).into());
+            check(&operation)?;
+            if operation.state == OperationStateV1::Cancelled {
+                return Err(Error::failed(what(&operation), "it was cancelled").into());
             }
-            if arguments.json {
-                return printer::document(&Watched { operation });
-            }
-            printer::message(&format!("Succeeded: {}.", what(&operation)));
-            Ok(())
+            ended(arguments, operation)
+        }
+        OperationAction::Cancel { id } => {
+            let cancelled = bootstrapper.cancel_operation(identity.id, OperationId(id));
+            let operation = cancelled.await?;
+            check(&operation)?;
+            ended(arguments, operation)
         }
     }
+}
+
+/// Fails if the operation has failed.
+fn check(operation: &OperationV1) -> Result<(), Error> {
+    match &operation.why {
+        Some(why) => Err(Error::failed(what(operation), why.clone())),
+        None => Ok(()),
+    }
+}
+
+fn ended(arguments: &Arguments, operation: OperationV1) -> Result<(), Failure> {
+    if arguments.json {
+        return printer::document(&Ended { operation });
+    }
+    let how = match operation.state {
+        OperationStateV1::Cancelled => "Cancelled",
+        _ => "Succeeded",
+    };
+    printer::message(&format!("{how}: {}.", what(&operation)));
+    Ok(())
 }
 
 /// Describes an operation, for example `restart, service web`.
@@ -71,6 +93,7 @@ fn table(operations: &[OperationV1], width: Option<usize>) -> String {
         let tone = match operation.state {
             OperationStateV1::Succeeded => Tone::Faint,
             OperationStateV1::Failed => Tone::Bad,
+            OperationStateV1::Cancelled => Tone::Caution,
             _ => Tone::Good,
         };
         let requested = operation.requested_at;

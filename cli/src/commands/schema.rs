@@ -155,11 +155,11 @@ fn of(described: Described) -> Schema {
         ),
         Described::Operation => output(
             "operation",
-            "The standard output: the document of `operation list` or `operation watch`, or the \
-             failure if the command fails.",
+            "The standard output: the document of `operation list`, `operation watch` or \
+             `operation cancel`, or the failure if the command fails.",
             &[
                 SchemaGenerator::subschema_for::<operation::Listed>,
-                SchemaGenerator::subschema_for::<operation::Watched>,
+                SchemaGenerator::subschema_for::<operation::Ended>,
                 FAILURE,
             ],
         ),

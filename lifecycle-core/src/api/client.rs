@@ -535,6 +535,11 @@ impl ManagerApi for ApiClient {
         self.get(&format!("/v1/operations/{id}")).await
     }
 
+    async fn cancel(&self, id: OperationId) -> Result<OperationV1> {
+        let path = format!("/v1/operations/{id}/cancel");
+        read(&path, self.send(Method::POST, &path, None).await?).await
+    }
+
     async fn create_token(&self, new: &NewTokenV1) -> Result<CreatedTokenV1> {
         let path = "/v1/tokens";
         let response = self.send(Method::POST, path, Some(body(new)?)).await?;

@@ -238,6 +238,10 @@ impl ManagerApi for LocalApi {
         Ok(view::operation(&self.0.operation(id).await?))
     }
 
+    async fn cancel(&self, id: OperationId) -> Result<OperationV1> {
+        Ok(view::operation(&self.0.cancel(id).await?))
+    }
+
     async fn create_token(&self, new: &NewTokenV1) -> Result<CreatedTokenV1> {
         let created = self.0.create_token(new.clone().into()).await?;
         Ok(created.into())

@@ -248,6 +248,11 @@ pub trait ManagerApi: Debug + Send + Sync + 'static {
     /// Returns the state of an operation.
     async fn operation(&self, id: OperationId) -> Result<OperationV1>;
 
+    /// Cancels a restart or a preparation. A restart completes what it has begun, so the returned operation
+    /// may still be running. Returns [`crate::Error::Conflict`] if the operation has ended, or if
+    /// operations of its kind cannot be cancelled.
+    async fn cancel(&self, id: OperationId) -> Result<OperationV1>;
+
     /// Creates a token of the API. Returns [`crate::Error::Conflict`] if a valid token has this
     /// name. If the response is lost, the token exists but is unknown; revoke it and create it again.
     async fn create_token(&self, new: &NewTokenV1) -> Result<CreatedTokenV1>;

@@ -404,6 +404,11 @@ impl ManagerApi for ScopedApi {
         self.forbidden(&format!("reading operation {}", id.0))
     }
 
+    async fn cancel(&self, id: OperationId) -> Result<OperationV1> {
+        self.operation(id).await?;
+        self.api.cancel(id).await
+    }
+
     async fn create_token(&self, new: &NewTokenV1) -> Result<CreatedTokenV1> {
         self.forbidden(&format!("creating token {}", new.name))
     }

@@ -309,6 +309,7 @@ pub fn operation(operation: &Operation) -> OperationV1 {
         OperationState::Running => (OperationStateV1::Running, None),
         OperationState::Succeeded { .. } => (OperationStateV1::Succeeded, None),
         OperationState::Failed { why, .. } => (OperationStateV1::Failed, Some(why.clone())),
+        OperationState::Cancelled { .. } => (OperationStateV1::Cancelled, None),
     };
     let declares = match &operation.kind {
         OperationKind::Declare {

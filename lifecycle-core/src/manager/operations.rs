@@ -3,7 +3,7 @@
 use std::sync::{MutexGuard, PoisonError};
 
 use super::{Manager, is_platform_deletion};
-use crate::model::{Operation, OperationState};
+use crate::model::Operation;
 
 impl Manager {
     /// Takes over the operations that a previous leader accepted.
@@ -20,7 +20,7 @@ impl Manager {
 
     /// Makes sure that an operation is carried out. The call that recorded it may have failed afterwards.
     pub(super) fn take_up(&self, operation: &Operation) {
-        if operation.state != OperationState::Running || is_platform_deletion(operation) {
+        if operation.ended_at().is_some() || is_platform_deletion(operation) {
             return;
         }
         let mut open = self.open_operations();
@@ -36,13 +36,17 @@ impl Manager {
     pub(super) fn aim_operations(&self) {
         let (restarts, node_restarts) = (self.runs_to_end(), self.boots_to_end());
         let (preparations, rollouts) = (self.preparations(), self.rollout_requests());
-        self.target.send_modify(|target| {
-            if let Some(target) = target {
-                target.restarts = restarts;
-                target.node_restarts = node_restarts;
-                target.preparations = preparations;
-                target.rollouts = rollouts;
-            }
+        self.target.send_if_modified(|target| {
+            let Some(target) = target else { return false };
+            let is_same = target.restarts == restarts
+                && target.node_restarts == node_restarts
+                && target.preparations == preparations
+                && target.rollouts == rollouts;
+            target.restarts = restarts;
+            target.node_restarts = node_restarts;
+            target.preparations = preparations;
+            target.rollouts = rollouts;
+            !is_same
         });
     }
 }

@@ -95,6 +95,7 @@ impl Manager {
             kind: OperationKind::Restart {
                 service: service.clone(),
                 replaces: runs.clone(),
+                cancelled: false,
             },
             requested_at: now,
         };
@@ -173,12 +174,17 @@ fn restart_of<'o>(
     open: &'o [Operation],
 ) -> Option<&'o Operation> {
     let replaces_all = |operation: &&Operation| match &operation.kind {
-        OperationKind::Restart { replaces, .. } => runs.iter().all(|(id, started_at)| {
+        OperationKind::Restart {
+            replaces,
+            cancelled: false,
+            ..
+        } => runs.iter().all(|(id, started_at)| {
             let run = replaces.get(id);
             run.is_some_and(|run| run.started_at == *started_at)
         }),
         OperationKind::Declare { .. }
         | OperationKind::DeletePlatform { .. }
+        | OperationKind::Restart { .. }
         | OperationKind::RestartNode { .. }
         | OperationKind::PrepareNode { .. }
         | OperationKind::Rollout { .. } => false,

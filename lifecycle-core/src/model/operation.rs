@@ -7,6 +7,7 @@ use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
+use super::container::is_default;
 use super::{
     ContainerId, Generation, InstanceId, NodeName, RolloutRequest, ServiceName, SpecDigest, Subject,
 };
@@ -54,6 +55,9 @@ pub enum OperationKind {
         /// started later is not restarted, so a repeated or resumed request restarts each replica
         /// only once.
         replaces: BTreeMap<InstanceId, ContainerRun>,
+        /// Whether the restart was cancelled: what has begun is completed.
+        #[serde(default, skip_serializing_if = "is_default")]
+        cancelled: bool,
     },
     /// Restart a node, after its containers were stopped, and start them again.
     RestartNode {
@@ -63,6 +67,9 @@ pub enum OperationKind {
         boot_id: String,
         /// The run of each container that the restart ends.
         replaces: BTreeMap<InstanceId, ContainerRun>,
+        /// Whether the restart was cancelled: what has begun is completed.
+        #[serde(default, skip_serializing_if = "is_default")]
+        cancelled: bool,
     },
     /// Prepare a node for Docker again.
     PrepareNode {
@@ -102,6 +109,26 @@ pub enum OperationState {
         at: DateTime<Utc>,
         why: String,
     },
+    /// The operation was cancelled before everything was done.
+    Cancelled {
+        at: DateTime<Utc>,
+    },
+}
+
+impl OperationKind {
+    /// Returns whether the operation was cancelled, and completes what it has begun.
+    pub fn is_cancelled(&self) -> bool {
+        matches!(
+            self,
+            Self::Restart {
+                cancelled: true,
+                ..
+            } | Self::RestartNode {
+                cancelled: true,
+                ..
+            }
+        )
+    }
 }
 
 impl Operation {
@@ -109,7 +136,9 @@ impl Operation {
     pub fn ended_at(&self) -> Option<DateTime<Utc>> {
         match self.state {
             OperationState::Running => None,
-            OperationState::Succeeded { at } | OperationState::Failed { at, .. } => Some(at),
+            OperationState::Succeeded { at }
+            | OperationState::Failed { at, .. }
+            | OperationState::Cancelled { at } => Some(at),
         }
     }
 

@@ -225,7 +225,9 @@ impl Change {
                 operation.requested_at = stored(operation.requested_at);
                 match &mut operation.state {
                     OperationState::Running => {}
-                    OperationState::Succeeded { at } | OperationState::Failed { at, .. } => {
+                    OperationState::Succeeded { at }
+                    | OperationState::Failed { at, .. }
+                    | OperationState::Cancelled { at } => {
                         *at = stored(*at);
                     }
                 }

@@ -505,6 +505,10 @@ impl ManagerApi for SimApi {
         self.current("operation")?.operation(id).await
     }
 
+    async fn cancel(&self, id: OperationId) -> Result<OperationV1> {
+        self.current("cancel")?.cancel(id).await
+    }
+
     async fn create_token(&self, new: &NewTokenV1) -> Result<CreatedTokenV1> {
         self.current("create_token")?.create_token(new).await
     }

@@ -5,8 +5,8 @@ use std::time::Duration;
 
 use futures_util::TryStreamExt as _;
 use lifecycle_core::Error;
-use lifecycle_core::api::tail::{self, EventOptions};
 use lifecycle_core::api::EndpointList;
+use lifecycle_core::api::tail::{self, EventOptions};
 use lifecycle_core::model::ServiceName;
 use lifecycle_core::platform::OverrideChange;
 use tokio::time::timeout;

@@ -176,6 +176,7 @@ pub(crate) fn router(api: Api) -> Router {
         .route("/v1/progress", get(platform::progress))
         .route("/v1/operations", get(operations::list))
         .route("/v1/operations/{id}", get(operations::show))
+        .route("/v1/operations/{id}/cancel", post(operations::cancel))
         .route("/v1/tokens", get(tokens::list).post(tokens::create))
         .route("/v1/tokens/{name}", delete(tokens::revoke))
         .route("/metrics", get(metrics::show))

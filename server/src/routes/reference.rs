@@ -390,13 +390,12 @@ fn of_history(document: &mut Document) {
         )
     });
     document.add("GET", "/v1/operations/{id}", &operations::show, |o| {
-        o.named("get_operation", "Returns an operation.")
-            .segment::<Uuid>(
-                "id",
-                "The operation's id.",
-                "67e55044-10b1-426f-9247-bb680e5fe0c8",
-            )
-            .fails(&[404])
+        operation(o.named("get_operation", "Returns an operation."))
+    });
+    let path = "/v1/operations/{id}/cancel";
+    document.add("POST", path, &operations::cancel, |o| {
+        let summary = "Cancels a restart or a preparation.";
+        followed(operation(o.named("cancel_operation", summary)))
     });
     document.add("GET", "/v1/events", &events::list, |o| {
         page_of_events(o.named("list_events", "Returns the events after a cursor."))
@@ -526,6 +525,16 @@ fn watched<T: JsonSchema>(operation: Operation<'_>) -> Operation<'_> {
 }
 
 /// Describes an operation that begins something: the response is an operation to follow.
+fn operation(operation: Operation<'_>) -> Operation<'_> {
+    operation
+        .segment::<Uuid>(
+            "id",
+            "The operation's id.",
+            "67e55044-10b1-426f-9247-bb680e5fe0c8",
+        )
+        .fails(&[404])
+}
+
 fn followed(operation: Operation<'_>) -> Operation<'_> {
     operation
         .fails(&[409])

@@ -50,7 +50,7 @@ mod tokens;
 mod watches;
 
 /// Every route that needs a token, and the least powerful role that it permits.
-const ROUTES: [(&str, &str, TokenRole); 61] = [
+const ROUTES: [(&str, &str, TokenRole); 62] = [
     ("GET", "/metrics", Viewer),
     ("GET", "/v1/platform", Viewer),
     ("PUT", "/v1/platform", Admin),
@@ -110,6 +110,11 @@ const ROUTES: [(&str, &str, TokenRole); 61] = [
         "GET",
         "/v1/operations/00000000-0000-0000-0000-000000000000",
         Viewer,
+    ),
+    (
+        "POST",
+        "/v1/operations/00000000-0000-0000-0000-000000000000/cancel",
+        Operator,
     ),
     ("GET", "/v1/tokens", Admin),
     ("POST", "/v1/tokens", Admin),

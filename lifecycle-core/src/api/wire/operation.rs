@@ -85,6 +85,8 @@ pub enum OperationStateV1 {
     Running,
     Succeeded,
     Failed,
+    /// The operation was cancelled before everything was done.
+    Cancelled,
 }
 
 impl OperationV1 {

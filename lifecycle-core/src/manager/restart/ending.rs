@@ -20,13 +20,18 @@ use crate::registry::{Batch, Change, Unknown};
 impl Manager {
     /// Returns the runs of containers that the open restarts replace.
     pub(in crate::manager) fn runs_to_end(&self) -> Arc<BTreeMap<InstanceId, ContainerRun>> {
+        let round = self.round();
         let mut runs = BTreeMap::new();
         for operation in self.open_operations().iter() {
             if let OperationKind::Declare { replaces, .. }
             | OperationKind::Restart { replaces, .. }
             | OperationKind::RestartNode { replaces, .. } = &operation.kind
             {
-                runs.extend(replaces.clone());
+                runs.extend(if operation.kind.is_cancelled() {
+                    begun(replaces, &round)
+                } else {
+                    replaces.clone()
+                });
             }
         }
         Arc::new(runs)
@@ -36,9 +41,12 @@ impl Manager {
     pub(in crate::manager) fn boots_to_end(&self) -> Arc<BTreeMap<NodeName, String>> {
         let open = self.open_operations();
         let boots = open.iter().filter_map(|operation| match &operation.kind {
-            OperationKind::RestartNode { node, boot_id, .. } => {
-                Some((node.clone(), boot_id.clone()))
-            }
+            OperationKind::RestartNode {
+                node,
+                boot_id,
+                cancelled: false,
+                ..
+            } => Some((node.clone(), boot_id.clone())),
             _ => None,
         });
         Arc::new(boots.collect())
@@ -62,7 +70,9 @@ impl Manager {
                 continue;
             }
             let (subject, name, parts) = match &operation.kind {
-                OperationKind::Restart { service, replaces } => {
+                OperationKind::Restart {
+                    service, replaces, ..
+                } => {
                     let subject = Subject::Service(service.clone());
                     (subject, service.to_string(), listed(replaces.keys()))
                 }
@@ -81,6 +91,10 @@ impl Manager {
                     OperationState::Succeeded { at },
                     format!("{parts} restarted"),
                 ),
+                Progress::Cancelled => (
+                    OperationState::Cancelled { at },
+                    format!("the restart of {name} was cancelled"),
+                ),
                 Progress::Failed { why } => {
                     let message = format!("restarting {name} failed: {why}");
                     (OperationState::Failed { at, why }, message)
@@ -98,6 +112,10 @@ impl Manager {
             batch.changes.push(Change::PutOperation(operation));
         }
         if batch.is_empty() {
+            // What a cancelled restart has begun is known only from the observation.
+            if self.open_operations().iter().any(|o| o.kind.is_cancelled()) {
+                self.aim_operations();
+            }
             return Ok(());
         }
         self.backends.registry.commit(epoch, batch).await?;
@@ -120,6 +138,7 @@ fn has_new_runs(kind: &mut OperationKind, round: &Round) -> bool {
         node,
         boot_id,
         replaces,
+        cancelled: false,
     } = kind
     else {
         return false;
@@ -143,21 +162,118 @@ fn has_new_runs(kind: &mut OperationKind, round: &Round) -> bool {
 enum Progress {
     Running,
     Done,
+    Cancelled,
     Failed { why: String },
 }
 
 fn progress(kind: &OperationKind, round: &Round) -> Progress {
     match kind {
+        OperationKind::Restart {
+            replaces,
+            cancelled: true,
+            ..
+        } => {
+            let all_begun = begun(replaces, round).len() == replaces.len();
+            of_cancelled(replaces, None, round).done_if(all_begun)
+        }
         OperationKind::Restart { replaces, .. } => of_containers(replaces, round),
         OperationKind::RestartNode {
             node,
             boot_id,
             replaces,
+            cancelled: true,
+        } if is_in_boot(node, boot_id, round) => {
+            let restart = Action::RestartNode {
+                node: node.clone(),
+                boot_id: boot_id.clone(),
+            };
+            of_cancelled(replaces, Some(&restart), round)
+        }
+        OperationKind::RestartNode {
+            node,
+            boot_id,
+            replaces,
+            ..
         } => of_node(node, boot_id, replaces, round),
         OperationKind::Declare { .. }
         | OperationKind::DeletePlatform { .. }
         | OperationKind::PrepareNode { .. }
         | OperationKind::Rollout { .. } => Progress::Running,
+    }
+}
+
+impl Progress {
+    /// Returns `Done` instead of `Cancelled` if everything was done before the cancellation.
+    fn done_if(self, all: bool) -> Self {
+        match self {
+            Self::Cancelled if all => Self::Done,
+            progress => progress,
+        }
+    }
+}
+
+/// Returns the runs that have ended already, so the containers have to start again although the restart
+/// was cancelled; none before the first observation.
+fn begun(
+    replaces: &BTreeMap<InstanceId, ContainerRun>,
+    round: &Round,
+) -> BTreeMap<InstanceId, ContainerRun> {
+    let observed = round.observed();
+    let is_running = |run: &ContainerRun| {
+        let container = find(&observed, &run.container);
+        container.is_some_and(|container| {
+            container.state.is_running() && container.started_at == Some(run.started_at)
+        })
+    };
+    let ended = replaces.iter().filter(|(_, run)| !is_running(run));
+    let ended = ended.filter(|_| round.input.is_some());
+    ended.map(|(id, run)| (id.clone(), run.clone())).collect()
+}
+
+/// Returns whether the node is still in this boot, as far as known.
+fn is_in_boot(node: &NodeName, boot_id: &str, round: &Round) -> bool {
+    let observed = round.observed();
+    let machine = observed.nodes.get(node).map(|view| &view.machine);
+    machine.is_some_and(|machine| {
+        let is_same = { machine.boot_id.as_deref() }.is_none_or(|current| current == boot_id);
+        is_same && machine.power == Power::Running
+    })
+}
+
+/// Returns the progress of a cancelled restart of containers, or of a node by the step `of_node`. It ends
+/// once nothing can begin any more, and what had begun is up again.
+fn of_cancelled(
+    replaces: &BTreeMap<InstanceId, ContainerRun>,
+    of_node: Option<&Action>,
+    round: &Round,
+) -> Progress {
+    let Some(input) = &round.input else {
+        return Progress::Running;
+    };
+    let begun = begun(replaces, round);
+    let is_planned = |(id, run): (&InstanceId, &ContainerRun)| {
+        !begun.contains_key(id) && input.history.restarts.get(id) == Some(run)
+    };
+    let restarts_node = of_node.is_some_and(|restart| {
+        input.history.node_restarts.contains_key(restart.node())
+            || round.running.iter().any(|step| step.id == restart.id())
+    });
+    // A step that was planned before the cancellation may stop one of the containers.
+    let nodes = replaces.keys().filter_map(|id| {
+        let status = round.plan.instances.get(id)?;
+        status.node.as_ref()
+    });
+    let mut nodes = nodes.chain(of_node.map(Action::node));
+    let may_stop = nodes.any(|node| {
+        let mut steps = round.running.iter();
+        steps.any(|step| step.id.node() == node && step.id.stops())
+    });
+    if restarts_node || may_stop || replaces.iter().any(is_planned) {
+        return Progress::Running;
+    }
+    match of_containers(&begun, round) {
+        Progress::Done => Progress::Cancelled,
+        progress => progress,
     }
 }
 

@@ -58,6 +58,7 @@ impl Manager {
             OperationKind::RestartNode {
                 node: of,
                 boot_id: ends,
+                cancelled: false,
                 ..
             } => of == node && ends == boot_id,
             _ => false,
@@ -82,6 +83,7 @@ impl Manager {
                 } else {
                     current_runs(view, &round, &snapshot)
                 },
+                cancelled: false,
             },
             requested_at: now,
         };

@@ -5,8 +5,8 @@ use std::collections::BTreeSet;
 use lifecycle_core::api::ManagerApi as _;
 use lifecycle_core::api::wire::{NewNodeV1, NewTokenV1, RestartNodeV1};
 use lifecycle_core::model::{
-    Chunk, Generation, NodeName, NodeRequest, RolloutRequest, ServiceClass, ServiceName, TokenName,
-    TokenRole,
+    Chunk, Generation, NodeName, NodeRequest, OperationId, RolloutRequest, ServiceClass,
+    ServiceName, TokenName, TokenRole,
 };
 use lifecycle_core::platform::{OverrideChange, RestoredSecrets};
 use lifecycle_core::reconcile::RetryOptions;
@@ -14,6 +14,7 @@ use lifecycle_core::runtime::{ExecCommand, ImageLogin, ImageLogins, ImageRegistr
 use lifecycle_core::secret::Sensitive;
 use lifecycle_core::{Error, Result};
 use serde_json::Value;
+use uuid::Uuid;
 
 use super::client::client;
 use super::{ROUTES, Served};
@@ -29,6 +30,7 @@ enum Write {
     Restart,
     RestartNode,
     PrepareNode,
+    Cancel,
     AddNode,
     RemoveNode,
     ChangeNode(NodeRequest),
@@ -46,7 +48,7 @@ enum Write {
     RevokeToken,
 }
 
-const WRITES: [Write; 32] = [
+const WRITES: [Write; 33] = [
     Write::Apply,
     Write::ImageLogins,
     Write::MissingChunks,
@@ -56,6 +58,7 @@ const WRITES: [Write; 32] = [
     Write::Restart,
     Write::RestartNode,
     Write::PrepareNode,
+    Write::Cancel,
     Write::AddNode,
     Write::RemoveNode,
     Write::ChangeNode(NodeRequest::Cordon),
@@ -169,6 +172,7 @@ async fn embedded(served: &Served, write: Write) -> Result<()> {
         Write::Restart => manager.restart("web", None).await.map(drop),
         Write::RestartNode => manager.restart_node("absent", None).await.map(drop),
         Write::PrepareNode => manager.prepare_node("absent").await.map(drop),
+        Write::Cancel => manager.cancel(OperationId(Uuid::nil())).await.map(drop),
         Write::AddNode => {
             let node = new_node();
             manager.add_node(node.name, None).await.map(drop)
@@ -225,6 +229,7 @@ async fn over_http(served: &Served, write: Write) -> Result<()> {
             api.restart_node("absent", &request).await.map(drop)
         }
         Write::PrepareNode => api.prepare_node("absent").await.map(drop),
+        Write::Cancel => api.cancel(OperationId(Uuid::nil())).await.map(drop),
         Write::AddNode => api.add_node(&new_node()).await.map(drop),
         Write::RemoveNode => api.remove_node("absent", false).await.map(drop),
         Write::ChangeNode(to) => api.change_nodes(&["absent".into()], to).await.map(drop),
@@ -280,6 +285,7 @@ async fn an_embedded_manager_and_one_behind_http_reject_the_same_changes() {
                         | Write::Restart
                         | Write::RestartNode
                         | Write::PrepareNode
+                        | Write::Cancel
                         | Write::AddNode
                         | Write::RemoveNode
                         | Write::ChangeNode(_)

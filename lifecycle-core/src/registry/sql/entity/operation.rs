@@ -32,6 +32,7 @@ impl Model {
             OperationState::Running => (RUNNING, None, None),
             OperationState::Succeeded { at } => ("succeeded", Some(*at), None),
             OperationState::Failed { at, why } => ("failed", Some(*at), Some(why.clone())),
+            OperationState::Cancelled { at } => ("cancelled", Some(*at), None),
         };
         Ok(Self {
             id: operation.id.to_string(),
@@ -49,6 +50,7 @@ impl Model {
             (RUNNING, None, None) => OperationState::Running,
             ("succeeded", Some(at), None) => OperationState::Succeeded { at },
             ("failed", Some(at), Some(why)) => OperationState::Failed { at, why },
+            ("cancelled", Some(at), None) => OperationState::Cancelled { at },
             (other, ..) => return Err(damaged(WHAT, format!("its state is `{other}`"))),
         };
         Ok(Operation {

@@ -125,6 +125,8 @@ pub(crate) enum Command {
     Retry(Retry),
     /// Create, list and revoke tokens of the manager's API
     Token(Token),
+    /// Replace the platform's tokens, its authority or its SSH key, without a restart of services
+    Rotate(Rotate),
     /// Stop the platform and remove it
     Down(Down),
     /// Check this machine, the files, each node, and the manager; report problems and how to fix
@@ -193,6 +195,7 @@ pub(crate) enum Described {
     Operation,
     Retry,
     Token,
+    Rotate,
     Down,
     Doctor,
     AzureSimulator,
@@ -579,6 +582,26 @@ pub(crate) enum TokenAction {
         #[arg(value_name = "NAME|ID")]
         name: String,
     },
+}
+
+/// Arguments of `rotate`.
+#[derive(Debug, Args)]
+pub(crate) struct Rotate {
+    /// The credential to replace
+    pub(crate) credential: RotateTarget,
+}
+
+/// The credentials that `rotate` replaces.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum RotateTarget {
+    /// The first token of the platform's operator, and the token of each service
+    Tokens,
+    /// The authority that signs the certificate of the manager's API
+    Authority,
+    /// The key for logins to the nodes, all of which must be running
+    SshKey,
+    /// All of these
+    All,
 }
 
 /// Arguments of `token create`.

@@ -123,6 +123,7 @@ async fn run(arguments: &Arguments) -> Result<(), Failure> {
         Command::Operation(options) => commands::operation::run(arguments, options).await,
         Command::Retry(options) => commands::retry::run(arguments, options).await,
         Command::Token(options) => commands::token::run(arguments, options).await,
+        Command::Rotate(options) => commands::rotate::run(arguments, options).await,
         Command::Down(options) => commands::down::run(arguments, options).await,
         Command::AzureSimulator(options) => {
             commands::azure_simulator::run(arguments, options).await

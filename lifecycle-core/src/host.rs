@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use bytes::Bytes;
+use serde::{Deserialize, Serialize};
 
 use crate::cloud::ObservedNode;
 use crate::error::{Error, Result};
@@ -23,7 +24,7 @@ pub const OPERATOR_ENGINE_SOCKET: &str = "/run/lifecycle/host-docker.sock";
 pub const OWNER_FILE: &str = "/var/lib/lifecycle/owner";
 
 /// An SSH key pair in OpenSSH format.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct SshKeyPair {
     pub private: Sensitive,
     /// The public key, on one line.

@@ -20,6 +20,7 @@ mod restart;
 mod retry;
 mod revisions;
 mod rollout;
+mod rotation;
 pub(crate) mod scope;
 mod tokens;
 
@@ -81,10 +82,16 @@ pub struct ManagerOptions {
     /// The image of this manager, which the agents also use. Without an image, there is no service
     /// network.
     pub image: Option<String>,
-    /// The certificate authority of the platform, in PEM.
+    /// The certificates of the authorities that services trust, in PEM. The first one signs the API's
+    /// certificate.
     pub authority: String,
-    /// The first token of the platform's operator.
+    /// The public SSH key of the nodes.
+    pub ssh_public: String,
+    /// The first token of the platform's operator. It is added to the tokens in the registry if
+    /// `token_rotation` is higher than in the registry.
     pub admin_token: FirstToken,
+    /// How often the operator's first token and the services' tokens were replaced.
+    pub token_rotation: u64,
     /// The token that the services of the platform shared if an earlier version created the platform.
     pub read_token: Option<Sensitive>,
     /// The initial logins for the registries of images; used only if the registry contains none.
@@ -133,6 +140,8 @@ pub struct Manager {
     epoch: Mutex<Option<Epoch>>,
     open: AtomicBool,
     tokens: Tokens,
+    /// How often the tokens of services were replaced.
+    token_rotation: AtomicU64,
     /// The operations that have not ended, as recorded in the registry, except for the deletion of the
     /// platform.
     operations: std::sync::Mutex<Vec<Operation>>,
@@ -165,6 +174,7 @@ impl Manager {
             rounds: watch::Sender::default(),
             epoch: Mutex::new(None),
             open: AtomicBool::new(false),
+            token_rotation: AtomicU64::new(0),
             operations: std::sync::Mutex::default(),
             retries: std::sync::Mutex::default(),
             accepted: Notify::new(),
@@ -263,6 +273,7 @@ impl Manager {
         let now = self.backends.clock.now();
         let mut batch = Batch::default();
         batch.changes.extend(self.initial_token().await?);
+        self.take_credentials(&mut batch).await?;
         batch
             .changes
             .push(Change::PutManager(self.options.endpoint.clone()));
@@ -333,6 +344,7 @@ impl Manager {
             api: Some(ServiceApi {
                 endpoint: self.options.endpoint.clone(),
                 key: self.options.key.clone(),
+                token_rotation: self.token_rotation(),
                 authority: self.options.authority.clone(),
             }),
             restarts: self.runs_to_end(),

@@ -209,12 +209,18 @@ pub fn new_api_token() -> Sensitive {
     api_token(&hex::encode(id), new_token().expose())
 }
 
-/// Derives the token of a service for the manager's API from the platform's key. Every manager of the
-/// platform derives the same token.
-pub(crate) fn service_api_token(key: &PlatformKey, service: &str) -> Sensitive {
-    let mut id = key.sign("id of a service's token", service.as_bytes());
+/// Derives the token of a service for the manager's API from the platform's key. `rotation` is the
+/// number of times that the tokens of services were replaced. Every manager of the platform derives
+/// the same token.
+pub(crate) fn service_api_token(key: &PlatformKey, service: &str, rotation: u64) -> Sensitive {
+    // Names of services contain no slash.
+    let subject = match rotation {
+        0 => service.to_owned(),
+        rotation => format!("{service}/{rotation}"),
+    };
+    let mut id = key.sign("id of a service's token", subject.as_bytes());
     id.truncate(TOKEN_ID_DIGITS);
-    api_token(&id, &key.sign("a service's token", service.as_bytes()))
+    api_token(&id, &key.sign("a service's token", subject.as_bytes()))
 }
 
 fn api_token(id: &str, secret: &str) -> Sensitive {
@@ -289,6 +295,25 @@ mod tests {
         ] {
             assert_eq!(api_token_id(&other), token_hash(&other)[..16]);
         }
+    }
+
+    #[test]
+    fn each_rotation_gives_a_service_another_token() {
+        let key = PlatformKey::generate();
+        let token = |service, rotation| service_api_token(&key, service, rotation);
+        let tokens = [
+            token("web", 0),
+            token("web", 1),
+            token("web", 2),
+            token("db", 1),
+        ];
+        for (at, one) in tokens.iter().enumerate() {
+            for other in &tokens[at + 1..] {
+                assert_ne!(one, other);
+                assert_ne!(api_token_id(one), api_token_id(other));
+            }
+        }
+        assert_eq!(token("web", 1), tokens[1]);
     }
 
     #[test]

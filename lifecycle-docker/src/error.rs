@@ -91,7 +91,8 @@ impl SshError {
                 why,
                 format!(
                     "check that account `{user}` exists on the host and accepts this key or \
-                     password"
+                     password; if the platform's key was replaced (`bootstrapper rotate`), copy the \
+                     platform's directory from the machine that replaced it"
                 ),
             ),
             Self::Agent { .. } => Error::denied(

@@ -39,7 +39,8 @@ impl Problem {
             path,
             "the request has no valid token",
             "send `Authorization: Bearer <token>` with a token that is neither expired nor revoked; \
-             `bootstrapper` uses the token in LIFECYCLE_TOKEN, if it is set",
+             `bootstrapper` uses the token in LIFECYCLE_TOKEN, if it is set; if the tokens were replaced \
+             (`bootstrapper rotate`), copy the platform's directory from the machine that replaced them",
         );
         Self::new(StatusCode::UNAUTHORIZED, error)
     }

@@ -19,6 +19,7 @@ pub(crate) mod restart;
 pub(crate) mod retry;
 pub(crate) mod revisions;
 pub(crate) mod rollout;
+pub(crate) mod rotate;
 pub(crate) mod schema;
 pub(crate) mod status;
 pub(crate) mod token;

@@ -12,7 +12,7 @@ use serde_json::{Value, json};
 use crate::arguments::{Described, Schema as Options};
 use crate::commands::{
     azure_simulator, class, doctor, down, export, init, node, operation, overrides, plan, publish,
-    restart, retry, revisions, rollout, status, token,
+    restart, retry, revisions, rollout, rotate, status, token,
 };
 use crate::documents::BroughtUp;
 use crate::failure::Failure;
@@ -175,6 +175,7 @@ fn of(described: Described) -> Schema {
                 FAILURE,
             ],
         ),
+        Described::Rotate => document("rotate", SchemaGenerator::subschema_for::<rotate::Rotated>),
         Described::Down => document("down", SchemaGenerator::subschema_for::<down::Removed>),
         Described::Doctor => document("doctor", SchemaGenerator::subschema_for::<doctor::Report>),
         Described::AzureSimulator => document(

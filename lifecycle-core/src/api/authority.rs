@@ -13,6 +13,7 @@ use rcgen::{
     BasicConstraints, CertificateParams, DistinguishedName, DnType, ExtendedKeyUsagePurpose, IsCa,
     Issuer, KeyPair, KeyUsagePurpose,
 };
+use serde::{Deserialize, Serialize};
 use time::OffsetDateTime;
 
 use crate::error::{Error, Result};
@@ -30,7 +31,7 @@ const CERTIFICATE_LIFE: TimeDelta = TimeDelta::days(90);
 const CLOCK_DIFFERENCE: TimeDelta = TimeDelta::days(1);
 
 /// The certificate authority of one platform.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Authority {
     /// The certificate, in PEM.
     pub certificate: String,

@@ -50,6 +50,18 @@ const RESPONSE_WITHIN: Duration = Duration::from_secs(30);
 /// The media type of server-sent events.
 const EVENT_STREAM: &str = "text/event-stream";
 
+/// The hint if the manager's certificate is not trusted.
+const OUTDATED_AUTHORITY: &str = "if the platform's authority was replaced (`bootstrapper rotate`), \
+                                  read its certificate again: in a container from \
+                                  /run/lifecycle/ca.pem, otherwise from the platform's directory on \
+                                  the machine that replaced it";
+
+/// Returns whether a connection failed because the server's certificate is not trusted.
+fn is_untrusted(error: &std::io::Error) -> bool {
+    let cause = error.get_ref().and_then(|cause| cause.downcast_ref());
+    matches!(cause, Some(rustls::Error::InvalidCertificate(_)))
+}
+
 /// Opens connections to the manager's API.
 #[async_trait]
 pub trait Dial: Debug + Send + Sync + 'static {
@@ -89,7 +101,7 @@ fn interrupted(error: impl std::error::Error + Send + Sync + 'static) -> Error {
 
 impl ApiClient {
     /// Creates a client for the manager of `platform`. The client authenticates with `token` and
-    /// accepts only certificates that `authority` (PEM) signed.
+    /// accepts only certificates that `authority` (PEM, one or several certificates) signed.
     pub fn new(
         dial: Arc<dyn Dial>,
         platform: PlatformId,
@@ -101,7 +113,7 @@ impl ApiClient {
     }
 
     /// Creates a client for the server `name`. The client accepts only certificates that
-    /// `authority` (PEM) signed.
+    /// `authority` (PEM, one or several certificates) signed.
     pub(super) fn trusting(
         dial: Arc<dyn Dial>,
         name: ServerName<'static>,
@@ -117,9 +129,13 @@ impl ApiClient {
         }
         };
         let mut roots = rustls::RootCertStore::empty();
-        let certificate = CertificateDer::from_pem_slice(authority.as_bytes())
-            .map_err(|e| invalid(e.to_string()))?;
-        roots.add(certificate).map_err(|e| invalid(e.to_string()))?;
+        for certificate in CertificateDer::pem_slice_iter(authority.as_bytes()) {
+            let certificate = certificate.map_err(|e| invalid(e.to_string()))?;
+            roots.add(certificate).map_err(|e| invalid(e.to_string()))?;
+        }
+        if roots.is_empty() {
+            return Err(invalid("it contains no certificate".into()));
+        }
         let provider = Arc::new(rustls::crypto::ring::default_provider());
         let config = rustls::ClientConfig::builder_with_provider(provider)
             .with_safe_default_protocol_versions()
@@ -239,7 +255,7 @@ impl ApiClient {
             .connect(self.name.clone(), stream)
             .await
             .map_err(|error| Error::Unreachable {
-                hint: None,
+                hint: is_untrusted(&error).then(|| OUTDATED_AUTHORITY.to_owned()),
                 what: "the manager's API".into(),
                 source: Some(Box::new(error)),
             })?;

@@ -150,7 +150,9 @@ pub(super) fn read(path: &str, status: StatusCode, body: &[u8]) -> Error {
     let hint_or = |general: &str| hint.clone().unwrap_or_else(|| general.to_owned());
     match status {
         StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN => {
-            Error::denied(path, why, hint_or("check the token"))
+            let general = "check the token; if it was replaced (`bootstrapper rotate`), use the new one: \
+                           copy the platform's directory from the machine that replaced it";
+            Error::denied(path, why, hint_or(general))
         }
         StatusCode::NOT_FOUND | StatusCode::GONE => Error::NotFound {
             what: format!("{path} ({why})"),

@@ -33,7 +33,7 @@ impl Bootstrapper {
             operator_engine: None,
             state: Arc::new(state),
             reach: Arc::new(ThroughNode {
-                authority: secrets.authority.certificate.clone(),
+                authority: secrets.trusted(),
                 token: secrets.admin_token.clone(),
             }),
             secrets,
@@ -59,7 +59,7 @@ impl BootstrapperBuilder {
     /// Sets the token for the manager's API. By default, this is the first token.
     #[must_use]
     pub fn token(self, token: Sensitive) -> Self {
-        let authority = self.0.secrets.authority.certificate.clone();
+        let authority = self.0.secrets.trusted();
         self.reach(ThroughNode { authority, token })
     }
 

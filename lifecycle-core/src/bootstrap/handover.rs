@@ -7,11 +7,11 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use super::secrets::PlatformSecrets;
+use super::secrets::{OperatorTokens, PlatformSecrets};
 use crate::api::Authority;
 use crate::clock::IdSource;
 use crate::error::{Error, Result};
-use crate::host::HostFile;
+use crate::host::{HostFile, SshKeyPair};
 use crate::manager::{FirstToken, ManagerOptions};
 use crate::model::{PlatformId, PlatformName, TokenId};
 use crate::platform::{
@@ -44,6 +44,9 @@ pub struct ManagerConfig {
     pub admin_token_id: TokenId,
     /// The SHA-256 hash of the operator's first token.
     pub admin_token_hash: String,
+    /// How often the operator's first token and the services' tokens were replaced.
+    #[serde(default)]
+    pub token_rotation: u64,
 }
 
 /// The configuration and the secrets with which a manager is started.
@@ -53,6 +56,8 @@ pub struct Handover {
     pub config: ManagerConfig,
     pub key: PlatformKey,
     pub authority: Authority,
+    /// The certificates of the authorities that services trust. The first one is that of `authority`.
+    pub trusted: String,
     /// The token that the services share if an earlier version created the platform.
     pub read_token: Option<Sensitive>,
     /// The private SSH key of the nodes.
@@ -75,6 +80,7 @@ const CONFIG: &str = "config.json";
 const KEY: &str = "platform.key";
 const CA: &str = "ca.pem";
 const CA_KEY: &str = "ca.key";
+const TRUSTED: &str = "trusted.pem";
 const READ_TOKEN: &str = "read.token";
 const SSH: &str = "ssh.key";
 const REGISTRY: &str = "registry.json";
@@ -117,9 +123,11 @@ impl Handover {
                 ssh_public: secrets.ssh.public.clone(),
                 admin_token_id: first.id,
                 admin_token_hash: first.hash,
+                token_rotation: secrets.token_rotation,
             },
             key: secrets.key.clone(),
             authority: secrets.authority.clone(),
+            trusted: secrets.trusted(),
             read_token: secrets.read_token.clone(),
             ssh_private: secrets.ssh.private.clone(),
             registry: registry.clone(),
@@ -143,6 +151,7 @@ impl Handover {
             (KEY, self.key.to_hex().expose().to_owned()),
             (CA, self.authority.certificate.clone()),
             (CA_KEY, self.authority.key.expose().to_owned()),
+            (TRUSTED, self.trusted.clone()),
             (SSH, self.ssh_private.expose().to_owned()),
             (REGISTRY, registry),
             (CREDENTIALS, credentials),
@@ -205,6 +214,8 @@ impl Handover {
         let ssh_private = Sensitive::new(required(SSH)?);
         let registry = parse(REGISTRY, &required(REGISTRY)?)?;
         let read_token = file(READ_TOKEN).map(Sensitive::new);
+        // A hand-over that an older version wrote has no such file.
+        let trusted = file(TRUSTED).unwrap_or_else(|| authority.certificate.clone());
         // A hand-over that an older version wrote has no credentials.
         let credentials = file(CREDENTIALS)
             .map(|text| parse(CREDENTIALS, &text))
@@ -221,6 +232,7 @@ impl Handover {
             config,
             key,
             authority,
+            trusted,
             read_token,
             ssh_private,
             registry,
@@ -254,11 +266,13 @@ impl Handover {
             key: self.key,
             endpoint: self.config.endpoint,
             image: self.config.image,
-            authority: self.authority.certificate,
+            authority: self.trusted,
+            ssh_public: self.config.ssh_public,
             admin_token: FirstToken {
                 id: self.config.admin_token_id,
                 hash: self.config.admin_token_hash,
             },
+            token_rotation: self.config.token_rotation,
             read_token: self.read_token,
             image_logins: self.image_logins,
             declaration: self.declaration,
@@ -266,6 +280,53 @@ impl Handover {
             driver,
             mirrors,
         }
+    }
+}
+
+/// Credentials that replace those in the hand-over of a running manager.
+#[derive(Debug, Default)]
+pub(super) struct ReplacedCredentials {
+    /// The operator's first token, and how often the tokens were replaced.
+    pub(super) tokens: Option<OperatorTokens>,
+    /// The authority that signs the manager's certificate.
+    pub(super) authority: Option<Authority>,
+    /// The certificates of the authorities that services trust.
+    pub(super) trusted: Option<String>,
+    pub(super) ssh: Option<SshKeyPair>,
+}
+
+impl ReplacedCredentials {
+    /// Returns the path of the file whose contents [`files`](Self::files) needs.
+    pub(super) fn configuration(platform: PlatformId) -> String {
+        format!("{}/{CONFIG}", handover_directory(platform))
+    }
+
+    /// Returns the files to write while the manager is stopped. `config` is the current configuration;
+    /// members that only a later version knows are kept.
+    pub(super) fn files(self, platform: PlatformId, config: &str) -> Result<Vec<HostFile>> {
+        let mut config: serde_json::Map<String, serde_json::Value> = parse(CONFIG, config)?;
+        let mut files = Vec::new();
+        let mut write = |name, text: &str| files.push(file(platform, name, text.to_owned()));
+        if let Some(OperatorTokens { admin, rotation }) = self.tokens {
+            let FirstToken { id, hash } = FirstToken::of(&admin);
+            config.insert("admin_token_id".into(), id.as_str().into());
+            config.insert("admin_token_hash".into(), hash.into());
+            config.insert("token_rotation".into(), rotation.into());
+        }
+        if let Some(authority) = self.authority {
+            write(CA, &authority.certificate);
+            write(CA_KEY, authority.key.expose());
+        }
+        if let Some(trusted) = self.trusted {
+            write(TRUSTED, &trusted);
+        }
+        if let Some(ssh) = self.ssh {
+            write(SSH, ssh.private.expose());
+            config.insert("ssh_public".into(), ssh.public.into());
+        }
+        let text = serde_json::to_string_pretty(&config).map_err(|e| cannot_serialise(&e))?;
+        write(CONFIG, &text);
+        Ok(files)
     }
 }
 

@@ -1,4 +1,4 @@
-//! A lock that prevents concurrent `up` and `down` commands for a platform. Without the lock, two
+//! A lock that prevents concurrent `up`, `down` and `rotate` commands for a platform. Without the lock, two
 //! commands could create two sets of secrets.
 
 use std::fs::{DirBuilder, File, OpenOptions, TryLockError};
@@ -26,7 +26,7 @@ impl StateDirectory {
             LockFailure::Held(by) => Error::Denied {
                 what: "this command".into(),
                 why: format!(
-                    "another `up` or `down` of this platform is running on this machine \
+                    "another `up`, `down` or `rotate` of this platform is running on this machine \
                               (process {by})"
                 ),
                 hint: "wait until that process has exited, then run this command again".into(),

@@ -168,7 +168,7 @@ impl Bootstrapper {
         Ok(client)
     }
 
-    async fn answers(&self, client: &dyn ManagerApi) -> Result<()> {
+    pub(super) async fn answers(&self, client: &dyn ManagerApi) -> Result<()> {
         self.wait("the manager's first response", MANAGER_ANSWERS_WITHIN)
             .repeat(|| client.health())
             .await

@@ -34,6 +34,7 @@ mod restart;
 mod retry;
 mod revisions;
 mod rollout;
+mod rotation;
 mod secrets;
 mod token;
 mod wait;
@@ -54,7 +55,11 @@ pub use progress::{Progress, Reporter};
 pub use publish::publish;
 pub use reach::{ReachManager, ThroughNode};
 pub use removal::{Contents, Removal};
-pub use secrets::{ManagerPlacement, MemoryState, OperatorState, PlatformSecrets, StateDirectory};
+pub use rotation::{RotatedCredential, RotationStep};
+pub use secrets::{
+    ManagerPlacement, MemoryState, OperatorState, OperatorTokens, PlatformSecrets, Replacement,
+    Rotation, StateDirectory,
+};
 pub use wait::Wait;
 
 pub use crate::runtime::{ManagerImage, StaticBinary};
@@ -260,6 +265,14 @@ impl Bootstrapper {
 
     /// Creates a client of the running manager, connected through the manager's node.
     pub async fn client(&self, platform: PlatformId) -> Result<Arc<dyn ManagerApi>> {
+        let (machine, node, port) = self.manager_node().await?;
+        self.wait("the connection to the manager", CONNECTED_WITHIN)
+            .until(self.reach.reach(&machine, &node, platform, port))
+            .await
+    }
+
+    /// Connects to the manager's node. Returns the node, and the port of the manager's API.
+    async fn manager_node(&self) -> Result<(ObservedNode, NodeHandle, u16)> {
         let placed = self.state.placement().await?.ok_or_else(not_running)?;
         let machine = self
             .look_up(&placed.manager.node)
@@ -273,12 +286,7 @@ impl Bootstrapper {
             });
         }
         let node = self.connect(&machine).await?;
-        self.wait("the connection to the manager", CONNECTED_WITHIN)
-            .until(
-                self.reach
-                    .reach(&machine, &node, platform, placed.manager.port),
-            )
-            .await
+        Ok((machine, node, placed.manager.port))
     }
 
     /// Rejects a declaration that cannot work, without changing or storing anything. The report

@@ -34,7 +34,7 @@ pub trait ReachManager: Debug + Send + Sync + 'static {
 /// Connects with TLS through the node's SSH server.
 #[derive(Debug, Clone)]
 pub struct ThroughNode {
-    /// The platform's CA certificate, in PEM.
+    /// The certificates of the authorities to trust, in PEM.
     pub authority: String,
     pub token: Sensitive,
 }

@@ -26,11 +26,53 @@ pub struct PlatformSecrets {
     pub authority: Authority,
     /// The operator's first token for the manager's API.
     pub admin_token: Sensitive,
+    /// How often the operator's first token and the services' tokens were replaced.
+    pub token_rotation: u64,
     /// The token for the manager's API that the services share if an earlier version created the
     /// platform.
     pub read_token: Option<Sensitive>,
     /// Authenticates logins to the nodes.
     pub ssh: SshKeyPair,
+    /// The replacements of these credentials that have begun and not ended.
+    pub rotation: Rotation,
+}
+
+/// The operator's first token, and the number from which the tokens of services are derived.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct OperatorTokens {
+    pub admin: Sensitive,
+    /// How often the tokens were replaced.
+    pub rotation: u64,
+}
+
+/// A credential that is being replaced.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Replacement<T> {
+    pub old: T,
+    pub new: T,
+    /// Whether the new credential is in use. Before, the old one is in use, and the new one may be
+    /// accepted already; afterwards, the old one may still be accepted.
+    pub is_switched: bool,
+}
+
+impl<T> Replacement<T> {
+    /// Returns the credential that is in use.
+    fn current(&self) -> &T {
+        if self.is_switched {
+            &self.new
+        } else {
+            &self.old
+        }
+    }
+}
+
+/// The replacements of credentials that have begun and not ended.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Rotation {
+    pub tokens: Option<Replacement<OperatorTokens>>,
+    pub authority: Option<Replacement<Authority>>,
+    pub ssh: Option<Replacement<SshKeyPair>>,
 }
 
 impl PlatformSecrets {
@@ -40,9 +82,38 @@ impl PlatformSecrets {
             key: PlatformKey::generate(),
             authority: Authority::generate(platform, now)?,
             admin_token: new_api_token(),
+            token_rotation: 0,
             read_token: None,
             ssh,
+            rotation: Rotation::default(),
         })
+    }
+
+    /// Returns the certificates of the authorities to trust, in PEM. The first one signs the manager's
+    /// certificate; while the authority is being replaced, there is another one.
+    pub fn trusted(&self) -> String {
+        let Some(Replacement { old, new, .. }) = &self.rotation.authority else {
+            return self.authority.certificate.clone();
+        };
+        let other = if self.authority == *new { old } else { new };
+        format!("{}\n{}", self.authority.certificate, other.certificate)
+    }
+
+    /// Returns the secrets with the credentials that are in use according to `rotation`.
+    #[must_use]
+    pub(super) fn with_rotation(mut self, rotation: Rotation) -> Self {
+        if let Some(tokens) = &rotation.tokens {
+            let current = tokens.current().clone();
+            (self.admin_token, self.token_rotation) = (current.admin, current.rotation);
+        }
+        if let Some(authority) = &rotation.authority {
+            self.authority = authority.current().clone();
+        }
+        if let Some(ssh) = &rotation.ssh {
+            self.ssh = ssh.current().clone();
+        }
+        self.rotation = rotation;
+        self
     }
 }
 
@@ -145,7 +216,9 @@ const KEY: &str = "platform.key";
 const CA: &str = "ca.pem";
 const CA_KEY: &str = "ca.key";
 const ADMIN: &str = "admin.token";
+const TOKEN_ROTATION: &str = "token.rotation";
 const READ: &str = "read.token";
+const ROTATION: &str = "rotation.json";
 const SSH: &str = "ssh.key";
 const SSH_PUBLIC: &str = "ssh.pub";
 const PLACED: &str = "manager.json";
@@ -187,8 +260,25 @@ impl StateDirectory {
         })
     }
 
+    /// Reads the credentials that are being replaced.
+    async fn rotation(&self) -> Result<Rotation> {
+        let Some(text) = self.read(ROTATION).await? else {
+            return Ok(Rotation::default());
+        };
+        serde_json::from_str(&text).map_err(|error| Error::Corrupt {
+            what: self.directory.join(ROTATION).display().to_string(),
+            // The file contains secrets, so report only the line and column.
+            why: format!("line {}, column {}", error.line(), error.column()),
+        })
+    }
+
     async fn write(&self, name: &str, contents: &str) -> Result<()> {
         Self::write_in(&self.directory, name, contents).await
+    }
+
+    async fn remove(&self, name: &str) -> Result<()> {
+        let path = self.directory.join(name);
+        or_absent(&path, tokio::fs::remove_file(&path).await)
     }
 
     async fn write_in(directory: &Path, name: &str, contents: &str) -> Result<()> {
@@ -199,6 +289,16 @@ impl StateDirectory {
             .await
             .map_err(|error| Error::failed(what.clone(), error.to_string()))?
             .map_err(|error| Error::io(what, error))
+    }
+}
+
+/// Converts the result of a removal, which succeeds if nothing exists.
+fn or_absent(path: &Path, removed: std::io::Result<()>) -> Result<()> {
+    match removed {
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+            Err(Error::io(format!("removing {}", path.display()), error))
+        }
+        _ => Ok(()),
     }
 }
 
@@ -229,31 +329,57 @@ impl OperatorState for StateDirectory {
         let Some(key) = self.read(KEY).await? else {
             return Ok(None);
         };
-        Ok(Some(PlatformSecrets {
+        let corrupt = |_| Error::Corrupt {
+            what: self.directory.join(TOKEN_ROTATION).display().to_string(),
+            why: "it does not contain a number".into(),
+        };
+        let token_rotation = self.read(TOKEN_ROTATION).await?;
+        let token_rotation = token_rotation.map(|text| text.trim().parse());
+        let secrets = PlatformSecrets {
             key: PlatformKey::from_hex(&key)?,
             authority: Authority {
                 certificate: self.required(CA).await?,
                 key: Sensitive::new(self.required(CA_KEY).await?),
             },
             admin_token: Sensitive::new(self.required(ADMIN).await?),
+            token_rotation: token_rotation.transpose().map_err(corrupt)?.unwrap_or(0),
             read_token: self.read(READ).await?.map(Sensitive::new),
             ssh: SshKeyPair {
                 private: Sensitive::new(self.required(SSH).await?),
                 public: self.required(SSH_PUBLIC).await?,
             },
-        }))
+            rotation: Rotation::default(),
+        };
+        // The file of the rotation is replaced in one step, unlike the other files.
+        Ok(Some(secrets.with_rotation(self.rotation().await?)))
     }
 
     async fn store_secrets(&self, secrets: &PlatformSecrets) -> Result<()> {
-        self.write(CA, &secrets.authority.certificate).await?;
+        let is_rotated = secrets.rotation != Rotation::default();
+        if is_rotated {
+            let text = serde_json::to_string(&secrets.rotation).map_err(|error| {
+                Error::failed("serializing the replaced credentials", error.to_string())
+            })?;
+            self.write(ROTATION, &text).await?;
+        }
+        self.write(CA, &secrets.trusted()).await?;
         self.write(CA_KEY, secrets.authority.key.expose()).await?;
         self.write(ADMIN, secrets.admin_token.expose()).await?;
+        if secrets.token_rotation > 0 {
+            let number = secrets.token_rotation.to_string();
+            self.write(TOKEN_ROTATION, &number).await?;
+        }
         if let Some(token) = &secrets.read_token {
             self.write(READ, token.expose()).await?;
         }
         self.write(SSH, secrets.ssh.private.expose()).await?;
         self.write(SSH_PUBLIC, &secrets.ssh.public).await?;
-        self.write(KEY, secrets.key.to_hex().expose()).await
+        self.write(KEY, secrets.key.to_hex().expose()).await?;
+        if is_rotated {
+            return Ok(());
+        }
+        // Last: until then, this file determines which credentials are in use.
+        self.remove(ROTATION).await
     }
 
     async fn placement(&self) -> Result<Option<ManagerPlacement>> {
@@ -276,16 +402,9 @@ impl OperatorState for StateDirectory {
     }
 
     async fn forget(&self) -> Result<()> {
-        let or_absent = |path: &Path, removed: std::io::Result<()>| match removed {
-            Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
-                Err(Error::io(format!("removing {}", path.display()), error))
-            }
-            _ => Ok(()),
-        };
         // Delete the key first. If the deletion is then interrupted, `secrets` finds no key and
         // ignores the remaining files.
-        let key = self.directory.join(KEY);
-        or_absent(&key, tokio::fs::remove_file(&key).await)?;
+        self.remove(KEY).await?;
         or_absent(
             &self.directory,
             tokio::fs::remove_dir_all(&self.directory).await,
@@ -343,6 +462,76 @@ mod tests {
         }
         state.forget().await.unwrap();
         assert!(state.secrets().await.unwrap().is_none());
+    }
+
+    /// A crash after any file leaves the old credentials or the new ones, never a mixture.
+    #[tokio::test]
+    async fn a_replaced_credential_is_used_completely_or_not_at_all() {
+        let home = tempfile::tempdir().unwrap();
+        let platform = PlatformId::new(RandomIds.uuid());
+        let state = StateDirectory::new(home.path(), platform);
+        let pair = |name: &str| SshKeyPair {
+            private: Sensitive::new(name),
+            public: name.to_owned(),
+        };
+        let old = PlatformSecrets::generate(platform, pair("old"), SystemClock.now()).unwrap();
+        state.store_secrets(&old).await.unwrap();
+        let new = PlatformSecrets::generate(platform, pair("new"), SystemClock.now()).unwrap();
+        let rotation = |is_switched| Rotation {
+            tokens: Some(Replacement {
+                old: OperatorTokens {
+                    admin: old.admin_token.clone(),
+                    rotation: 0,
+                },
+                new: OperatorTokens {
+                    admin: new.admin_token.clone(),
+                    rotation: 1,
+                },
+                is_switched,
+            }),
+            authority: Some(Replacement {
+                old: old.authority.clone(),
+                new: new.authority.clone(),
+                is_switched,
+            }),
+            ssh: Some(Replacement {
+                old: old.ssh.clone(),
+                new: new.ssh.clone(),
+                is_switched,
+            }),
+        };
+        let both = |first: &Authority, second: &Authority| {
+            format!("{}\n{}", first.certificate, second.certificate)
+        };
+
+        let begun = old.clone().with_rotation(rotation(false));
+        state.store_secrets(&begun).await.unwrap();
+        let stored = state.secrets().await.unwrap().unwrap();
+        assert_eq!(stored.ssh, old.ssh);
+        assert_eq!(stored.trusted(), both(&old.authority, &new.authority));
+
+        let switched = begun.with_rotation(rotation(true));
+        let text = serde_json::to_string(&switched.rotation).unwrap();
+        // Only the first file of the switch was written.
+        state.write(ROTATION, &text).await.unwrap();
+        let stored = state.secrets().await.unwrap().unwrap();
+        assert_eq!(stored.ssh, new.ssh);
+        assert_eq!(stored.authority, new.authority);
+        assert_eq!(stored.trusted(), both(&new.authority, &old.authority));
+        assert_eq!(stored.admin_token, new.admin_token);
+        assert_eq!(stored.token_rotation, 1);
+
+        let ended = switched.with_rotation(Rotation::default());
+        state.store_secrets(&ended).await.unwrap();
+        assert!(!state.path().join(ROTATION).exists());
+        let stored = state.secrets().await.unwrap().unwrap();
+        assert_eq!(stored.rotation, Rotation::default());
+        assert_eq!((stored.ssh, stored.token_rotation), (new.ssh, 1));
+        assert_eq!(stored.authority, new.authority);
+        assert_eq!(
+            state.read(CA).await.unwrap(),
+            Some(new.authority.certificate)
+        );
     }
 
     #[tokio::test]

@@ -316,8 +316,13 @@ impl Manager {
         if !self.backends.registry.tokens().await?.is_empty() {
             return Ok(None);
         }
+        self.first_token().map(Some)
+    }
+
+    /// Returns the change that stores the first token.
+    pub(super) fn first_token(&self) -> Result<Change> {
         let FirstToken { id, hash } = self.options.admin_token.clone();
-        Ok(Some(Change::PutToken(Box::new(ApiToken {
+        Ok(Change::PutToken(Box::new(ApiToken {
             id,
             name: TokenName::try_from(FIRST)?,
             role: TokenRole::Admin,
@@ -328,21 +333,23 @@ impl Manager {
             expires_at: None,
             revoked_at: None,
             last_used_at: None,
-        }))))
+        })))
     }
 
     /// Returns the changes after which the registry contains a token for each service that may use the
-    /// API according to `declaration`, and for no other service.
+    /// API according to `declaration`, and for no other service. The previous token of such a service
+    /// stays valid until it is revoked, and permits the same as the new one.
     pub(super) async fn service_tokens(&self, declaration: &Declaration) -> Result<Vec<Change>> {
         let stored = self.backends.registry.tokens().await?.tokens;
         let now = self.backends.clock.now();
         let mut changes = Vec::new();
         let mut granted = BTreeSet::new();
+        let rotation = self.token_rotation();
         for spec in declaration.services.values() {
             let Some(access) = &spec.container.api else {
                 continue;
             };
-            let secret = service_api_token(&self.options.key, spec.name.as_str());
+            let secret = service_api_token(&self.options.key, spec.name.as_str(), rotation);
             let (id, hash) = (TokenId::of(&secret), token_hash(&secret));
             let before = stored.iter().find(|token| token.id == id);
             let token = ApiToken {
@@ -357,6 +364,19 @@ impl Manager {
                 last_used_at: before.and_then(|before| before.last_used_at),
                 id: id.clone(),
             };
+            let replaced = stored
+                .iter()
+                .filter(|other| other.service.as_ref() == Some(&spec.name) && other.id != id);
+            for other in replaced {
+                granted.insert(other.id.clone());
+                if (other.role, &other.scope) != (token.role, &token.scope) {
+                    changes.push(Change::PutToken(Box::new(ApiToken {
+                        role: token.role,
+                        scope: token.scope.clone(),
+                        ..other.clone()
+                    })));
+                }
+            }
             if before != Some(&token) {
                 changes.push(Change::PutToken(Box::new(token)));
             }
@@ -441,8 +461,8 @@ impl Manager {
     ///
     /// # Errors
     /// - [`Error::NotFound`] if there is no such token
-    /// - [`Error::Conflict`] for the token of a service, and for the last admin token that neither
-    ///   expires nor has a scope, because new tokens can be created only with such a token
+    /// - [`Error::Conflict`] for the current token of a service, and for the last admin token that
+    ///   neither expires nor has a scope, because new tokens can be created only with such a token
     pub async fn revoke_token(&self, name: &str) -> Result<ApiToken> {
         let write = self.begin_write(Accepted::Always).await?;
         let registry = &self.backends.registry;
@@ -450,10 +470,17 @@ impl Manager {
         let tokens = registry.tokens().await?.tokens;
         let mut token = named(&tokens, name, now)?.clone();
         if let Some(service) = &token.service {
-            return Err(Error::conflict(
-                format!("token {} was not revoked", token.id),
-                format!("service {service} has it; remove `x-lifecycle.api` from the service"),
-            ));
+            let key = &self.options.key;
+            let current = service_api_token(key, service.as_str(), self.token_rotation());
+            if token.id == TokenId::of(&current) {
+                return Err(Error::conflict(
+                    format!("token {} was not revoked", token.id),
+                    format!(
+                        "service {service} has it; replace it with `bootstrapper rotate tokens`, or \
+                         remove `x-lifecycle.api` from the service"
+                    ),
+                ));
+            }
         }
         if token.revoked_at.is_some() {
             return Ok(token);
@@ -472,8 +499,13 @@ impl Manager {
             ));
         }
         token.revoked_at = Some(now);
+        // The record of a service's token is needed only while the token is valid.
+        let change = match &token.service {
+            Some(_) => Change::DeleteToken(token.id.clone()),
+            None => Change::PutToken(Box::new(token.clone())),
+        };
         let request = format!("revoke-token {} ({})", token.name, token.id);
-        let batch = Batch::of(Change::PutToken(Box::new(token.clone())))
+        let batch = Batch::of(change)
             .event(self.audit(&request, Subject::Platform))
             .event(event(
                 now,

@@ -16,15 +16,15 @@ use super::direct;
 use super::feeder::{Drain, LONGEST_ACKNOWLEDGEMENT};
 use super::files;
 use super::image_logins;
-use super::node_directory::{node_directory, private};
+use super::service_credential;
 use super::step::{Action, Work};
 use crate::cloud::{CloudOperation, NodeChange, ObservedNode, ProgressListener};
 use crate::code;
 use crate::error::{Error, Result};
-use crate::host::{Account, HostCommand, HostFile, NodeHandle};
+use crate::host::{Account, NodeHandle};
 use crate::model::{
     BuildSource, ContainerTemplate, DEFAULT_STOP_GRACE, ImageSource, InstanceId, NetworkMode,
-    NodeName, PlatformId, Protocol, ServiceName, VolumeName,
+    NodeName, Protocol, ServiceName, VolumeName,
 };
 use crate::platform::{ManagerEndpoint, instructions};
 use crate::runtime::{BuildRequest, ContainerSpec, HostBind, ImageRegistry, Role};
@@ -52,7 +52,9 @@ pub struct ServiceApi {
     pub endpoint: ManagerEndpoint,
     /// The key from which the services' tokens are derived.
     pub key: PlatformKey,
-    /// The authority that signed the API's certificate, in PEM.
+    /// How often the services' tokens were replaced.
+    pub token_rotation: u64,
+    /// The certificates of the authorities that services trust, in PEM.
     pub authority: String,
 }
 
@@ -466,7 +468,13 @@ impl Execution {
         let service = self.service(&id.service)?;
         let handle = self.handle(node).await?;
         if container != self.declared.container_name(id, &service.digest) {
-            // In a rollback, start the existing container of the previous specification.
+            // In a rollback, start the existing container of the previous specification. Its credential
+            // may have been replaced while its node was stopped.
+            if service.spec.container.api.is_some()
+                && let Some(api) = &self.api
+            {
+                self.hand_out_credential(&handle, &id.service, api).await?;
+            }
             let start = handle.runtime.start_container(container);
             return start.instrument(engine_call("start_container", node)).await;
         }
@@ -559,48 +567,18 @@ impl Execution {
         Ok(())
     }
 
-    /// Writes a service's token for the API, and the API's certificate authority, to a directory on the
-    /// node, for the service's containers to mount. Returns the directory.
+    /// Writes a service's credential for the API to the node. Returns its directory, for the service's
+    /// containers to mount.
     async fn hand_out_credential(
         &self,
         handle: &NodeHandle,
         service: &ServiceName,
         api: &ServiceApi,
     ) -> Result<String> {
-        let platform = self.declared.owner.id;
-        let directory = credential_directory(platform, service);
-        let create = HostCommand::new(create_credential_directory(platform, service)).as_root();
-        handle
-            .host
-            .exec(create)
-            .await?
-            .success("creating the directory with the API's credential")?;
-        let token = service_api_token(&api.key, service.as_str());
-        let files = [
-            ("token", token.expose().to_owned()),
-            ("ca.pem", api.authority.clone()),
-        ];
-        for (name, contents) in files {
-            // Containers may run as any user, so everyone can read the file. On the node, only root
-            // can open the parent directories.
-            let file = HostFile::new(format!("{directory}/{name}"), 0o444, contents);
-            handle.host.put(file).await?;
-        }
-        Ok(directory)
+        let token = service_api_token(&api.key, service.as_str(), api.token_rotation);
+        let (host, platform) = (handle.host.as_ref(), self.declared.owner.id);
+        service_credential::write(host, platform, service, &token, &api.authority).await
     }
-}
-
-/// Returns the directory with a service's credential for the API on a node. Containers of an earlier
-/// version mount the directory `api`, so it must not contain credentials of other services.
-fn credential_directory(platform: PlatformId, service: &ServiceName) -> String {
-    format!("{}/service-api/{service}", node_directory(platform))
-}
-
-/// Returns the script that creates the directory with a service's credential. The service's containers
-/// mount this directory, and every user in a container must be able to open it.
-fn create_credential_directory(platform: PlatformId, service: &ServiceName) -> String {
-    let (private, directory) = (private(platform), credential_directory(platform, service));
-    format!("{private}\nmkdir -p '{directory}'\nchmod 0755 '{directory}'")
 }
 
 /// If `target` already has the image of `source` under another name, gives it this name, too.
@@ -660,23 +638,4 @@ fn derived_port(container: &str, (port, protocol): (u16, Protocol)) -> u16 {
     let number = u16::from_be_bytes([hash[0], hash[1]]);
     let count = PICKED_PORTS.end() - PICKED_PORTS.start() + 1;
     PICKED_PORTS.start() + number % count
-}
-
-#[cfg(test)]
-mod tests {
-    use super::super::node_directory::tests::{Node, PLATFORM};
-    use super::*;
-
-    #[test]
-    fn only_containers_can_open_the_directory_with_the_credential() {
-        let (new, old) = (Node::new(), Node::new());
-        let service = ServiceName::try_from("web").unwrap();
-        let directory = credential_directory(PLATFORM, &service);
-        old.create_open(&directory);
-        for node in [new, old] {
-            node.run(&create_credential_directory(PLATFORM, &service));
-            assert_eq!(node.mode(&node_directory(PLATFORM)), 0o700);
-            assert_eq!(node.mode(&directory), 0o755);
-        }
-    }
 }

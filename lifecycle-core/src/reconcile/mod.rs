@@ -32,6 +32,7 @@ pub mod observe_once;
 pub mod placement;
 pub mod plan;
 mod record;
+pub(crate) mod service_credential;
 mod state;
 pub mod step;
 mod traffic;

@@ -21,6 +21,11 @@ pub(super) fn run(files: &mut Files, script: &str) -> String {
                     printed.push('\n');
                 }
             }
+            (Some("cat"), Some(path), _) => {
+                if let Some((_, contents)) = files.get(path) {
+                    printed.push_str(&String::from_utf8_lossy(contents));
+                }
+            }
             (Some("tar"), Some(archive), _) => unpack(files, archive),
             (Some("rm"), Some(path), _) => drop(take(files, path)),
             (Some("cp"), Some(from), Some(to)) => {

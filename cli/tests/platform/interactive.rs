@@ -585,6 +585,7 @@ fn every_document_follows_its_schema(project: &Project) {
         ],
         &["token", "list"],
         &["token", "revoke", "documented"],
+        &["rotate", "tokens"],
         &["doctor"],
         &["up"],
         &["exec", "quiet", "--", "echo", "{}"],

@@ -35,6 +35,7 @@ mod publish;
 mod published;
 mod reboot;
 mod rollouts;
+mod rotation;
 mod schema;
 mod secrets;
 #[path = "../../src/simulated_azure/mod.rs"]

@@ -1,6 +1,7 @@
 //! A client of the manager's API. The caller provides the connections, which may be direct or pass
 //! through a node's SSH server. Calls share one connection; each stream has its own.
 
+mod credential;
 mod streams;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -16,11 +17,11 @@ use hyper::client::conn::http1::SendRequest;
 use hyper::header::{ACCEPT, AUTHORIZATION, CONNECTION, CONTENT_TYPE, HOST, HeaderValue, UPGRADE};
 use hyper::{Method, Request, Response, StatusCode};
 use hyper_util::rt::TokioIo;
-use rustls::pki_types::pem::PemObject;
-use rustls::pki_types::{CertificateDer, ServerName};
+use rustls::pki_types::ServerName;
 use serde::de::DeserializeOwned;
-use tokio_rustls::TlsConnector;
 
+pub(super) use self::credential::CredentialFiles;
+use self::credential::{Credential, OUTDATED_AUTHORITY, connector, is_untrusted};
 use super::ManagerApi;
 use super::authority::server_name;
 use super::exec::{self, ExecV1};
@@ -50,18 +51,6 @@ const RESPONSE_WITHIN: Duration = Duration::from_secs(30);
 /// The media type of server-sent events.
 const EVENT_STREAM: &str = "text/event-stream";
 
-/// The hint if the manager's certificate is not trusted.
-const OUTDATED_AUTHORITY: &str = "if the platform's authority was replaced (`bootstrapper rotate`), \
-                                  read its certificate again: in a container from \
-                                  /run/lifecycle/ca.pem, otherwise from the platform's directory on \
-                                  the machine that replaced it";
-
-/// Returns whether a connection failed because the server's certificate is not trusted.
-fn is_untrusted(error: &std::io::Error) -> bool {
-    let cause = error.get_ref().and_then(|cause| cause.downcast_ref());
-    matches!(cause, Some(rustls::Error::InvalidCertificate(_)))
-}
-
 /// Opens connections to the manager's API.
 #[async_trait]
 pub trait Dial: Debug + Send + Sync + 'static {
@@ -73,10 +62,9 @@ pub trait Dial: Debug + Send + Sync + 'static {
 #[derive(Clone)]
 pub struct ApiClient {
     dial: Arc<dyn Dial>,
-    tls: TlsConnector,
     /// The name that the manager's certificate must contain.
     name: ServerName<'static>,
-    token: Sensitive,
+    credential: Credential,
     /// The connection of the latest call, for reuse.
     idle: Arc<Mutex<Option<Connection>>>,
 }
@@ -120,35 +108,26 @@ impl ApiClient {
         authority: &str,
         token: Sensitive,
     ) -> Result<Self> {
-        let invalid = |why: String| {
-            Error::Invalid {
-            what: "the platform's CA certificate".into(),
-            why,
-            hint: "restore ca.pem from the platform's directory on the manager's node, or from a backup"
-                .into(),
-        }
-        };
-        let mut roots = rustls::RootCertStore::empty();
-        for certificate in CertificateDer::pem_slice_iter(authority.as_bytes()) {
-            let certificate = certificate.map_err(|e| invalid(e.to_string()))?;
-            roots.add(certificate).map_err(|e| invalid(e.to_string()))?;
-        }
-        if roots.is_empty() {
-            return Err(invalid("it contains no certificate".into()));
-        }
-        let provider = Arc::new(rustls::crypto::ring::default_provider());
-        let config = rustls::ClientConfig::builder_with_provider(provider)
-            .with_safe_default_protocol_versions()
-            .map_err(|e| invalid(e.to_string()))?
-            .with_root_certificates(roots)
-            .with_no_client_auth();
-        Ok(Self {
+        let tls = connector(authority)?;
+        Ok(Self::of(dial, name, Credential::Fixed { tls, token }))
+    }
+
+    /// Creates a client for the server `name`, with a credential that may be replaced.
+    pub(super) fn with_files(
+        dial: Arc<dyn Dial>,
+        name: ServerName<'static>,
+        files: CredentialFiles,
+    ) -> Self {
+        Self::of(dial, name, Credential::Files(files))
+    }
+
+    fn of(dial: Arc<dyn Dial>, name: ServerName<'static>, credential: Credential) -> Self {
+        Self {
             dial,
-            tls: TlsConnector::from(Arc::new(config)),
             name,
-            token,
+            credential,
             idle: Arc::default(),
-        })
+        }
     }
 
     /// Returns whether the whole platform is ready: `GET /readyz`.
@@ -170,7 +149,8 @@ impl ApiClient {
         path: &str,
         body: Option<Content>,
     ) -> Result<Response<hyper::body::Incoming>> {
-        let response = self.exchange(method, path, body, Some(&self.token)).await?;
+        let token = self.credential.token().await?;
+        let response = self.exchange(method, path, body, Some(&token)).await?;
         successful(path, response).await
     }
 
@@ -182,7 +162,8 @@ impl ApiClient {
     ) -> Result<Response<hyper::body::Incoming>> {
         let exchange = async {
             let mut connection = self.connect().await?;
-            let mut request = self.request(Method::GET, path, None, Some(&self.token))?;
+            let token = self.credential.token().await?;
+            let mut request = self.request(Method::GET, path, None, Some(&token))?;
             let headers = request.headers_mut();
             headers.insert(ACCEPT, HeaderValue::from_static(accept));
             connection.send_request(request).await.map_err(interrupted)
@@ -191,6 +172,14 @@ impl ApiClient {
             .await
             .unwrap_or_else(|_| Err(late(path)))?;
         successful(path, response).await
+        let token = self.credential.token().await?;
+        let response = self.exchange(method, path, body, Some(&token)).await?;
+        if response.status().is_success() {
+            return Ok(response);
+        }
+        let status = response.status();
+        let body = whole(path, response).await?;
+        Err(problem::read(shown(path), status, &body))
     }
 
     /// Sends a request. The time limit also covers a server that accepts the connection but does
@@ -249,9 +238,9 @@ impl ApiClient {
     }
 
     async fn connect(&self) -> Result<Connection> {
+        let tls = self.credential.tls().await?;
         let stream = self.dial.dial().await?;
-        let stream = self
-            .tls
+        let stream = tls
             .connect(self.name.clone(), stream)
             .await
             .map_err(|error| Error::Unreachable {
@@ -584,7 +573,8 @@ impl ManagerApi for ApiClient {
         let upgrade = async {
             // Use a new connection: after the upgrade, it belongs to the command.
             let mut connection = self.connect().await?;
-            let mut request = self.request(Method::POST, &path, Some(body), Some(&self.token))?;
+            let token = self.credential.token().await?;
+            let mut request = self.request(Method::POST, &path, Some(body), Some(&token))?;
             let headers = request.headers_mut();
             headers.insert(CONNECTION, HeaderValue::from_static("upgrade"));
             headers.insert(UPGRADE, HeaderValue::from_static(exec::PROTOCOL));

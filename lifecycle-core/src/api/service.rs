@@ -11,11 +11,10 @@ use async_trait::async_trait;
 use rustls::pki_types::ServerName;
 use tokio::net::TcpStream;
 
-use super::client::{ApiClient, Dial};
+use super::client::{ApiClient, CredentialFiles, Dial};
 use crate::error::{Error, Result};
 use crate::host::Duplex;
 use crate::reconcile::execute::{API_DIRECTORY, API_URL};
-use crate::secret::Sensitive;
 
 /// Time limit for opening a connection. Short, so that a service can soon continue with its
 /// previous data.
@@ -43,6 +42,8 @@ impl Dial for Direct {
 
 impl ApiClient {
     /// Creates a client with this container's credential. `x-lifecycle.api` determines what it permits.
+    /// The client reads the credential again when it needs it, so that it can be replaced while the
+    /// container runs.
     ///
     /// # Errors
     /// [`Error::Invalid`] in a container without a credential.
@@ -62,14 +63,17 @@ impl ApiClient {
             .ok_or_else(|| {
                 no_credential(format!("{API_URL} is {url:?}, not https://<ip>:<port>"))
             })?;
-        let read = |name: &str| {
-            let path = directory.join(name);
-            std::fs::read_to_string(&path)
-                .map_err(|error| no_credential(format!("cannot read {}: {error}", path.display())))
+        let files = CredentialFiles {
+            token: directory.join("token"),
+            authority: directory.join("ca.pem"),
         };
-        let token = Sensitive::new(read("token")?.trim_end().to_owned());
+        for path in [&files.token, &files.authority] {
+            std::fs::metadata(path).map_err(|error| {
+                no_credential(format!("cannot read {}: {error}", path.display()))
+            })?;
+        }
         let name = ServerName::IpAddress(address.ip().into());
-        Self::trusting(Arc::new(Direct(address)), name, &read("ca.pem")?, token)
+        Ok(Self::with_files(Arc::new(Direct(address)), name, files))
     }
 }
 
@@ -148,6 +152,85 @@ mod tests {
         let received = received.unwrap().to_lowercase();
         assert!(received.starts_with("get /v1/services/db/endpoints http/1.1\r\n"));
         assert!(received.contains("authorization: bearer let-me-read\r\n"));
+    }
+
+    /// Responds to one request, with a certificate of `authority`. Returns the request.
+    async fn respond(
+        listener: &TcpListener,
+        authority: &Authority,
+        platform: PlatformId,
+    ) -> String {
+        let now = SystemClock.now();
+        let identity = authority
+            .issue(platform, [127, 0, 0, 1].into(), now)
+            .unwrap();
+        let (stream, _) = listener.accept().await.unwrap();
+        let mut stream = acceptor(&identity).accept(stream).await.unwrap();
+        let mut received = vec![0; 4096];
+        let length = stream.read(&mut received).await.unwrap();
+        let response = b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\nconnection: close\r\n\r\n[]";
+        stream.write_all(response).await.unwrap();
+        stream.shutdown().await.unwrap();
+        received.truncate(length);
+        String::from_utf8(received).unwrap().to_lowercase()
+    }
+
+    #[tokio::test]
+    async fn a_service_uses_its_replaced_credential() {
+        let platform = PlatformId::new(RandomIds.uuid());
+        let generate = || Authority::generate(platform, SystemClock.now()).unwrap();
+        let (old, new) = (generate(), generate());
+        let listener = TcpListener::bind(("127.0.0.1", 0)).await.unwrap();
+        let url = format!("https://{}", listener.local_addr().unwrap());
+        let directory = tempfile::tempdir().unwrap();
+        let write = |token: &str, authorities: &[&Authority]| {
+            let certificates = authorities.iter().map(|one| one.certificate.as_str());
+            let certificates: Vec<&str> = certificates.collect();
+            std::fs::write(directory.path().join("token"), token).unwrap();
+            std::fs::write(directory.path().join("ca.pem"), certificates.join("\n")).unwrap();
+        };
+        write("first", &[&old]);
+        let client = ApiClient::with_credential(&url, directory.path()).unwrap();
+        let call = async |authority: &Authority| {
+            let (nodes, request) =
+                tokio::join!(client.nodes(), respond(&listener, authority, platform));
+            nodes.unwrap();
+            request
+        };
+        assert!(call(&old).await.contains("authorization: bearer first\r\n"));
+        // Both authorities are trusted during the replacement.
+        write("second", &[&old, &new]);
+        assert!(
+            call(&old)
+                .await
+                .contains("authorization: bearer second\r\n")
+        );
+        assert!(
+            call(&new)
+                .await
+                .contains("authorization: bearer second\r\n")
+        );
+        write("second", &[&new]);
+        assert!(
+            call(&new)
+                .await
+                .contains("authorization: bearer second\r\n")
+        );
+        // The previous authority is not trusted any more.
+        let identity = old
+            .issue(platform, [127, 0, 0, 1].into(), SystemClock.now())
+            .unwrap();
+        let rejected = async {
+            let (stream, _) = listener.accept().await.unwrap();
+            acceptor(&identity).accept(stream).await
+        };
+        let (nodes, accepted) = tokio::join!(client.nodes(), rejected);
+        let error = nodes.unwrap_err();
+        assert!(
+            error.hint().unwrap().contains("bootstrapper rotate"),
+            "{error:?}"
+        );
+        assert!(accepted.is_err());
     }
 
     #[tokio::test]

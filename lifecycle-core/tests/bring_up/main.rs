@@ -19,6 +19,7 @@ mod requests;
 mod restart;
 mod revisions;
 mod rollouts;
+mod rotation;
 mod scheduling;
 mod spans;
 mod stage;

@@ -172,14 +172,6 @@ impl ApiClient {
             .await
             .unwrap_or_else(|_| Err(late(path)))?;
         successful(path, response).await
-        let token = self.credential.token().await?;
-        let response = self.exchange(method, path, body, Some(&token)).await?;
-        if response.status().is_success() {
-            return Ok(response);
-        }
-        let status = response.status();
-        let body = whole(path, response).await?;
-        Err(problem::read(shown(path), status, &body))
     }
 
     /// Sends a request. The time limit also covers a server that accepts the connection but does

@@ -50,8 +50,15 @@ async fn all_ready(stage: &Stage) -> Runs {
             sleep(Duration::from_millis(200)).await;
         }
     };
-    let runs = timeout(AT_MOST, wait).await;
-    runs.unwrap_or_else(|_| panic!("{}", stage.world.transcript()))
+    if let Ok(runs) = timeout(AT_MOST, wait).await {
+        return runs;
+    }
+    let api = stage.api().await;
+    let (services, operations) = (api.services().await, api.operations().await);
+    panic!(
+        "{}\n{services:#?}\n{operations:#?}",
+        stage.world.transcript()
+    );
 }
 
 /// Waits until an operation ends.

@@ -172,6 +172,16 @@ fn progress(kind: &OperationKind, round: &Round) -> Progress {
             replaces,
             cancelled: true,
             ..
+        }
+        | OperationKind::RestartNode {
+            replaces,
+            cancelled: true,
+            ..
+        } if !is_planned(&begun(replaces, round), round) => Progress::Running,
+        OperationKind::Restart {
+            replaces,
+            cancelled: true,
+            ..
         } => {
             let all_begun = begun(replaces, round).len() == replaces.len();
             of_cancelled(replaces, None, round).done_if(all_begun)
@@ -230,6 +240,19 @@ fn begun(
     ended.map(|(id, run)| (id.clone(), run.clone())).collect()
 }
 
+/// Returns whether the plan starts the containers of these runs again, unless they have started. A plan
+/// that is older than the observation of their ends does not.
+fn is_planned(begun: &BTreeMap<InstanceId, ContainerRun>, round: &Round) -> bool {
+    let Some(input) = &round.input else {
+        return false;
+    };
+    begun.iter().all(|(id, run)| {
+        let container = find(&input.observed, &run.container);
+        let has_not_started = container.is_some_and(|c| c.started_at == Some(run.started_at));
+        !has_not_started || input.history.restarts.get(id) == Some(run)
+    })
+}
+
 /// Returns whether the node is still in this boot, as far as known.
 fn is_in_boot(node: &NodeName, boot_id: &str, round: &Round) -> bool {
     let observed = round.observed();
@@ -251,12 +274,12 @@ fn of_cancelled(
         return Progress::Running;
     };
     let begun = begun(replaces, round);
-    let is_planned = |(id, run): (&InstanceId, &ContainerRun)| {
+    let is_to_begin = |(id, run): (&InstanceId, &ContainerRun)| {
         !begun.contains_key(id) && input.history.restarts.get(id) == Some(run)
     };
     let restarts_node = of_node.is_some_and(|restart| {
         input.history.node_restarts.contains_key(restart.node())
-            || round.running.iter().any(|step| step.id == restart.id())
+            || round.in_progress().any(|step| *step == restart.id())
     });
     // A step that was planned before the cancellation may stop one of the containers.
     let nodes = replaces.keys().filter_map(|id| {
@@ -265,10 +288,10 @@ fn of_cancelled(
     });
     let mut nodes = nodes.chain(of_node.map(Action::node));
     let may_stop = nodes.any(|node| {
-        let mut steps = round.running.iter();
-        steps.any(|step| step.id.node() == node && step.id.stops())
+        let mut steps = round.in_progress();
+        steps.any(|step| step.node() == node && step.stops())
     });
-    if restarts_node || may_stop || replaces.iter().any(is_planned) {
+    if restarts_node || may_stop || replaces.iter().any(is_to_begin) {
         return Progress::Running;
     }
     match of_containers(&begun, round) {

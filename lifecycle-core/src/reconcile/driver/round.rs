@@ -36,12 +36,20 @@ pub struct Round {
     /// The plan.
     pub plan: Arc<Plan>,
     pub running: Vec<RunningStep>,
+    /// The steps that have ended, and whose effects the observation may not contain yet.
+    pub settling: Vec<StepId>,
     /// Whether the round has ended: no step is running, and every replica is ready, completed or
     /// failed.
     pub settled: bool,
 }
 
 impl Round {
+    /// Returns the steps whose effects the observation may not contain yet.
+    pub fn in_progress(&self) -> impl Iterator<Item = &StepId> {
+        let running = self.running.iter().map(|step| &step.id);
+        running.chain(&self.settling)
+    }
+
     /// Returns the generation of the plan; 0 before the first plan.
     pub fn generation(&self) -> Generation {
         let input = self.input.as_ref();
@@ -71,6 +79,7 @@ impl Round {
             && self.is_deleting() == other.is_deleting()
             && self.settled == other.settled
             && self.running == other.running
+            && self.settling == other.settling
             && self.plan == other.plan
     }
 }
@@ -93,6 +102,7 @@ impl Driver {
             input: Some(Arc::clone(&latest.input)),
             plan: Arc::clone(&latest.plan),
             running: running.collect(),
+            settling: self.settling.keys().cloned().collect(),
             settled: self.is_settled(&latest.plan),
         };
         drop(lines);

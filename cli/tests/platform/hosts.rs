@@ -79,6 +79,16 @@ fn a_platform_on_existing_machines() {
     let reached = doctor.stdout.matches("reaches other nodes: 2").count();
     assert_eq!(reached, 3, "{}", doctor.stdout);
 
+    // The account of the platform accepts only the new key after a rotation.
+    let old = project.kept("ssh.pub");
+    project.ends(0, &["rotate", "ssh-key"]);
+    for machine in &machines {
+        let keys = machine.exec("cat /home/lifecycle/.ssh/authorized_keys");
+        assert_eq!(keys.trim(), project.kept("ssh.pub").trim());
+        assert_ne!(keys.trim(), old.trim());
+    }
+    project.ends(0, &["up"]);
+
     // The services of a machine start again after a reboot.
     let started = "docker inspect --format '{{.State.StartedAt}}' \
                    $(docker ps -q --filter label=lifecycle.role=instance)";

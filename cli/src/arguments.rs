@@ -476,7 +476,10 @@ pub(crate) enum NodeAction {
         #[arg(long, value_name = "NODE")]
         like: Option<String>,
     },
-    /// Remove a node that was added with `add`; its replicas move to other nodes first
+    /// Take over a machine that exists already, and prepare it; `up` keeps this node although the files do
+    /// not declare it
+    Adopt(Box<Adopt>),
+    /// Remove a node that was added with `add` or `adopt`; its replicas move to other nodes first
     Remove {
         /// Node
         name: String,
@@ -513,6 +516,45 @@ pub(crate) enum NodeAction {
         #[arg(required = true)]
         names: Vec<String>,
     },
+}
+
+/// Arguments of `node adopt`.
+#[derive(Debug, Args)]
+pub(crate) struct Adopt {
+    /// Name of the new node
+    pub(crate) name: NodeName,
+    /// IP address or host name of the machine
+    #[arg(long)]
+    pub(crate) address: String,
+    /// Address at which the manager and the other nodes reach the machine; by default ADDRESS
+    #[arg(long, value_name = "IP")]
+    pub(crate) private_address: Option<IpAddr>,
+    /// Port of the SSH server [default: 22]
+    #[arg(long)]
+    pub(crate) port: Option<u16>,
+    /// Account for the first login: root, or an account that may use sudo
+    #[arg(long)]
+    pub(crate) user: String,
+    /// Environment variable with the account's password, for the login if there is no key, and for sudo
+    #[arg(long, value_name = "VARIABLE")]
+    pub(crate) password_env: Option<String>,
+    /// File with a private key in OpenSSH format, without a passphrase
+    #[arg(long, value_name = "FILE")]
+    pub(crate) key: Option<PathBuf>,
+    /// Public host key of the machine in OpenSSH format; by default, the key that the machine offers is
+    /// trusted and shown
+    #[arg(long, value_name = "KEY")]
+    pub(crate) host_key: Option<String>,
+    /// Label of the node. Can be repeated
+    #[arg(long = "label", value_name = "KEY=VALUE", value_parser = label)]
+    pub(crate) labels: Vec<(String, String)>,
+}
+
+fn label(text: &str) -> Result<(String, String), String> {
+    match text.split_once('=') {
+        Some((key, value)) if !key.is_empty() => Ok((key.to_owned(), value.to_owned())),
+        _ => Err("write it as KEY=VALUE".to_owned()),
+    }
 }
 
 /// Arguments of `rollout`.

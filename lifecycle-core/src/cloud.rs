@@ -1,9 +1,11 @@
 //! Defines the trait for clouds. It lists, creates, starts, stops, deletes and fences VMs.
 
 mod deadlines;
+mod machine;
 mod vm_api;
 mod vm_cloud;
 
+use std::collections::BTreeMap;
 use std::fmt::Debug;
 use std::time::Duration;
 
@@ -15,6 +17,7 @@ use crate::error::{Error, Result};
 use crate::model::{Addresses, NodeName, NodeSpec, PublicPort, PublicPorts};
 
 pub use deadlines::{CloudDeadlines, ProgressListener};
+pub use machine::{AdoptedMachine, AdoptionState, MachineLogin, MachineSpec};
 pub use vm_api::{Vm, VmApi};
 pub use vm_cloud::VmCloud;
 
@@ -322,6 +325,43 @@ pub trait CloudProvider: Debug + Send + Sync + 'static {
             what: format!("opening ports of node {node}"),
             backend: self.capabilities().name.into(),
         })
+    }
+
+    /// Sets the machines that were adopted at run time. They are nodes in addition to those that the
+    /// provider has been created with, and replace those of an earlier call. A provider that cannot take
+    /// machines over never gets any.
+    fn set_adopted_machines(&self, machines: &BTreeMap<NodeName, AdoptedMachine>) {
+        let _ = machines;
+    }
+
+    /// Logs in to a machine that is to become this node, and changes nothing. Returns the machine with
+    /// the host keys of this connection. Without host keys in `machine`, the offered key is trusted.
+    ///
+    /// Returns `Unsupported` if the provider cannot take machines over at run time, and `Conflict` if the
+    /// machine belongs to another platform or is another node.
+    async fn check_machine(
+        &self,
+        node: &NodeName,
+        machine: &MachineSpec,
+        login: &MachineLogin,
+    ) -> Result<MachineSpec> {
+        let _ = (machine, login);
+        Err(Error::Unsupported {
+            what: format!("adopting a machine as node {node} at run time"),
+            backend: self.capabilities().name.into(),
+        })
+    }
+
+    /// Takes a machine over as this node, with the host keys that [`Self::check_machine`] returned.
+    /// Succeeds without an effect if the platform has taken it over before. If the error is final, the
+    /// machine does not belong to the platform; otherwise, it may, and a repeated call continues.
+    async fn take_over_machine(
+        &self,
+        node: &NodeName,
+        machine: &MachineSpec,
+        login: &MachineLogin,
+    ) -> Result<()> {
+        self.check_machine(node, machine, login).await.map(drop)
     }
 
     /// Deletes the resources that the platform's nodes share (a network, a resource group). Fails

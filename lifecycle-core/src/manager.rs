@@ -1,6 +1,7 @@
 //! Implements the lifecycle manager as a library type. While a manager holds the lease, it is the
 //! leader and reconciles the platform with its declaration. The manager also serves API requests.
 
+mod adoption;
 mod answers;
 pub(crate) mod audit;
 mod cancellation;
@@ -35,7 +36,7 @@ use tokio::sync::{Mutex, MutexGuard, Notify, watch};
 use crate::error::{Error, Result};
 use crate::metrics::Recorder;
 use crate::model::{
-    Epoch, Event, EventKind, Generation, NewEvent, Operation, OperationId, OperationKind,
+    Epoch, Event, EventKind, Generation, NewEvent, NodeName, Operation, OperationId, OperationKind,
     OperationState, PlatformId, PlatformName, ServiceName, Subject,
 };
 use crate::network::assign;
@@ -51,6 +52,7 @@ use crate::secret::{PlatformKey, Sensitive};
 
 use declaration::Cause;
 
+pub use adoption::Adopted;
 pub use answers::KeyedRequest;
 pub use audit::Actor;
 pub use changes::Changes;
@@ -146,6 +148,8 @@ pub struct Manager {
     /// platform.
     operations: std::sync::Mutex<Vec<Operation>>,
     retries: std::sync::Mutex<retry::Retries>,
+    /// Held while a machine is being adopted.
+    adopting: Mutex<()>,
     /// Wakes `follow` when an operation is accepted, even if the round does not change.
     accepted: Notify,
     /// Becomes true when running commands must end. Each of them keeps a receiver.
@@ -177,6 +181,7 @@ impl Manager {
             token_rotation: AtomicU64::new(0),
             operations: std::sync::Mutex::default(),
             retries: std::sync::Mutex::default(),
+            adopting: Mutex::default(),
             accepted: Notify::new(),
             stopping: watch::Sender::new(false),
             recorder,
@@ -316,18 +321,28 @@ impl Manager {
             tracing::warn!(error = %error.chain(), "cannot delete unused chunks and old operations");
         }
         let open = registry.open_operations().await?;
-        let deleting = open.iter().any(is_platform_deletion);
+        let deletion = open.iter().find_map(deletes_platform);
         self.take_operations(open);
-        self.aim(epoch, &snapshot, deleting).await?;
+        self.aim(epoch, &snapshot, deletion).await?;
         *self.epoch.lock().await = Some(epoch);
         Ok(snapshot)
     }
 
-    /// Sets the target of the control loop.
-    async fn aim(&self, epoch: Epoch, snapshot: &Snapshot, deleting: bool) -> Result<()> {
+    /// Sets the target of the control loop. `deletion` is the deletion of the platform, if it was
+    /// requested.
+    async fn aim(
+        &self,
+        epoch: Epoch,
+        snapshot: &Snapshot,
+        deletion: Option<Deletion>,
+    ) -> Result<()> {
         let Some((generation, declaration)) = &snapshot.declaration else {
             return Ok(());
         };
+        let is_recorded = |node: &NodeName| snapshot.nodes.contains_key(node);
+        let overrides = &declaration.overrides;
+        let adopted = overrides.adopted_machines(is_recorded, deletion.is_some());
+        self.backends.cloud.set_adopted_machines(&adopted);
         let mut declared = self.resolve(*generation, declaration, &snapshot.addresses)?;
         // Record the addresses before the control loop sends them to agents.
         if let Some(agents) = &declared.agents
@@ -336,8 +351,11 @@ impl Manager {
             let record = Batch::of(Change::PutAddresses(agents.addresses.clone()));
             self.backends.registry.commit(epoch, record).await?;
         }
-        if deleting {
-            declared = declared.emptied();
+        if let Some(Deletion { volumes }) = deletion {
+            declared = Declared {
+                deletes_volumes: volumes,
+                ..declared.emptied()
+            };
         }
         self.target.send_replace(Some(Target {
             declared: Arc::new(declared),
@@ -642,7 +660,9 @@ impl Manager {
         // Set the target for an open operation too: an earlier call may have recorded the operation
         // and then failed.
         if operation.state == OperationState::Running {
-            self.aim(epoch, &registry.snapshot().await?, true).await?;
+            let deletion = deletes_platform(&operation);
+            self.aim(epoch, &registry.snapshot().await?, deletion)
+                .await?;
             self.accepted.notify_one();
         }
         Ok(operation)
@@ -718,8 +738,22 @@ fn reject_stopped(declaration: Option<&Declaration>) -> Result<()> {
     })
 }
 
+/// A requested deletion of the platform.
+#[derive(Debug, Clone, Copy)]
+struct Deletion {
+    /// Whether named volumes are deleted, too.
+    volumes: bool,
+}
+
+fn deletes_platform(operation: &Operation) -> Option<Deletion> {
+    match operation.kind {
+        OperationKind::DeletePlatform { volumes } => Some(Deletion { volumes }),
+        _ => None,
+    }
+}
+
 fn is_platform_deletion(operation: &Operation) -> bool {
-    matches!(operation.kind, OperationKind::DeletePlatform { .. })
+    deletes_platform(operation).is_some()
 }
 
 fn not_leading() -> Error {

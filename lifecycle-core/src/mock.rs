@@ -10,9 +10,9 @@ use futures_util::stream::BoxStream;
 use crate::api::ManagerApi;
 use crate::api::why::WhyV1;
 use crate::api::wire::{
-    AppliedV1, CreatedTokenV1, EndpointV1, EventsV1, ExportV1, NewNodeV1, NewTokenV1, NodeV1,
-    OperationV1, OverrideV1, PlatformV1, ProgressV1, RestartNodeV1, RestartV1, RetriedV1,
-    RevisionV1, RollbackPlanV1, RolledBackV1, ServiceLogLine, ServiceV1, TokenV1,
+    AdoptedV1, AppliedV1, CreatedTokenV1, EndpointV1, EventsV1, ExportV1, NewMachineV1, NewNodeV1,
+    NewTokenV1, NodeV1, OperationV1, OverrideV1, PlatformV1, ProgressV1, RestartNodeV1, RestartV1,
+    RetriedV1, RevisionV1, RollbackPlanV1, RolledBackV1, ServiceLogLine, ServiceV1, TokenV1,
 };
 use crate::cloud::{
     CloudCapabilities, CloudOperation, CloudProgress, CloudProvider, Fenced, NodeChange,
@@ -71,6 +71,7 @@ mockall::mock! {
         ) -> Result<Plan>;
         async fn remove_service(&self, class: ServiceClass, name: &str) -> Result<AppliedV1>;
         async fn add_node(&self, node: &NewNodeV1) -> Result<AppliedV1>;
+        async fn adopt_node(&self, machine: &NewMachineV1) -> Result<AdoptedV1>;
         async fn remove_node(&self, name: &str, volumes: bool) -> Result<AppliedV1>;
         async fn change_nodes(&self, names: &[String], request: NodeRequest) -> Result<AppliedV1>;
         async fn override_service(&self, service: &str, change: OverrideChange) -> Result<AppliedV1>;

@@ -13,7 +13,9 @@ use async_trait::async_trait;
 use fixture::TestHost;
 use lifecycle_core::Error;
 use lifecycle_core::Result;
-use lifecycle_core::cloud::{CloudProvider, NodeChange, carry_out};
+use lifecycle_core::cloud::{
+    AdoptedMachine, AdoptionState, CloudProvider, MachineLogin, MachineSpec, NodeChange, carry_out,
+};
 use lifecycle_core::conformance::cloud::{self, CloudBench};
 use lifecycle_core::host::SshKeyPair;
 use lifecycle_core::model::{Existing, NodeName, NodeSpec};
@@ -86,7 +88,7 @@ impl Platform {
             return Box::new(hosts);
         }
         let none = HostsSpec::default();
-        let other = Hosts::for_manager(&none, self.owner.clone(), &self.ssh.private);
+        let other = Hosts::for_manager(&none, self.owner.clone(), &self.ssh);
         Box::new(MixedCloud::new(Arc::new(other), hosts))
     }
 }
@@ -168,8 +170,7 @@ async fn a_machine_is_taken_over_once_and_without_the_password_afterwards() {
     let host = platform.spec.hosts.get_mut(&node()).unwrap();
     host.host_keys.clone_from(&adopted.ssh.host_keys);
     host.membership = Membership::Member;
-    let private = platform.ssh.private.clone();
-    let manager = Hosts::for_manager(&platform.spec, platform.owner.clone(), &private);
+    let manager = Hosts::for_manager(&platform.spec, platform.owner.clone(), &platform.ssh);
     for cloud in [&platform.provider(), &manager] {
         assert_eq!(cloud.list().await.unwrap(), std::slice::from_ref(&adopted));
         assert_eq!(cloud.adopt(&node()).await.unwrap(), adopted);
@@ -308,6 +309,89 @@ async fn refuses_wrong_logins_and_foreign_machines() {
     assert!(problems.contains("another platform"), "{problems}");
     let error = second.provider().adopt(&node()).await.unwrap_err();
     assert!(matches!(error, Error::NotFound { .. }), "{error:?}");
+}
+
+/// The manager takes over a machine that no file declares.
+#[tokio::test]
+async fn a_machine_is_adopted_at_run_time() {
+    let machine = TestHost::bare().await;
+    machine.requires_password_for_sudo().await;
+    let before = traces(&machine).await;
+    let none = HostsSpec::default();
+    let platform = Platform::new(&machine, "ops", NodeLogin::default());
+    let second = Platform::new(&machine, "ops", NodeLogin::default());
+    let hosts = |of: &Platform| Hosts::for_manager(&none, of.owner.clone(), &of.ssh);
+    let mixed = MixedCloud::new(Arc::new(hosts(&platform)), hosts(&platform));
+    let clouds: [&dyn CloudProvider; 2] = [&hosts(&platform), &mixed];
+    let login = |password: &str| MachineLogin {
+        password: Some(Sensitive::new(password)),
+        key: None,
+    };
+    let found = MachineSpec {
+        address: machine.address.to_string(),
+        private_address: None,
+        port: 22,
+        user: "ops".into(),
+        host_keys: Vec::new(),
+    };
+    let adopted = |machine: &MachineSpec, state| {
+        let machine = machine.clone();
+        BTreeMap::from([(node(), AdoptedMachine { machine, state })])
+    };
+    for cloud in clouds {
+        let wrong = cloud.check_machine(&node(), &found, &login("wrong")).await;
+        assert!(matches!(wrong, Err(Error::Denied { .. })), "{wrong:?}");
+        let pinned = cloud.check_machine(&node(), &found, &login(PASSWORD)).await;
+        let pinned = pinned.unwrap();
+        assert!(machine.host_key.starts_with(&pinned.host_keys[0]));
+        assert_eq!(traces(&machine).await, before, "a check changes nothing");
+
+        // While the machine is not recorded as a node, it is not listed.
+        for _ in 0..2 {
+            let taken_over = cloud.take_over_machine(&node(), &pinned, &login(PASSWORD));
+            taken_over.await.unwrap();
+        }
+        assert_eq!(cloud.list().await.unwrap(), []);
+        cloud.set_adopted_machines(&adopted(&pinned, AdoptionState::Node));
+        let listed = cloud.list().await.unwrap();
+        assert_eq!(listed.len(), 1);
+        assert!(listed[0].boot_id.is_some(), "{listed:?}");
+        assert_eq!(listed[0].ssh.user, "lifecycle");
+
+        let theirs = hosts(&second);
+        let refused = theirs
+            .check_machine(&node(), &found, &login(PASSWORD))
+            .await;
+        assert!(
+            matches!(refused, Err(Error::Conflict { .. })),
+            "{refused:?}"
+        );
+        let other = NodeName::try_from("vm2").unwrap();
+        let refused = cloud.check_machine(&other, &pinned, &login(PASSWORD)).await;
+        assert!(
+            matches!(refused, Err(Error::Conflict { .. })),
+            "{refused:?}"
+        );
+
+        // The first login is not needed any more, and a machine that does not respond remains a node.
+        cloud
+            .take_over_machine(&node(), &pinned, &MachineLogin::default())
+            .await
+            .unwrap();
+        cloud.set_adopted_machines(&adopted(&pinned, AdoptionState::Leaving));
+        fixture::docker(&["pause", &machine.name]).await;
+        assert_eq!(cloud.list().await.unwrap().len(), 1);
+        fixture::docker(&["unpause", &machine.name]).await;
+        let change = NodeChange::Delete { node: node() };
+        carry_out(cloud, change, Duration::from_mins(1))
+            .await
+            .unwrap();
+        assert_eq!(cloud.list().await.unwrap(), []);
+        assert_eq!(traces(&machine).await, before, "a release leaves no traces");
+        cloud.set_adopted_machines(&adopted(&pinned, AdoptionState::Unclear));
+        assert_eq!(cloud.list().await.unwrap(), []);
+        cloud.set_adopted_machines(&BTreeMap::new());
+    }
 }
 
 #[tokio::test]

@@ -10,6 +10,7 @@ use lifecycle_core::clock::{Clock, RandomIds, SystemClock};
 use lifecycle_core::cloud::CloudProvider;
 use lifecycle_core::code::{CachingStore, CodeStore, PublishedStore};
 use lifecycle_core::error::Retry;
+use lifecycle_core::host::SshKeyPair;
 use lifecycle_core::platform::{CloudSpec, CodeStoreSpec};
 use lifecycle_core::reconcile::{Backends, OwnImage};
 use lifecycle_core::registry::{Mirrors, SqlDatabases, SqlRegistry};
@@ -97,21 +98,21 @@ fn is_temporary(error: &Error) -> bool {
 
 fn cloud(handover: &Handover, owner: &Owner) -> Result<Arc<dyn CloudProvider>> {
     let (owner, key) = (owner.clone(), &handover.config.ssh_public);
+    let ssh = SshKeyPair {
+        private: handover.ssh_private.clone(),
+        public: key.clone(),
+    };
     Ok(match &handover.config.cloud {
         CloudSpec::Local { subnet } => {
             Arc::new(LocalNodes::for_manager(subnet.as_deref(), owner, key)?)
         }
         CloudSpec::Azure(spec) => {
-            let private = &handover.ssh_private;
-            let hosts = (!spec.hosts.is_empty())
-                .then(|| Hosts::for_manager(&spec.hosts, owner.clone(), private));
-            let azure = Arc::new(Azure::for_manager(spec, &handover.credentials, owner, key)?);
-            match hosts {
-                Some(hosts) => Arc::new(MixedCloud::new(azure, hosts)),
-                None => azure,
-            }
+            // Also without declared machines, because machines can be adopted at run time.
+            let hosts = Hosts::for_manager(&spec.hosts, owner.clone(), &ssh);
+            let azure = Azure::for_manager(spec, &handover.credentials, owner, key)?;
+            Arc::new(MixedCloud::new(Arc::new(azure), hosts))
         }
-        CloudSpec::Hosts(spec) => Arc::new(Hosts::for_manager(spec, owner, &handover.ssh_private)),
+        CloudSpec::Hosts(spec) => Arc::new(Hosts::for_manager(spec, owner, &ssh)),
         other => {
             return Err(Error::unsupported(
                 format!("the cloud {other:?}"),

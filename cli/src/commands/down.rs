@@ -37,6 +37,11 @@ pub(crate) async fn run(arguments: &Arguments, options: &Down) -> Result<(), Fai
             removal.node.name, removal.contents
         ));
     }
+    for node in bootstrapper.known_to_manager_only(identity.id).await? {
+        printer::message(&format!(
+            "node {node}: the manager will remove it from the platform"
+        ));
+    }
     let question = format!("Remove the platform {}?", identity.name);
     confirm(options.yes, &question).await?;
     bootstrapper.down(identity.id, options.volumes).await?;

@@ -1,12 +1,16 @@
-//! `node`: lists, adds, prepares, cordons, drains, stops, starts, restarts and removes nodes.
+//! `node`: lists, adds, adopts, prepares, cordons, drains, stops, starts, restarts and removes nodes.
 
-use lifecycle_core::api::wire::{NewNodeV1, NodeV1, StayingV1};
+use std::path::Path;
+
+use lifecycle_core::Error;
+use lifecycle_core::api::wire::{NewMachineV1, NewNodeV1, NodeV1, StayingV1};
 use lifecycle_core::bootstrap::Bootstrapper;
 use lifecycle_core::model::{NodeRequest, PlatformId};
+use lifecycle_core::secret::Sensitive;
 use schemars::JsonSchema;
 use serde::Serialize;
 
-use crate::arguments::{Arguments, Node, NodeAction, Nodes};
+use crate::arguments::{Adopt, Arguments, Node, NodeAction, Nodes};
 use crate::commands::{self, overrides, status};
 use crate::confirm::confirm;
 use crate::failure::Failure;
@@ -16,6 +20,17 @@ use crate::progress::ProgressLines;
 /// The document of `node list --json`, `node add --json` and `node remove --json`.
 #[derive(Debug, Serialize, JsonSchema)]
 pub(crate) struct Listed {
+    /// All nodes that are declared or exist.
+    nodes: Vec<NodeV1>,
+}
+
+/// The document of `node adopt --json`.
+#[derive(Debug, Serialize, JsonSchema)]
+pub(crate) struct Adopted {
+    /// The adopted node.
+    adopted: String,
+    /// The pinned public host keys of the machine, in OpenSSH format.
+    host_keys: Vec<String>,
     /// All nodes that are declared or exist.
     nodes: Vec<NodeV1>,
 }
@@ -79,14 +94,20 @@ pub(crate) async fn run(arguments: &Arguments, options: &Node) -> Result<(), Fai
             printer::message(&format!("Added node {name}."));
             printer::data(&status::nodes_text(&nodes, printer::width()))
         }
+        NodeAction::Adopt(options) => adopt(arguments, &bootstrapper, platform, options).await,
         NodeAction::Remove { name, volumes, yes } => {
             let removals = bootstrapper.removed_with(name).await?;
+            let others = bootstrapper.known_to_manager_only(platform).await?;
+            let is_other = others.iter().any(|node| node.as_str() == name);
+            if is_other {
+                printer::message(&format!("node {name} will be removed from the platform"));
+            }
             for removal in &removals {
                 let contents = &removal.contents;
                 printer::message(&format!("node {name} will be deleted ({contents})"));
             }
             // If the node does not exist, the manager rejects its removal.
-            if !removals.is_empty() {
+            if is_other || !removals.is_empty() {
                 confirm(*yes, &format!("Remove node {name}?")).await?;
             }
             let removed = bootstrapper.remove_node(identity.id, name, *volumes);
@@ -168,6 +189,59 @@ pub(crate) async fn run(arguments: &Arguments, options: &Node) -> Result<(), Fai
             Ok(())
         }
     }
+}
+
+/// Lets the manager take over a machine as a node.
+async fn adopt(
+    arguments: &Arguments,
+    bootstrapper: &Bootstrapper,
+    platform: PlatformId,
+    options: &Adopt,
+) -> Result<(), Failure> {
+    let Adopt { name, address, .. } = options;
+    let mut machine = NewMachineV1::new(name.clone(), address.clone(), options.user.clone());
+    machine.private_address = options.private_address;
+    machine.port = options.port;
+    machine.host_key.clone_from(&options.host_key);
+    machine.labels = options.labels.iter().cloned().collect();
+    machine.password = options.password_env.as_deref().map(password).transpose()?;
+    machine.key = options.key.as_deref().map(key).transpose()?;
+    let (outcome, host_keys) = bootstrapper.adopt_node(platform, &machine).await?;
+    let nodes = outcome.nodes;
+    if arguments.json {
+        return printer::document(&Adopted {
+            adopted: name.to_string(),
+            host_keys,
+            nodes,
+        });
+    }
+    if options.host_key.is_none() {
+        let keys = host_keys.join(", ");
+        printer::note(&format!(
+            "trusting the host key of machine {name} on first use: {keys}"
+        ));
+    }
+    printer::message(&format!("Adopted node {name}."));
+    printer::data(&status::nodes_text(&nodes, printer::width()))
+}
+
+/// Returns the password in an environment variable.
+fn password(variable: &str) -> Result<Sensitive, Error> {
+    match std::env::var(variable) {
+        Ok(password) if !password.is_empty() => Ok(Sensitive::new(password)),
+        _ => Err(Error::invalid(
+            format!("the variable {variable}"),
+            "it is not set, or is not UTF-8",
+            "set it to the password of the machine's account",
+        )),
+    }
+}
+
+/// Returns the private key in a file.
+fn key(file: &Path) -> Result<Sensitive, Error> {
+    let key = std::fs::read_to_string(file);
+    let key = key.map_err(|error| Error::io(format!("reading {}", file.display()), error))?;
+    Ok(Sensitive::new(key))
 }
 
 /// Cordons, drains, stops or starts nodes, all at once.

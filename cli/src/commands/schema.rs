@@ -138,7 +138,7 @@ fn of(described: Described) -> Schema {
             "node",
             "The standard output: the document of `node list`, which `node add` and `node remove` also \
              write, that of `node cordon`, `node drain` and `node uncordon`, that of `node restart`, that \
-             of `node prepare`, or the failure if the command fails; if only some replicas do not run as \
+             of `node prepare`, that of `node adopt`, or the failure if the command fails; if only some replicas do not run as \
              declared, the failure contains the state of the other replicas.",
             &[
                 SchemaGenerator::subschema_for::<node::Listed>,
@@ -146,6 +146,7 @@ fn of(described: Described) -> Schema {
                 SchemaGenerator::subschema_for::<NotAllUp>,
                 SchemaGenerator::subschema_for::<node::Restarted>,
                 SchemaGenerator::subschema_for::<node::AllPrepared>,
+                SchemaGenerator::subschema_for::<node::Adopted>,
                 FAILURE,
             ],
         ),

@@ -28,9 +28,10 @@ use super::exec::{self, ExecV1};
 use super::problem;
 use super::why::WhyV1;
 use super::wire::{
-    AppliedV1, CreatedTokenV1, EndpointV1, EventsV1, ExportV1, NewNodeV1, NewTokenV1, NodeV1,
-    OperationV1, OverrideV1, PlatformV1, ProgressV1, RestartNodeV1, RestartV1, RetriedV1,
-    RevisionV1, RollbackPlanV1, RolledBackV1, ScaleV1, ServiceLogLine, ServiceV1, TokenV1,
+    AdoptedV1, AppliedV1, CreatedTokenV1, EndpointV1, EventsV1, ExportV1, NewMachineV1, NewNodeV1,
+    NewTokenV1, NodeV1, OperationV1, OverrideV1, PlatformV1, ProgressV1, RestartNodeV1, RestartV1,
+    RetriedV1, RevisionV1, RollbackPlanV1, RolledBackV1, ScaleV1, ServiceLogLine, ServiceV1,
+    TokenV1,
 };
 use crate::error::{Error, Result};
 use crate::host::Duplex;
@@ -407,6 +408,12 @@ impl ManagerApi for ApiClient {
             .send(Method::POST, "/v1/nodes", Some(body(node)?))
             .await?;
         read("/v1/nodes", response).await
+    }
+
+    async fn adopt_node(&self, machine: &NewMachineV1) -> Result<AdoptedV1> {
+        let body = Some(body(machine)?);
+        let response = self.send(Method::POST, "/v1/machines", body).await?;
+        read("/v1/machines", response).await
     }
 
     async fn remove_node(&self, name: &str, volumes: bool) -> Result<AppliedV1> {

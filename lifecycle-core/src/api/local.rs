@@ -10,9 +10,9 @@ use futures_util::stream::BoxStream;
 
 use super::why::WhyV1;
 use super::wire::{
-    AppliedV1, CreatedTokenV1, EndpointV1, EventsV1, ExportV1, NewNodeV1, NewTokenV1, NodeV1,
-    OperationV1, OverrideV1, PlatformV1, ProgressV1, RestartNodeV1, RestartV1, RetriedV1,
-    RevisionV1, RollbackPlanV1, RolledBackV1, ServiceLogLine, ServiceV1, TokenV1,
+    AdoptedV1, AppliedV1, CreatedTokenV1, EndpointV1, EventsV1, ExportV1, NewMachineV1, NewNodeV1,
+    NewTokenV1, NodeV1, OperationV1, OverrideV1, PlatformV1, ProgressV1, RestartNodeV1, RestartV1,
+    RetriedV1, RevisionV1, RollbackPlanV1, RolledBackV1, ServiceLogLine, ServiceV1, TokenV1,
 };
 use super::{ManagerApi, last_output, view, watches, why};
 use crate::error::{Error, Result};
@@ -149,6 +149,12 @@ impl ManagerApi for LocalApi {
     async fn add_node(&self, node: &NewNodeV1) -> Result<AppliedV1> {
         let added = self.0.add_node(node.name.clone(), node.like.as_deref());
         Ok(AppliedV1::from(added.await?))
+    }
+
+    async fn adopt_node(&self, machine: &NewMachineV1) -> Result<AdoptedV1> {
+        let (spec, machine, login) = machine.parts()?;
+        let adopted = self.0.adopt_node(spec, machine, &login);
+        Ok(AdoptedV1::from(adopted.await?))
     }
 
     async fn remove_node(&self, name: &str, volumes: bool) -> Result<AppliedV1> {

@@ -30,9 +30,10 @@ pub use scoped::ScopedApi;
 
 use self::why::WhyV1;
 use self::wire::{
-    AppliedV1, CreatedTokenV1, EndpointV1, EventsV1, ExportV1, InstanceStateV1, NewNodeV1,
-    NewTokenV1, NodeV1, OperationV1, OverrideV1, PlatformV1, ProgressV1, RestartNodeV1, RestartV1,
-    RetriedV1, RevisionV1, RollbackPlanV1, RolledBackV1, ServiceLogLine, ServiceV1, TokenV1,
+    AdoptedV1, AppliedV1, CreatedTokenV1, EndpointV1, EventsV1, ExportV1, InstanceStateV1,
+    NewMachineV1, NewNodeV1, NewTokenV1, NodeV1, OperationV1, OverrideV1, PlatformV1, ProgressV1,
+    RestartNodeV1, RestartV1, RetriedV1, RevisionV1, RollbackPlanV1, RolledBackV1, ServiceLogLine,
+    ServiceV1, TokenV1,
 };
 use crate::error::{Error, Result};
 use crate::manager::Conversation;
@@ -194,6 +195,11 @@ pub trait ManagerApi: Debug + Send + Sync + 'static {
 
     /// Adds a node, which is then created and prepared. A repeated call changes nothing.
     async fn add_node(&self, node: &NewNodeV1) -> Result<AppliedV1>;
+
+    /// Takes over a machine that exists already, and declares it as a node, which is then prepared. Returns
+    /// when the machine is taken over. A repeated call continues an interrupted one, and otherwise changes
+    /// nothing.
+    async fn adopt_node(&self, machine: &NewMachineV1) -> Result<AdoptedV1>;
 
     /// Removes a node that was added at run time, after its replicas have moved to other nodes.
     /// `volumes` permits the deletion of its named volumes.

@@ -10,9 +10,9 @@ use futures_util::stream::BoxStream;
 use super::ManagerApi;
 use super::why::WhyV1;
 use super::wire::{
-    AppliedV1, CreatedTokenV1, EndpointV1, EventsV1, ExportV1, NewNodeV1, NewTokenV1, NodeV1,
-    OperationV1, OverrideV1, PlatformV1, ProgressV1, RestartNodeV1, RestartV1, RetriedV1,
-    RevisionV1, RollbackPlanV1, RolledBackV1, ServiceLogLine, ServiceV1, TokenV1,
+    AdoptedV1, AppliedV1, CreatedTokenV1, EndpointV1, EventsV1, ExportV1, NewMachineV1, NewNodeV1,
+    NewTokenV1, NodeV1, OperationV1, OverrideV1, PlatformV1, ProgressV1, RestartNodeV1, RestartV1,
+    RetriedV1, RevisionV1, RollbackPlanV1, RolledBackV1, ServiceLogLine, ServiceV1, TokenV1,
 };
 use crate::error::{Error, Result};
 use crate::manager::{Conversation, scope};
@@ -319,6 +319,10 @@ impl ManagerApi for ScopedApi {
 
     async fn add_node(&self, node: &NewNodeV1) -> Result<AppliedV1> {
         self.forbidden(&format!("adding node {}", node.name))
+    }
+
+    async fn adopt_node(&self, machine: &NewMachineV1) -> Result<AdoptedV1> {
+        self.forbidden(&format!("adopting node {}", machine.name))
     }
 
     async fn remove_node(&self, name: &str, _: bool) -> Result<AppliedV1> {

@@ -1,6 +1,7 @@
 //! The types of the API's version 1. They are separate from the domain types, so that the domain
 //! types can change without breaking clients.
 
+mod adoption;
 mod export;
 mod operation;
 mod overrides;
@@ -25,7 +26,10 @@ use crate::model::{
 use crate::reconcile::{Plan, RolloutProgress, RunningStep};
 use crate::runtime::LogLine;
 
-pub use export::{AddedNodeV1, AddedServiceV1, CapacityV1, ExportV1, ReplicasV1};
+pub use adoption::{AdoptedV1, NewMachineV1};
+pub use export::{
+    AddedNodeV1, AddedServiceV1, CapacityV1, ExportV1, ExportedMachineV1, ReplicasV1,
+};
 pub use operation::{OperationKindV1, OperationStateV1, OperationV1};
 pub use overrides::{NewNodeV1, OverrideKindV1, OverrideV1, ScaleV1, SchedulingV1, StayingV1};
 pub use revisions::{ChangeKindV1, ChangeV1, RevisionV1, RollbackPlanV1, RolledBackV1, SecretV1};

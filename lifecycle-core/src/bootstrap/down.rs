@@ -84,7 +84,7 @@ impl Bootstrapper {
         self.reporter.report(Progress::Note {
             text: format!(
                 "the manager is not reachable ({}); removing all resources with the platform's \
-                 labels",
+                 labels, except on machines that were adopted at run time, which only the manager knows",
                 error.chain()
             ),
         });

@@ -4,12 +4,21 @@
 use std::collections::BTreeSet;
 use std::time::Duration;
 
-use super::{ACCEPTED_WITHIN, Bootstrapper, Outcome, PACE, follow};
+use tokio::time::Instant;
+
+use super::{ACCEPTED_WITHIN, Bootstrapper, Outcome, PACE, follow, retry_or};
 use crate::api::ManagerApi;
-use crate::api::wire::{AppliedV1, ExportV1, NewNodeV1, NodeV1, OverrideV1, ServiceV1, StayingV1};
+use crate::api::wire::{
+    AdoptedV1, AppliedV1, ExportV1, NewMachineV1, NewNodeV1, NodeV1, OverrideKindV1, OverrideV1,
+    ServiceV1, StayingV1,
+};
 use crate::error::{Error, Result};
 use crate::model::{NodeName, NodeRequest, PlatformId, ServiceClass, ServiceName};
 use crate::platform::OverrideChange;
+
+/// How long the manager may take to take a machine over, including the installation of sudo, and how
+/// often the request is repeated.
+const ADOPTED_WITHIN: Duration = Duration::from_mins(15);
 
 /// How long the deletion of a node may take.
 const DELETED_WITHIN: Duration = Duration::from_mins(30);
@@ -96,17 +105,49 @@ impl Bootstrapper {
         let outcome = self
             .requested(client, |_| false, || client.add_node(node))
             .await?;
-        let is_ready = |one: &NodeV1| one.name == node.name && one.docker.ready;
+        self.ready_node(client, &node.name, "adding", outcome).await
+    }
+
+    /// Lets the manager take over a machine that exists already as a node, and waits until it is prepared
+    /// and the platform has settled. Also returns the pinned host keys of the machine.
+    ///
+    /// # Errors
+    /// Those of [`ManagerApi::adopt_node`]; [`Error::Failed`] if the node could not be prepared.
+    pub async fn adopt_node(
+        &self,
+        platform: PlatformId,
+        machine: &NewMachineV1,
+    ) -> Result<(Outcome, Vec<String>)> {
+        let client = self.client(platform).await?;
+        let client = client.as_ref();
+        let what = format!("take over machine {}", machine.name);
+        let adopting = adopt(client, machine);
+        let adopted = self.stage(what, ADOPTED_WITHIN).run(adopting).await?;
+        // The machine belongs to the platform now, so this changes nothing.
+        let again = async || Ok(client.adopt_node(machine).await?.applied);
+        let outcome = self.requested(client, |_| false, again).await?;
+        let outcome = self.ready_node(client, &machine.name, "adopting", outcome);
+        Ok((outcome.await?, adopted.host_keys))
+    }
+
+    /// Fails unless the node is prepared.
+    async fn ready_node(
+        &self,
+        client: &dyn ManagerApi,
+        name: &NodeName,
+        request: &str,
+        outcome: Outcome,
+    ) -> Result<Outcome> {
+        let is_ready = |one: &NodeV1| one.name == *name && one.docker.ready;
         if outcome.nodes.iter().any(is_ready) {
             return Ok(outcome);
         }
         let why = self
             .wait("the manager's response", ACCEPTED_WITHIN)
-            .until(client.why(&format!("node:{}", node.name)))
+            .until(client.why(&format!("node:{name}")))
             .await?;
-        let name = &node.name;
         Err(Error::failed(
-            format!("adding node {name}"),
+            format!("{request} node {name}"),
             format!(
                 "{}; `bootstrapper node remove {name}` ends the attempts",
                 why.answer
@@ -227,6 +268,28 @@ impl Bootstrapper {
             .failures
             .retain(|failure| instances.contains(&&failure.instance));
         Ok(outcome)
+    }
+}
+
+/// Repeats a request until the manager has taken the machine over: for minutes if it has logged in to the
+/// machine, which may install software then, and otherwise only for a short time.
+async fn adopt(client: &dyn ManagerApi, machine: &NewMachineV1) -> Result<AdoptedV1> {
+    let begun = Instant::now();
+    loop {
+        let error = match client.adopt_node(machine).await {
+            Ok(adopted) => return Ok(adopted),
+            Err(error) => error,
+        };
+        let overrides = client.overrides().await.unwrap_or_default();
+        let is_adopting = overrides.iter().any(|one| {
+            one.kind == OverrideKindV1::Adopting && one.node.as_ref() == Some(&machine.name)
+        });
+        let limit = if is_adopting {
+            ADOPTED_WITHIN
+        } else {
+            ACCEPTED_WITHIN
+        };
+        retry_or(error, begun + limit).await?;
     }
 }
 

@@ -10,7 +10,7 @@ use super::Bootstrapper;
 use crate::api::wire::OverrideKindV1;
 use crate::cloud::{ObservedNode, Power};
 use crate::error::{Error, Result};
-use crate::model::{InstanceId, NodeName, VolumeName};
+use crate::model::{InstanceId, NodeName, PlatformId, VolumeName};
 use crate::platform::Declaration;
 use crate::runtime::{EngineState, Role};
 
@@ -105,7 +105,7 @@ impl Bootstrapper {
         });
         let mut dropped: Vec<ObservedNode> = dropped.collect();
         if !dropped.is_empty() {
-            let added = self.added_nodes(declaration).await;
+            let added = self.added_nodes(declaration.id).await;
             dropped.retain(|node| !added.contains(&node.name));
         }
         self.with_contents(dropped).await
@@ -113,16 +113,29 @@ impl Bootstrapper {
 
     /// Returns the nodes that were added at run time; none if the manager does not respond, so that
     /// the operator is asked about too many nodes rather than too few.
-    async fn added_nodes(&self, declaration: &Declaration) -> BTreeSet<NodeName> {
+    async fn added_nodes(&self, platform: PlatformId) -> BTreeSet<NodeName> {
         let overrides = async {
-            let client = self.client(declaration.id).await?;
+            let client = self.client(platform).await?;
             client.overrides().await
         };
         let overrides = tokio::time::timeout(ANSWERED_WITHIN, overrides).await;
         let overrides = overrides.ok().and_then(Result::ok).unwrap_or_default();
+        let kinds = [OverrideKindV1::Added, OverrideKindV1::Adopting];
         let added = overrides.into_iter();
-        let added = added.filter(|one| one.kind == OverrideKindV1::Added);
+        let added = added.filter(|one| kinds.contains(&one.kind));
         added.filter_map(|one| one.node).collect()
+    }
+
+    /// Returns the nodes that were added at run time and that only the manager knows, such as adopted
+    /// machines. The manager removes them. Returns none if the manager does not respond.
+    pub async fn known_to_manager_only(&self, platform: PlatformId) -> Result<BTreeSet<NodeName>> {
+        let mut added = self.added_nodes(platform).await;
+        if !added.is_empty() {
+            for node in self.list_nodes().await? {
+                added.remove(&node.name);
+            }
+        }
+        Ok(added)
     }
 
     async fn with_contents(&self, nodes: Vec<ObservedNode>) -> Result<Vec<Removal>> {

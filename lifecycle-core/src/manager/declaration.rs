@@ -191,7 +191,7 @@ impl Manager {
         if self.target.borrow().as_ref().is_some_and(is_aimed_at) {
             return Ok(());
         }
-        self.aim(epoch, &snapshot, false).await
+        self.aim(epoch, &snapshot, None).await
     }
 
     /// Plans, from the latest observation, what a declaration would change, with the overrides in

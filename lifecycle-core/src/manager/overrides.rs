@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 
 use super::declaration::Cause;
-use super::{Accepted, Actor, Applied, Manager, scope};
+use super::{Accepted, Actor, Applied, Manager, Write, scope};
 use crate::error::{Error, Result};
 use crate::model::{NodeName, NodeRequest, ServiceClass, ServiceName, Subject};
 use crate::platform::{Declaration, Exportable, Override, OverrideChange, Requested, read_service};
@@ -221,7 +221,7 @@ impl Manager {
         Ok(overrides.unwrap_or_default().exportable())
     }
 
-    fn requested(&self) -> Requested {
+    pub(super) fn requested(&self) -> Requested {
         Requested {
             at: self.backends.clock.now(),
             by: Actor::current().to_string(),
@@ -229,13 +229,24 @@ impl Manager {
     }
 
     /// Records a changed declaration. `request` is the name of the change for the audit.
-    async fn redeclare(
+    pub(super) async fn redeclare(
         &self,
         request: &str,
         subject: Subject,
         change: impl FnOnce(&Snapshot, Declaration, &Requested) -> Result<Declaration>,
     ) -> Result<Applied> {
         let write = self.begin_write(Accepted::AfterFirstRound).await?;
+        self.redeclare_in(write, request, subject, change).await
+    }
+
+    /// Like [`Self::redeclare`], but as the write that was begun.
+    pub(super) async fn redeclare_in(
+        &self,
+        write: Write<'_>,
+        request: &str,
+        subject: Subject,
+        change: impl FnOnce(&Snapshot, Declaration, &Requested) -> Result<Declaration>,
+    ) -> Result<Applied> {
         if let Some(applied) = self.answered_change(&write).await? {
             return Ok(applied);
         }
@@ -265,7 +276,7 @@ fn check_scope(declaration: &Declaration, service: &str) -> Result<()> {
     scope::current().map_or(Ok(()), |scope| declaration.check_group(service, &scope))
 }
 
-fn nothing_declared(what: &impl std::fmt::Display) -> Error {
+pub(super) fn nothing_declared(what: &impl std::fmt::Display) -> Error {
     let hint = "nothing is declared; run `bootstrapper up` first";
     Error::not_found_with_hint(what.to_string(), hint)
 }

@@ -6,7 +6,9 @@ use std::net::IpAddr;
 
 use serde::{Deserialize, Serialize};
 
-use crate::cloud::ObservedNode;
+use super::settings::hosts::machine;
+use crate::cloud::{MachineSpec, ObservedNode};
+use crate::error::{Error, Result};
 use crate::model::{Existing, NodeName};
 
 /// Machines that exist already, by the names of their nodes.
@@ -68,6 +70,26 @@ pub enum Membership {
     Removed,
 }
 
+/// Reads a machine that is to be adopted at run time. `address` is an IP address or a host name. Without
+/// `port`, the machine's SSH server has the default port.
+///
+/// # Errors
+/// [`Error::Invalid`] if a value has an invalid format
+pub fn read_machine(
+    node: &NodeName,
+    address: &str,
+    private_address: Option<IpAddr>,
+    port: Option<u16>,
+    user: &str,
+    host_key: Option<&str>,
+) -> Result<MachineSpec> {
+    let machine = machine(address, private_address, port, user, host_key);
+    machine.map_err(|why| {
+        let hint = "specify an address such as `203.0.113.7`, and an account such as `admin`";
+        Error::invalid(format!("the machine of node {node}"), why, hint)
+    })
+}
+
 impl HostSpec {
     /// Returns the address or the name of the machine, for messages.
     pub fn name(&self) -> &str {
@@ -103,6 +125,23 @@ impl HostSpec {
     fn is_other_machine(&self, other: &Self) -> bool {
         let is_vm = self.existing() == Existing::Vm;
         self.existing() != other.existing() || is_vm && !self.is_at(other)
+    }
+}
+
+impl From<&MachineSpec> for HostSpec {
+    /// Returns the machine as it is declared in the files.
+    fn from(machine: &MachineSpec) -> Self {
+        Self {
+            place: HostPlace::Address {
+                address: machine.address.clone(),
+                private_address: machine.private_address,
+            },
+            port: machine.port,
+            user: machine.user.clone(),
+            host_keys: machine.host_keys.clone(),
+            membership: Membership::New,
+            id: None,
+        }
     }
 }
 

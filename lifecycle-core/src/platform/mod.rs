@@ -66,11 +66,11 @@ pub use azure::{AzureFilesSpec, AzureSpec, CodeStoreSpec, FilesSecret, JumpHostS
 pub use copies::{MissingCopy, missing_copies};
 pub use diagnostic::{Diagnostic, Diagnostics, UnsupportedKey};
 pub(crate) use dockerfile::instructions;
-pub use hosts::{HostPlace, HostSpec, HostsSpec, Membership};
+pub use hosts::{HostPlace, HostSpec, HostsSpec, Membership, read_machine};
 pub use load::{Loaded, Survey, load, survey};
 pub use overrides::{
-    AddedText, Export, Exportable, ExportedFile, LeftOverride, Override, OverrideChange,
-    OverrideKind, Overrides, Requested, Scaling, export,
+    AddedText, Export, Exportable, ExportedFile, ExportedNode, LeftOverride, Override,
+    OverrideChange, OverrideKind, Overrides, Requested, Scaling, export,
 };
 pub use revisions::{
     Difference, DifferenceKind, Part, Restored, RestoredSecrets, Revision, RevisionNote,

@@ -1,5 +1,6 @@
 //! Changes that were requested at run time, on top of what the user's files declare.
 
+mod adoption;
 mod export;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -11,6 +12,7 @@ use serde::{Deserialize, Serialize};
 use super::Declaration;
 use super::compose::MAX_REPLICAS;
 use super::validate::MAX_INSTANCES;
+use crate::cloud::MachineSpec;
 use crate::error::{Error, Result};
 use crate::model::{
     ContainerRun, Existing, InstanceId, NodeName, NodeRequest, NodeSpec, Origin, Scheduling,
@@ -18,7 +20,9 @@ use crate::model::{
 };
 use crate::secret::Sensitive;
 
-pub use export::{AddedText, Export, Exportable, ExportedFile, LeftOverride, Scaling, export};
+pub use export::{
+    AddedText, Export, Exportable, ExportedFile, ExportedNode, LeftOverride, Scaling, export,
+};
 
 /// The overrides of a declaration. A declaration with overrides contains the effective values; each
 /// override also contains the value in the files that it was based on.
@@ -32,6 +36,12 @@ pub struct Overrides {
     /// Nodes that the files do not declare.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     nodes: BTreeMap<NodeName, AddedNode>,
+    /// Nodes whose machines are being taken over. They are not declared yet.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    adopting: BTreeMap<NodeName, AddedNode>,
+    /// Machines of removed nodes, which are released, or have been.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    leaving: BTreeMap<NodeName, LeavingMachine>,
     /// Nodes that are cordoned or drained.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     scheduled: BTreeMap<NodeName, ScheduledNode>,
@@ -56,7 +66,18 @@ struct AddedService {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 struct AddedNode {
     spec: NodeSpec,
+    /// The machine, if the node existed before the platform.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    machine: Option<MachineSpec>,
     requested: Requested,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+struct LeavingMachine {
+    machine: MachineSpec,
+    /// Whether the node had been observed when it was removed. Then its record in the registry exists
+    /// until the machine is released.
+    was_observed: bool,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -125,6 +146,8 @@ pub enum OverrideKind {
     Stopped,
     /// The service or node is declared in addition to those in the files.
     Added,
+    /// The machine of the node is being taken over, or this was interrupted.
+    Adopting,
     /// The node is cordoned or drained.
     Scheduling(Scheduling),
 }
@@ -148,6 +171,7 @@ impl Override {
             OverrideKind::Stopped if matches!(self.subject, Subject::Node(_)) => "power",
             OverrideKind::Stopped => "stopped",
             OverrideKind::Added => "added",
+            OverrideKind::Adopting => "adopting",
             OverrideKind::Scheduling(_) => "scheduling",
         };
         let of = match &self.subject {
@@ -246,7 +270,12 @@ impl Overrides {
             kind: OverrideKind::Stopped,
             requested: one.requested.clone(),
         });
-        let of_nodes = nodes.chain(scheduled).chain(stopped);
+        let adopting = self.adopting.iter().map(|(node, one)| Override {
+            subject: Subject::Node(node.clone()),
+            kind: OverrideKind::Adopting,
+            requested: one.requested.clone(),
+        });
+        let of_nodes = nodes.chain(adopting).chain(scheduled).chain(stopped);
         services.chain(new).chain(of_nodes)
     }
 }
@@ -343,6 +372,7 @@ impl Declaration {
                 effective.overrides.nodes.insert(name, added);
             }
         }
+        effective.keep_machines(overrides.adopting, overrides.leaving);
         for (name, scheduled) in overrides.scheduled {
             if let Some(spec) = effective.nodes.get_mut(&name) {
                 spec.scheduling = scheduled.scheduling;
@@ -524,27 +554,27 @@ impl Declaration {
         if added.is_some_and(|added| added.spec == spec) {
             return Ok(self);
         }
-        if self.nodes.contains_key(&name) {
-            return Err(Error::Conflict {
-                what: format!("adding node {name}"),
-                why: "a node with this name is already declared".into(),
-            });
-        }
+        self.check_free(&name, "adding")?;
         self.nodes.insert(name.clone(), spec.clone());
-        let requested = requested.clone();
-        self.overrides
-            .nodes
-            .insert(name, AddedNode { spec, requested });
+        let added = AddedNode {
+            spec,
+            machine: None,
+            requested: requested.clone(),
+        };
+        self.overrides.nodes.insert(name, added);
         Ok(self)
     }
 
     /// Removes a node that was added at run time, or may have been added by an override that was lost.
-    /// `exists` is whether the platform has a node with this name that is not declared; such a node
-    /// is being deleted.
+    /// Also ends an adoption. `exists` is whether the registry contains a node with this name; if it is
+    /// not declared, it is being deleted or released.
     ///
     /// # Errors
     /// [`Error::NotFound`] if there is no such node; [`Error::Invalid`] if the files declare it
     pub fn removing_node(mut self, name: &str, exists: bool) -> Result<Self> {
+        if self.ends_adoption(name) {
+            return Ok(self);
+        }
         let known = self.nodes.keys();
         let Some(node) = known.clone().find(|node| node.as_str() == name).cloned() else {
             let Some(node) = NodeName::try_from(name).ok().filter(|_| exists) else {
@@ -556,12 +586,19 @@ impl Declaration {
             }
             return Ok(self);
         };
-        if self.overrides.nodes.remove(&node).is_none() {
+        let Some(removed) = self.overrides.nodes.remove(&node) else {
             return Err(Error::invalid(
                 format!("node {name}"),
                 "it is declared in platform.toml",
                 "remove it from platform.toml, then run `bootstrapper up`",
             ));
+        };
+        if let Some(machine) = removed.machine {
+            let leaving = LeavingMachine {
+                machine,
+                was_observed: exists,
+            };
+            self.overrides.leaving.insert(node.clone(), leaving);
         }
         self.nodes.remove(&node);
         self.overrides.scheduled.remove(&node);

@@ -41,8 +41,15 @@ pub struct Declared {
     /// those that are to be deleted nevertheless.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub lost: Option<BTreeSet<NodeName>>,
+    /// The nodes that were adopted at run time, also those that are being adopted or released. Only the
+    /// manager knows them, so it releases them when the platform is deleted.
+    #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
+    pub adopted: BTreeSet<NodeName>,
     /// Whether the platform is being deleted.
     pub deleting: bool,
+    /// Whether the named volumes on released nodes are deleted, too.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub deletes_volumes: bool,
     /// The agents that make service addresses work on the nodes; `None` if there are none.
     pub agents: Option<Agents>,
 }
@@ -189,7 +196,9 @@ impl Declared {
             manager_node: declaration.manager.node.clone(),
             lost: declaration.overrides.deleted_although_lost().cloned(),
             deadlines: declaration.deadlines.clone(),
+            adopted: declaration.overrides.adopted_nodes(),
             deleting: false,
+            deletes_volumes: false,
             agents: None,
         })
     }

@@ -189,7 +189,8 @@ impl Execution {
             }
             Action::ReleaseNode { node } => {
                 let handle = self.handle(node).await?;
-                clear(&handle, self.declared.owner.id, node, false).await?;
+                let volumes = self.declared.deletes_volumes;
+                clear(&handle, self.declared.owner.id, node, volumes).await?;
                 let node = node.clone();
                 self.change(NodeChange::Delete { node }, progress).await
             }

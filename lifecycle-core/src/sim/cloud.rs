@@ -1,5 +1,7 @@
 //! Implements `CloudProvider` for the simulation.
 
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -11,8 +13,8 @@ use super::machine::{Goal, Machine, Transition};
 use super::options::Span;
 use super::world::State;
 use crate::cloud::{
-    CloudCapabilities, CloudOperation, CloudProgress, CloudProvider, Fenced, Firewall, NodeChange,
-    ObservedNode, Power, PreflightReport,
+    AdoptedMachine, CloudCapabilities, CloudOperation, CloudProgress, CloudProvider, Fenced,
+    Firewall, MachineLogin, MachineSpec, NodeChange, ObservedNode, Power, PreflightReport,
 };
 use crate::error::{Error, Result};
 use crate::model::{NodeName, NodeSpec, PublicPorts};
@@ -26,11 +28,21 @@ const POLL: Duration = Duration::from_secs(5);
 pub struct SimCloud {
     actor: Actor,
     owner: Owner,
+    /// The nodes whose machines were adopted at run time.
+    adopted: Arc<Mutex<BTreeSet<NodeName>>>,
 }
 
 impl SimCloud {
     pub(super) fn new(actor: Actor, owner: Owner) -> Self {
-        Self { actor, owner }
+        Self {
+            actor,
+            owner,
+            adopted: Arc::default(),
+        }
+    }
+
+    fn adopted(&self) -> MutexGuard<'_, BTreeSet<NodeName>> {
+        self.adopted.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn call(&self, node: Option<&NodeName>, what: &str, is_effect: bool) -> Call {
@@ -90,13 +102,16 @@ impl CloudProvider for SimCloud {
 
     async fn list(&self) -> Result<Vec<ObservedNode>> {
         let owner = &self.owner;
+        let adopted = self.adopted().clone();
         self.actor
             .call(self.call(None, "list", false), |state, now| {
                 let numbers = state.numbers(owner.id);
                 let mut nodes = Vec::with_capacity(numbers.len());
                 for number in numbers {
                     state.advance(number, now);
-                    if let Some(machine) = state.machines.get(&number) {
+                    let machine = state.machines.get(&number);
+                    let is_known = |one: &&Machine| !one.adopted || adopted.contains(&one.name);
+                    if let Some(machine) = machine.filter(is_known) {
                         nodes.push(machine.observed(&state.rules));
                     }
                 }
@@ -132,8 +147,12 @@ impl CloudProvider for SimCloud {
                 }
                 let number = state
                     .find(Some(owner.id), node, now)
-                    .ok_or_else(|| missing(node))?
-                    .number;
+                    .map(|machine| {
+                        // From now on, the files declare the machine.
+                        machine.adopted = false;
+                        machine.number
+                    })
+                    .ok_or_else(|| missing(node))?;
                 let value = state
                     .machines
                     .get(&number)
@@ -215,6 +234,60 @@ impl CloudProvider for SimCloud {
             .await
     }
 
+    fn set_adopted_machines(&self, machines: &BTreeMap<NodeName, AdoptedMachine>) {
+        *self.adopted() = machines.keys().cloned().collect();
+    }
+
+    async fn check_machine(
+        &self,
+        node: &NodeName,
+        machine: &MachineSpec,
+        login: &MachineLogin,
+    ) -> Result<MachineSpec> {
+        let owner = &self.owner;
+        self.actor
+            .call(
+                self.call(Some(node), "check machine", false),
+                |state, now| {
+                    let host_keys = host_keys(state, owner, node, login, now)?;
+                    Ok(Done::unchanged(MachineSpec {
+                        host_keys,
+                        ..machine.clone()
+                    }))
+                },
+            )
+            .await
+    }
+
+    async fn take_over_machine(
+        &self,
+        node: &NodeName,
+        machine: &MachineSpec,
+        login: &MachineLogin,
+    ) -> Result<()> {
+        let owner = &self.owner;
+        self.actor
+            .call(
+                self.call(Some(node), "take over machine", true),
+                |state, now| {
+                    let pinned = host_keys(state, owner, node, login, now)?;
+                    if pinned != machine.host_keys {
+                        return Err(Error::conflict(
+                            format!("adopting node {node}"),
+                            "the machine has another host key",
+                        ));
+                    }
+                    let taken_over = state.hand_over(node, owner);
+                    let changed = taken_over.is_some();
+                    if let Some(machine) = taken_over {
+                        machine.adopted = true;
+                    }
+                    Ok(Done { value: (), changed })
+                },
+            )
+            .await
+    }
+
     async fn delete_shared(&self) -> Result<()> {
         let owner = &self.owner;
         self.actor
@@ -239,6 +312,37 @@ impl CloudProvider for SimCloud {
 
 fn missing(node: &NodeName) -> Error {
     Error::not_found(format!("node {node}"))
+}
+
+/// Returns the host keys of a machine that belongs to `owner`, or to no platform, which requires a
+/// login.
+fn host_keys(
+    state: &mut State,
+    owner: &Owner,
+    node: &NodeName,
+    login: &MachineLogin,
+    now: Instant,
+) -> Result<Vec<String>> {
+    let ours = state.find(Some(owner.id), node, now).map(|m| m.number);
+    let number = match ours.or_else(|| state.find(None, node, now).map(|m| m.number)) {
+        Some(number) => number,
+        None if state.numbers_named(node).is_empty() => return Err(missing(node)),
+        None => {
+            return Err(Error::conflict(
+                format!("adopting node {node}"),
+                "the machine belongs to another platform",
+            ));
+        }
+    };
+    if ours.is_none() && login.password.is_none() && login.key.is_none() {
+        return Err(Error::denied(
+            format!("the first login to machine {node}"),
+            "there is no password or key",
+            "specify the password or key of the account",
+        ));
+    }
+    let machine = state.machines.get(&number).ok_or_else(|| missing(node))?;
+    Ok(machine.observed(&state.rules).ssh.host_keys)
 }
 
 fn not_ours(node: &NodeName) -> Error {

@@ -64,12 +64,18 @@ pub(super) struct AgentBehaviour {
 }
 
 /// A machine of the cloud.
+#[expect(
+    clippy::struct_excessive_bools,
+    reason = "they are independent of each other"
+)]
 #[derive(Debug)]
 pub(super) struct Machine {
     pub(super) number: u64,
     pub(super) name: NodeName,
     pub(super) owner: Option<Owner>,
     pub(super) created: bool,
+    /// Whether the machine was taken over at run time. Then only a manager that has recorded this lists it.
+    pub(super) adopted: bool,
     pub(super) power: Power,
     pub(super) boot: u64,
     pub(super) system: System,
@@ -105,6 +111,7 @@ impl Machine {
             name: spec.name.clone(),
             owner,
             created: true,
+            adopted: false,
             power: Power::Starting,
             boot: 0,
             system: System::Down,

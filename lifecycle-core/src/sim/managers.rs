@@ -20,9 +20,9 @@ use super::engine::Image;
 use super::world::SimWorld;
 use crate::api::why::WhyV1;
 use crate::api::wire::{
-    AppliedV1, CreatedTokenV1, EndpointV1, EventsV1, ExportV1, NewNodeV1, NewTokenV1, NodeV1,
-    OperationV1, OverrideV1, PlatformV1, ProgressV1, RestartNodeV1, RestartV1, RetriedV1,
-    RevisionV1, RollbackPlanV1, RolledBackV1, ServiceLogLine, ServiceV1, TokenV1,
+    AdoptedV1, AppliedV1, CreatedTokenV1, EndpointV1, EventsV1, ExportV1, NewMachineV1, NewNodeV1,
+    NewTokenV1, NodeV1, OperationV1, OverrideV1, PlatformV1, ProgressV1, RestartNodeV1, RestartV1,
+    RetriedV1, RevisionV1, RollbackPlanV1, RolledBackV1, ServiceLogLine, ServiceV1, TokenV1,
 };
 use crate::api::{LocalApi, ManagerApi};
 use crate::bootstrap::{Handover, ManagerImage, ReachManager, code_directory, handover_directory};
@@ -411,6 +411,10 @@ impl ManagerApi for SimApi {
 
     async fn add_node(&self, node: &NewNodeV1) -> Result<AppliedV1> {
         self.current("add_node")?.add_node(node).await
+    }
+
+    async fn adopt_node(&self, machine: &NewMachineV1) -> Result<AdoptedV1> {
+        self.current("adopt_node")?.adopt_node(machine).await
     }
 
     async fn remove_node(&self, name: &str, volumes: bool) -> Result<AppliedV1> {

@@ -199,6 +199,7 @@ impl State {
             .insert(name.clone(), number);
         if let Some(machine) = self.machines.get_mut(&number) {
             machine.owner = None;
+            machine.adopted = false;
             machine.open_ports = PublicPorts::default();
         }
     }

@@ -175,7 +175,8 @@ async fn is_cancelled_anywhere(seed: u64, of: Restarted, crash: Option<Edge>) {
         }
         assert_eq!(stage.world.violations(), [], "{}", context());
     }
-    assert!(cancelled > 0);
+    // A new manager restarts a node, whose containers were stopped, before the request can arrive.
+    assert!(cancelled > 0 || (of, crash.is_some()) == (Restarted::Node, true));
 }
 
 #[tokio::test(start_paused = true)]

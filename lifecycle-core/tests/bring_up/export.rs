@@ -5,10 +5,13 @@
 use std::collections::BTreeSet;
 use std::path::Path;
 
-use lifecycle_core::api::wire::{ExportV1, NewNodeV1};
+use lifecycle_core::api::wire::{ExportV1, NewMachineV1, NewNodeV1};
 use lifecycle_core::code::DirectoryStore;
-use lifecycle_core::model::{NodeName, NodeRequest, PlatformId, ServiceClass, ServiceName};
+use lifecycle_core::model::{
+    NodeName, NodeRequest, NodeSpec, PlatformId, ServiceClass, ServiceName,
+};
 use lifecycle_core::platform::{Declaration, OverrideChange, Sources, export, find, load};
+use lifecycle_core::secret::Sensitive;
 
 use crate::stage::Stage;
 
@@ -51,6 +54,64 @@ fn running(stage: &Stage) -> BTreeSet<String> {
     let containers = names.iter().flat_map(|name| stage.world.containers(name));
     let containers = containers.map(|one| format!("{} {} {:?}", one.name, one.id, one.started_at));
     containers.chain(nodes).collect()
+}
+
+/// A platform of machines, to which another machine is added.
+#[tokio::test(start_paused = true)]
+async fn up_of_exported_files_keeps_an_adopted_machine() {
+    let mut stage = Stage::new(662).await;
+    let id = stage.declaration.id;
+    let directory = tempfile::TempDir::new().unwrap();
+    let directory = directory.path();
+    let table = |name: &str| {
+        let machine = NodeSpec::new(node(name));
+        stage.world.add_machine(&machine);
+        format!("[nodes.{name}]\naddress = \"{name}.example\"\nuser = \"ops\"\n")
+    };
+    let tables = ["n1", "n2"].map(table).concat();
+    table("n3");
+    let platform = format!("name = \"demo\"\n[cloud]\nprovider = \"hosts\"\n{tables}");
+    std::fs::write(directory.join("compose.yaml"), COMPOSE).unwrap();
+    std::fs::write(directory.join("platform.toml"), platform).unwrap();
+    stage.declaration = declared(directory, id).await;
+    stage.up().await.unwrap();
+    let bootstrapper = stage.bootstrapper().await;
+    let mut machine = NewMachineV1::new(node("n3"), "n3.example".into(), "ops".into());
+    machine.password = Some(Sensitive::new("ops-password"));
+    machine.private_address = Some([10, 0, 0, 3].into());
+    machine.port = Some(2222);
+    machine.labels = [("zone".to_owned(), "b".to_owned())].into();
+    let (_, host_keys) = bootstrapper.adopt_node(id, &machine).await.unwrap();
+    stage.up().await.unwrap();
+    let before = running(&stage);
+
+    let found_overrides = bootstrapper.export(id).await.unwrap();
+    let text = serde_json::to_string(&found_overrides).unwrap();
+    let received: ExportV1 = serde_json::from_str(&text).unwrap();
+    let exported = export(&found(directory), id, received.into(), true).await;
+    let exported = exported.unwrap();
+    assert_eq!(exported.left, []);
+    for file in &exported.files {
+        std::fs::write(&file.path, file.text.expose()).unwrap();
+    }
+    let text = std::fs::read_to_string(directory.join("platform.toml")).unwrap();
+    assert!(text.contains(&host_keys[0]), "{text}");
+    assert!(!text.contains("password"), "{text}");
+    stage.declaration = declared(directory, id).await;
+    let host = stage.declaration.cloud.host(&node("n3")).unwrap();
+    assert_eq!((host.port, &host.host_keys), (2222, &host_keys));
+
+    let plan = stage.api().await.plan(&stage.declaration).await.unwrap();
+    assert_eq!(plan.steps, []);
+    for _ in 0..2 {
+        assert_eq!(stage.removed_by_up().await, []);
+        stage.up().await.unwrap();
+        assert_eq!(running(&stage), before);
+        assert_eq!(stage.api().await.overrides().await.unwrap(), []);
+    }
+    stage.down().await.unwrap();
+    let left = stage.leftovers();
+    assert!(left.is_empty(), "{left:?}");
 }
 
 #[tokio::test(start_paused = true)]

@@ -1,6 +1,7 @@
 //! Tests the bootstrapper in the simulation: `up`, a second `up`, a change, `down`, and a crash
 //! before and after every effect.
 
+mod adoption;
 mod cancellation;
 mod commands;
 mod dependencies;

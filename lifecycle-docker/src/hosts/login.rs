@@ -69,8 +69,8 @@ impl Login {
                     "no password or key is declared for account `{}`, and no SSH agent is running",
                     self.user
                 ),
-                "set `password` or `key` of the node in platform.toml, or start an SSH agent and \
-                 add the key with `ssh-add`",
+                "specify the password or key of the account; `bootstrapper up` can also use an SSH \
+                 agent to which the key was added with `ssh-add`",
             ),
         }
     }
@@ -100,8 +100,7 @@ impl Login {
                 format!("commands as root on {host}"),
                 why,
                 format!(
-                    "allow account `{}` to use sudo, set its `password` in platform.toml, or use \
-                     the account root",
+                    "allow account `{}` to use sudo, specify its password, or use the account root",
                     self.user
                 ),
             )

@@ -71,6 +71,8 @@ pub(super) struct Machine {
     /// The platform's private key.
     key: Sensitive,
     login: Option<Login>,
+    /// Whether this process reaches the machine from outside the nodes' network.
+    is_outside: bool,
     known: Mutex<Known>,
 }
 
@@ -109,10 +111,10 @@ impl Machine {
         spec: &HostSpec,
         key: Sensitive,
         login: Option<Login>,
+        is_outside: bool,
     ) -> Self {
         let address = match &spec.place {
-            // Only the bootstrapper logs in, and it connects from outside.
-            HostPlace::Address { address, .. } if login.is_some() => Some(address.clone()),
+            HostPlace::Address { address, .. } if is_outside => Some(address.clone()),
             HostPlace::Address {
                 address,
                 private_address,
@@ -129,6 +131,7 @@ impl Machine {
             spec: spec.clone(),
             key,
             login,
+            is_outside,
             known: Mutex::new(known),
         }
     }
@@ -152,7 +155,7 @@ impl Machine {
     /// Connects to a VM at the addresses that the cloud reports from now on.
     pub(super) fn use_addresses(&self, addresses: &Addresses) {
         let Addresses { private, public } = *addresses;
-        let address = if self.login.is_some() {
+        let address = if self.is_outside {
             public.or(private)
         } else {
             private.or(public)
@@ -200,7 +203,7 @@ impl Machine {
             power: Power::Running,
             addresses: Addresses {
                 private,
-                public: address.filter(|_| self.login.is_some() && private != address),
+                public: address.filter(|_| self.is_outside && private != address),
             },
             ssh: self.ssh(),
             boot_id: boot,
@@ -259,6 +262,16 @@ impl Machine {
 
     pub(super) fn is_released(&self) -> bool {
         self.known().is_released
+    }
+
+    /// Records that the machine does not belong to the platform.
+    pub(super) fn leave(&self) {
+        self.known().is_released = true;
+    }
+
+    /// Returns the host keys of the latest connection.
+    pub(super) fn host_keys(&self) -> Vec<String> {
+        self.known().host_keys.clone()
     }
 
     /// Returns who owns the machine, although it could not be inspected: because of an error, or

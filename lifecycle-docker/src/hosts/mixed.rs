@@ -1,14 +1,15 @@
 //! A cloud whose platform also has nodes that exist already: VMs of the cloud, and machines that the
 //! cloud does not know.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
 use futures_util::future::join_all;
 use lifecycle_core::cloud::{
-    CloudCapabilities, CloudOperation, CloudProgress, CloudProvider, Fenced, NodeChange,
-    ObservedNode, Power, PreflightReport, carry_out,
+    AdoptedMachine, CloudCapabilities, CloudOperation, CloudProgress, CloudProvider, Fenced,
+    MachineLogin, MachineSpec, NodeChange, ObservedNode, Power, PreflightReport, carry_out,
 };
 use lifecycle_core::model::{Existing, NodeName, NodeSpec, PublicPorts};
 use lifecycle_core::platform::Membership;
@@ -50,6 +51,7 @@ impl MixedCloud {
 
     fn kind(&self, node: &NodeName) -> Kind<'_> {
         match self.hosts.machines.get(node) {
+            None if self.hosts.machine(node).is_some() => Kind::Host,
             None => Kind::OfCloud,
             Some(machine) if machine.is_vm() => Kind::Vm(machine),
             Some(_) => Kind::Host,
@@ -167,7 +169,7 @@ impl MixedCloud {
     }
 
     fn declared_again(&self, node: &NodeName) -> String {
-        let machine = self.hosts.machines.get(node).map(Machine::host);
+        let machine = self.hosts.machines.get(node).map(|one| one.host());
         let machine = machine.unwrap_or_else(|| "another machine".to_owned());
         format!(
             "node {node} still is another machine than the declared one (it is, or was to become, \
@@ -296,6 +298,28 @@ impl CloudProvider for MixedCloud {
 
     async fn set_public_ports(&self, node: &NodeName, ports: &PublicPorts) -> Result<()> {
         self.provider(node).set_public_ports(node, ports).await
+    }
+
+    fn set_adopted_machines(&self, machines: &BTreeMap<NodeName, AdoptedMachine>) {
+        self.hosts.set_adopted_machines(machines);
+    }
+
+    async fn check_machine(
+        &self,
+        node: &NodeName,
+        machine: &MachineSpec,
+        login: &MachineLogin,
+    ) -> Result<MachineSpec> {
+        self.hosts.check_machine(node, machine, login).await
+    }
+
+    async fn take_over_machine(
+        &self,
+        node: &NodeName,
+        machine: &MachineSpec,
+        login: &MachineLogin,
+    ) -> Result<()> {
+        self.hosts.take_over_machine(node, machine, login).await
     }
 
     async fn delete_shared(&self) -> Result<()> {

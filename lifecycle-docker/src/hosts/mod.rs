@@ -2,11 +2,13 @@
 //!
 //! A machine becomes a node when the bootstrapper takes it over ([`enrolment`]): it logs in once
 //! with the declared account and creates an account of the platform on the machine. From then on,
-//! the bootstrapper and the manager use only this account, with the platform's own key.
+//! the bootstrapper and the manager use only this account, with the platform's own key. At run time,
+//! the manager takes machines over ([`adopted`]).
 //!
 //! The machines cannot be created, started, stopped or fenced. [`MixedCloud`] combines them with the
 //! nodes of another cloud, whose own existing VMs are taken over in the same way.
 
+mod adopted;
 mod enrolment;
 mod login;
 mod machine;
@@ -14,13 +16,14 @@ mod mixed;
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
 use futures_util::future::join_all;
 use lifecycle_core::cloud::{
-    CloudCapabilities, CloudOperation, CloudProgress, CloudProvider, Fenced, Firewall, NodeChange,
-    ObservedNode, PreflightReport,
+    AdoptedMachine, CloudCapabilities, CloudOperation, CloudProgress, CloudProvider, Fenced,
+    Firewall, MachineLogin, MachineSpec, NodeChange, ObservedNode, PreflightReport,
 };
 use lifecycle_core::host::SshKeyPair;
 use lifecycle_core::model::{NodeName, NodeSpec};
@@ -29,6 +32,7 @@ use lifecycle_core::runtime::Owner;
 use lifecycle_core::secret::Sensitive;
 use lifecycle_core::{Error, Result};
 
+use adopted::{Adopted, Adoptions};
 use login::Login;
 use machine::{Machine, Standing};
 
@@ -42,13 +46,18 @@ const POLL_EVERY: Duration = Duration::from_secs(1);
 
 const NAME: &str = "existing machines";
 
-/// The declared machines of one platform.
+/// The machines of one platform.
 #[derive(Debug)]
 pub struct Hosts {
-    machines: BTreeMap<NodeName, Machine>,
+    /// The declared machines.
+    machines: BTreeMap<NodeName, Arc<Machine>>,
+    /// The machines that were adopted at run time.
+    adoptions: Adoptions,
     owner: Owner,
-    /// The platform's public key. `None` in the manager, which cannot take machines over.
-    public_key: Option<String>,
+    /// The platform's private key.
+    private_key: Sensitive,
+    /// The platform's public key.
+    public_key: String,
 }
 
 impl Hosts {
@@ -63,13 +72,15 @@ impl Hosts {
         let machines = spec.hosts.iter().map(|(node, host)| {
             let declared = logins.get(node).cloned().unwrap_or_default();
             let login = Login::new(host.user.clone(), declared);
-            let machine = Machine::new(node, host, ssh.private.clone(), Some(login));
-            (node.clone(), machine)
+            let machine = Machine::new(node, host, ssh.private.clone(), Some(login), true);
+            (node.clone(), Arc::new(machine))
         });
         Self {
             machines: machines.collect(),
+            adoptions: Adoptions::default(),
             owner,
-            public_key: Some(ssh.public.clone()),
+            private_key: ssh.private.clone(),
+            public_key: ssh.public.clone(),
         }
         .with_agent(std::env::var_os(AGENT_SOCKET).map(PathBuf::from))
     }
@@ -79,32 +90,61 @@ impl Hosts {
     #[must_use]
     pub fn with_agent(mut self, socket: Option<PathBuf>) -> Self {
         let socket = socket.filter(|path| !path.as_os_str().is_empty());
-        for machine in self.machines.values_mut() {
+        // Nothing else refers to the machines yet.
+        for machine in self.machines.values_mut().filter_map(Arc::get_mut) {
             machine.use_agent(socket.as_ref());
         }
         self
     }
 
     /// Creates the provider for the manager, which reaches the machines at their private addresses.
-    pub fn for_manager(spec: &HostsSpec, owner: Owner, private_key: &Sensitive) -> Self {
+    /// `ssh` is the platform's own key.
+    pub fn for_manager(spec: &HostsSpec, owner: Owner, ssh: &SshKeyPair) -> Self {
         let machines = spec.hosts.iter().map(|(node, host)| {
-            let machine = Machine::new(node, host, private_key.clone(), None);
-            (node.clone(), machine)
+            let machine = Machine::new(node, host, ssh.private.clone(), None, false);
+            (node.clone(), Arc::new(machine))
         });
         Self {
             machines: machines.collect(),
+            adoptions: Adoptions::default(),
             owner,
-            public_key: None,
+            private_key: ssh.private.clone(),
+            public_key: ssh.public.clone(),
         }
     }
 
+    /// Returns the machine of a node.
+    fn machine(&self, node: &NodeName) -> Option<Arc<Machine>> {
+        let declared = self.machines.get(node).map(Arc::clone);
+        declared.or_else(|| self.adoptions.machine(node))
+    }
+
     /// Returns the machine of a node and its standing; `None` if no machine is declared.
-    async fn find(&self, node: &NodeName) -> Result<Option<(&Machine, Standing)>> {
-        let Some(machine) = self.machines.get(node) else {
+    async fn find(&self, node: &NodeName) -> Result<Option<(Arc<Machine>, Standing)>> {
+        let Some(machine) = self.machine(node) else {
             return Ok(None);
         };
         let standing = machine.standing(self.owner.id).await?;
         Ok(Some((machine, standing)))
+    }
+
+    /// Returns an adopted machine as a node; `None` if it is no node of this platform. A machine that is
+    /// not declared is not inspected again once it is known not to belong to the platform.
+    async fn listed_adopted(&self, adopted: &Adopted) -> Result<Option<ObservedNode>> {
+        if adopted.is_declared() {
+            return self.listed(&adopted.machine).await;
+        }
+        if adopted.machine.is_released() {
+            return Ok(None);
+        }
+        match adopted.machine.standing(self.owner.id).await {
+            Ok(Standing::Theirs | Standing::OtherNode { .. } | Standing::Unowned { .. })
+            | Err(Error::Denied { .. }) => {
+                adopted.machine.leave();
+                Ok(None)
+            }
+            _ => self.listed(&adopted.machine).await,
+        }
     }
 
     /// Returns a machine as a node; `None` if it is no node of this platform.
@@ -165,25 +205,20 @@ impl Hosts {
                 ),
             )),
             Standing::Incomplete { .. } | Standing::Unowned { .. } => {
-                let Some(key) = &self.public_key else {
-                    return Err(Error::unsupported(
-                        format!("taking over machine {node}"),
-                        "the manager, which has no login to the machine",
-                    ));
-                };
-                machine.enrol(&self.owner, key).await.map(Some)
+                let enrolled = machine.enrol(&self.owner, &self.public_key).await;
+                enrolled.map(Some)
             }
         }
     }
 
     /// Returns the machines that are reached by address.
-    fn by_address(&self) -> impl Iterator<Item = &Machine> {
+    fn by_address(&self) -> impl Iterator<Item = &Arc<Machine>> {
         self.machines.values().filter(|machine| !machine.is_vm())
     }
 
     /// Returns why the platform cannot use a machine, with a hint.
     async fn problem(&self, node: &NodeName) -> Option<String> {
-        let machine = self.machines.get(node)?;
+        let machine = self.machine(node)?;
         let error = machine.problem(self.owner.id).await?;
         let hint = error.hint().filter(|hint| !hint.is_empty());
         let hint = hint.map(|hint| format!(": {hint}"));
@@ -215,12 +250,15 @@ impl CloudProvider for Hosts {
     }
 
     async fn list(&self) -> Result<Vec<ObservedNode>> {
-        let listed = join_all(self.by_address().map(|machine| self.listed(machine)));
-        listed
-            .await
-            .into_iter()
-            .filter_map(Result::transpose)
-            .collect()
+        let declared = join_all(self.by_address().map(|machine| self.listed(machine)));
+        let adopted = self.adoptions.all(&self.machines);
+        let adopted = join_all(adopted.iter().map(|one| self.listed_adopted(one)));
+        let (declared, adopted) = tokio::join!(declared, adopted);
+        let listed = declared.into_iter().chain(adopted);
+        let listed: Result<Vec<ObservedNode>> = listed.filter_map(Result::transpose).collect();
+        let mut listed = listed?;
+        listed.sort_by(|one, other| one.name.cmp(&other.name));
+        Ok(listed)
     }
 
     async fn get(&self, node: &NodeName) -> Result<Option<ObservedNode>> {
@@ -239,7 +277,7 @@ impl CloudProvider for Hosts {
         let Some((machine, standing)) = self.find(node).await? else {
             return Err(absent(node));
         };
-        let boot = self.enrol(node, machine, standing).await?;
+        let boot = self.enrol(node, &machine, standing).await?;
         Ok(machine.observed(boot))
     }
 
@@ -249,7 +287,7 @@ impl CloudProvider for Hosts {
         match (found, &change) {
             (Some((_, Standing::Unowned { .. })), _) => return Err(not_ours(node)),
             (Some((machine, Standing::Ours { boot } | Standing::Incomplete { boot })), change) => {
-                self.change(machine, boot, change).await?;
+                self.change(&machine, boot, change).await?;
             }
             // The machine is not a node of this platform.
             (_, NodeChange::Delete { .. }) => {}
@@ -271,7 +309,7 @@ impl CloudProvider for Hosts {
         let NodeChange::Restart { node, boot_id } = &operation.change else {
             return Ok(CloudProgress::Done);
         };
-        let machine = self.machines.get(node).ok_or_else(|| absent(node))?;
+        let machine = self.machine(node).ok_or_else(|| absent(node))?;
         let running = match machine.boot().await {
             Ok(boot) if boot != *boot_id => return Ok(CloudProgress::Done),
             Ok(_) => "the machine has not shut down yet",
@@ -285,6 +323,28 @@ impl CloudProvider for Hosts {
 
     async fn fence(&self, node: &NodeName) -> Result<Fenced> {
         Err(Error::unsupported(format!("fencing node {node}"), NAME))
+    }
+
+    fn set_adopted_machines(&self, machines: &BTreeMap<NodeName, AdoptedMachine>) {
+        self.adoptions.set(machines, &self.private_key);
+    }
+
+    async fn check_machine(
+        &self,
+        node: &NodeName,
+        machine: &MachineSpec,
+        login: &MachineLogin,
+    ) -> Result<MachineSpec> {
+        self.check(node, machine, login).await
+    }
+
+    async fn take_over_machine(
+        &self,
+        node: &NodeName,
+        machine: &MachineSpec,
+        login: &MachineLogin,
+    ) -> Result<()> {
+        self.take_over(node, machine, login).await
     }
 
     async fn delete_shared(&self) -> Result<()> {

@@ -32,8 +32,9 @@ use bollard::Docker;
 use bollard::query_parameters::{DownloadFromContainerOptions, ListContainersOptions};
 use futures_util::{StreamExt, TryStreamExt, stream};
 use lifecycle_core::cloud::{
-    CloudCapabilities, CloudOperation, CloudProgress, CloudProvider, Fenced, Firewall, NodeChange,
-    ObservedNode, OpenPorts, Power, PreflightReport, SshAddress,
+    CloudCapabilities, CloudOperation, CloudProgress, CloudProvider, Fenced, Firewall,
+    MachineLogin, MachineSpec, NodeChange, ObservedNode, OpenPorts, Power, PreflightReport,
+    SshAddress,
 };
 use lifecycle_core::model::{Addresses, NodeName, NodeSpec};
 use lifecycle_core::runtime::Owner;
@@ -530,6 +531,18 @@ impl CloudProvider for LocalNodes {
     async fn fence(&self, node: &NodeName) -> Result<Fenced> {
         let docker = self.engine()?;
         self.kill(&docker, node).await
+    }
+
+    async fn check_machine(
+        &self,
+        node: &NodeName,
+        _: &MachineSpec,
+        _: &MachineLogin,
+    ) -> Result<MachineSpec> {
+        Err(Error::unsupported(
+            format!("adopting a machine as node {node}"),
+            "local nodes; platforms with the provider `hosts` or `azure` support it",
+        ))
     }
 
     async fn delete_shared(&self) -> Result<()> {

@@ -139,6 +139,7 @@ pub(crate) fn router(api: Api) -> Router {
         .route("/v1/chunks/{digest}", put(chunks::put))
         .route("/v1/image-logins", put(image_logins::replace))
         .route("/v1/nodes", get(nodes::list).post(nodes::add))
+        .route("/v1/machines", post(nodes::adopt))
         .route("/v1/nodes/{name}", get(nodes::show).delete(nodes::remove))
         .route("/v1/nodes/{name}/restart", post(nodes::restart))
         .route("/v1/nodes/{name}/prepare", post(nodes::prepare))

@@ -1,19 +1,24 @@
-//! Lists, adds, prepares, cordons, drains, stops, starts, restarts and removes the nodes of the platform.
+//! Lists, adds, adopts, prepares, cordons, drains, stops, starts, restarts and removes the nodes of the platform.
 
 use axum::Json;
 use axum::http::StatusCode;
-use lifecycle_core::api::wire::{AppliedV1, NewNodeV1, NodeV1, OperationV1, RestartNodeV1};
+use lifecycle_core::api::wire::{
+    AdoptedV1, AppliedV1, NewMachineV1, NewNodeV1, NodeV1, OperationV1, RestartNodeV1,
+};
 use lifecycle_core::model::NodeRequest;
 use schemars::JsonSchema;
 use serde::Deserialize;
 
 use super::Api;
 use super::request::{Parameters, Segment, Whole, optional, unreadable_body};
-use crate::auth::{Operator, Unlimited, Viewer};
+use crate::auth::{Admin, Operator, Unlimited, Viewer};
 use crate::problem::Problem;
 
 /// The largest body of a request for a new node, in bytes.
 const LARGEST: usize = 4 << 10;
+
+/// The largest body of a request that adopts a machine, in bytes. It may contain a key.
+const LARGEST_MACHINE: usize = 64 << 10;
 
 /// `GET /v1/nodes`.
 pub(super) async fn list(_: Unlimited<Viewer>, api: Api) -> Result<Json<Vec<NodeV1>>, Problem> {
@@ -41,6 +46,21 @@ pub(super) async fn add(
     })?;
     let applied = api.manager.add_node(&node).await?;
     Ok((StatusCode::ACCEPTED, Json(applied)))
+}
+
+/// `POST /v1/machines`: takes over a machine that exists already, and declares it as a node.
+pub(super) async fn adopt(
+    _: Unlimited<Admin>,
+    api: Api,
+    Whole(body): Whole<LARGEST_MACHINE>,
+) -> Result<(StatusCode, Json<AdoptedV1>), Problem> {
+    let machine: NewMachineV1 = serde_json::from_slice(&body).map_err(|error| {
+        let hint =
+            "send `{\"name\": …, \"address\": …, \"user\": …, \"password\": …}` (docs/api.md)";
+        unreadable_body(&error, hint)
+    })?;
+    let adopted = api.manager.adopt_node(&machine).await?;
+    Ok((StatusCode::ACCEPTED, Json(adopted)))
 }
 
 /// The query of `DELETE /v1/nodes/{name}`.

@@ -8,8 +8,8 @@ use axum::http::header::CONTENT_TYPE;
 use axum::response::{IntoResponse, Response};
 use lifecycle_core::api::exec::{ExecV1, PROTOCOL};
 use lifecycle_core::api::wire::{
-    AppliedV1, CreatedTokenV1, EndpointV1, EventsV1, NewNodeV1, NewTokenV1, RestartNodeV1,
-    RestartV1, RollbackPlanV1, RolledBackV1, ScaleV1,
+    AppliedV1, CreatedTokenV1, EndpointV1, EventsV1, NewMachineV1, NewNodeV1, NewTokenV1,
+    RestartNodeV1, RestartV1, RollbackPlanV1, RolledBackV1, ScaleV1,
 };
 use lifecycle_core::model::{ChunkDigest, NodeRequest, RolloutRequest, ServiceClass, ServiceName};
 use lifecycle_core::reconcile::Plan;
@@ -145,6 +145,25 @@ fn of_nodes(document: &mut Document) {
         )
         .body::<NewNodeV1>(true, &json!({"name": "worker-3", "like": "n1"}))
         .fails(&[404, 409, 422])
+        .link(202, "get_node", "name", "$request.body#/name")
+    });
+    document.add("POST", "/v1/machines", &nodes::adopt, |o| {
+        let machine = json!({
+            "name": "edge-1",
+            "address": "203.0.113.7",
+            "user": "admin",
+            "password": "…",
+        });
+        o.named(
+            "adopt_node",
+            "Takes over a machine that exists already, and adds it as a node, which is then prepared.",
+        )
+        .details(
+            "The login is used once, and not stored. The response is sent when the machine is taken over, \
+             which may take minutes. A repeated request continues an interrupted one.",
+        )
+        .body::<NewMachineV1>(true, &machine)
+        .fails(&[404, 409, 422, 501])
         .link(202, "get_node", "name", "$request.body#/name")
     });
     document.add("GET", "/v1/nodes/{name}", &nodes::show, |o| {

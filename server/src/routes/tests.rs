@@ -63,6 +63,7 @@ const ROUTES: [(&str, &str, TokenRole); 62] = [
     ("GET", "/v1/nodes", Viewer),
     ("GET", "/v1/nodes/n1", Viewer),
     ("POST", "/v1/nodes", Operator),
+    ("POST", "/v1/machines", Admin),
     ("DELETE", "/v1/nodes/n1", Operator),
     ("POST", "/v1/nodes/n1/restart", Operator),
     ("POST", "/v1/nodes/n1/prepare", Operator),

@@ -1,11 +1,13 @@
 //! The response to `GET /v1/export`: overrides with what the user's files need to declare them.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
 
 use serde::{Deserialize, Serialize};
 
+use crate::cloud::MachineSpec;
 use crate::model::{NodeName, NodeSpec, Resources, ServiceClass, ServiceName};
-use crate::platform::{AddedText, Exportable, Scaling};
+use crate::platform::{AddedText, Exportable, ExportedNode, Scaling};
 use crate::secret::Sensitive;
 
 /// The overrides in force, with what the user's files need to declare them.
@@ -66,6 +68,28 @@ pub struct AddedNodeV1 {
     /// The resources that services can reserve; absent if they are unlimited.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub capacity: Option<CapacityV1>,
+    /// The machine, if it was adopted.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub machine: Option<ExportedMachineV1>,
+}
+
+/// An adopted machine.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+#[non_exhaustive]
+pub struct ExportedMachineV1 {
+    /// The IP address or host name.
+    pub address: String,
+    /// The address at which the other nodes reach the machine; by default `address`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub private_address: Option<IpAddr>,
+    /// The port of the SSH server.
+    pub port: u16,
+    /// The account of the first login.
+    pub user: String,
+    /// The pinned public host keys, in OpenSSH format.
+    #[serde(default)]
+    pub host_keys: Vec<String>,
 }
 
 /// The resources of a node that services can reserve.
@@ -76,6 +100,30 @@ pub struct CapacityV1 {
     /// In thousandths of a processor.
     pub cpu_millis: u64,
     pub memory_bytes: u64,
+}
+
+impl From<MachineSpec> for ExportedMachineV1 {
+    fn from(machine: MachineSpec) -> Self {
+        Self {
+            address: machine.address,
+            private_address: machine.private_address,
+            port: machine.port,
+            user: machine.user,
+            host_keys: machine.host_keys,
+        }
+    }
+}
+
+impl From<ExportedMachineV1> for MachineSpec {
+    fn from(machine: ExportedMachineV1) -> Self {
+        Self {
+            address: machine.address,
+            private_address: machine.private_address,
+            port: machine.port,
+            user: machine.user,
+            host_keys: machine.host_keys,
+        }
+    }
 }
 
 impl From<Exportable> for ExportV1 {
@@ -96,8 +144,9 @@ impl From<Exportable> for ExportV1 {
                 })
                 .collect(),
             nodes: nodes
-                .map(|(name, spec)| {
+                .map(|(name, ExportedNode { spec, machine })| {
                     let node = AddedNodeV1 {
+                        machine: machine.map(ExportedMachineV1::from),
                         sizes: spec.size.into_iter().chain(spec.alternatives).collect(),
                         image: spec.image,
                         labels: spec.labels,
@@ -145,7 +194,8 @@ impl From<ExportV1> for Exportable {
                         }),
                         ..NodeSpec::new(name.clone())
                     };
-                    (name, spec)
+                    let machine = node.machine.map(MachineSpec::from);
+                    (name, ExportedNode { spec, machine })
                 })
                 .collect(),
             others: export.others,

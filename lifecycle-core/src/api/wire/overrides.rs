@@ -46,12 +46,12 @@ impl NewNodeV1 {
 #[non_exhaustive]
 pub struct OverrideV1 {
     /// The name of the override: `<service>.replicas`, `<service>.stopped`, `<name>.added`,
-    /// `<node>.scheduling` or `<node>.power`.
+    /// `<node>.adopting`, `<node>.scheduling` or `<node>.power`.
     pub id: String,
     /// The service that is changed or added.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub service: Option<ServiceName>,
-    /// The node that is added, cordoned, drained or stopped.
+    /// The node that is added, adopted, cordoned, drained or stopped.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub node: Option<NodeName>,
     /// What is changed.
@@ -81,6 +81,8 @@ pub enum OverrideKindV1 {
     Stopped,
     /// The service or node is declared in addition to those in the files.
     Added,
+    /// The machine of the node is being taken over, or this was interrupted.
+    Adopting,
     /// The node is cordoned or drained.
     Scheduling {
         /// Which replicas the node may have.
@@ -167,6 +169,7 @@ impl From<Override> for OverrideV1 {
                 }
                 OverrideKind::Stopped => OverrideKindV1::Stopped,
                 OverrideKind::Added => OverrideKindV1::Added,
+                OverrideKind::Adopting => OverrideKindV1::Adopting,
                 OverrideKind::Scheduling(scheduling) => OverrideKindV1::Scheduling {
                     scheduling: scheduling.into(),
                 },
@@ -198,6 +201,11 @@ impl fmt::Display for OverrideV1 {
             OverrideKindV1::Stopped => write!(f, "{of} is stopped")?,
             OverrideKindV1::Added if self.node.is_some() => write!(f, "node {of} was added")?,
             OverrideKindV1::Added => write!(f, "{of} was added")?,
+            OverrideKindV1::Adopting => write!(
+                f,
+                "the adoption of node {of} is not complete; repeat it with `bootstrapper node adopt`, \
+                 or end it with `bootstrapper node remove {of}`"
+            )?,
             OverrideKindV1::Scheduling { scheduling } => write!(f, "node {of} is {scheduling}")?,
             OverrideKindV1::Unknown => write!(f, "{} is changed", self.id)?,
         }

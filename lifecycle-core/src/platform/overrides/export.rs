@@ -17,12 +17,13 @@ use super::super::settings::declares_nodes;
 use super::super::text_file::{self, Edited};
 use super::super::tree::{Entry, Node, Position, Value};
 use super::super::yaml_edit::{self, quoted};
-use super::super::{Declaration, Diagnostics, Sources, toml, yaml};
+use super::super::{CloudSpec, Declaration, Diagnostics, HostSpec, Sources, toml, yaml};
 use super::{AddedNode, AddedService, Override, OverrideKind, Overrides, Requested};
 use super::{Scaled, ServiceOverrides};
+use crate::cloud::MachineSpec;
 use crate::model::{
-    NodeName, NodeSpec, Origin, PlatformId, Resources, Scheduling, ServiceClass, ServiceName,
-    ServiceSpec, Subject,
+    Existing, NodeName, NodeSpec, Origin, PlatformId, Resources, Scheduling, ServiceClass,
+    ServiceName, ServiceSpec, Subject,
 };
 use crate::secret::Sensitive;
 
@@ -34,7 +35,7 @@ pub struct Exportable {
     /// The added services.
     pub services: BTreeMap<ServiceName, AddedText>,
     /// The added nodes.
-    pub nodes: BTreeMap<NodeName, NodeSpec>,
+    pub nodes: BTreeMap<NodeName, ExportedNode>,
     /// The ids of the other overrides, which files cannot declare.
     pub others: BTreeSet<String>,
 }
@@ -45,6 +46,14 @@ pub struct Scaling {
     pub replicas: u16,
     /// The number in the files.
     pub declared: u16,
+}
+
+/// An added node.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ExportedNode {
+    pub spec: NodeSpec,
+    /// The machine, if it was adopted. Its login is unknown, and not needed.
+    pub machine: Option<MachineSpec>,
 }
 
 /// An added service as it was requested.
@@ -134,7 +143,10 @@ impl Overrides {
             })
             .collect();
         exportable.nodes = { self.nodes.iter() }
-            .map(|(name, added)| (name.clone(), added.spec.clone()))
+            .map(|(name, added)| {
+                let (spec, machine) = (added.spec.clone(), added.machine.clone());
+                (name.clone(), ExportedNode { spec, machine })
+            })
             .collect();
         exportable
     }
@@ -195,15 +207,19 @@ impl Exporter {
         let files = declared(&sources, id, &edited)?;
         let mut left = Vec::new();
         let mut overrides = Overrides::default();
-        for (name, spec) in &exportable.nodes {
+        for (name, ExportedNode { spec, machine }) in &exportable.nodes {
             let spec = NodeSpec {
+                existing: machine.as_ref().map(|_| Existing::Host),
                 origin: Origin::Api,
                 scheduling: Scheduling::Open,
                 stopped: false,
                 ..spec.clone()
             };
-            let requested = requested();
-            let added = AddedNode { spec, requested };
+            let added = AddedNode {
+                spec,
+                machine: machine.clone(),
+                requested: requested(),
+            };
             overrides.nodes.insert(name.clone(), added);
         }
         let mut texts = BTreeMap::new();
@@ -458,6 +474,11 @@ impl Exporter {
             tables.extend(default.map(table));
         }
         tables.push_str(&table(&added.spec));
+        if let Some(machine) = &added.machine {
+            // In a platform of machines, no node has a provider of its own.
+            let has_provider = !matches!(self.expected.cloud, CloudSpec::Hosts(_));
+            tables.push_str(&keys_of_machine(machine, has_provider));
+        }
         vec![vec![(path, appended(&text, &tables))]]
     }
 
@@ -625,7 +646,13 @@ fn first(problems: &Diagnostics) -> String {
 fn differences(expected: &Declaration, actual: &Declaration) -> Vec<String> {
     let of_files = |declaration: &Declaration| {
         let mut declaration = declaration.clone();
-        declaration.overrides = Overrides::default();
+        let overrides = std::mem::take(&mut declaration.overrides);
+        if let Some(hosts) = declaration.cloud.hosts_mut() {
+            let machines = overrides.nodes.iter();
+            let machines = machines.filter_map(|(node, one)| Some((node, one.machine.as_ref()?)));
+            let machines = machines.map(|(node, machine)| (node.clone(), HostSpec::from(machine)));
+            hosts.hosts.extend(machines);
+        }
         declaration.volumes = BTreeSet::new();
         for spec in declaration.nodes.values_mut() {
             spec.origin = Origin::File;
@@ -713,6 +740,33 @@ fn appended(text: &str, tables: &str) -> String {
         tables
     };
     format!("{text}{end}{tables}")
+}
+
+/// Returns the keys of a machine in the table of its node. They contain no login, because the platform's
+/// account exists.
+fn keys_of_machine(machine: &MachineSpec, has_provider: bool) -> String {
+    let mut keys = String::new();
+    // Writing to a string cannot fail.
+    if has_provider {
+        let _ = writeln!(keys, "provider = \"hosts\"");
+    }
+    let _ = writeln!(keys, "address = {}", quoted(&machine.address));
+    if let Some(address) = machine.private_address {
+        let _ = writeln!(keys, "private_address = \"{address}\"");
+    }
+    let _ = writeln!(keys, "port = {}", machine.port);
+    let _ = writeln!(keys, "user = {}", quoted(&machine.user));
+    let host_keys: Vec<String> = machine.host_keys.iter().map(|key| quoted(key)).collect();
+    match host_keys.as_slice() {
+        [] => {}
+        [key] => {
+            let _ = writeln!(keys, "host_key = {key}");
+        }
+        host_keys => {
+            let _ = writeln!(keys, "host_key = [{}]", host_keys.join(", "));
+        }
+    }
+    keys
 }
 
 /// Returns the node's table in `platform.toml`.

@@ -9,6 +9,7 @@ use super::super::hosts::{HostPlace, HostSpec, Membership};
 use super::super::secret_reference::SecretReader;
 use super::super::tree::Field;
 use super::cloud::{Provider, filled, host_and_port};
+use crate::cloud::MachineSpec;
 use crate::model::Existing;
 use crate::secret::Sensitive;
 
@@ -88,6 +89,28 @@ pub(super) fn is_valid_key(
         }
         _ => true,
     }
+}
+
+/// Reads a machine that is requested at run time.
+pub(in super::super) fn machine(
+    address: &str,
+    private_address: Option<IpAddr>,
+    port: Option<u16>,
+    user: &str,
+    host_key: Option<&str>,
+) -> Result<MachineSpec, String> {
+    let port = port.unwrap_or(SSH);
+    if port == 0 {
+        return Err("`0` is not a port".to_owned());
+    }
+    let host_keys = host_key.map(filled).transpose()?;
+    Ok(MachineSpec {
+        address: address_of_host(address)?,
+        private_address,
+        port,
+        user: account(user)?,
+        host_keys: host_keys.into_iter().collect(),
+    })
 }
 
 /// Reads the machine of a node, and how to log in to the machine.

@@ -85,12 +85,26 @@ impl<'a> Planning<'a> {
     }
 
     /// Returns whether the manager may release a machine that the platform did not create. During
-    /// `down`, the bootstrapper releases these machines and records the release.
-    fn releases(&self, view: &NodeView) -> bool {
-        view.is_observed() && !self.declared.deleting
+    /// `down`, the bootstrapper releases the machines that the files declare, and records the release.
+    fn releases(&self, node: &NodeName, view: &NodeView) -> bool {
+        view.is_observed() && (!self.declared.deleting || self.declared.adopted.contains(node))
+    }
+
+    /// Holds the deletion of the platform until the machines that were adopted at run time can be
+    /// released.
+    fn await_adopted_nodes(&mut self) {
+        let observed = self.observed;
+        for (node, view) in &observed.nodes {
+            let is_adopted = self.declared.adopted.contains(node);
+            if self.declared.deleting && is_adopted && !view.is_observed() {
+                let why = "it does not respond, so it cannot be released".to_owned();
+                self.hold(Subject::Node(node.clone()), HeldBy::Failed { why });
+            }
+        }
     }
 
     pub(super) fn undeclared_nodes(&mut self) {
+        self.await_adopted_nodes();
         let observed = self.observed;
         for (node, view) in &observed.nodes {
             let is_stopped = view.machine.power == Power::Stopped && !view.machine.created;
@@ -123,7 +137,7 @@ impl<'a> Planning<'a> {
                 self.is_to_remove(node)
                     && !self.unreachable_deletions.contains_key(node)
                     && !unknown.contains(node)
-                    && (view.machine.created || self.releases(view))
+                    && (view.machine.created || self.releases(node, view))
             })
             .collect();
         if undeclared.is_empty() {

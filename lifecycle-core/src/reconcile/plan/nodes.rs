@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use super::{Gate, Planning};
 use crate::cloud::Power;
-use crate::model::{NodeName, OperationId, Subject};
+use crate::model::{NodeName, OperationId, Origin, Subject};
 use crate::reconcile::observe::{EngineView, NodeView};
 use crate::reconcile::step::{Action, HeldBy, Reason, StepId};
 
@@ -57,8 +57,12 @@ impl<'a> Planning<'a> {
             let spec = self.declared.nodes.get(node);
             let exists = spec.is_some_and(|spec| spec.existing.is_some());
             if spared || exists || !self.policy.provisions {
+                let is_added = spec.is_some_and(|spec| spec.origin == Origin::Api);
                 let why = if spared {
                     "the cloud does not list the manager's own node"
+                } else if is_added {
+                    "the machine does not belong to the platform any more; repeat `bootstrapper node \
+                     adopt`, or remove the node with `bootstrapper node remove`"
                 } else {
                     "the machine does not belong to the platform, and the platform does not create \
                      it; make sure that it exists, then run `bootstrapper up` to take it over"

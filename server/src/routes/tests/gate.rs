@@ -3,9 +3,10 @@
 use std::collections::BTreeSet;
 
 use lifecycle_core::api::ManagerApi as _;
-use lifecycle_core::api::wire::{NewNodeV1, NewTokenV1, RestartNodeV1};
+use lifecycle_core::api::wire::{NewMachineV1, NewNodeV1, NewTokenV1, RestartNodeV1};
+use lifecycle_core::cloud::{MachineLogin, MachineSpec};
 use lifecycle_core::model::{
-    Chunk, Generation, NodeName, NodeRequest, OperationId, RolloutRequest, ServiceClass,
+    Chunk, Generation, NodeName, NodeRequest, NodeSpec, OperationId, RolloutRequest, ServiceClass,
     ServiceName, TokenName, TokenRole,
 };
 use lifecycle_core::platform::{OverrideChange, RestoredSecrets};
@@ -32,6 +33,7 @@ enum Write {
     PrepareNode,
     Cancel,
     AddNode,
+    AdoptNode,
     RemoveNode,
     ChangeNode(NodeRequest),
     ApplyService(ServiceClass),
@@ -48,7 +50,7 @@ enum Write {
     RevokeToken,
 }
 
-const WRITES: [Write; 33] = [
+const WRITES: [Write; 34] = [
     Write::Apply,
     Write::ImageLogins,
     Write::MissingChunks,
@@ -60,6 +62,7 @@ const WRITES: [Write; 33] = [
     Write::PrepareNode,
     Write::Cancel,
     Write::AddNode,
+    Write::AdoptNode,
     Write::RemoveNode,
     Write::ChangeNode(NodeRequest::Cordon),
     Write::ChangeNode(NodeRequest::Drain),
@@ -141,6 +144,22 @@ fn new_node() -> NewNodeV1 {
     NewNodeV1::new(NodeName::try_from("added").unwrap(), None)
 }
 
+fn machine() -> (NodeSpec, MachineSpec) {
+    let machine = MachineSpec {
+        address: "192.0.2.1".into(),
+        private_address: None,
+        port: 22,
+        user: "ops".into(),
+        host_keys: Vec::new(),
+    };
+    (NodeSpec::new(new_node().name), machine)
+}
+
+fn new_machine() -> NewMachineV1 {
+    let (spec, machine) = machine();
+    NewMachineV1::new(spec.name, machine.address, machine.user)
+}
+
 fn new_service() -> ServiceName {
     ServiceName::try_from("new").unwrap()
 }
@@ -176,6 +195,11 @@ async fn embedded(served: &Served, write: Write) -> Result<()> {
         Write::AddNode => {
             let node = new_node();
             manager.add_node(node.name, None).await.map(drop)
+        }
+        Write::AdoptNode => {
+            let (spec, machine) = machine();
+            let adopted = manager.adopt_node(spec, machine, &MachineLogin::default());
+            adopted.await.map(drop)
         }
         Write::RemoveNode => manager.remove_node("absent", false).await.map(drop),
         Write::ChangeNode(to) => manager.change_nodes(&["absent".into()], to).await.map(drop),
@@ -231,6 +255,7 @@ async fn over_http(served: &Served, write: Write) -> Result<()> {
         Write::PrepareNode => api.prepare_node("absent").await.map(drop),
         Write::Cancel => api.cancel(OperationId(Uuid::nil())).await.map(drop),
         Write::AddNode => api.add_node(&new_node()).await.map(drop),
+        Write::AdoptNode => api.adopt_node(&new_machine()).await.map(drop),
         Write::RemoveNode => api.remove_node("absent", false).await.map(drop),
         Write::ChangeNode(to) => api.change_nodes(&["absent".into()], to).await.map(drop),
         Write::ApplyService(class) => {
@@ -287,6 +312,7 @@ async fn an_embedded_manager_and_one_behind_http_reject_the_same_changes() {
                         | Write::PrepareNode
                         | Write::Cancel
                         | Write::AddNode
+                        | Write::AdoptNode
                         | Write::RemoveNode
                         | Write::ChangeNode(_)
                         | Write::ApplyService(_)
@@ -306,6 +332,7 @@ async fn an_embedded_manager_and_one_behind_http_reject_the_same_changes() {
                         | Write::RestartNode
                         | Write::PrepareNode
                         | Write::AddNode
+                        | Write::AdoptNode
                         | Write::RemoveNode
                         | Write::ChangeNode(_)
                         | Write::ApplyService(_)

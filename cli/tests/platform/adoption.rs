@@ -158,7 +158,7 @@ fn a_machine_is_adopted_at_run_time() {
 
     // The files can declare an adopted machine, without its password.
     adopted(&project, &late, &["--label", "zone=b"]);
-    project.ends(0, &["export", "--yes"]);
+    project.ends(0, &["export"]);
     let exported = project.read("platform.toml");
     assert!(exported.contains("[nodes.late]"), "{exported}");
     assert!(exported.contains(&key), "{exported}");

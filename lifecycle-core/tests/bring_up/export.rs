@@ -83,7 +83,13 @@ async fn up_of_exported_files_keeps_an_adopted_machine() {
     machine.labels = [("zone".to_owned(), "b".to_owned())].into();
     let (_, host_keys) = bootstrapper.adopt_node(id, &machine).await.unwrap();
     stage.up().await.unwrap();
-    let before = running(&stage);
+    // The hand-over of the manager contains the machines, so its container is replaced.
+    let services = |stage: &Stage| {
+        let mut running = running(stage);
+        running.retain(|one| !one.contains("-lifecycle-manager-"));
+        running
+    };
+    let before = services(&stage);
 
     let found_overrides = bootstrapper.export(id).await.unwrap();
     let text = serde_json::to_string(&found_overrides).unwrap();
@@ -106,7 +112,7 @@ async fn up_of_exported_files_keeps_an_adopted_machine() {
     for _ in 0..2 {
         assert_eq!(stage.removed_by_up().await, []);
         stage.up().await.unwrap();
-        assert_eq!(running(&stage), before);
+        assert_eq!(services(&stage), before);
         assert_eq!(stage.api().await.overrides().await.unwrap(), []);
     }
     stage.down().await.unwrap();

@@ -198,7 +198,8 @@ async fn embedded(served: &Served, write: Write) -> Result<()> {
         }
         Write::AdoptNode => {
             let (spec, machine) = machine();
-            let adopted = manager.adopt_node(spec, machine, &MachineLogin::default());
+            let login = MachineLogin::default();
+            let adopted = manager.adopt_node(spec, machine, &login);
             adopted.await.map(drop)
         }
         Write::RemoveNode => manager.remove_node("absent", false).await.map(drop),

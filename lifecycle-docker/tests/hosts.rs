@@ -348,7 +348,8 @@ async fn a_machine_is_adopted_at_run_time() {
 
         // While the machine is not recorded as a node, it is not listed.
         for _ in 0..2 {
-            let taken_over = cloud.take_over_machine(&node(), &pinned, &login(PASSWORD));
+            let (name, login) = (node(), login(PASSWORD));
+            let taken_over = cloud.take_over_machine(&name, &pinned, &login);
             taken_over.await.unwrap();
         }
         assert_eq!(cloud.list().await.unwrap(), []);

@@ -28,7 +28,7 @@ pub(crate) struct Listed {
 #[derive(Debug, Serialize, JsonSchema)]
 pub(crate) struct Adopted {
     /// The adopted node.
-    adopted: String,
+    node: String,
     /// The pinned public host keys of the machine, in OpenSSH format.
     host_keys: Vec<String>,
     /// All nodes that are declared or exist.
@@ -210,7 +210,7 @@ async fn adopt(
     let nodes = outcome.nodes;
     if arguments.json {
         return printer::document(&Adopted {
-            adopted: name.to_string(),
+            node: name.to_string(),
             host_keys,
             nodes,
         });

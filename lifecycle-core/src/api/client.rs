@@ -702,6 +702,8 @@ fn late(path: &str) -> Error {
 mod tests {
     use std::sync::atomic::{AtomicUsize, Ordering};
 
+    use rustls::pki_types::CertificateDer;
+    use rustls::pki_types::pem::PemObject as _;
     use tokio::io::{AsyncBufReadExt, AsyncWriteExt};
 
     use super::*;

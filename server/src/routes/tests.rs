@@ -50,7 +50,7 @@ mod tokens;
 mod watches;
 
 /// Every route that needs a token, and the least powerful role that it permits.
-const ROUTES: [(&str, &str, TokenRole); 62] = [
+const ROUTES: [(&str, &str, TokenRole); 63] = [
     ("GET", "/metrics", Viewer),
     ("GET", "/v1/platform", Viewer),
     ("PUT", "/v1/platform", Admin),

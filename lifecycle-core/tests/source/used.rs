@@ -34,6 +34,14 @@ const PUBLIC: &[(&str, &[&str])] = &[
         ],
     ),
     (
+        "services of a platform connect to the replicas of others, and programs wait for the platform",
+        &[
+            "lifecycle-core::api::client::ApiClient::platform_is_ready",
+            "lifecycle-core::api::endpoint_list::EndpointList",
+            "lifecycle-core::api::endpoint_list::EndpointList::watch",
+        ],
+    ),
+    (
         "tests of code that passes errors on, in any crate, try one error of each kind",
         &["lifecycle-core::conformance::errors::one_of_each"],
     ),

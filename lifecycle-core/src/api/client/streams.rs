@@ -15,8 +15,8 @@ use super::interrupted;
 use crate::api::problem::ProblemV1;
 use crate::error::{Error, Result};
 
-/// How long a stream of events may be silent. The manager sends a comment every 15 seconds.
-const SILENCE: Duration = Duration::from_secs(45);
+/// How long a stream of events may receive nothing. The manager sends a comment every 15 seconds.
+const NOTHING_FOR: Duration = Duration::from_secs(45);
 
 /// Parses each line of a response.
 pub(super) fn lines<T: DeserializeOwned + 'static>(
@@ -87,9 +87,9 @@ fn audible(
     chunks: impl Stream<Item = std::io::Result<Bytes>> + Send,
 ) -> impl Stream<Item = std::io::Result<Bytes>> + Send {
     stream::unfold(Box::pin(chunks), async |mut chunks| {
-        let next = tokio::time::timeout(SILENCE, chunks.next()).await;
+        let next = tokio::time::timeout(NOTHING_FOR, chunks.next()).await;
         let next = next.unwrap_or_else(|_| {
-            let why = format!("nothing was received for {SILENCE:?}");
+            let why = format!("nothing was received for {NOTHING_FOR:?}");
             Some(Err(std::io::Error::new(std::io::ErrorKind::TimedOut, why)))
         });
         next.map(|chunk| (chunk, chunks))

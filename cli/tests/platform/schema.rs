@@ -176,6 +176,7 @@ fn failures_match_their_schema() {
         &["node", "restart", "node-1"],
         &["retry", "web"],
         &["rollout", "pause", "web"],
+        &["rotate", "tokens"],
         &["token", "list"],
         &["down"],
         // The project declares no code store, so `publish` fails.

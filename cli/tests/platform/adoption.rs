@@ -133,6 +133,12 @@ fn a_machine_is_adopted_at_run_time() {
     adopted(&project, &late, &[]);
     project.ends(0, &["doctor"]);
 
+    // This computer cannot replace credentials on the machine.
+    for credential in ["tokens", "ssh-key", "authority"] {
+        let refused = project.ends(1, &["rotate", credential]).stderr;
+        assert!(refused.contains("added at run time: late"), "{refused}");
+    }
+
     // Another platform cannot take the machine over.
     let second = Project::new();
     second.write(

@@ -40,6 +40,10 @@ impl Bootstrapper {
             Ok(client) => match self.remove_by_manager(client.as_ref(), volumes).await {
                 // The manager responds, so the removal must not bypass it.
                 Err(error @ Error::Denied { .. }) => return Err(error),
+                Err(error @ Error::TimedOut { .. }) => {
+                    self.reject_lost_machines(platform).await?;
+                    Err(error)
+                }
                 removed => removed,
             },
             Err(error) => Err(error),
@@ -78,6 +82,21 @@ impl Bootstrapper {
         .until(self.backends.cloud.delete_shared())
         .await?;
         self.state.forget().await
+    }
+
+    /// Fails if the manager responds, but waits for machines that only it can release.
+    async fn reject_lost_machines(&self, platform: PlatformId) -> Result<()> {
+        let nodes = self.known_to_manager_only(platform).await?;
+        if nodes.is_empty() {
+            return Ok(());
+        }
+        let nodes: Vec<&str> = nodes.iter().map(NodeName::as_str).collect();
+        let nodes = nodes.join(", ");
+        let why = format!(
+            "the manager waits until it can release the machines of nodes {nodes}; start them, then run \
+             `bootstrapper down` again"
+        );
+        Err(Error::failed("removing the platform", why))
     }
 
     fn without_manager(&self, error: &Error) {

@@ -57,10 +57,8 @@ impl Bootstrapper {
                 Err(error) => return Err(error),
             }
         };
-        match ended.why {
-            None => Ok(()),
-            Some(why) => Err(Error::failed(format!("restarting node {name}"), why)),
-        }
+        ended.succeeded(format!("restarting node {name}"))?;
+        Ok(())
     }
 
     async fn answering_client(

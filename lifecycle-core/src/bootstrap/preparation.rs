@@ -2,7 +2,7 @@
 
 use super::follow::{Following, follow_operation};
 use super::{ACCEPTED_WITHIN, Bootstrapper};
-use crate::error::{Error, Result};
+use crate::error::Result;
 use crate::model::PlatformId;
 
 impl Bootstrapper {
@@ -22,9 +22,7 @@ impl Bootstrapper {
         let (reporter, clock) = (self.reporter.as_ref(), self.backends.clock.as_ref());
         let mut following = Following::new(reporter, clock, cursor);
         let ended = follow_operation(client.as_ref(), operation.id(), &mut following).await?;
-        match ended.why {
-            None => Ok(ended.outcome.unwrap_or_default()),
-            Some(why) => Err(Error::failed(format!("preparing node {name}"), why)),
-        }
+        ended.succeeded(format!("preparing node {name}"))?;
+        Ok(ended.outcome.unwrap_or_default())
     }
 }

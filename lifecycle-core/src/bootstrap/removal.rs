@@ -7,7 +7,6 @@ use std::time::Duration;
 use futures_util::{StreamExt as _, stream};
 
 use super::Bootstrapper;
-use crate::api::wire::OverrideKindV1;
 use crate::cloud::{ObservedNode, Power};
 use crate::error::{Error, Result};
 use crate::model::{InstanceId, NodeName, PlatformId, VolumeName};
@@ -120,9 +119,8 @@ impl Bootstrapper {
         };
         let overrides = tokio::time::timeout(ANSWERED_WITHIN, overrides).await;
         let overrides = overrides.ok().and_then(Result::ok).unwrap_or_default();
-        let kinds = [OverrideKindV1::Added, OverrideKindV1::Adopting];
         let added = overrides.into_iter();
-        let added = added.filter(|one| kinds.contains(&one.kind));
+        let added = added.filter(|one| one.kind.is_addition());
         added.filter_map(|one| one.node).collect()
     }
 

@@ -30,10 +30,8 @@ impl Bootstrapper {
         let (reporter, clock) = (self.reporter.as_ref(), self.backends.clock.as_ref());
         let mut following = Following::new(reporter, clock, cursor);
         let ended = follow_operation(client, operation.id(), &mut following).await?;
-        match ended.why {
-            None => Ok(names),
-            Some(why) => Err(Error::failed(format!("restarting {name}"), why)),
-        }
+        ended.succeeded(format!("restarting {name}"))?;
+        Ok(names)
     }
 }
 

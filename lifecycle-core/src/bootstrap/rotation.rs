@@ -19,7 +19,7 @@ use crate::api::wire::TokenV1;
 use crate::cloud::{ObservedNode, Power};
 use crate::error::{Error, Result};
 use crate::host::{HostCommand, NodeHandle, SshKeyPair};
-use crate::model::{PlatformId, ServiceName, TokenId};
+use crate::model::{NodeName, PlatformId, ServiceName, TokenId};
 use crate::reconcile::service_credential;
 use crate::runtime::Role;
 use crate::secret::{new_api_token, service_api_token};
@@ -106,6 +106,7 @@ impl Bootstrapper {
         let Some(replacement) = secrets.rotation.tokens.clone() else {
             // Only an admin may revoke the old tokens, so check this before anything is changed.
             self.tokens(platform).await?;
+            self.reject_unknown_machines(platform).await?;
             let begun = Replacement {
                 old: OperatorTokens {
                     admin: secrets.admin_token.clone(),
@@ -174,6 +175,7 @@ impl Bootstrapper {
     async fn rotate_authority(&self, platform: PlatformId) -> Result<RotationStep> {
         let secrets = &self.secrets;
         let Some(replacement) = secrets.rotation.authority.clone() else {
+            self.reject_unknown_machines(platform).await?;
             let begun = Replacement {
                 old: secrets.authority.clone(),
                 new: Authority::generate(platform, self.backends.clock.now())?,
@@ -217,6 +219,7 @@ impl Bootstrapper {
         let secrets = &self.secrets;
         let Some(replacement) = secrets.rotation.ssh.clone() else {
             self.reject_shared_key()?;
+            self.reject_unknown_machines(platform).await?;
             self.running_nodes().await?;
             let begun = Replacement {
                 old: secrets.ssh.clone(),
@@ -373,6 +376,31 @@ impl Bootstrapper {
                 "start the node with `bootstrapper node start {name}`, wait until it is created, or \
                  remove it; then run the command again"
             ),
+        ))
+    }
+
+    /// Rejects a replacement while only the manager knows some machines, such as adopted ones: this
+    /// computer could not replace the credentials on them.
+    async fn reject_unknown_machines(&self, platform: PlatformId) -> Result<()> {
+        let overrides = async { self.client(platform).await?.overrides().await };
+        let overrides = self
+            .wait("the manager's response", MANAGER_ANSWERS_WITHIN)
+            .until(overrides)
+            .await?;
+        let known = self.list_nodes().await?;
+        let is_unknown = |node: &NodeName| known.iter().all(|known| known.name != *node);
+        let added = overrides.into_iter().filter(|one| one.kind.is_addition());
+        let nodes = added.filter_map(|one| one.node).filter(is_unknown);
+        let nodes: Vec<String> = nodes.map(|node| node.to_string()).collect();
+        if nodes.is_empty() {
+            return Ok(());
+        }
+        let nodes = nodes.join(", ");
+        Err(Error::invalid(
+            "replacing credentials",
+            format!("only the manager knows the machines of the nodes added at run time: {nodes}"),
+            "write them to platform.toml with `bootstrapper export` and run `bootstrapper up`, or \
+             remove them with `bootstrapper node remove`; nothing was changed",
         ))
     }
 

@@ -16,6 +16,7 @@ impl Manager {
     pub async fn cancel(&self, id: OperationId) -> Result<Operation> {
         let write = self.begin_write(Accepted::Always).await?;
         if let Some(operation) = self.answered_operation(&write).await? {
+            self.replace_open(&operation);
             return Ok(operation);
         }
         let mut operation = self.operation(id).await?;
@@ -26,6 +27,8 @@ impl Manager {
         match &operation.state {
             OperationState::Running if !operation.kind.is_cancelled() => {}
             OperationState::Running | OperationState::Cancelled { .. } => {
+                // The call that recorded the cancellation may have failed afterwards.
+                self.replace_open(&operation);
                 return self.join(&write, &operation).await;
             }
             OperationState::Succeeded { .. } => {
@@ -66,15 +69,19 @@ impl Manager {
         let audit = self.audit(&request, operation.subject());
         let registry = &self.backends.registry;
         registry.commit(write.epoch, batch.event(audit)).await?;
-        {
-            let mut open = self.open_operations();
-            open.retain(|known| known.id != id);
-            if operation.ended_at().is_none() {
-                open.push(operation.clone());
-            }
+        self.replace_open(&operation);
+        Ok(operation)
+    }
+
+    /// Carries out a changed operation instead of the previous version, or nothing if it has ended.
+    fn replace_open(&self, operation: &Operation) {
+        let mut open = self.open_operations();
+        open.retain(|known| known.id != operation.id);
+        if operation.ended_at().is_none() {
+            open.push(operation.clone());
         }
+        drop(open);
         self.aim_operations();
         self.accepted.notify_one();
-        Ok(operation)
     }
 }

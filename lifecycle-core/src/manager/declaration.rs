@@ -63,7 +63,9 @@ impl Manager {
                 overrides.confirmed()
             }
         });
-        let declaration = declaration.with_overrides(overrides.unwrap_or_default());
+        let overrides = overrides.unwrap_or_default();
+        declaration.check_adopted(&overrides)?;
+        let declaration = declaration.with_overrides(overrides);
         self.check_effective(&declaration)?;
         let cause = Cause {
             request: "apply".into(),
@@ -203,10 +205,9 @@ impl Manager {
         self.check(candidate)?;
         let current = self.snapshot().await?.declaration;
         let overrides = current.map(|(_, declaration)| declaration.overrides);
-        let effective = candidate
-            .clone()
-            .with_overrides(overrides.unwrap_or_default());
-        self.plan_effective(&effective)
+        let overrides = overrides.unwrap_or_default();
+        candidate.check_adopted(&overrides)?;
+        self.plan_effective(&candidate.clone().with_overrides(overrides))
     }
 
     pub(super) fn plan_effective(&self, effective: &Declaration) -> Result<Plan> {

@@ -176,6 +176,16 @@ async fn a_machine_is_adopted_and_released() {
     moved.address = "elsewhere.example".into();
     let refused = adopt(&stage, moved).await.unwrap_err();
     assert!(matches!(refused, Error::Conflict { .. }), "{refused:?}");
+    // Files cannot declare another machine with this name.
+    let mut other = stage.declaration.clone();
+    other.nodes.insert(node("n3"), NodeSpec::new(node("n3")));
+    for refused in [
+        stage.api().await.apply(&other).await.err(),
+        stage.api().await.plan(&other).await.err(),
+    ] {
+        let error = refused.unwrap().to_string();
+        assert!(error.contains("another machine than the one"), "{error}");
+    }
     let stop = stage.api().await;
     let stopped = stop
         .change_nodes(&["n3".into()], lifecycle_core::model::NodeRequest::Stop)

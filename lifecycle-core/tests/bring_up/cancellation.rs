@@ -201,6 +201,56 @@ async fn a_restart_of_a_node_is_cancelled_after_a_crash_at_any_effect() {
     is_cancelled_anywhere(182, Restarted::Node, Some(Edge::After)).await;
 }
 
+/// Waits for the operation that somebody else has begun, and cancels it.
+async fn cancel_the_running_one(stage: &Stage) {
+    let wait = async {
+        loop {
+            let operations = stage.api().await.operations().await.unwrap();
+            let mut running = operations.iter();
+            if let Some(one) = running.find(|one| one.state == OperationStateV1::Running) {
+                break one.id();
+            }
+            sleep(Duration::from_millis(1)).await;
+        }
+    };
+    let id = timeout(AT_MOST, wait).await.unwrap();
+    assert!(cancel(stage, id).await);
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_waits_for_a_restart_learns_that_it_was_cancelled() {
+    let stage = running(185).await;
+    let (restarted, ()) = tokio::join!(stage.restart("api"), cancel_the_running_one(&stage));
+    let error = restarted.unwrap_err().to_string();
+    assert!(error.contains("it was cancelled"), "{error}");
+}
+
+/// A node is out of reach while the operation ends. Its containers, which were not stopped, keep running.
+#[tokio::test(start_paused = true)]
+async fn a_cancelled_restart_leaves_containers_on_a_lost_node_alone() {
+    for outage in [Duration::from_secs(10), Duration::from_secs(40)] {
+        let stage = running(186).await;
+        let before = all_ready(&stage).await;
+        let node = NodeName::try_from("n2").unwrap();
+        let id = Restarted::Service.begin(&stage).await;
+        stage.world.faults().partition(&node).unwrap();
+        assert!(cancel(&stage, id).await);
+        sleep(outage).await;
+        stage.world.faults().heal(&node).unwrap();
+        let operation = ended(&stage, id).await;
+        assert_eq!(operation.state, OperationStateV1::Cancelled);
+        let after = all_ready(&stage).await;
+        sleep(Duration::from_mins(1)).await;
+        assert_eq!(all_ready(&stage).await, after);
+        assert_eq!(
+            after["api-2"],
+            before["api-2"],
+            "{}",
+            stage.world.transcript()
+        );
+    }
+}
+
 #[tokio::test(start_paused = true)]
 async fn a_preparation_is_cancelled_and_the_node_stays_in_use() {
     let stage = Stage::new(183).await;

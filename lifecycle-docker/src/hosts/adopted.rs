@@ -119,11 +119,14 @@ impl Hosts {
     ) -> Result<()> {
         let candidate = self.candidate(node, spec, login);
         let standing = candidate.standing(self.owner.id).await?;
+        let was_unowned = matches!(standing, Standing::Unowned { .. });
         if check_owner(node, standing)? == IsEnrolled::Yes {
             return Ok(());
         }
         let enrolled = candidate.enrol(&self.owner, &self.public_key).await;
+        // A machine that belonged to the platform before may run containers.
         if let Err(Error::Failed { .. }) = &enrolled
+            && was_unowned
             && let Err(error) = candidate.release(self.owner.id).await
         {
             let host = candidate.host();

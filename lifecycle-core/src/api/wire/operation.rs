@@ -6,6 +6,7 @@ use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
+use crate::error::{Error, Result};
 use crate::model::{OperationId, OperationKind, Subject};
 
 /// An operation in a response, for example to `DELETE /v1/platform` or `GET /v1/operations/{id}`.
@@ -93,6 +94,15 @@ impl OperationV1 {
     /// Returns the id as a domain type.
     pub fn id(&self) -> OperationId {
         OperationId(self.id)
+    }
+
+    /// Fails if the operation has failed or was cancelled. `what` describes it in the error.
+    pub fn succeeded(&self, what: impl Into<String>) -> Result<()> {
+        match (&self.why, self.state) {
+            (Some(why), _) => Err(Error::failed(what, why.clone())),
+            (None, OperationStateV1::Cancelled) => Err(Error::failed(what, "it was cancelled")),
+            (None, _) => Ok(()),
+        }
     }
 }
 

@@ -93,6 +93,13 @@ pub enum OverrideKindV1 {
     Unknown,
 }
 
+impl OverrideKindV1 {
+    /// Returns whether the override adds what the files do not declare.
+    pub(crate) fn is_addition(self) -> bool {
+        matches!(self, Self::Added | Self::Adopting)
+    }
+}
+
 /// Which replicas a node may have.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]

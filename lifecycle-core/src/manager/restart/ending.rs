@@ -229,15 +229,35 @@ fn begun(
     round: &Round,
 ) -> BTreeMap<InstanceId, ContainerRun> {
     let observed = round.observed();
-    let is_running = |run: &ContainerRun| {
+    let has_ended = |id: &InstanceId, run: &ContainerRun| {
         let container = find(&observed, &run.container);
-        container.is_some_and(|container| {
-            container.state.is_running() && container.started_at == Some(run.started_at)
-        })
+        match container {
+            Some(container) => {
+                !container.state.is_running() || container.started_at != Some(run.started_at)
+            }
+            // The container may run on a node that does not respond.
+            None => node_of(id, round).is_none_or(NodeView::is_observed),
+        }
     };
-    let ended = replaces.iter().filter(|(_, run)| !is_running(run));
+    let ended = replaces.iter().filter(|(id, run)| has_ended(id, run));
     let ended = ended.filter(|_| round.input.is_some());
     ended.map(|(id, run)| (id.clone(), run.clone())).collect()
+}
+
+/// Returns the node of a replica, if it exists.
+fn node_of<'r>(id: &InstanceId, round: &'r Round) -> Option<&'r NodeView> {
+    let node = round.plan.instances.get(id)?.node.as_ref()?;
+    let nodes = &round.input.as_ref()?.observed.nodes;
+    nodes.get(node).map(Arc::as_ref)
+}
+
+/// Returns whether it is unknown what runs on the node, and may be known soon.
+fn is_unclear(view: &NodeView, round: &Round) -> bool {
+    match &view.engine {
+        EngineView::Unknown(unknown) => !has_waited(unknown, round),
+        EngineView::NotAsked => true,
+        EngineView::Known { .. } | EngineView::Missing => false,
+    }
 }
 
 /// Returns whether the plan starts the containers of these runs again, unless they have started. A plan
@@ -291,7 +311,9 @@ fn of_cancelled(
         let mut steps = round.in_progress();
         steps.any(|step| step.node() == node && step.stops())
     });
-    if restarts_node || may_stop || replaces.iter().any(is_to_begin) {
+    let mut views = replaces.keys().filter_map(|id| node_of(id, round));
+    let is_unclear = views.any(|view| is_unclear(view, round));
+    if restarts_node || may_stop || is_unclear || replaces.iter().any(is_to_begin) {
         return Progress::Running;
     }
     match of_containers(&begun, round) {

@@ -74,6 +74,37 @@ impl Declaration {
         self.overrides.leaving = leaving.collect();
     }
 
+    /// Fails if the files declare another machine for a node than the adopted one, which would then run
+    /// unknown to the platform.
+    pub(crate) fn check_adopted(&self, overrides: &Overrides) -> Result<()> {
+        let adopted = { overrides.nodes.iter() }.chain(&overrides.adopting);
+        let mut adopted = adopted.filter_map(|(node, one)| Some((node, one.machine.as_ref()?)));
+        let is_other = |(node, machine): &(&NodeName, &MachineSpec)| {
+            let host = self.cloud.host(node);
+            let is_at = host.is_some_and(|host| match &host.place {
+                HostPlace::Address { address, .. } => {
+                    host.port == machine.port && address.eq_ignore_ascii_case(&machine.address)
+                }
+                HostPlace::Vm { .. } => false,
+            });
+            self.nodes.contains_key(*node) && !is_at
+        };
+        match adopted.find(is_other) {
+            None => Ok(()),
+            Some((node, machine)) => Err(Error::invalid(
+                format!("node {node}"),
+                format!(
+                    "it is declared as another machine than the one adopted at run time, {}",
+                    machine.address
+                ),
+                format!(
+                    "choose another name, or remove the adopted one first with `bootstrapper node \
+                     remove {node}`"
+                ),
+            )),
+        }
+    }
+
     /// Fails if a node has this name.
     pub(super) fn check_free(&self, node: &NodeName, request: &str) -> Result<()> {
         let is_adopting = self.overrides.adopting.contains_key(node);
@@ -122,14 +153,14 @@ impl Declaration {
             let is_same = before.is_at(&machine)
                 && before.private_address == machine.private_address
                 && known.spec.labels == spec.labels;
-            return if is_same {
-                Ok(self)
-            } else {
-                Err(conflict(format!(
+            if !is_same {
+                return Err(conflict(format!(
                     "the node has another address or other labels; remove it with `bootstrapper node \
                      remove {name}` first"
-                )))
-            };
+                )));
+            }
+            self.pin(&name, machine.host_keys);
+            return Ok(self);
         }
         self.check_free(&name, "adopting")?;
         if self.cloud.host(&name).is_some() {
@@ -175,6 +206,18 @@ impl Declaration {
         };
         self.overrides.adopting.insert(name, adopting);
         Ok(self)
+    }
+
+    /// Replaces the pinned host keys of an adopted machine, for example after it was installed again.
+    fn pin(&mut self, node: &NodeName, host_keys: Vec<String>) {
+        let overrides = &mut self.overrides;
+        let known = overrides.nodes.get_mut(node);
+        let known = known.or_else(|| overrides.adopting.get_mut(node));
+        if let Some(machine) = known.and_then(|known| known.machine.as_mut())
+            && !host_keys.is_empty()
+        {
+            machine.host_keys = host_keys;
+        }
     }
 
     /// Declares the node whose machine has been taken over. Changes nothing if it is declared already.

@@ -4,6 +4,7 @@
 use std::collections::BTreeSet;
 use std::io::{BufRead as _, BufReader};
 use std::process::Stdio;
+use std::time::Duration;
 
 use serde_json::Value;
 
@@ -165,6 +166,9 @@ fn exec_runs_a_command_in_a_container(project: &Project) {
     shell.types("sleep 60\r");
     shell.shows("sleep 60");
     shell.interrupts();
+    until("the shell asks again", Duration::from_mins(1), || {
+        shell.text().ends_with("# ").then_some(())
+    });
     shell.types("exit 5\r");
     shell.ends(5);
     // A command can end before its terminal gets its size.

@@ -148,7 +148,8 @@ async fn a_watch_that_falls_behind_is_closed_with_a_reason_and_continues_without
         Watching::open(&endpoint, HERE, &path, &served.read, last_seen).await
     };
     let mut slow = open(None).await;
-    for _ in 0..2_000 {
+    // More than the buffers of the connection can hold.
+    for _ in 0..8_000 {
         record_events(&served.manager).await;
     }
     let last = latest().await;

@@ -1,5 +1,5 @@
-//! Cancels operations. What a restart has begun is completed, so that no container stays stopped; what it
-//! has not begun is left out.
+//! Cancels operations. A cancelled restart starts the containers that it has stopped, and leaves the others
+//! running, so that no container stays stopped.
 
 use super::{Accepted, Manager};
 use crate::error::{Error, Result};

@@ -91,7 +91,7 @@ async fn cancel(stage: &Stage, id: OperationId) -> bool {
     timeout(AT_MOST, wait).await.unwrap()
 }
 
-/// What is restarted, and then cancelled.
+/// The restart that a test requests and then cancels.
 #[derive(Debug, Clone, Copy, PartialEq)]
 enum Restarted {
     Service,
@@ -201,7 +201,7 @@ async fn a_restart_of_a_node_is_cancelled_after_a_crash_at_any_effect() {
     is_cancelled_anywhere(182, Restarted::Node, Some(Edge::After)).await;
 }
 
-/// Waits for the operation that somebody else has begun, and cancels it.
+/// Waits until another client has started an operation, and cancels it.
 async fn cancel_the_running_one(stage: &Stage) {
     let wait = async {
         loop {

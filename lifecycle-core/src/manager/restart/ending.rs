@@ -112,7 +112,7 @@ impl Manager {
             batch.changes.push(Change::PutOperation(operation));
         }
         if batch.is_empty() {
-            // What a cancelled restart has begun is known only from the observation.
+            // Only the observation shows which containers a cancelled restart has stopped.
             if self.open_operations().iter().any(|o| o.kind.is_cancelled()) {
                 self.aim_operations();
             }
